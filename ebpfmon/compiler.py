@@ -1,0 +1,51 @@
+"""Compiles BPF programs with clang, for every architecture that the wheel is for.
+
+It stands alone (the wheel's build hook runs it before anything is installed): standard library only.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import sysconfig
+from pathlib import Path
+
+TARGETS = {"x86_64": "x86", "aarch64": "arm64"}
+"""uname(2)'s machine: the name that the kernel's sources and libbpf's headers have for it."""
+FLAGS = ("-O2", "-g", "-mcpu=v3", "-target", "bpf", "-Wall", "-Werror", "-Wno-unused-function")
+
+
+def compile_all(root: Path) -> list[Path]:
+    """Compile `bpf/STEM.bpf.c` to `plugins/ebpfmon_STEM/objects/MACHINE/STEM.bpf.o`, where something changed."""
+    headers = sorted((root / "bpf").glob("*.h"))
+    built = []
+    for source in sorted((root / "bpf").glob("*.bpf.c")):
+        stem = source.name.removesuffix(".bpf.c")
+        for machine in TARGETS:
+            out = root / "plugins" / f"ebpfmon_{stem}" / "objects" / machine / f"{stem}.bpf.o"
+            newest = max(path.stat().st_mtime for path in (source, *headers, Path(__file__)))
+            if not out.exists() or out.stat().st_mtime < newest:
+                compile_object(source, out, machine, root / "bpf")
+                built.append(out)
+    return built
+
+
+def compile_object(source: Path, out: Path, machine: str, include: Path) -> None:
+    """Compile one object. Raises SystemExit, naming the package to install or with clang's own words."""
+    out.parent.mkdir(parents=True, exist_ok=True)
+    # the kernel's uapi headers for this machine's own compiler; of the architecture they say nothing that is used
+    multiarch = sysconfig.get_config_var("MULTIARCH") or ""
+    command = ["clang", *FLAGS, f"-D__TARGET_ARCH_{TARGETS[machine]}", f"-I{include}",
+               f"-I/usr/include/{multiarch}", "-c", str(source), "-o", str(out)]  # fmt: skip
+    try:
+        subprocess.run(command, check=True)
+    except FileNotFoundError:
+        raise SystemExit("compile BPF: no clang: apt install clang libbpf-dev linux-libc-dev") from None
+    except subprocess.CalledProcessError as error:
+        out.unlink(missing_ok=True)
+        raise SystemExit(f"compile '{source}' for {machine}: clang failed ({error.returncode})") from None
+
+
+if __name__ == "__main__":
+    for path in compile_all(Path(__file__).resolve().parent.parent):
+        print(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path, file=sys.stderr)

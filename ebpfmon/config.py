@@ -1,0 +1,181 @@
+"""TOML to typed settings. Every error is one line: the file, the key path, what was expected."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+import msgspec
+import tomli
+
+from ebpfmon.errors import SettingsError
+from ebpfmon.model import LoadMode, ProbeSettings, SinkSettings, Strategy, tag_of
+from ebpfmon.registry import Registry
+
+DEFAULT_PATH = Path("/etc/ebpfmon/ebpfmon.toml")
+"""Read where no file is named; it need not exist."""
+
+
+class Core(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """`[ebpfmon]`."""
+
+    interval: Annotated[int, msgspec.Meta(ge=1, le=3600)] = 1
+    """Seconds between harvests."""
+    load_mode: LoadMode = LoadMode.ENTRY
+    attach: Literal["auto", "trampoline", "kprobe", "tracepoint"] = "auto"
+    """How events are seen; anything but auto is an error where an event cannot be seen so."""
+
+    @property
+    def strategy(self) -> Strategy | None:
+        """The strategy that is forced, None for auto."""
+        return None if self.attach == "auto" else Strategy(self.attach)
+
+
+class Settings(msgspec.Struct, frozen=True, kw_only=True):
+    """All settings, checked. `plugins` has one entry for each probe there is."""
+
+    ebpfmon: Core
+    plugins: dict[str, ProbeSettings]
+    sinks: tuple[SinkSettings, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class CommandLine:
+    """What the command line says of the settings: `[ebpfmon]` keys, and whether JSON goes to stdout."""
+
+    core: Mapping[str, Any] = field(default_factory=dict)
+    json: bool = False
+
+
+def read(path: Path | None, registry: Registry, given: CommandLine = CommandLine()) -> Settings:
+    """The settings of a file; of DEFAULT_PATH if none is named; the defaults if that is not there.
+
+    Raises SettingsError.
+    """
+    source = path or DEFAULT_PATH
+    try:
+        raw = tomli.loads(source.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        if path:
+            raise SettingsError(f"{path}: no such file") from None
+        raw = {}
+    except (OSError, UnicodeDecodeError) as error:
+        raise SettingsError(f"{source}: cannot be read: {error}") from None
+    except tomli.TOMLDecodeError as error:
+        raise SettingsError(f"{source}: not TOML: {error}") from None
+    return check(raw, str(source), registry, given)
+
+
+def check(raw: Mapping[str, Any], source: str, registry: Registry, given: CommandLine = CommandLine()) -> Settings:
+    """Parsed TOML to settings. Raises SettingsError, naming `source`."""
+    _known(raw, ("ebpfmon", "plugins", "sinks"), source, "")
+    sections = _typed(raw.get("plugins", {}), dict[str, dict[str, Any]], source, "plugins")
+    _known(sections, tuple(registry.probes), source, "plugins.")
+    core = _typed(raw.get("ebpfmon", {}), dict[str, Any], source, "ebpfmon")
+    _typed(core, Core, source, "ebpfmon")
+    return Settings(
+        ebpfmon=_typed({**core, **given.core}, Core, "command line", "ebpfmon"),
+        plugins={
+            name: _typed(sections.get(name, {}), probe.settings, source, f"plugins.{name}")
+            for name, probe in registry.probes.items()
+        },
+        sinks=_sinks(raw, source, registry, given.json),
+    )
+
+
+def _sinks(raw: Mapping[str, Any], source: str, registry: Registry, json: bool) -> tuple[SinkSettings, ...]:
+    default = [] if json else [{"type": "log"}]
+    sections = _typed(raw.get("sinks", default), list[dict[str, Any]], source, "sinks")
+    sinks = [_sink(section, source, f"sinks[{n}]", registry) for n, section in enumerate(sections)]
+    if json:  # stdout is JSON's alone
+        sinks = [msgspec.structs.replace(s, path="stderr") if getattr(s, "path", "") == "stdout" else s for s in sinks]
+        sinks.append(_sink({"type": "log", "name": "json", "format": "json"}, "--json", "sinks", registry))
+    names: set[str] = set()
+    for n, sink in enumerate(sinks):
+        name = sink.name or tag_of(sink)
+        if name in names:
+            raise SettingsError(f"{source}: sinks[{n}].name: '{name}' is taken: give each sink a name of its own")
+        names.add(name)
+    return tuple(sinks)
+
+
+def _sink(raw: dict[str, Any], source: str, where: str, registry: Registry) -> SinkSettings:
+    kind = raw.get("type")
+    if kind not in registry.sinks:
+        given = f"'{kind}'" if kind else "none given"
+        raise SettingsError(f"{source}: {where}.type: {given}: expected one of {_listed(registry.sinks)}")
+    return _typed(raw, registry.sinks[kind], source, where)
+
+
+_T = TypeVar("_T")
+
+
+def _typed(raw: object, kind: type[_T], source: str, where: str) -> _T:
+    try:
+        return msgspec.convert(raw, kind)
+    except msgspec.ValidationError as error:
+        raise SettingsError(f"{source}: {_explain(str(error), kind, where)}") from None
+
+
+def _explain(message: str, kind: object, where: str) -> str:
+    """msgspec's words ("Expected `int`, got `str` - at `$.interval`") as ours, with the key path in front."""
+    said, _, at = message.partition(" - at `$")
+    key = where + at.rstrip("`").replace("[...]", "")
+    unknown = re.search(r"unknown field `([^`]+)`", said)
+    if unknown:
+        fields = [f.encode_name for f in msgspec.structs.fields(kind)] if isinstance(kind, type) else []
+        return _unknown(f"{key}.", unknown[1], fields)
+    wrong = re.search(r"Invalid enum value (.+)", said)
+    if wrong:
+        options = _options(kind, at.strip(".`"))
+        return f"{key}: {wrong[1]}: expected one of {_listed(options)}"
+    return f"{key}: {said[0].lower()}{said[1:]}".replace("`", "")
+
+
+def _options(kind: object, field: str) -> list[str]:
+    """The values that a field of enumerated strings takes."""
+    for found in msgspec.structs.fields(kind) if isinstance(kind, type) else ():
+        if found.encode_name == field:
+            schema = msgspec.json.schema(found.type)
+            for place in (schema, *schema.get("$defs", {}).values()):
+                if "enum" in place:
+                    return [str(v) for v in place["enum"]]
+    return []
+
+
+def _known(raw: Mapping[str, Any], names: tuple[str, ...], source: str, prefix: str) -> None:
+    for name in raw:
+        if name not in names:
+            raise SettingsError(f"{source}: {_unknown(prefix, name, list(names))}")
+
+
+def _unknown(prefix: str, name: str, names: list[str]) -> str:
+    near = difflib.get_close_matches(name, names, 1)
+    hint = f"did you mean '{near[0]}'?" if near else f"expected one of {_listed(names)}"
+    return f"{prefix}{name}: no such setting: {hint}"
+
+
+def _listed(names: object) -> str:
+    return ", ".join(sorted(names)) if isinstance(names, (list, tuple, dict)) else str(names)
+
+
+def to_toml(settings: Settings) -> Iterator[str]:
+    """The settings as lines of TOML, defaults included: what `ebpfmon config show` prints."""
+    plain: dict[str, Any] = msgspec.to_builtins(settings)
+    yield from _section("[ebpfmon]", plain["ebpfmon"])
+    for name, section in plain["plugins"].items():
+        yield from _section(f"[plugins.{name}]", section)
+    for section in plain["sinks"]:
+        yield from _section("[[sinks]]", section)
+
+
+def _section(title: str, values: Mapping[str, Any]) -> Iterator[str]:
+    yield title
+    for key, value in values.items():
+        # JSON's numbers, booleans, strings and lists of them are TOML's too
+        yield f"{key} = {msgspec.json.encode(value).decode()}"
+    yield ""

@@ -1,0 +1,35 @@
+"""Fields to charts: the interval's amounts and the running totals of every dimension. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+from ebpfmon.model import Chart, ChartValues, Dimension, Kind, Value
+
+Fields = Mapping[str, int | float]
+
+
+class Accounting:
+    """Keeps the running totals of one source of fields (a table, or ebpfmon itself) over its charts."""
+
+    def __init__(self, charts: Iterable[Chart]) -> None:
+        self._charts = tuple(charts)
+        self._totals: dict[str, int] = {}
+
+    def account(self, fields: Fields) -> list[ChartValues]:
+        """One interval's fields as the values of all charts. A field that is not there counts as 0."""
+        counted = {f for c in self._charts if c.kind is Kind.COUNTER for d in c.dimensions for f in (*d.plus, *d.minus)}
+        for name in counted:
+            self._totals[name] = self._totals.get(name, 0) + int(fields.get(name, 0))
+        return [
+            ChartValues(chart, tuple(self._value(chart.kind, d, fields) for d in chart.dimensions))
+            for chart in self._charts
+        ]
+
+    def _value(self, kind: Kind, dimension: Dimension, fields: Fields) -> Value:
+        now = _sum(dimension, fields)
+        return Value(dimension, now, int(_sum(dimension, self._totals)) if kind is Kind.COUNTER else 0)
+
+
+def _sum(dimension: Dimension, fields: Fields) -> int | float:
+    return sum(fields.get(f, 0) for f in dimension.plus) - sum(fields.get(f, 0) for f in dimension.minus)

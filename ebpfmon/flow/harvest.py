@@ -1,0 +1,80 @@
+"""Takes one interval out of the kernel: swap, wait for the programs still writing, drain."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from typing import Protocol
+
+from ebpfmon.errors import KernelError
+from ebpfmon.flow.scheduler import Clock
+from ebpfmon.model import Harvest, TableHarvest
+
+
+class Interval(Protocol):
+    """Which side of its tables a probe's programs write to (`ebpfmon.kernel.tables.Interval`)."""
+
+    def flip(self) -> int: ...
+
+
+class Table(Protocol):
+    """A table of a loaded probe (`ebpfmon.kernel.tables.Table`)."""
+
+    @property
+    def stem(self) -> str: ...
+    def settle(self, side: int) -> None: ...
+    def drain(self, side: int) -> TableHarvest: ...
+
+
+class Source(Protocol):
+    """A loaded probe (`ebpfmon.kernel.attach.LoadedProbe`)."""
+
+    @property
+    def interval(self) -> Interval: ...
+    @property
+    def tables(self) -> Sequence[Table]: ...
+    def missed_runs(self) -> int: ...
+
+
+class Harvester:
+    """Harvests all loaded probes at one instant. Blocking: it runs in a worker thread."""
+
+    def __init__(self, sources: Sequence[Source], clock: Clock) -> None:
+        self._sources, self._clock = sources, clock
+        self._flipped_ns = clock.monotonic_ns()
+        self._missed = 0
+
+    def harvest(self) -> Harvest:
+        """The interval since the last call. A table that cannot be read is left out, `complete` is False then."""
+        time_s, start = self._clock.time(), time.perf_counter_ns()
+        sides = [source.interval.flip() for source in self._sources]
+        flipped_ns = self._clock.monotonic_ns()
+        elapsed_s, self._flipped_ns = (flipped_ns - self._flipped_ns) / 1e9, flipped_ns
+        # one grace period after the last flip is enough for all
+        for source, side in list(zip(self._sources, sides, strict=True))[-1:]:
+            source.tables[0].settle(side)
+        swapped = time.perf_counter_ns()
+        tables, complete = self._drain(sides)
+        return Harvest(
+            time_s=time_s,
+            elapsed_s=max(elapsed_s, 1e-9),
+            tables=tables,
+            swap_ns=swapped - start,
+            drain_ns=time.perf_counter_ns() - swapped,
+            missed_runs=self._newly_missed(),
+            complete=complete,
+        )
+
+    def _drain(self, sides: list[int]) -> tuple[Mapping[str, TableHarvest], bool]:
+        tables, complete = {}, True
+        for source, side in zip(self._sources, sides, strict=True):
+            for table in source.tables:
+                try:
+                    tables[table.stem] = table.drain(side)
+                except KernelError:
+                    complete = False
+        return tables, complete
+
+    def _newly_missed(self) -> int:
+        before, self._missed = self._missed, sum(source.missed_runs() for source in self._sources)
+        return self._missed - before

@@ -1,0 +1,75 @@
+"""Ticks on whole seconds of the clock, without drift. What is late is counted, not queued."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import time
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from typing import Protocol
+
+
+class Clock(Protocol):
+    """Where the time comes from; passed in, so that tests have their own."""
+
+    def time(self) -> float:
+        """Seconds since the epoch."""
+
+    def monotonic_ns(self) -> int:
+        """Nanoseconds of a clock that never jumps."""
+
+    async def wait(self, seconds: float, stop: asyncio.Event) -> None:
+        """Until that long from now, or until `stop` is set."""
+
+
+class SystemClock:
+    """The machine's clocks."""
+
+    def time(self) -> float:
+        """Seconds since the epoch."""
+        return time.time()
+
+    def monotonic_ns(self) -> int:
+        """CLOCK_MONOTONIC."""
+        return time.monotonic_ns()
+
+    async def wait(self, seconds: float, stop: asyncio.Event) -> None:
+        """Until that long from now, or until `stop` is set."""
+        try:
+            async with asyncio.timeout(seconds):
+                await stop.wait()
+        except TimeoutError:
+            pass
+
+
+@dataclass(frozen=True, slots=True)
+class Tick:
+    """`due_s` is the whole second (since the epoch) it was due; `skipped` the ticks left out before it."""
+
+    due_s: int
+    skipped: int
+
+
+async def ticks(interval_s: int, clock: Clock, stop: asyncio.Event) -> AsyncIterator[Tick]:
+    """A tick at every multiple of the interval, until `stop` is set.
+
+    If the consumer is still busy when a tick is due, that tick is skipped and the next one says so; if the clock
+    is set back, ticks go on from its new time.
+    """
+    last = math.floor(clock.time() / interval_s)
+    ticked_ns: int | None = None
+    while not stop.is_set():
+        now = clock.time()
+        current = math.floor(now / interval_s)
+        if current <= last:
+            # a timer may fire a moment early, then this is still the second that had its tick; but a clock
+            # that was set back starts anew
+            last = last if last - current <= 1 else current
+            await clock.wait((last + 1) * interval_s - now, stop)
+            continue
+        # by the monotonic clock, as a clock that was set forward has skipped no tick
+        now_ns = clock.monotonic_ns()
+        passed = 1 if ticked_ns is None else round((now_ns - ticked_ns) / (interval_s * 1_000_000_000))
+        last, ticked_ns = current, now_ns
+        yield Tick(current * interval_s, max(passed - 1, 0))

@@ -1,0 +1,127 @@
+"""Interval tables and totals of a loaded object, as numpy arrays.
+
+The kernel's side of it is in `bpf/ebpfmon.bpf.h`: two sides, of which the programs write to one. `flip` has
+them write to the other; `settle` waits until none is still writing to the first; then `drain` has it alone.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import os
+from typing import Any
+
+import numpy as np
+
+from ebpfmon.errors import KernelError, ObjectError
+from ebpfmon.kernel.btf import Btf
+from ebpfmon.kernel.libbpf import BpfObject, check
+from ebpfmon.model import TableHarvest
+
+_PERCPU_ARRAY, _ARRAY_OF_MAPS = 6, 12  # enum bpf_map_type
+_OVERFLOW = "overflow"
+
+
+def find_tables(obj: BpfObject) -> list[str]:
+    """The stems of an object's tables: STEM_rows is a map of maps, STEM_totals a per-CPU array."""
+    return [
+        name.removesuffix("_rows")
+        for name in obj.maps
+        if name.endswith("_rows") and obj.map_info(name, "type") == _ARRAY_OF_MAPS
+    ]
+
+
+def set_table_size(obj: BpfObject, stem: str, rows: int) -> None:
+    """Before the load: how many rows one interval of the table can hold."""
+    for side in (0, 1):
+        obj.set_max_entries(f"{stem}_rows_{side}", rows)
+
+
+class Interval:
+    """Which side the programs of one object write to."""
+
+    def __init__(self, obj: BpfObject) -> None:
+        self._lib, self._fd = obj.libbpf.lib, obj.map_info("ebpfmon_interval", "fd")
+        self.side = 0
+
+    def flip(self) -> int:
+        """From now on programs write to the other side; returns the one they leave."""
+        left, self.side = self.side, 1 - self.side
+        zero, side = ctypes.c_uint32(0), ctypes.c_uint32(self.side)
+        check(
+            self._lib.bpf_map_update_elem(self._fd, ctypes.byref(zero), ctypes.byref(side), 0), "flip the interval"
+        )
+        return left
+
+
+class Table:
+    """Rows by key, and the totals over all of them, of one loaded object."""
+
+    def __init__(self, obj: BpfObject, btf: Btf, stem: str) -> None:
+        self._lib, self.stem = obj.libbpf.lib, stem
+        rows, totals = f"{stem}_rows", f"{stem}_totals"
+        if totals not in obj.maps or obj.map_info(totals, "type") != _PERCPU_ARRAY:
+            raise ObjectError(f"read '{obj.path.name}': table '{stem}' has no per-CPU array '{totals}'")
+        self._outer_fd = obj.map_info(rows, "fd")
+        self._side_fds = [obj.map_info(f"{rows}_{side}", "fd") for side in (0, 1)]
+        self.capacity = obj.map_info(f"{rows}_0", "max_entries")
+        key = btf.dtype(obj.map_info(f"{rows}_0", "btf_key_type_id"))
+        row = btf.dtype(obj.map_info(f"{rows}_0", "btf_value_type_id"))
+        self._keys, self._values = np.zeros(self.capacity, key), np.zeros(self.capacity, row)
+        self.dtype = np.dtype([(n, d[n]) for d in (key, row) for n in d.names or ()])
+
+        self._totals_fd = obj.map_info(totals, "fd")
+        per_cpu = btf.dtype(obj.map_info(totals, "btf_value_type_id"))
+        self._per_cpu = np.zeros(obj.libbpf.possible_cpus, per_cpu)
+        self.counters = tuple(n for n in per_cpu.names or () if n != _OVERFLOW)
+        if not set(self.counters) <= set(row.names or ()) or any(per_cpu[n] != np.uint64 for n in self.counters):
+            raise ObjectError(f"read '{obj.path.name}': the totals of '{stem}' are not the u64 counters of its rows")
+        # totals only grow, on each side apart: what they were when the side was drained last
+        self._before = [dict.fromkeys((*self.counters, _OVERFLOW), 0) for _ in (0, 1)]
+
+    def settle(self, side: int) -> None:
+        """Wait until no program writes to a side any more (milliseconds, without using the CPU).
+
+        The kernel itself waits for an RCU grace period when an element of a map of maps is replaced, so that
+        user space may rely on the old one being left alone; here the element is replaced by itself.
+        """
+        index, inner = ctypes.c_uint32(side), ctypes.c_uint32(self._side_fds[side])
+        check(
+            self._lib.bpf_map_update_elem(self._outer_fd, ctypes.byref(index), ctypes.byref(inner), 0),
+            f"settle table '{self.stem}'",
+        )
+
+    def drain(self, side: int) -> TableHarvest:
+        """Take all rows of a settled side out of the kernel, and what its totals grew by."""
+        rows, totals = self._take_rows(side), self._read_totals(side)
+        overflow_calls = totals.pop(_OVERFLOW, 0)
+        overflow = {n: totals[n] - int(rows[n].sum()) for n in self.counters}
+        return TableHarvest(rows, totals, overflow, overflow_calls, self.capacity)
+
+    def _take_rows(self, side: int) -> np.ndarray:
+        count = ctypes.c_uint32(self.capacity)  # room for all: one call, and no bucket is too big
+        after = (ctypes.c_uint32 * 2)()
+        result = self._lib.bpf_map_lookup_and_delete_batch(
+            self._side_fds[side], None, ctypes.byref(after), self._keys.ctypes.data, self._values.ctypes.data,
+            ctypes.byref(count), None,
+        )  # fmt: skip
+        if result not in (0, -errno.ENOENT):
+            raise KernelError(f"drain table '{self.stem}': {os.strerror(-result)}")
+        rows = np.empty(count.value, self.dtype)
+        for part in (self._keys, self._values):
+            for name in part.dtype.names or ():
+                rows[name] = part[name][: count.value]
+        return rows
+
+    def _read_totals(self, side: int) -> dict[str, int]:
+        index = ctypes.c_uint32(side)
+        check(
+            self._lib.bpf_map_lookup_elem(self._totals_fd, ctypes.byref(index), self._per_cpu.ctypes.data),
+            f"read the totals of '{self.stem}'",
+        )
+        before, sums = self._before[side], {}
+        for name in before:
+            now: Any = self._per_cpu[name].sum()
+            sums[name] = int(now) - before[name]
+            before[name] = int(now)
+        return sums

@@ -1,0 +1,224 @@
+"""The words that everybody uses. Data only: nothing here does I/O."""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Protocol, Self
+
+import msgspec
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    import numpy as np
+
+API_VERSION = 1
+"""The version of everything that `ebpfmon` exports. A plugin states the one it was written for."""
+
+
+class Kind(enum.StrEnum):
+    """What the values of a chart are."""
+
+    COUNTER = "counter"
+    """Something that happened: each value is the interval's amount. It may be negative (a difference)."""
+    LEVEL = "level"
+    """Something that is: each value is the state at the end of the interval."""
+
+
+class LoadMode(enum.StrEnum):
+    """How much is counted."""
+
+    ENTRY = "entry"
+    """Calls and bytes."""
+    RETURN = "return"
+    """Calls, bytes and errors."""
+
+
+class Strategy(enum.StrEnum):
+    """The ways to see an event in the kernel."""
+
+    TRAMPOLINE = "trampoline"
+    """fentry and fexit."""
+    KPROBE = "kprobe"
+    """kprobe and kretprobe."""
+    TRACEPOINT = "tracepoint"
+    """tp_btf."""
+
+
+@dataclass(frozen=True, slots=True)
+class Dimension:
+    """One line of a chart: the sum of the fields `plus`, less the sum of the fields `minus`.
+
+    A field is one of the probe's counters by its name in C. `negative` asks sinks whose users expect it
+    (Netdata's) to draw the values below zero; the values themselves stay as they are.
+    """
+
+    id: str
+    name: str
+    plus: tuple[str, ...]
+    minus: tuple[str, ...] = ()
+    negative: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Chart:
+    """Dimensions that are looked at together. `return_only` charts exist in load mode `return` alone."""
+
+    id: str
+    title: str
+    units: str
+    family: str
+    priority: int
+    dimensions: tuple[Dimension, ...]
+    kind: Kind = Kind.COUNTER
+    return_only: bool = False
+    scope: str = "system"
+
+
+class ProbeSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """`[plugins.NAME]`: what every probe can be told. A probe with settings of its own derives from it."""
+
+    enabled: bool = True
+    table_size: Annotated[int, msgspec.Meta(ge=1, le=1 << 20)] = 16384
+    """Rows that one interval can hold; what finds no room is counted as overflow."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Probe:
+    """What is to be seen in the kernel, as data.
+
+    `package` is the importable package that holds `objects/MACHINE/OBJECT.bpf.o`, MACHINE as in uname(2).
+    The object has one process table (PROCESS_TABLE in the kit), whose fields the charts name.
+    """
+
+    name: str
+    package: str
+    object: str
+    charts: tuple[Chart, ...]
+    settings: type[ProbeSettings] = ProbeSettings
+
+
+@dataclass(frozen=True, slots=True)
+class TableHarvest:
+    """What one table counted in an interval.
+
+    `rows` is a structured array, one row for each process that did something, its fields named as in C (the
+    key's first: start_ns, tgid, exec_id, then cgroup_id, parent_tgid, uid, comm, then the counters, u64).
+    `totals` has the same counters over all processes; to the call, it is the sum of the rows plus `overflow`.
+    """
+
+    rows: np.ndarray
+    totals: Mapping[str, int]
+    overflow: Mapping[str, int]
+    overflow_calls: int
+    capacity: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Harvest:
+    """One interval as the kernel counted it. `complete` is false if a table could not be read."""
+
+    time_s: float
+    elapsed_s: float
+    tables: Mapping[str, TableHarvest]
+    swap_ns: int
+    drain_ns: int
+    missed_runs: int = 0
+    complete: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Value:
+    """A dimension in one interval. For a counter `delta` is the interval's amount and `total` the amount since
+    the start of the daemon; for a level `delta` is the level and `total` is 0."""
+
+    dimension: Dimension
+    delta: int | float
+    total: int
+
+
+@dataclass(frozen=True, slots=True)
+class ChartValues:
+    """A chart in one interval."""
+
+    chart: Chart
+    values: tuple[Value, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Snapshot:
+    """One interval as sinks see it: the charts, and the tables with their rows by process."""
+
+    host: str
+    time_s: float
+    elapsed_s: float
+    complete: bool
+    charts: tuple[ChartValues, ...]
+    tables: Mapping[str, TableHarvest] = field(default_factory=dict)
+
+
+class Sink(Protocol):
+    """Where snapshots go: an async context manager with one method.
+
+    The core opens it (`async with`), calls `send` for one snapshot after the other, never two at once, and
+    closes it. Whatever it raises is counted and logged, and the sink is opened again after a while; the
+    queue, the retries and the time limits are the core's.
+    """
+
+    async def __aenter__(self) -> Self: ...
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None: ...
+
+    async def send(self, snapshot: Snapshot) -> None:
+        """Deliver one snapshot."""
+
+
+class SinkSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="type"):
+    """One `[[sinks]]`: what every sink can be told. A sink type derives from it with `tag="its type"`."""
+
+    name: str = ""
+    """How logs and self metrics call it; by default its type."""
+    send_timeout_s: ClassVar[float | None] = 10.0
+    """How long one `send` may take before the sink counts as failed. None: as long as it likes."""
+
+    def open(self) -> Sink:
+        """A new sink with these settings, not yet entered. Raises SettingsError where they cannot work."""
+        raise NotImplementedError
+
+
+def tag_of(settings: SinkSettings | type[SinkSettings]) -> str:
+    """The `type = "..."` that selects these settings."""
+    return str(settings.__struct_config__.tag)
+
+
+def to_json(snapshot: Snapshot) -> dict[str, Any]:
+    """The snapshot as every JSON output of ebpfmon shows it (`ebpfmon/snapshot.schema.json`)."""
+    return {
+        "schema": 1,
+        "host": snapshot.host,
+        "time": round(snapshot.time_s, 3),
+        "elapsed_s": round(snapshot.elapsed_s, 4),
+        "complete": snapshot.complete,
+        "charts": [
+            {
+                "id": c.chart.id,
+                "family": c.chart.family,
+                "title": c.chart.title,
+                "units": c.chart.units,
+                "scope": c.chart.scope,
+                "dimensions": [_value_to_json(c.chart.kind, v, snapshot.elapsed_s) for v in c.values],
+            }
+            for c in snapshot.charts
+        ],
+    }
+
+
+def _value_to_json(kind: Kind, value: Value, elapsed_s: float) -> dict[str, Any]:
+    who = {"id": value.dimension.id, "name": value.dimension.name}
+    if kind is Kind.LEVEL:
+        return {**who, "value": value.delta}
+    return {**who, "delta": value.delta, "total": value.total, "rate": round(value.delta / elapsed_s, 2)}

@@ -1,0 +1,86 @@
+"""ebpfmon's own cost and losses, as charts like any other (family `ebpfmon`)."""
+
+from __future__ import annotations
+
+import os
+import resource
+from collections.abc import Iterable
+from pathlib import Path
+
+from ebpfmon.flow.fanout import SinkTask
+from ebpfmon.model import Chart, Dimension, Harvest, Kind
+
+_FAMILY = "ebpfmon"
+_STATM = Path("/proc/self/statm")
+
+
+def _same(*ids: str) -> tuple[Dimension, ...]:
+    return tuple(Dimension(i, i.replace("_", " "), (i,)) for i in ids)
+
+
+class SelfMonitor:
+    """Collects the fields of `charts`, once a tick."""
+
+    def __init__(self, tables: Iterable[str], sinks: Iterable[SinkTask]) -> None:
+        self._tables, self._sinks = tuple(tables), tuple(sinks)
+        self._cpu_s = self._cpu()
+        self._sent_before = {s.name: (0, 0, 0) for s in self._sinks}
+
+    def charts(self) -> tuple[Chart, ...]:
+        """What is published."""
+
+        def level(id_: str, title: str, units: str, order: int, *dimensions: Dimension) -> Chart:
+            return Chart(id=f"ebpfmon.{id_}", title=title, units=units, family=_FAMILY, kind=Kind.LEVEL,
+                         priority=145000 + order, dimensions=dimensions)  # fmt: skip
+
+        def counter(id_: str, title: str, units: str, order: int, *dimensions: Dimension) -> Chart:
+            return Chart(id=f"ebpfmon.{id_}", title=title, units=units, family=_FAMILY,
+                         priority=145000 + order, dimensions=dimensions)  # fmt: skip
+
+        def each(names: Iterable[str], suffix: str) -> tuple[Dimension, ...]:
+            return tuple(Dimension(n, n, (f"{n}.{suffix}",)) for n in names)
+
+        sinks = [s.name for s in self._sinks]
+        return (
+            level("harvest_time", "Time of a harvest", "milliseconds", 0, *_same("swap", "drain")),
+            level("rows", "Rows in a table", "rows", 1, *each(self._tables, "rows")),
+            level("table_occupancy", "Part of a table in use", "%", 2, *each(self._tables, "occupancy")),
+            counter("overflow", "Calls without a row", "calls/s", 3, *each(self._tables, "overflow")),
+            counter("lost", "Ticks left out, program runs left out", "events", 4, *_same("late_ticks", "missed_runs")),
+            counter("cpu", "CPU time of ebpfmon", "milliseconds/s", 5, *_same("user", "system")),
+            level("memory", "Resident memory of ebpfmon", "MB", 6, *_same("rss")),
+            counter("sinks_sent", "Snapshots sent", "snapshots", 7, *each(sinks, "sent")),
+            counter("sinks_dropped", "Snapshots lost by a full mailbox", "snapshots", 8, *each(sinks, "dropped")),
+            counter("sinks_errors", "Errors of sinks", "errors", 9, *each(sinks, "errors")),
+            level("sinks_queue", "Snapshots waiting", "snapshots", 10, *each(sinks, "queue")),
+        )
+
+    def fields(self, harvest: Harvest, late_ticks: int) -> dict[str, int | float]:
+        """The values of this tick."""
+        fields: dict[str, int | float] = {
+            "swap": round(harvest.swap_ns / 1e6, 3),
+            "drain": round(harvest.drain_ns / 1e6, 3),
+            "late_ticks": late_ticks,
+            "missed_runs": harvest.missed_runs,
+            "rss": round(int(_STATM.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 1e6, 1),
+        }
+        for stem, table in harvest.tables.items():
+            fields[f"{stem}.rows"] = len(table.rows)
+            fields[f"{stem}.occupancy"] = round(100 * len(table.rows) / table.capacity, 1)
+            fields[f"{stem}.overflow"] = table.overflow_calls
+        before, self._cpu_s = self._cpu_s, self._cpu()
+        fields["user"], fields["system"] = (
+            round((now - then) * 1000) for now, then in zip(self._cpu_s, before, strict=True)
+        )
+        for sink in self._sinks:
+            now = (sink.statistics.sent, sink.statistics.dropped, sink.statistics.errors)
+            for what, new, old in zip(("sent", "dropped", "errors"), now, self._sent_before[sink.name], strict=True):
+                fields[f"{sink.name}.{what}"] = new - old
+            self._sent_before[sink.name] = now
+            fields[f"{sink.name}.queue"] = sink.statistics.queue_length
+        return fields
+
+    @staticmethod
+    def _cpu() -> tuple[float, float]:
+        usage = resource.getrusage(resource.RUSAGE_SELF)
+        return usage.ru_utime, usage.ru_stime

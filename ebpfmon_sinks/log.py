@@ -1,0 +1,166 @@
+"""The log sink: blocks of text for people, or one JSON object a line, on the terminal or in a file."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import stat
+import time
+from collections.abc import Iterator, Sequence
+from typing import Annotated, ClassVar, Literal, Self
+
+import msgspec
+import numpy as np
+
+from ebpfmon import ChartValues, Kind, SinkError, SinkGoneError, SinkSettings, Snapshot, TableHarvest, Value
+from ebpfmon import hookimpl, to_json
+
+EBPFMON_API_VERSION = 1
+_STREAMS = {"stdout": 1, "stderr": 2}
+_LABEL, _NAME, _NUMBER = 34, 9, 10  # widths of the columns
+
+
+class LogSettings(SinkSettings, tag="log"):
+    """`[[sinks]] type = "log"`."""
+
+    format: Literal["text", "json"] = "text"
+    path: Annotated[str, msgspec.Meta(min_length=1)] = "stdout"
+    """A file, or `stdout` or `stderr`."""
+    processes: Annotated[int, msgspec.Meta(ge=0, le=1000)] = 5
+    """How many of the busiest processes the text shows."""
+    # a reader may take its time (a terminal that was stopped): the mailbox drops what is too old by then
+    send_timeout_s: ClassVar[float | None] = None
+
+    def open(self) -> LogSink:
+        return LogSink(self)
+
+
+@hookimpl
+def ebpfmon_register_sinks() -> Sequence[type[SinkSettings]]:
+    return [LogSettings]
+
+
+class LogSink:
+    """Writes without ever blocking the event loop, and opens a file again that was rotated under it."""
+
+    def __init__(self, settings: LogSettings) -> None:
+        self._settings = settings
+        self._fd = -1
+
+    async def __aenter__(self) -> Self:
+        self._fd = await asyncio.to_thread(self._open)
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+    async def send(self, snapshot: Snapshot) -> None:
+        """Write one snapshot. Raises SinkError, or SinkGoneError if the reader of a pipe has gone."""
+        if self._settings.format == "json":
+            data = msgspec.json.encode(to_json(snapshot)) + b"\n"
+        else:
+            data = "".join(f"{line}\n" for line in render(snapshot, self._settings.processes)).encode()
+        try:
+            if self._settings.path in _STREAMS:
+                await self._write_stream(data)
+            else:
+                await asyncio.to_thread(self._write_file, data)
+        except BrokenPipeError:
+            raise SinkGoneError(f"the reader of {self._settings.path} has gone") from None
+        except OSError as error:
+            raise SinkError(f"write '{self._settings.path}': {error.strerror}") from error
+
+    def _open(self) -> int:
+        path = self._settings.path
+        try:
+            if path not in _STREAMS:
+                return os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o640)
+            stream = _STREAMS[path]
+            mode = os.fstat(stream).st_mode
+            if stat.S_ISFIFO(mode) or stat.S_ISCHR(mode):
+                # opened anew, as O_NONBLOCK on the stream itself would be set for the shell as well
+                return os.open(f"/proc/self/fd/{stream}", os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+            return os.dup(stream)
+        except OSError as error:
+            raise SinkError(f"open '{path}': {error.strerror}") from error
+
+    async def _write_stream(self, data: bytes) -> None:
+        loop = asyncio.get_running_loop()
+        while data:
+            try:
+                data = data[os.write(self._fd, data) :]
+            except BlockingIOError:
+                writable = asyncio.Event()
+                loop.add_writer(self._fd, writable.set)
+                try:
+                    await writable.wait()
+                finally:
+                    loop.remove_writer(self._fd)
+
+    def _write_file(self, data: bytes) -> None:
+        try:
+            rotated = not os.path.samestat(os.stat(self._settings.path), os.fstat(self._fd))
+        except FileNotFoundError:
+            rotated = True
+        if rotated:
+            os.close(self._fd)
+            self._fd = -1
+            self._fd = self._open()
+        while data:
+            data = data[os.write(self._fd, data) :]
+
+
+def render(snapshot: Snapshot, processes: int) -> Iterator[str]:
+    """A snapshot as lines for people: a chart a line, then the busiest processes, then ebpfmon itself."""
+    partial = "" if snapshot.complete else ", incomplete"
+    now = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(snapshot.time_s))
+    yield f"{now}  {snapshot.host}  ({snapshot.elapsed_s:.3f} s{partial})"
+    own = [c for c in snapshot.charts if c.chart.family == "ebpfmon"]
+    for values in snapshot.charts:
+        if values not in own:
+            label = f"{values.chart.family:8} {values.chart.title}"
+            numbers = "".join(f"  {v.dimension.name:>{_NAME}} {_number(values, v, snapshot):>{_NUMBER}}" for v in values.values)
+            yield f"  {label:{_LABEL}}{numbers}  {values.chart.units}"
+    for table in snapshot.tables.values():
+        yield from _busiest(table, snapshot, processes)
+    yield "  ebpfmon  " + " | ".join(
+        ", ".join(f"{v.dimension.name} {_number(c, v, snapshot)}" for v in c.values) + f" {c.chart.units}"
+        for c in own
+        if any(v.delta for v in c.values)
+    )
+
+
+def _busiest(table: TableHarvest, snapshot: Snapshot, count: int) -> Iterator[str]:
+    calls = [n for n in table.totals if n.endswith("_calls")]
+    if not count or not calls:
+        return
+    activity = np.sum([table.rows[n] for n in calls], axis=0)
+    for row in table.rows[np.argsort(activity)[::-1][:count]]:
+        did = [f"{n.replace('_', ' ')} {_scaled(int(row[n]) / snapshot.elapsed_s, n.endswith('_bytes'))}"
+               for n in table.totals if row[n]]  # fmt: skip
+        yield f"  {row['tgid']:>8} {_printable(row['comm']):16} {', '.join(did)}"
+    if table.overflow_calls:
+        yield f"  {'overflow':>8} {table.overflow_calls} calls of processes that found no room in the table"
+
+
+def _number(chart: ChartValues, value: Value, snapshot: Snapshot) -> str:
+    if chart.chart.kind is Kind.LEVEL:
+        return f"{value.delta:g}"
+    return _scaled(value.delta / snapshot.elapsed_s, chart.chart.units.startswith("bytes"))
+
+
+def _scaled(rate: float, is_bytes: bool) -> str:
+    if not is_bytes:
+        return f"{rate:.0f}"
+    for unit in ("B", "kB", "MB", "GB"):
+        if abs(rate) < 999.5 or unit == "GB":
+            break
+        rate /= 1000
+    return f"{rate:.0f} {unit}" if unit == "B" else f"{rate:.1f} {unit}"
+
+
+def _printable(comm: bytes) -> str:
+    """A process names itself, so what it says is not put on a terminal as it is."""
+    return "".join(c if c.isprintable() else "?" for c in comm.decode(errors="replace"))

@@ -1,0 +1,90 @@
+"""The process probe: what processes do with files, and how tasks come and go.
+
+Chart ids, titles, families, dimensions and priorities are those that dashboards made for Netdata's eBPF
+collector know (its first era). The fields are the counters of `struct process_counters` in `bpf/process.bpf.c`.
+"""
+
+from collections.abc import Sequence
+
+from ebpfmon import Chart, Dimension, Probe, hookimpl
+
+EBPFMON_API_VERSION = 1
+
+CHARTS = (
+    Chart(
+        id="ebpf.file_descriptor", title="Open and close calls", units="calls/s", family="File", priority=21000,
+        dimensions=(
+            Dimension("do_sys_open", "open", ("open_calls",)),
+            Dimension("__close_fd", "close", ("close_calls",)),
+        ),
+    ),
+    Chart(
+        id="ebpf.file_error", title="Open and close fails", units="calls/s", family="File", priority=21001,
+        return_only=True,
+        dimensions=(
+            Dimension("do_sys_open", "open", ("open_errors",)),
+            Dimension("__close_fd", "close", ("close_errors",)),
+        ),
+    ),
+    Chart(
+        id="ebpf.deleted_objects", title="Remove files", units="calls/s", family="VFS", priority=21002,
+        dimensions=(Dimension("vfs_unlink", "delete", ("unlink_calls",)),),
+    ),
+    Chart(
+        id="ebpf.io", title="Calls to IO", units="calls/s", family="VFS", priority=21003,
+        dimensions=(
+            Dimension("vfs_read", "read", ("read_calls",)),
+            Dimension("vfs_write", "write", ("write_calls",)),
+        ),
+    ),
+    Chart(
+        id="ebpf.io_bytes", title="Bytes written and read", units="bytes/s", family="VFS", priority=21004,
+        dimensions=(
+            Dimension("vfs_read", "read", ("read_bytes",)),
+            Dimension("vfs_write", "write", ("write_bytes",), negative=True),
+        ),
+    ),
+    Chart(
+        id="ebpf.io_error", title="Fails to write or read", units="calls/s", family="VFS", priority=21005,
+        return_only=True,
+        dimensions=(
+            Dimension("vfs_unlink", "delete", ("unlink_errors",)),
+            Dimension("vfs_read", "read", ("read_errors",)),
+            Dimension("vfs_write", "write", ("write_errors",)),
+        ),
+    ),
+    Chart(
+        id="ebpf.process_thread", title="Start process", units="calls/s", family="Process", priority=21006,
+        dimensions=(
+            Dimension("_do_fork", "process", ("processes_created",)),
+            Dimension("sys_clone", "thread", ("threads_created",)),
+        ),
+    ),
+    Chart(
+        id="ebpf.exit", title="Exit process", units="calls/s", family="Process", priority=21007,
+        dimensions=(
+            Dimension("do_exit", "process", ("tasks_exited",)),
+            Dimension("release_task", "task", ("tasks_released",), negative=True),
+        ),
+    ),
+    Chart(
+        id="ebpf.process_status", title="Process not closed", units="difference", family="Process", priority=21008,
+        dimensions=(
+            Dimension("process", "process", ("processes_created", "threads_created"), ("tasks_exited",)),
+            Dimension("zombie", "zombie", ("tasks_exited",), ("tasks_released",)),
+        ),
+    ),
+    Chart(
+        id="ebpf.task_error", title="Fails to create process", units="calls/s", family="Process", priority=21009,
+        return_only=True,
+        dimensions=(
+            Dimension("_do_fork", "process", ("processes_failed",)),
+            Dimension("sys_clone", "thread", ("threads_failed",)),
+        ),
+    ),
+)  # fmt: skip
+
+
+@hookimpl
+def ebpfmon_register_probes() -> Sequence[Probe]:
+    return [Probe(name="process", package=__name__, object="process", charts=CHARTS)]
