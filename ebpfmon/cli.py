@@ -20,9 +20,8 @@ from typing import Any
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 import msgspec
-import tomli
 
-from ebpfmon import __version__, config, daemon, registry, report
+from ebpfmon import __version__, config, daemon, registry
 from ebpfmon.errors import EbpfmonError, SettingsError
 from ebpfmon.model import LoadMode, Strategy
 
@@ -134,6 +133,8 @@ def _first(group: BaseExceptionGroup[EbpfmonError]) -> EbpfmonError:
 
 
 def _check(given: argparse.Namespace) -> int:
+    from ebpfmon import report  # the daemon need not keep it in memory
+
     found = _discover()
     verdict = report.check(_settings(given, found), found)
     if given.json:

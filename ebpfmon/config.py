@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -154,6 +153,8 @@ def _known(raw: Mapping[str, Any], names: tuple[str, ...], source: str, prefix: 
 
 
 def _unknown(prefix: str, name: str, names: list[str]) -> str:
+    import difflib  # on the way out only
+
     near = difflib.get_close_matches(name, names, 1)
     hint = f"did you mean '{near[0]}'?" if near else f"expected one of {_listed(names)}"
     return f"{prefix}{name}: no such setting: {hint}"

@@ -55,6 +55,7 @@ def load_probes(settings: Settings, registry: Registry, stack: ExitStack) -> lis
             log.info("probe '%s': %s", name, describe(probe))
     if failed and not loaded:
         raise failed
+    libbpf.trim()
     return loaded
 
 

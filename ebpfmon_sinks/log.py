@@ -12,8 +12,18 @@ from typing import Annotated, ClassVar, Literal, Self
 import msgspec
 import numpy as np
 
-from ebpfmon import ChartValues, Kind, SinkError, SinkGoneError, SinkSettings, Snapshot, TableHarvest, Value
-from ebpfmon import hookimpl, to_json
+from ebpfmon import (
+    ChartValues,
+    Kind,
+    SinkError,
+    SinkGoneError,
+    SinkSettings,
+    Snapshot,
+    TableHarvest,
+    Value,
+    hookimpl,
+    to_json,
+)
 
 EBPFMON_API_VERSION = 1
 _STREAMS = {"stdout": 1, "stderr": 2}
@@ -121,7 +131,8 @@ def render(snapshot: Snapshot, processes: int) -> Iterator[str]:
     for values in snapshot.charts:
         if values not in own:
             label = f"{values.chart.family:8} {values.chart.title}"
-            numbers = "".join(f"  {v.dimension.name:>{_NAME}} {_number(values, v, snapshot):>{_NUMBER}}" for v in values.values)
+            named = [(v.dimension.name, _number(values, v, snapshot)) for v in values.values]
+            numbers = "".join(f"  {name:>{_NAME}} {number:>{_NUMBER}}" for name, number in named)
             yield f"  {label:{_LABEL}}{numbers}  {values.chart.units}"
     for table in snapshot.tables.values():
         yield from _busiest(table, snapshot, processes)

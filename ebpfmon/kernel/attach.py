@@ -148,13 +148,13 @@ class _Plan:
         forced = self._options.strategy
         if missing and (forced or len(missing) == len(taken)):
             refused = self.choices[missing[0]].refused
-            target, reason = (refused[-1][0].target, refused[-1][1]) if refused else ("", "the probe has no such program")
+            target, reason = ("", "the probe has no such program")
+            if refused:
+                target, reason = refused[-1][0].target, refused[-1][1]
             also = f", and {len(missing) - 1} more events" if len(missing) > 1 else ""
             how = (f" by {forced}" if forced else "") + (f" at '{target}'" if target else "")
             remedy = ': set attach = "auto"' if forced else ""
-            raise AttachError(
-                f"attach '{missing[0]}' for probe '{self._probe.name}'{how}: {reason}{also}{remedy}"
-            )
+            raise AttachError(f"attach '{missing[0]}' for probe '{self._probe.name}'{how}: {reason}{also}{remedy}")
 
     def _set_knobs(self, obj: BpfObject, taken: list[Candidate]) -> None:
         data = obj.rodata()

@@ -19,6 +19,7 @@ from ebpfmon.errors import AttachError, KernelError, LoadError, ObjectError
 _P, _INT, _U32, _STR, _SIZE = ctypes.c_void_p, ctypes.c_int, ctypes.c_uint32, ctypes.c_char_p, ctypes.c_size_t
 _PRINT = ctypes.CFUNCTYPE(_INT, _INT, _P, _P)
 _LIBBPF_DEBUG = 2
+_M_MMAP_THRESHOLD = -3  # malloc.h
 
 _SIGNATURES: dict[str, tuple[Any, ...]] = {  # name: (result, *arguments)
     "libbpf_set_print": (_P, _PRINT),
@@ -81,6 +82,8 @@ class Libbpf:
             found = getattr(self.lib, function)
             found.restype, found.argtypes = result, arguments
         self._libc = ctypes.CDLL(None)
+        if hasattr(self._libc, "mallopt"):  # glibc would raise the threshold as it sees BTF come and go
+            self._libc.mallopt(_M_MMAP_THRESHOLD, 128 << 10)
         self._said: list[str] = []
         self._print = _PRINT(self._hear)  # libbpf keeps the pointer, so we keep the object
         self.lib.libbpf_set_print(self._print)
@@ -108,6 +111,11 @@ class Libbpf:
             self._libc.vsnprintf(text, _SIZE(len(text)), _P(form), _P(arguments))
             self._said.append(text.value.decode(errors="replace"))
         return 0
+
+    def trim(self) -> None:
+        """Give back to the system what the loads have freed: reading the kernel's BTF alone takes 8 MB."""
+        if hasattr(self._libc, "malloc_trim"):
+            self._libc.malloc_trim(_SIZE(0))
 
     def kernel_btf(self) -> KernelBtf | None:
         """The running kernel's BTF, or None where it has none."""

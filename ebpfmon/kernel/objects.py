@@ -7,7 +7,7 @@ named after its target alone, serves several events.
 
 from __future__ import annotations
 
-import importlib.resources
+import importlib.util
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -48,7 +48,10 @@ class ObjectSpec:
 def locate(probe: Probe) -> Path:
     """The compiled object for this machine. Raises ObjectError if there is none."""
     machine = os.uname().machine
-    path = Path(str(importlib.resources.files(probe.package))) / "objects" / machine / f"{probe.object}.bpf.o"
+    spec = importlib.util.find_spec(probe.package)
+    if spec is None or spec.origin is None:
+        raise ObjectError(f"find the object of probe '{probe.name}': no package '{probe.package}'")
+    path = Path(spec.origin).parent / "objects" / machine / f"{probe.object}.bpf.o"
     if path.is_file():
         return path
     if machine not in ARCHITECTURES:

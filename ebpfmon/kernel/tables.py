@@ -48,9 +48,7 @@ class Interval:
         """From now on programs write to the other side; returns the one they leave."""
         left, self.side = self.side, 1 - self.side
         zero, side = ctypes.c_uint32(0), ctypes.c_uint32(self.side)
-        check(
-            self._lib.bpf_map_update_elem(self._fd, ctypes.byref(zero), ctypes.byref(side), 0), "flip the interval"
-        )
+        check(self._lib.bpf_map_update_elem(self._fd, ctypes.byref(zero), ctypes.byref(side), 0), "flip the interval")
         return left
 
 
