@@ -7,6 +7,7 @@ import os
 import stat
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from typing import Annotated, ClassVar, Literal, Self
 
 import msgspec
@@ -30,7 +31,7 @@ _STREAMS = {"stdout": 1, "stderr": 2}
 _LABEL, _NAME, _NUMBER = 34, 9, 10  # widths of the columns
 
 
-class LogSettings(SinkSettings, tag="log"):
+class LogSettings(SinkSettings, tag="log", frozen=True):
     """`[[sinks]] type = "log"`."""
 
     format: Literal["text", "json"] = "text"
@@ -91,7 +92,8 @@ class LogSink:
             mode = os.fstat(stream).st_mode
             if stat.S_ISFIFO(mode) or stat.S_ISCHR(mode):
                 # opened anew, as O_NONBLOCK on the stream itself would be set for the shell as well
-                return os.open(f"/proc/self/fd/{stream}", os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+                with suppress(OSError):
+                    return os.open(f"/proc/self/fd/{stream}", os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC)
             return os.dup(stream)
         except OSError as error:
             raise SinkError(f"open '{path}': {error.strerror}") from error

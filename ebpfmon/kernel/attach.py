@@ -140,7 +140,10 @@ class _Plan:
             self._refuse(culprit, error.errno, str(error).rpartition(": ")[2])
             return False
         for event, candidate in taken.items():
-            self.choices[event].taken = candidate
+            choice, order = self.choices[event], self._spec.candidates[event]
+            choice.taken = candidate
+            if candidate:  # why not what comes after it, nobody asks
+                choice.refused = [r for r in choice.refused if order.index(r[0]) < order.index(candidate)]
         return True
 
     def _require(self, taken: Mapping[str, Candidate | None]) -> None:

@@ -1,0 +1,189 @@
+"""What the kernel tests share: the daemon in a thread with a recording sink, and what a workload must count as."""
+
+from __future__ import annotations
+
+import asyncio
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+import pytest
+
+from ebpfmon import LoadMode, SinkSettings, Snapshot, Strategy, config, daemon, registry
+from ebpfmon.errors import AttachError
+from ebpfmon.kernel import attach, features
+from ebpfmon.kernel.attach import LoadOptions
+from ebpfmon.kernel.libbpf import Libbpf
+
+COUNTERS = (
+    "open_calls", "open_errors", "close_calls", "close_errors", "read_calls", "read_errors", "read_bytes",
+    "write_calls", "write_errors", "write_bytes", "unlink_calls", "unlink_errors", "processes_created",
+    "processes_failed", "threads_created", "threads_failed", "tasks_exited", "tasks_released",
+)  # fmt: skip
+ERRORS = tuple(c for c in COUNTERS if c.endswith(("_errors", "_failed")))
+
+# every count is another prime, so that no two can be mistaken for each other
+PLAN = {
+    "open": 1009, "creat": 53, "openat": 211, "openat2": 59, "open_fail": 223, "close_fail": 101, "close_range": 61,
+    "read": 2003, "read_end": 67, "pread": 307, "readv": 103, "preadv": 71, "preadv2": 73, "read_fail": 89,
+    "write": 1511, "pwrite": 83, "writev": 107, "pwritev": 109, "pwritev2": 113, "write_fail": 97,
+    "unlink": 127, "unlinkat": 131, "unlink_fail": 43, "rmdir": 137,
+    "fork": 41, "thread": 37, "thread_fail": 7, "process_fail": 11, "thread3_fail": 13,
+}  # fmt: skip
+
+
+def counts_of(plan: Mapping[str, int]) -> dict[str, int]:
+    """What one run of a plan counts as, without the process's own end."""
+
+    def did(*keys: str) -> int:
+        return sum(plan.get(key, 0) for key in keys)
+
+    compat = bool(did("compat_read", "compat_write", "compat_open"))
+    opened = did("open", "creat", "openat", "openat2", "compat_open") + 3 + compat  # /dev/null twice, /dev/zero
+    vectors = did("readv", "preadv", "preadv2"), did("writev", "pwritev", "pwritev2")
+    return {
+        "open_calls": opened + did("open_fail"),
+        "open_errors": did("open_fail"),
+        "close_calls": opened + did("close_fail", "close_range"),
+        "close_errors": did("close_fail"),
+        "read_calls": did("read", "read_end", "pread", "read_fail", "compat_read") + vectors[0],
+        "read_errors": did("read_fail"),
+        "read_bytes": 97 * did("read") + 89 * did("pread") + 131 * vectors[0] + 17 * did("compat_read"),
+        "write_calls": did("write", "pwrite", "write_fail", "compat_write") + vectors[1],
+        "write_errors": did("write_fail"),
+        "write_bytes": 83 * did("write") + 79 * did("pwrite") + 131 * vectors[1] + 19 * did("compat_write"),
+        "unlink_calls": did("unlink", "unlinkat", "unlink_fail"),
+        "unlink_errors": did("unlink_fail"),
+        "processes_created": did("fork"),
+        "processes_failed": did("process_fail"),
+        "threads_created": did("thread"),
+        "threads_failed": did("thread_fail", "thread3_fail"),
+        "tasks_exited": did("thread"),
+        "tasks_released": did("thread"),
+    }
+
+
+def expected(plan: Mapping[str, int], *, times: int = 1, mode: LoadMode = LoadMode.RETURN) -> dict[str, int]:
+    """What a whole process counts as that runs a plan `times` times, each in a thread of its own if more than 1."""
+    counts = {name: count * times for name, count in counts_of(plan).items()}
+    threads = times if times > 1 else 0
+    counts["threads_created"] += threads
+    counts["tasks_exited"] += threads + 1
+    counts["tasks_released"] += threads + 1
+    return {name: 0 if mode is LoadMode.ENTRY and name in ERRORS else count for name, count in counts.items()}
+
+
+class RecordingSettings(SinkSettings, tag="recording", frozen=True):
+    """A sink that keeps every snapshot in a list."""
+
+    into: list[Any]
+
+    def open(self) -> RecordingSink:
+        return RecordingSink(self.into)
+
+
+class RecordingSink:
+    def __init__(self, into: list[Any]) -> None:
+        self._into = into
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        pass
+
+    async def send(self, snapshot: Snapshot) -> None:
+        self._into.append(snapshot)
+
+
+class Monitor:
+    """The daemon, in a thread. `settings` is TOML as a dict; leaving the context harvests the last interval."""
+
+    def __init__(self, settings: Mapping[str, Any] | None = None) -> None:
+        self.snapshots: list[Snapshot] = []
+        found = registry.discover()
+        wanted = {"ebpfmon": {"load_mode": "return"}, **(settings or {}), "sinks": []}
+        checked = config.check(wanted, "the test", found)
+        self.settings = config.Settings(
+            ebpfmon=checked.ebpfmon, plugins=checked.plugins, sinks=(RecordingSettings(into=self.snapshots),)
+        )
+        self._error: BaseException | None = None
+        self._loop = asyncio.new_event_loop()
+        self._stop = asyncio.Event()
+        self._thread = threading.Thread(target=self._run, args=(found,), name="daemon")
+
+    def _run(self, found: registry.Registry) -> None:
+        try:
+            self._loop.run_until_complete(daemon.run(self.settings, found, self._stop))
+        except BaseException as error:
+            self._error = error
+        finally:
+            self._loop.close()
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        self.until(lambda: bool(self.snapshots))
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._thread.is_alive():
+            self._loop.call_soon_threadsafe(self._stop.set)
+        self._thread.join(30)
+        assert not self._thread.is_alive()
+        if self._error and not error:
+            raise self._error
+
+    def until(self, condition: Callable[[], bool], seconds: float = 30) -> None:
+        """Wait until something holds of what was recorded."""
+        end = time.monotonic() + seconds
+        while not condition():
+            if self._error:
+                raise self._error
+            assert time.monotonic() < end, "what was waited for did not come"
+            time.sleep(0.05)
+
+    def rows(self) -> np.ndarray:
+        """All rows so far, of all intervals."""
+        return np.concatenate([s.tables["process"].rows for s in self.snapshots])
+
+    def of(self, tgid: int) -> dict[str, int]:
+        """What a process did, over all intervals."""
+        return counted(self.rows(), tgid)
+
+    def until_released(self, tgid: int, tasks: int) -> None:
+        """Wait until so many tasks of a process were released, which is a moment after they were reaped."""
+        self.until(lambda: self.of(tgid)["tasks_released"] >= tasks)
+
+
+def counted(rows: np.ndarray, tgid: int) -> dict[str, int]:
+    """The counters of one workload process, summed. What it did before execve(2) made it one is not its own."""
+    own = rows[(rows["tgid"] == tgid) & (rows["comm"] == b"workload")]
+    return {name: int(own[name].sum()) for name in COUNTERS}
+
+
+def require_strategy(strategy: Strategy) -> None:
+    """Skip the test if this kernel does not allow a strategy: that is for `test_strategies.py` to judge."""
+    probe, options = registry.discover().probes["process"], LoadOptions(strategy=strategy)
+    try:
+        attach.load(probe, Libbpf(), features.look(), options).close()
+    except AttachError as error:
+        pytest.skip(str(error))
+
+
+def arguments(plan: Mapping[str, int], **more: int) -> list[str]:
+    """A plan as the workload's arguments."""
+    return [f"{key}={count}" for key, count in {**plan, **more}.items()]
+
+
+def work(program: Path, where: Path, plan: Mapping[str, int], **more: int) -> int:
+    """Run the workload to its end; returns its tgid."""
+    with subprocess.Popen([program, where, *arguments(plan, **more)]) as process:
+        assert process.wait() == 0
+    return process.pid

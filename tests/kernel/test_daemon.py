@@ -1,0 +1,195 @@
+"""`ebpfmon` as a user starts it."""
+
+from __future__ import annotations
+
+import ctypes
+import itertools
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+
+import ebpfmon
+from tests.kernel.support import PLAN, counts_of, work
+
+EBPFMON = [sys.executable, "-m", "ebpfmon"]
+SCHEMA = json.loads((Path(ebpfmon.__file__).parent / "snapshot.schema.json").read_text())
+
+
+@contextmanager
+def running(*arguments: str | Path) -> Iterator[subprocess.Popen[str]]:
+    """`ebpfmon run`, from its first snapshot on."""
+    command = [*EBPFMON, "run", "--json", *arguments]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout
+            assert process.stdout.readline(), process.stderr and process.stderr.read()
+            yield process
+        finally:
+            process.kill()
+
+
+def test_json_lines_follow_the_schema_and_show_the_workload(workload: Path, tmp_path: Path) -> None:
+    with running("--load-mode", "return") as process:
+        work(workload, tmp_path, PLAN)
+        process.send_signal(signal.SIGTERM)
+        out, _ = process.communicate(timeout=10)
+    assert process.returncode == 0
+    lines = [json.loads(line) for line in out.splitlines()]
+    for line in lines:
+        jsonschema.validate(line, SCHEMA)
+    assert all(line["complete"] for line in lines)
+    wanted = counts_of(PLAN)
+    # others may fail to clone, and read, at the same time: but not much
+    assert total(lines, "ebpf.task_error", "_do_fork") == wanted["processes_failed"]
+    assert total(lines, "ebpf.task_error", "sys_clone") == wanted["threads_failed"]
+    assert total(lines, "ebpf.io_bytes", "vfs_write") >= wanted["write_bytes"]
+    assert total(lines, "ebpf.file_error", "__close_fd") >= wanted["close_errors"]
+
+
+def total(lines: list[dict[str, Any]], chart: str, dimension: str) -> int:
+    """A dimension's deltas, summed; checks the running total on the way."""
+    shown = [
+        d for line in lines for c in line["charts"] if c["id"] == chart for d in c["dimensions"] if d["id"] == dimension
+    ]
+    for before, after in itertools.pairwise(shown):
+        assert before["total"] + after["delta"] == after["total"]
+    return sum(d["delta"] for d in shown)
+
+
+def test_entry_mode_has_no_error_charts_and_json_has_stdout_to_itself() -> None:
+    done = subprocess.run([*EBPFMON, "run", "--json", "--for", "1.2"], capture_output=True, text=True, check=True)
+    for line in done.stdout.splitlines():
+        ids = {c["id"] for c in json.loads(line)["charts"]}
+        assert not ids & {"ebpf.file_error", "ebpf.io_error", "ebpf.task_error"}
+        assert {"ebpf.io", "ebpf.io_bytes", "ebpfmon.cpu"} <= ids
+    assert "probe 'process'" in done.stderr
+
+
+def test_a_second_of_text_is_readable() -> None:
+    done = subprocess.run([*EBPFMON, "run", "--for", "1.2"], capture_output=True, text=True, check=True)
+    assert re.search(
+        r"^  VFS +Bytes written and read +read +[\d.]+ k?B +write +[\d.]+ k?B +bytes/s$", done.stdout, re.M
+    )
+    assert re.search(r"^  ebpfmon  swap [\d.]+, drain [\d.]+ milliseconds \| .* MB", done.stdout, re.M)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_stops_it_cleanly_and_sends_the_last_interval(number: signal.Signals) -> None:
+    with running("--interval", "3600") as process:
+        process.send_signal(number)
+        out, _ = process.communicate(timeout=5)
+        assert process.returncode == 0
+    assert len(out.splitlines()) == 1
+
+
+def ids_of(process: subprocess.Popen[str]) -> dict[str, set[int]]:
+    """The ids of the programs, maps and links that a process holds, from /proc/PID/fdinfo."""
+    ids: dict[str, set[int]] = {"prog": set(), "map": set(), "link": set()}
+    for entry in Path(f"/proc/{process.pid}/fdinfo").iterdir():
+        for kind, number in re.findall(r"^(prog|map|link)_id:\t(\d+)$", entry.read_text(), re.M):
+            ids[kind].add(int(number))
+    return ids
+
+
+def alive(ids: dict[str, set[int]]) -> set[tuple[str, int]]:
+    """Which of them the kernel still has."""
+    libbpf = ctypes.CDLL("libbpf.so.1")
+    left = set()
+    for kind, numbers in ids.items():
+        for number in numbers:
+            fd = getattr(libbpf, f"bpf_{kind}_get_fd_by_id")(number)
+            if fd >= 0:
+                os.close(fd)
+                left.add((kind, number))
+    return left
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_nothing_stays_in_the_kernel(number: signal.Signals) -> None:
+    with running() as process:
+        ids = ids_of(process)
+        assert ids["prog"]
+        assert ids["map"]
+        assert ids["link"]
+        assert alive(ids) == {(kind, n) for kind, numbers in ids.items() for n in numbers}
+        process.send_signal(number)
+        process.wait(10)
+    end = time.monotonic() + 10
+    while alive(ids) and time.monotonic() < end:  # the kernel frees them after an RCU grace period
+        time.sleep(0.05)
+    assert not alive(ids)
+
+
+def test_check_says_how_each_event_is_seen() -> None:
+    done = subprocess.run([*EBPFMON, "check", "--json", "--load-mode", "return"], capture_output=True, check=True)
+    verdict = json.loads(done.stdout)
+    (probe,) = verdict["probes"]
+    assert len(probe["events"]) == 12
+    assert all(event["strategy"] for event in probe["events"])
+    text = subprocess.run([*EBPFMON, "check"], capture_output=True, text=True, check=True).stdout
+    assert "  vfs_read           " in text
+
+
+def test_a_strategy_that_is_not_to_be_had_is_named_with_event_target_and_reason() -> None:
+    wrong = [s for s in ("trampoline", "kprobe") if _refused(s)]
+    for strategy in wrong:
+        done = subprocess.run([*EBPFMON, "run", "--attach", strategy], capture_output=True, text=True, check=False)
+        assert done.returncode == 1
+        assert re.fullmatch(
+            rf"ebpfmon: attach 'file_open' for probe 'process' by {strategy} at 'do_sys_open\w*': .+\n", done.stderr
+        )
+
+
+def _refused(strategy: str) -> bool:
+    verdict = subprocess.run([*EBPFMON, "check", "--json", "--attach", strategy], capture_output=True, check=False)
+    return verdict.returncode == 2
+
+
+def test_without_root_one_line_says_what_is_missing() -> None:
+    # not a user of its own: the tree may be in a place that only root can read
+    lowered = ["setpriv", "--bounding-set=-all", "--inh-caps=-all", *EBPFMON, "run"]
+    done = subprocess.run(lowered, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert re.fullmatch(r"ebpfmon: load eBPF programs: not permitted: .+\n", done.stderr)
+    assert done.stdout == ""
+
+
+def test_a_reader_that_leaves_ends_it() -> None:
+    done = subprocess.run(
+        f"{' '.join(EBPFMON)} run --json --for 60 | head -n 1", shell=True, capture_output=True, timeout=30, check=True
+    )
+    assert json.loads(done.stdout)["schema"] == 1
+
+
+def test_a_file_that_is_rotated_is_opened_again(tmp_path: Path) -> None:
+    settings, log = tmp_path / "ebpfmon.toml", tmp_path / "ebpfmon.json"
+    settings.write_text(f'[[sinks]]\ntype = "log"\nformat = "json"\npath = "{log}"\n')
+    with subprocess.Popen([*EBPFMON, "run", "--config", settings], stderr=subprocess.DEVNULL) as process:
+        try:
+            _until(lambda: log.exists() and log.stat().st_size > 0)
+            log.rename(tmp_path / "rotated")
+            _until(lambda: log.exists() and log.stat().st_size > 0)
+        finally:
+            process.terminate()
+    assert process.returncode == 0
+    rotated = (tmp_path / "rotated").read_text().splitlines()
+    times = [json.loads(line)["time"] for line in [*rotated, *log.read_text().splitlines()]]
+    assert times == sorted(set(times))
+
+
+def _until(condition: Any) -> None:
+    end = time.monotonic() + 20
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.05)

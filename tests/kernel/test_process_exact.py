@@ -1,0 +1,141 @@
+"""The process probe counts exactly, per process and in the totals."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from ebpfmon import LoadMode, Snapshot, Strategy
+from tests.kernel.support import COUNTERS, PLAN, Monitor, arguments, counts_of, expected, require_strategy, work
+
+SMALL = {
+    "openat": 3, "open_fail": 2, "close_fail": 2, "read": 5, "readv": 2, "write": 7, "writev": 3, "unlink": 2,
+    "unlink_fail": 3, "thread": 1, "process_fail": 3,
+}  # fmt: skip
+
+
+def assert_balanced(snapshots: list[Snapshot]) -> None:
+    """In every interval and for every counter: rows + overflow = totals, and nothing overflowed unseen."""
+    for snapshot in snapshots:
+        table = snapshot.tables["process"]
+        for name in COUNTERS:
+            assert int(table.rows[name].sum()) + table.overflow[name] == table.totals[name], name
+            assert table.overflow_calls or not table.overflow[name], name
+
+
+@pytest.mark.parametrize("mode", LoadMode)
+@pytest.mark.parametrize("strategy", Strategy)
+def test_a_process_is_counted_exactly(workload: Path, tmp_path: Path, strategy: Strategy, mode: LoadMode) -> None:
+    require_strategy(strategy)
+    with Monitor({"ebpfmon": {"load_mode": mode, "attach": strategy}}) as monitor:
+        tgid = work(workload, tmp_path, PLAN)
+        monitor.until_released(tgid, 38)
+    assert monitor.of(tgid) == expected(PLAN, mode=mode)
+    assert_balanced(monitor.snapshots)
+
+
+def test_many_threads_are_counted_exactly_as_their_process(workload: Path, tmp_path: Path) -> None:
+    plan = {**PLAN, "fork": 3, "thread": 5}
+    with Monitor() as monitor:
+        tgid = work(workload, tmp_path, plan, workers=17)
+        monitor.until_released(tgid, 17 * 6 + 1)
+    assert monitor.of(tgid) == expected(plan, times=17)
+    assert_balanced(monitor.snapshots)
+
+
+def test_two_thousand_short_lived_processes_each_have_their_exact_row(workload: Path, tmp_path: Path) -> None:
+    with Monitor() as monitor:
+        tgid = work(workload, tmp_path, SMALL, children=2000)
+        monitor.until(lambda: int(children_of(monitor, tgid)["tasks_released"].sum()) >= 4000)
+    rows = children_of(monitor, tgid)
+    lives = {(row["tgid"], row["start_ns"]) for row in rows}
+    assert len(lives) == 2000
+    wanted = expected(SMALL)
+    for life in lives:
+        own = rows[(rows["tgid"] == life[0]) & (rows["start_ns"] == life[1])]
+        assert {name: int(own[name].sum()) for name in COUNTERS} == wanted
+    assert monitor.of(tgid)["processes_created"] == 2000
+    assert_balanced(monitor.snapshots)
+
+
+def children_of(monitor: Monitor, tgid: int) -> np.ndarray:
+    """The rows of a process's children. One that was released has no parent any more, but its tgid is known."""
+    rows = monitor.rows()
+    return rows[np.isin(rows["tgid"], rows["tgid"][rows["parent_tgid"] == tgid])]
+
+
+def test_the_totals_are_the_workloads_where_nothing_else_does_such_calls(workload: Path, tmp_path: Path) -> None:
+    plan = {"thread_fail": 1009, "process_fail": 2003}
+    with Monitor() as monitor:
+        work(workload, tmp_path, plan)
+    totals = [s.tables["process"].totals for s in monitor.snapshots]
+    assert sum(t["threads_failed"] for t in totals) == 1009
+    assert sum(t["processes_failed"] for t in totals) == 2003
+
+
+def test_calls_of_32_bit_programs_are_counted_like_any_other(workload: Path, tmp_path: Path) -> None:
+    plan = {"compat_read": 101, "compat_write": 103, "compat_open": 107}
+    with Monitor() as monitor:
+        if subprocess.run([workload, tmp_path, "compat_read=1"], check=False).returncode:
+            pytest.skip("this kernel does not run 32-bit programs")
+        tgid = work(workload, tmp_path, plan)
+        monitor.until_released(tgid, 1)
+    assert monitor.of(tgid) == expected(plan)
+
+
+def test_strace_counts_the_same(workload: Path, tmp_path: Path) -> None:
+    report = tmp_path / "strace"
+    subprocess.run(["strace", "-c", "-f", "-o", report, workload, tmp_path, *arguments(PLAN)], check=True)
+    seen: dict[str, tuple[int, int]] = {}
+    for line in report.read_text().splitlines():
+        found = re.match(r" *[\d.]+ +[\d.]+ +\d+ +(\d+) +(\d+)? +(\w+)$", line)
+        if found:
+            seen[found[3]] = int(found[1]), int(found[2] or 0)
+
+    def calls(*names: str) -> tuple[int, int]:
+        return sum(seen[n][0] for n in names), sum(seen[n][1] for n in names)
+
+    wanted = counts_of(PLAN)
+    assert calls("open", "openat", "openat2", "creat") == (wanted["open_calls"], wanted["open_errors"])
+    assert calls("close", "close_range") == (wanted["close_calls"], wanted["close_errors"])
+    reads = calls("read", "pread64", "readv", "preadv", "preadv2")
+    assert reads == (wanted["read_calls"], wanted["read_errors"])
+    writes = calls("write", "pwrite64", "writev", "pwritev", "pwritev2")
+    assert writes == (wanted["write_calls"], wanted["write_errors"])
+    unlinks = calls("unlink", "unlinkat")
+    assert unlinks == (wanted["unlink_calls"] + PLAN["rmdir"], wanted["unlink_errors"])
+
+
+def test_a_table_of_64_rows_under_a_thousand_processes_loses_nothing(workload: Path, tmp_path: Path) -> None:
+    with Monitor({"plugins": {"process": {"table_size": 64}}}) as monitor:
+        work(workload, tmp_path, SMALL, children=1000)
+    tables = [s.tables["process"] for s in monitor.snapshots]
+    assert max(len(t.rows) for t in tables) == 64
+    assert sum(t.overflow_calls for t in tables) > 0
+    # failed forks are the workload's alone, so that the whole machine's total is known
+    assert sum(t.totals["processes_failed"] for t in tables) == 3000
+    assert sum(t.overflow["processes_failed"] + int(t.rows["processes_failed"].sum()) for t in tables) == 3000
+    assert all(s.complete for s in monitor.snapshots)
+    assert_balanced(monitor.snapshots)
+
+
+def test_a_row_says_who_it_was_and_an_exec_begins_another() -> None:
+    with (
+        Monitor() as monitor,
+        subprocess.Popen(["sh", "-c", ": < /dev/null; exec cat /dev/null"], user=1234) as process,
+    ):
+        process.wait()
+    rows = monitor.rows()
+    shell, cat = (rows[(rows["tgid"] == process.pid) & (rows["comm"] == comm)] for comm in (b"sh", b"cat"))
+    assert set(cat["exec_id"]) == {shell["exec_id"][0] + 1}
+    assert set(cat["start_ns"]) == set(shell["start_ns"])
+    assert cat["read_calls"].sum() > 0
+    assert {int(p) for p in cat["parent_tgid"][cat["read_calls"] > 0]} == {os.getpid()}
+    assert set(cat["uid"]) == {1234}
+    ticks = int(Path("/proc/self/stat").read_text().rpartition(")")[2].split()[19])  # when we were started
+    assert cat["start_ns"][0] / 1e9 >= ticks / os.sysconf("SC_CLK_TCK")

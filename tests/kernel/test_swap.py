@@ -1,0 +1,75 @@
+"""Nothing is lost when the interval tables are swapped while all CPUs count."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from ebpfmon import registry
+from ebpfmon.flow.harvest import Harvester
+from ebpfmon.flow.scheduler import SystemClock
+from ebpfmon.kernel import attach, features
+from ebpfmon.kernel.attach import LoadOptions
+from ebpfmon.kernel.libbpf import Libbpf
+from ebpfmon.model import Harvest
+from tests.kernel.support import COUNTERS, Monitor, counted
+
+
+@contextmanager
+def storm(workload: Path, where: Path, seconds: int) -> Iterator[list[subprocess.Popen[str]]]:
+    """Two processes of two threads each that read as fast as they can, for so long."""
+    command = [str(workload), str(where), f"storm={seconds}", "workers=2"]
+    processes = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    try:
+        yield processes
+    finally:
+        for process in processes:
+            process.kill()
+            process.wait()
+            assert process.stdout
+            process.stdout.close()
+
+
+def reads_of(process: subprocess.Popen[str]) -> int:
+    """How often the storm says that it has read."""
+    assert process.stdout
+    return int(process.stdout.read())
+
+
+def test_a_hundred_swaps_under_a_storm_lose_nothing(workload: Path, tmp_path: Path) -> None:
+    probe = registry.discover().probes["process"]
+    harvests: list[Harvest] = []
+    with attach.load(probe, Libbpf(), features.look(), LoadOptions()) as loaded:
+        harvester = Harvester([loaded], SystemClock())
+        with storm(workload, tmp_path, 5) as processes:
+            while len(harvests) < 100 or any(p.poll() is None for p in processes):
+                harvests.append(harvester.harvest())
+            harvests.append(harvester.harvest())
+            done = {p.pid: reads_of(p) for p in processes}
+    rows = np.concatenate([h.tables["process"].rows for h in harvests])
+    for tgid, reads in done.items():
+        assert counted(rows, tgid)["read_calls"] == reads
+        assert counted(rows, tgid)["read_bytes"] == reads
+    for table in (h.tables["process"] for h in harvests):
+        assert {name: int(table.rows[name].sum()) for name in COUNTERS} == dict(table.totals)
+        assert table.overflow_calls == 0
+    assert sum(h.missed_runs for h in harvests) == 0
+
+
+@pytest.mark.timeout(180)
+def test_thirty_ticks_under_a_storm_lose_nothing(workload: Path, tmp_path: Path) -> None:
+    with Monitor() as monitor, storm(workload, tmp_path, 30) as processes:
+        first = len(monitor.snapshots)
+        done = {p.pid: reads_of(p) for p in processes}
+    assert len(monitor.snapshots) - first >= 30
+    for tgid, reads in done.items():
+        assert monitor.of(tgid)["read_calls"] == reads
+    charts = [{c.chart.id: c for c in s.charts} for s in monitor.snapshots]
+    shown = sum(c["ebpf.io"].values[0].delta for c in charts)
+    assert shown == charts[-1]["ebpf.io"].values[0].total >= sum(done.values())
+    assert sum(v.delta for c in charts for v in c["ebpfmon.lost"].values) == 0

@@ -1,0 +1,225 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* A known amount of work, for counting: workload DIR KEY=COUNT ...
+ *
+ * The plan (all keys but the four below) is done once by the main thread, or once by each of `workers` threads, or
+ * once by each of `children` forked processes. `storm=SECONDS` reads one byte at a time for so long, in as many
+ * `workers` threads, and prints how often. Linked statically, it makes no other file call than it is told to. */
+#define _GNU_SOURCE
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/openat2.h>
+#include <pthread.h>
+#include <sched.h>
+#include <signal.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <sys/uio.h>
+#include <sys/wait.h>
+#include <time.h>
+#include <unistd.h>
+
+static const char *dir;
+static char **plan;
+static volatile long storm_reads;
+
+static long wanted(const char *key)
+{
+	for (char **arg = plan; *arg; arg++)
+		if (!strncmp(*arg, key, strlen(key)) && (*arg)[strlen(key)] == '=')
+			return atol(*arg + strlen(key) + 1);
+	return 0;
+}
+
+static void must(int ok, const char *what)
+{
+	if (ok)
+		return;
+	perror(what);
+	_exit(1);
+}
+
+#define TIMES(key) for (long left = wanted(key); left > 0; left--)
+/* the call must return this; and where it must fail, with this errno */
+#define RETURNS(value, call) must((call) == (value), #call)
+#define FAILS(code, call) must((call) == -1 && errno == (code), #call)
+
+/* clone(2) with flags that the kernel refuses, of a thread and of a process */
+#define BAD_THREAD (CLONE_THREAD)
+#define BAD_PROCESS (CLONE_SIGHAND)
+
+static void *no_work(void *unused)
+{
+	return unused;
+}
+
+#ifdef __x86_64__
+/* a system call as 32-bit programs make it */
+static long compat(long nr, long a, long b, long c)
+{
+	long result;
+
+	__asm__ volatile("int $0x80" : "=a"(result) : "a"(nr), "b"(a), "c"(b), "d"(c) : "memory", "r8", "r9", "r10", "r11");
+	return result;
+}
+
+static void do_compat(void)
+{
+	char *low = mmap(0, 4096, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_32BIT, -1, 0);
+	int zero = open("/dev/zero", O_RDWR);
+
+	must(low != MAP_FAILED && zero >= 0, "compat");
+	TIMES("compat_read") RETURNS(17, compat(3, zero, (long)low, 17));
+	TIMES("compat_write") RETURNS(19, compat(4, zero, (long)low, 19));
+	TIMES("compat_open") {
+		strcpy(low, "/dev/null");
+		RETURNS(0, compat(6, compat(5, (long)low, O_RDONLY, 0), 0, 0));
+	}
+	close(zero);
+}
+#endif
+
+static void do_files(void)
+{
+	char path[4096], buffer[4096];
+	struct iovec two[2] = { { buffer, 100 }, { buffer + 100, 31 } };
+	struct open_how how = { .flags = O_RDONLY };
+	long id = syscall(SYS_gettid);
+	int null_r = open("/dev/null", O_RDONLY), null_w = open("/dev/null", O_WRONLY), zero = open("/dev/zero", O_RDWR);
+
+	must(null_r >= 0 && null_w >= 0 && zero >= 0, "open");
+	snprintf(path, sizeof(path), "%s/%ld", dir, id);
+#ifdef SYS_open
+	TIMES("open") RETURNS(0, close(syscall(SYS_open, "/dev/null", O_RDONLY)));
+	TIMES("creat") RETURNS(0, close(syscall(SYS_creat, "/dev/null", 0600)));
+#endif
+	TIMES("openat") RETURNS(0, close(syscall(SYS_openat, AT_FDCWD, "/dev/null", O_RDONLY)));
+	TIMES("openat2") RETURNS(0, close(syscall(SYS_openat2, AT_FDCWD, "/dev/null", &how, sizeof(how))));
+	TIMES("open_fail") FAILS(ENOENT, open("/nothing/here", O_RDONLY));
+	TIMES("close_fail") FAILS(EBADF, close(-1));
+	TIMES("close_range") RETURNS(0, syscall(SYS_close_range, 1000000, 1000001, 0));
+
+	TIMES("read") RETURNS(97, read(zero, buffer, 97));
+	TIMES("read_end") RETURNS(0, read(null_r, buffer, 4096));
+	TIMES("pread") RETURNS(89, pread(zero, buffer, 89, 0));
+	TIMES("readv") RETURNS(131, readv(zero, two, 2));
+	TIMES("preadv") RETURNS(131, preadv(zero, two, 2, 0));
+	TIMES("preadv2") RETURNS(131, preadv2(zero, two, 2, 0, 0));
+	TIMES("read_fail") FAILS(EBADF, read(null_w, buffer, 4096));
+	TIMES("write") RETURNS(83, write(null_w, buffer, 83));
+	TIMES("pwrite") RETURNS(79, pwrite(null_w, buffer, 79, 0));
+	TIMES("writev") RETURNS(131, writev(null_w, two, 2));
+	TIMES("pwritev") RETURNS(131, pwritev(null_w, two, 2, 0));
+	TIMES("pwritev2") RETURNS(131, pwritev2(null_w, two, 2, 0, 0));
+	TIMES("write_fail") FAILS(EBADF, write(null_r, buffer, 4096));
+
+	TIMES("unlink") {
+		RETURNS(0, mknod(path, S_IFREG | 0600, 0));
+		RETURNS(0, unlink(path));
+	}
+	TIMES("unlinkat") {
+		RETURNS(0, mknod(path, S_IFREG | 0600, 0));
+		RETURNS(0, unlinkat(AT_FDCWD, path, 0));
+	}
+	TIMES("unlink_fail") FAILS(ENOENT, unlink(path));
+	TIMES("rmdir") {
+		RETURNS(0, mkdir(path, 0700));
+		RETURNS(0, unlinkat(AT_FDCWD, path, AT_REMOVEDIR));
+	}
+	close(null_r);
+	close(null_w);
+	close(zero);
+}
+
+static void do_tasks(void)
+{
+	pthread_t thread;
+
+	TIMES("fork") {
+		pid_t child = fork();
+
+		if (!child)
+			_exit(0);
+		RETURNS(child, waitpid(child, 0, 0));
+	}
+	TIMES("thread") {
+		must(!pthread_create(&thread, 0, no_work, 0), "pthread_create");
+		must(!pthread_join(thread, 0), "pthread_join");
+	}
+	TIMES("thread_fail") FAILS(EINVAL, syscall(SYS_clone, BAD_THREAD, 0, 0, 0, 0));
+	TIMES("process_fail") FAILS(EINVAL, syscall(SYS_clone, BAD_PROCESS, 0, 0, 0, 0));
+	TIMES("thread3_fail") {
+		uint64_t args[8] = { BAD_THREAD };
+
+		FAILS(EINVAL, syscall(SYS_clone3, args, sizeof(args)));
+	}
+}
+
+static void *do_plan(void *unused)
+{
+	do_files();
+	do_tasks();
+#ifdef __x86_64__
+	if (wanted("compat_read") || wanted("compat_write") || wanted("compat_open"))
+		do_compat();
+#endif
+	return unused;
+}
+
+static void *do_storm(void *unused)
+{
+	struct timespec now, end;
+	int zero = open("/dev/zero", O_RDONLY);
+	long reads = 0;
+	char byte;
+
+	clock_gettime(CLOCK_MONOTONIC, &end);
+	end.tv_sec += wanted("storm");
+	do {
+		for (int i = 0; i < 1000; i++, reads++)
+			RETURNS(1, read(zero, &byte, 1));
+		clock_gettime(CLOCK_MONOTONIC, &now);
+	} while (now.tv_sec < end.tv_sec || (now.tv_sec == end.tv_sec && now.tv_nsec < end.tv_nsec));
+	__sync_fetch_and_add(&storm_reads, reads);
+	return unused;
+}
+
+int main(int argc, char **argv)
+{
+	long workers, children, running = 0;
+	pthread_t threads[256];
+
+	must(argc >= 2, "workload DIR KEY=COUNT ...");
+	dir = argv[1];
+	plan = argv + 2;
+	workers = wanted("workers");
+	children = wanted("children");
+	for (long i = 0; i < workers; i++)
+		must(!pthread_create(&threads[i], 0, wanted("storm") ? do_storm : do_plan, 0), "pthread_create");
+	for (long i = 0; i < workers; i++)
+		pthread_join(threads[i], 0);
+	for (; children > 0; children--) {
+		pid_t child = fork();
+
+		must(child >= 0, "fork");
+		if (!child) {
+			do_plan(0);
+			_exit(0);
+		}
+		if (++running >= 16) {
+			must(wait(0) > 0, "wait");
+			running--;
+		}
+	}
+	while (running-- > 0)
+		must(wait(0) > 0, "wait");
+	if (wanted("storm"))
+		dprintf(1, "%ld\n", storm_reads);
+	else if (!workers && !wanted("children"))
+		do_plan(0);
+	return 0;
+}
