@@ -28,7 +28,8 @@ from ebpfmon import (
 
 EBPFMON_API_VERSION = 1
 _STREAMS = {"stdout": 1, "stderr": 2}
-_LABEL, _NAME, _NUMBER = 34, 9, 10  # widths of the columns
+TASK_COMM_LEN = 16
+_LABEL, _NAME, _NUMBER = 34, 8, 9  # widths of the columns
 
 
 class LogSettings(SinkSettings, tag="log", frozen=True):
@@ -149,13 +150,20 @@ def _busiest(table: TableHarvest, snapshot: Snapshot, count: int) -> Iterator[st
     calls = [n for n in table.totals if n.endswith("_calls")]
     if not count or not calls:
         return
-    activity = np.sum([table.rows[n] for n in calls], axis=0)
-    for row in table.rows[np.argsort(activity)[::-1][:count]]:
-        did = [f"{n.replace('_', ' ')} {_scaled(int(row[n]) / snapshot.elapsed_s, n.endswith('_bytes'))}"
-               for n in table.totals if row[n]]  # fmt: skip
-        yield f"  {row['tgid']:>8} {_printable(row['comm']):16} {', '.join(did)}"
+    busiest = table.rows[np.argsort(np.sum([table.rows[n] for n in calls], axis=0))[::-1][:count]]
+    shown = [n for n in table.totals if n.endswith(("_calls", "_bytes")) and busiest[n].any()]
+    yield f"  {'PID':>8} {'COMMAND':{TASK_COMM_LEN}}" + "".join(f"  {_column(n):>{_NUMBER}}" for n in shown)
+    for row in busiest:
+        rates = [_scaled(int(row[n]) / snapshot.elapsed_s, n.endswith("_bytes")) if row[n] else "-" for n in shown]
+        numbers = "".join(f"  {rate:>{max(_NUMBER, len(_column(n)))}}" for n, rate in zip(shown, rates, strict=True))
+        yield f"  {row['tgid']:>8} {_printable(row['comm']):{TASK_COMM_LEN}}{numbers}"
     if table.overflow_calls:
         yield f"  {'overflow':>8} {table.overflow_calls} calls of processes that found no room in the table"
+
+
+def _column(field: str) -> str:
+    """The heading of a counter."""
+    return field.removesuffix("_calls").replace("_", " ")
 
 
 def _number(chart: ChartValues, value: Value, snapshot: Snapshot) -> str:

@@ -50,7 +50,7 @@ class LoadedProbe:
     """A probe in the kernel: its tables and the choices made. A context manager; closing twice is harmless."""
 
     def __init__(self, probe: Probe, obj: BpfObject, btf: Btf, choices: tuple[Choice, ...]) -> None:
-        self.probe, self._object, self.choices = probe, obj, choices
+        self.probe, self.object, self.choices = probe, obj, choices
         self._programs = sorted({p for c in choices if c.taken for p in c.taken.programs})
         self.interval = Interval(obj)
         self.tables = [Table(obj, btf, stem) for stem in find_tables(obj)]
@@ -65,11 +65,11 @@ class LoadedProbe:
 
     def close(self) -> None:
         """Detach and free, in reverse order."""
-        self._object.close()
+        self.object.close()
 
     def missed_runs(self) -> int:
         """Runs of the attached programs that the kernel left out, since the load."""
-        return self._object.missed_runs(self._programs)
+        return self.object.missed_runs(self._programs)
 
 
 def load(probe: Probe, libbpf: Libbpf, features: Features, options: LoadOptions) -> LoadedProbe:

@@ -139,3 +139,19 @@ def test_a_row_says_who_it_was_and_an_exec_begins_another() -> None:
     assert set(cat["uid"]) == {1234}
     ticks = int(Path("/proc/self/stat").read_text().rpartition(")")[2].split()[19])  # when we were started
     assert cat["start_ns"][0] / 1e9 >= ticks / os.sysconf("SC_CLK_TCK")
+
+
+def test_a_row_says_which_cgroup_it_was_in() -> None:
+    mounts = [line.split() for line in Path("/proc/self/mounts").read_text().splitlines()]
+    group = Path(next(m[1] for m in mounts if m[2] == "cgroup2")) / f"ebpfmon-test-{os.getpid()}"
+    group.mkdir()
+    try:
+        with Monitor() as monitor:
+            script = f"echo $$ > {group}/cgroup.procs; exec cat /dev/null"
+            with subprocess.Popen(["sh", "-c", script]) as process:
+                process.wait()
+        rows = monitor.rows()
+        cat = rows[(rows["tgid"] == process.pid) & (rows["comm"] == b"cat") & (rows["read_calls"] > 0)]
+        assert set(cat["cgroup_id"]) == {group.stat().st_ino}
+    finally:
+        group.rmdir()

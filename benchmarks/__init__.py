@@ -1,0 +1,1 @@
+"""What ebpfmon costs, measured: `make bench`."""

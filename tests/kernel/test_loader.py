@@ -1,0 +1,101 @@
+"""What the loader makes of objects that the kernel refuses, wholly or in part."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from ebpfmon import Probe
+from ebpfmon.compiler import compile_object
+from ebpfmon.errors import AttachError, ObjectError
+from ebpfmon.kernel import attach, features
+from ebpfmon.kernel.attach import LoadedProbe, LoadOptions
+from ebpfmon.kernel.libbpf import Libbpf
+
+BPF = Path(__file__).parents[2] / "bpf"
+HEAD = """
+#include "ebpfmon.bpf.h"
+struct strange_counters { __u64 calls; };
+PROCESS_TABLE(strange, 128);
+static __always_inline int count(void *unused)
+{
+	struct strange_slots to;
+
+	if (strange_slots(&to))
+		ADD(&to, calls, 1);
+	return 0;
+}
+static __always_inline int read_wildly(void *unused)
+{
+	return *(volatile int *)0x1234;
+}
+LICENSE("GPL");
+"""
+
+
+def strange(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, programs: str, package: str) -> LoadedProbe:
+    """Compile and load a probe as a stranger would write it."""
+    source, machine = tmp_path / "strange.bpf.c", os.uname().machine
+    source.write_text(HEAD + programs)
+    (tmp_path / package).mkdir()
+    (tmp_path / package / "__init__.py").touch()
+    compile_object(source, tmp_path / package / "objects" / machine / "strange.bpf.o", machine, BPF)
+    monkeypatch.syspath_prepend(tmp_path)
+    probe = Probe(name="strange", package=package, object="strange", charts=())
+    return attach.load(probe, Libbpf(), features.look(), LoadOptions())
+
+
+def test_a_program_that_the_verifier_refuses_gives_way_to_the_next(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    programs = """
+TRACEPOINT(exec, sched_process_exec, read_wildly)
+TRACEPOINT(exec, task_rename, count)
+TRACEPOINT(exec, no_such_tracepoint, count)
+"""
+    with strange(tmp_path, monkeypatch, programs, "gives_way") as loaded:
+        (choice,) = loaded.choices
+    assert choice.taken
+    assert choice.taken.target == "task_rename"
+    ((refused, reason),) = choice.refused
+    assert refused.target == "sched_process_exec"
+    assert "invalid mem access" in reason
+
+
+def test_a_verifier_error_is_told_in_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    programs = "TRACEPOINT(exec, sched_process_exec, read_wildly)"
+    with pytest.raises(AttachError) as caught:
+        strange(tmp_path, monkeypatch, programs, "refused")
+    assert str(caught.value).startswith("attach 'exec' for probe 'strange' at 'sched_process_exec': ")
+    assert "invalid mem access" in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_table_without_totals_is_not_ours(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    programs = """
+INTERVAL_TABLE(other_rows, struct process_key, struct strange_row, 64);
+static __always_inline int touch(void *unused)
+{
+	__u32 side = interval_side();
+
+	return bpf_map_lookup_elem(&other_rows, &side) ? count(0) : 0;
+}
+TRACEPOINT(exec, sched_process_exec, touch)
+"""
+    with pytest.raises(ObjectError, match="table 'other' has no per-CPU array 'other_totals'"):
+        strange(tmp_path, monkeypatch, programs, "no_totals")
+
+
+def test_a_file_that_is_no_object_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    broken = tmp_path / "broken" / "objects" / os.uname().machine
+    broken.mkdir(parents=True)
+    (tmp_path / "broken" / "__init__.py").touch()
+    probe = Probe(name="broken", package="broken", object="broken", charts=())
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(ObjectError, match=r"find the object of probe 'broken': no '.*broken\.bpf\.o'"):
+        attach.load(probe, Libbpf(), features.look(), LoadOptions())
+    (broken / "broken.bpf.o").write_bytes(b"not an ELF file")
+    with pytest.raises(ObjectError, match=r"open '.*broken\.bpf\.o'"):
+        attach.load(probe, Libbpf(), features.look(), LoadOptions())

@@ -1,0 +1,47 @@
+"""What this kernel should allow, it must allow: here nothing is skipped."""
+
+from __future__ import annotations
+
+import pytest
+
+from ebpfmon import LoadMode, Strategy, registry
+from ebpfmon.errors import AttachError
+from ebpfmon.kernel import attach, features
+from ebpfmon.kernel.attach import Choice, LoadOptions
+from ebpfmon.kernel.libbpf import Libbpf
+
+
+def choices(strategy: Strategy | None, mode: LoadMode = LoadMode.RETURN) -> tuple[Choice, ...]:
+    """How the process probe's events are seen."""
+    probe = registry.discover().probes["process"]
+    with attach.load(probe, Libbpf(), features.look(), LoadOptions(strategy=strategy, mode=mode)) as loaded:
+        return loaded.choices
+
+
+def test_tracepoints_see_every_event() -> None:
+    assert all(c.taken and c.taken.strategy is Strategy.TRACEPOINT for c in choices(Strategy.TRACEPOINT))
+
+
+def test_kprobes_see_every_event_where_the_kernel_has_kprobes() -> None:
+    if features.look().kprobes:
+        assert all(c.taken and c.taken.strategy is Strategy.KPROBE for c in choices(Strategy.KPROBE))
+    else:
+        with pytest.raises(AttachError, match=r"this kernel has no kprobes \(CONFIG_KPROBE_EVENTS\)"):
+            choices(Strategy.KPROBE)
+
+
+def test_trampolines_see_every_event_unless_the_kernel_refuses_them_as_such() -> None:
+    refused = ""
+    try:
+        found = choices(Strategy.TRAMPOLINE)
+    except AttachError as error:
+        found, refused = (), str(error)
+    assert bool(found) is not ("the kernel refuses trampoline programs" in refused)
+    assert all(c.taken and c.taken.strategy is Strategy.TRAMPOLINE for c in found)
+
+
+@pytest.mark.parametrize("mode", LoadMode)
+def test_left_to_itself_it_sees_every_event(mode: LoadMode) -> None:
+    found = choices(None, mode)
+    assert all(c.taken for c in found)
+    assert ("task_fail" in {c.event for c in found}) is (mode is LoadMode.RETURN)
