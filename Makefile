@@ -1,0 +1,37 @@
+# The front door. What a target needs is installed by tools/setup, which says so first.
+.PHONY: help run test lint bpf wheel bench clean ready-bpf ready-run ready-test
+.DEFAULT_GOAL := help
+PYTHON ?= python3
+export PYTHON
+
+help: ## list the targets
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/\1|\2/p' $(MAKEFILE_LIST) | while IFS='|' read -r target what; do \
+		printf 'make %-6s %s\n' "$$target" "$$what"; done
+
+run: ready-run ## install what is missing, then watch this machine; ARGS='--for 10 --json' and the like are handed on
+	@.venv/bin/ebpfmon run $(ARGS)
+
+test: lint ## install what is missing, then lint and test; ARGS='tests/unit -k word' goes to pytest
+	@.venv/bin/pytest $(ARGS)
+
+lint: ready-test ## ruff and mypy
+	@.venv/bin/ruff check --quiet
+	@.venv/bin/ruff format --check --quiet
+	@.venv/bin/mypy --no-error-summary
+
+bpf: ready-bpf ## compile the BPF programs that changed, for x86-64 and aarch64
+
+wheel: ready-run ## build the wheel into dist/
+	@rm -f dist/*.whl
+	@.venv/bin/pip -qq wheel --no-deps --wheel-dir dist .
+	@ls dist/*.whl
+
+bench: ready-test ## measure what ebpfmon costs on this machine; ARGS goes to benchmarks/
+	@.venv/bin/python -m benchmarks $(ARGS)
+
+clean: ## remove all that was built here, .venv too; Debian packages stay
+	@rm -rf .venv build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis plugins/*/objects
+	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+ready-bpf ready-run ready-test: ready-%:
+	@tools/setup $*
