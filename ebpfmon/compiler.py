@@ -36,7 +36,8 @@ def compile_object(source: Path, out: Path, machine: str, include: Path) -> None
     # the kernel's uapi headers for this machine's own compiler; of the architecture they say nothing that is used
     multiarch = sysconfig.get_config_var("MULTIARCH") or ""
     command = ["clang", *FLAGS, f"-D__TARGET_ARCH_{TARGETS[machine]}", f"-I{include}",
-               f"-I/usr/include/{multiarch}", "-c", str(source), "-o", str(out)]  # fmt: skip
+               f"-I/usr/include/{multiarch}", f"-fdebug-prefix-map={include.parent}=.",
+               "-fdebug-compilation-dir=.", "-c", str(source), "-o", str(out)]  # fmt: skip
     try:
         subprocess.run(command, check=True)
     except FileNotFoundError:

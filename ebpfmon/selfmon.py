@@ -11,6 +11,7 @@ from ebpfmon.flow.fanout import SinkTask
 from ebpfmon.model import Chart, Dimension, Harvest, Kind
 
 _FAMILY = "ebpfmon"
+_FIRST_PRIORITY = 145000  # after everything else
 _STATM = Path("/proc/self/statm")
 
 
@@ -23,37 +24,36 @@ class SelfMonitor:
 
     def __init__(self, tables: Iterable[str], sinks: Iterable[SinkTask]) -> None:
         self._tables, self._sinks = tuple(tables), tuple(sinks)
-        self._cpu_s = self._cpu()
+        self._cpu_ms = self._cpu()
         self._sent_before = {s.name: (0, 0, 0) for s in self._sinks}
 
     def charts(self) -> tuple[Chart, ...]:
         """What is published."""
 
-        def level(id_: str, title: str, units: str, order: int, *dimensions: Dimension) -> Chart:
-            return Chart(id=f"ebpfmon.{id_}", title=title, units=units, family=_FAMILY, kind=Kind.LEVEL,
-                         priority=145000 + order, dimensions=dimensions)  # fmt: skip
-
-        def counter(id_: str, title: str, units: str, order: int, *dimensions: Dimension) -> Chart:
-            return Chart(id=f"ebpfmon.{id_}", title=title, units=units, family=_FAMILY,
-                         priority=145000 + order, dimensions=dimensions)  # fmt: skip
-
         def each(names: Iterable[str], suffix: str) -> tuple[Dimension, ...]:
             return tuple(Dimension(n, n, (f"{n}.{suffix}",)) for n in names)
 
-        sinks = [s.name for s in self._sinks]
-        return (
-            level("harvest_time", "Time of a harvest", "milliseconds", 0, *_same("swap", "drain")),
-            level("rows", "Rows in a table", "rows", 1, *each(self._tables, "rows")),
-            level("table_occupancy", "Part of a table in use", "%", 2, *each(self._tables, "occupancy")),
-            counter("overflow", "Calls without a row", "calls/s", 3, *each(self._tables, "overflow")),
-            counter("lost", "Ticks left out, program runs left out", "events", 4, *_same("late_ticks", "missed_runs")),
-            counter("cpu", "CPU time of ebpfmon", "milliseconds/s", 5, *_same("user", "system")),
-            level("memory", "Resident memory of ebpfmon", "MB", 6, *_same("rss")),
-            counter("sinks_sent", "Snapshots sent", "snapshots", 7, *each(sinks, "sent")),
-            counter("sinks_dropped", "Snapshots lost by a full mailbox", "snapshots", 8, *each(sinks, "dropped")),
-            counter("sinks_errors", "Errors of sinks", "errors", 9, *each(sinks, "errors")),
-            level("sinks_queue", "Snapshots waiting", "snapshots", 10, *each(sinks, "queue")),
+        level, counter, sinks = Kind.LEVEL, Kind.COUNTER, [s.name for s in self._sinks]
+        charts = (
+            (level, "harvest_time", "Time of a harvest", "milliseconds", _same("swap", "drain")),
+            (level, "rows", "Rows in a table", "rows", each(self._tables, "rows")),
+            (level, "table_occupancy", "Part of a table in use", "%", each(self._tables, "occupancy")),
+            (counter, "overflow", "Calls without a row", "calls/s", each(self._tables, "overflow")),
+            (counter, "lost", "Ticks and program runs left out", "events", _same("late_ticks", "missed_runs")),
+            (counter, "cpu", "CPU time of ebpfmon", "milliseconds/s", _same("user", "system")),
+            (level, "memory", "Resident memory of ebpfmon", "MB", _same("rss")),
+            (counter, "sinks_sent", "Snapshots sent", "snapshots", each(sinks, "sent")),
+            (counter, "sinks_dropped", "Snapshots lost by a full mailbox", "snapshots", each(sinks, "dropped")),
+            (counter, "sinks_errors", "Errors of sinks", "errors", each(sinks, "errors")),
+            (level, "sinks_queue", "Snapshots waiting", "snapshots", each(sinks, "queue")),
         )
+        return tuple(
+            Chart(
+                id=f"ebpfmon.{id_}", title=title, units=units, family=_FAMILY, kind=kind, dimensions=dimensions,
+                priority=_FIRST_PRIORITY + order,
+            )
+            for order, (kind, id_, title, units, dimensions) in enumerate(charts)
+        )  # fmt: skip
 
     def fields(self, harvest: Harvest, late_ticks: int) -> dict[str, int | float]:
         """The values of this tick."""
@@ -68,10 +68,8 @@ class SelfMonitor:
             fields[f"{stem}.rows"] = len(table.rows)
             fields[f"{stem}.occupancy"] = round(100 * len(table.rows) / table.capacity, 1)
             fields[f"{stem}.overflow"] = table.overflow_calls
-        before, self._cpu_s = self._cpu_s, self._cpu()
-        fields["user"], fields["system"] = (
-            round((now - then) * 1000) for now, then in zip(self._cpu_s, before, strict=True)
-        )
+        before, self._cpu_ms = self._cpu_ms, self._cpu()
+        fields["user"], fields["system"] = self._cpu_ms[0] - before[0], self._cpu_ms[1] - before[1]
         for sink in self._sinks:
             now = (sink.statistics.sent, sink.statistics.dropped, sink.statistics.errors)
             for what, new, old in zip(("sent", "dropped", "errors"), now, self._sent_before[sink.name], strict=True):
@@ -81,6 +79,6 @@ class SelfMonitor:
         return fields
 
     @staticmethod
-    def _cpu() -> tuple[float, float]:
+    def _cpu() -> tuple[int, int]:
         usage = resource.getrusage(resource.RUSAGE_SELF)
-        return usage.ru_utime, usage.ru_stime
+        return int(usage.ru_utime * 1000), int(usage.ru_stime * 1000)

@@ -167,7 +167,7 @@ def _column(field: str) -> str:
 
 
 def _number(chart: ChartValues, value: Value, snapshot: Snapshot) -> str:
-    if chart.chart.kind is Kind.LEVEL:
+    if chart.chart.kind is Kind.LEVEL or not chart.chart.units.endswith("/s"):
         return f"{value.delta:g}"
     return _scaled(value.delta / snapshot.elapsed_s, chart.chart.units.startswith("bytes"))
 

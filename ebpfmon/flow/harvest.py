@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Mapping, Sequence
 from typing import Protocol
@@ -9,6 +10,8 @@ from typing import Protocol
 from ebpfmon.errors import KernelError
 from ebpfmon.flow.scheduler import Clock
 from ebpfmon.model import Harvest, TableHarvest
+
+log = logging.getLogger(__name__)
 
 
 class Interval(Protocol):
@@ -43,6 +46,7 @@ class Harvester:
         self._sources, self._clock = sources, clock
         self._flipped_ns = clock.monotonic_ns()
         self._missed = 0
+        self._complete = True
 
     def harvest(self) -> Harvest:
         """The interval since the last call. A table that cannot be read is left out, `complete` is False then."""
@@ -71,8 +75,13 @@ class Harvester:
             for table in source.tables:
                 try:
                     tables[table.stem] = table.drain(side)
-                except KernelError:
+                except KernelError as error:
+                    if self._complete:  # one line for each change of state
+                        log.warning("%s: its counts come with a later interval", error)
                     complete = False
+        if complete and not self._complete:
+            log.warning("all tables can be read again")
+        self._complete = complete
         return tables, complete
 
     def _newly_missed(self) -> int:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Mapping
 from concurrent.futures import Executor
 
@@ -12,8 +11,6 @@ from ebpfmon.flow.fanout import Fanout
 from ebpfmon.flow.harvest import Harvester
 from ebpfmon.model import Chart, ChartValues, Harvest, Snapshot
 from ebpfmon.selfmon import SelfMonitor
-
-log = logging.getLogger(__name__)
 
 
 class Pipeline:
@@ -31,15 +28,11 @@ class Pipeline:
         self._host, self._harvester, self._fanout, self._executor = host, harvester, fanout, executor
         self._accounts = {stem: Accounting(of_table) for stem, of_table in charts.items()}
         self._selfmon, self._self_account = selfmon, Accounting(selfmon.charts())
-        self._complete = True
 
     async def tick(self, late_ticks: int = 0) -> Snapshot:
         """Harvest the interval and publish it. The kernel's part, which waits, runs in the executor."""
         loop = asyncio.get_running_loop()
         harvest = await loop.run_in_executor(self._executor, self._harvester.harvest)
-        if harvest.complete is not self._complete:
-            self._complete = harvest.complete
-            log.warning("all tables can be read again" if harvest.complete else "a table could not be read")
         snapshot = self._account(harvest, late_ticks)
         self._fanout.publish(snapshot)
         return snapshot
