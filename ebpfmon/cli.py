@@ -30,10 +30,9 @@ DONE, FAILED, WRONG = 0, 1, 2
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; returns the exit status."""
-    given = _parser().parse_args(arguments)
-    logging.basicConfig(level=logging.INFO, format="ebpfmon: %(message)s", stream=sys.stderr)
     try:
-        status: int = given.command(given)
+        status = _main(arguments)
+        sys.stdout.flush()  # here, where a reader that has gone is no failure
     except SettingsError as error:
         return _complain(error, WRONG)
     except EbpfmonError as error:
@@ -41,6 +40,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # `ebpfmon check | head -1`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return DONE
+    return status
+
+
+def _main(arguments: Sequence[str] | None) -> int:
+    try:
+        given = _parser().parse_args(arguments)
+    except SystemExit as end:  # --help, --version, wrong arguments
+        return int(end.code or 0)
+    logging.basicConfig(level=logging.INFO, format="ebpfmon: %(message)s", stream=sys.stderr)
+    status: int = given.command(given)
     return status
 
 

@@ -64,7 +64,7 @@ def read(path: Path | None, registry: Registry, given: CommandLine = CommandLine
         raw = {}
     except (OSError, UnicodeDecodeError) as error:
         raise SettingsError(f"{source}: cannot be read: {error}") from None
-    except tomli.TOMLDecodeError as error:
+    except (ValueError, RecursionError) as error:
         raise SettingsError(f"{source}: not TOML: {error}") from None
     return check(raw, str(source), registry, given)
 
@@ -72,7 +72,7 @@ def read(path: Path | None, registry: Registry, given: CommandLine = CommandLine
 def check(raw: Mapping[str, Any], source: str, registry: Registry, given: CommandLine = CommandLine()) -> Settings:
     """Parsed TOML to settings. Raises SettingsError, naming `source`."""
     _known(raw, ("ebpfmon", "plugins", "sinks"), source, "")
-    sections = _typed(raw.get("plugins", {}), dict[str, dict[str, Any]], source, "plugins")
+    sections = _typed(raw.get("plugins", {}), dict[str, Any], source, "plugins")
     _known(sections, tuple(registry.probes), source, "plugins.")
     core = _typed(raw.get("ebpfmon", {}), dict[str, Any], source, "ebpfmon")
     _typed(core, Core, source, "ebpfmon")
@@ -104,7 +104,7 @@ def _sinks(raw: Mapping[str, Any], source: str, registry: Registry, json: bool) 
 
 def _sink(raw: dict[str, Any], source: str, where: str, registry: Registry) -> SinkSettings:
     kind = raw.get("type")
-    if kind not in registry.sinks:
+    if not isinstance(kind, str) or kind not in registry.sinks:
         given = f"'{kind}'" if kind else "none given"
         raise SettingsError(f"{source}: {where}.type: {given}: expected one of {_listed(registry.sinks)}")
     return _typed(raw, registry.sinks[kind], source, where)
@@ -132,7 +132,8 @@ def _explain(message: str, kind: object, where: str) -> str:
     if wrong:
         options = _options(kind, at.strip(".`"))
         return f"{key}: {wrong[1]}: expected one of {_listed(options)}"
-    return f"{key}: {said[0].lower()}{said[1:]}".replace("`", "")
+    said = said.replace("`", "").replace("object", "table")
+    return f"{key}: {said[0].lower()}{said[1:]}"
 
 
 def _options(kind: object, field: str) -> list[str]:
@@ -178,5 +179,5 @@ def _section(title: str, values: Mapping[str, Any]) -> Iterator[str]:
     yield title
     for key, value in values.items():
         # JSON's numbers, booleans, strings and lists of them are TOML's too
-        yield f"{key} = {msgspec.json.encode(value).decode()}"
+        yield f"{key} = {msgspec.json.encode(value).decode()}".replace("\x7f", "\\u007f")
     yield ""

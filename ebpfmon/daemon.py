@@ -99,7 +99,7 @@ async def run(
             delivering = group.create_task(_deliver(sinks, stop), name="sinks")
             try:
                 async for tick in ticks(settings.ebpfmon.interval, clock, stop):
-                    await pipeline.tick(tick.skipped)
+                    await pipeline.tick(tick.late_ticks)
                 await pipeline.tick()
             finally:
                 fanout.close()

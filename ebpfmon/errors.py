@@ -21,6 +21,9 @@ class EbpfmonError(Exception):
 class SettingsError(EbpfmonError):
     """A setting is wrong: names the source, the key path, and what was expected."""
 
+    def __init__(self, message: str) -> None:
+        super().__init__("".join(c if c.isprintable() else repr(c)[1:-1] for c in message))
+
 
 class PluginError(EbpfmonError):
     """A plugin is broken, or was written for another API version."""

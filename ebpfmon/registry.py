@@ -56,7 +56,7 @@ def discover(entry_points: Iterable[EntryPoint] | None = None) -> Registry:
         try:
             probes, sinks = _ask(entry_point)
             _add(registry, probes, sinks)
-        except Exception as error:  # whatever a stranger's code raises
+        except (Exception, SystemExit) as error:  # whatever a stranger's code raises
             reason = str(error) if isinstance(error, PluginError) else f"{type(error).__name__}: {error}"
             registry.plugins.append(Plugin(entry_point.name, *origin, error=reason))
         else:
@@ -87,11 +87,12 @@ def _ask(entry_point: EntryPoint) -> tuple[list[Probe], list[type[SinkSettings]]
 
 
 def _add(registry: Registry, probes: list[Probe], sinks: list[type[SinkSettings]]) -> None:
-    for probe in probes:
-        if probe.name in registry.probes:
-            raise PluginError(f"another plugin already brought a probe '{probe.name}'")
-    for sink in sinks:
-        if tag_of(sink) in registry.sinks:
-            raise PluginError(f"another plugin already brought a sink type '{tag_of(sink)}'")
+    for what, names, taken in (
+        ("probe", [p.name for p in probes], registry.probes),
+        ("sink type", [tag_of(s) for s in sinks], registry.sinks),
+    ):
+        for n, name in enumerate(names):
+            if name in taken or name in names[:n]:
+                raise PluginError(f"a plugin has already brought a {what} '{name}'")
     registry.probes.update({p.name: p for p in probes})
     registry.sinks.update({tag_of(s): s for s in sinks})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import socket
 import stat
 import time
 from collections.abc import Iterator, Sequence
@@ -28,6 +29,7 @@ from ebpfmon import (
 
 EBPFMON_API_VERSION = 1
 _STREAMS = {"stdout": 1, "stderr": 2}
+_APPEND = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC
 TASK_COMM_LEN = 16
 _LABEL, _NAME, _NUMBER = 34, 8, 9  # widths of the columns
 
@@ -53,76 +55,84 @@ def ebpfmon_register_sinks() -> Sequence[type[SinkSettings]]:
 
 
 class LogSink:
-    """Writes without ever blocking the event loop, and opens a file again that was rotated under it."""
+    """Writes without ever blocking the event loop. A regular file is opened for each snapshot, so that it may be
+    rotated at any time; a stream (terminal, pipe, socket) is kept open."""
 
     def __init__(self, settings: LogSettings) -> None:
         self._settings = settings
-        self._fd = -1
+        self._stream = -1
 
     async def __aenter__(self) -> Self:
-        self._fd = await asyncio.to_thread(self._open)
+        try:
+            self._stream = await asyncio.to_thread(self._open)
+        except OSError as error:
+            raise SinkError(f"open '{self._settings.path}': {error.strerror}") from error
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        if self._fd >= 0:
-            os.close(self._fd)
-            self._fd = -1
+        if self._stream >= 0:
+            os.close(self._stream)
 
     async def send(self, snapshot: Snapshot) -> None:
-        """Write one snapshot. Raises SinkError, or SinkGoneError if the reader of a pipe has gone."""
+        """Write one snapshot. Raises SinkError, or SinkGoneError if the reader of a stream has gone."""
         if self._settings.format == "json":
             data = msgspec.json.encode(to_json(snapshot)) + b"\n"
         else:
             data = "".join(f"{line}\n" for line in render(snapshot, self._settings.processes)).encode()
         try:
-            if self._settings.path in _STREAMS:
-                await self._write_stream(data)
+            if self._stream >= 0:
+                await _write_stream(self._stream, data)
             else:
-                await asyncio.to_thread(self._write_file, data)
+                await asyncio.to_thread(self._append, data)
         except BrokenPipeError:
             raise SinkGoneError(f"the reader of {self._settings.path} has gone") from None
         except OSError as error:
             raise SinkError(f"write '{self._settings.path}': {error.strerror}") from error
 
     def _open(self) -> int:
-        path = self._settings.path
-        try:
-            if path not in _STREAMS:
-                return os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o640)
-            stream = _STREAMS[path]
+        """A descriptor if it is a stream, -1 if it is a file that can be written."""
+        if self._settings.path in _STREAMS:
+            stream = _STREAMS[self._settings.path]
             mode = os.fstat(stream).st_mode
             if stat.S_ISFIFO(mode) or stat.S_ISCHR(mode):
                 # opened anew, as O_NONBLOCK on the stream itself would be set for the shell as well
                 with suppress(OSError):
                     return os.open(f"/proc/self/fd/{stream}", os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC)
             return os.dup(stream)
-        except OSError as error:
-            raise SinkError(f"open '{path}': {error.strerror}") from error
+        # O_NONBLOCK: a named pipe without a reader is refused (ENXIO), where it would keep the daemon waiting
+        fd = os.open(self._settings.path, _APPEND | os.O_NONBLOCK, 0o640)
+        if not stat.S_ISREG(os.fstat(fd).st_mode):
+            return fd
+        os.close(fd)
+        return -1
 
-    async def _write_stream(self, data: bytes) -> None:
-        loop = asyncio.get_running_loop()
-        while data:
-            try:
-                data = data[os.write(self._fd, data) :]
-            except BlockingIOError:
-                writable = asyncio.Event()
-                loop.add_writer(self._fd, writable.set)
-                try:
-                    await writable.wait()
-                finally:
-                    loop.remove_writer(self._fd)
+    def _append(self, data: bytes) -> None:
+        with open(os.open(self._settings.path, _APPEND, 0o640), "ab") as file:
+            file.write(data)
 
-    def _write_file(self, data: bytes) -> None:
+
+async def _write_stream(fd: int, data: bytes) -> None:
+    loop = asyncio.get_running_loop()
+    while data:
         try:
-            rotated = not os.path.samestat(os.stat(self._settings.path), os.fstat(self._fd))
-        except FileNotFoundError:
-            rotated = True
-        if rotated:
-            os.close(self._fd)
-            self._fd = -1
-            self._fd = self._open()
-        while data:
-            data = data[os.write(self._fd, data) :]
+            data = data[_write(fd, data) :]
+        except BlockingIOError:
+            writable = asyncio.Event()
+            loop.add_writer(fd, writable.set)
+            try:
+                await writable.wait()
+            finally:
+                loop.remove_writer(fd)
+
+
+def _write(fd: int, data: bytes) -> int:
+    if not stat.S_ISSOCK(os.fstat(fd).st_mode):
+        return os.write(fd, data)
+    end = socket.socket(fileno=fd)  # systemd's journal: shared, so that only this send() may not block
+    try:
+        return end.send(data, socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
+    finally:
+        end.detach()
 
 
 def render(snapshot: Snapshot, processes: int) -> Iterator[str]:
@@ -168,13 +178,13 @@ def _column(field: str) -> str:
 
 def _number(chart: ChartValues, value: Value, snapshot: Snapshot) -> str:
     if chart.chart.kind is Kind.LEVEL or not chart.chart.units.endswith("/s"):
-        return f"{value.delta:g}"
+        return str(value.delta) if isinstance(value.delta, int) else f"{value.delta:g}"
     return _scaled(value.delta / snapshot.elapsed_s, chart.chart.units.startswith("bytes"))
 
 
 def _scaled(rate: float, is_bytes: bool) -> str:
     if not is_bytes:
-        return f"{rate:.0f}"
+        return str(round(rate))
     for unit in ("B", "kB", "MB", "GB"):
         if abs(rate) < 999.5 or unit == "GB":
             break

@@ -6,10 +6,11 @@ import asyncio
 import logging
 import random
 from collections import deque
+from contextlib import AsyncExitStack
 from dataclasses import dataclass
 
 from ebpfmon.errors import EbpfmonError, SinkGoneError
-from ebpfmon.model import SinkSettings, Snapshot, tag_of
+from ebpfmon.model import Sink, SinkSettings, Snapshot, tag_of
 
 log = logging.getLogger(__name__)
 
@@ -49,19 +50,23 @@ class Mailbox:
         self._closed = True
         self._update()
 
-    async def first(self) -> Snapshot | None:
-        """The oldest snapshot, which stays until `done` is called; None when the mailbox is closed and empty."""
+    async def take(self) -> Snapshot | None:
+        """The oldest snapshot; None when the mailbox is closed and empty."""
         while not self._snapshots:
             if self._closed:
                 return None
             self._changed.clear()
             await self._changed.wait()
-        return self._snapshots[0]
+        snapshot = self._snapshots.popleft()
+        self._update()
+        return snapshot
 
-    def done(self, snapshot: Snapshot) -> None:
-        """It was delivered. It may have been pushed out in the meantime."""
-        if self._snapshots and self._snapshots[0] is snapshot:
-            self._snapshots.popleft()
+    def put_back(self, snapshot: Snapshot) -> None:
+        """It was taken but not delivered: it is the oldest again, and so lost if the mailbox is full by now."""
+        if len(self._snapshots) == self._size:
+            self._statistics.dropped += 1
+        else:
+            self._snapshots.appendleft(snapshot)
         self._update()
 
     @property
@@ -89,12 +94,10 @@ class SinkTask:
         """Until the mailbox is closed and empty, or the sink is gone for good."""
         while True:
             try:
-                async with self._settings.open() as sink:
-                    while snapshot := await self.mailbox.first():
-                        async with asyncio.timeout(self._settings.send_timeout_s):
-                            await sink.send(snapshot)
-                        self.mailbox.done(snapshot)
-                        self._succeeded()
+                async with AsyncExitStack() as stack:
+                    async with asyncio.timeout(self._settings.send_timeout_s):
+                        sink = await stack.enter_async_context(self._settings.open())
+                    await self._feed(sink)
                 return
             except SinkGoneError as gone:
                 log.info("sink '%s' has ended: %s", self.name, gone)
@@ -105,6 +108,16 @@ class SinkTask:
                     return
             await asyncio.sleep(self._delay_s * random.uniform(0.5, 1.5))
             self._delay_s = min(self._delay_s * 2, LAST_DELAY_S)
+
+    async def _feed(self, sink: Sink) -> None:
+        while snapshot := await self.mailbox.take():
+            try:
+                async with asyncio.timeout(self._settings.send_timeout_s):
+                    await sink.send(snapshot)
+            except BaseException:
+                self.mailbox.put_back(snapshot)
+                raise
+            self._succeeded()
 
     def _succeeded(self) -> None:
         self.statistics.sent += 1
@@ -118,6 +131,8 @@ class SinkTask:
         if not self._failing:  # one line for each change of state
             self._failing = True
             why = str(error) if isinstance(error, EbpfmonError) else f"{type(error).__name__}: {error}"
+            if isinstance(error, TimeoutError):
+                why = f"it took longer than {self._settings.send_timeout_s} s"
             log.warning("sink '%s' does not work, it will be tried again: %s", self.name, why)
 
 

@@ -6,8 +6,11 @@ import asyncio
 import math
 import time
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
+
+LATE_S = 0.1
+"""A tick that comes later than that is a late one."""
 
 
 class Clock(Protocol):
@@ -45,10 +48,17 @@ class SystemClock:
 
 @dataclass(frozen=True, slots=True)
 class Tick:
-    """`due_s` is the whole second (since the epoch) it was due; `skipped` the ticks left out before it."""
+    """`due_s` is the whole second (since the epoch) it was due, `skipped` the ticks left out before it, `late_s` how
+    long after its second it comes."""
 
     due_s: int
     skipped: int
+    late_s: float = field(default=0.0, compare=False)
+
+    @property
+    def late_ticks(self) -> int:
+        """Ticks that came late or not at all."""
+        return self.skipped + (self.late_s > LATE_S)
 
 
 async def ticks(interval_s: int, clock: Clock, stop: asyncio.Event) -> AsyncIterator[Tick]:
@@ -58,7 +68,7 @@ async def ticks(interval_s: int, clock: Clock, stop: asyncio.Event) -> AsyncIter
     is set back, ticks go on from its new time.
     """
     last = math.floor(clock.time() / interval_s)
-    ticked_ns: int | None = None
+    last_due_ns: int | None = None
     while not stop.is_set():
         now = clock.time()
         current = math.floor(now / interval_s)
@@ -69,7 +79,7 @@ async def ticks(interval_s: int, clock: Clock, stop: asyncio.Event) -> AsyncIter
             await clock.wait((last + 1) * interval_s - now, stop)
             continue
         # by the monotonic clock, as a clock that was set forward has skipped no tick
-        now_ns = clock.monotonic_ns()
-        passed = 1 if ticked_ns is None else round((now_ns - ticked_ns) / (interval_s * 1_000_000_000))
-        last, ticked_ns = current, now_ns
-        yield Tick(current * interval_s, max(passed - 1, 0))
+        due_ns = clock.monotonic_ns() - int((now - current * interval_s) * 1e9)
+        passed = 1 if last_due_ns is None else round((due_ns - last_due_ns) / (interval_s * 1_000_000_000))
+        last, last_due_ns = current, due_ns
+        yield Tick(current * interval_s, max(passed - 1, 0), now - current * interval_s)

@@ -6,6 +6,8 @@ The format: Documentation/bpf/btf.rst in the kernel's sources.
 from __future__ import annotations
 
 import struct
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -30,18 +32,27 @@ class _Type:
     extra: bytes
 
 
+@contextmanager
+def _understood() -> Iterator[None]:
+    try:
+        yield
+    except (struct.error, ValueError, LookupError, TypeError, OverflowError, RecursionError) as error:
+        raise ObjectError(f"read BTF: not understood ({error}): build the object again") from error
+
+
 class Btf:
     """The types of one object. `raw` is the contents of its .BTF section. Raises ObjectError if it is not one."""
 
     def __init__(self, raw: bytes) -> None:
-        try:
+        with _understood():
             magic, _, _, header, types_at, types_size, strings_at, strings_size = _HEADER.unpack_from(raw)
             if magic != 0xEB9F:
                 raise ValueError(f"magic {magic:#x}")
             self._strings = raw[header + strings_at :][:strings_size]
-            self._types = self._parse(raw[header + types_at :][:types_size])
-        except (struct.error, ValueError, KeyError) as error:
-            raise ObjectError(f"read BTF: not understood ({error}): build the object again") from error
+            types = raw[header + types_at :][:types_size]
+            if (len(types), len(self._strings)) != (types_size, strings_size):
+                raise ValueError("cut short")
+            self._types = self._parse(types)
 
     def _parse(self, raw: bytes) -> list[_Type]:
         types, at = [_Type(0, "void", 0, b"")], 0
@@ -56,26 +67,30 @@ class Btf:
     def dtype(self, type_id: int) -> np.dtype:
         """The numpy dtype of a C struct: nested structs are flattened, names kept, char arrays are bytes."""
         fields: dict[str, tuple[str, int]] = {}
-        self._flatten(type_id, 0, fields)
-        names = list(fields)
-        return np.dtype(
-            {"names": names, "formats": [fields[n][0] for n in names],
-             "offsets": [fields[n][1] for n in names], "itemsize": self._resolve(type_id).size_or_type}
-        )  # fmt: skip
+        with _understood():
+            self._flatten(type_id, 0, fields)
+            names = list(fields)
+            return np.dtype(
+                {"names": names, "formats": [fields[n][0] for n in names],
+                 "offsets": [fields[n][1] for n in names], "itemsize": self._resolve(type_id).size_or_type}
+            )  # fmt: skip
 
     def variables(self, section: str) -> dict[str, tuple[int, int]]:
         """name -> (offset, size in bytes) of a data section's variables, such as `.rodata`."""
-        for found in self._types:
-            if found.kind == DATASEC and found.name == section:
-                entries = struct.iter_unpack("<III", found.extra)
-                return {self._types[var].name: (offset, size) for var, offset, size in entries}
+        with _understood():
+            for found in self._types:
+                if found.kind == DATASEC and found.name == section:
+                    entries = struct.iter_unpack("<III", found.extra)
+                    return {self._types[var].name: (offset, size) for var, offset, size in entries}
         return {}
 
     def _resolve(self, type_id: int) -> _Type:
         found = self._types[type_id]
-        while found.kind in _MODIFIERS:
+        for _ in self._types:
+            if found.kind not in _MODIFIERS:
+                return found
             found = self._types[found.size_or_type]
-        return found
+        raise ValueError(f"type {type_id} stands for itself")
 
     def _flatten(self, type_id: int, base: int, fields: dict[str, tuple[str, int]]) -> None:
         found = self._resolve(type_id)

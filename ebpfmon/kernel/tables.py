@@ -46,9 +46,10 @@ class Interval:
 
     def flip(self) -> int:
         """From now on programs write to the other side; returns the one they leave."""
-        left, self.side = self.side, 1 - self.side
-        zero, side = ctypes.c_uint32(0), ctypes.c_uint32(self.side)
+        left, other = self.side, 1 - self.side
+        zero, side = ctypes.c_uint32(0), ctypes.c_uint32(other)
         check(self._lib.bpf_map_update_elem(self._fd, ctypes.byref(zero), ctypes.byref(side), 0), "flip the interval")
+        self.side = other
         return left
 
 

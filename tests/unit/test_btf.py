@@ -1,0 +1,189 @@
+"""C structs become numpy dtypes; what is no BTF is an ObjectError and nothing else."""
+
+from __future__ import annotations
+
+import struct
+from contextlib import suppress
+from pathlib import Path
+
+import numpy as np
+import pytest
+from ebpfmon_process import CHARTS
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ebpfmon.errors import ObjectError
+from ebpfmon.kernel import btf
+from ebpfmon.kernel.btf import Btf
+
+OBJECTS = sorted((Path(__file__).parents[2] / "plugins/ebpfmon_process/objects").glob("*/process.bpf.o"))
+
+
+def elf_section(path: Path, wanted: bytes) -> bytes:
+    """A section of a 64-bit little-endian ELF file."""
+    raw = path.read_bytes()
+    at, size, count, names = struct.unpack_from("<Q10xHHH", raw, 0x28)
+    headers = [struct.unpack_from("<I20xQQ", raw, at + n * size) for n in range(count)]
+    strings = raw[headers[names][1] :]
+    return next(raw[o : o + n] for name, o, n in headers if strings[name:].split(b"\0", 1)[0] == wanted)
+
+
+def fields(dtype: np.dtype) -> dict[str, tuple[str, int]]:
+    """name -> (numpy's letter for its type, offset)."""
+    assert dtype.fields
+    return {name: (of.str, at) for name, (of, at, *_) in dtype.fields.items()}
+
+
+def id_of(types: Btf, name: str) -> int:
+    return next(n for n, t in enumerate(types._types) if t.name == name and t.kind == btf.STRUCT)
+
+
+class Blob:
+    """BTF made by hand: each call of `add` is one type, numbered from 1."""
+
+    def __init__(self) -> None:
+        self.types, self.strings = b"", b"\0"
+
+    def name(self, text: str) -> int:
+        self.strings += text.encode() + b"\0"
+        return len(self.strings) - len(text) - 1
+
+    def add(self, kind: int, name: str, size: int, *extra: int, members: int = 0) -> None:
+        self.types += struct.pack("<III", self.name(name), kind << 24 | members, size)
+        self.types += struct.pack(f"<{len(extra)}I", *extra)
+
+    def struct(self, name: str, size: int, *fields: tuple[str, int, int]) -> None:
+        """Fields are (name, type, offset in bytes)."""
+        extra = [n for field, type_id, offset in fields for n in (self.name(field), type_id, offset * 8)]
+        self.add(btf.STRUCT, name, size, *extra, members=len(fields))
+
+    def raw(self) -> bytes:
+        types, strings = len(self.types), len(self.strings)
+        return struct.pack("<HBBIIIII", 0xEB9F, 1, 0, 24, 0, types, types, strings) + self.types + self.strings
+
+
+def sample() -> Blob:
+    """1 int, 2 u64, 3 char, 4 char[7], 5 typedef of 2, 6 struct inner, 7 struct outer, 8 const 7, 9 pointer, 10 float,
+    11 a variable, 12 its section."""
+    blob = Blob()
+    blob.add(btf.INT, "int", 4, 1 << 24 | 32)
+    blob.add(btf.INT, "u64", 8, 64)
+    blob.add(btf.INT, "char", 1, 8)
+    blob.add(btf.ARRAY, "", 0, 3, 1, 7)
+    blob.add(btf.TYPEDEF, "counter", 2)
+    blob.struct("inner", 16, ("calls", 5, 0), ("who", 4, 8))
+    blob.struct("outer", 24, ("delta", 1, 0), ("n", 6, 8))
+    blob.add(btf.CONST, "", 7)
+    blob.add(btf.PTR, "", 7)
+    blob.add(btf.FLOAT, "double", 8)
+    blob.add(btf.VAR, "cfg", 1, 1)
+    blob.add(btf.DATASEC, ".rodata", 4, 11, 0, 4, members=1)
+    return blob
+
+
+SAMPLE = sample().raw()
+
+
+def read_all(raw: bytes) -> None:
+    """Everything that can be asked of BTF, where a refusal must be an ObjectError."""
+    try:
+        types = Btf(raw)
+        types.variables(".rodata")
+    except ObjectError:
+        return
+    for type_id in range(len(types._types) + 2):
+        with suppress(ObjectError):
+            assert isinstance(types.dtype(type_id), np.dtype)
+
+
+@pytest.mark.parametrize("path", OBJECTS, ids=lambda p: p.parent.name)
+def test_the_rows_of_the_process_probe_are_what_its_c_file_says(path: Path) -> None:
+    types = Btf(elf_section(path, b".BTF"))
+    key, row, totals = (types.dtype(id_of(types, f"process_{n}")) for n in ("key", "row", "totals"))
+    assert fields(key) == {"start_ns": ("<u8", 0), "tgid": ("<u4", 8), "exec_id": ("<u4", 12)}
+    *counters, last = fields(totals)
+    assert last == "overflow"
+    who = {"cgroup_id": ("<u8", 0), "parent_tgid": ("<u4", 8), "uid": ("<u4", 12), "comm": ("|S16", 16)}
+    assert fields(row) == who | {name: ("<u8", 32 + 8 * n) for n, name in enumerate(counters)}
+    assert (key.itemsize, row.itemsize, totals.itemsize) == (16, 32 + 8 * len(counters), 8 * len(counters) + 8)
+    assert {f for c in CHARTS for d in c.dimensions for f in (*d.plus, *d.minus)} <= set(counters)
+
+
+@pytest.mark.parametrize("path", OBJECTS, ids=lambda p: p.parent.name)
+def test_the_knobs_of_the_process_probe_are_found(path: Path) -> None:
+    knobs = Btf(elf_section(path, b".BTF")).variables(".rodata")
+    assert {"cfg_rows": 4, "cfg_return": 4, "file_open__tracepoint__sys_exit": 1}.items() <= {
+        name: size for name, (_, size) in knobs.items()
+    }.items()
+
+
+def test_both_architectures_have_an_object_to_read() -> None:
+    assert [p.parent.name for p in OBJECTS] == ["aarch64", "x86_64"]
+
+
+@pytest.mark.parametrize("type_id", [7, 8])
+def test_nested_structs_are_flattened_with_signs_offsets_and_the_size_in_c(type_id: int) -> None:
+    dtype = Btf(SAMPLE).dtype(type_id)
+    assert fields(dtype) == {"delta": ("<i4", 0), "calls": ("<u8", 8), "who": ("|S7", 16)}
+    assert dtype.itemsize == 24
+
+
+def test_variables_have_their_place_and_a_section_that_is_not_there_has_none() -> None:
+    assert Btf(SAMPLE).variables(".rodata") == {"cfg": (0, 4)}
+    assert Btf(SAMPLE).variables(".data") == {}
+
+
+@pytest.mark.parametrize(
+    ("members", "said"),
+    [
+        ([("x", 9, 0)], "field 's.x' is neither"),
+        ([("x", 10, 0)], "field 's.x' is neither"),
+        ([("x", 2, 0), ("x", 2, 8)], "the field 'x' twice"),
+        ([("calls", 2, 0), ("n", 6, 8)], "the field 'calls' twice"),
+        ([("x", 99, 0)], "read BTF"),
+        ([("x", 13, 0)], "read BTF"),  # itself
+        ([("x", 2, 100)], "read BTF"),  # beyond its end
+    ],
+)
+def test_a_struct_that_can_be_no_row_is_refused(members: list[tuple[str, int, int]], said: str) -> None:
+    blob = sample()
+    blob.struct("s", 24, *members)
+    types = Btf(blob.raw())
+    with pytest.raises(ObjectError, match=said):
+        types.dtype(13)
+
+
+@pytest.mark.parametrize("type_id", [0, 1, 4, 9, 99])
+def test_what_is_no_struct_is_no_row(type_id: int) -> None:
+    with pytest.raises(ObjectError):
+        Btf(SAMPLE).dtype(type_id)
+
+
+@pytest.mark.timeout(5)
+def test_types_that_stand_for_each_other_in_a_circle_are_refused() -> None:
+    blob = sample()
+    blob.add(btf.TYPEDEF, "a", 14)
+    blob.add(btf.CONST, "", 13)
+    with pytest.raises(ObjectError):
+        Btf(blob.raw()).dtype(13)
+
+
+@given(st.binary(max_size=80))
+def test_bytes_that_are_no_btf_are_refused(raw: bytes) -> None:
+    with pytest.raises(ObjectError):
+        Btf(raw)
+
+
+@pytest.mark.parametrize("size", range(len(SAMPLE)))
+def test_btf_that_was_cut_short_is_refused(size: int) -> None:
+    with pytest.raises(ObjectError):
+        Btf(SAMPLE[:size])
+
+
+@pytest.mark.timeout(20)
+@given(st.lists(st.tuples(st.integers(0, len(SAMPLE) - 1), st.integers(0, 255)), max_size=4))
+def test_damaged_btf_is_understood_or_is_an_object_error(damage: list[tuple[int, int]]) -> None:
+    raw = bytearray(SAMPLE)
+    for at, byte in damage:
+        raw[at] = byte
+    read_all(bytes(raw))

@@ -1,0 +1,203 @@
+"""The command line: exit statuses, and one line on stderr that says what is wrong."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+import ebpfmon
+from ebpfmon import cli, config, registry
+from ebpfmon.config import Settings
+from ebpfmon.errors import EbpfmonError, KernelError
+from ebpfmon.kernel import features
+from tests.unit.support import FakeEntryPoint, plugin
+
+Outcome = tuple[int, str, str]
+Run = Callable[..., Outcome]
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Run:
+    """Runs a command: (exit status, stdout, stderr). No settings of this machine are read."""
+    monkeypatch.setattr(config, "DEFAULT_PATH", tmp_path / "default.toml")
+
+    def command(*arguments: str) -> Outcome:
+        try:
+            status = cli.main(arguments)
+        except SystemExit as end:
+            status = int(end.code or 0)
+        return (status, *capsys.readouterr())
+
+    return command
+
+
+def replace_daemon(monkeypatch: pytest.MonkeyPatch, act: Callable[[asyncio.Event], object]) -> list[Settings]:
+    """A daemon that only does this, then waits for its end; the settings it was given."""
+    given: list[Settings] = []
+
+    async def fake(settings: Settings, found: registry.Registry, stop: asyncio.Event) -> None:
+        given.append(settings)
+        act(stop)
+        async with asyncio.timeout(5):
+            await stop.wait()
+
+    monkeypatch.setattr("ebpfmon.daemon.run", fake)
+    return given
+
+
+def fail_with(error: BaseException) -> Callable[[asyncio.Event], object]:
+    def act(_: asyncio.Event) -> None:
+        raise error
+
+    return act
+
+
+def test_the_version_is_told(run: Run) -> None:
+    assert run("--version") == (0, f"ebpfmon {ebpfmon.__version__}\n", "")
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [[], ["rnu"], ["run", "--for", "0"], ["run", "--for", "nan"], ["run", "--for", "inf"], ["run", "--for", "x"],
+     ["run", "--load-mode", "all"], ["run", "--attach", "luck"], ["run", "--interval", "x"], ["config"]],
+    ids=" ".join,
+)  # fmt: skip
+def test_wrong_arguments_end_with_2(run: Run, arguments: list[str]) -> None:
+    status, out, err = run(*arguments)
+    assert (status, out) == (2, "")
+    assert "Traceback" not in err
+
+
+@pytest.mark.parametrize("command", [["run"], ["check"], ["config", "show"], ["config", "check"]], ids=" ".join)
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("[ebpfmon]\nintervall = 1", "ebpfmon.intervall: no such setting: did you mean 'interval'?"),
+        ('[ebpfmon]\ninterval = "1"', "ebpfmon.interval: expected int, got str"),
+        ("[ebpfmon]\ninterval = 0", "ebpfmon.interval: expected int >= 1"),
+        ('[[sinks]]\ntype = "log"\n[[sinks]]\ntype = "log"', "sinks[1].name: 'log' is taken"),
+        ("[ebpfmon", "not TOML: "),
+        (None, "no such file"),
+    ],
+    ids=["unknown key", "type", "value", "sink name", "not TOML", "missing"],
+)
+def test_wrong_settings_end_with_2_and_a_line_that_names_file_key_and_expectation(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: list[str], text: str | None, said: str
+) -> None:
+    monkeypatch.setattr("ebpfmon.kernel.libbpf.Libbpf.__init__", fail_with(AssertionError("something was loaded")))
+    path = tmp_path / "e.toml"
+    if text is not None:
+        path.write_text(text)
+    status, out, err = run(*command, "--config", str(path))
+    assert (status, out) == (2, "")
+    assert err.startswith(f"ebpfmon: {path}: {said}")
+    assert err.count("\n") == 1
+
+
+def test_a_wrong_interval_on_the_command_line_is_called_so(run: Run) -> None:
+    assert run("run", "--interval", "0") == (2, "", "ebpfmon: command line: ebpfmon.interval: expected int >= 1\n")
+
+
+@pytest.mark.parametrize("root", [True, False])
+def test_without_capabilities_the_daemon_ends_with_1_and_a_line_that_says_what_is_missing(
+    run: Run, monkeypatch: pytest.MonkeyPatch, root: bool
+) -> None:
+    bare = replace(features.look(), capabilities=(), root=root)
+    monkeypatch.setattr(features, "look", lambda: bare)
+    status, out, err = run("run", "--for", "5")
+    assert (status, out) == (1, "")
+    assert err.startswith("ebpfmon: load eBPF programs: not permitted: ")
+    assert err.count("\n") == 1
+
+
+def test_check_without_capabilities_says_that_no_event_can_be_seen(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    bare = replace(features.look(), capabilities=())
+    monkeypatch.setattr(features, "look", lambda: bare)
+    status, out, _ = run("check")
+    assert status == 2
+    assert "error" in out
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        KernelError("no"),
+        ExceptionGroup("tasks", [KernelError("no")]),
+        ExceptionGroup("tasks", [ExceptionGroup("more", [EbpfmonError("no")]), KernelError("too")]),
+    ],
+    ids=["alone", "of a task", "of two tasks"],
+)
+def test_an_error_of_the_daemon_is_one_line_and_status_1(
+    run: Run, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    replace_daemon(monkeypatch, fail_with(error))
+    assert run("run") == (1, "", "ebpfmon: no\n")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_the_daemon_with_0(run: Run, monkeypatch: pytest.MonkeyPatch, number: signal.Signals) -> None:
+    replace_daemon(monkeypatch, lambda _: os.kill(os.getpid(), number))
+    assert run("run") == (0, "", "")
+
+
+def test_the_daemon_ends_by_itself_after_its_time_with_0(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    replace_daemon(monkeypatch, lambda _: None)
+    assert run("run", "--for", "0.01") == (0, "", "")
+
+
+def test_options_are_settings(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    given = replace_daemon(monkeypatch, lambda stop: stop.set())
+    assert run("run", "--interval", "7", "--load-mode", "return", "--attach", "kprobe", "--json") == (0, "", "")
+    assert given[0].ebpfmon == config.Core(interval=7, load_mode=ebpfmon.LoadMode.RETURN, attach="kprobe")
+    assert [s.name for s in given[0].sinks] == ["json"]
+
+
+def test_config_check_tells_a_right_file_from_one_that_is_not_there(run: Run, tmp_path: Path) -> None:
+    assert run("config", "check") == (0, f"{tmp_path}/default.toml: not there, the defaults hold\n", "")
+    (tmp_path / "default.toml").write_text("[ebpfmon]\ninterval = 3\n")
+    assert run("config", "check") == (0, f"{tmp_path}/default.toml: right\n", "")
+
+
+def test_the_settings_that_are_shown_are_a_file_that_says_the_same(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "default.toml").write_text("[ebpfmon]\ninterval = 3\n[plugins.process]\ntable_size = 99\n")
+    status, shown, _ = run("config", "show")
+    assert status == 0
+    assert {"interval = 3", "table_size = 99", 'load_mode = "entry"'} <= set(shown.splitlines())
+    (tmp_path / "shown.toml").write_text(shown)
+    assert run("config", "show", "--config", str(tmp_path / "shown.toml")) == (0, shown, "")
+
+
+def test_plugins_are_listed_and_one_that_is_left_out_makes_the_status_1(
+    run: Run, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    status, out, _ = run("plugins")
+    assert status == 0
+    assert sorted(line.split("0.1.0")[1].strip() for line in out.splitlines()) == ["probe process", "sink log"]
+    real, broken = registry.discover, [FakeEntryPoint("bad", plugin(version=7))]
+    monkeypatch.setattr(registry, "discover", lambda: real(broken))
+    status, out, _ = run("plugins")
+    assert (status, out.count("\n")) == (1, 1)
+    assert "left out: it was written for API version 7" in out
+    with caplog.at_level(logging.WARNING):
+        run("config", "check")
+    assert "plugin 'bad' is left out" in caplog.text
+
+
+@pytest.mark.parametrize("arguments", [["plugins"], ["config", "show"], ["--version"]], ids=" ".join)
+def test_a_reader_of_stdout_that_has_gone_is_no_failure(arguments: list[str]) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    command = [sys.executable, "-m", "ebpfmon", *arguments]
+    buffered = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    done = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, timeout=30, check=False, env=buffered)
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (0, b"")

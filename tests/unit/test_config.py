@@ -1,0 +1,180 @@
+"""Settings are right, or one line says which file, which key, and what was expected."""
+
+from __future__ import annotations
+
+import datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tomli
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from ebpfmon import LoadMode, SettingsError, Strategy, config
+from ebpfmon.config import CommandLine, Settings, check, read, to_toml
+from ebpfmon.registry import discover
+from ebpfmon_sinks.log import LogSettings
+
+FOUND = discover()
+SCALARS = (
+    st.booleans() | st.integers() | st.floats() | st.text(st.characters(exclude_categories=["Cs"]), max_size=8)
+    | st.datetimes() | st.dates() | st.times() | st.sampled_from(["log", "text", "entry", "auto", "stdout"])
+)  # fmt: skip
+KEYS = st.text(st.characters(exclude_categories=["Cs"]), max_size=6) | st.sampled_from(
+    ["ebpfmon", "interval", "load_mode", "attach", "plugins", "process", "enabled", "table_size", "type", "name",
+     "sinks", "format", "path", "processes"]
+)  # fmt: skip
+TOML = st.recursive(
+    SCALARS, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(KEYS, inner, max_size=3), max_leaves=6
+)
+
+
+def section(*keys: str) -> st.SearchStrategy[Any]:
+    """A table with these keys, each of any value, or anything else."""
+    return TOML | st.fixed_dictionaries({}, optional=dict.fromkeys(keys, TOML))
+
+
+TREES = st.fixed_dictionaries(
+    {},
+    optional={
+        "ebpfmon": section("interval", "load_mode", "attach", "x"),
+        "plugins": section("process", "x") | st.fixed_dictionaries({"process": section("enabled", "table_size")}),
+        "sinks": TOML | st.lists(section("type", "name", "format", "path", "processes"), max_size=3),
+    },
+) | st.dictionaries(KEYS, TOML, max_size=3)  # fmt: skip
+
+
+def error_of(text: str, tmp_path: Path) -> str:
+    """What is said of a file with this text; the file's name left out."""
+    path = tmp_path / "e.toml"
+    path.write_text(text, encoding="utf-8")
+    with pytest.raises(SettingsError) as caught:
+        read(path, FOUND)
+    message = str(caught.value)
+    assert message.startswith(f"{path}: ")
+    assert message.isprintable(), "it is not one line"
+    return message.removeprefix(f"{path}: ")
+
+
+@given(TREES)
+@example({"sinks": [{"type": ["log"]}]})
+@example({"sinks": [{"type": "a\nb"}]})
+@example({"ebpfmon": {"a\nb": 1}})
+@example({"ebpfmon": {"": 1}})
+@example({"ebpfmon": {"interval": 10**400}})
+@example({"ebpfmon": {"interval": datetime.date(2020, 1, 1)}})
+def test_any_tree_of_values_is_settings_or_an_error_of_one_line(tree: dict[str, Any]) -> None:
+    try:
+        found: object = check(tree, "e.toml", FOUND)
+    except SettingsError as error:
+        message = str(error)
+        assert message.startswith("e.toml: ")
+        assert len(message.splitlines()) == 1
+    else:
+        assert isinstance(found, Settings)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("[ebpfmon]\nintervall = 1", "ebpfmon.intervall: no such setting: did you mean 'interval'?"),
+        ("[ebpfmon]\nxyz = 1", "ebpfmon.xyz: no such setting: expected one of attach, interval, load_mode"),
+        ("[ebpfmn]", "ebpfmn: no such setting: did you mean 'ebpfmon'?"),
+        ("[plugins.proces]", "plugins.proces: no such setting: did you mean 'process'?"),
+        ("[plugins.process]\nenable = true", "plugins.process.enable: no such setting: did you mean 'enabled'?"),
+        ('[[sinks]]\ntype = "log"\npaht = "x"', "sinks[0].paht: no such setting: did you mean 'path'?"),
+        ('[ebpfmon]\ninterval = "1"', "ebpfmon.interval: expected int, got str"),
+        ("[ebpfmon]\ninterval = true", "ebpfmon.interval: expected int, got bool"),
+        ("[ebpfmon]\ninterval = 0", "ebpfmon.interval: expected int >= 1"),
+        ("[ebpfmon]\ninterval = 3601", "ebpfmon.interval: expected int <= 3600"),
+        ('[ebpfmon]\nload_mode = "all"', "ebpfmon.load_mode: 'all': expected one of entry, return"),
+        ('[ebpfmon]\nattach = "x"', "ebpfmon.attach: 'x': expected one of auto, kprobe, tracepoint, trampoline"),
+        ("[plugins.process]\ntable_size = 0", "plugins.process.table_size: expected int >= 1"),
+        ("[[sinks]]", "sinks[0].type: none given: expected one of log"),
+        ('[[sinks]]\ntype = "lgo"', "sinks[0].type: 'lgo': expected one of log"),
+        ('[[sinks]]\ntype = "log"\nformat = "xml"', "sinks[0].format: 'xml': expected one of json, text"),
+        ('[[sinks]]\ntype = "log"\n[[sinks]]\ntype = "log"', "sinks[1].name: 'log' is taken"),
+        ('[[sinks]]\ntype = "log"\nname = "a"\n[[sinks]]\ntype = "log"\nname = "a"', "sinks[1].name: 'a' is taken"),
+        ("plugins = 5", "plugins: expected "),
+        ("[plugins]\nprocess = 5", "plugins.process: expected "),
+        ("[sinks]", "sinks: expected array"),
+        ("sinks = [5]", "sinks[0]: expected "),
+        ("[ebpfmon", "not TOML: "),
+        ("x = " + "9" * 5000, "not TOML: "),
+        ("x = " + "[" * 5000, "not TOML: "),
+        ("x = 1\nx = 2", "not TOML: "),
+    ],
+    ids=lambda value: repr(value[:40]),
+)
+def test_an_error_names_the_key_path_and_what_was_expected(text: str, said: str, tmp_path: Path) -> None:
+    assert error_of(text, tmp_path).startswith(said)
+
+
+def test_a_file_that_is_named_must_be_there_and_be_readable_text(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match=r"absent\.toml: no such file"):
+        read(tmp_path / "absent.toml", FOUND)
+    with pytest.raises(SettingsError, match="cannot be read"):
+        read(tmp_path, FOUND)
+    (tmp_path / "latin.toml").write_bytes(b"# \xe9")
+    with pytest.raises(SettingsError, match=r"latin\.toml: cannot be read"):
+        read(tmp_path / "latin.toml", FOUND)
+
+
+def test_without_a_file_the_defaults_hold(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(config, "DEFAULT_PATH", tmp_path / "absent.toml")
+    settings = read(None, FOUND)
+    assert settings.ebpfmon == config.Core(interval=1, load_mode=LoadMode.ENTRY, attach="auto")
+    assert settings.ebpfmon.strategy is None
+    assert settings.plugins["process"].enabled
+    assert settings.sinks == (LogSettings(),)
+
+
+def test_a_file_says_what_holds() -> None:
+    text = """
+        ebpfmon = {interval = 5, load_mode = "return", attach = "kprobe"}
+        plugins.process = {enabled = false, table_size = 64}
+        sinks = [{type = "log", name = "a", format = "json", path = "/x"}, {type = "log"}]
+    """
+    settings = check(tomli.loads(text), "e.toml", FOUND)
+    assert settings.ebpfmon == config.Core(interval=5, load_mode=LoadMode.RETURN, attach="kprobe")
+    assert settings.ebpfmon.strategy is Strategy.KPROBE
+    assert (settings.plugins["process"].enabled, settings.plugins["process"].table_size) == (False, 64)
+    assert settings.sinks == (LogSettings(name="a", format="json", path="/x"), LogSettings())
+
+
+def test_the_command_line_outweighs_the_file_and_its_errors_are_called_its_own() -> None:
+    raw = {"ebpfmon": {"interval": 5, "attach": "kprobe"}}
+    assert check(raw, "e.toml", FOUND, CommandLine({"interval": 2})).ebpfmon == config.Core(interval=2, attach="kprobe")
+    with pytest.raises(SettingsError, match=r"^command line: ebpfmon\.interval: expected int >= 1"):
+        check(raw, "e.toml", FOUND, CommandLine({"interval": 0}))
+    with pytest.raises(SettingsError, match=r"^e\.toml: ebpfmon\.interval"):  # though the command line mends it
+        check({"ebpfmon": {"interval": "x"}}, "e.toml", FOUND, CommandLine({"interval": 2}))
+
+
+def test_json_on_the_command_line_has_stdout_for_itself() -> None:
+    def paths(raw: dict[str, Any]) -> list[tuple[str, str, str]]:
+        sinks = check(raw, "e.toml", FOUND, CommandLine(json=True)).sinks
+        return [(s.name, s.format, s.path) for s in sinks if isinstance(s, LogSettings)]
+
+    assert paths({}) == [("json", "json", "stdout")]
+    assert paths({"sinks": [{"type": "log"}, {"type": "log", "name": "f", "path": "/f"}]}) == [
+        ("", "text", "stderr"), ("f", "text", "/f"), ("json", "json", "stdout"),
+    ]  # fmt: skip
+
+
+TEXT = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=9)
+
+
+@given(st.integers(1, 3600), st.sampled_from(LoadMode), TEXT, TEXT, st.booleans())
+@example(1, LoadMode.ENTRY, "a\x7fb", "x", True)
+def test_shown_settings_read_back_as_the_same_settings(
+    interval: int, mode: LoadMode, name: str, path: str, enabled: bool
+) -> None:
+    raw = {
+        "ebpfmon": {"interval": interval, "load_mode": mode},
+        "plugins": {"process": {"enabled": enabled}},
+        "sinks": [{"type": "log", "name": name, "path": path}],
+    }
+    settings = check(raw, "e.toml", FOUND)
+    assert check(tomli.loads("\n".join(to_toml(settings))), "shown", FOUND) == settings

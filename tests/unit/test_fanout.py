@@ -1,0 +1,253 @@
+"""Sinks are fed apart from each other: what one does hurts nobody else."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from typing import ClassVar, Self
+
+import pytest
+
+from ebpfmon import SinkError, SinkGoneError, SinkSettings, Snapshot
+from ebpfmon.flow.fanout import LAST_DELAY_S, MAILBOX_SNAPSHOTS, Fanout, Mailbox, SinkStatistics, SinkTask
+from tests.unit.support import snapshot
+
+Send = Callable[[Snapshot], Awaitable[None]]
+SNAPSHOTS = [snapshot(str(n)) for n in range(12)]
+SINKS: dict[str, FakeSink] = {}  # by name: the same object each time that it is opened
+
+
+class FakeSettings(SinkSettings, tag="fake", frozen=True):
+    send_timeout_s: ClassVar[float | None] = 0.05
+
+    def open(self) -> FakeSink:
+        return SINKS[self.name]
+
+
+class FakeSink:
+    def __init__(self, send: Send) -> None:
+        self._send, self.opened, self.closed = send, 0, 0
+        self.left = asyncio.Event()
+
+    async def __aenter__(self) -> Self:
+        self.opened += 1
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self.closed += 1
+        self.left.set()
+
+    async def send(self, snapshot: Snapshot) -> None:
+        await self._send(snapshot)
+
+
+def sink_task(send: Send, name: str = "") -> tuple[SinkTask, FakeSink]:
+    SINKS[name] = FakeSink(send)
+    return SinkTask(FakeSettings(name=name)), SINKS[name]
+
+
+@pytest.fixture
+def delays(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """The pauses that were made; none takes any time, and chance is what it is on average."""
+    made, sleep = list[float](), asyncio.sleep
+
+    async def pause(seconds: float) -> None:
+        made.append(seconds)
+        await sleep(0)
+
+    monkeypatch.setattr("asyncio.sleep", pause)
+    monkeypatch.setattr("random.uniform", lambda low, high: (low + high) / 2)
+    return made
+
+
+def deliver(task: SinkTask, *snapshots: Snapshot) -> None:
+    """Run the task over these until it ends by itself."""
+
+    async def run() -> None:
+        async with asyncio.timeout(10):
+            running = asyncio.create_task(task.run())
+            for given in snapshots:
+                task.mailbox.put(given)
+            while task.mailbox.closed is False and not running.done() and task.statistics.queue_length:
+                await asyncio.wait([running], timeout=0.001)
+            task.mailbox.close()
+            await running
+
+    asyncio.run(run())
+
+
+def test_a_full_mailbox_loses_its_oldest_and_counts_it() -> None:
+    statistics = SinkStatistics()
+
+    async def run() -> list[Snapshot | None]:
+        mailbox = Mailbox(statistics, size=3)
+        for given in SNAPSHOTS[:5]:
+            mailbox.put(given)
+        assert statistics == SinkStatistics(dropped=2, queue_length=3)
+        mailbox.close()
+        taken = []
+        while (first := await mailbox.take()) is not None:
+            taken.append(first)
+        return [*taken, await mailbox.take()]
+
+    assert asyncio.run(run()) == [*SNAPSHOTS[2:5], None]
+    assert statistics.queue_length == 0
+
+
+def test_what_is_put_back_is_the_oldest_again_and_lost_if_the_mailbox_is_full_by_then() -> None:
+    statistics = SinkStatistics()
+
+    async def run() -> None:
+        mailbox = Mailbox(statistics, size=2)
+        mailbox.put(SNAPSHOTS[0])
+        mailbox.put(SNAPSHOTS[1])
+        assert await mailbox.take() is SNAPSHOTS[0]
+        mailbox.put_back(SNAPSHOTS[0])
+        assert statistics == SinkStatistics(queue_length=2)
+        assert await mailbox.take() is SNAPSHOTS[0]
+        mailbox.put(SNAPSHOTS[2])
+        mailbox.put_back(SNAPSHOTS[0])
+        assert statistics == SinkStatistics(dropped=1, queue_length=2)
+        assert await mailbox.take() is SNAPSHOTS[1]
+
+    asyncio.run(run())
+
+
+def test_a_reader_that_waits_is_woken_by_a_snapshot_and_by_the_end() -> None:
+    async def run() -> None:
+        mailbox = Mailbox(SinkStatistics())
+        async with asyncio.timeout(5):
+            reader = asyncio.create_task(mailbox.take())
+            await asyncio.sleep(0)
+            mailbox.put(SNAPSHOTS[0])
+            assert await reader is SNAPSHOTS[0]
+            reader = asyncio.create_task(mailbox.take())
+            await asyncio.sleep(0)
+            mailbox.close()
+            assert await reader is None
+
+    asyncio.run(run())
+
+
+def test_snapshots_are_sent_in_order_and_counted_and_the_sink_is_closed() -> None:
+    got: list[Snapshot] = []
+
+    async def send(given: Snapshot) -> None:
+        got.append(given)
+
+    task, sink = sink_task(send)
+    deliver(task, *SNAPSHOTS[:5])
+    assert got == SNAPSHOTS[:5]
+    assert task.statistics == SinkStatistics(sent=5)
+    assert (sink.opened, sink.closed) == (1, 1)
+    assert task.name == "fake"
+
+
+@pytest.mark.parametrize(
+    "error", [SinkError("no route"), OSError("disk"), ZeroDivisionError(), ExceptionGroup("", [OSError()])]
+)
+def test_a_sink_that_raises_is_opened_again_and_the_snapshot_is_delivered_again(
+    delays: list[float], caplog: pytest.LogCaptureFixture, error: Exception
+) -> None:
+    caplog.set_level(logging.INFO)
+    got: list[Snapshot] = []
+    failures = [error] * 3
+
+    async def send(given: Snapshot) -> None:
+        if failures:
+            raise failures.pop()
+        got.append(given)
+
+    task, sink = sink_task(send)
+    deliver(task, *SNAPSHOTS[:2])
+    assert got == SNAPSHOTS[:2]
+    assert task.statistics == SinkStatistics(sent=2, errors=3)
+    assert (sink.opened, sink.closed) == (4, 4)
+    assert delays == [0.5, 1.0, 2.0]
+    assert len(caplog.records) == 2, "a line when it stops working, a line when it works again"
+
+
+def test_the_pauses_grow_to_a_minute_and_begin_anew_after_a_success(delays: list[float]) -> None:
+    outcomes = [False] * 9 + [True, False, True]
+
+    async def send(_: Snapshot) -> None:
+        if not outcomes.pop(0):
+            raise SinkError("down")
+
+    task, _ = sink_task(send)
+    deliver(task, *SNAPSHOTS[:2])
+    assert delays == [0.5, 1, 2, 4, 8, 16, 32, LAST_DELAY_S, LAST_DELAY_S, 0.5]
+
+
+def test_pauses_are_spread_by_chance_so_that_sinks_do_not_return_all_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    ranges: list[tuple[float, float]] = []
+
+    def uniform(low: float, high: float) -> float:
+        ranges.append((low, high))
+        return 0.0
+
+    monkeypatch.setattr("random.uniform", uniform)
+    failures = [SinkError("down")]
+
+    async def send(_: Snapshot) -> None:
+        if failures:
+            raise failures.pop()
+
+    task, _ = sink_task(send)
+    deliver(task, SNAPSHOTS[0])
+    assert [low < 1 < high for low, high in ranges] == [True]
+
+
+def test_a_sink_whose_reader_has_gone_ends_and_is_no_error() -> None:
+    async def send(_: Snapshot) -> None:
+        raise SinkGoneError("head has gone")
+
+    task, sink = sink_task(send)
+    deliver(task, *SNAPSHOTS[:3])
+    assert (sink.opened, sink.closed, task.statistics.errors) == (1, 1, 0)
+
+
+def test_a_sink_that_fails_when_all_is_over_is_not_tried_again(delays: list[float]) -> None:
+    async def send(_: Snapshot) -> None:
+        task.mailbox.close()
+        raise SinkError("down")
+
+    task, sink = sink_task(send)
+    deliver(task, *SNAPSHOTS[:3])
+    assert (sink.opened, delays) == (1, [])
+
+
+def test_a_sink_that_hangs_is_given_up_after_its_time_and_delays_no_other(caplog: pytest.LogCaptureFixture) -> None:
+    got: list[Snapshot] = []
+
+    async def hang(_: Snapshot) -> None:
+        await asyncio.Event().wait()
+
+    async def send(given: Snapshot) -> None:
+        got.append(given)
+        arrived.set()
+
+    async def run() -> None:
+        both = Fanout([hanging, quick])
+        async with asyncio.timeout(10):
+            tasks = [asyncio.create_task(sink.run()) for sink in both.sinks]
+            for given in SNAPSHOTS:
+                both.publish(given)
+                await arrived.wait()
+                arrived.clear()
+            assert not hanging.statistics.errors, "the quick one had to wait for the hanging one's time limit"
+            await hung.left.wait()
+            both.close()
+            await tasks[1]
+            tasks[0].cancel()
+
+    arrived = asyncio.Event()
+    hanging, hung = sink_task(hang, "hanging")
+    quick, _ = sink_task(send, "quick")
+    asyncio.run(run())
+    assert got == SNAPSHOTS
+    dropped = len(SNAPSHOTS) - MAILBOX_SNAPSHOTS
+    assert hanging.statistics == SinkStatistics(0, dropped, 1, MAILBOX_SNAPSHOTS)
+    assert quick.statistics == SinkStatistics(len(SNAPSHOTS))
+    assert [r.getMessage() for r in caplog.records if "'hanging'" in r.getMessage()]

@@ -1,0 +1,121 @@
+"""One interval: flip every probe, wait once, drain every table."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import pytest
+
+from ebpfmon import TableHarvest
+from ebpfmon.errors import KernelError
+from ebpfmon.flow.harvest import Harvester
+from tests.unit.support import FakeClock, table
+
+Steps = list[tuple[str, str, int]]
+
+
+@dataclass
+class FakeTable:
+    stem: str
+    steps: Steps
+    broken: bool = False
+
+    def settle(self, side: int) -> None:
+        self.steps.append(("settle", self.stem, side))
+
+    def drain(self, side: int) -> TableHarvest:
+        self.steps.append(("drain", self.stem, side))
+        if self.broken:
+            raise KernelError("drain: no")
+        return table([(1, b"a", 2, 3)])
+
+
+@dataclass
+class FakeInterval:
+    stem: str
+    steps: Steps
+    clock: FakeClock
+    side: int = 0
+
+    def flip(self) -> int:
+        left, self.side = self.side, 1 - self.side
+        self.steps.append(("flip", self.stem, left))
+        self.clock.advance(0.001)
+        return left
+
+
+@dataclass
+class FakeSource:
+    interval: FakeInterval
+    tables: Sequence[FakeTable]
+    missed: list[int] = field(default_factory=lambda: [0])
+
+    def missed_runs(self) -> int:
+        return self.missed[0]
+
+
+def build(*stems: str) -> tuple[Harvester, list[FakeSource], FakeClock, Steps]:
+    clock, steps = FakeClock(), Steps()
+    sources = [FakeSource(FakeInterval(s, steps, clock), [FakeTable(s, steps)]) for s in stems]
+    return Harvester(sources, clock), sources, clock, steps
+
+
+def test_all_probes_are_flipped_then_one_grace_period_is_waited_for_then_all_are_drained() -> None:
+    harvester, _, _, steps = build("a", "b", "c")
+    harvester.harvest()
+    assert [what for what, _, _ in steps] == ["flip"] * 3 + ["settle"] + ["drain"] * 3
+    settled = next(stem for what, stem, _ in steps if what == "settle")
+    assert settled == "c", "only the last flip's grace period covers the others"
+
+
+@pytest.mark.parametrize("stems", [("a",), ("a", "b")])
+def test_what_is_drained_is_always_the_side_that_programs_have_left(stems: tuple[str, ...]) -> None:
+    harvester, _, _, steps = build(*stems)
+    for side in (0, 1, 0):
+        steps.clear()
+        harvester.harvest()
+        assert {s for _, _, s in steps} == {side}
+
+
+def test_an_interval_lasts_from_flip_to_flip_by_the_monotonic_clock() -> None:
+    harvester, _, clock, _ = build("a", "b")
+    clock.advance(0.25)
+    assert harvester.harvest().elapsed_s == pytest.approx(0.252)
+    clock.advance(0.7)
+    clock.now_s -= 500  # set back
+    second = harvester.harvest()
+    assert second.elapsed_s == pytest.approx(0.702)
+    assert second.time_s == pytest.approx(clock.now_s - 0.002)
+
+
+def test_an_interval_is_never_of_no_length() -> None:
+    clock = FakeClock()
+    assert Harvester([], clock).harvest().elapsed_s > 0
+
+
+def test_a_table_that_cannot_be_read_is_left_out_and_the_others_are_there() -> None:
+    harvester, sources, _, _ = build("a", "b", "c")
+    sources[1].tables[0].broken = True
+    harvest = harvester.harvest()
+    assert set(harvest.tables) == {"a", "c"}
+    assert not harvest.complete
+    sources[1].tables[0].broken = False
+    assert harvester.harvest().complete
+
+
+def test_missed_runs_are_those_of_this_interval_over_all_probes() -> None:
+    harvester, sources, _, _ = build("a", "b")
+    sources[0].missed[0], sources[1].missed[0] = 5, 2
+    assert harvester.harvest().missed_runs == 7
+    sources[0].missed[0] = 8
+    assert harvester.harvest().missed_runs == 3
+    assert harvester.harvest().missed_runs == 0
+
+
+def test_the_times_of_the_swap_and_of_the_drain_are_told_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    moments = iter((100, 130, 137))
+    monkeypatch.setattr("ebpfmon.flow.harvest.time.perf_counter_ns", lambda: next(moments))
+    harvester, _, _, _ = build("a")
+    harvest = harvester.harvest()
+    assert (harvest.swap_ns, harvest.drain_ns) == (30, 7)
