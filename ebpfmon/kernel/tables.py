@@ -66,15 +66,24 @@ class Table:
         self.capacity = obj.map_info(f"{rows}_0", "max_entries")
         key = btf.dtype(obj.map_info(f"{rows}_0", "btf_key_type_id"))
         row = btf.dtype(obj.map_info(f"{rows}_0", "btf_value_type_id"))
-        self._keys, self._values = np.zeros(self.capacity, key), np.zeros(self.capacity, row)
+        # as bytes: what a row's fields are does not matter until it has left the table
+        self._keys = np.zeros((self.capacity, key.itemsize), np.uint8)
+        self._values = np.zeros((self.capacity, row.itemsize), np.uint8)
         self.dtype = np.dtype([(n, d[n]) for d in (key, row) for n in d.names or ()])
 
         self._totals_fd = obj.map_info(totals, "fd")
         per_cpu = btf.dtype(obj.map_info(totals, "btf_value_type_id"))
         self._per_cpu = np.zeros(obj.libbpf.possible_cpus, per_cpu)
         self.counters = tuple(n for n in per_cpu.names or () if n != _OVERFLOW)
-        if not set(self.counters) <= set(row.names or ()) or any(per_cpu[n] != np.uint64 for n in self.counters):
-            raise ObjectError(f"read '{obj.path.name}': the totals of '{stem}' are not the u64 counters of its rows")
+        if self.dtype.itemsize != key.itemsize + row.itemsize:
+            raise ObjectError(
+                f"read '{obj.path.name}': the rows of '{stem}' have padding: name it, widest fields first"
+            )
+        ours = (row.names or ())[-len(self.counters) :]
+        if ours != self.counters or any(d[n] != np.uint64 for d in (row, per_cpu) for n in ours):
+            raise ObjectError(
+                f"read '{obj.path.name}': the rows of '{stem}' do not end with the u64 counters of its totals"
+            )
         # totals only grow, on each side apart: what they were when the side was drained last
         self._before = [dict.fromkeys((*self.counters, _OVERFLOW), 0) for _ in (0, 1)]
 
@@ -94,7 +103,9 @@ class Table:
         """Take all rows of a settled side out of the kernel, and what its totals grew by."""
         rows, totals = self._take_rows(side), self._read_totals(side)
         overflow_calls = totals.pop(_OVERFLOW, 0)
-        overflow = {n: totals[n] - int(rows[n].sum()) for n in self.counters}
+        numbers = rows.view(np.uint64).reshape(len(rows), -1)[:, -len(self.counters) :]  # they stand last
+        in_rows = zip(self.counters, numbers.sum(axis=0).tolist(), strict=True)
+        overflow = {name: totals[name] - count for name, count in in_rows}
         return TableHarvest(rows, totals, overflow, overflow_calls, self.capacity)
 
     def _take_rows(self, side: int) -> np.ndarray:
@@ -106,11 +117,8 @@ class Table:
         )  # fmt: skip
         if result not in (0, -errno.ENOENT):
             raise KernelError(f"drain table '{self.stem}': {os.strerror(-result)}")
-        rows = np.empty(count.value, self.dtype)
-        for part in (self._keys, self._values):
-            for name in part.dtype.names or ():
-                rows[name] = part[name][: count.value]
-        return rows
+        rows = np.hstack((self._keys[: count.value], self._values[: count.value]))
+        return rows.view(self.dtype).reshape(count.value)
 
     def _read_totals(self, side: int) -> dict[str, int]:
         index = ctypes.c_uint32(side)
