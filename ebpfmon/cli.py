@@ -128,8 +128,11 @@ async def _until_stopped(settings: config.Settings, found: registry.Registry, fo
     timer = loop.call_later(for_s, stop.set) if for_s else None
     try:
         await daemon.run(settings, found, stop)
-    except* EbpfmonError as errors:
-        raise _first(errors) from None
+    except BaseExceptionGroup as group:  # not except*: what it raises, Python 3.11.2 wraps again
+        ours, others = group.split(EbpfmonError)
+        if others or not ours:
+            raise
+        raise _first(ours) from None
     finally:
         if timer:
             timer.cancel()
