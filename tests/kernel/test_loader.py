@@ -10,6 +10,8 @@ import pytest
 from ebpfmon import Probe
 from ebpfmon.compiler import compile_object
 from ebpfmon.errors import AttachError, ObjectError
+from ebpfmon.flow.harvest import Harvester
+from ebpfmon.flow.scheduler import SystemClock
 from ebpfmon.kernel import attach, features
 from ebpfmon.kernel.attach import LoadedProbe, LoadOptions
 from ebpfmon.kernel.libbpf import Libbpf
@@ -62,6 +64,13 @@ TRACEPOINT(exec, no_such_tracepoint, count)
     ((refused, reason),) = choice.refused
     assert refused.target == "sched_process_exec"
     assert "invalid mem access" in reason
+
+
+def test_an_interval_in_which_nothing_happened_has_no_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with strange(tmp_path, monkeypatch, "TRACEPOINT(hang, sched_process_hang, count)", "nothing") as loaded:
+        harvest = Harvester([loaded], SystemClock()).harvest()
+    table = harvest.tables["strange"]
+    assert (len(table.rows), dict(table.totals), dict(table.overflow)) == (0, {"calls": 0}, {"calls": 0})
 
 
 def test_a_verifier_error_is_told_in_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

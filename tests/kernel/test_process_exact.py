@@ -11,7 +11,17 @@ import numpy as np
 import pytest
 
 from ebpfmon import LoadMode, Snapshot, Strategy
-from tests.kernel.support import COUNTERS, PLAN, Monitor, arguments, counts_of, expected, require_strategy, work
+from tests.kernel.support import (
+    COUNTERS,
+    PLAN,
+    Monitor,
+    arguments,
+    assert_counts,
+    counts_of,
+    expected,
+    require_strategy,
+    work,
+)
 
 SMALL = {
     "openat": 3, "open_fail": 2, "close_fail": 2, "read": 5, "readv": 2, "write": 7, "writev": 3, "unlink": 2,
@@ -34,8 +44,8 @@ def test_a_process_is_counted_exactly(workload: Path, tmp_path: Path, strategy: 
     require_strategy(strategy)
     with Monitor({"ebpfmon": {"load_mode": mode, "attach": strategy}}) as monitor:
         tgid = work(workload, tmp_path, PLAN)
-        monitor.until_released(tgid, 38)
-    assert monitor.of(tgid) == expected(PLAN, mode=mode)
+        monitor.until_gone(lambda: np.array([tgid]), 38)
+    assert_counts(monitor.of(tgid), expected(PLAN, mode=mode))
     assert_balanced(monitor.snapshots)
 
 
@@ -43,30 +53,30 @@ def test_many_threads_are_counted_exactly_as_their_process(workload: Path, tmp_p
     plan = {**PLAN, "fork": 3, "thread": 5}
     with Monitor() as monitor:
         tgid = work(workload, tmp_path, plan, workers=17)
-        monitor.until_released(tgid, 17 * 6 + 1)
-    assert monitor.of(tgid) == expected(plan, times=17)
+        monitor.until_gone(lambda: np.array([tgid]), 17 * 6 + 1)
+    assert_counts(monitor.of(tgid), expected(plan, times=17))
     assert_balanced(monitor.snapshots)
 
 
 def test_two_thousand_short_lived_processes_each_have_their_exact_row(workload: Path, tmp_path: Path) -> None:
     with Monitor() as monitor:
         tgid = work(workload, tmp_path, SMALL, children=2000)
-        monitor.until(lambda: int(children_of(monitor, tgid)["tasks_released"].sum()) >= 4000)
-    rows = children_of(monitor, tgid)
+        monitor.until_gone(lambda: children_of(monitor.rows(), tgid), 4000)
+    rows = monitor.rows()
+    rows = rows[np.isin(rows["tgid"], children_of(rows, tgid))]
     lives = {(row["tgid"], row["start_ns"]) for row in rows}
     assert len(lives) == 2000
     wanted = expected(SMALL)
     for life in lives:
         own = rows[(rows["tgid"] == life[0]) & (rows["start_ns"] == life[1])]
-        assert {name: int(own[name].sum()) for name in COUNTERS} == wanted
+        assert_counts({name: int(own[name].sum()) for name in COUNTERS}, wanted)
     assert monitor.of(tgid)["processes_created"] == 2000
     assert_balanced(monitor.snapshots)
 
 
-def children_of(monitor: Monitor, tgid: int) -> np.ndarray:
-    """The rows of a process's children. One that was released has no parent any more, but its tgid is known."""
-    rows = monitor.rows()
-    return rows[np.isin(rows["tgid"], rows["tgid"][rows["parent_tgid"] == tgid])]
+def children_of(rows: np.ndarray, tgid: int) -> np.ndarray:
+    """The tgids of a process's children; not every row shows the parent, as one that was released has none any more."""
+    return np.unique(rows["tgid"][rows["parent_tgid"] == tgid])
 
 
 def test_the_totals_are_the_workloads_where_nothing_else_does_such_calls(workload: Path, tmp_path: Path) -> None:
@@ -84,8 +94,8 @@ def test_calls_of_32_bit_programs_are_counted_like_any_other(workload: Path, tmp
         if subprocess.run([workload, tmp_path, "compat_read=1"], check=False).returncode:
             pytest.skip("this kernel does not run 32-bit programs")
         tgid = work(workload, tmp_path, plan)
-        monitor.until_released(tgid, 1)
-    assert monitor.of(tgid) == expected(plan)
+        monitor.until_gone(lambda: np.array([tgid]), 1)
+    assert_counts(monitor.of(tgid), expected(plan))
 
 
 def test_strace_counts_the_same(workload: Path, tmp_path: Path) -> None:
