@@ -8,13 +8,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from ebpfmon_process import CHARTS
 from hypothesis import given
 from hypothesis import strategies as st
 
 from ebpfmon.errors import ObjectError
 from ebpfmon.kernel import btf
 from ebpfmon.kernel.btf import Btf
+from ebpfmon_process import CHARTS
 
 OBJECTS = sorted((Path(__file__).parents[2] / "plugins/ebpfmon_process/objects").glob("*/process.bpf.o"))
 

@@ -1,0 +1,95 @@
+"""The pages say what the code does: every chart, counter, event, setting and sample."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import jsonschema
+import msgspec
+import pytest
+import tomli
+
+import ebpfmon
+import ebpfmon_process
+from ebpfmon import config, registry
+from ebpfmon.errors import SettingsError
+from ebpfmon.flow.fanout import SinkTask
+from ebpfmon.selfmon import SelfMonitor
+from ebpfmon_sinks.log import LogSettings
+
+ROOT = Path(__file__).parents[2]
+README = (ROOT / "README.md").read_text()
+PROCESS = (ROOT / "plugins" / "ebpfmon_process" / "README.md").read_text()
+C = (ROOT / "bpf" / "process.bpf.c").read_text()
+
+
+def block(page: str, language: str, about: str) -> str:
+    """The first sample of a language that mentions something."""
+    blocks: list[tuple[str, str]] = re.findall(r"^```(\w*)\n(.*?)^```", page, re.M | re.S)
+    return next(text for found, text in blocks if found == language and about in text)
+
+
+@pytest.mark.parametrize("chart", ebpfmon_process.CHARTS, ids=lambda chart: str(chart.id))
+def test_the_probes_page_has_every_chart_with_its_dimensions_and_counters(chart: ebpfmon.Chart) -> None:
+    start = PROCESS.index(f"| `{chart.id}`{' *' if chart.return_only else ''} | {chart.units} |")
+    entry = PROCESS[start : PROCESS.find("\n| `ebpf.", start + 1)]
+    for dimension in chart.dimensions:
+        assert f"{dimension.name} (`{dimension.id}`)" in entry
+        if not dimension.minus:
+            assert all(f"`{field}`" in entry for field in dimension.plus)
+
+
+def test_the_charts_show_every_counter_that_there_is() -> None:
+    struct = C[C.index("struct process_counters {") : C.index("};")]
+    counters = set(re.findall(r"\w+(?=[,;])", struct))
+    shown = {f for chart in ebpfmon_process.CHARTS for d in chart.dimensions for f in (*d.plus, *d.minus)}
+    assert shown == counters
+
+
+def test_the_probes_page_has_every_event_and_every_function() -> None:
+    programs = re.findall(r"^(?:FEXIT|FENTRY|KPROBE\w*|KRETPROBE|TRACEPOINT)\((\w+), (\w+)", C, re.M)
+    assert len(programs) > 30
+    page = PROCESS.replace("\\", "")
+    for event, target in programs:
+        assert f"`{event}`" in page
+        assert target in page or target in ("__x64_sys_close_range", "__arm64_sys_close_range") or target == event
+
+
+def test_the_readme_has_every_chart_of_ebpfmon_itself() -> None:
+    for chart in SelfMonitor(["process"], [SinkTask(LogSettings())]).charts():
+        name = chart.id if "sinks" not in chart.id else chart.id.removeprefix("ebpfmon.sinks")
+        assert f"`{name}`" in README or f"`{chart.id}`" in README
+
+
+def test_the_settings_in_the_readme_are_all_settings_with_their_defaults() -> None:
+    sample = tomli.loads(block(README, "toml", "load_mode"))
+    found = registry.discover()
+    shown = config.check(sample, "README.md", found)
+    assert msgspec.to_builtins(shown.ebpfmon) == msgspec.to_builtins(config.Core())
+    assert set(sample["ebpfmon"]) == set(config.Core.__struct_fields__)
+    probe = found.probes["process"]
+    assert shown.plugins["process"] == probe.settings()
+    assert set(sample["plugins"]["process"]) == set(probe.settings.__struct_fields__)
+    (log,) = sample["sinks"]
+    assert set(log) == {*LogSettings.__struct_fields__, "type"}
+    assert config.check({"sinks": [{**log, "name": ""}]}, "README.md", found).sinks == (LogSettings(),)
+
+
+def test_the_error_in_the_readme_is_what_is_said() -> None:
+    said = block(README, "", "no such setting").strip().removeprefix("ebpfmon: ")
+    with pytest.raises(SettingsError) as caught:
+        config.check({"ebpfmon": {"intervall": 5}}, "/etc/ebpfmon/ebpfmon.toml", registry.discover())
+    assert str(caught.value) == said
+
+
+def test_the_snapshot_in_the_readme_follows_the_schema() -> None:
+    schema = json.loads((ROOT / "ebpfmon" / "snapshot.schema.json").read_text())
+    jsonschema.validate(json.loads(block(README, "json", "ebpf.io")), schema)
+
+
+def test_every_make_target_that_is_mentioned_is_there() -> None:
+    targets = set(re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(), re.M))
+    for page in (README, (ROOT / "CONTRIBUTING.md").read_text()):
+        assert set(re.findall(r"`make (\w+)", page)) <= targets
