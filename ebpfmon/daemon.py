@@ -34,7 +34,8 @@ def load_probes(settings: Settings, registry: Registry, stack: ExitStack) -> lis
     """
     found = features.look()
     features.require_permission(found)
-    libbpf, loaded, failed = Libbpf(), [], None
+    libbpf, loaded = Libbpf(), []
+    failed: dict[str, KernelError] = {}
     for name, of_probe in settings.plugins.items():
         if not of_probe.enabled:
             continue
@@ -48,13 +49,14 @@ def load_probes(settings: Settings, registry: Registry, stack: ExitStack) -> lis
         except KernelError as error:
             if options.strategy:
                 raise
-            failed = error
-            log.warning("probe '%s' is left out: %s", name, error)
+            failed[name] = error
         else:
             loaded.append(probe)
             log.info("probe '%s': %s", name, describe(probe))
     if failed and not loaded:
-        raise failed
+        raise next(iter(failed.values()))
+    for name, why in failed.items():
+        log.warning("probe '%s' is left out: %s", name, why)
     libbpf.trim()
     return loaded
 

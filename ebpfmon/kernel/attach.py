@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Self
 
-from ebpfmon.errors import AttachError, KernelError, LoadError
+from ebpfmon.errors import AttachError, KernelError, LoadError, ObjectError
 from ebpfmon.kernel.btf import Btf
 from ebpfmon.kernel.features import Features
 from ebpfmon.kernel.libbpf import BpfObject, KernelBtf, Libbpf
@@ -54,6 +54,8 @@ class LoadedProbe:
         self._programs = sorted({p for c in choices if c.taken for p in c.taken.programs})
         self.interval = Interval(obj)
         self.tables = [Table(obj, btf, stem) for stem in find_tables(obj)]
+        if not self.tables:
+            raise ObjectError(f"read '{obj.path.name}': it has no table: PROCESS_TABLE in the kit makes one")
 
     def __enter__(self) -> Self:
         return self
@@ -135,9 +137,10 @@ class _Plan:
                 obj.attach(attaching)
         except (LoadError, AttachError) as error:
             culprit = error.program if isinstance(error, LoadError) else attaching
-            if culprit is None:
+            culprits = [c for left in self._left.values() for c in left if culprit in c.programs]
+            if not culprits:
                 raise
-            self._refuse(culprit, error.errno, str(error).rpartition(": ")[2])
+            self._refuse(culprits, error.errno, str(error).rpartition(": ")[2])
             return False
         for event, candidate in taken.items():
             choice, order = self.choices[event], self._spec.candidates[event]
@@ -167,8 +170,7 @@ class _Plan:
             offset, size = self._spec.knobs[name]
             data[offset : offset + size] = list(int(value).to_bytes(size, "little"))
 
-    def _refuse(self, program: str, code: int, reason: str) -> None:
-        culprits = [c for left in self._left.values() for c in left if program in c.programs]
+    def _refuse(self, culprits: list[Candidate], code: int, reason: str) -> None:
         if code in _REFUSES_KIND:
             kind = culprits[0].strategy
             culprits = [c for left in self._left.values() for c in left if c.strategy is kind]

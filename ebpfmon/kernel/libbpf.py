@@ -260,7 +260,8 @@ def _raise_load_error(path: Path, code: int, said: str) -> NoReturn:
     what = f"load '{name}' of '{path.name}'" if name else f"load '{path.name}'"
     # of libbpf's own advice some is misleading ("raise ulimit -l" for any EPERM), so our words alone
     if code in (errno.EPERM, errno.EACCES) and "processed" not in said:
-        raise LoadError(f"{what}: not permitted by the kernel", program=name, errno=code)
+        remedy = "" if name else ": run as root outside of user namespaces, and where bpf(2) is not filtered (seccomp)"
+        raise LoadError(f"{what}: not permitted by the kernel{remedy}", program=name, errno=code)
     raise LoadError(f"{what}: {_verifier_line(said) or os.strerror(code)}", program=name, errno=code)
 
 

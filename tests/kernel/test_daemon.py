@@ -166,6 +166,15 @@ def test_without_root_one_line_says_what_is_missing() -> None:
     assert done.stdout == ""
 
 
+def test_where_bpf_is_not_allowed_one_line_says_so() -> None:
+    unshare = ["unshare", "--user", "--map-root-user"]
+    if subprocess.run([*unshare, "true"], check=False).returncode:
+        pytest.skip("no user namespaces here (in a chroot, say)")
+    done = subprocess.run([*unshare, *EBPFMON, "run"], capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert re.fullmatch(r"ebpfmon: load 'process\.bpf\.o': not permitted by the kernel: run as root .+\n", done.stderr)
+
+
 def test_a_reader_that_leaves_ends_it() -> None:
     done = subprocess.run(
         f"{' '.join(EBPFMON)} run --json --for 60 | head -n 1", shell=True, capture_output=True, timeout=30, check=True
