@@ -79,7 +79,7 @@ def test_entry_mode_has_no_error_charts_and_json_has_stdout_to_itself() -> None:
 def test_a_second_of_text_is_readable() -> None:
     done = subprocess.run([*EBPFMON, "run", "--for", "1.2"], capture_output=True, text=True, check=True)
     assert re.search(
-        r"^  VFS +Bytes written and read +read +[\d.]+ k?B +write +[\d.]+ k?B +bytes/s$", done.stdout, re.M
+        r"^  VFS +Bytes written and read +read +[\d.]+ [kMG]?B +write +[\d.]+ [kMG]?B +bytes/s$", done.stdout, re.M
     )
     assert re.search(r"^  ebpfmon  swap [\d.]+, drain [\d.]+ milliseconds \| .* MB", done.stdout, re.M)
 
