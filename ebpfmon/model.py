@@ -118,7 +118,8 @@ class TableHarvest:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Harvest:
-    """One interval as the kernel counted it. `complete` is false if a table could not be read."""
+    """One interval as the kernel counted it. `missed_runs` is how often it did not run a program where it should have;
+    `complete` is false if that is not 0, or if a table could not be read."""
 
     time_s: float
     elapsed_s: float

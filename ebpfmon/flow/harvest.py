@@ -46,10 +46,11 @@ class Harvester:
         self._sources, self._clock = sources, clock
         self._flipped_ns = clock.monotonic_ns()
         self._missed = 0
-        self._complete = True
+        self._complete, self._missing = True, False
 
     def harvest(self) -> Harvest:
-        """The interval since the last call. A table that cannot be read is left out, `complete` is False then."""
+        """The interval since the last call; `complete` is False if a table could not be read, and so is left out, or
+        if the kernel left out runs of programs, so that calls are missing."""
         time_s, start = self._clock.time(), time.perf_counter_ns()
         sides = [source.interval.flip() for source in self._sources]
         flipped_ns = self._clock.monotonic_ns()
@@ -59,14 +60,15 @@ class Harvester:
             source.tables[0].settle(side)
         swapped = time.perf_counter_ns()
         tables, complete = self._drain(sides)
+        missed_runs = self._newly_missed()
         return Harvest(
             time_s=time_s,
             elapsed_s=max(elapsed_s, 1e-9),
             tables=tables,
             swap_ns=swapped - start,
             drain_ns=time.perf_counter_ns() - swapped,
-            missed_runs=self._newly_missed(),
-            complete=complete,
+            missed_runs=missed_runs,
+            complete=complete and not missed_runs,
         )
 
     def _drain(self, sides: list[int]) -> tuple[Mapping[str, TableHarvest], bool]:
@@ -86,4 +88,9 @@ class Harvester:
 
     def _newly_missed(self) -> int:
         before, self._missed = self._missed, sum(source.missed_runs() for source in self._sources)
-        return self._missed - before
+        newly = self._missed - before
+        if bool(newly) is not self._missing:  # one line for each change of state
+            self._missing = bool(newly)
+            missing = "the kernel leaves out runs of programs, so calls are missing: see ebpfmon.lost"
+            log.warning(missing if newly else "no calls are missing any more")
+        return newly

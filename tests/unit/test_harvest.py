@@ -104,13 +104,19 @@ def test_a_table_that_cannot_be_read_is_left_out_and_the_others_are_there() -> N
     assert harvester.harvest().complete
 
 
-def test_missed_runs_are_those_of_this_interval_over_all_probes() -> None:
+def test_missed_runs_are_those_of_this_interval_over_all_probes_and_make_it_incomplete(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     harvester, sources, _, _ = build("a", "b")
+    assert harvester.harvest().complete
     sources[0].missed[0], sources[1].missed[0] = 5, 2
-    assert harvester.harvest().missed_runs == 7
+    first = harvester.harvest()
+    assert (first.missed_runs, first.complete) == (7, False)
     sources[0].missed[0] = 8
     assert harvester.harvest().missed_runs == 3
-    assert harvester.harvest().missed_runs == 0
+    last = harvester.harvest()
+    assert (last.missed_runs, last.complete) == (0, True)
+    assert len(caplog.records) == 2, "a line when it begins, a line when it ends"
 
 
 def test_the_times_of_the_swap_and_of_the_drain_are_told_apart(monkeypatch: pytest.MonkeyPatch) -> None:
