@@ -222,7 +222,7 @@ static __always_inline void identify(void *task, struct process_identity *who)
 
 /* Programs: each line sees EVENT by one strategy at one TARGET and calls HANDLER. In an object,
  * - several targets of an event and strategy are alternatives, taken in the order of the file;
- * - so are the strategies: the first that the kernel allows is taken;
+ * - so are the strategies, kretprobes last: the first that the kernel allows is taken;
  * - programs that share event, strategy and target belong together. What follows the target in the name says
  *   more: `entry` and `return` are for that load mode alone, a number is how many arguments TARGET must have
  *   in this kernel (a fexit finds the result behind them), any other word just tells companions apart. */

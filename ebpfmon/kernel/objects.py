@@ -67,7 +67,8 @@ def read_spec(obj: BpfObject, btf: Btf) -> ObjectSpec:
 
 
 def parse_candidates(sections: dict[str, str], knobs: Iterable[str]) -> dict[str, tuple[Candidate, ...]]:
-    """Candidates by event from program names (with their sections) and knob names, in the order of the file."""
+    """Candidates by event from program names (with their sections) and knob names, in the order of the file, but that
+    those with a kretprobe come last."""
     found: dict[tuple[object, ...], Candidate] = {}
     for name in sections:
         _, _, target = sections[name].partition("/")
@@ -80,6 +81,9 @@ def parse_candidates(sections: dict[str, str], knobs: Iterable[str]) -> dict[str
     by_event: dict[str, list[Candidate]] = {}
     for candidate in found.values():
         by_event.setdefault(candidate.event, []).append(candidate)
+    # a kretprobe is the last resort: with too many calls of its function under way at once, some are not seen
+    for candidates in by_event.values():
+        candidates.sort(key=lambda c: any(sections[p].startswith("kretprobe/") for p in c.programs))
     return {event: tuple(candidates) for event, candidates in by_event.items()}
 
 

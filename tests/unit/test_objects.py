@@ -60,7 +60,7 @@ def test_programs_of_one_event_strategy_and_target_are_one_candidate() -> None:
         "f__kprobe__clone__entry": "kprobe/clone",
         "f__kprobe__clone__return": "kretprobe/clone",
     }
-    together, alone = parse_candidates(sections, [])["f"]
+    alone, together = parse_candidates(sections, [])["f"]
     assert together.programs == ("f__kprobe__clone__return__args", "f__kprobe__clone__return")
     assert (together.mode, alone.mode, alone.programs) == (RETURN, ENTRY, ("f__kprobe__clone__entry",))
 
@@ -112,3 +112,19 @@ def test_an_object_that_is_not_there_is_said_with_the_remedy(
 def test_both_architectures_have_their_object() -> None:
     root = Path(__file__).parents[2] / "plugins/ebpfmon_process/objects"
     assert {p.name for p in root.iterdir()} >= set(objects.ARCHITECTURES)
+
+
+def test_a_kretprobe_is_the_last_resort() -> None:
+    sections = {
+        "open__trampoline__do_open__3": "fexit/do_open",
+        "open__kprobe__do_open__entry": "kprobe/do_open",
+        "open__kprobe__do_open__return": "kretprobe/do_open",
+        "sys_exit": "tp_btf/sys_exit",
+    }
+    found = parse_candidates(sections, ["open__tracepoint__sys_exit"])["open"]
+    assert [c.programs for c in found] == [
+        ("open__trampoline__do_open__3",),
+        ("open__kprobe__do_open__entry",),
+        ("sys_exit",),
+        ("open__kprobe__do_open__return",),
+    ]
