@@ -17,7 +17,7 @@ from ebpfmon.flow.scheduler import Clock, SystemClock, ticks
 from ebpfmon.kernel import attach, features
 from ebpfmon.kernel.attach import LoadedProbe, LoadOptions
 from ebpfmon.kernel.libbpf import Libbpf
-from ebpfmon.model import Chart, LoadMode
+from ebpfmon.model import Chart, LoadMode, ProbeSettings
 from ebpfmon.registry import Registry
 from ebpfmon.selfmon import SelfMonitor
 
@@ -39,15 +39,12 @@ def load_probes(settings: Settings, registry: Registry, stack: ExitStack) -> lis
     for name, of_probe in settings.plugins.items():
         if not of_probe.enabled:
             continue
-        options = LoadOptions(
-            mode=settings.ebpfmon.load_mode,
-            strategy=settings.ebpfmon.strategy,
-            table_size=of_probe.table_size,
-        )
         try:
-            probe = stack.enter_context(attach.load(registry.probes[name], libbpf, found, options))
+            probe = stack.enter_context(
+                attach.load(registry.probes[name], libbpf, found, load_options(settings, of_probe))
+            )
         except KernelError as error:
-            if options.strategy:
+            if settings.ebpfmon.strategy:
                 raise
             failed[name] = error
         else:
@@ -59,6 +56,12 @@ def load_probes(settings: Settings, registry: Registry, stack: ExitStack) -> lis
         log.warning("probe '%s' is left out: %s", name, why)
     libbpf.trim()
     return loaded
+
+
+def load_options(settings: Settings, of_probe: ProbeSettings) -> LoadOptions:
+    """How the settings want a probe to be loaded."""
+    core = settings.ebpfmon
+    return LoadOptions(mode=core.load_mode, strategy=core.strategy, table_size=of_probe.table_size)
 
 
 def describe(probe: LoadedProbe) -> str:

@@ -7,9 +7,10 @@ from collections.abc import Iterator
 import msgspec
 
 from ebpfmon.config import Settings
+from ebpfmon.daemon import load_options
 from ebpfmon.errors import KernelError
 from ebpfmon.kernel import attach, features
-from ebpfmon.kernel.attach import Choice, LoadOptions
+from ebpfmon.kernel.attach import Choice
 from ebpfmon.kernel.libbpf import Libbpf
 from ebpfmon.registry import Registry
 
@@ -70,11 +71,7 @@ def check(settings: Settings, registry: Registry) -> Verdict:
 
 
 def _try(registry: Registry, name: str, settings: Settings, libbpf: Libbpf, found: features.Features) -> ProbeVerdict:
-    options = LoadOptions(
-        mode=settings.ebpfmon.load_mode,
-        strategy=settings.ebpfmon.strategy,
-        table_size=settings.plugins[name].table_size,
-    )
+    options = load_options(settings, settings.plugins[name])
     try:
         with attach.load(registry.probes[name], libbpf, found, options) as probe:
             return ProbeVerdict(name, tuple(_event(c) for c in probe.choices))
