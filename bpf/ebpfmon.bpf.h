@@ -116,17 +116,14 @@ static __always_inline void identify(void *task, struct process_identity *who)
 	bpf_core_read_str(who->comm, sizeof(who->comm), &((struct task_struct *)leader)->comm);
 }
 
-#define HASH_(key_type, value_type, size)            \
-	{                                            \
-		__uint(type, BPF_MAP_TYPE_HASH);     \
-		__uint(max_entries, size);           \
-		__type(key, key_type);               \
-		__type(value, value_type);           \
-	}
-
 /* Rows are preallocated: an insertion then needs no memory, in whatever context the program runs. */
 #define INTERVAL_TABLE(name, key_type, row_type, size)                               \
-	struct name##_side HASH_(key_type, row_type, size);                          \
+	struct name##_side {                                                         \
+		__uint(type, BPF_MAP_TYPE_HASH);                                     \
+		__uint(max_entries, size);                                           \
+		__type(key, key_type);                                               \
+		__type(value, row_type);                                             \
+	};                                                                           \
 	struct name##_side name##_0 SEC(".maps"), name##_1 SEC(".maps");             \
 	struct {                                                                     \
 		__uint(type, BPF_MAP_TYPE_ARRAY_OF_MAPS);                            \

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
-/* System calls by what they are to ebpfmon, for programs at sys_exit: SYSCALL_OF(task, regs).
+/* System calls by what they are to ebpfmon, for programs at sys_exit: native_syscall() and compat_syscall().
  * The numbers are each architecture's ABI: 64-bit, and that of 32-bit programs on the same kernel. */
 #ifndef EBPFMON_SYSCALLS_BPF_H
 #define EBPFMON_SYSCALLS_BPF_H

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
@@ -75,7 +75,7 @@ def check(raw: Mapping[str, Any], source: str, registry: Registry, given: Comman
     sections = _typed(raw.get("plugins", {}), dict[str, Any], source, "plugins")
     _known(sections, tuple(registry.probes), source, "plugins.")
     core = _typed(raw.get("ebpfmon", {}), dict[str, Any], source, "ebpfmon")
-    _typed(core, Core, source, "ebpfmon")
+    _typed(core, Core, source, "ebpfmon")  # the file's alone first, so that an error names where it is
     return Settings(
         ebpfmon=_typed({**core, **given.core}, Core, "command line", "ebpfmon"),
         plugins={
@@ -161,8 +161,8 @@ def _unknown(prefix: str, name: str, names: list[str]) -> str:
     return f"{prefix}{name}: no such setting: {hint}"
 
 
-def _listed(names: object) -> str:
-    return ", ".join(sorted(names)) if isinstance(names, (list, tuple, dict)) else str(names)
+def _listed(names: Iterable[str]) -> str:
+    return ", ".join(sorted(names))
 
 
 def to_toml(settings: Settings) -> Iterator[str]:

@@ -77,12 +77,12 @@ def _ask(entry_point: EntryPoint) -> tuple[list[Probe], list[type[SinkSettings]]
     manager.check_pending()
     probes = [p for some in manager.hook.ebpfmon_register_probes() for p in some]
     sinks = [s for some in manager.hook.ebpfmon_register_sinks() for s in some]
-    for found, kind in [(p, Probe) for p in probes]:
-        if not isinstance(found, kind):
-            raise PluginError(f"ebpfmon_register_probes returned {found!r}, not a Probe")
-    for found in sinks:
-        if not (isinstance(found, type) and issubclass(found, SinkSettings)):
-            raise PluginError(f"ebpfmon_register_sinks returned {found!r}, not a subclass of SinkSettings")
+    for probe in probes:
+        if not isinstance(probe, Probe):
+            raise PluginError(f"ebpfmon_register_probes returned {probe!r}, not a Probe")
+    for sink in sinks:
+        if not (isinstance(sink, type) and issubclass(sink, SinkSettings)):
+            raise PluginError(f"ebpfmon_register_sinks returned {sink!r}, not a subclass of SinkSettings")
     return probes, sinks
 
 

@@ -14,13 +14,13 @@ class Accounting:
 
     def __init__(self, charts: Iterable[Chart]) -> None:
         self._charts = tuple(charts)
-        self._totals: dict[str, int] = {}
+        counted = (d for c in self._charts if c.kind is Kind.COUNTER for d in c.dimensions)
+        self._totals = {name: 0 for d in counted for name in (*d.plus, *d.minus)}
 
     def account(self, fields: Fields) -> list[ChartValues]:
         """One interval's fields as the values of all charts. A field that is not there counts as 0."""
-        counted = {f for c in self._charts if c.kind is Kind.COUNTER for d in c.dimensions for f in (*d.plus, *d.minus)}
-        for name in counted:
-            self._totals[name] = self._totals.get(name, 0) + int(fields.get(name, 0))
+        for name in self._totals:
+            self._totals[name] += int(fields.get(name, 0))
         return [
             ChartValues(chart, tuple(self._value(chart.kind, d, fields) for d in chart.dimensions))
             for chart in self._charts

@@ -55,9 +55,8 @@ class Harvester:
         sides = [source.interval.flip() for source in self._sources]
         flipped_ns = self._clock.monotonic_ns()
         elapsed_s, self._flipped_ns = (flipped_ns - self._flipped_ns) / 1e9, flipped_ns
-        # one grace period after the last flip is enough for all
-        for source, side in list(zip(self._sources, sides, strict=True))[-1:]:
-            source.tables[0].settle(side)
+        if self._sources:  # one grace period after the last flip is enough for all
+            self._sources[-1].tables[0].settle(sides[-1])
         swapped = time.perf_counter_ns()
         tables, complete = self._drain(sides)
         missed_runs = self._newly_missed()

@@ -29,13 +29,11 @@ class Pipeline:
         self._accounts = {stem: Accounting(of_table) for stem, of_table in charts.items()}
         self._selfmon, self._self_account = selfmon, Accounting(selfmon.charts())
 
-    async def tick(self, late_ticks: int = 0) -> Snapshot:
+    async def tick(self, late_ticks: int = 0) -> None:
         """Harvest the interval and publish it. The kernel's part, which waits, runs in the executor."""
         loop = asyncio.get_running_loop()
         harvest = await loop.run_in_executor(self._executor, self._harvester.harvest)
-        snapshot = self._account(harvest, late_ticks)
-        self._fanout.publish(snapshot)
-        return snapshot
+        self._fanout.publish(self._account(harvest, late_ticks))
 
     def _account(self, harvest: Harvest, late_ticks: int) -> Snapshot:
         charts: list[ChartValues] = []

@@ -42,8 +42,6 @@ _SIGNATURES: dict[str, tuple[Any, ...]] = {  # name: (result, *arguments)
     "bpf_map__fd": (_INT, _P),
     "bpf_map__max_entries": (_U32, _P),
     "bpf_map__set_max_entries": (_INT, _P, _U32),
-    "bpf_map__key_size": (_U32, _P),
-    "bpf_map__value_size": (_U32, _P),
     "bpf_map__btf_key_type_id": (_U32, _P),
     "bpf_map__btf_value_type_id": (_U32, _P),
     "bpf_map__initial_value": (_P, _P, ctypes.POINTER(_SIZE)),
@@ -192,7 +190,7 @@ class BpfObject:
         return ctypes.string_at(data, size.value)
 
     def map_info(self, name: str, what: str) -> int:
-        """A number about a map: type, fd, key_size, value_size, max_entries, btf_key_type_id ..."""
+        """A number about a map: type, fd, max_entries, btf_key_type_id, btf_value_type_id."""
         return int(getattr(self._lib, f"bpf_map__{what}")(self.maps[name]))
 
     def set_max_entries(self, name: str, count: int) -> None:

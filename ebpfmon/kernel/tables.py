@@ -103,10 +103,9 @@ class Table:
         """Take all rows of a settled side out of the kernel, and what its totals grew by."""
         rows, totals = self._take_rows(side), self._read_totals(side)
         overflow_calls = totals.pop(_OVERFLOW, 0)
-        numbers = rows.view(np.uint64).reshape(len(rows), self.dtype.itemsize // 8)[
-            :, -len(self.counters) :
-        ]  # they stand last
-        in_rows = zip(self.counters, numbers.sum(axis=0).tolist(), strict=True)
+        numbers = rows.view(np.uint64).reshape(len(rows), self.dtype.itemsize // 8)
+        sums = numbers[:, -len(self.counters) :].sum(axis=0)  # the counters stand last in a row
+        in_rows = zip(self.counters, sums.tolist(), strict=True)
         overflow = {name: totals[name] - count for name, count in in_rows}
         return TableHarvest(rows, totals, overflow, overflow_calls, self.capacity)
 
