@@ -1,17 +1,29 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /* The kernel's types, as far as ebpfmon reads them. Only the fields that are used stand here; where they
  * lie is settled at load time from the running kernel's BTF (preserve_access_index), so one list serves
- * every kernel, and every architecture but for the registers. */
+ * every kernel, and every architecture but for the registers. BCC takes them from the kernel's headers: what
+ * stands after `#pragma ebpfmon` becomes a directive there. */
 #ifndef EBPFMON_KERNEL_TYPES_H
 #define EBPFMON_KERNEL_TYPES_H
 
+#define CLONE_THREAD 0x00010000
+#define AT_REMOVEDIR 0x200	/* unlinkat(2) that is an rmdir(2) */
+
+#ifdef BCC
+#pragma ebpfmon include <uapi/linux/ptrace.h>
+#pragma ebpfmon include <linux/sched.h>
+#pragma ebpfmon include <linux/sched/task.h>
+#pragma ebpfmon include <linux/cred.h>
+#pragma ebpfmon include <linux/cgroup-defs.h>
+#pragma ebpfmon include <linux/kernfs.h>
+#pragma ebpfmon include <linux/mm_types.h>
+#pragma ebpfmon include <linux/fs.h>
+#else
 #include <linux/bpf.h>
 #include <linux/types.h>
 #include <stdbool.h>
 
 #define TASK_COMM_LEN 16
-#define AT_REMOVEDIR 0x200	/* unlinkat(2) that is an rmdir(2) */
-#define CLONE_THREAD 0x00010000
 
 #pragma clang attribute push(__attribute__((preserve_access_index)), apply_to = record)
 
@@ -35,6 +47,33 @@ struct cred {
 	kuid_t uid;
 };
 
+struct qstr {
+	unsigned char *name;
+};
+
+struct dentry {
+	struct qstr d_name;
+};
+
+struct path {
+	struct dentry *dentry;
+};
+
+struct inode {
+	unsigned short i_mode;
+};
+
+struct file {
+	struct path f_path;
+	struct inode *f_inode;
+	void *private_data;
+};
+
+struct mm_struct {
+	unsigned long arg_start, arg_end;
+	struct file *exe_file;
+};
+
 struct thread_info {
 #if defined(__TARGET_ARCH_x86)
 	__u32 status;
@@ -47,22 +86,33 @@ struct task_struct {
 	struct thread_info thread_info;
 	__s32 pid;
 	__s32 tgid;
+	struct mm_struct *mm;
 	struct task_struct *real_parent;
 	struct task_struct *group_leader;
 	__u64 start_boottime;
 	__u64 self_exec_id;
-	const struct cred *cred;
+	struct cred *cred;
 	char comm[TASK_COMM_LEN];
 	struct css_set *cgroups;
+	struct files_struct *files;
 };
 
 struct kernel_clone_args {
 	__u64 flags;
 };
 
+struct trace_event_raw_task_newtask {
+	unsigned long clone_flags;
+};
+
+struct trace_event_raw_sys_exit {
+	long id;
+	long ret;
+};
+
 #if defined(__TARGET_ARCH_x86)
 struct pt_regs {
-	unsigned long bx, di, si, dx, ax, orig_ax;
+	unsigned long bx, di, si, dx, cx, r8, ax, orig_ax;
 };
 #elif defined(__TARGET_ARCH_arm64)
 struct pt_regs {
@@ -75,28 +125,37 @@ struct pt_regs {
 #endif
 
 #pragma clang attribute pop
+#endif /* BCC */
 
 /* Where a function's first argument and its result are at a kprobe and a kretprobe; and, at the exit of a
- * system call, its number and the arguments it was made with. A 32-bit program's call is numbered otherwise:
- * see syscall_is_compat() in the kit. */
+ * system call, its number and the arguments it was made with: of which registers. A 32-bit program's call is
+ * numbered otherwise: see in_32_bit_call(). */
 #if defined(__TARGET_ARCH_x86)
 #define KPROBE_ARG1(ctx) ((ctx)->di)
+#define KPROBE_ARG2(ctx) ((ctx)->si)
+#define KPROBE_ARG4(ctx) ((ctx)->cx)
 #define KPROBE_RESULT(ctx) ((ctx)->ax)
-#define SYSCALL_NR(regs) ((__u32)(regs)->orig_ax)
-#define SYSCALL_ARG1(regs) ((regs)->di)
-#define SYSCALL_ARG3(regs) ((regs)->dx)
-#define SYSCALL_COMPAT_ARG1(regs) ((__u32)(regs)->bx)
-#define TS_COMPAT 0x0002
-#define TASK_IN_COMPAT_SYSCALL(task) ((task)->thread_info.status & TS_COMPAT)
+#define SYSCALL_NR orig_ax
+#define SYSCALL_ARG1 di
+#define SYSCALL_ARG2 si
+#define SYSCALL_ARG3 dx
+#define SYSCALL_ARG5 r8
+#define SYSCALL_COMPAT_ARG1 bx
+#define COMPAT_FLAGS thread_info.status
+#define COMPAT_FLAG 0x0002	/* TS_COMPAT */
 #else
 #define KPROBE_ARG1(ctx) ((ctx)->regs[0])
+#define KPROBE_ARG2(ctx) ((ctx)->regs[1])
+#define KPROBE_ARG4(ctx) ((ctx)->regs[3])
 #define KPROBE_RESULT(ctx) ((ctx)->regs[0])
-#define SYSCALL_NR(regs) ((__u32)(regs)->syscallno)
-#define SYSCALL_ARG1(regs) ((regs)->orig_x0)
-#define SYSCALL_ARG3(regs) ((regs)->regs[2])
-#define SYSCALL_COMPAT_ARG1(regs) ((__u32)(regs)->orig_x0)
-#define TIF_32BIT (1 << 22)
-#define TASK_IN_COMPAT_SYSCALL(task) ((task)->thread_info.flags & TIF_32BIT)
+#define SYSCALL_NR syscallno
+#define SYSCALL_ARG1 orig_x0
+#define SYSCALL_ARG2 regs[1]
+#define SYSCALL_ARG3 regs[2]
+#define SYSCALL_ARG5 regs[4]
+#define SYSCALL_COMPAT_ARG1 orig_x0
+#define COMPAT_FLAGS thread_info.flags
+#define COMPAT_FLAG (1 << 22)	/* TIF_32BIT */
 #endif
 
 #endif

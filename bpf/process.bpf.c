@@ -1,148 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only
-/* What processes do with files and with each other: open, close, read, write, delete; create tasks, exit. */
-#include "ebpfmon.bpf.h"
+/* Where it is seen what processes do: open, close, read, write, delete; create tasks, exit. */
+#include "process.bpf.h"
 #include "syscalls.bpf.h"
-
-/* 16,384 processes may act in one interval before any lands in the overflow; two sides of 16,384 rows of 248
- * bytes, key and hash element included, are 8.1 MB of kernel memory. The setting table_size changes it. */
-#define PROCESSES 16384
-/* Forks that are under way at once, where kprobes see them: a kretprobe has no arguments. */
-#define FORKING 1024
-
-struct process_counters {
-	__u64 open_calls, open_errors;
-	__u64 close_calls, close_errors;
-	__u64 read_calls, read_errors, read_bytes;
-	__u64 write_calls, write_errors, write_bytes;
-	__u64 unlink_calls, unlink_errors;
-	__u64 processes_created, processes_failed;
-	__u64 threads_created, threads_failed;
-	__u64 tasks_exited, tasks_released;
-};
-
-PROCESS_TABLE(process, PROCESSES);
-
-static __always_inline int on_open(int result)
-{
-	struct process_slots to;
-
-	if (!process_slots(&to))
-		return 0;
-	ADD(&to, open_calls, 1);
-	if (cfg_return && result < 0)
-		ADD(&to, open_errors, 1);
-	return 0;
-}
-
-static __always_inline int on_close(int result)
-{
-	struct process_slots to;
-
-	if (!process_slots(&to))
-		return 0;
-	ADD(&to, close_calls, 1);
-	if (cfg_return && result < 0)
-		ADD(&to, close_errors, 1);
-	return 0;
-}
-
-/* file_close_fd() returns the file that the descriptor was, or none. */
-static __always_inline int on_close_file(__u64 file)
-{
-	return on_close(file ? 0 : -1);
-}
-
-static __always_inline int on_read(long result)
-{
-	struct process_slots to;
-
-	if (!process_slots(&to))
-		return 0;
-	ADD(&to, read_calls, 1);
-	if (result > 0)
-		ADD(&to, read_bytes, result);
-	else if (cfg_return && result < 0)
-		ADD(&to, read_errors, 1);
-	return 0;
-}
-
-static __always_inline int on_write(long result)
-{
-	struct process_slots to;
-
-	if (!process_slots(&to))
-		return 0;
-	ADD(&to, write_calls, 1);
-	if (result > 0)
-		ADD(&to, write_bytes, result);
-	else if (cfg_return && result < 0)
-		ADD(&to, write_errors, 1);
-	return 0;
-}
-
-static __always_inline int on_unlink(int result)
-{
-	struct process_slots to;
-
-	if (!process_slots(&to))
-		return 0;
-	ADD(&to, unlink_calls, 1);
-	if (cfg_return && result < 0)
-		ADD(&to, unlink_errors, 1);
-	return 0;
-}
-
-/* A new task is charged to who made it, the current task. A task with a tgid of its own is a process, any
- * other a thread: of a program, or of the kernel in a program's name (io_uring's and vhost's workers). */
-static __always_inline int on_task_create(void *task)
-{
-	struct process_slots to;
-	__s32 pid = 0, tgid = 0;
-
-	if (!process_slots(&to))
-		return 0;
-	READ(pid, task, struct task_struct, pid);
-	READ(tgid, task, struct task_struct, tgid);
-	if (pid == tgid)
-		ADD(&to, processes_created, 1);
-	else
-		ADD(&to, threads_created, 1);
-	return 0;
-}
-
-static __always_inline int on_task_fail(__u64 clone_flags)
-{
-	struct process_slots to;
-
-	if (!process_slots(&to))
-		return 0;
-	if (clone_flags & CLONE_THREAD)
-		ADD(&to, threads_failed, 1);
-	else
-		ADD(&to, processes_failed, 1);
-	return 0;
-}
-
-static __always_inline int on_task_exit(void *unused)
-{
-	struct process_slots to;
-
-	if (!process_slots(&to))
-		return 0;
-	ADD(&to, tasks_exited, 1);
-	return 0;
-}
-
-/* A task is charged with its own release, whoever reaps it. */
-static __always_inline int on_task_release(void *task)
-{
-	struct process_slots to;
-
-	if (!process_slots_of(&to, task))
-		return 0;
-	ADD(&to, tasks_released, 1);
-	return 0;
-}
 
 /* Trampolines and kprobes see the kernel's functions ... */
 
@@ -182,20 +41,27 @@ KPROBE_OR_KRETPROBE(vfs_unlink, filename_unlinkat, on_unlink)
 
 /* ... tracepoints see the system calls ... */
 
-SEEN_AT(sys_exit, file_open);
-SEEN_AT(sys_exit, file_close);
-SEEN_AT(sys_exit, file_close_range);
-SEEN_AT(sys_exit, vfs_read);
-SEEN_AT(sys_exit, vfs_readv);
-SEEN_AT(sys_exit, vfs_write);
-SEEN_AT(sys_exit, vfs_writev);
-SEEN_AT(sys_exit, vfs_unlink);
+/* At the raw tracepoint, or at the classic one where programs at the raw one can be preempted. */
+#define SEEN_AT_EXIT(event)                                                          \
+	SEEN_AT(sys_exit, event);                                                    \
+	SEEN_AT(raw_syscalls_sys_exit, event)
+SEEN_AT_EXIT(file_open);
+SEEN_AT_EXIT(file_close);
+SEEN_AT_EXIT(file_close_range);
+SEEN_AT_EXIT(vfs_read);
+SEEN_AT_EXIT(vfs_readv);
+SEEN_AT_EXIT(vfs_write);
+SEEN_AT_EXIT(vfs_writev);
+SEEN_AT_EXIT(vfs_unlink);
 SEEN_AT_IN_RETURN_MODE(sys_exit, task_fail);
+SEEN_AT_IN_RETURN_MODE(raw_syscalls_sys_exit, task_fail);
+#define SEEN(event) (classic ? event##__tracepoint__raw_syscalls_sys_exit : event##__tracepoint__sys_exit)
 
 /* clone(2) and clone3(2) failed: of a thread, or of a process? clone3's flags are in the caller's memory. */
 static __always_inline __u64 flags_of_clone(struct pt_regs *regs, enum syscall_kind kind, bool compat)
 {
-	__u64 first = compat ? SYSCALL_COMPAT_ARG1(regs) : SYSCALL_ARG1(regs), flags = 0;
+	__u64 first = compat ? (__u32)REGISTER(regs, SYSCALL_COMPAT_ARG1) : REGISTER(regs, SYSCALL_ARG1);
+	__u64 flags = 0;
 
 	if (kind == CALL_CLONE)
 		return first;
@@ -204,40 +70,37 @@ static __always_inline __u64 flags_of_clone(struct pt_regs *regs, enum syscall_k
 	return flags;
 }
 
-/* TP_PROTO(struct pt_regs *regs, long ret) */
-static __always_inline int on_sys_exit(__u64 *ctx)
+static __always_inline int on_syscall(struct pt_regs *regs, __u32 nr, long result, const bool classic)
 {
-	struct pt_regs *regs = (void *)ctx[0];
-	long result = ctx[1];
-	bool compat = in_compat_syscall();
-	__u32 nr = SYSCALL_NR(regs);
+	bool compat = in_32_bit_call();
 	enum syscall_kind kind = compat ? compat_syscall(nr) : native_syscall(nr);
 
 	switch (kind) {
 	case CALL_OPEN:
-		return file_open__tracepoint__sys_exit ? on_open(result) : 0;
+		return SEEN(file_open) ? on_open(result) : 0;
 	case CALL_CLOSE:
-		return file_close__tracepoint__sys_exit ? on_close(result) : 0;
+		return SEEN(file_close) ? on_close(result) : 0;
 	case CALL_CLOSE_RANGE:
-		return file_close_range__tracepoint__sys_exit ? on_close(result) : 0;
+		return SEEN(file_close_range) ? on_close(result) : 0;
 	case CALL_READ:
-		return vfs_read__tracepoint__sys_exit ? on_read(result) : 0;
+		return SEEN(vfs_read) ? on_read(result) : 0;
 	case CALL_READV:
-		return vfs_readv__tracepoint__sys_exit ? on_read(result) : 0;
+		return SEEN(vfs_readv) ? on_read(result) : 0;
 	case CALL_WRITE:
-		return vfs_write__tracepoint__sys_exit ? on_write(result) : 0;
+		return SEEN(vfs_write) ? on_write(result) : 0;
 	case CALL_WRITEV:
-		return vfs_writev__tracepoint__sys_exit ? on_write(result) : 0;
+		return SEEN(vfs_writev) ? on_write(result) : 0;
 	case CALL_UNLINKAT:
-		if (SYSCALL_ARG3(regs) & AT_REMOVEDIR)
+		if (REGISTER(regs, SYSCALL_ARG3) & AT_REMOVEDIR)
 			return 0;
 		/* fall through */
 	case CALL_UNLINK:
-		return vfs_unlink__tracepoint__sys_exit ? on_unlink(result) : 0;
+		return SEEN(vfs_unlink) ? on_unlink(result) : 0;
 	case CALL_FORK:
 	case CALL_CLONE:
 	case CALL_CLONE3:
-		if (!task_fail__tracepoint__sys_exit__return || result >= 0)
+		if (!(classic ? task_fail__tracepoint__raw_syscalls_sys_exit__return :
+				task_fail__tracepoint__sys_exit__return) || result >= 0)
 			return 0;
 		return on_task_fail(flags_of_clone(regs, kind, compat));
 	default:
@@ -245,57 +108,124 @@ static __always_inline int on_sys_exit(__u64 *ctx)
 	}
 }
 
+/* TP_PROTO(struct pt_regs *regs, long ret) */
+static __always_inline int on_sys_exit(__u64 *ctx)
+{
+	struct pt_regs *regs = (void *)ctx[0];
+
+	return on_syscall(regs, REGISTER(regs, SYSCALL_NR), ctx[1], false);
+}
 SHARED_TRACEPOINT(sys_exit, on_sys_exit)
 
-/* ... and tasks come and go at tracepoints, which cost less than a trampoline and miss nothing: one
- * release_task() may release a thread and its leader. The functions are there for who forces a strategy. */
+#ifndef BCC
+static __always_inline int on_classic_sys_exit(struct trace_event_raw_sys_exit *ctx)
+{
+	struct pt_regs *regs = (void *)bpf_task_pt_regs(bpf_get_current_task_btf());
+
+	return on_syscall(regs, ctx->id, ctx->ret, true);
+}
+SHARED_CLASSIC_TRACEPOINT(raw_syscalls, sys_exit, on_classic_sys_exit)
+#endif
+
+/* ... and tasks come and go at tracepoints, which cost less than a trampoline. */
 
 /* TP_PROTO(struct task_struct *task, unsigned long clone_flags); unlike sched_process_fork, which only
  * kernel_clone() reaches, also for the tasks that the kernel makes within a program */
 static __always_inline int on_task_newtask(__u64 *ctx)
 {
-	return on_task_create((void *)ctx[0]);
+	return on_task_create(ctx[1] & CLONE_THREAD);
 }
+TRACEPOINT(task_create, task_newtask, on_task_newtask)
 
-/* TP_PROTO(struct task_struct *p), and group_dead from 6.16 on */
-static __always_inline int on_sched_process_exit(__u64 *ctx)
+#ifndef BCC
+static __always_inline int on_classic_task_newtask(struct trace_event_raw_task_newtask *ctx)
 {
-	return on_task_exit((void *)ctx[0]);
+	return on_task_create(ctx->clone_flags & CLONE_THREAD);
 }
+CLASSIC_TRACEPOINT(task_create, task, task_newtask, on_classic_task_newtask)
+#endif
 
-/* TP_PROTO(struct task_struct *p): an RCU grace period after release_task() */
+static __always_inline int on_wake_up_new_task(void *task, const bool typed)
+{
+	__s32 pid = 0, tgid = 0;
+
+	LOAD(typed, pid, task, struct task_struct, pid);
+	LOAD(typed, tgid, task, struct task_struct, tgid);
+	return on_task_create(pid != tgid);
+}
+FENTRY(task_create, wake_up_new_task, on_wake_up_new_task)
+KPROBE(task_create, wake_up_new_task, on_wake_up_new_task)
+
+static __always_inline int on_sched_process_exit(void *ctx)
+{
+	return on_task_exit();
+}
+TRACEPOINT(task_exit, sched_process_exit, on_sched_process_exit)
+CLASSIC_TRACEPOINT(task_exit, sched, sched_process_exit, on_sched_process_exit)
+
+static __always_inline int on_do_exit(void *code, const bool typed)
+{
+	return on_task_exit();
+}
+FENTRY(task_exit, do_exit, on_do_exit)
+KPROBE(task_exit, do_exit, on_do_exit)
+
+/* TP_PROTO(struct task_struct *p): an RCU grace period after release_task(). When a thread is freed its leader may be
+ * gone already, and another task be in that memory: so a thread's process is what it was when the thread exited. */
 static __always_inline int on_sched_process_free(__u64 *ctx)
 {
-	return on_task_release((void *)ctx[0]);
+	struct task_struct *task = (void *)ctx[0];
+	__u64 address = (__u64)task;
+	struct process_key key = {}, *at_exit;
+	__u32 pid = 0;
+
+	LOAD(true, pid, task, struct task_struct, pid);
+	LOAD(true, key.tgid, task, struct task_struct, tgid);
+	LOAD(true, key.start_ns, task, struct task_struct, start_boottime);
+	LOAD(true, key.exec_id, task, struct task_struct, self_exec_id);
+	if (pid == key.tgid)
+		return on_release(&key, task, true);
+	at_exit = bpf_map_lookup_elem(MAP(process_exiting), &address);
+	if (at_exit && at_exit->tgid == key.tgid)
+		key = *at_exit;
+	bpf_map_delete_elem(MAP(process_exiting), &address);
+	return on_release(&key, task, true);
 }
-
-TRACEPOINT(task_create, task_newtask, on_task_newtask)
-FENTRY(task_create, wake_up_new_task, on_task_create)
-KPROBE(task_create, wake_up_new_task, on_task_create)
-
-TRACEPOINT(task_exit, sched_process_exit, on_sched_process_exit)
-FENTRY(task_exit, do_exit, on_task_exit)
-KPROBE(task_exit, do_exit, on_task_exit)
-
 TRACEPOINT(task_release, sched_process_free, on_sched_process_free)
-FENTRY(task_release, release_task, on_task_release)
-KPROBE(task_release, release_task, on_task_release)
+
+/* Called for each task by release_task(), which may release a thread and then its leader. */
+static __always_inline int on_cgroup_release(void *task, const bool typed)
+{
+	struct process_key key = {};
+	void *leader = 0;
+
+	LOAD(typed, leader, task, struct task_struct, group_leader);
+	LOAD(typed, key.start_ns, leader, struct task_struct, start_boottime);
+	LOAD(typed, key.tgid, task, struct task_struct, tgid);
+	LOAD(typed, key.exec_id, task, struct task_struct, self_exec_id);
+	return on_release(&key, task, typed);
+}
+FENTRY(task_release, cgroup_task_release, on_cgroup_release)
+FENTRY(task_release, cgroup_release, on_cgroup_release)
+KPROBE(task_release, cgroup_task_release, on_cgroup_release)
+KPROBE(task_release, cgroup_release, on_cgroup_release)
 
 /* Failed clones by the function: kernel_clone() has its flags in an argument block. */
-static __always_inline int on_kernel_clone(void *args, long result)
+static __always_inline int on_kernel_clone(void *args, const bool typed, int result)
 {
 	__u64 flags = 0;
 
 	if (result >= 0)
 		return 0;
-	READ(flags, args, struct kernel_clone_args, flags);
+	LOAD(typed, flags, args, struct kernel_clone_args, flags);
 	return on_task_fail(flags);
 }
 
+#ifndef BCC
 SEC("fexit/kernel_clone")
 int task_fail__trampoline__kernel_clone__return(__u64 *ctx)
 {
-	return on_kernel_clone((void *)ctx[0], (int)ctx[1]);
+	return on_kernel_clone((void *)ctx[0], true, ctx[1]);
 }
 
 struct {
@@ -304,24 +234,25 @@ struct {
 	__type(key, __u64);
 	__type(value, __u64);
 } process_forking SEC(".maps");
+#endif
 
 SEC("kprobe/kernel_clone")
 int task_fail__kprobe__kernel_clone__return__args(struct pt_regs *ctx)
 {
-	__u64 id = bpf_get_current_pid_tgid(), args = KPROBE_ARG1(ctx);
+	__u64 id = bpf_get_current_pid_tgid(), args = (__u64)KPROBE_ARG1(ctx);
 
-	bpf_map_update_elem(&process_forking, &id, &args, BPF_ANY);
+	bpf_map_update_elem(MAP(process_forking), &id, &args, BPF_ANY);
 	return 0;
 }
 
 SEC("kretprobe/kernel_clone")
 int task_fail__kprobe__kernel_clone__return(struct pt_regs *ctx)
 {
-	__u64 id = bpf_get_current_pid_tgid(), *args = bpf_map_lookup_elem(&process_forking, &id);
+	__u64 id = bpf_get_current_pid_tgid(), *args = bpf_map_lookup_elem(MAP(process_forking), &id);
 
 	if (args)
-		on_kernel_clone((void *)*args, (int)KPROBE_RESULT(ctx));
-	bpf_map_delete_elem(&process_forking, &id);
+		on_kernel_clone((void *)*args, false, KPROBE_RESULT(ctx));
+	bpf_map_delete_elem(MAP(process_forking), &id);
 	return 0;
 }
 

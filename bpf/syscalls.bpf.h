@@ -68,19 +68,16 @@ static __always_inline enum syscall_kind compat_syscall(__u32 nr)
 	return CALL_OTHER;
 }
 
-static __always_inline bool in_compat_syscall(void)
+static __always_inline bool in_32_bit_call(void)
 {
-	__u64 flags = 0;
+	unsigned long flags = 0;
 
-	if (bpf_core_enum_value_exists(enum bpf_func_id, BPF_FUNC_get_current_task_btf))
-		return TASK_IN_COMPAT_SYSCALL((struct task_struct *)bpf_get_current_task_btf());
 #if defined(__TARGET_ARCH_x86)
-	READ(*(__u32 *)&flags, bpf_get_current_task(), struct task_struct, thread_info.status);
-	return flags & TS_COMPAT;
+	LOAD(CURRENT_IS_TYPED, *(__u32 *)&flags, CURRENT_TASK(), struct task_struct, COMPAT_FLAGS);
 #else
-	READ(flags, bpf_get_current_task(), struct task_struct, thread_info.flags);
-	return flags & TIF_32BIT;
+	LOAD(CURRENT_IS_TYPED, flags, CURRENT_TASK(), struct task_struct, COMPAT_FLAGS);
 #endif
+	return flags & COMPAT_FLAG;
 }
 
 #endif

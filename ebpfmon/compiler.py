@@ -14,20 +14,32 @@ TARGETS = {"x86_64": "x86", "aarch64": "arm64"}
 """uname(2)'s machine: the name that the kernel's sources and libbpf's headers have for it."""
 FLAGS = ("-O2", "-g", "-mcpu=v3", "-target", "bpf", "-Wall", "-Werror", "-Wno-unused-function")
 
+CORE = {"execs": "ebpfmon/attribution"}
+"""What is the core's own, and in which of its packages."""
+
 
 def compile_all(root: Path) -> list[Path]:
-    """Compile `bpf/STEM.bpf.c` to `plugins/ebpfmon_STEM/objects/MACHINE/STEM.bpf.o`, where something changed."""
+    """Compile `bpf/STEM.bpf.c` to `objects/MACHINE/STEM.bpf.o` in its package, where something changed.
+
+    The package is `plugins/ebpfmon_STEM`, or one of the core's. Beside the object goes STEM.bcc.c, the source for BCC.
+    """
     headers = sorted((root / "bpf").glob("*.h"))
     built = []
     for source in sorted((root / "bpf").glob("*.bpf.c")):
         stem = source.name.removesuffix(".bpf.c")
         for machine in TARGETS:
-            out = root / "plugins" / f"ebpfmon_{stem}" / "objects" / machine / f"{stem}.bpf.o"
+            package = CORE.get(stem, f"plugins/ebpfmon_{stem}")
+            out = root / package / "objects" / machine / f"{stem}.bpf.o"
             newest = max(path.stat().st_mtime for path in (source, *headers, Path(__file__)))
-            if not out.exists() or out.stat().st_mtime < newest:
+            if not out.exists() or not for_bcc(out).exists() or out.stat().st_mtime < newest:
                 compile_object(source, out, machine, root / "bpf")
                 built.append(out)
     return built
+
+
+def for_bcc(out: Path) -> Path:
+    """Where the source for BCC is, beside a compiled object."""
+    return out.with_name(out.name.removesuffix(".bpf.o") + ".bcc.c")
 
 
 def compile_object(source: Path, out: Path, machine: str, include: Path) -> None:
@@ -35,11 +47,17 @@ def compile_object(source: Path, out: Path, machine: str, include: Path) -> None
     out.parent.mkdir(parents=True, exist_ok=True)
     # the kernel's uapi headers for this machine's own compiler; of the architecture they say nothing that is used
     multiarch = sysconfig.get_config_var("MULTIARCH") or ""
-    command = ["clang", *FLAGS, f"-D__TARGET_ARCH_{TARGETS[machine]}", f"-I{include}",
-               f"-I/usr/include/{multiarch}", f"-fdebug-prefix-map={include.parent}=.",
-               "-fdebug-compilation-dir=.", "-c", str(source), "-o", str(out)]  # fmt: skip
+    common = ["clang", f"-D__TARGET_ARCH_{TARGETS[machine]}", f"-I{include}", str(source)]
+    command = [*common, *FLAGS, f"-I/usr/include/{multiarch}", f"-fdebug-prefix-map={include.parent}=.",
+               "-fdebug-compilation-dir=.", "-c", "-o", str(out)]  # fmt: skip
+    # BCC's rewriter stumbles over macros, so it gets the source without them
+    expand = [*common, "-target", "bpf", "-nostdinc", "-E", "-P", "-DBCC"]
     try:
         subprocess.run(command, check=True)
+        expanded = subprocess.run(expand, check=True, stdout=subprocess.PIPE, text=True).stdout
+        text = f"// SPDX-License-Identifier: GPL-2.0-only\n// {source.name}, preprocessed for BCC\n"
+        text += expanded.replace("#pragma ebpfmon ", "#")
+        for_bcc(out).write_text(text, encoding="utf-8")
     except FileNotFoundError:
         raise SystemExit("compile BPF: no clang: apt install clang libbpf-dev linux-libc-dev") from None
     except subprocess.CalledProcessError as error:

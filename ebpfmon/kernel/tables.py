@@ -14,12 +14,15 @@ from typing import Any
 import numpy as np
 
 from ebpfmon.errors import KernelError, ObjectError
+from ebpfmon.kernel.bpfobject import BpfObject
 from ebpfmon.kernel.btf import Btf
-from ebpfmon.kernel.libbpf import BpfObject, check
+from ebpfmon.kernel.libbpf import check
 from ebpfmon.model import TableHarvest
 
 _PERCPU_ARRAY, _ARRAY_OF_MAPS = 6, 12  # enum bpf_map_type
 _OVERFLOW = "overflow"
+INTERVAL = "ebpfmon_interval"
+"""The map that says which side programs write to."""
 
 
 def find_tables(obj: BpfObject) -> list[str]:
@@ -38,18 +41,23 @@ def set_table_size(obj: BpfObject, stem: str, rows: int) -> None:
 
 
 class Interval:
-    """Which side the programs of one object write to."""
+    """Which side the programs write to: those of one object, or of several that share it."""
 
     def __init__(self, obj: BpfObject) -> None:
-        self._lib, self._fd = obj.libbpf.lib, obj.map_info("ebpfmon_interval", "fd")
-        self.side = 0
+        self._lib, self._fd = obj.libbpf.lib, obj.map_info(INTERVAL, "fd")
+
+    @property
+    def side(self) -> int:
+        """The side that programs write to now."""
+        zero, side = ctypes.c_uint32(0), ctypes.c_uint32()
+        check(self._lib.bpf_map_lookup_elem(self._fd, ctypes.byref(zero), ctypes.byref(side)), "read the interval")
+        return side.value
 
     def flip(self) -> int:
         """From now on programs write to the other side; returns the one they leave."""
-        left, other = self.side, 1 - self.side
-        zero, side = ctypes.c_uint32(0), ctypes.c_uint32(other)
+        left = self.side
+        zero, side = ctypes.c_uint32(0), ctypes.c_uint32(1 - left)
         check(self._lib.bpf_map_update_elem(self._fd, ctypes.byref(zero), ctypes.byref(side), 0), "flip the interval")
-        self.side = other
         return left
 
 

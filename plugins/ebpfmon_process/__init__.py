@@ -6,11 +6,11 @@ collector know (its first era). The fields are the counters of `struct process_c
 
 from collections.abc import Sequence
 
-from ebpfmon import Chart, Dimension, Probe, hookimpl
+from ebpfmon import Chart, Dimension, Probe, Scope, hookimpl
 
 EBPFMON_API_VERSION = 1
 
-CHARTS = (
+SYSTEM_CHARTS = (
     Chart(
         id="ebpf.file_descriptor", title="Open and close calls", units="calls/s", family="File", priority=21000,
         dimensions=(
@@ -83,6 +83,34 @@ CHARTS = (
         ),
     ),
 )  # fmt: skip
+
+
+def _by_application(
+    priority: int, id_: str, title: str, family: str, field: str, units: str = "calls/s", *, return_only: bool = False
+) -> Chart:
+    return Chart(
+        id=f"apps.{id_}", title=title, units=units, family=f"ebpf {family}", priority=priority, scope=Scope.APPS,
+        dimensions=(Dimension("application", "application", (field,)),), return_only=return_only,
+    )  # fmt: skip
+
+
+APPLICATION_CHARTS = (
+    _by_application(20061, "file_open", "Number of open files", "file", "open_calls"),
+    _by_application(20062, "file_open_error", "Fails to open files", "file", "open_errors", return_only=True),
+    _by_application(20063, "file_closed", "Files closed", "file", "close_calls"),
+    _by_application(20064, "file_close_error", "Fails to close files", "file", "close_errors", return_only=True),
+    _by_application(20065, "file_deleted", "Files deleted", "vfs", "unlink_calls"),
+    _by_application(20066, "vfs_write_call", "Write to disk", "vfs", "write_calls"),
+    _by_application(20067, "vfs_write_error", "Fails to write", "vfs", "write_errors", return_only=True),
+    _by_application(20068, "vfs_read_call", "Read from disk", "vfs", "read_calls"),
+    _by_application(20069, "vfs_read_error", "Fails to read", "vfs", "read_errors", return_only=True),
+    _by_application(20070, "vfs_write_bytes", "Bytes written on disk", "vfs", "write_bytes", "bytes/s"),
+    _by_application(20071, "vfs_read_bytes", "Bytes read from disk", "vfs", "read_bytes", "bytes/s"),
+    _by_application(20072, "process_create", "Process started", "process", "processes_created"),
+    _by_application(20073, "thread_create", "Threads started", "process", "threads_created"),
+    _by_application(20074, "task_close", "Tasks closed", "process", "tasks_released"),
+)
+CHARTS = SYSTEM_CHARTS + APPLICATION_CHARTS
 
 
 @hookimpl

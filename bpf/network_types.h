@@ -1,0 +1,160 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/* The kernel's types about sockets, in the manner of kernel_types.h. */
+#ifndef EBPFMON_NETWORK_TYPES_H
+#define EBPFMON_NETWORK_TYPES_H
+
+#include "kernel_types.h"
+
+#ifdef BCC
+/* Not what these would include of BPF itself: BCC has uapi headers of its own, which know less than newer kernels'. */
+#pragma ebpfmon define _LINUX_BPF_H 1
+#pragma ebpfmon define __LINUX_FILTER_H__ 1
+#pragma ebpfmon include <linux/skbuff.h>
+#pragma ebpfmon include <linux/socket.h>
+#pragma ebpfmon include <linux/net.h>
+#pragma ebpfmon include <net/sock.h>
+
+/* It is in net/tcp.h, which cannot do without those. Its first fields have been where they are since Linux 2.6. */
+struct tcp_skb_cb {
+	__u32 seq, end_seq;
+	__u16 tcp_gso_segs;
+};
+#else
+
+#define AF_INET 2
+#define AF_INET6 10
+#define IPPROTO_TCP 6
+#define IPPROTO_UDP 17
+#define MSG_PEEK 2
+#define MSG_ERRQUEUE 0x2000
+
+enum tcp_state {
+	TCP_ESTABLISHED = 1,
+	TCP_SYN_SENT = 2,
+	TCP_SYN_RECV = 3,
+	TCP_CLOSE = 7,
+	TCP_LISTEN = 10,
+};
+
+#pragma clang attribute push(__attribute__((preserve_access_index)), apply_to = record)
+
+struct ns_common {
+	unsigned int inum;
+};
+
+struct net {
+	struct ns_common ns;
+};
+
+typedef struct {
+	struct net *net;
+} possible_net_t;
+
+struct in6_addr {
+	union {
+		__be32 u6_addr32[4];
+	} in6_u;
+};
+
+struct sock_common {
+	__be32 skc_daddr;
+	__be16 skc_dport;
+	__u16 skc_num;
+	unsigned short skc_family;
+	volatile unsigned char skc_state;
+	possible_net_t skc_net;
+	struct in6_addr skc_v6_daddr;
+};
+
+struct sock {
+	struct sock_common __sk_common;
+	__u16 sk_protocol;
+};
+
+struct socket {
+	struct sock *sk;
+};
+
+struct msghdr {
+	void *msg_name;
+};
+
+struct sk_buff {
+	unsigned char *head;
+	__u16 transport_header;
+	__u16 network_header;
+	char cb[48];
+};
+
+struct tcp_skb_cb {
+	__u16 tcp_gso_segs;
+};
+
+struct fdtable {
+	unsigned int max_fds;
+	struct file **fd;
+};
+
+struct files_struct {
+	struct fdtable *fdt;
+};
+
+struct trace_event_raw_sock_msg_length {
+	void *sk;
+	int ret;
+	int flags;
+};
+
+struct trace_event_raw_inet_sock_set_state {
+	void *skaddr;
+	int oldstate;
+	int newstate;
+};
+
+struct trace_event_raw_tcp_event_sk {
+	void *skaddr;
+};
+
+/* the event's record: since 6.10 of its own type, before that tcp_event_sk_skb's */
+struct trace_event_raw_tcp_retransmit_skb {
+	void *skbaddr;
+	void *skaddr;
+	int err;
+};
+
+struct trace_event_raw_tcp_event_sk_skb {
+	void *skbaddr;
+	void *skaddr;
+};
+
+struct trace_event_raw_tcp_retransmit_synack {
+	void *skaddr;
+};
+
+#pragma clang attribute pop
+#endif /* BCC */
+
+/* The words of an address between which IPv4 is IPv6 too: ::ffff:a.b.c.d */
+#define IPV4_IN_IPV6 0xffff0000	/* as it stands in a packet, on a little-endian machine */
+#define FILE_TYPE 0xf000	/* of an inode's mode */
+#define FILE_IS_SOCKET 0xc000
+
+#if defined(__TARGET_ARCH_x86)
+#define NR_SENDTO 44
+#define NR_SENDMSG 46
+#define NR_SENDMMSG 307
+#define NR_RECVFROM 45
+#define NR_RECVMSG 47
+#define NR_RECVMMSG 299
+#else
+#define NR_SENDTO 206
+#define NR_SENDMSG 211
+#define NR_SENDMMSG 269
+#define NR_RECVFROM 207
+#define NR_RECVMSG 212
+#define NR_RECVMMSG 243
+#endif
+#define MMSGHDR_SIZE 64	/* of the ABI's struct mmsghdr, which begins with the pointer msg_name ... */
+#define MMSGHDR_LENGTH 56	/* ... and has msg_len here */
+
+#endif

@@ -1,0 +1,220 @@
+"""The other loader, for kernels without BTF: BCC compiles a probe's source with this machine's kernel headers.
+
+BCC is the compiler alone, in a process of its own, so that none of its hundred megabytes stay here. What it makes
+has numbers for maps and knobs; they are filled in, and the programs loaded and attached, as libbpf does for a
+compiled object, whose map definitions and row types hold here too: a `BccObject` is a `BpfObject`.
+"""
+
+from __future__ import annotations
+
+import base64
+import ctypes
+import errno
+import json
+import os
+import struct
+import subprocess
+import sys
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from ebpfmon.errors import AttachError, KernelError, LoadError
+from ebpfmon.kernel import bcc_compile, host
+from ebpfmon.kernel.bpfobject import BpfObject, raise_load_error
+from ebpfmon.kernel.btf import Btf
+from ebpfmon.kernel.kretprobes import Kretprobes
+from ebpfmon.kernel.libbpf import Libbpf, check
+
+_ARRAY, _ARRAY_OF_MAPS = 2, 12  # enum bpf_map_type
+_PROGRAM_TYPES = {"kprobe": 2, "kretprobe": 2, "tp_btf": 17}  # enum bpf_prog_type: KPROBE, RAW_TRACEPOINT
+_LD_IMM64, _MAP_FD, _KNOB = 0x18, 1, 15  # an instruction, and what its source register says that it loads
+_SELF_CHECK = "ebpfmon_self_check"
+_SELF_CHECK_FACTS = ("tgid", "comm", "cgroup", "start")  # struct self_check in the kit
+
+
+class _MapOptions(ctypes.Structure):
+    """struct bpf_map_create_opts of libbpf 1.0."""
+
+    _fields_ = (("sz", ctypes.c_size_t), ("btf", ctypes.c_uint32 * 4), ("inner_map_fd", ctypes.c_uint32),
+                ("map_flags", ctypes.c_uint32), ("extra", ctypes.c_uint64 * 2))  # fmt: skip
+
+
+class _ProgramOptions(ctypes.Structure):
+    """struct bpf_prog_load_opts of libbpf 1.0."""
+
+    _fields_ = (("sz", ctypes.c_size_t), ("attach", ctypes.c_uint32 * 10), ("info", ctypes.c_uint64 * 5),
+                ("log_level", ctypes.c_uint32), ("log_size", ctypes.c_uint32),
+                ("log_buf", ctypes.c_void_p))  # fmt: skip
+
+
+def compile_source(obj: BpfObject) -> dict[str, bytes]:
+    """Instructions by program, of those that BCC can do, from the source beside an opened object.
+
+    Raises KernelError, naming the package to install where one is missing.
+    """
+    source = obj.path.with_name(obj.path.name.removesuffix(".bpf.o") + ".bcc.c")
+    step = f"compile '{source.name}' with BCC"
+    release = os.uname().release
+    if not any(Path(place).exists() for place in host.header_places(release)):
+        raise KernelError(
+            f"{step}: no headers of kernel {release}: apt install linux-headers-{release} "
+            f"(Fedora, RHEL: dnf install kernel-devel-{release})"
+        )
+    flags = [f"-DMAP_{name}={n}" for n, name in enumerate((*_maps_of(obj), _SELF_CHECK))]
+    flags += [f"-D{name}=bpf_pseudo_fd({_KNOB},{n})" for n, name in enumerate(_knobs_of(obj))]
+    programs = [*obj.programs, _SELF_CHECK]
+    request = json.dumps({"text": source.read_text(encoding="utf-8"), "flags": flags, "programs": programs})
+    for python in dict.fromkeys((sys.executable, "/usr/bin/python3")):  # Debian's package is for Debian's Python
+        done = subprocess.run([python, "-I", bcc_compile.__file__], input=request, capture_output=True, text=True)
+        if done.returncode == 0:
+            compiled = {name: base64.b64decode(code) for name, code in json.loads(done.stdout).items()}
+            if _SELF_CHECK not in compiled:
+                raise KernelError(f"{step}: it made no programs")
+            return compiled
+        if done.returncode != bcc_compile.NO_BCC:
+            raise KernelError(f"{step}: {_error_line(done.stderr)}")
+    raise KernelError(f"{step}: no BCC: apt install python3-bpfcc (PyPI's package 'bcc' is something else)")
+
+
+def _error_line(said: str) -> str:
+    lines = said.strip().splitlines()
+    return next((line for line in lines if "error:" in line), lines[-1] if lines else "it said nothing")
+
+
+class BccObject(BpfObject):
+    """A probe's programs as BCC compiled them (`compiled`, by name), with all else from the compiled object."""
+
+    def __init__(
+        self, libbpf: Libbpf, path: Path, kretprobes: Kretprobes | None, compiled: Mapping[str, bytes]
+    ) -> None:
+        super().__init__(libbpf, path, kretprobes)
+        self._compiled = compiled
+        self._map_fds: dict[str, int] = {}
+        self._program_fds: dict[str, int] = {}
+
+    def map_info(self, name: str, what: str) -> int:
+        return self._map_fds[name] if what == "fd" else super().map_info(name, what)
+
+    def program_fd(self, program: str) -> int:
+        return self._program_fds[program]
+
+    def load(self, programs: Iterable[str]) -> None:
+        maps = _maps_of(self)
+        for name in sorted(maps, key=lambda n: super(BccObject, self).map_info(n, "type") == _ARRAY_OF_MAPS):
+            self._create_map(name)
+        self._map_fds[_SELF_CHECK] = self._new_map(_ARRAY, _SELF_CHECK, 4, 8 * (1 + len(_SELF_CHECK_FACTS)), 1)
+        fds = [self._map_fds[name] for name in (*maps, _SELF_CHECK)]
+        knobs = [self._knob(*place) for place in _knobs_of(self).values()]
+        for name in (_SELF_CHECK, *programs):
+            kind = "tp_btf" if name == _SELF_CHECK else self.section(name).partition("/")[0]
+            code = _fill_in(self._compiled[name], fds, knobs)
+            self._program_fds[name] = self._load_program(name, _PROGRAM_TYPES[kind], code)
+        self._check_self()
+
+    def attach(self, program: str) -> None:
+        kind, _, target = self.section(program).partition("/")
+        if kind == "kretprobe":
+            super().attach(program)
+        elif kind == "kprobe":
+            self._attach_kprobe(program, target)
+        else:
+            self._closing.callback(os.close, self._attach_raw_tracepoint(program, target))
+
+    def _attach_kprobe(self, program: str, function: str) -> None:
+        try:
+            event = self.libbpf.open_kprobe(function)
+            self._closing.callback(os.close, event)
+            self.libbpf.run_at(event, self._program_fds[program])
+        except OSError as error:
+            raise AttachError(f"attach '{program}': {error.strerror}", errno=error.errno or 0) from error
+
+    def _attach_raw_tracepoint(self, program: str, tracepoint: str) -> int:
+        link: int = self._lib.bpf_raw_tracepoint_open(tracepoint.encode(), self._program_fds[program])
+        if link < 0:
+            raise AttachError(f"attach '{program}': {os.strerror(-link)}", errno=-link)
+        return link
+
+    def share(self, name: str, fd: int) -> None:
+        self._map_fds[name] = os.dup(fd)
+        self._closing.callback(os.close, self._map_fds[name])
+
+    def _create_map(self, name: str) -> None:
+        if name in self._map_fds:
+            return
+        kind, size = (super(BccObject, self).map_info(name, what) for what in ("type", "max_entries"))
+        key, value = (super(BccObject, self).map_info(name, what) for what in ("key_size", "value_size"))
+        flags = super().map_info(name, "map_flags")
+        inner = [self._map_fds[f"{name}_{n}"] for n in range(size)] if kind == _ARRAY_OF_MAPS else []
+        self._map_fds[name] = self._new_map(kind, name, key, value, size, flags, *inner[:1])
+        for n, fd in enumerate(inner):
+            index, one = ctypes.c_uint32(n), ctypes.c_uint32(fd)
+            done = self._lib.bpf_map_update_elem(self._map_fds[name], ctypes.byref(index), ctypes.byref(one), 0)
+            check(done, f"fill map '{name}'")
+
+    def _new_map(
+        self, kind: int, name: str, key_size: int, value_size: int, size: int, flags: int = 0, inner: int = 0
+    ) -> int:
+        options = _MapOptions(sz=ctypes.sizeof(_MapOptions), map_flags=flags, inner_map_fd=inner)
+        fd: int = self._lib.bpf_map_create(kind, name.encode(), key_size, value_size, size, ctypes.byref(options))
+        if fd < 0:
+            raise LoadError(f"create map '{name}' of '{self.path.name}': {os.strerror(-fd)}", errno=-fd)
+        self._closing.callback(os.close, fd)
+        return fd
+
+    def _load_program(self, name: str, kind: int, code: bytes) -> int:
+        log = ctypes.create_string_buffer(1 << 20)
+        for level in (0, 1):  # the verifier's log costs time: only where it has something to say
+            options = _ProgramOptions(sz=ctypes.sizeof(_ProgramOptions), log_level=level)
+            if level:
+                options.log_buf, options.log_size = ctypes.addressof(log), len(log)
+            fd: int = self._lib.bpf_prog_load(
+                kind, name.encode()[:15], b"GPL", code, len(code) // 8, ctypes.byref(options)
+            )
+            if fd >= 0:
+                self._closing.callback(os.close, fd)
+                return fd
+        raise_load_error(self.path, name, -fd, log.value.decode(errors="replace"))
+
+    def _knob(self, offset: int, size: int) -> int:
+        return int.from_bytes(bytes(self.rodata()[offset : offset + size]), "little")
+
+    def _check_self(self) -> None:
+        """With another kernel's headers every offset is wrong: compare what they give with what the kernel knows."""
+        link = self._attach_raw_tracepoint(_SELF_CHECK, "sys_exit")
+        for _ in range(100):
+            os.getppid()
+        os.close(link)
+        found, zero = (ctypes.c_uint64 * (1 + len(_SELF_CHECK_FACTS)))(), ctypes.c_uint32()
+        read = self._lib.bpf_map_lookup_elem(self._map_fds[_SELF_CHECK], ctypes.byref(zero), ctypes.byref(found))
+        check(read, "read what BCC's programs see")
+        wrong = [fact for fact, count in zip(_SELF_CHECK_FACTS, found[1:], strict=True) if 2 * count > found[0]]
+        if wrong or not found[0]:
+            release = os.uname().release
+            raise LoadError(
+                f"compile '{self.path.stem}' with BCC: the headers are not those of kernel {release} (they give a "
+                f"wrong {', '.join(wrong) or 'everything'} of a task): apt install linux-headers-{release}",
+                errno=errno.EINVAL,
+            )
+
+
+def _maps_of(obj: BpfObject) -> list[str]:
+    """The maps that the source names; knobs are not kept in one here."""
+    return sorted(name for name in obj.maps if "." not in name)
+
+
+def _knobs_of(obj: BpfObject) -> dict[str, tuple[int, int]]:
+    return Btf(obj.btf()).variables(".rodata")
+
+
+def _fill_in(code: bytes, map_fds: list[int], knobs: list[int]) -> bytes:
+    """The instructions with descriptors and values where the compiler put numbers."""
+    filled = bytearray(code)
+    for at in range(0, len(code), 8):
+        operation, registers, _, number = struct.unpack_from("<BBhi", code, at)
+        if operation != _LD_IMM64:
+            continue
+        if registers >> 4 == _MAP_FD:
+            struct.pack_into("<i", filled, at + 4, map_fds[number])
+        elif registers >> 4 == _KNOB:
+            struct.pack_into("<BBhi", filled, at, operation, registers & 15, 0, knobs[number])
+    return bytes(filled)

@@ -1,0 +1,195 @@
+"""A compiled object, from open to close, by libbpf; errno and the verifier's text become our errors."""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import os
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import ExitStack, suppress
+from pathlib import Path
+from typing import NoReturn, Self
+
+from ebpfmon.errors import AttachError, LoadError, ObjectError
+from ebpfmon.kernel.kretprobes import Kretprobes
+from ebpfmon.kernel.libbpf import Libbpf, check
+
+_ARRAY = 2  # enum bpf_map_type
+_TRACE_KPROBE_MULTI = 42  # enum bpf_attach_type
+
+
+class _MultiOptions(ctypes.Structure):
+    """struct bpf_kprobe_multi_opts of libbpf 1.0."""
+
+    _fields_ = (("sz", ctypes.c_size_t), ("syms", ctypes.c_void_p), ("addrs", ctypes.c_void_p),
+                ("cookies", ctypes.c_void_p), ("cnt", ctypes.c_size_t), ("retprobe", ctypes.c_bool))  # fmt: skip
+
+
+class BpfObject:
+    """A compiled object, live: open, choose, load, attach, close. A context manager; closing twice is harmless.
+
+    `kretprobes` are made by those; None: by links that the kernel itself makes room for.
+    """
+
+    def __init__(self, libbpf: Libbpf, path: Path, kretprobes: Kretprobes | None = None) -> None:
+        self.libbpf, self._lib, self.path, self._kretprobes = libbpf, libbpf.lib, path, kretprobes
+        self._links: dict[str, int] = {}
+        self._closing = ExitStack()
+        libbpf.said()
+        self._object: int | None = self._lib.bpf_object__open_file(os.fsencode(path), None)
+        if not self._object:
+            raise ObjectError(f"open '{path}': {_last_line(libbpf.said()) or os.strerror(ctypes.get_errno())}")
+        self._closing.callback(self._lib.bpf_object__close, self._object)
+        if kretprobes:
+            self._closing.enter_context(kretprobes)
+        self.programs = {self._text("bpf_program__name", p): p for p in self._each("program")}
+        self.maps = {self._text("bpf_map__name", m): m for m in self._each("map")}
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Detach in reverse order, then free: the kernel drops what nobody holds any more."""
+        self._closing.close()
+
+    def section(self, program: str) -> str:
+        """The section of a program, such as "fexit/vfs_read"."""
+        return self._text("bpf_program__section_name", self.programs[program])
+
+    def btf(self) -> bytes:
+        """The object's own BTF, with the offsets of its variables filled in."""
+        size = ctypes.c_uint32()
+        data = self._lib.btf__raw_data(self._lib.bpf_object__btf(self._object), ctypes.byref(size))
+        if not data:
+            raise ObjectError(f"read '{self.path}': it has no BTF: compile it with -g")
+        return ctypes.string_at(data, size.value)
+
+    def map_info(self, name: str, what: str) -> int:
+        """A number about a map: type, fd, key_size, value_size, max_entries, btf_key_type_id, btf_value_type_id."""
+        return int(getattr(self._lib, f"bpf_map__{what}")(self.maps[name]))
+
+    def set_max_entries(self, name: str, count: int) -> None:
+        """Before the load: how many elements a map shall hold."""
+        check(self._lib.bpf_map__set_max_entries(self.maps[name], count), f"size map '{name}'")
+
+    def share(self, name: str, fd: int) -> None:
+        """Before the load: take a map that there is already, instead of one of its own."""
+        check(self._lib.bpf_map__reuse_fd(self.maps[name], fd), f"share map '{name}'")
+
+    def rodata(self) -> ctypes.Array[ctypes.c_uint8]:
+        """Before the load: the read-only data, to be written."""
+        found = self._lib.bpf_object__find_map_by_name(self._object, b".rodata")
+        size = ctypes.c_size_t()
+        at = self._lib.bpf_map__initial_value(found, ctypes.byref(size)) if found else None
+        return (ctypes.c_uint8 * size.value).from_address(at) if at else (ctypes.c_uint8 * 0)()
+
+    def load(self, programs: Iterable[str]) -> None:
+        """These programs into the kernel. Raises LoadError with the program at fault and the verifier's last useful
+        line."""
+        wanted = frozenset(programs)
+        for name, program in self.programs.items():
+            check(self._lib.bpf_program__set_autoload(program, name in wanted), f"select '{name}'")
+            if not self._kretprobes and self.section(name).startswith("kretprobe/"):
+                self._lib.bpf_program__set_expected_attach_type(program, _TRACE_KPROBE_MULTI)
+        self.libbpf.said()
+        result = self._lib.bpf_object__load(self._object)
+        if result < 0:
+            said = self.libbpf.said()
+            found = re.search(r"prog '([^']+)': (?:BPF program load failed|failed to load)", said)
+            raise_load_error(self.path, found[1] if found else None, -result, said)
+
+    def fill(self, name: str, elements: Mapping[bytes, bytes]) -> None:
+        """After the load: put elements into a map, keys and values as the kernel has them. Raises KernelError."""
+        if name not in self.maps:
+            raise ObjectError(f"fill map '{name}': '{self.path.name}' has no such map")
+        fd = self.map_info(name, "fd")
+        for key, value in elements.items():
+            check(self._lib.bpf_map_update_elem(fd, key, value, 0), f"fill map '{name}'")
+
+    def refill(self, name: str, before: Mapping[bytes, bytes], now: Mapping[bytes, bytes]) -> None:
+        """What stood in a map (`fill`) is there no more, but for what is to stand there now. Raises KernelError."""
+        fd, is_array = self.map_info(name, "fd"), self.map_info(name, "type") == _ARRAY
+        for key in before.keys() - now.keys():
+            if is_array:  # whose elements cannot be deleted
+                nothing = bytes(self.map_info(name, "value_size"))
+                check(self._lib.bpf_map_update_elem(fd, key, nothing, 0), f"refill map '{name}'")
+            else:  # or it is not there any more
+                self._lib.bpf_map_delete_elem(fd, key)
+        self.fill(name, now)
+
+    def attach(self, program: str) -> None:
+        """Where its section says. Raises AttachError."""
+        kind, _, target = self.section(program).partition("/")
+        if kind == "kretprobe" and self._kretprobes:
+            self._kretprobes.attach(target, self.program_fd(program))
+            return
+        self.libbpf.said()
+        if kind == "kretprobe":
+            link = self._attach_multi(program, target)
+        else:
+            link = self._lib.bpf_program__attach(self.programs[program])
+        if not link:
+            code = ctypes.get_errno()
+            raise AttachError(f"attach '{program}': {os.strerror(code)}", errno=code)
+        self._links[program] = link
+        self._closing.callback(self._lib.bpf_link__destroy, link)
+
+    def _attach_multi(self, program: str, function: str) -> int | None:
+        names = (ctypes.c_char_p * 1)(function.encode())
+        options = _MultiOptions(sz=ctypes.sizeof(_MultiOptions), cnt=1, retprobe=True)
+        options.syms = ctypes.addressof(names)
+        link: int | None = self._lib.bpf_program__attach_kprobe_multi_opts(
+            self.programs[program], None, ctypes.byref(options)
+        )
+        return link
+
+    def program_fd(self, program: str) -> int:
+        """The descriptor of a loaded program."""
+        return int(self._lib.bpf_program__fd(self.programs[program]))
+
+    def missed_runs(self, programs: Iterable[str]) -> int:
+        """How often the kernel should have run one of these programs and did not, as far as it tells."""
+        missed = sum(self.libbpf.missed_runs(self.program_fd(program)) for program in programs)
+        missed += sum(self.libbpf.missed_hits(self._lib.bpf_link__fd(link)) for link in self._links.values())
+        return missed + (self._kretprobes.missed() if self._kretprobes else 0)
+
+    def _each(self, what: str) -> Iterator[int]:
+        found, after = getattr(self._lib, f"bpf_object__next_{what}"), None
+        while after := found(self._object, after):
+            yield after
+
+    def _text(self, function: str, pointer: int) -> str:
+        text: bytes = getattr(self._lib, function)(pointer)
+        return text.decode()
+
+
+def raise_load_error(path: Path, name: str | None, code: int, said: str) -> NoReturn:
+    """A LoadError out of what the kernel answered and what libbpf or the verifier said."""
+    what = f"load '{name}' of '{path.name}'" if name else f"load '{path.name}'"
+    # of libbpf's own advice some is misleading ("raise ulimit -l" for any EPERM), so our words alone
+    if code in (errno.EPERM, errno.EACCES) and "processed" not in said:
+        remedy = "" if name else (
+            ": run as root outside of user namespaces, where bpf(2) is not filtered (seccomp), and before Linux 5.11 "
+            "with CAP_SYS_RESOURCE or ulimit -l unlimited"
+        )  # fmt: skip
+        raise LoadError(f"{what}: not permitted by the kernel{remedy}", program=name, errno=code)
+    raise LoadError(f"{what}: {_verifier_line(said) or os.strerror(code)}", program=name, errno=code)
+
+
+def _verifier_line(said: str) -> str:
+    """The last useful line of the verifier's log: what it objects to, not its statistics."""
+    log = said
+    with suppress(ValueError):
+        log = said[said.index("-- BEGIN PROG LOAD LOG --") : said.index("-- END PROG LOAD LOG --")]
+    lines = [line.strip() for line in log.splitlines()]
+    useful = [line for line in lines if line and not line.startswith(("processed ", "--", "libbpf: failed to load"))]
+    return useful[-1].removeprefix("libbpf: ") if useful else ""
+
+
+def _last_line(said: str) -> str:
+    lines = said.strip().splitlines()
+    return lines[-1].removeprefix("libbpf: ") if lines else ""

@@ -1,0 +1,88 @@
+"""What stands around the kernel's own features, on this machine: only `ebpfmon check` asks."""
+
+from __future__ import annotations
+
+import os
+import re
+import resource
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import msgspec
+
+from ebpfmon.kernel import features, kconfig
+
+
+class Config(msgspec.Struct, frozen=True):
+    """The kernel's configuration: where it was found, if at all, and what it lacks (option: what that costs)."""
+
+    path: str | None
+    looked_at: tuple[str, ...]
+    missing: dict[str, str] = {}
+
+
+class Bcc(msgspec.Struct, frozen=True):
+    """BCC's Python module: the directory that it can be imported from."""
+
+    path: str
+    version: str | None
+
+
+class Host(msgspec.Struct, frozen=True):
+    """Each is None where it is not there."""
+
+    config: Config
+    securityfs: str | None
+    memlock_bytes: int | None
+    """RLIMIT_MEMLOCK; None: unlimited."""
+    unprivileged_bpf_disabled: int | None
+    selinux: str | None
+    """permissive or enforcing."""
+    selinux_domain: str | None
+    """The domain of this process."""
+    bcc: Bcc | None
+    headers: str | None
+    """The kernel's, for BCC."""
+
+
+def look(release: str, root: Path = Path("/"), path: Sequence[str] | None = None) -> Host:
+    """Look around; `root` is where /proc, /sys and /usr are, `path` is where this Python imports from."""
+    soft, _ = resource.getrlimit(resource.RLIMIT_MEMLOCK)
+    enforce = features.number(root / "sys/fs/selinux/enforce")
+    context = features.read(root / "proc/self/attr/current") or "" if enforce is not None else ""
+    return Host(
+        config=_config(release, root),
+        securityfs=features.mounted(root / "proc", "securityfs", "/sys/kernel/security"),
+        memlock_bytes=None if soft == resource.RLIM_INFINITY else soft,
+        unprivileged_bpf_disabled=features.number(root / "proc/sys/kernel/unprivileged_bpf_disabled"),
+        selinux=None if enforce is None else ("permissive", "enforcing")[min(enforce, 1)],
+        selinux_domain=context.split(":")[2] if context.count(":") > 1 else None,  # user:role:domain:level
+        bcc=_bcc(root, [p for p in sys.path if p] if path is None else path),
+        headers=next((p for p in header_places(release) if os.path.exists(root / p[1:])), None),
+    )
+
+
+def header_places(release: str) -> tuple[str, ...]:
+    """Where BCC finds the headers of a kernel."""
+    return f"/lib/modules/{release}/build", "/sys/kernel/kheaders.tar.xz"
+
+
+def _config(release: str, root: Path) -> Config:
+    looked_at, config = kconfig.places(release), kconfig.read(release, root)
+    if config is None:
+        return Config(None, looked_at)
+    return Config(config.path, looked_at, {o: cost for o, cost in kconfig.COSTS.items() if not config.has(o)})
+
+
+def _bcc(root: Path, path: Sequence[str]) -> Bcc | None:
+    """By its files: a distribution's can be imported by the distribution's own Python alone, and the `bcc` that pip
+    installs is something else."""
+    of_others = sorted((root / "usr/lib").glob("python3*/site-packages"))
+    places = (*path, "/usr/lib/python3/dist-packages", *(f"/{p.relative_to(root)}" for p in of_others))
+    for place in places:
+        module = root / place.lstrip("/") / "bcc"
+        if os.path.isfile(module / "libbcc.py"):
+            version = re.search(r"__version__ = ['\"]([^'\"]+)", features.read(module / "version.py") or "")
+            return Bcc(place, version and version[1])
+    return None
