@@ -1,7 +1,7 @@
 """What plugin authors import. Nothing else in this package is public.
 
-A probe: `Probe`, `Chart`, `Dimension`, `Kind`, `ProbeSettings`. A sink: `Sink`, `SinkSettings`, `Snapshot` and what
-it holds. Both: `hookimpl`, `API_VERSION`, and the errors in `ebpfmon.errors`.
+A probe: `Probe`, `Chart`, `Dimension`, `Kind`, `ProbeSettings`, `Setup`, `Keys`. A sink: `Sink`, `SinkSettings`,
+`Snapshot` and what it holds. Both: `hookimpl`, `API_VERSION`, and the errors in `ebpfmon.errors`.
 """
 
 from ebpfmon.errors import EbpfmonError, SettingsError, SinkError, SinkGoneError
@@ -11,10 +11,14 @@ from ebpfmon.model import (
     Chart,
     ChartValues,
     Dimension,
+    Keys,
     Kind,
     LoadMode,
+    Owners,
     Probe,
     ProbeSettings,
+    Scope,
+    Setup,
     Sink,
     SinkSettings,
     Snapshot,
@@ -32,11 +36,15 @@ __all__ = [
     "ChartValues",
     "Dimension",
     "EbpfmonError",
+    "Keys",
     "Kind",
     "LoadMode",
+    "Owners",
     "Probe",
     "ProbeSettings",
+    "Scope",
     "SettingsError",
+    "Setup",
     "Sink",
     "SinkError",
     "SinkGoneError",

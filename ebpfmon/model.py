@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import enum
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Protocol, Self
 
@@ -44,7 +44,30 @@ class Strategy(enum.StrEnum):
     KPROBE = "kprobe"
     """kprobe and kretprobe."""
     TRACEPOINT = "tracepoint"
-    """tp_btf."""
+    """tp_btf (raw tracepoints) and classic tracepoints."""
+
+
+class Loader(enum.StrEnum):
+    """The ways to get a probe's programs into the kernel."""
+
+    CORE = "core"
+    """Compiled objects, by libbpf; the kernel must have BTF."""
+    BCC = "bcc"
+    """The source, compiled by BCC with this machine's kernel headers."""
+
+
+class Scope(enum.StrEnum):
+    """Over what a chart's values are summed."""
+
+    SYSTEM = "system"
+    """Over everything: the chart's dimensions are those that it declares."""
+    APPS = "apps"
+    """By application: the chart declares one dimension, and every group of applications has one like it of its own
+    name, then `other` has one (what belongs to no group that is shown) and `overflow` (what found no row)."""
+    KEYS = "keys"
+    """By the keys of a table that has keys of its own: the chart's dimensions are templates, of which every key that is
+    shown has one each (its ID and the template's, joined by `_`), and so has `other`: all else, with what found no
+    row. The values are in the order of the keys, `other` last, and of each key in that of the templates."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +87,10 @@ class Dimension:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Chart:
-    """Dimensions that are looked at together. `return_only` charts exist in load mode `return` alone."""
+    """Dimensions that are looked at together, over the fields of one of the probe's tables: `table`, or its first.
+
+    `return_only` charts exist in load mode `return` alone.
+    """
 
     id: str
     title: str
@@ -74,7 +100,8 @@ class Chart:
     dimensions: tuple[Dimension, ...]
     kind: Kind = Kind.COUNTER
     return_only: bool = False
-    scope: str = "system"
+    scope: Scope = Scope.SYSTEM
+    table: str = ""
 
 
 class ProbeSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -85,12 +112,51 @@ class ProbeSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     """Rows that one interval can hold; what finds no room is counted as overflow."""
 
 
+class Keys(Protocol):
+    """What the keys of a table mean that has keys of its own. Called in every tick, on the event loop: never waits."""
+
+    @property
+    def fields(self) -> tuple[str, ...]:
+        """The fields of a row, integers, by which rows are told apart; rows that are alike in them are summed."""
+
+    @property
+    def maximum(self) -> int:
+        """How many keys have dimensions of their own, the busiest ones."""
+
+    @property
+    def other(self) -> str:
+        """ID and name of what is not shown."""
+
+    def wanted(self, rows: np.ndarray) -> np.ndarray | None:
+        """Which of the rows count at all (bool, one each); None: all."""
+
+    def labels(self, rows: np.ndarray) -> Sequence[tuple[str, str]]:
+        """ID and name of each of these rows' keys. Equal keys have equal IDs, always; a name may become better."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Setup:
+    """What a probe makes of its settings: its KNOBs by name, what stands in its maps before anything is counted (keys
+    and values as the kernel has them), and the meaning of the keys of its tables, by table. `close` is called when the
+    probe has ended."""
+
+    knobs: Mapping[str, int] = field(default_factory=dict)
+    maps: Mapping[str, Mapping[bytes, bytes]] = field(default_factory=dict)
+    keys: Mapping[str, Keys] = field(default_factory=dict)
+    close: Callable[[], None] = lambda: None
+
+
+def _no_setup(settings: ProbeSettings) -> Setup:
+    return Setup()
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Probe:
     """What is to be seen in the kernel, as data.
 
     `package` is the importable package that holds `objects/MACHINE/OBJECT.bpf.o`, MACHINE as in uname(2).
-    The object has one process table (PROCESS_TABLE in the kit), whose fields the charts name.
+    The object has tables by process (PROCESS_TABLE in the kit) or by keys of their own (KEYED_TABLE), whose fields the
+    charts name. `setup` is called once, at start, with the probe's settings; it raises SettingsError.
     """
 
     name: str
@@ -98,14 +164,19 @@ class Probe:
     object: str
     charts: tuple[Chart, ...]
     settings: type[ProbeSettings] = ProbeSettings
+    setup: Callable[[Any], Setup] = _no_setup
+
+
+PROCESS_FIELDS = ("start_ns", "tgid", "exec_id", "cgroup_id", "parent_tgid", "uid", "comm")
+"""How the rows of a table by process begin."""
 
 
 @dataclass(frozen=True, slots=True)
 class TableHarvest:
     """What one table counted in an interval.
 
-    `rows` is a structured array, one row for each process that did something, its fields named as in C (the
-    key's first: start_ns, tgid, exec_id, then cgroup_id, parent_tgid, uid, comm, then the counters, u64).
+    `rows` is a structured array, one row for each key that did something, its fields named as in C: the key's first
+    (of a table by process start_ns, tgid, exec_id, then cgroup_id, parent_tgid, uid, comm), then the counters, u64.
     `totals` has the same counters over all processes; to the call, it is the sum of the rows plus `overflow`.
     """
 
@@ -114,6 +185,11 @@ class TableHarvest:
     overflow: Mapping[str, int]
     overflow_calls: int
     capacity: int
+
+    @property
+    def is_by_process(self) -> bool:
+        """Whether its rows are processes, and not keys of the probe's own."""
+        return (self.rows.dtype.names or ())[: len(PROCESS_FIELDS)] == PROCESS_FIELDS
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -128,6 +204,20 @@ class Harvest:
     drain_ns: int
     missed_runs: int = 0
     complete: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Owners:
+    """Whose the rows of a table are: row n belongs to `groups[of_rows[n]]`.
+
+    Of the groups, which may be more than the charts show, the first two are `other` and `overflow`.
+    """
+
+    OTHER: ClassVar[int] = 0
+    OVERFLOW: ClassVar[int] = 1
+
+    groups: tuple[str, ...]
+    of_rows: np.ndarray
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,7 +240,10 @@ class ChartValues:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Snapshot:
-    """One interval as sinks see it: the charts, and the tables with their rows by process."""
+    """One interval as sinks see it: the charts, and the tables with their rows by process and whose those are.
+
+    `owners` has the same keys as `tables`; it is empty if applications are turned off.
+    """
 
     host: str
     time_s: float
@@ -158,6 +251,7 @@ class Snapshot:
     complete: bool
     charts: tuple[ChartValues, ...]
     tables: Mapping[str, TableHarvest] = field(default_factory=dict)
+    owners: Mapping[str, Owners] = field(default_factory=dict)
 
 
 class Sink(Protocol):
@@ -183,6 +277,10 @@ class SinkSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
 
     name: str = ""
     """How logs and self metrics call it; by default its type."""
+    charts: tuple[str, ...] = ()
+    """Which charts it gets: ids, `*` in them, `!` to exclude; an exclusion always wins. By default all."""
+    interval: Annotated[int, msgspec.Meta(ge=0, le=3600)] = 0
+    """Seconds between its snapshots, a multiple of the harvest's, whose intervals are summed; 0: the harvest's."""
     send_timeout_s: ClassVar[float | None] = 10.0
     """How long one `send` may take before the sink counts as failed. None: as long as it likes."""
 

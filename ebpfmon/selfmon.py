@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import resource
+import time
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -40,12 +41,14 @@ class SelfMonitor:
             (level, "table_occupancy", "Part of a table in use", "%", each(self._tables, "occupancy")),
             (counter, "overflow", "Calls without a row", "calls/s", each(self._tables, "overflow")),
             (counter, "lost", "Ticks and program runs left out", "events", _same("late_ticks", "missed_runs")),
+            (counter, "attribution", "New processes", "processes/s", _same("looked_up", "waiting", "forgotten")),
             (counter, "cpu", "CPU time of ebpfmon", "milliseconds/s", _same("user", "system")),
             (level, "memory", "Resident memory of ebpfmon", "MB", _same("rss")),
             (counter, "sinks_sent", "Snapshots sent", "snapshots", each(sinks, "sent")),
             (counter, "sinks_dropped", "Snapshots lost by a full mailbox", "snapshots", each(sinks, "dropped")),
             (counter, "sinks_errors", "Errors of sinks", "errors", each(sinks, "errors")),
             (level, "sinks_queue", "Snapshots waiting", "snapshots", each(sinks, "queue")),
+            (level, "sinks_age", "Time since a sink last took a snapshot", "seconds", each(sinks, "age")),
         )
         return tuple(
             Chart(
@@ -76,6 +79,7 @@ class SelfMonitor:
                 fields[f"{sink.name}.{what}"] = new - old
             self._sent_before[sink.name] = now
             fields[f"{sink.name}.queue"] = sink.statistics.queue_length
+            fields[f"{sink.name}.age"] = round(time.monotonic() - sink.statistics.succeeded_s, 1)
         return fields
 
     @staticmethod

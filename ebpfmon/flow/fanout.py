@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
+import time
 from collections import deque
 from contextlib import AsyncExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from ebpfmon.errors import EbpfmonError, SinkGoneError
 from ebpfmon.model import Sink, SinkSettings, Snapshot, tag_of
+from ebpfmon.selection import Charts, joined
 
 log = logging.getLogger(__name__)
 
@@ -26,6 +28,8 @@ class SinkStatistics:
     dropped: int = 0
     errors: int = 0
     queue_length: int = 0
+    succeeded_s: float = field(default_factory=time.monotonic, compare=False)
+    """When it last took a snapshot, or was made (time.monotonic)."""
 
 
 class Mailbox:
@@ -86,17 +90,40 @@ class SinkTask:
         self.name = settings.name or tag_of(settings)
         self.statistics = SinkStatistics()
         self.mailbox = Mailbox(self.statistics)
-        self._settings = settings
+        self.settings = settings
+        self._charts = Charts(settings.charts)
+        self._gathered: Snapshot | None = None
+        self._last: int | None = None
         self._delay_s = FIRST_DELAY_S
         self._failing = False
+
+    def put(self, snapshot: Snapshot) -> None:
+        """Take in the newest snapshot: of the charts that the sink chose, and as part of an interval of its own."""
+        snapshot = self._charts.of(snapshot)
+        self._gathered = joined(self._gathered, snapshot) if self._gathered else snapshot
+        interval = self.settings.interval
+        now = int(snapshot.time_s // interval) if interval else None
+        if now is None or now != self._last:  # on multiples of its interval, whatever came late or not at all
+            self._last = now
+            self._flush()
+
+    def close(self) -> None:
+        """Nothing more will come: what is gathered goes out."""
+        self._flush()
+        self.mailbox.close()
+
+    def _flush(self) -> None:
+        if self._gathered:
+            self.mailbox.put(self._gathered)
+        self._gathered = None
 
     async def run(self) -> None:
         """Until the mailbox is closed and empty, or the sink is gone for good."""
         while True:
             try:
                 async with AsyncExitStack() as stack:
-                    async with asyncio.timeout(self._settings.send_timeout_s):
-                        sink = await stack.enter_async_context(self._settings.open())
+                    async with asyncio.timeout(self.settings.send_timeout_s):
+                        sink = await stack.enter_async_context(self.settings.open())
                     await self._feed(sink)
                 return
             except SinkGoneError as gone:
@@ -112,7 +139,7 @@ class SinkTask:
     async def _feed(self, sink: Sink) -> None:
         while snapshot := await self.mailbox.take():
             try:
-                async with asyncio.timeout(self._settings.send_timeout_s):
+                async with asyncio.timeout(self.settings.send_timeout_s):
                     await sink.send(snapshot)
             except BaseException:
                 self.mailbox.put_back(snapshot)
@@ -121,6 +148,7 @@ class SinkTask:
 
     def _succeeded(self) -> None:
         self.statistics.sent += 1
+        self.statistics.succeeded_s = time.monotonic()
         self._delay_s = FIRST_DELAY_S
         if self._failing:
             self._failing = False
@@ -132,7 +160,7 @@ class SinkTask:
             self._failing = True
             why = str(error) if isinstance(error, EbpfmonError) else f"{type(error).__name__}: {error}"
             if isinstance(error, TimeoutError):
-                why = f"it took longer than {self._settings.send_timeout_s} s"
+                why = f"it took longer than {self.settings.send_timeout_s} s"
             log.warning("sink '%s' does not work, it will be tried again: %s", self.name, why)
 
 
@@ -145,9 +173,9 @@ class Fanout:
     def publish(self, snapshot: Snapshot) -> None:
         """Hand a snapshot to every sink; never waits."""
         for sink in self.sinks:
-            sink.mailbox.put(snapshot)
+            sink.put(snapshot)
 
     def close(self) -> None:
         """Nothing more will come: each sink ends when it has delivered what it has."""
         for sink in self.sinks:
-            sink.mailbox.close()
+            sink.close()

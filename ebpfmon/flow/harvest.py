@@ -17,6 +17,8 @@ log = logging.getLogger(__name__)
 class Interval(Protocol):
     """Which side of its tables a probe's programs write to (`ebpfmon.kernel.tables.Interval`)."""
 
+    @property
+    def side(self) -> int: ...
     def flip(self) -> int: ...
 
 
@@ -45,8 +47,30 @@ class Harvester:
     def __init__(self, sources: Sequence[Source], clock: Clock) -> None:
         self._sources, self._clock = sources, clock
         self._flipped_ns = clock.monotonic_ns()
-        self._missed = 0
+        self._missed = self._missed_runs()
         self._complete, self._missing = True, False
+
+    def change(self, sources: Sequence[Source]) -> Harvest:
+        """From now on other sources, which count beside the former ones already. Returns the interval up to here, as
+        the former ones counted it; what the new ones counted of it is dropped.
+
+        Those that share the interval with a former one begin at the very call at which that ends.
+        """
+        before = [source.interval.side for source in sources]
+        for source, side in zip(sources, before, strict=True):
+            for table in source.tables:  # the sides have changed since they began
+                table.drain(1 - side)
+        last = self.harvest()
+        for source, side in zip(sources, before, strict=True):
+            if source.interval.side == side:  # a source of its own
+                source.interval.flip()
+            for n, table in enumerate(source.tables):
+                if not n:
+                    table.settle(side)
+                table.drain(side)
+        self._sources = sources
+        self._missed = self._missed_runs()
+        return last
 
     def harvest(self) -> Harvest:
         """The interval since the last call; `complete` is False if a table could not be read, and so is left out, or
@@ -86,10 +110,13 @@ class Harvester:
         return tables, complete
 
     def _newly_missed(self) -> int:
-        before, self._missed = self._missed, sum(source.missed_runs() for source in self._sources)
+        before, self._missed = self._missed, self._missed_runs()
         newly = self._missed - before
         if bool(newly) is not self._missing:  # one line for each change of state
             self._missing = bool(newly)
             missing = "the kernel leaves out runs of programs, so calls are missing: see ebpfmon.lost"
             log.warning(missing if newly else "no calls are missing any more")
         return newly
+
+    def _missed_runs(self) -> int:
+        return sum(source.missed_runs() for source in self._sources)

@@ -1,0 +1,109 @@
+"""A cgroup's name for people, from its path alone: no daemon is asked."""
+
+from __future__ import annotations
+
+import re
+
+_ID = r"(?P<{}>[0-9a-f]{{12}})[0-9a-f]{{52}}"
+
+_POD = re.compile(r"kubepods.*?[-/]pod(?P<uid>[0-9a-f]{8})[0-9a-f_-]*")
+
+# the outermost container is the one that is named: what systemd or Docker make inside of it is its own affair
+_CONTAINER = re.compile(
+    rf"""/(?:
+        (?:[^/]*:)?(?P<runtime>docker|libpod|crio|nerdctl|(?:cri-)?containerd)(?:-conmon)?[-:]{_ID.format("named")}(?:\.scope)?
+      | (?:(?P<parent>[^/]+)/)?{_ID.format("bare")}
+      | (?P<buildkit>buildkit|buildx)/[^/]+
+      | lxc(?:\.(?:payload|monitor)[./]|/)(?P<lxc>[^/]+)
+      | machine-(?P<machine>[^/]+)\.scope
+      | systemd-nspawn@(?P<nspawn>[^/]+)\.service
+      | (?P<libvirt>[^/]+)\.libvirt-(?:qemu|lxc)
+    )(?=/|$)""",
+    re.VERBOSE,
+)
+_RUNTIMES = {
+    "docker": "docker", "libpod": "podman", "libpod_parent": "podman", "crio": "crio", "nerdctl": "containerd",
+    "containerd": "containerd", "cri-containerd": "containerd", "default": "containerd", "k8s.io": "containerd",
+    "moby": "docker",
+}  # fmt: skip
+_LIBVIRT = re.compile(r"^(?:qemu|lxc|xen|ch)-\d+-")
+
+_USER = re.compile(r"/user-(?P<uid>\d+)\.slice(?=/|$)(?P<slices>.*?/user@\d+\.service(?=/|$))?")
+_UNIT = re.compile(r"/([^/]+\.(?:service|scope|mount|swap|socket))(?=/|$)")
+_UUID = r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}"
+_RANDOM = re.compile(
+    rf"""(?:
+        [-.@](?:{_UUID}|[0-9a-f]{{32}})
+      | (?<=run)-(?:u\d+|r[0-9a-f]{{32}}|p\d+-i\d+)   # systemd-run
+      | @\d+-\d+[^/]*(?=\.service$)                   # a service for each connection to its socket
+      | -\d+(?=\.scope$)                              # a desktop's application: a PID
+    )(?=\.(?:service|scope)$)""",
+    re.VERBOSE,
+)
+_BUS_NAME = re.compile(r"^dbus-:[\d.]+-(.+?)(?:@\d+)?(?=\.service$)")
+_LONG_ID = re.compile(_ID.format("short"))
+_ESCAPED = re.compile(r"(?:\\x[0-9a-f]{2})+")
+
+
+def name(path: str) -> str:
+    r"""The name of the cgroup with this path, as in /proc/PID/cgroup, of version 1 or 2.
+
+    A container is `RUNTIME-ID` with 12 characters of its ID, in Kubernetes `pod-UID/ID`; a machine and an LXC container
+    have their own names, a service its unit's, a session its user's (`user-1000`), and the root is `root`. Anything
+    else is the last component. What is random in a name is left out, `\x2d` and the like are decoded.
+    """
+    path = "/" + "/".join(c for c in path.removesuffix(" (deleted)").split("/") if c not in ("", ".", ".."))
+    if path == "/":
+        return "root"
+    return _pod(path) or _container(path) or _user(path) or _unit(path) or _last(path)
+
+
+def _pod(path: str) -> str | None:
+    pod = _POD.search(path)
+    if not pod:
+        return None
+    container = _LONG_ID.search(path, pod.end())
+    return f"pod-{pod['uid']}/{container['short']}" if container else f"pod-{pod['uid']}"
+
+
+def _container(path: str) -> str | None:
+    found = _CONTAINER.search(path)
+    if not found:
+        return None
+    match found.lastgroup:
+        case "named":
+            return f"{_RUNTIMES[found['runtime']]}-{found['named']}"
+        case "bare":
+            return f"{_RUNTIMES.get(found['parent'] or '', 'container')}-{found['bare']}"
+        case "buildkit":
+            return "buildkit"
+        case kind:
+            return _LIBVIRT.sub("", _decoded(found[kind or 0]))
+
+
+def _user(path: str) -> str | None:
+    """The unit that a user's own systemd started, else the user."""
+    user = _USER.search(path)
+    if not user:
+        return None
+    unit = _unit(path[user.end() :]) if user["slices"] else None
+    return unit if unit and unit != "init.scope" else f"user-{user['uid']}"
+
+
+def _unit(path: str) -> str | None:
+    unit = _UNIT.search(path)
+    return _decoded(_BUS_NAME.sub(r"dbus-\1", _RANDOM.sub("", unit[1]))) if unit else None
+
+
+def _last(path: str) -> str:
+    return _decoded(_LONG_ID.sub(r"\g<short>", path.rpartition("/")[2]))
+
+
+def _decoded(name: str) -> str:
+    r"""A systemd name without its escapes (`\x2d` is `-`), but for those of what cannot be printed."""
+    return _ESCAPED.sub(_character, name)
+
+
+def _character(escaped: re.Match[str]) -> str:
+    text = bytes.fromhex(escaped[0].replace("\\x", "")).decode("utf-8", "replace")
+    return text if text.isprintable() else escaped[0]
