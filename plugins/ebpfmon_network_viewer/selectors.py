@@ -1,0 +1,228 @@
+"""What the user wants to see: lists of ports, of addresses and of names of hosts.
+
+All three read alike: words between blanks, a `!` in front of a word (blanks may stand between) excludes what it says.
+The order does not matter: what is excluded stays out, whatever includes it. Exclusions alone include the rest, and no
+words at all select everything. A word that cannot be read raises ValueError, which names it and says why.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import re
+from bisect import bisect_right
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network, summarize_address_range
+from itertools import islice
+from typing import Self
+
+Address = IPv4Address | IPv6Address
+Range = tuple[int, int]
+"""First and last of what is selected, both inclusive."""
+
+DEFAULT_IPS = "!127.0.0.0/8 !::1 10.0.0.0/8 172.16.0.0/12 192.168.0.0/16 fc00::/7"
+"""The private networks, without the machine itself."""
+LAST_PORT = 65535
+MOST_NETWORKS = 4096
+"""One by one they go into a map of the kernel that is made as large."""
+
+_PORTS = re.compile(r"([0-9]{1,9})(?:[-:]([0-9]{1,9}))?")
+_V4 = (0xFFFF << 32, (0xFFFF << 32) + 0xFFFFFFFF)
+"""IPv4 as it stands among the IPv6 addresses: ::ffff:0:0/96."""
+_LAST_ADDRESS = (1 << 128) - 1
+
+
+@dataclass(frozen=True, slots=True)
+class Ports:
+    """A set of ports; port p is bit p % 8 of byte p // 8."""
+
+    bits: bytes
+
+    @classmethod
+    def parse(cls, text: str, services: Callable[[str], frozenset[int]]) -> Self:
+        """The ports that `text` selects: numbers, ranges (`a-b`, `a:b`), names of services, or `*`.
+
+        `services` has the ports of a name, none if there is no such service. Port 0, which nobody can name, is in
+        where everything is that is not excluded.
+        """
+        included, excluded = _words(text)
+        every = (1 << LAST_PORT + 1) - 1
+        found = [0, 0]
+        for n, words in enumerate((included, excluded)):
+            for word in words:
+                found[n] |= every if word == "*" else _port_bits(word, services)
+        selected = (found[0] if included else every) & ~found[1]
+        return cls(selected.to_bytes((LAST_PORT + 1) // 8, "little"))
+
+    def bitmap(self) -> bytes:
+        """8192 bytes: port p is bit p % 64 of the little-endian u64 number p // 64."""
+        return self.bits
+
+    def __contains__(self, port: int) -> bool:
+        return 0 <= port <= LAST_PORT and bool(self.bits[port >> 3] >> (port & 7) & 1)
+
+
+def _port_bits(word: str, services: Callable[[str], frozenset[int]]) -> int:
+    if numbers := _PORTS.fullmatch(word):
+        first, last = int(numbers[1]), int(numbers[2] or numbers[1])
+        if not (1 <= first <= LAST_PORT and 1 <= last <= LAST_PORT):
+            raise ValueError(f"'{word}': a port is 1 to {LAST_PORT}")
+        if first > last:
+            raise ValueError(f"'{word}': the range ends before it begins")
+        return (1 << last + 1) - (1 << first)
+    ports = services(word)
+    if not ports:
+        raise ValueError(f"'{word}': neither a port, nor a range of ports (a-b), nor a known service, nor *")
+    return sum(1 << port for port in ports)
+
+
+@dataclass(frozen=True, slots=True)
+class Addresses:
+    """A set of addresses: ranges, ascending and with something between any two, of IPv6, where IPv4 has its place."""
+
+    ranges: tuple[Range, ...]
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """The addresses that `text` selects: addresses, ranges (`a-b`), networks (`a/n`; what is set beyond the first
+        n bits does not matter), or `*`.
+
+        IPv4 is apart from IPv6: `::/0` is all of IPv6 and nothing of IPv4. Only what says so is IPv4
+        (`::ffff:10.0.0.0/104`). Raises ValueError also if the set needs more than MOST_NETWORKS networks.
+        """
+        included, excluded = (_union(r for word in words for r in _address_ranges(word)) for words in _words(text))
+        unwanted = _complement(included) if included else []
+        found = cls(tuple(_complement(_union(unwanted + excluded))))
+        found.networks()
+        return found
+
+    def networks(self) -> list[tuple[bytes, int]]:
+        """The fewest networks that make up the set, ascending: 16 bytes of address (IPv4 as ::ffff:a.b.c.d) and the
+        length of the prefix (IPv4's and 96)."""
+        found = (n for a, b in self.ranges for n in summarize_address_range(IPv6Address(a), IPv6Address(b)))
+        networks = [(n.network_address.packed, n.prefixlen) for n in islice(found, MOST_NETWORKS + 1)]
+        if len(networks) > MOST_NETWORKS:
+            raise ValueError(f"more than {MOST_NETWORKS} networks: select fewer, or larger ones")
+        return networks
+
+    def __contains__(self, address: Address) -> bool:
+        number = _number(address)
+        at = bisect_right(self.ranges, (number, _LAST_ADDRESS)) - 1
+        return at >= 0 and number <= self.ranges[at][1]
+
+
+def _number(address: Address) -> int:
+    return int(address) + (_V4[0] if address.version == 4 else 0)
+
+
+def _address_ranges(word: str) -> list[Range]:
+    """What a word stands for; that of IPv6 without the place of IPv4."""
+    if word == "*":
+        return [(0, _LAST_ADDRESS)]
+    first, last = _ends(word)
+    if first.version != last.version:
+        raise ValueError(f"'{word}': the range begins in IPv{first.version} and ends in IPv{last.version}")
+    if int(first) > int(last):
+        raise ValueError(f"'{word}': the range ends before it begins")
+    low, high = _number(first), _number(last)
+    if low >= _V4[0] and high <= _V4[1]:
+        return [(low, high)]
+    parts = (low, min(high, _V4[0] - 1)), (max(low, _V4[1] + 1), high)
+    return [part for part in parts if part[0] <= part[1]]
+
+
+def _ends(word: str) -> tuple[Address, Address]:
+    """The first address and the last."""
+    if "%" in word:
+        raise ValueError(f"'{word}': an address is selected without its zone (%...)")
+    try:
+        if "/" in word:
+            network = ip_network(word, strict=False)
+            return network[0], network[-1]
+        first, _, last = word.partition("-")
+        return ip_address(first), ip_address(last if "-" in word else first)
+    except ValueError:
+        raise ValueError(f"'{word}': neither an address, nor a range (a-b), nor a network (a/n), nor *") from None
+
+
+def _union(ranges: Iterable[Range]) -> list[Range]:
+    """The same addresses in ascending ranges that neither overlap nor touch."""
+    found: list[Range] = []
+    for first, last in sorted(ranges):
+        if found and first <= found[-1][1] + 1:
+            found[-1] = (found[-1][0], max(last, found[-1][1]))
+        else:
+            found.append((first, last))
+    return found
+
+
+def _complement(ranges: Iterable[Range]) -> list[Range]:
+    """All other addresses; `ranges` is a union."""
+    found, start = list[Range](), 0
+    for first, last in ranges:
+        if start < first:
+            found.append((start, first - 1))
+        start = last + 1
+    return [*found, (start, _LAST_ADDRESS)] if start <= _LAST_ADDRESS else found
+
+
+@dataclass(frozen=True, slots=True)
+class Hostnames:
+    """A set of names of hosts. Case does not matter in them, nor does a dot at the end."""
+
+    included: tuple[re.Pattern[str], ...]
+    excluded: tuple[re.Pattern[str], ...]
+    all: bool
+    """Whether every name is in the set, so that none needs to be known."""
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        r"""The names that `text` selects: in its words `*` is any run of characters, and `\` takes the next one as
+        it is."""
+        included, excluded = _words(text)
+        everything = not included or any(not word.strip("*") for word in included)
+        return cls(tuple(map(_pattern, included)), tuple(map(_pattern, excluded)), everything and not excluded)
+
+    def __contains__(self, name: str) -> bool:
+        name = _plain(name)
+        if any(p.match(name) for p in self.excluded):
+            return False
+        return not self.included or any(p.match(name) for p in self.included)
+
+
+def _plain(name: str) -> str:
+    return name.lower().removesuffix(".")
+
+
+def _pattern(word: str) -> re.Pattern[str]:
+    """As fnmatch has it, which never goes back over a name, so that nobody can make us slow by theirs."""
+
+    def literal(found: re.Match[str]) -> str:
+        char: str = found[1] or found[0]
+        return f"[{char}]" if char in "*?[" else char  # signs of fnmatch that are none here
+
+    return re.compile(fnmatch.translate(re.sub(r"\\(.)|[?[]", literal, _plain(word))))
+
+
+def _words(text: str) -> tuple[list[str], list[str]]:
+    """The words that include, and those that exclude."""
+    both: tuple[list[str], list[str]] = ([], [])
+    for word in _joined(text.split()):
+        excludes, rest = word.startswith("!"), word.removeprefix("!")
+        if not rest or rest.startswith("!"):
+            raise ValueError(f"'{word}': a ! stands once, in front of what it excludes")
+        both[excludes].append(rest)
+    return both
+
+
+def _joined(words: Iterable[str]) -> Iterator[str]:
+    """The words, a `!` that stands alone with that after it."""
+    alone = ""
+    for word in words:
+        if word == "!":
+            alone += word
+            continue
+        yield alone + word
+        alone = ""
+    if alone:
+        yield alone

@@ -1,0 +1,101 @@
+"""The settings of the network viewer, and what it makes of them."""
+
+from __future__ import annotations
+
+import logging
+import struct
+from collections.abc import Mapping
+from typing import Annotated
+
+import msgspec
+
+from ebpfmon import ProbeSettings, SettingsError, Setup
+from ebpfmon_network_viewer.destinations import Inbound, Outbound
+from ebpfmon_network_viewer.listening import ephemeral_ports, listening
+from ebpfmon_network_viewer.resolver import Resolver
+from ebpfmon_network_viewer.selectors import DEFAULT_IPS, Addresses, Hostnames, Ports
+from ebpfmon_network_viewer.services import Services
+
+_EVERY_ADDRESS = [(bytes(16), 0)]
+_log = logging.getLogger(__name__)
+
+
+class NetworkViewerSettings(ProbeSettings, frozen=True, kw_only=True):
+    """`[plugins.network_viewer]`. The selectors choose destinations alone: totals and applications count everything."""
+
+    maximum_dimensions: Annotated[int, msgspec.Meta(ge=2, le=10_000)] = 500
+    """Dimensions that a chart of destinations may have: two for each destination, and two for `other`."""
+    resolve_hostname_ips: bool = False
+    """Whether addresses are shown with their names from DNS. Needs the package aiodns."""
+    resolve_service_names: bool = True
+    """Whether ports are shown with their names: of `service_name`, else of /etc/services."""
+    ports: str = "*"
+    """Of other machines' ports, and of this one's where others call: numbers, ranges, services, `!` to exclude."""
+    hostnames: str = "*"
+    """Of other machines, where their names are known: words with `*`, `!` to exclude."""
+    ips: str = DEFAULT_IPS
+    """Of other machines: addresses, ranges, networks, `!` to exclude. By default private networks, without loopback."""
+    service_name: dict[str, str] = msgspec.field(default_factory=lambda: {"19999": "Netdata"})
+    """Names of ports, before those of /etc/services."""
+
+    def __post_init__(self) -> None:
+        """Raises ValueError, naming the key."""
+        services = self.services()
+        for key, parse in (
+            ("ports", lambda text: Ports.parse(text, services.ports)),
+            ("hostnames", Hostnames.parse),
+            ("ips", Addresses.parse),
+        ):
+            try:
+                parse(getattr(self, key))
+            except ValueError as error:
+                raise ValueError(f"{key}: {error}") from None
+
+    def services(self) -> Services:
+        """The names of ports. Raises ValueError if a key of `service_name` is no port."""
+        for port in self.service_name:
+            if not (port.isascii() and port.isdigit() and 0 < int(port[:6]) < 65536):
+                raise ValueError(f"service_name: {port!r}: a port is 1 to 65535")
+        return Services({int(port): name for port, name in self.service_name.items()})
+
+
+def setup(settings: NetworkViewerSettings) -> Setup:
+    """The selectors as the kernel has them, who listens already, and the names of destinations."""
+    services = settings.services()
+    ports, networks = Ports.parse(settings.ports, services.ports).bitmap(), Addresses.parse(settings.ips).networks()
+    any_port, any_address = ports == b"\xff" * len(ports), networks == _EVERY_ADDRESS
+    maximum, shown = settings.maximum_dimensions // 2 - 1, services if settings.resolve_service_names else None
+    resolver = _resolver(settings)
+    return Setup(
+        knobs={"cfg_any_port": any_port, "cfg_any_address": any_address},
+        maps={
+            "network_ports": {} if any_port else _ports(ports),
+            "network_networks": {} if any_address else {struct.pack("=I", n) + a: b"\1" for a, n in networks},
+            "network_listeners": {
+                struct.pack("=IHH", namespace, port, protocol): b"\1"
+                for namespace, protocol, port in listening(ephemeral=ephemeral_ports())
+            },
+        },
+        keys={
+            "outbound": Outbound(maximum, shown, resolver, Hostnames.parse(settings.hostnames)),
+            "inbound": Inbound(maximum, shown),
+        },
+        close=resolver.close if resolver else lambda: None,
+    )
+
+
+def _ports(bitmap: bytes) -> Mapping[bytes, bytes]:
+    """An array of u64, whose elements that are 0 need not be told."""
+    words = {struct.pack("=I", n): bitmap[8 * n : 8 * n + 8] for n in range(len(bitmap) // 8)}
+    return {index: word for index, word in words.items() if any(word)}
+
+
+def _resolver(settings: NetworkViewerSettings) -> Resolver | None:
+    if not settings.resolve_hostname_ips:
+        if not Hostnames.parse(settings.hostnames).all:
+            _log.warning("plugins.network_viewer.hostnames chooses nothing as long as resolve_hostname_ips is false")
+        return None
+    try:
+        return Resolver()
+    except ValueError as error:
+        raise SettingsError(f"plugins.network_viewer.resolve_hostname_ips: {error}") from None
