@@ -7,8 +7,9 @@ import os
 import socket
 import stat
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
+from itertools import groupby
 from typing import Annotated, ClassVar, Literal, Self
 
 import msgspec
@@ -17,6 +18,8 @@ import numpy as np
 from ebpfmon import (
     ChartValues,
     Kind,
+    Owners,
+    Scope,
     SinkError,
     SinkGoneError,
     SinkSettings,
@@ -32,6 +35,7 @@ _STREAMS = {"stdout": 1, "stderr": 2}
 _APPEND = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC
 TASK_COMM_LEN = 16
 _LABEL, _NAME, _NUMBER = 34, 8, 9  # widths of the columns
+_WHO, _WHO_MOST = 9 + TASK_COMM_LEN, 60  # of the first one, where lines are of somebody
 
 
 class LogSettings(SinkSettings, tag="log", frozen=True):
@@ -40,8 +44,12 @@ class LogSettings(SinkSettings, tag="log", frozen=True):
     format: Literal["text", "json"] = "text"
     path: Annotated[str, msgspec.Meta(min_length=1)] = "stdout"
     """A file, or `stdout` or `stderr`."""
+    applications: Annotated[int, msgspec.Meta(ge=0, le=1000)] = 5
+    """How many of the busiest applications the text shows."""
     processes: Annotated[int, msgspec.Meta(ge=0, le=1000)] = 5
     """How many of the busiest processes the text shows."""
+    destinations: Annotated[int, msgspec.Meta(ge=0, le=1000)] = 5
+    """How many of the busiest keys the text shows of each table that has keys of its own."""
     # a reader may take its time (a terminal that was stopped): the mailbox drops what is too old by then
     send_timeout_s: ClassVar[float | None] = None
 
@@ -78,7 +86,7 @@ class LogSink:
         if self._settings.format == "json":
             data = msgspec.json.encode(to_json(snapshot)) + b"\n"
         else:
-            data = "".join(f"{line}\n" for line in render(snapshot, self._settings.processes)).encode()
+            data = "".join(f"{line}\n" for line in render(snapshot, self._settings)).encode()
         try:
             if self._stream >= 0:
                 await _write_stream(self._stream, data)
@@ -135,40 +143,126 @@ def _write(fd: int, data: bytes) -> int:
         end.detach()
 
 
-def render(snapshot: Snapshot, processes: int) -> Iterator[str]:
-    """A snapshot as lines for people: a chart a line, then the busiest processes, then ebpfmon itself."""
+def render(snapshot: Snapshot, settings: LogSettings) -> Iterator[str]:
+    """A snapshot as lines for people: a chart a line, then the busiest applications and processes by table, and the
+    busiest of other keys, then ebpfmon."""
     partial = "" if snapshot.complete else ", incomplete"
     now = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(snapshot.time_s))
     yield f"{now}  {snapshot.host}  ({snapshot.elapsed_s:.3f} s{partial})"
-    own = [c for c in snapshot.charts if c.chart.family == "ebpfmon"]
+    own = [c for c in snapshot.charts if c.chart.family == "ebpfmon" and c.chart.id != "ebpfmon.sinks_age"]
     for values in snapshot.charts:
-        if values not in own:
+        if values.chart.family != "ebpfmon" and values.chart.scope is Scope.SYSTEM:
             label = f"{values.chart.family:8} {values.chart.title}"
-            named = [(v.dimension.name, _number(values, v, snapshot)) for v in values.values]
+            named = [(v.dimension.name, _number(values, v.delta, snapshot)) for v in values.values]
             numbers = "".join(f"  {name:>{_NAME}} {number:>{_NUMBER}}" for name, number in named)
             yield f"  {label:{_LABEL}}{numbers}  {values.chart.units}"
-    for table in snapshot.tables.values():
-        yield from _busiest(table, snapshot, processes)
+    for stem, table in snapshot.tables.items():
+        if not table.is_by_process:
+            continue
+        if stem in snapshot.owners:
+            yield from _applications(table, snapshot.owners[stem], snapshot, settings.applications)
+        yield from _processes(table, snapshot, settings.processes)
+    for _, charts in groupby((c for c in snapshot.charts if c.chart.scope is Scope.KEYS and c.values), _keys):
+        yield from _destinations(list(charts), snapshot, settings.destinations)
     yield "  ebpfmon  " + " | ".join(
-        ", ".join(f"{v.dimension.name} {_number(c, v, snapshot)}" for v in c.values) + f" {c.chart.units}"
+        ", ".join(f"{v.dimension.name} {_number(c, v.delta, snapshot)}" for v in c.values) + f" {c.chart.units}"
         for c in own
         if any(v.delta for v in c.values)
     )
 
 
-def _busiest(table: TableHarvest, snapshot: Snapshot, count: int) -> Iterator[str]:
-    calls = [n for n in table.totals if n.endswith("_calls")]
-    if not count or not calls:
-        return
-    busiest = table.rows[np.argsort(np.sum([table.rows[n] for n in calls], axis=0))[::-1][:count]]
-    shown = [n for n in table.totals if n.endswith(("_calls", "_bytes")) and busiest[n].any()]
-    yield f"  {'PID':>8} {'COMMAND':{TASK_COMM_LEN}}" + "".join(f"  {_column(n):>{_NUMBER}}" for n in shown)
-    for row in busiest:
-        rates = [_scaled(int(row[n]) / snapshot.elapsed_s, n.endswith("_bytes")) if row[n] else "-" for n in shown]
-        numbers = "".join(f"  {rate:>{max(_NUMBER, len(_column(n)))}}" for n, rate in zip(shown, rates, strict=True))
-        yield f"  {row['tgid']:>8} {_printable(row['comm']):{TASK_COMM_LEN}}{numbers}"
-    if table.overflow_calls:
+def _applications(table: TableHarvest, owners: Owners, snapshot: Snapshot, count: int) -> Iterator[str]:
+    def of_groups(weights: np.ndarray | None = None) -> np.ndarray:
+        return np.bincount(owners.of_rows, weights, len(owners.groups))
+
+    rows = of_groups()
+    amounts = {n: of_groups(table.rows[n]) for n in table.totals if n.endswith(("_calls", "_bytes"))}
+    order = _by_calls(amounts)[:count]
+    labels = [f"{rows[group]:>8} {_printable(owners.groups[group])[:TASK_COMM_LEN]:{TASK_COMM_LEN}}" for group in order]
+    yield from _lines(
+        f"{'ROWS':>8} {'APPLICATION':{TASK_COMM_LEN}}", labels, {n: a[order] for n, a in amounts.items()}, snapshot
+    )
+
+
+def _processes(table: TableHarvest, snapshot: Snapshot, count: int) -> Iterator[str]:
+    amounts = {n: table.rows[n] for n in table.totals if n.endswith(("_calls", "_bytes"))}
+    busiest = table.rows[_by_calls(amounts)[:count]]
+    comms = [_printable(row["comm"].decode(errors="replace")) for row in busiest]
+    labels = [f"{row['tgid']:>8} {comm:{TASK_COMM_LEN}}" for row, comm in zip(busiest, comms, strict=True)]
+    yield from _lines(f"{'PID':>8} {'COMMAND':{TASK_COMM_LEN}}", labels, {n: busiest[n] for n in amounts}, snapshot)
+    if table.overflow_calls and count:
         yield f"  {'overflow':>8} {table.overflow_calls} calls of processes that found no room in the table"
+
+
+def _keys(values: ChartValues) -> tuple[str, tuple[str, ...]]:
+    """What the charts by key of one table have in common: how it is called, and the names of the keys, `other` last."""
+    first = values.chart.dimensions[0]
+    suffix = f"_{first.name}" if first.id else ""
+    names = (value.dimension.name for value in values.values[:: len(values.chart.dimensions)])
+    return values.chart.table or values.chart.family, tuple(name.removesuffix(suffix) for name in names)
+
+
+def _destinations(charts: Sequence[ChartValues], snapshot: Snapshot, count: int) -> Iterator[str]:
+    """The charts by key of one table: a line for each of the busiest keys, then one for all that is in none of those.
+    What nobody did has no column."""
+    title, names = _keys(charts[0])
+    columns = [(c, n) for c in charts for n in range(len(c.chart.dimensions)) if any(v.delta for v in _column_of(c, n))]
+    if not columns or not count:
+        return
+    amounts = zip(*([v.delta for v in _column_of(*column)] for column in columns), strict=True)
+    *keys, other = zip(names, amounts, strict=True)
+    keys.sort(key=lambda key: -sum(map(abs, key[1])))
+    lines = [key for key in keys[:count] if any(key[1])]
+    rest = tuple(map(sum, zip(other[1], *(of_key for _, of_key in keys[count:]), strict=True)))
+    if any(rest):
+        lines.append((other[0], rest))
+    labels = [_printable(name)[:_WHO_MOST] for name, _ in lines]
+    width = max(_WHO, *map(len, labels))
+    headings = [f"{_template(*column):>{_NUMBER}}" for column in columns]
+    yield f"  {_printable(title).upper():{width}}" + "".join(f"  {heading}" for heading in headings)
+    for label, (_, of_key) in zip(labels, lines, strict=True):
+        numbers = ""
+        for (chart, _), heading, amount in zip(columns, headings, of_key, strict=True):
+            numbers += f"  {_number(chart, amount, snapshot) if amount else '-':>{len(heading)}}"
+        yield f"  {label:{width}}{numbers}"
+
+
+def _column_of(values: ChartValues, template: int) -> tuple[Value, ...]:
+    """Of a chart by key, one dimension of every key."""
+    return values.values[template :: len(values.chart.dimensions)]
+
+
+def _template(values: ChartValues, template: int) -> str:
+    """The heading of such a column: the unit and what is done, or where that has no name, what is counted."""
+    each = values.chart.dimensions[template]
+    unit = values.chart.units.removesuffix("/s")
+    return _printable(f"{unit} {each.name}") if each.id else " ".join(map(_column, each.plus))
+
+
+def _by_calls(amounts: Mapping[str, np.ndarray]) -> np.ndarray:
+    """The numbers of the rows that did something, those with most calls first."""
+    if not amounts:
+        return np.zeros(0, np.intp)
+    calls = [a for n, a in amounts.items() if n.endswith("_calls")] or [*amounts.values()]
+    order: np.ndarray = np.argsort(-np.sum(calls, axis=0, dtype=np.float64), kind="stable")
+    active: np.ndarray = np.any([*amounts.values()], axis=0)
+    busiest: np.ndarray = order[active[order]]
+    return busiest
+
+
+def _lines(heading: str, labels: Sequence[str], amounts: Mapping[str, np.ndarray], snapshot: Snapshot) -> Iterator[str]:
+    """A table of rates; what nobody did has no column."""
+    shown = {n: a for n, a in amounts.items() if a.any()}
+    if not shown:
+        return
+    yield f"  {heading}" + "".join(f"  {_column(n):>{_NUMBER}}" for n in shown)
+    for row, label in enumerate(labels):
+        numbers = ""
+        for name, of_rows in shown.items():
+            amount = int(of_rows[row])
+            rate = _scaled(amount / snapshot.elapsed_s, name.endswith("_bytes")) if amount else "-"
+            numbers += f"  {rate:>{max(_NUMBER, len(_column(name)))}}"
+        yield f"  {label}{numbers}"
 
 
 def _column(field: str) -> str:
@@ -176,10 +270,10 @@ def _column(field: str) -> str:
     return field.removesuffix("_calls").replace("_", " ")
 
 
-def _number(chart: ChartValues, value: Value, snapshot: Snapshot) -> str:
+def _number(chart: ChartValues, delta: int | float, snapshot: Snapshot) -> str:
     if chart.chart.kind is Kind.LEVEL or not chart.chart.units.endswith("/s"):
-        return str(value.delta) if isinstance(value.delta, int) else f"{value.delta:g}"
-    return _scaled(value.delta / snapshot.elapsed_s, chart.chart.units.startswith("bytes"))
+        return str(delta) if isinstance(delta, int) else f"{delta:g}"
+    return _scaled(delta / snapshot.elapsed_s, chart.chart.units.startswith("bytes"))
 
 
 def _scaled(rate: float, is_bytes: bool) -> str:
@@ -192,6 +286,6 @@ def _scaled(rate: float, is_bytes: bool) -> str:
     return f"{rate:.0f} {unit}" if unit == "B" else f"{rate:.1f} {unit}"
 
 
-def _printable(comm: bytes) -> str:
-    """A process names itself, so what it says is not put on a terminal as it is."""
-    return "".join(c if c.isprintable() else "?" for c in comm.decode(errors="replace"))
+def _printable(name: str) -> str:
+    """A process names itself, and the network hosts: what they say is not put on a terminal as it is."""
+    return "".join(c if c.isprintable() else "?" for c in name)
