@@ -1,20 +1,23 @@
 """The command line: arguments, environment and exit statuses live here alone.
 
 Exit status: 0 done; 1 the kernel or a plugin refused; 2 wrong settings or arguments. `check` has its own: 0 every
-event can be seen, 1 some cannot, 2 none can.
+event can be seen, 1 some cannot, 2 none can. `reset` ends with 1 if something could not be removed.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+import importlib
 import logging
 import os
+import shutil
 import signal
 import sys
-from collections.abc import Sequence
+import sysconfig
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 # numpy's linear algebra starts a thread for each CPU, with its memory; nothing here uses it
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
@@ -22,10 +25,14 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 import msgspec
 
 from ebpfmon import __version__, config, daemon, registry
-from ebpfmon.errors import EbpfmonError, SettingsError
-from ebpfmon.model import LoadMode, Strategy
+from ebpfmon.errors import EbpfmonError, KernelError, SettingsError
+from ebpfmon.kernel import features, kprobe_events
+from ebpfmon.model import Loader, LoadMode, Strategy
+from ebpfmon.notify import Notifier
+from ebpfmon.top.state import COLUMNS, DEFAULT_SORT, State
 
 DONE, FAILED, WRONG = 0, 1, 2
+T = TypeVar("T")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -69,6 +76,7 @@ def _parser() -> argparse.ArgumentParser:
     core = argparse.ArgumentParser(add_help=False, parents=[settings])
     core.add_argument("--load-mode", choices=[*LoadMode], help="entry: calls and bytes; return: errors too")
     core.add_argument("--attach", choices=["auto", *Strategy], help="how events are seen (default: the best way)")
+    core.add_argument("--loader", choices=["auto", *Loader], help="libbpf (core), or BCC where the kernel has no BTF")
 
     run = commands.add_parser("run", parents=[core], help="watch, until stopped")
     run.add_argument("--for", type=_seconds, dest="for_s", metavar="SECONDS", help="stop after that long")
@@ -80,12 +88,33 @@ def _parser() -> argparse.ArgumentParser:
     check.add_argument("--json", action="store_true", help="as JSON")
     check.set_defaults(command=_check)
 
+    top = commands.add_parser("top", parents=[core], help="show what each process, or application, does in a second")
+    top.add_argument("--once", action="store_true", help="show one second, and end")
+    top.add_argument("--json", action="store_true", help="with --once: as JSON")
+    top.add_argument("--by", choices=config.BY, help="what groups are (default: as the settings say)")
+    top.add_argument("--groups", action="store_true", help="show groups instead of processes")
+    top.add_argument("--sort", choices=_sortable(), default=DEFAULT_SORT, metavar="COLUMN", help="one of %(choices)s")
+    top.add_argument("--filter", default="", metavar="TEXT", help="what has it in its command or group, or as its PID")
+    top.add_argument("--lines", type=int, default=20, metavar="N", help="with --once: so many at most (default: 20)")
+    top.set_defaults(command=_top)
+
+    reset = commands.add_parser("reset", help="remove kprobes that ebpfmon or an old Netdata left in the kernel")
+    reset.add_argument("--dry-run", action="store_true", help="only show them")
+    reset.set_defaults(command=_reset)
+
     of_config = commands.add_parser("config", help="look at the settings")
     actions = of_config.add_subparsers(required=True, metavar="ACTION")
     actions.add_parser("show", parents=[settings], help="all settings, with the defaults").set_defaults(
         command=_config_show
     )
     actions.add_parser("check", parents=[settings], help="whether they are right").set_defaults(command=_config_check)
+
+    install = commands.add_parser("install", help="let systemd run ebpfmon, or Netdata show what it sees")
+    install.add_argument("what", choices=["systemd", "netdata"], help="what is to know of ebpfmon")
+    install.add_argument("--dry-run", action="store_true", help="only say what would be done")
+    install.add_argument("--prefix", type=Path, default=Path("/"), metavar="DIR", help="write below DIR (default: /)")
+    install.add_argument("--directory", type=Path, metavar="DIR", help="netdata: where it has its plugins")
+    install.set_defaults(command=_install)
 
     commands.add_parser("plugins", help="the plugins, their probes and sinks").set_defaults(command=_plugins)
     return parser
@@ -102,7 +131,7 @@ def _seconds(text: str) -> float:
 
 
 def _settings(given: argparse.Namespace, found: registry.Registry, *, json: bool = False) -> config.Settings:
-    names = ("interval", "load_mode", "attach")
+    names = ("interval", "load_mode", "attach", "loader")
     core: dict[str, Any] = {n: getattr(given, n) for n in names if getattr(given, n, None) is not None}
     return config.read(given.config, found, config.CommandLine(core, json))
 
@@ -117,17 +146,39 @@ def _discover() -> registry.Registry:
 
 def _run(given: argparse.Namespace) -> int:
     found = _discover()
-    settings = _settings(given, found, json=given.json)
-    return asyncio.run(_until_stopped(settings, found, given.for_s))
+
+    def read() -> config.Settings:
+        return _settings(given, found, json=given.json)
+
+    async def work(stop: asyncio.Event) -> None:
+        asked = asyncio.Event()
+        asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, asked.set)
+        await daemon.run(settings, found, stop, again=daemon.Again(asked, read), notifier=_notifier())
+
+    settings = read()
+    asyncio.run(_until_stopped(work, given.for_s))
+    return DONE
 
 
-async def _until_stopped(settings: config.Settings, found: registry.Registry, for_s: float | None) -> int:
+def _notifier() -> Notifier:
+    """For the service manager, if one has started us."""
+    watched = os.environ.get("WATCHDOG_USEC", "")
+    ours = os.environ.get("WATCHDOG_PID", str(os.getpid())) == str(os.getpid())
+    watchdog_s = int(watched) / 1e6 if watched.isdecimal() and ours else None
+    return Notifier(os.environ.get("NOTIFY_SOCKET"), watchdog_s)
+
+
+async def _until_stopped(work: Callable[[asyncio.Event], Awaitable[T]], for_s: float | None = None) -> T:
+    """What `work` returns; the event that it is given is set by a signal, or after so many seconds.
+
+    Where its tasks fail with errors of ebpfmon alone, the first of them is raised.
+    """
     stop, loop = asyncio.Event(), asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, stop.set)
     timer = loop.call_later(for_s, stop.set) if for_s else None
     try:
-        await daemon.run(settings, found, stop)
+        return await work(stop)
     except BaseExceptionGroup as group:  # not except*: what it raises, Python 3.11.2 wraps again
         ours, others = group.split(EbpfmonError)
         if others or not ours:
@@ -136,7 +187,6 @@ async def _until_stopped(settings: config.Settings, found: registry.Registry, fo
     finally:
         if timer:
             timer.cancel()
-    return DONE
 
 
 def _first(group: BaseExceptionGroup[EbpfmonError]) -> EbpfmonError:
@@ -145,6 +195,37 @@ def _first(group: BaseExceptionGroup[EbpfmonError]) -> EbpfmonError:
         error = error.exceptions[0]
     assert isinstance(error, EbpfmonError)
     return error
+
+
+def _sortable() -> list[str]:
+    return list(dict.fromkeys(column.key for columns in COLUMNS.values() for column in columns))
+
+
+def _top(given: argparse.Namespace) -> int:
+    from ebpfmon.top import session, view  # the daemon need not keep them in memory
+
+    if given.json and not given.once:
+        raise SettingsError("top: --json is for --once; ebpfmon run --json goes on")
+    logging.getLogger().setLevel(logging.WARNING if given.once else logging.ERROR)  # a line would spoil the screen
+    found = _discover()
+    settings = _settings(given, found)
+    state = State(
+        by=given.by or settings.apps.by, mode="groups" if given.groups else "processes", sort=given.sort,
+        filter=given.filter,
+    )  # fmt: skip
+    if not given.once:
+        term = os.environ.get("TERM", "")
+        asyncio.run(_until_stopped(lambda stop: session.live(settings, found, state, term, stop)))
+        return DONE
+    errors = settings.ebpfmon.load_mode is LoadMode.RETURN
+    snapshot = asyncio.run(_until_stopped(lambda stop: session.one_second(settings, found, state.by, stop)))
+    if given.json:
+        shown = view.to_json(snapshot, state, top=given.lines, errors=errors)
+        sys.stdout.buffer.write(msgspec.json.format(msgspec.json.encode(shown)) + b"\n")
+    else:
+        width = shutil.get_terminal_size().columns
+        print("\n".join(view.render(snapshot, state, width, None, errors=errors, top=given.lines)))
+    return DONE
 
 
 def _check(given: argparse.Namespace) -> int:
@@ -159,6 +240,29 @@ def _check(given: argparse.Namespace) -> int:
     return verdict.status
 
 
+def _reset(given: argparse.Namespace) -> int:
+    found = features.look()
+    if found.kprobes and not found.tracefs:
+        raise KernelError("look for kprobes: tracefs is not mounted: mount -t tracefs tracefs /sys/kernel/tracing")
+    ours = [e for e in kprobe_events.entries(found.tracefs) if kprobe_events.ours(e)] if found.tracefs else []
+    left = [e for e in ours if not kprobe_events.in_use(e)]
+    for entry in ours:
+        print(f"left behind: {entry}" if entry in left else f"in use by ebpfmon {entry.owner}: {entry}")
+    if not left:
+        print("nothing was left" if found.kprobes else "this kernel has no kprobes, so nothing can be left")
+    if given.dry_run or not found.tracefs:
+        return DONE
+    status = DONE
+    for entry in left:
+        try:
+            kprobe_events.remove(found.tracefs, entry)
+        except KernelError as error:
+            status = _complain(error, FAILED)
+        else:
+            print(f"removed {entry}")
+    return status
+
+
 def _config_show(given: argparse.Namespace) -> int:
     print("\n".join(config.to_toml(_settings(given, _discover()))))
     return DONE
@@ -168,6 +272,23 @@ def _config_check(given: argparse.Namespace) -> int:
     _settings(given, _discover())
     path = given.config or config.DEFAULT_PATH
     print(f"{path}: right" if path.exists() else f"{path}: not there, the defaults hold")
+    return DONE
+
+
+def _install(given: argparse.Namespace) -> int:
+    if given.what == "netdata":
+        # by its name: the core imports no sink
+        netdata = importlib.import_module("ebpfmon_sinks.install_netdata")
+        netdata.install(given.prefix, given.directory, dry_run=given.dry_run)
+        return DONE
+    from ebpfmon import install  # the daemon need not keep it in memory
+
+    if given.directory:
+        raise SettingsError("install systemd: --directory is for netdata")
+    called = shutil.which(sys.argv[0]) or ""
+    if os.path.basename(called) != "ebpfmon":  # python -m ebpfmon
+        called = os.path.join(sysconfig.get_path("scripts"), "ebpfmon")
+    print("\n".join(install.install_systemd(given.prefix, os.path.abspath(called), given.dry_run)))
     return DONE
 
 

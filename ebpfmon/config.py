@@ -6,17 +6,23 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar, get_args
 
 import msgspec
 import tomli
 
 from ebpfmon.errors import SettingsError
-from ebpfmon.model import LoadMode, ProbeSettings, SinkSettings, Strategy, tag_of
+from ebpfmon.model import Loader, LoadMode, ProbeSettings, SinkSettings, Strategy, tag_of
 from ebpfmon.registry import Registry
+from ebpfmon.selection import Charts
 
 DEFAULT_PATH = Path("/etc/ebpfmon/ebpfmon.toml")
 """Read where no file is named; it need not exist."""
+
+
+By = Literal["app", "process", "user", "cgroup"]
+BY: tuple[str, ...] = get_args(By)
+"""What may be grouped by."""
 
 
 class Core(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -27,17 +33,38 @@ class Core(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     load_mode: LoadMode = LoadMode.ENTRY
     attach: Literal["auto", "trampoline", "kprobe", "tracepoint"] = "auto"
     """How events are seen; anything but auto is an error where an event cannot be seen so."""
+    loader: Literal["auto", "core", "bcc"] = "auto"
+    """How programs get into the kernel; auto takes core, and bcc on kernels without BTF."""
 
     @property
     def strategy(self) -> Strategy | None:
         """The strategy that is forced, None for auto."""
         return None if self.attach == "auto" else Strategy(self.attach)
 
+    @property
+    def forced_loader(self) -> Loader | None:
+        """The loader that is forced, None for auto."""
+        return None if self.loader == "auto" else Loader(self.loader)
+
+
+class Apps(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """`[apps]`."""
+
+    enabled: bool = True
+    """Whether there are charts by application. If not, the kernel keeps totals alone, and no rows."""
+    by: By = "app"
+    """What the groups are: those of the groups file, programs, users, or containers and services."""
+    groups: str = ""
+    """A file in the format of Netdata's apps_groups.conf, relative to the settings' own; by default ebpfmon's."""
+    maximum: Annotated[int, msgspec.Meta(ge=1, le=1000)] = 200
+    """Groups that are shown, the most active ones; the rest is in `other`."""
+
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """All settings, checked. `plugins` has one entry for each probe there is."""
 
     ebpfmon: Core
+    apps: Apps
     plugins: dict[str, ProbeSettings]
     sinks: tuple[SinkSettings, ...]
 
@@ -71,22 +98,36 @@ def read(path: Path | None, registry: Registry, given: CommandLine = CommandLine
 
 def check(raw: Mapping[str, Any], source: str, registry: Registry, given: CommandLine = CommandLine()) -> Settings:
     """Parsed TOML to settings. Raises SettingsError, naming `source`."""
-    _known(raw, ("ebpfmon", "plugins", "sinks"), source, "")
+    _known(raw, ("ebpfmon", "apps", "plugins", "sinks"), source, "")
     sections = _typed(raw.get("plugins", {}), dict[str, Any], source, "plugins")
     _known(sections, tuple(registry.probes), source, "plugins.")
     core = _typed(raw.get("ebpfmon", {}), dict[str, Any], source, "ebpfmon")
     _typed(core, Core, source, "ebpfmon")  # the file's alone first, so that an error names where it is
+    wanted = _typed({**core, **given.core}, Core, "command line", "ebpfmon")
     return Settings(
-        ebpfmon=_typed({**core, **given.core}, Core, "command line", "ebpfmon"),
+        ebpfmon=wanted,
+        apps=_apps(raw, source),
         plugins={
             name: _typed(sections.get(name, {}), probe.settings, source, f"plugins.{name}")
             for name, probe in registry.probes.items()
         },
-        sinks=_sinks(raw, source, registry, given.json),
+        sinks=_sinks(raw, source, registry, given.json, wanted.interval),
     )
 
 
-def _sinks(raw: Mapping[str, Any], source: str, registry: Registry, json: bool) -> tuple[SinkSettings, ...]:
+def _apps(raw: Mapping[str, Any], source: str) -> Apps:
+    apps = _typed(raw.get("apps", {}), Apps, source, "apps")
+    if not apps.groups:
+        return apps
+    path = Path(source).parent / apps.groups
+    if not path.is_file():
+        raise SettingsError(f"{source}: apps.groups: {path}: no such file")
+    return msgspec.structs.replace(apps, groups=str(path))
+
+
+def _sinks(
+    raw: Mapping[str, Any], source: str, registry: Registry, json: bool, interval_s: int
+) -> tuple[SinkSettings, ...]:
     default = [] if json else [{"type": "log"}]
     sections = _typed(raw.get("sinks", default), list[dict[str, Any]], source, "sinks")
     sinks = [_sink(section, source, f"sinks[{n}]", registry) for n, section in enumerate(sections)]
@@ -99,6 +140,14 @@ def _sinks(raw: Mapping[str, Any], source: str, registry: Registry, json: bool) 
         if name in names:
             raise SettingsError(f"{source}: sinks[{n}].name: '{name}' is taken: give each sink a name of its own")
         names.add(name)
+        if sink.interval % interval_s:
+            raise SettingsError(
+                f"{source}: sinks[{n}].interval: {sink.interval}: expected a multiple of ebpfmon.interval, {interval_s}"
+            )
+        try:
+            Charts(sink.charts)
+        except ValueError as error:
+            raise SettingsError(f"{source}: sinks[{n}].charts: {error}") from None
     return tuple(sinks)
 
 
@@ -132,6 +181,9 @@ def _explain(message: str, kind: object, where: str) -> str:
     if wrong:
         options = _options(kind, at.strip(".`"))
         return f"{key}: {wrong[1]}: expected one of {_listed(options)}"
+    own, _, reason = said.partition(": ")
+    if isinstance(kind, type) and own in (f.encode_name for f in msgspec.structs.fields(kind)):  # a check of its own
+        return f"{key}.{own}: {reason}"
     said = said.replace("`", "").replace("object", "table")
     return f"{key}: {said[0].lower()}{said[1:]}"
 
@@ -169,6 +221,7 @@ def to_toml(settings: Settings) -> Iterator[str]:
     """The settings as lines of TOML, defaults included: what `ebpfmon config show` prints."""
     plain: dict[str, Any] = msgspec.to_builtins(settings)
     yield from _section("[ebpfmon]", plain["ebpfmon"])
+    yield from _section("[apps]", plain["apps"])
     for name, section in plain["plugins"].items():
         yield from _section(f"[plugins.{name}]", section)
     for section in plain["sinks"]:
@@ -177,7 +230,19 @@ def to_toml(settings: Settings) -> Iterator[str]:
 
 def _section(title: str, values: Mapping[str, Any]) -> Iterator[str]:
     yield title
+    tables = {key: value for key, value in values.items() if isinstance(value, dict)}
     for key, value in values.items():
-        # JSON's numbers, booleans, strings and lists of them are TOML's too
-        yield f"{key} = {msgspec.json.encode(value).decode()}".replace("\x7f", "\\u007f")
+        if key not in tables:
+            yield f"{_key(key)} = {_toml(value)}"
     yield ""
+    for key, value in tables.items():
+        yield from _section(f"[{title.strip('[]')}.{_key(key)}]", value)
+
+
+def _key(key: str) -> str:
+    return key if re.fullmatch(r"[A-Za-z0-9_-]+", key) else _toml(key)
+
+
+def _toml(value: object) -> str:
+    """JSON's numbers, booleans, strings and lists of them are TOML's too."""
+    return msgspec.json.encode(value).decode().replace("\x7f", "\\u007f")

@@ -1,78 +1,55 @@
-"""Builds everything from the settings, runs it, stops it."""
+"""Builds everything from the settings, runs it, changes it when told to, stops it."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import math
+import os
 import socket
+import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass
+from pathlib import Path
 
-from ebpfmon.config import Settings
-from ebpfmon.errors import KernelError
+from ebpfmon.attribution import execs
+from ebpfmon.attribution.groups import DEFAULT_PATH as GROUPS
+from ebpfmon.attribution.groups import Groups
+from ebpfmon.attribution.lookup import Lookup
+from ebpfmon.attribution.naming import ByApp, ByCgroup, ByProcess, ByUser, Naming
+from ebpfmon.config import BY, Apps, Settings
+from ebpfmon.errors import EbpfmonError
+from ebpfmon.flow.applications import Applications
+from ebpfmon.flow.attribution import Attribution
 from ebpfmon.flow.fanout import Fanout, SinkTask
 from ebpfmon.flow.harvest import Harvester
-from ebpfmon.flow.pipeline import Pipeline
+from ebpfmon.flow.pipeline import Charted, Grouping, Owning, Pipeline
 from ebpfmon.flow.scheduler import Clock, SystemClock, ticks
-from ebpfmon.kernel import attach, features
-from ebpfmon.kernel.attach import LoadedProbe, LoadOptions
-from ebpfmon.kernel.libbpf import Libbpf
-from ebpfmon.model import Chart, LoadMode, ProbeSettings
+from ebpfmon.kernel import features
+from ebpfmon.loading import Probes, Wanted, charts_of, wanted_probes
+from ebpfmon.model import Chart
+from ebpfmon.notify import Notifier
 from ebpfmon.registry import Registry
 from ebpfmon.selfmon import SelfMonitor
 
 log = logging.getLogger(__name__)
 
+PROBLEMS = 10
+"""Lines of a groups file that are complained of one by one."""
 STOP_S = 1.5
 """How long sinks may take to deliver what they have when the daemon stops."""
+LATE_S = 20
+"""When a tick is later than that, the watchdog hears nothing any more."""
 
 
-def load_probes(settings: Settings, registry: Registry, stack: ExitStack) -> list[LoadedProbe]:
-    """Load the enabled probes; `stack` closes them. One that cannot load is named, and the others go on.
+@dataclass(frozen=True, slots=True)
+class Again:
+    """The settings are to be read again when `asked` is set; `read` raises SettingsError."""
 
-    Raises KernelError where none can, or where a strategy is forced.
-    """
-    found = features.look()
-    features.require_permission(found)
-    libbpf, loaded = Libbpf(), []
-    failed: dict[str, KernelError] = {}
-    for name, of_probe in settings.plugins.items():
-        if not of_probe.enabled:
-            continue
-        try:
-            probe = stack.enter_context(
-                attach.load(registry.probes[name], libbpf, found, load_options(settings, of_probe))
-            )
-        except KernelError as error:
-            if settings.ebpfmon.strategy:
-                raise
-            failed[name] = error
-        else:
-            loaded.append(probe)
-            log.info("probe '%s': %s", name, describe(probe))
-    if failed and not loaded:
-        raise next(iter(failed.values()))
-    for name, why in failed.items():
-        log.warning("probe '%s' is left out: %s", name, why)
-    libbpf.trim()
-    return loaded
-
-
-def load_options(settings: Settings, of_probe: ProbeSettings) -> LoadOptions:
-    """How the settings want a probe to be loaded."""
-    core = settings.ebpfmon
-    return LoadOptions(mode=core.load_mode, strategy=core.strategy, table_size=of_probe.table_size)
-
-
-def describe(probe: LoadedProbe) -> str:
-    """How a probe's events are seen, in a line."""
-    ways: dict[str, int] = {}
-    for choice in probe.choices:
-        if choice.taken:
-            ways[choice.taken.strategy] = ways.get(choice.taken.strategy, 0) + 1
-    missing = [c.event for c in probe.choices if not c.taken]
-    seen = ", ".join(f"{count} events by {way}" for way, count in ways.items())
-    return seen + (f"; not seen: {', '.join(missing)}" if missing else "")
+    asked: asyncio.Event
+    read: Callable[[], Settings]
 
 
 async def run(
@@ -80,48 +57,224 @@ async def run(
     registry: Registry,
     stop: asyncio.Event,
     clock: Clock | None = None,
+    grouping: Grouping | None = None,
+    again: Again | None = None,
+    notifier: Notifier | None = None,
 ) -> None:
     """The daemon, until `stop` is set. Then the last, shorter interval is harvested and sent as well.
 
-    Raises KernelError if nothing can be loaded.
+    With a `grouping` it groups by whatever that says at the time; `again` changes its settings while it runs; the
+    service manager is told through the `notifier`. Raises KernelError if nothing can be loaded, and SettingsError if
+    the groups cannot be read.
     """
-    clock = clock or SystemClock()
     with ExitStack() as stack:
-        probes = load_probes(settings, registry, stack)
-        executor = stack.enter_context(ThreadPoolExecutor(1, "harvest"))
-        sinks = [SinkTask(s) for s in settings.sinks]
-        fanout = Fanout(sinks)
-        tables = [t.stem for p in probes for t in p.tables]
-        pipeline = Pipeline(
-            socket.gethostname(),
-            Harvester(probes, clock),
-            {t.stem: charts_of(p, settings.ebpfmon.load_mode) for p in probes for t in p.tables},
-            SelfMonitor(tables, sinks),
-            fanout,
-            executor,
-        )
-        async with asyncio.TaskGroup() as group:
-            delivering = group.create_task(_deliver(sinks, stop), name="sinks")
+        async with asyncio.TaskGroup() as tasks:
+            daemon = _Daemon(registry, stop, clock or SystemClock(), grouping, notifier or Notifier(None, None), stack)
             try:
-                async for tick in ticks(settings.ebpfmon.interval, clock, stop):
-                    await pipeline.tick(tick.late_ticks)
-                await pipeline.tick()
+                await daemon.run(settings, tasks, again)
             finally:
-                fanout.close()
-            await asyncio.wait([delivering], timeout=STOP_S)
-            delivering.cancel()
+                await daemon.close()
 
 
-async def _deliver(sinks: list[SinkTask], stop: asyncio.Event) -> None:
-    """Feed all sinks until they are closed. When the readers of all have gone away, the daemon has no task left."""
-    async with asyncio.TaskGroup() as group:
-        for sink in sinks:
-            group.create_task(sink.run(), name=f"sink {sink.name}")
-    if sinks and not stop.is_set():
-        log.info("all sinks have ended")
-        stop.set()
+class _Daemon:
+    """What runs, and with which settings."""
+
+    def __init__(
+        self,
+        registry: Registry,
+        stop: asyncio.Event,
+        clock: Clock,
+        grouping: Grouping | None,
+        notifier: Notifier,
+        stack: ExitStack,
+    ) -> None:
+        self._registry, self._stop, self._clock = registry, stop, clock
+        self._grouping, self._notifier, self._stack = grouping, notifier, stack
+        self._found = features.look()
+        self._probes = Probes(self._found)
+        self._stack.callback(lambda: self._probes.close())
+        self._lookup = self._stack.enter_context(ThreadPoolExecutor(1, "lookup"))
+        self._fanout = Fanout([])
+        self._sinks: dict[asyncio.Task[None], SinkTask] = {}
+        self._owning: Owning | None = None
+        self._owning_by: tuple[Apps, Groups] | None = None
+        self._loading: asyncio.Task[Probes] | None = None
+        self._ticked_s = time.monotonic()
+
+    async def run(self, settings: Settings, tasks: asyncio.TaskGroup, again: Again | None) -> None:
+        """Until the daemon is to stop."""
+        groups, wanted = self._read(settings)
+        self._probes.load(wanted, forced=bool(settings.ebpfmon.strategy))
+        executor = self._stack.enter_context(
+            ThreadPoolExecutor(1, "harvest", prepare_harvester, (self._found.preemptible,))
+        )
+        harvester = Harvester(self._probes.loaded, self._clock)
+        pipeline = Pipeline(socket.gethostname(), harvester, self._fanout, executor)
+        self._settings = self._use(settings, groups, pipeline, tasks)
+        self._notifier.ready(self._status())
+        living = tasks.create_task(self._live(), name="watchdog")
+        while not self._stop.is_set():
+            async for tick in ticks(self._settings.ebpfmon.interval, self._clock, self._stop):
+                await pipeline.tick(tick.late_ticks)
+                self._ticked_s = time.monotonic()
+                if again and await self._change(again, pipeline, tasks):
+                    break  # the interval may be another one
+        living.cancel()
+        self._notifier.stopping()
+        await pipeline.tick()
+
+    async def _live(self) -> None:
+        """Tell the watchdog, as long as ticks come."""
+        while True:
+            if time.monotonic() - self._ticked_s < self._settings.ebpfmon.interval + LATE_S:
+                self._notifier.alive()
+            await asyncio.sleep(1)
+
+    async def close(self) -> None:
+        """Let the sinks deliver what they have, for a while."""
+        if self._loading:
+            self._loading.cancel()
+        self._fanout.close()
+        if self._sinks:
+            await asyncio.wait(self._sinks, timeout=STOP_S)
+        for task in self._sinks:
+            task.cancel()
+
+    def _read(self, settings: Settings) -> tuple[Groups, list[Wanted]]:
+        """What else the settings stand for. Raises SettingsError."""
+        groupings = self._groupings(settings)
+        groups = read_groups(settings.apps) if settings.apps.enabled and "app" in groupings else Groups()
+        return groups, list(wanted_probes(settings, self._registry, groupings))
+
+    def _groupings(self, settings: Settings) -> tuple[str, ...]:
+        return BY if self._grouping else (settings.apps.by,)
+
+    async def _change(self, again: Again, pipeline: Pipeline, tasks: asyncio.TaskGroup) -> bool:
+        """Follow changed settings, if they are asked for: at once, or when what needs to be loaded is. What is wrong
+        with them is said, and everything stays as it was."""
+        if self._loading and self._loading.done():
+            loading, self._loading = self._loading, None
+            return await self._swap(loading, pipeline, tasks)
+        if self._loading or not again.asked.is_set():
+            return False
+        again.asked.clear()
+        self._notifier.reloading()
+        try:
+            settings = again.read()
+            groups, wanted = self._read(settings)
+            if self._probes.adopt(wanted):
+                self._settings = self._use(settings, groups, pipeline, tasks)
+                self._done("the settings were read again")
+                return True
+            self._next = settings, groups
+            beside = self._probes.loaded
+            probes, forced = Probes(self._found), bool(settings.ebpfmon.strategy)
+            self._loading = asyncio.create_task(
+                asyncio.to_thread(probes.load, wanted, forced=forced, beside=beside), name="loading"
+            )
+        except EbpfmonError as error:
+            self._done(f"the settings are left as they were: {error}")
+        return False
+
+    async def _swap(self, loading: asyncio.Task[Probes], pipeline: Pipeline, tasks: asyncio.TaskGroup) -> bool:
+        """What was loaded beside the former probes takes their place."""
+        try:
+            probes = loading.result()
+        except EbpfmonError as error:
+            self._done(f"the settings are left as they were: {error}")
+            return False
+        former, self._probes = self._probes, probes
+        await pipeline.change(probes.loaded)
+        former.close()
+        settings, groups = self._next
+        self._owning = None  # what is known of execs begins anew
+        self._settings = self._use(settings, groups, pipeline, tasks)
+        self._done("the settings were read again, and probes loaded")
+        return True
+
+    def _done(self, what: str) -> None:
+        log.info("%s", what)
+        self._notifier.ready(self._status())
+
+    def _status(self) -> str:
+        return f"{len(self._probes.loaded)} probes, {len(self._sinks)} sinks"
+
+    def _use(self, settings: Settings, groups: Groups, pipeline: Pipeline, tasks: asyncio.TaskGroup) -> Settings:
+        """From the next tick on these settings hold."""
+        probes = self._probes.loaded
+        charts = charts_of(probes, settings.ebpfmon.load_mode)
+        keys = {stem: of_table for probe in probes for stem, of_table in probe.setup.keys.items()}
+        self._owning = self._owner(settings, groups, charts)
+        self._feed(settings, tasks)
+        pipeline.show(Charted(charts, keys), self._owning, SelfMonitor(charts, self._fanout.sinks))
+        return settings
+
+    def _owner(self, settings: Settings, groups: Groups, charts: dict[str, tuple[Chart, ...]]) -> Owning | None:
+        if not settings.apps.enabled:
+            return None
+        facts = settings.apps, groups
+        if self._owning and facts == self._owning_by:
+            return self._owning
+        self._owning_by = facts
+        seen = any(p.probe is execs.PROBE for p in self._probes.loaded)
+        namings = {by: naming(by, groups, seen) for by in self._groupings(settings)}
+        applications = Applications(charts, settings.apps.maximum)
+        return Owning(Attribution(namings, settings.apps.by), applications, Lookup(), self._lookup, self._grouping)
+
+    def _feed(self, settings: Settings, tasks: asyncio.TaskGroup) -> None:
+        """Sinks whose settings are as they were go on; the others end, and new ones begin."""
+        wanted = list(settings.sinks)
+        for sink in list(self._fanout.sinks):
+            if sink.settings in wanted:
+                wanted.remove(sink.settings)
+            else:
+                sink.close()
+                self._fanout.sinks.remove(sink)
+        for one in wanted:
+            sink = SinkTask(one)
+            self._fanout.sinks.append(sink)
+            task = tasks.create_task(sink.run(), name=f"sink {sink.name}")
+            self._sinks[task] = sink
+            task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        """When the readers of all sinks have gone away, the daemon has no task left."""
+        sink = self._sinks.pop(task)
+        if sink in self._fanout.sinks and not self._stop.is_set():
+            self._fanout.sinks.remove(sink)
+            if not self._fanout.sinks:
+                log.info("all sinks have ended")
+                self._stop.set()
 
 
-def charts_of(probe: LoadedProbe, mode: LoadMode) -> tuple[Chart, ...]:
-    """The charts of a probe that exist in a load mode."""
-    return tuple(c for c in probe.probe.charts if mode is LoadMode.RETURN or not c.return_only)
+def read_groups(apps: Apps) -> Groups:
+    """The groups of applications; lines that cannot be used are named, and the rest is used. Raises SettingsError."""
+    groups = Groups.read(Path(apps.groups) if apps.groups else GROUPS)
+    for problem in groups.problems[:PROBLEMS]:
+        log.warning("%s", problem)
+    if len(groups.problems) > PROBLEMS:
+        log.warning("%d more lines of %s are not used", len(groups.problems) - PROBLEMS, apps.groups)
+    return groups
+
+
+def naming(by: str, groups: Groups, execs_are_seen: bool) -> Naming:
+    """How processes are grouped from now on."""
+    match by:
+        case "process":
+            return ByProcess()
+        case "user":
+            return ByUser()
+        case "cgroup":
+            return ByCgroup()
+        case _:
+            return ByApp(groups, time.clock_gettime_ns(time.CLOCK_BOOTTIME) if execs_are_seen else math.inf)
+
+
+def prepare_harvester(preemptible: bool | None) -> None:
+    """On a kernel that preempts itself (None: perhaps), the harvester shall not be preempted: no kprobe's and no
+    classic tracepoint's program runs on a CPU where a bpf(2) call on a map is under way, so calls would be missed for
+    as long as it waits.
+    """
+    if preemptible is not False:
+        with suppress(OSError):  # without CAP_SYS_NICE: what is missed then is counted
+            os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(os.sched_get_priority_min(os.SCHED_FIFO)))

@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import textwrap
+from collections.abc import Iterable, Iterator
 
 import msgspec
 
+from ebpfmon import __version__
 from ebpfmon.config import Settings
-from ebpfmon.daemon import load_options
-from ebpfmon.errors import KernelError
-from ebpfmon.kernel import attach, features
-from ebpfmon.kernel.attach import Choice
+from ebpfmon.errors import AttachError, KernelError, LoadError
+from ebpfmon.findings import Finding, describe
+from ebpfmon.kernel import attach, features, host
+from ebpfmon.kernel.attach import LoadOptions
 from ebpfmon.kernel.libbpf import Libbpf
+from ebpfmon.kernel.plan import Choice
+from ebpfmon.loading import wanted_probes
+from ebpfmon.model import Loader, Probe
 from ebpfmon.registry import Registry
+
+_WIDTH, _INDENT = 100, 21
 
 
 class Refusal(msgspec.Struct, frozen=True):
@@ -24,95 +31,125 @@ class Refusal(msgspec.Struct, frozen=True):
 
 
 class Event(msgspec.Struct, frozen=True):
-    """How an event is seen; strategy and target are empty if it is not."""
+    """How an event is seen; strategy and target are empty if it is not. `misses`: why it may miss calls, if it may."""
 
     event: str
     strategy: str
     target: str
     refused: tuple[Refusal, ...]
+    misses: str = ""
 
 
 class ProbeVerdict(msgspec.Struct, frozen=True):
-    """A probe's events, or the error that kept it from loading."""
+    """A probe's events, or the error that kept it from loading; `errno` is the kernel's answer, 0 if there was none."""
 
     name: str
+    loader: Loader | None = None
     events: tuple[Event, ...] = ()
     error: str | None = None
+    errno: int = 0
 
 
 class Verdict(msgspec.Struct, frozen=True):
     """All of it. `status` is the command's exit status: 0 every event seen, 1 some missing, 2 none."""
 
     status: int
+    ebpfmon: str
     libbpf: str | None
     kernel: features.Features
+    host: host.Host
+    findings: tuple[Finding, ...]
     probes: tuple[ProbeVerdict, ...]
     error: str | None = None
 
 
 def check(settings: Settings, registry: Registry) -> Verdict:
     """Look, and try: every enabled probe is really loaded, attached and taken out again."""
-    found = features.look()
+    kernel = features.look()
+    around = host.look(kernel.release)
+    libbpf: Libbpf | None = None
+    error: str | None = None
+    probes: tuple[ProbeVerdict, ...] = ()
     try:
         libbpf = Libbpf()
-    except KernelError as error:
-        return Verdict(2, None, found, (), str(error))
-    try:
-        features.require_permission(found)
-    except KernelError as error:
-        return Verdict(2, libbpf.version, found, (), str(error))
-    probes = tuple(
-        _try(registry, name, settings, libbpf, found) for name, own in settings.plugins.items() if own.enabled
-    )
-    events = [event for probe in probes for event in probe.events]
-    seen = [event for event in events if event.strategy]
-    missing = len(seen) < len(events) or any(p.error for p in probes)
-    return Verdict(2 if not seen else int(missing), libbpf.version, found, probes)
+        features.require_permission(kernel)
+    except KernelError as refusal:
+        error = str(refusal)
+    else:
+        wanted = wanted_probes(settings, registry, (settings.apps.by,))
+        probes = tuple(_try(probe, options, libbpf, kernel) for probe, options in wanted)
+    version = libbpf.version if libbpf else None
+    findings = tuple(describe(kernel, around, version, {p.errno for p in probes}))
+    return Verdict(_status(probes), __version__, version, kernel, around, findings, probes, error)
 
 
-def _try(registry: Registry, name: str, settings: Settings, libbpf: Libbpf, found: features.Features) -> ProbeVerdict:
-    options = load_options(settings, settings.plugins[name])
+def _status(probes: Iterable[ProbeVerdict]) -> int:
+    seen = [bool(event.strategy) for probe in probes for event in probe.events]
+    if not any(seen):
+        return 2
+    return int(not all(seen) or any(p.error for p in probes))
+
+
+def _try(probe: Probe, options: LoadOptions, libbpf: Libbpf, kernel: features.Features) -> ProbeVerdict:
     try:
-        with attach.load(registry.probes[name], libbpf, found, options) as probe:
-            return ProbeVerdict(name, tuple(_event(c) for c in probe.choices))
+        with attach.load(probe, libbpf, kernel, options) as loaded:
+            return ProbeVerdict(probe.name, loaded.loader, tuple(_event(c) for c in loaded.choices))
     except KernelError as error:
-        return ProbeVerdict(name, error=str(error))
+        code = error.errno if isinstance(error, LoadError | AttachError) else 0
+        return ProbeVerdict(probe.name, error=str(error), errno=code)
 
 
 def _event(choice: Choice) -> Event:
     refused = tuple(Refusal(c.strategy, c.target, reason) for c, reason in choice.refused)
     if not choice.taken:
         return Event(choice.event, "", "", refused)
-    return Event(choice.event, choice.taken.strategy, choice.taken.target, refused)
+    return Event(choice.event, choice.taken.strategy, choice.taken.target, refused, choice.misses)
 
 
 def render(verdict: Verdict) -> Iterator[str]:
-    """The verdict for people."""
-    kernel = verdict.kernel
-    yield f"kernel        {kernel.release} ({kernel.machine})"
-    yield f"libbpf        {verdict.libbpf or 'not found'}"
-    yield f"capabilities  {', '.join(kernel.capabilities) or 'none that matter'}"
-    yield f"BTF           {_said(kernel.btf)}"
-    yield f"kprobes       {_said(kernel.kprobes)}"
-    yield f"JIT           {_said(kernel.jit)}"
-    yield f"lockdown      {kernel.lockdown or 'could not tell (no securityfs, or a kernel without it)'}"
+    """The verdict for people, in lines of 100 columns at most, so that it can be pasted into a ticket."""
+    yield from _aligned("verdict", _sum_up(verdict.probes))
     if verdict.error:
-        yield f"error         {verdict.error}"
+        yield from _aligned("error", verdict.error)
+    yield from _aligned("ebpfmon", verdict.ebpfmon)
+    for finding in verdict.findings:
+        yield from _aligned(finding.about, finding.says)
+        for line in finding.advice:
+            yield from _aligned("", f"-> {line}")
     for probe in verdict.probes:
         yield ""
-        yield f"probe '{probe.name}'" + (f": {probe.error}" if probe.error else "")
-        for event in probe.events:
-            yield f"  {event.event:18} " + (f"{event.strategy} at {event.target}" if event.strategy else "not seen")
-            for reason, ways in _by_reason(event.refused).items():
-                yield f"  {'':18}   no {', '.join(ways)}: {reason}"
+        yield from _wrapped(
+            f"probe '{probe.name}'" + (f": {probe.error}" if probe.error else f", loader {probe.loader}"), 2
+        )
+        yield from _render_events(probe.events)
 
 
-def _by_reason(refused: tuple[Refusal, ...]) -> dict[str, list[str]]:
-    grouped: dict[str, list[str]] = {}
-    for refusal in refused:
-        grouped.setdefault(refusal.reason, []).append(f"{refusal.strategy} at {refusal.target}")
-    return grouped
+def _sum_up(probes: Iterable[ProbeVerdict]) -> str:
+    seen = [bool(event.strategy) for probe in probes for event in probe.events]
+    failed = "".join(f"; probe '{p.name}' cannot be loaded" for p in probes if p.error)
+    return (f"{sum(seen)} of {len(seen)} events can be seen" if any(seen) else "no event can be seen") + failed
 
 
-def _said(answer: bool | None) -> str:
-    return {True: "yes", False: "no", None: "could not tell"}[answer]
+def _render_events(events: Iterable[Event]) -> Iterator[str]:
+    notes: dict[str, int] = {}  # many events share a reason, which is said once
+    for event in events:
+        yield from _aligned(f"  {event.event}", f"{event.strategy} at {event.target}" if event.strategy else "not seen")
+        if event.misses:
+            yield from _aligned("", event.misses)
+        targets: dict[tuple[str, str], list[str]] = {}
+        for refusal in event.refused:
+            targets.setdefault((refusal.strategy, refusal.reason), []).append(refusal.target)
+        for (strategy, reason), names in targets.items():
+            note = notes.setdefault(reason, len(notes) + 1)
+            yield from _aligned("", f"no {strategy} at {', '.join(names)} ({note})")
+    for reason, note in notes.items():
+        yield from _wrapped(f"  ({note}) {reason}", 6)
+
+
+def _aligned(about: str, says: str) -> list[str]:
+    return _wrapped(f"{about:{_INDENT}}{says}", _INDENT + 3)
+
+
+def _wrapped(line: str, indent: int) -> list[str]:
+    # at spaces alone: names and paths stay whole
+    return textwrap.wrap(line, _WIDTH, subsequent_indent=" " * indent, break_long_words=False, break_on_hyphens=False)

@@ -1,0 +1,129 @@
+"""Which probes are wanted, and loading them: at start, and again where changed settings need it."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import replace
+from typing import Self
+
+from ebpfmon.attribution import execs
+from ebpfmon.config import Settings
+from ebpfmon.errors import KernelError, ObjectError
+from ebpfmon.kernel import attach, features
+from ebpfmon.kernel.attach import LoadedProbe, LoadOptions
+from ebpfmon.kernel.features import Features
+from ebpfmon.kernel.libbpf import Libbpf
+from ebpfmon.model import Chart, LoadMode, Probe, Scope
+from ebpfmon.registry import Registry
+
+log = logging.getLogger(__name__)
+
+Wanted = tuple[Probe, LoadOptions]
+
+
+def wanted_probes(settings: Settings, registry: Registry, groupings: Collection[str]) -> Iterator[Wanted]:
+    """The probes that are enabled and, where applications are told by it, what is started; how each is to be loaded.
+
+    That one comes last: its interval then ends after the others', and what they saw of a program, it has seen start.
+    Raises SettingsError.
+    """
+    core, apps = settings.ebpfmon, settings.apps
+    options = LoadOptions(mode=core.load_mode, strategy=core.strategy, loader=core.forced_loader, rows=apps.enabled)
+    enabled = [(name, of_probe) for name, of_probe in settings.plugins.items() if of_probe.enabled]
+    for name, of_probe in enabled:
+        probe = registry.probes[name]
+        yield probe, replace(options, table_size=of_probe.table_size, setup=probe.setup(of_probe))
+    if enabled and apps.enabled and "app" in groupings:
+        yield execs.PROBE, replace(options, table_size=execs.SIZE)
+
+
+class Probes:
+    """The probes that are loaded, to be closed at the end."""
+
+    def __init__(self, found: Features) -> None:
+        """`found`: what this kernel allows."""
+        self._found = found
+        self._stack = ExitStack()
+        self._wanted: list[Wanted] = []
+        self.loaded: list[LoadedProbe] = []
+
+    def close(self) -> None:
+        """Detach and free all, in reverse order. Closing twice is harmless."""
+        self._stack.close()
+
+    def load(self, wanted: Iterable[Wanted], *, forced: bool, beside: Sequence[LoadedProbe] = ()) -> Self:
+        """Load these; one that cannot load is named, and the others go on. Where programs of the same probe run
+        already, `beside`, they change sides with it from now on. Blocking.
+
+        Raises KernelError where none can, where a strategy is `forced`, or without the capabilities.
+        """
+        features.require_permission(self._found)
+        libbpf, failed = Libbpf(), dict[str, KernelError]()
+        self._wanted = list(wanted)
+        for probe, options in self._wanted:
+            other = next((p for p in beside if p.probe.name == probe.name), None)
+            try:
+                loaded = attach.load(probe, libbpf, self._found, options, beside=other)
+            except KernelError as error:
+                if forced and probe is not execs.PROBE:
+                    self.close()
+                    raise
+                failed[probe.name] = error
+                continue
+            self.loaded.append(self._stack.enter_context(loaded))
+            log.info("probe '%s': %s", probe.name, describe(loaded))
+        if failed and all(p.probe is execs.PROBE for p in self.loaded):
+            self.close()
+            raise next(iter(failed.values()))
+        for name, why in failed.items():
+            log.warning("probe '%s' is left out: %s", name, why)
+        libbpf.trim()
+        return self
+
+    def adopt(self, wanted: list[Wanted]) -> bool:
+        """Take on what is `wanted` now without loading anything: what stands in maps, what keys mean. False, and
+        nothing is changed, if that is not enough."""
+        if [_of_load(w) for w in wanted] != [_of_load(w) for w in self._wanted]:
+            return False
+        for probe, options in wanted:
+            for loaded in self.loaded:
+                if loaded.probe is probe:
+                    loaded.adopt(options.setup)
+        self._wanted = wanted
+        return True
+
+
+def _of_load(wanted: Wanted) -> tuple[str, LoadOptions, dict[str, int]]:
+    """What needs a new load if it is another."""
+    probe, options = wanted
+    return probe.name, replace(options, setup=attach.NO_SETUP), dict(options.setup.knobs)
+
+
+def describe(probe: LoadedProbe) -> str:
+    """How a probe's events are seen, in a line."""
+    ways: dict[str, int] = {}
+    for choice in probe.choices:
+        if choice.taken:
+            ways[choice.taken.strategy] = ways.get(choice.taken.strategy, 0) + 1
+    missing = [c.event for c in probe.choices if not c.taken]
+    seen = ", ".join(f"{count} events by {way}" for way, count in ways.items())
+    return seen + (f"; not seen: {', '.join(missing)}" if missing else "")
+
+
+def charts_of(probes: Collection[LoadedProbe], mode: LoadMode) -> dict[str, tuple[Chart, ...]]:
+    """By table, the charts that exist in a load mode. Raises ObjectError where a probe does not fit its object."""
+    charts: dict[str, list[Chart]] = {t.stem: [] for p in probes for t in p.tables}
+    for probe in probes:
+        stems, keys = [t.stem for t in probe.tables], probe.setup.keys
+        for stem in (*keys, *(c.table for c in probe.probe.charts if c.table)):
+            if stem not in stems:
+                raise ObjectError(f"probe '{probe.probe.name}': its object has no table '{stem}': {', '.join(stems)}")
+        for chart in probe.probe.charts:
+            stem = chart.table or stems[0]
+            if chart.scope is Scope.KEYS and stem not in keys:
+                raise ObjectError(f"probe '{probe.probe.name}': chart '{chart.id}' needs Setup.keys of table '{stem}'")
+            if mode is LoadMode.RETURN or not chart.return_only:
+                charts[stem].append(chart)
+    return {stem: tuple(of_table) for stem, of_table in charts.items()}

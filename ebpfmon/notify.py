@@ -1,0 +1,57 @@
+"""Tells systemd, or whoever started the daemon and speaks sd_notify(3), how it is: a datagram for each word."""
+
+from __future__ import annotations
+
+import socket
+import time
+from contextlib import suppress
+
+
+class Notifier:
+    """Speaks to $NOTIFY_SOCKET: a path, or with `@` in front an abstract name; None says nothing to nobody.
+
+    `watchdog_s` is $WATCHDOG_USEC in seconds: without a sign of life for so long the daemon is killed; None: it is not
+    watched. No method blocks, and none raises: what cannot be said now goes unsaid.
+    """
+
+    def __init__(self, address: str | None, watchdog_s: float | None) -> None:
+        self._address = address.replace("@", "\0", 1) if address and address[0] == "@" else address
+        self._every_s = watchdog_s / 2 if watchdog_s else None
+        self._next_s = 0.0
+
+    def ready(self, status: str = "") -> None:
+        """Everything is started, or was started anew after `reloading`."""
+        self._say("READY=1", *_status(status))
+
+    def status(self, text: str) -> None:
+        """A line for `systemctl status`."""
+        self._say(*_status(text))
+
+    def reloading(self) -> None:
+        """The settings are being read again; `ready` says that it is over."""
+        self._say("RELOADING=1", f"MONOTONIC_USEC={time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000}")
+
+    def stopping(self) -> None:
+        """The daemon is about to end."""
+        self._say("STOPPING=1")
+
+    def alive(self) -> None:
+        """To be called at each turn of the work that is watched: tells it at most every half of the watchdog's time."""
+        now_s = time.monotonic()
+        if self._every_s is not None and now_s >= self._next_s and self._say("WATCHDOG=1"):
+            self._next_s = now_s + self._every_s
+
+    def _say(self, *lines: str) -> bool:
+        """Whether it was said. A socket of its own each time: nothing is open in between."""
+        if not self._address or not lines:
+            return False
+        # OSError: nobody is there, or its queue is full; ValueError: no path can be like that
+        with suppress(OSError, ValueError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as said:
+            said.setblocking(False)
+            said.sendto("\n".join(lines).encode(errors="replace"), self._address)
+            return True
+        return False
+
+
+def _status(text: str) -> tuple[str, ...]:
+    return (f"STATUS={' '.join(text.split())}",) if text else ()

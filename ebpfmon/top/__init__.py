@@ -1,0 +1,1 @@
+"""`ebpfmon top`: what processes or applications do this second, on a terminal or as JSON."""
