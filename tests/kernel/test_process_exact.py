@@ -11,9 +11,11 @@ import numpy as np
 import pytest
 
 from ebpfmon import LoadMode, Snapshot, Strategy
+from ebpfmon.kernel import features
 from tests.kernel.support import (
     COUNTERS,
     PLAN,
+    RELEASES_ARE_SEEN,
     Monitor,
     arguments,
     assert_counts,
@@ -39,22 +41,34 @@ def assert_balanced(snapshots: list[Snapshot]) -> None:
 
 
 @pytest.mark.parametrize("mode", LoadMode)
-@pytest.mark.parametrize("strategy", Strategy)
-def test_a_process_is_counted_exactly(workload: Path, tmp_path: Path, strategy: Strategy, mode: LoadMode) -> None:
-    require_strategy(strategy)
-    with Monitor({"ebpfmon": {"load_mode": mode, "attach": strategy}}) as monitor:
+@pytest.mark.parametrize("attach", ["auto", *Strategy])
+def test_a_process_is_counted_exactly(workload: Path, tmp_path: Path, attach: str, mode: LoadMode) -> None:
+    if attach != "auto":
+        require_strategy(Strategy(attach))
+    with Monitor({"ebpfmon": {"load_mode": mode, "attach": attach}}) as monitor:
         tgid = work(workload, tmp_path, PLAN)
         monitor.until_gone(lambda: np.array([tgid]), 38)
     assert_counts(monitor.of(tgid), expected(PLAN, mode=mode))
     assert_balanced(monitor.snapshots)
 
 
-def test_many_threads_are_counted_exactly_as_their_process(workload: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("attach", ["auto", *Strategy])
+def test_many_threads_are_counted_exactly_as_their_process(workload: Path, tmp_path: Path, attach: str) -> None:
+    if attach != "auto":
+        require_strategy(Strategy(attach))
     plan = {**PLAN, "fork": 3, "thread": 5}
-    with Monitor() as monitor:
+    with Monitor({"ebpfmon": {"load_mode": "return", "attach": attach}}) as monitor:
         tgid = work(workload, tmp_path, plan, workers=17)
-        monitor.until_gone(lambda: np.array([tgid]), 17 * 6 + 1)
-    assert_counts(monitor.of(tgid), expected(plan, times=17))
+        # a kernel that preempts trampolines may miss the exits too
+        preempted = attach == Strategy.TRAMPOLINE and features.look().preemptible
+        monitor.until_gone(lambda: np.array([tgid]), 1 if preempted else 17 * 6 + 1)
+    found, wanted = monitor.of(tgid), expected(plan, times=17)
+    if preempted and found != wanted:  # what the kernel leaves out, nobody can count: but it is said
+        assert all(found[name] <= wanted[name] for name in COUNTERS)
+        assert not all(s.complete for s in monitor.snapshots)
+    else:
+        assert_counts(found, wanted)
+        assert all(s.complete for s in monitor.snapshots)
     assert_balanced(monitor.snapshots)
 
 
@@ -72,6 +86,22 @@ def test_two_thousand_short_lived_processes_each_have_their_exact_row(workload: 
         assert_counts({name: int(own[name].sum()) for name in COUNTERS}, wanted)
     assert monitor.of(tgid)["processes_created"] == 2000
     assert_balanced(monitor.snapshots)
+
+
+def test_nothing_of_a_longer_name_is_left_behind_a_shorter_one() -> None:
+    if not RELEASES_ARE_SEEN:
+        pytest.skip("releases are not seen by this kernel's programs")
+    # the child has the long name until it calls execve(2), and its last row is made by its release alone
+    script = "exec -a averylongcommand bash -c 'true & sleep 2.5; wait'"
+    with Monitor() as monitor, subprocess.Popen(["bash", "-c", script]) as shell:
+
+        def releases() -> np.ndarray:
+            rows = monitor.rows()
+            found: np.ndarray = rows[(rows["parent_tgid"] == shell.pid) & (rows["tasks_released"] > 0)]
+            return found
+
+        monitor.until(lambda: len(releases()) >= 2)
+    assert set(releases()["comm"].tolist()) <= {b"bash", b"true", b"sleep"}
 
 
 def children_of(rows: np.ndarray, tgid: int) -> np.ndarray:

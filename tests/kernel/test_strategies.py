@@ -7,8 +7,9 @@ import pytest
 from ebpfmon import LoadMode, Strategy, registry
 from ebpfmon.errors import AttachError
 from ebpfmon.kernel import attach, features
-from ebpfmon.kernel.attach import Choice, LoadOptions
+from ebpfmon.kernel.attach import LoadOptions
 from ebpfmon.kernel.libbpf import Libbpf
+from ebpfmon.kernel.plan import Choice
 
 
 def choices(strategy: Strategy | None, mode: LoadMode = LoadMode.RETURN) -> tuple[Choice, ...]:

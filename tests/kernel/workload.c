@@ -8,6 +8,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/openat2.h>
+#include <malloc.h>
 #include <pthread.h>
 #include <sched.h>
 #include <signal.h>
@@ -196,6 +197,8 @@ int main(int argc, char **argv)
 	must(argc >= 2, "workload DIR KEY=COUNT ...");
 	dir = argv[1];
 	plan = argv + 2;
+	/* else malloc() of many threads reads the number of CPUs from a file, once or, when two are at it, twice */
+	must(mallopt(M_ARENA_MAX, 1), "mallopt");
 	workers = wanted("workers");
 	children = wanted("children");
 	for (long i = 0; i < workers; i++)

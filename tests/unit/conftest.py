@@ -1,6 +1,23 @@
-"""Hypothesis without a limit for each example: the machine may be busy, and pytest has a limit for each test."""
+"""Fixtures of several unit tests, and Hypothesis without a limit for each example: the machine may be busy, and pytest
+has a limit for each test."""
 
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
 from hypothesis import settings
+
+from tests.unit.top_terminal import AS_BEFORE, Terminal
 
 settings.register_profile("ebpfmon", deadline=None)
 settings.load_profile("ebpfmon")
+
+
+@pytest.fixture
+def terminal() -> Iterator[Terminal]:
+    """A terminal that nobody has taken over."""
+    made = Terminal()
+    made.modes |= AS_BEFORE
+    yield made
+    made.close()

@@ -13,7 +13,12 @@ import numpy as np
 
 from ebpfmon import API_VERSION, Chart, ChartValues, Dimension, Kind, Snapshot, TableHarvest, Value, hookimpl
 
-ROW = np.dtype([("tgid", "u4"), ("comm", "S16"), ("read_calls", "u8"), ("read_bytes", "u8")])
+IDENTITY = [
+    ("start_ns", "u8"), ("tgid", "u4"), ("exec_id", "u4"), ("cgroup_id", "u8"), ("parent_tgid", "u4"), ("uid", "u4"),
+    ("comm", "S16"),
+]  # fmt: skip
+"""How the rows of a table by process begin."""
+ROW = np.dtype([*IDENTITY, ("read_calls", "u8"), ("read_bytes", "u8")])
 
 
 class FakeClock:
@@ -63,7 +68,9 @@ def snapshot(
 
 def table(rows: Sequence[tuple[int, bytes, int, int]], *, overflow_calls: int = 0, capacity: int = 64) -> TableHarvest:
     """Rows of (tgid, comm, read_calls, read_bytes), their sums, and so many calls of nobody."""
-    array = np.array(rows, ROW)
+    array = np.zeros(len(rows), ROW)
+    for n, row in enumerate(rows):
+        array[["tgid", "comm", "read_calls", "read_bytes"]][n] = row
     overflow = {"read_calls": overflow_calls, "read_bytes": 0}
     totals = {n: int(array[n].sum()) + overflow[n] for n in overflow}
     return TableHarvest(array, totals, overflow, overflow_calls, capacity)

@@ -17,12 +17,17 @@ import pytest
 import ebpfmon
 from ebpfmon import cli, config, registry
 from ebpfmon.config import Settings
+from ebpfmon.daemon import Again
 from ebpfmon.errors import EbpfmonError, KernelError
+from ebpfmon.flow.pipeline import Grouping
 from ebpfmon.kernel import features
+from ebpfmon.model import Loader
+from ebpfmon.notify import Notifier
 from tests.unit.support import FakeEntryPoint, plugin
 
 Outcome = tuple[int, str, str]
 Run = Callable[..., Outcome]
+WATCHING = [["run"], ["top"], ["top", "--once"]]
 
 
 @pytest.fixture
@@ -44,13 +49,21 @@ def replace_daemon(monkeypatch: pytest.MonkeyPatch, act: Callable[[asyncio.Event
     """A daemon that only does this, then waits for its end; the settings it was given."""
     given: list[Settings] = []
 
-    async def fake(settings: Settings, found: registry.Registry, stop: asyncio.Event) -> None:
+    async def fake(
+        settings: Settings,
+        found: registry.Registry,
+        stop: asyncio.Event,
+        grouping: Grouping | None = None,
+        again: Again | None = None,
+        notifier: Notifier | None = None,
+    ) -> None:
         given.append(settings)
         act(stop)
         async with asyncio.timeout(5):
             await stop.wait()
 
     monkeypatch.setattr("ebpfmon.daemon.run", fake)
+    monkeypatch.setattr("ebpfmon.top.session.Screen", lambda *_, **__: None)  # there may be no terminal
     return given
 
 
@@ -68,7 +81,8 @@ def test_the_version_is_told(run: Run) -> None:
 @pytest.mark.parametrize(
     "arguments",
     [[], ["rnu"], ["run", "--for", "0"], ["run", "--for", "nan"], ["run", "--for", "inf"], ["run", "--for", "x"],
-     ["run", "--load-mode", "all"], ["run", "--attach", "luck"], ["run", "--interval", "x"], ["config"]],
+     ["run", "--load-mode", "all"], ["run", "--attach", "luck"], ["run", "--loader", "luck"],
+     ["reset", "--loader", "bcc"], ["run", "--interval", "x"], ["config"]],
     ids=" ".join,
 )  # fmt: skip
 def test_wrong_arguments_end_with_2(run: Run, arguments: list[str]) -> None:
@@ -127,6 +141,7 @@ def test_check_without_capabilities_says_that_no_event_can_be_seen(run: Run, mon
     assert "error" in out
 
 
+@pytest.mark.parametrize("command", WATCHING, ids=" ".join)
 @pytest.mark.parametrize(
     "error",
     [
@@ -137,16 +152,20 @@ def test_check_without_capabilities_says_that_no_event_can_be_seen(run: Run, mon
     ids=["alone", "of a task", "of two tasks"],
 )
 def test_an_error_of_the_daemon_is_one_line_and_status_1(
-    run: Run, monkeypatch: pytest.MonkeyPatch, error: Exception
+    run: Run, monkeypatch: pytest.MonkeyPatch, error: Exception, command: list[str]
 ) -> None:
     replace_daemon(monkeypatch, fail_with(error))
-    assert run("run") == (1, "", "ebpfmon: no\n")
+    assert run(*command) == (1, "", "ebpfmon: no\n")
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_ends_the_daemon_with_0(run: Run, monkeypatch: pytest.MonkeyPatch, number: signal.Signals) -> None:
+@pytest.mark.parametrize("command", WATCHING, ids=" ".join)
+def test_a_signal_ends_what_watches_with_0_and_with_1_where_there_is_nothing_to_show_yet(
+    run: Run, monkeypatch: pytest.MonkeyPatch, command: list[str], number: signal.Signals
+) -> None:
     replace_daemon(monkeypatch, lambda _: os.kill(os.getpid(), number))
-    assert run("run") == (0, "", "")
+    nothing_yet = (1, "", "ebpfmon: top: stopped before the first interval was over\n")
+    assert run(*command) == (nothing_yet if "--once" in command else (0, "", ""))
 
 
 def test_the_daemon_ends_by_itself_after_its_time_with_0(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -156,8 +175,16 @@ def test_the_daemon_ends_by_itself_after_its_time_with_0(run: Run, monkeypatch: 
 
 def test_options_are_settings(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     given = replace_daemon(monkeypatch, lambda stop: stop.set())
-    assert run("run", "--interval", "7", "--load-mode", "return", "--attach", "kprobe", "--json") == (0, "", "")
-    assert given[0].ebpfmon == config.Core(interval=7, load_mode=ebpfmon.LoadMode.RETURN, attach="kprobe")
+    assert run(
+        "run", "--interval", "7", "--load-mode", "return", "--attach", "kprobe", "--loader", "bcc", "--json"
+    ) == (
+        0,
+        "",
+        "",
+    )
+    expected = config.Core(interval=7, load_mode=ebpfmon.LoadMode.RETURN, attach="kprobe", loader="bcc")
+    assert given[0].ebpfmon == expected
+    assert given[0].ebpfmon.forced_loader is Loader.BCC
     assert [s.name for s in given[0].sinks] == ["json"]
 
 
@@ -181,7 +208,9 @@ def test_plugins_are_listed_and_one_that_is_left_out_makes_the_status_1(
 ) -> None:
     status, out, _ = run("plugins")
     assert status == 0
-    assert sorted(line.split("0.1.0")[1].strip() for line in out.splitlines()) == ["probe process", "sink log"]
+    brought = sorted(line.split("0.1.0")[1].strip() for line in out.splitlines())
+    sinks = ["sink http_json", "sink log", "sink plugins_d", "sink statsd"]
+    assert brought == ["probe network_viewer", "probe process", *sinks]
     real, broken = registry.discover, [FakeEntryPoint("bad", plugin(version=7))]
     monkeypatch.setattr(registry, "discover", lambda: real(broken))
     status, out, _ = run("plugins")

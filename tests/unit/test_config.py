@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from ebpfmon import LoadMode, SettingsError, Strategy, config
 from ebpfmon.config import CommandLine, Settings, check, read, to_toml
+from ebpfmon.model import Loader
 from ebpfmon.registry import discover
 from ebpfmon_sinks.log import LogSettings
 
@@ -38,7 +39,7 @@ def section(*keys: str) -> st.SearchStrategy[Any]:
 TREES = st.fixed_dictionaries(
     {},
     optional={
-        "ebpfmon": section("interval", "load_mode", "attach", "x"),
+        "ebpfmon": section("interval", "load_mode", "attach", "loader", "x"),
         "plugins": section("process", "x") | st.fixed_dictionaries({"process": section("enabled", "table_size")}),
         "sinks": TOML | st.lists(section("type", "name", "format", "path", "processes"), max_size=3),
     },
@@ -79,7 +80,7 @@ def test_any_tree_of_values_is_settings_or_an_error_of_one_line(tree: dict[str, 
     ("text", "said"),
     [
         ("[ebpfmon]\nintervall = 1", "ebpfmon.intervall: no such setting: did you mean 'interval'?"),
-        ("[ebpfmon]\nxyz = 1", "ebpfmon.xyz: no such setting: expected one of attach, interval, load_mode"),
+        ("[ebpfmon]\nxyz = 1", "ebpfmon.xyz: no such setting: expected one of attach, interval, load_mode, loader"),
         ("[ebpfmn]", "ebpfmn: no such setting: did you mean 'ebpfmon'?"),
         ("[plugins.proces]", "plugins.proces: no such setting: did you mean 'process'?"),
         ("[plugins.process]\nenable = true", "plugins.process.enable: no such setting: did you mean 'enabled'?"),
@@ -90,9 +91,10 @@ def test_any_tree_of_values_is_settings_or_an_error_of_one_line(tree: dict[str, 
         ("[ebpfmon]\ninterval = 3601", "ebpfmon.interval: expected int <= 3600"),
         ('[ebpfmon]\nload_mode = "all"', "ebpfmon.load_mode: 'all': expected one of entry, return"),
         ('[ebpfmon]\nattach = "x"', "ebpfmon.attach: 'x': expected one of auto, kprobe, tracepoint, trampoline"),
+        ('[ebpfmon]\nloader = "x"', "ebpfmon.loader: 'x': expected one of auto, bcc, core"),
         ("[plugins.process]\ntable_size = 0", "plugins.process.table_size: expected int >= 1"),
-        ("[[sinks]]", "sinks[0].type: none given: expected one of log"),
-        ('[[sinks]]\ntype = "lgo"', "sinks[0].type: 'lgo': expected one of log"),
+        ("[[sinks]]", "sinks[0].type: none given: expected one of http_json, log, plugins_d, statsd"),
+        ('[[sinks]]\ntype = "lgo"', "sinks[0].type: 'lgo': expected one of http_json, log, plugins_d, statsd"),
         ('[[sinks]]\ntype = "log"\nformat = "xml"', "sinks[0].format: 'xml': expected one of json, text"),
         ('[[sinks]]\ntype = "log"\n[[sinks]]\ntype = "log"', "sinks[1].name: 'log' is taken"),
         ('[[sinks]]\ntype = "log"\nname = "a"\n[[sinks]]\ntype = "log"\nname = "a"', "sinks[1].name: 'a' is taken"),
@@ -124,21 +126,21 @@ def test_a_file_that_is_named_must_be_there_and_be_readable_text(tmp_path: Path)
 def test_without_a_file_the_defaults_hold(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(config, "DEFAULT_PATH", tmp_path / "absent.toml")
     settings = read(None, FOUND)
-    assert settings.ebpfmon == config.Core(interval=1, load_mode=LoadMode.ENTRY, attach="auto")
-    assert settings.ebpfmon.strategy is None
+    assert settings.ebpfmon == config.Core(interval=1, load_mode=LoadMode.ENTRY, attach="auto", loader="auto")
+    assert (settings.ebpfmon.strategy, settings.ebpfmon.forced_loader) == (None, None)
     assert settings.plugins["process"].enabled
     assert settings.sinks == (LogSettings(),)
 
 
 def test_a_file_says_what_holds() -> None:
     text = """
-        ebpfmon = {interval = 5, load_mode = "return", attach = "kprobe"}
+        ebpfmon = {interval = 5, load_mode = "return", attach = "kprobe", loader = "bcc"}
         plugins.process = {enabled = false, table_size = 64}
         sinks = [{type = "log", name = "a", format = "json", path = "/x"}, {type = "log"}]
     """
     settings = check(tomli.loads(text), "e.toml", FOUND)
-    assert settings.ebpfmon == config.Core(interval=5, load_mode=LoadMode.RETURN, attach="kprobe")
-    assert settings.ebpfmon.strategy is Strategy.KPROBE
+    assert settings.ebpfmon == config.Core(interval=5, load_mode=LoadMode.RETURN, attach="kprobe", loader="bcc")
+    assert (settings.ebpfmon.strategy, settings.ebpfmon.forced_loader) == (Strategy.KPROBE, Loader.BCC)
     assert (settings.plugins["process"].enabled, settings.plugins["process"].table_size) == (False, 64)
     assert settings.sinks == (LogSettings(name="a", format="json", path="/x"), LogSettings())
 

@@ -17,12 +17,15 @@ from ebpfmon import config, registry
 from ebpfmon.errors import SettingsError
 from ebpfmon.flow.fanout import SinkTask
 from ebpfmon.selfmon import SelfMonitor
+from ebpfmon_network_viewer import charts as network_charts
 from ebpfmon_sinks.log import LogSettings
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
 PROCESS = (ROOT / "plugins" / "ebpfmon_process" / "README.md").read_text()
+NETWORK = (ROOT / "plugins" / "ebpfmon_network_viewer" / "README.md").read_text()
 C = (ROOT / "bpf" / "process.bpf.c").read_text()
+HEADER = (ROOT / "bpf" / "process.bpf.h").read_text()
 
 
 def block(page: str, language: str, about: str) -> str:
@@ -31,18 +34,24 @@ def block(page: str, language: str, about: str) -> str:
     return next(text for found, text in blocks if found == language and about in text)
 
 
-@pytest.mark.parametrize("chart", ebpfmon_process.CHARTS, ids=lambda chart: str(chart.id))
-def test_the_probes_page_has_every_chart_with_its_dimensions_and_counters(chart: ebpfmon.Chart) -> None:
-    start = PROCESS.index(f"| `{chart.id}`{' *' if chart.return_only else ''} | {chart.units} |")
-    entry = PROCESS[start : PROCESS.find("\n| `ebpf.", start + 1)]
+PAGES = [(c, PROCESS) for c in ebpfmon_process.CHARTS] + [(c, NETWORK) for c in network_charts.CHARTS]
+
+
+@pytest.mark.parametrize(("chart", "page"), PAGES, ids=lambda of: str(getattr(of, "id", "")))
+def test_the_probes_page_has_every_chart_with_its_dimensions_and_counters(chart: ebpfmon.Chart, page: str) -> None:
+    start = page.index(f"| `{chart.id}`{' *' if chart.return_only else ''} | {chart.units} |")
+    entry = page[start : page.find("\n| `", start + 1)]
     for dimension in chart.dimensions:
-        assert f"{dimension.name} (`{dimension.id}`)" in entry
+        if chart.scope is ebpfmon.Scope.SYSTEM:
+            assert f"{dimension.name} (`{dimension.id}`)" in entry
+        elif chart.scope is ebpfmon.Scope.KEYS:
+            assert f"_{dimension.id}`" in entry or not dimension.id or "| the same |" in entry
         if not dimension.minus:
             assert all(f"`{field}`" in entry for field in dimension.plus)
 
 
 def test_the_charts_show_every_counter_that_there_is() -> None:
-    struct = C[C.index("struct process_counters {") : C.index("};")]
+    struct = HEADER.partition("struct process_counters {")[2].partition("};")[0]
     counters = set(re.findall(r"\w+(?=[,;])", struct))
     shown = {f for chart in ebpfmon_process.CHARTS for d in chart.dimensions for f in (*d.plus, *d.minus)}
     assert shown == counters
@@ -50,6 +59,7 @@ def test_the_charts_show_every_counter_that_there_is() -> None:
 
 def test_the_probes_page_has_every_event_and_every_function() -> None:
     programs = re.findall(r"^(?:FEXIT|FENTRY|KPROBE\w*|KRETPROBE|TRACEPOINT)\((\w+), (\w+)", C, re.M)
+    programs += re.findall(r"^CLASSIC_TRACEPOINT\((\w+), \w+, (\w+)", C, re.M)
     assert len(programs) > 30
     page = PROCESS.replace("\\", "")
     for event, target in programs:
@@ -69,12 +79,29 @@ def test_the_settings_in_the_readme_are_all_settings_with_their_defaults() -> No
     shown = config.check(sample, "README.md", found)
     assert msgspec.to_builtins(shown.ebpfmon) == msgspec.to_builtins(config.Core())
     assert set(sample["ebpfmon"]) == set(config.Core.__struct_fields__)
-    probe = found.probes["process"]
-    assert shown.plugins["process"] == probe.settings()
-    assert set(sample["plugins"]["process"]) == set(probe.settings.__struct_fields__)
+    assert shown.apps == config.Apps()
+    assert set(sample["apps"]) == set(config.Apps.__struct_fields__)
+    for name, probe in found.probes.items():
+        assert shown.plugins[name] == probe.settings()
+        assert set(sample["plugins"][name]) == set(probe.settings.__struct_fields__)
     (log,) = sample["sinks"]
     assert set(log) == {*LogSettings.__struct_fields__, "type"}
     assert config.check({"sinks": [{**log, "name": ""}]}, "README.md", found).sinks == (LogSettings(),)
+
+
+def test_the_settings_on_the_network_viewers_page_are_all_of_them_with_their_defaults() -> None:
+    sample, found = tomli.loads(block(NETWORK, "toml", "maximum_dimensions")), registry.discover()
+    settings = config.check(sample, "README.md", found).plugins["network_viewer"]
+    assert settings == found.probes["network_viewer"].settings()
+    assert set(sample["plugins"]["network_viewer"]) == set(settings.__struct_fields__)
+
+
+def test_the_error_on_the_network_viewers_page_is_what_is_said() -> None:
+    said = block(NETWORK, "", "0-70000").strip().removeprefix("ebpfmon: ")
+    raw = {"plugins": {"network_viewer": {"ports": "0-70000"}}}
+    with pytest.raises(SettingsError) as caught:
+        config.check(raw, "/etc/ebpfmon/ebpfmon.toml", registry.discover())
+    assert str(caught.value) == said
 
 
 def test_the_error_in_the_readme_is_what_is_said() -> None:
@@ -90,6 +117,6 @@ def test_the_snapshot_in_the_readme_follows_the_schema() -> None:
 
 
 def test_every_make_target_that_is_mentioned_is_there() -> None:
-    targets = set(re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(), re.M))
+    targets = set(re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.M))
     for page in (README, (ROOT / "CONTRIBUTING.md").read_text()):
-        assert set(re.findall(r"`make (\w+)", page)) <= targets
+        assert set(re.findall(r"`make ([\w-]+)", page)) <= targets

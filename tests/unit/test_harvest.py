@@ -125,3 +125,23 @@ def test_the_times_of_the_swap_and_of_the_drain_are_told_apart(monkeypatch: pyte
     harvester, _, _, _ = build("a")
     harvest = harvester.harvest()
     assert (harvest.swap_ns, harvest.drain_ns) == (30, 7)
+
+
+def test_other_sources_begin_where_the_former_ones_end() -> None:
+    harvester, (one,), clock, steps = build("one")
+    beside = FakeSource(one.interval, [FakeTable("new", steps)], [7])
+    own = FakeSource(FakeInterval("own", steps, clock), [FakeTable("own", steps), FakeTable("own too", steps)])
+    last = harvester.change([beside, own])
+    assert set(last.tables) == {"one"}
+    # with the flip of the former one the one beside it is flipped too; what they counted before is dropped
+    assert steps == [
+        ("drain", "new", 1), ("drain", "own", 1), ("drain", "own too", 1),
+        ("flip", "one", 0), ("settle", "one", 0), ("drain", "one", 0),
+        ("settle", "new", 0), ("drain", "new", 0),
+        ("flip", "own", 0), ("settle", "own", 0), ("drain", "own", 0), ("drain", "own too", 0),
+    ]  # fmt: skip
+    steps.clear()
+    following = harvester.harvest()
+    assert set(following.tables) == {"new", "own", "own too"}
+    assert ("flip", "one", 1) in steps
+    assert following.missed_runs == 0  # what was missed before is nobody's

@@ -9,19 +9,34 @@ import pty
 import socket
 import stat
 import tty
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Literal
 
 import msgspec
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ebpfmon import Dimension, Kind, SinkError, SinkGoneError, Snapshot, to_json
+from ebpfmon import (
+    Chart,
+    ChartValues,
+    Dimension,
+    Kind,
+    Scope,
+    SinkError,
+    SinkGoneError,
+    Snapshot,
+    TableHarvest,
+    Value,
+    to_json,
+)
+from ebpfmon.flow.keyed import Keyed
+from ebpfmon_network_viewer.charts import DESTINATION_CHARTS
 from ebpfmon_sinks import log
 from ebpfmon_sinks.log import LogSettings, render
-from tests.unit.support import chart, snapshot, table, values
+from tests.unit.support import IDENTITY, chart, snapshot, table, values
 
 IO = chart(Dimension("r", "read", ("r",)), Dimension("w", "write", ("w",)))
 BYTES = chart(Dimension("r", "read", ("r",)), units="bytes/s")
@@ -34,9 +49,35 @@ def line_of(given: Snapshot) -> bytes:
     return msgspec.json.encode(to_json(given)) + b"\n"
 
 
-def words(given: Snapshot, processes: int = 0) -> list[str]:
+def words(given: Snapshot, processes: int = 0, destinations: int = 0) -> list[str]:
     """The rendered lines, with any run of blanks as one."""
-    return [" ".join(line.split()) for line in render(given, processes)]
+    settings = LogSettings(processes=processes, destinations=destinations)
+    return [" ".join(line.split()) for line in render(given, settings)]
+
+
+def by_key(of: str, table: str, names: Sequence[str], *columns: tuple[str, Dimension, Sequence[int]]) -> ChartValues:
+    """A chart by key: units, then each template with what every key did."""
+    made = Chart(
+        id=of, title="T", units=columns[0][0], family="Network", priority=1, scope=Scope.KEYS, table=table,
+        dimensions=tuple(template for _, template, _ in columns),
+    )  # fmt: skip
+
+    def value(name: str, template: Dimension, delta: int) -> Value:
+        called = f"{name}_{template.name}" if template.id else name
+        return Value(Dimension(called, called, template.plus), delta, delta)
+
+    return ChartValues(made, tuple(value(k, t, ds[n]) for n, k in enumerate(names) for _, t, ds in columns))
+
+
+def outbound(names: Sequence[str], sent: Sequence[int], calls: Sequence[int], again: Sequence[int]) -> Snapshot:
+    """Two charts by key of one table, in an interval of half a second."""
+    size = by_key(
+        "n.bytes", "outbound", names, ("bytes/s", Dimension("sent", "sent", ("b",), negative=True), sent),
+        ("bytes/s", Dimension("recv", "recv", ("r",)), [0] * len(names)),
+    )  # fmt: skip
+    calls_ = by_key("n.calls", "outbound", names, ("calls/s", Dimension("sent", "sent", ("c",)), calls))
+    segments = by_key("n.again", "outbound", names, ("segments/s", Dimension("", "", ("retransmits",)), again))
+    return snapshot(charts=[size, calls_, segments])
 
 
 def send(settings: LogSettings, *given: Snapshot, between: Callable[[], object] = lambda: None) -> None:
@@ -236,6 +277,7 @@ def test_the_busiest_processes_are_shown_the_busiest_first() -> None:
         ["102", "proc102", "100"], ["104", "proc104", "40"],
     ]  # fmt: skip
     assert ["overflow", "9"] in [line[:2] for line in lines]
+    assert len([line for line in words(given, 9) if "proc" in line]) == 4, "who did nothing has no line"
     assert not [line for line in words(given) if "proc" in line]
 
 
@@ -244,6 +286,92 @@ def test_the_busiest_processes_are_shown_the_busiest_first() -> None:
     | st.sampled_from([b"\x1b[2J\x1b[H", b"a\nb\rc", b"\xc2\x9b31m", b"\xff\xfe", b"\xe2\x80\xae"])
 )
 def test_no_name_that_a_process_gives_itself_reaches_the_terminal_as_a_control(comm: bytes) -> None:
-    lines = list(render(snapshot(tables={"t": table([(7, comm, 5, 0)])}), 5))
+    lines = list(render(snapshot(tables={"t": table([(7, comm, 5, 0)])}), LogSettings()))
     assert all(line.isprintable() for line in lines)
     assert len([line for line in lines if line.split()[:1] == ["7"]]) == 1
+
+
+def test_rows_by_something_else_than_the_process_are_no_processes() -> None:
+    keyed = np.zeros(1, [*IDENTITY[:3], ("port", "u4"), ("protocol", "u4"), ("sent_calls", "u8")])
+    keyed["tgid"], keyed["sent_calls"] = 77, 5
+    tables = {"outbound": TableHarvest(keyed, {"sent_calls": 14}, {"sent_calls": 9}, 9, 64)}
+    assert words(snapshot(tables=tables), 5, 5)[1:] == ["ebpfmon"]
+
+
+def test_the_busiest_keys_are_shown_with_a_column_for_every_dimension_and_the_rest_in_other() -> None:
+    names = ["https:TCP:192.0.2.1", "53:UDP:[2001:db8::1]", "idle", "ssh:TCP:h.example", "other:ALL:other"]
+    given = outbound(names, [700, 90_000, 0, 50, 3], [4, 2, 0, 1, 0], [0, 0, 0, 5, 0])
+    assert words(given, 0, 2)[1:-1] == [
+        "OUTBOUND bytes sent calls sent retransmits",
+        "53:UDP:[2001:db8::1] 180.0 kB 4 -",
+        "https:TCP:192.0.2.1 1.4 kB 8 -",
+        "other:ALL:other 106 B 2 10",
+    ]
+    assert [line.split()[0] for line in words(given, 0, 9)[2:-1]] == [names[1], names[0], names[3], names[4]]
+    assert words(given, 0, 0)[1:] == ["ebpfmon"]
+
+
+def test_other_is_left_out_where_it_is_nothing_and_so_is_all_where_nothing_happened() -> None:
+    assert words(outbound(["a", "other"], [1, 0], [1, 0], [0, 0]), 0, 5)[1:-1] == [
+        "OUTBOUND bytes sent calls sent", "a 2 B 2",
+    ]  # fmt: skip
+    assert words(outbound(["a", "other"], [0, 0], [0, 0], [0, 0]), 0, 5)[1:] == ["ebpfmon"]
+    assert (
+        words(
+            outbound(
+                ["other"],
+                [
+                    5,
+                ],
+                [1],
+                [0],
+            ),
+            0,
+            5,
+        )[2]
+        == "other 10 B 2"
+    )
+
+
+def test_each_table_by_key_has_a_block_of_its_own_whose_numbers_stand_under_their_headings() -> None:
+    template = Dimension("", "", ("a_calls", "b_calls"))
+    charts = [
+        by_key("a", "inbound", ["x" * 30, "other"], ("calls/s", template, [7, 0])),
+        by_key("b", "", ["y", "other"], ("calls/s", template, [2_000_000, 0])),
+        by_key("c", "", ["z", "other"], ("errors", Dimension("e", "errors", ("e",)), [3, 0])),
+    ]
+    lines = [*render(snapshot(charts=charts), LogSettings())][1:-1]
+    assert [line.split() for line in lines] == [
+        ["INBOUND", "a", "b"], ["x" * 30, "14"], ["NETWORK", "a", "b"], ["y", "4000000"],
+        ["NETWORK", "errors", "errors"], ["z", "3"],
+    ]  # fmt: skip
+    assert all(len(head) == len(row) for head, row in zip(lines[::2], lines[1::2], strict=True))
+
+
+@given(st.text(max_size=300) | st.sampled_from(["\x1b[2J", "a\nb", "\u202e", "e\u0301"]))
+def test_no_name_from_the_network_reaches_the_terminal_as_a_control(name: str) -> None:
+    lines = list(render(outbound([name, "other"], [9, 0], [1, 0], [0, 0]), LogSettings()))
+    assert len(lines) == 4
+    assert all(line.isprintable() and len(line) < 100 for line in lines)
+
+
+def test_keys_as_the_pipeline_makes_them_are_put_together_again() -> None:
+    row = np.dtype([("port", "u4"), ("sent_bytes", "u8"), ("received_bytes", "u8"), ("retransmits", "u8")])
+    rows = np.array([(443, 10, 20, 0), (22, 0, 3, 1)], row)
+    amounts = {n: int(rows[n].sum()) for n in ("sent_bytes", "received_bytes", "retransmits")}
+
+    class Ports:
+        fields, maximum, other = ("port",), 5, "rest_sent"
+
+        def wanted(self, rows: np.ndarray) -> None: ...
+
+        def labels(self, rows: np.ndarray) -> Sequence[tuple[str, str]]:
+            return [(f"{port}", f"port_sent_{port}_sent") for port in rows["port"].tolist()]
+
+    charts = [c for c in DESTINATION_CHARTS if c.table == "outbound" and c.id != "ebpf.outbound_packets"]
+    found = Keyed(charts, Ports()).account(TableHarvest(rows, amounts, dict.fromkeys(amounts, 0), 0, 64), 0.5)
+    assert words(snapshot(charts=found), 0, 5)[1:-1] == [
+        "OUTBOUND bytes sent bytes recv retransmits",
+        "port_sent_443_sent 20 B 40 B -",
+        "port_sent_22_sent - 6 B 2",
+    ]

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 
 import ebpfmon
-from ebpfmon import Chart, ChartValues, Dimension, Kind, Snapshot, Value, to_json
+from ebpfmon import Chart, ChartValues, Dimension, Kind, Scope, Snapshot, Value, to_json
 from tests.unit.support import chart, snapshot, values
 
 SCHEMA: dict[str, Any] = json.loads((Path(ebpfmon.__file__).parent / "snapshot.schema.json").read_text())
@@ -28,7 +28,8 @@ DIMENSIONS = st.builds(Dimension, TEXT, TEXT, st.just(("f",)), negative=st.boole
 def chart_values(draw: st.DrawFn) -> ChartValues:
     kind, dimensions = draw(st.sampled_from(Kind)), draw(st.lists(DIMENSIONS, max_size=3))
     of = Chart(
-        id=draw(TEXT), title=draw(TEXT), units=draw(TEXT), family=draw(TEXT), priority=1, kind=kind, scope=draw(TEXT),
+        id=draw(TEXT), title=draw(TEXT), units=draw(TEXT), family=draw(TEXT), priority=1, kind=kind,
+        scope=draw(st.sampled_from(Scope)),
         dimensions=tuple(dimensions), return_only=draw(st.booleans()),
     )  # fmt: skip
     amount = st.integers(-(1 << 64), 1 << 64)

@@ -28,7 +28,7 @@ def test_every_dimension_of_every_chart_has_its_field(sink: SinkTask) -> None:
     monitor = SelfMonitor(["a", "b"], [sink])
     fields = monitor.fields(harvest({"a": table([]), "b": table([])}), 0)
     named = {f for c in monitor.charts() for d in c.dimensions for f in d.plus}
-    assert named == set(fields)
+    assert named == {*fields, "looked_up", "waiting", "forgotten"}  # of attribution, if it is on
     assert {c.family for c in monitor.charts()} == {"ebpfmon"}
     assert len({c.id for c in monitor.charts()}) == len({c.priority for c in monitor.charts()}) == len(monitor.charts())
 

@@ -1,0 +1,269 @@
+"""Capabilities: they are a thread's, and what is dropped is gone for good; a harvest works without."""
+
+from __future__ import annotations
+
+import os
+import pwd
+import signal
+import subprocess
+import threading
+import time
+import traceback
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NoReturn
+
+import msgspec
+import pytest
+
+from ebpfmon import LoadMode, registry
+from ebpfmon.errors import KernelError, SettingsError
+from ebpfmon.kernel import attach, capabilities, features
+from ebpfmon.kernel.attach import LoadedProbe, LoadOptions
+from ebpfmon.kernel.capabilities import become, drop, held, held_by_any_thread, needed
+from ebpfmon.kernel.libbpf import Libbpf
+
+NONE: frozenset[str] = frozenset()
+ALL = held()
+SETS = ("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb")
+OPENED = 211
+
+
+def status(*names: str) -> list[str]:
+    """What the kernel says of the calling thread."""
+    lines = dict(line.split(":\t") for line in Path("/proc/thread-self/status").read_text().splitlines())
+    return [lines[name] for name in names]
+
+
+def mask(names: frozenset[str]) -> str:
+    return f"{sum(1 << capabilities.NAMES.index(n) for n in names):016x}"
+
+
+def in_child(work: Callable[[], object]) -> Any:
+    """What it returns in a forked child, by way of JSON; the child's end is no end of Python's."""
+    reader, writer = os.pipe()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # from Python 3.12 on, where there are threads
+        child = os.fork()
+    if not child:
+        _be_the_child(writer, work)
+    os.close(writer)
+    with os.fdopen(reader, "rb") as answer:
+        said = answer.read()
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0, said.decode()
+    return msgspec.json.decode(said)
+
+
+def _be_the_child(writer: int, work: Callable[[], object]) -> NoReturn:
+    code = 1
+    try:
+        signal.signal(signal.SIGALRM, signal.SIG_DFL)
+        signal.alarm(30)
+        os.write(writer, msgspec.json.encode(work()))
+        code = 0
+    except BaseException:
+        os.write(writer, traceback.format_exc().encode())
+    finally:
+        os._exit(code)
+
+
+def in_thread(work: Callable[[], object]) -> None:
+    failed: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            work()
+        except BaseException as error:
+            failed.append(error)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    thread.join()
+    for error in failed:
+        raise error
+
+
+@pytest.fixture
+def probe() -> Iterator[LoadedProbe]:
+    """The process probe, as the daemon has it."""
+    with attach.load(registry.discover().probes["process"], Libbpf(), features.look(), LoadOptions()) as loaded:
+        yield loaded
+
+
+def harvest(probe: LoadedProbe) -> dict[int, int]:
+    """One interval: how many files each process opened."""
+    side = probe.interval.flip()
+    probe.tables[0].settle(side)
+    rows = probe.tables[0].drain(side).rows
+    probe.missed_runs()
+    return {int(row["tgid"]): int(row["open_calls"]) for row in rows}
+
+
+def harvest_of_opened_files(probe: LoadedProbe) -> int:
+    """How many files the kernel says that this process opened, which are OPENED."""
+    harvest(probe)
+    for _ in range(OPENED):
+        os.close(os.open("/dev/null", os.O_RDONLY))
+    return harvest(probe)[os.getpid()]
+
+
+def test_a_thread_that_drops_all_has_none_and_another_still_has_them() -> None:
+    before = status(*SETS)
+    dropped, over = threading.Event(), threading.Event()
+
+    def work() -> None:
+        drop(NONE)
+        dropped.set()
+        over.wait(10)
+        assert status(*SETS, "NoNewPrivs") == ["0" * 16] * 5 + ["1"]
+        assert held() == NONE
+
+    def another() -> None:
+        assert dropped.wait(10)
+        assert status(*SETS) == before
+        assert held_by_any_thread() == ALL
+        over.set()
+
+    waiting = threading.Thread(target=another)
+    waiting.start()
+    in_thread(work)
+    waiting.join()
+    assert over.is_set()
+    assert status(*SETS) == before
+
+
+def test_what_is_kept_can_be_used_and_nothing_more_is_had_by_a_program_that_is_started() -> None:
+    def work() -> None:
+        drop(frozenset({"sys_nice", "chown"}) | {"sys_time"} - ALL)
+        kept = mask(frozenset({"sys_nice", "chown"}))
+        assert status(*SETS) == ["0" * 16, kept, kept, kept, "0" * 16]
+        script = ["cat", "/proc/self/status"]
+        started = subprocess.run(script, capture_output=True, text=True, check=True).stdout
+        assert f"CapEff:\t{kept}" in started  # it is root's, which has whatever the bounding set allows
+
+    in_thread(work)
+
+
+def test_what_was_dropped_cannot_be_had_again() -> None:
+    def work() -> object:
+        drop(NONE)
+        with pytest.raises(KernelError, match="set capabilities: Operation not permitted"):
+            capabilities._set({"bpf"})
+        with pytest.raises(KernelError, match="become user 'nobody': Operation not permitted: start as root"):
+            become("nobody", NONE)
+        return status(*SETS)
+
+    assert in_child(work) == ["0" * 16] * 5
+
+
+def test_where_a_thread_has_dropped_some_nobody_becomes_another_user() -> None:
+    def work() -> None:
+        drop(NONE)
+        with pytest.raises(KernelError, match="become user 'nobody': some threads have dropped capabilities already"):
+            become("nobody", NONE)
+
+    in_thread(work)
+
+
+def test_a_capability_without_a_name_is_a_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(capabilities, "NAMES", capabilities.NAMES[:39])
+    assert "39" in held()  # CAP_BPF
+
+    def work() -> None:
+        drop(frozenset({"39"}))
+        assert held() == {"39"}
+
+    in_thread(work)
+
+
+def test_another_user_keeps_what_was_said_and_no_way_back() -> None:
+    def work() -> object:
+        become("nobody", frozenset({"bpf"}))
+        with pytest.raises(PermissionError):
+            os.setuid(0)
+        return [os.getresuid(), os.getresgid(), os.getgroups(), *status("CapPrm", "CapEff", "CapAmb")]
+
+    found, bpf = pwd.getpwnam("nobody"), mask(frozenset({"bpf"}))
+    groups = os.getgrouplist("nobody", found.pw_gid)
+    assert in_child(work) == [[found.pw_uid] * 3, [found.pw_gid] * 3, groups, bpf, bpf, "0" * 16]
+
+
+def test_who_is_that_user_already_stays_so() -> None:
+    def work() -> object:
+        become("nobody", frozenset({"bpf", "perfmon"}))
+        become("nobody", frozenset({"bpf"}))
+        return sorted(held())
+
+    assert in_child(work) == ["bpf"]
+
+
+@pytest.mark.parametrize("user", ["no-such-user", "", "a\0b"])
+def test_an_unknown_user_is_a_wrong_setting(user: str) -> None:
+    with pytest.raises(SettingsError, match="there is no such user"):
+        become(user, NONE)
+    assert held() == ALL
+
+
+@pytest.mark.parametrize(
+    ("enough", "found"),
+    [({"bpf"}, {"bpf"}), ({"sys_admin"}, {"sys_admin"}), ({"bpf", "dac_read_search"}, {"bpf", "dac_read_search"}),
+     (set(), set())],
+)  # fmt: skip
+def test_what_is_needed_is_the_fewest_with_which_it_works(enough: set[str], found: set[str]) -> None:
+    tried: list[frozenset[str]] = []
+
+    def try_it() -> bool:
+        tried.append(held())
+        if not enough <= held():
+            raise KernelError("not permitted")
+        return True
+
+    assert needed(try_it) == found
+    assert tried[0] == NONE
+    assert held() == ALL
+
+
+def test_what_works_with_none_of_them_or_takes_too_long_needs_all() -> None:
+    assert needed(lambda: False) == ALL
+    hanging, start = threading.Event(), time.monotonic()
+    assert needed(lambda: hanging.wait(60), timeout_s=0.2) == ALL
+    assert time.monotonic() - start < 5
+    hanging.set()
+
+
+def test_a_harvest_is_exact_as_nobody_with_what_is_needed_alone(probe: LoadedProbe) -> None:
+    def work() -> object:
+        become("nobody", ALL)
+        keep = needed(lambda: bool(harvest(probe)) or True)
+        drop(keep)
+        assert held_by_any_thread() == keep
+        return [sorted(keep), harvest_of_opened_files(probe)]
+
+    keep, opened = in_child(work)
+    assert opened == OPENED
+    assert set(keep) <= {"bpf", "dac_read_search"}
+
+
+def test_a_harvest_is_exact_in_a_thread_with_what_is_needed_alone(probe: LoadedProbe) -> None:
+    keep = needed(lambda: bool(harvest(probe)) or True)
+    counted = []
+
+    def work() -> None:
+        drop(keep)
+        counted.append(harvest_of_opened_files(probe))
+
+    in_thread(work)
+    assert counted == [OPENED]
+
+
+def test_with_returns_seen_a_harvest_as_nobody_works_too() -> None:
+    options = LoadOptions(mode=LoadMode.RETURN)
+    with attach.load(registry.discover().probes["process"], Libbpf(), features.look(), options) as probe:
+
+        def work() -> object:
+            become("nobody", ALL)
+            drop(needed(lambda: bool(harvest(probe)) or True))
+            return harvest_of_opened_files(probe)
+
+        assert in_child(work) == OPENED

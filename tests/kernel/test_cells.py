@@ -1,0 +1,131 @@
+"""What holds on kernels and for users that allow less: each test needs such a place, and most run in the matrix alone
+(tests/vm), which makes one."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from ebpfmon import LoadMode, Strategy, registry
+from ebpfmon.errors import AttachError, KernelError, LoadError
+from ebpfmon.kernel import attach, bcc, features
+from ebpfmon.kernel.attach import LoadOptions
+from ebpfmon.kernel.bpfobject import BpfObject
+from ebpfmon.kernel.libbpf import Libbpf
+from ebpfmon.kernel.objects import locate
+from ebpfmon.model import Loader
+from tests.kernel.network import assert_counted_exactly
+from tests.kernel.support import PLAN, Monitor, assert_counts, expected, work
+
+FOUND = features.look()
+btf_hidden = pytest.mark.skipif(FOUND.btf, reason="this kernel has BTF")
+locked_down = pytest.mark.skipif(FOUND.lockdown != "confidentiality", reason="this kernel is not locked down")
+
+
+def counts_exactly(workload: Path, tmp_path: Path, attach: str, mode: LoadMode = LoadMode.RETURN) -> None:
+    with Monitor({"ebpfmon": {"load_mode": mode, "attach": attach}}) as monitor:
+        tgid = work(workload, tmp_path, PLAN)
+        monitor.until_gone(lambda: np.array([tgid]), 38)
+    assert_counts(monitor.of(tgid), expected(PLAN, mode=mode))
+
+
+def load(strategy: Strategy | None = None, loader: Loader | None = None) -> attach.LoadedProbe:
+    options = LoadOptions(strategy=strategy, loader=loader, mode=LoadMode.RETURN)
+    return attach.load(registry.discover().probes["process"], Libbpf(), FOUND, options)
+
+
+@pytest.fixture(scope="module")
+def compiled_once() -> Iterator[None]:
+    """What BCC compiles is the same for every strategy and mode, and takes half a minute in an emulated machine."""
+    with pytest.MonkeyPatch.context() as patch:
+        results: dict[Path, dict[str, bytes]] = {}
+
+        def compile_source(obj: BpfObject) -> dict[str, bytes]:
+            if obj.path not in results:
+                results[obj.path] = bcc.compile_source(obj)
+            return results[obj.path]
+
+        patch.setattr(attach, "compile_source", compile_source)
+        yield
+
+
+@btf_hidden
+@pytest.mark.timeout(400)
+@pytest.mark.parametrize("mode", LoadMode)
+@pytest.mark.parametrize("attach", [Strategy.KPROBE, Strategy.TRACEPOINT])
+@pytest.mark.usefixtures("compiled_once")
+def test_with_btf_hidden_bcc_counts_exactly(workload: Path, tmp_path: Path, attach: str, mode: LoadMode) -> None:
+    counts_exactly(workload, tmp_path, attach, mode)
+
+
+@btf_hidden
+@pytest.mark.timeout(400)
+@pytest.mark.usefixtures("compiled_once")
+def test_with_btf_hidden_bcc_counts_traffic_exactly(traffic: Path) -> None:
+    assert_counted_exactly(traffic, {}, LoadMode.RETURN)
+
+
+@btf_hidden
+@pytest.mark.timeout(400)
+@pytest.mark.usefixtures("compiled_once")
+def test_with_btf_hidden_the_loader_is_bcc_and_sees_every_event() -> None:
+    with load() as probe:
+        assert probe.loader is Loader.BCC
+        assert all(choice.taken for choice in probe.choices)
+
+
+@btf_hidden
+@pytest.mark.timeout(400)
+def test_with_btf_hidden_another_kernels_headers_are_found_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    compiled = locate(registry.discover().probes["process"])
+    shutil.copytree(compiled.parent, tmp_path / "objects")
+    source = tmp_path / "objects" / "process.bcc.c"
+    # as with headers in which the field lies elsewhere
+    source.write_text(source.read_text().replace("(struct task_struct, tgid)", "(struct task_struct, start_boottime)"))
+    monkeypatch.setattr(attach, "locate", lambda probe: tmp_path / "objects" / compiled.name)
+    with pytest.raises(LoadError, match=r"the headers are not those of kernel .* wrong tgid of a task"):
+        load()
+
+
+@btf_hidden
+def test_with_btf_hidden_the_core_loader_says_what_is_missing() -> None:
+    with pytest.raises(KernelError, match=r"has no BTF \(/sys/kernel/btf/vmlinux\): set loader = \"bcc\""):
+        load(loader=Loader.CORE)
+
+
+@locked_down
+@pytest.mark.parametrize("mode", LoadMode)
+def test_under_lockdown_every_call_is_counted_exactly(workload: Path, tmp_path: Path, mode: LoadMode) -> None:
+    counts_exactly(workload, tmp_path, "auto", mode)
+
+
+@locked_down
+def test_under_lockdown_traffic_is_counted_exactly_by_process(traffic: Path) -> None:
+    assert_counted_exactly(traffic, {}, LoadMode.RETURN, peers_are_known=False)
+
+
+@locked_down
+def test_under_lockdown_kprobes_are_refused_and_the_error_says_so() -> None:
+    with pytest.raises(AttachError, match="lockdown: confidentiality"):
+        load(Strategy.KPROBE)
+
+
+@pytest.mark.parametrize("user", ["root", "nobody"])
+def test_with_the_capabilities_for_bpf_and_perfmon_alone_every_call_is_counted_exactly(user: str) -> None:
+    limited = ["setpriv", f"--reuid={user}", "--clear-groups", "--bounding-set=-all,+bpf,+perfmon",
+               "--inh-caps=-all,+bpf,+perfmon"]  # fmt: skip
+    if user != "root":
+        limited += ["--regid=nogroup", "--ambient-caps=+bpf,+perfmon"]
+        if subprocess.run([*limited, sys.executable, "-c", "import ebpfmon"], check=False).returncode:
+            pytest.skip("only root can enter this tree, or its Python")
+    test = "tests/kernel/test_process_exact.py::test_a_process_is_counted_exactly"
+    inner = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", test, "-k", "auto", "-q"]
+    done = subprocess.run([*limited, *inner], capture_output=True, text=True, cwd=Path(__file__).parents[2])
+    assert done.returncode == 0, done.stdout
+    assert "2 passed" in done.stdout

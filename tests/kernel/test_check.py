@@ -1,0 +1,167 @@
+"""`ebpfmon check` and `ebpfmon reset`, as a user starts them."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from ebpfmon.kernel import features
+from ebpfmon.report import Verdict, render
+
+EBPFMON = [sys.executable, "-m", "ebpfmon"]
+WITHOUT_ROOT = ("setpriv", "--bounding-set=-all", "--inh-caps=-all")
+PROMISED = [
+    "kernel", "BTF", "kernel config", "tracefs", "debugfs", "kprobes", "preemption", "lockdown", "capabilities",
+    "memlock", "unprivileged BPF", "JIT", "SELinux", "libbpf", "bcc", "kernel headers",
+]  # fmt: skip
+
+
+@cache  # a virtual machine is slow
+def check(*arguments: str, before: tuple[str, ...] = ()) -> tuple[Verdict, list[str]]:
+    """The verdict as JSON and as lines of text. Both runs end with its status, and say nothing on stderr."""
+    runs = [
+        subprocess.run([*before, *EBPFMON, "check", *more, *arguments], capture_output=True, text=True, check=False)
+        for more in (["--json"], [])
+    ]
+    verdict = msgspec.json.decode(runs[0].stdout, type=Verdict)
+    assert [(run.returncode, run.stderr) for run in runs] == [(verdict.status, "")] * 2
+    return verdict, runs[1].stdout.splitlines()
+
+
+@pytest.mark.parametrize("arguments", [[], ["--attach", "kprobe"]], ids=" ".join)
+def test_the_text_is_the_json_in_words(arguments: list[str]) -> None:
+    verdict, text = check(*arguments)
+    assert list(render(verdict)) == text
+    assert not [line for line in text if len(line) > 100]
+
+
+def test_every_promised_fact_is_there() -> None:
+    verdict, text = check()
+    assert [finding.about for finding in verdict.findings] == PROMISED
+    assert [line for line in PROMISED if not any(t.startswith(f"{line}  ") for t in text)] == []
+    assert verdict.kernel == features.look()
+    release, version = (subprocess.check_output(["uname", what], text=True).strip() for what in ("-r", "-v"))
+    assert (verdict.kernel.release, verdict.kernel.version) == (release, version)
+    assert re.fullmatch(r"\d+\.\d+", verdict.libbpf or "")
+    assert verdict.host.config.path or "no config found, looked at /proc/config.gz" in "\n".join(text)
+    soft = subprocess.check_output("ulimit -l", shell=True, text=True).strip()
+    limit = verdict.host.memlock_bytes
+    assert soft == ("unlimited" if limit is None else str(limit // 1024))
+
+
+def test_the_status_says_whether_all_events_are_seen() -> None:
+    verdict, text = check()
+    assert verdict.status == 0
+    assert text[0].split(maxsplit=1)[1] in ("24 of 24 events can be seen", "25 of 25 events can be seen")
+    forced, text = check("--attach", "kprobe")
+    assert forced.status == (0 if features.look().kprobes else 2)
+    assert ("no event can be seen" in text[0]) is (forced.status == 2)
+
+
+def test_without_root_the_verdict_is_whole_and_says_what_is_missing() -> None:
+    verdict, text = check(before=WITHOUT_ROOT)
+    assert verdict.status == 2
+    assert [finding.about for finding in verdict.findings] == PROMISED
+    assert text[0].split(maxsplit=1) == ["verdict", "no event can be seen"]
+    assert text[1].startswith(f"{'error':21}load eBPF programs: not permitted: ")
+    for name in ("CAP_BPF", "CAP_PERFMON", "CAP_SYS_ADMIN"):
+        assert f"-> {name} is missing: " in "\n".join(text)
+
+
+class Kprobes:
+    """The kernel's `kprobe_events`."""
+
+    def __init__(self, tracefs: Path) -> None:
+        self.tracefs = tracefs
+        self.path = tracefs / "kprobe_events"
+
+    def write(self, line: str) -> None:
+        subprocess.run(f"echo {line} >> {self.path}", shell=True, check=True)  # Python's "a" seeks, which it refuses
+
+    def names(self) -> set[str]:
+        """GROUP/EVENT of all that are there."""
+        return {line.split()[0].partition(":")[2] for line in self.path.read_text().splitlines()}
+
+    def enable(self, name: str, on: bool) -> None:
+        (self.tracefs / "events" / name / "enable").write_text("01"[on])
+
+
+@pytest.fixture
+def kprobes() -> Iterator[Kprobes]:
+    """This kernel's, with one of a stranger's in it, which is gone afterwards, as is all that the test made."""
+    found = features.look()
+    if not found.kprobes:
+        pytest.skip("this kernel has no kprobe_events")
+    mount = Path(found.tracefs or "/sys/kernel/tracing")
+    if not found.tracefs:
+        subprocess.run(["mount", "-t", "tracefs", "tracefs", mount], check=True)
+    kprobes = Kprobes(mount)
+    before = kprobes.names()
+    kprobes.write("p:kprobes/stranger_vfs_read vfs_read")
+    try:
+        yield kprobes
+    finally:
+        assert "kprobes/stranger_vfs_read" in kprobes.names()
+        for name in kprobes.names() - before:
+            kprobes.enable(name, on=False)
+            kprobes.write(f"-:{name}")
+        assert kprobes.names() == before
+        if not found.tracefs:
+            subprocess.run(["umount", mount], check=True)
+
+
+@pytest.fixture
+def dead() -> int:
+    """The pid of a process that is no more."""
+    with subprocess.Popen(["true"]) as process:
+        pass
+    return process.pid
+
+
+def reset(*arguments: str) -> tuple[int, list[str], str]:
+    done = subprocess.run([*EBPFMON, "reset", *arguments], capture_output=True, text=True, check=False)
+    return done.returncode, done.stdout.splitlines(), done.stderr
+
+
+def test_reset_removes_what_a_dead_ebpfmon_and_netdata_left_and_nothing_else(kprobes: Kprobes, dead: int) -> None:
+    before = kprobes.names()
+    left = ["kprobes/p_netdata_vfs_read_1234 (vfs_read)", "kprobes/r_netdata_vfs_write_7 (vfs_write)",
+            f"ebpfmon_{dead}/vfs_unlink (vfs_unlink)"]  # fmt: skip
+    alive = f"ebpfmon_{os.getpid()}/vfs_read"
+    kprobes.write("p:kprobes/p_netdata_vfs_read_1234 vfs_read")
+    kprobes.write("r:kprobes/r_netdata_vfs_write_7 vfs_write")
+    kprobes.write(f"r64:ebpfmon_{dead}/vfs_unlink vfs_unlink")
+    kprobes.write(f"p:{alive} vfs_read")
+    all_of_them = kprobes.names()
+    shown = [*(f"left behind: {entry}" for entry in left), f"in use by ebpfmon {os.getpid()}: {alive} (vfs_read)"]
+    assert reset("--dry-run") == (0, shown, "")
+    assert kprobes.names() == all_of_them
+    assert reset() == (0, [*shown, *(f"removed {entry}" for entry in left)], "")
+    assert kprobes.names() == {*before, alive}
+    kprobes.write(f"-:{alive}")
+    assert reset() == (0, ["nothing was left"], "")
+
+
+def test_reset_goes_on_after_one_that_is_in_use_and_ends_with_1(kprobes: Kprobes, dead: int) -> None:
+    busy = "kprobes/p_netdata_vfs_read_1"
+    kprobes.write(f"p:{busy} vfs_read")
+    kprobes.write(f"p:ebpfmon_{dead}/vfs_write vfs_write")
+    kprobes.enable(busy, on=True)
+    status, out, err = reset()
+    assert (status, out[2:]) == (1, [f"removed ebpfmon_{dead}/vfs_write (vfs_write)"])
+    assert err == f"ebpfmon: remove '{busy}' from '{kprobes.path}': in use\n"
+    kprobes.enable(busy, on=False)
+    assert reset() == (0, [f"left behind: {busy} (vfs_read)", f"removed {busy} (vfs_read)"], "")
+
+
+def test_reset_says_where_there_are_no_kprobes() -> None:
+    none = (0, ["this kernel has no kprobes, so nothing can be left"], "")
+    assert (reset() == none) is not features.look().kprobes

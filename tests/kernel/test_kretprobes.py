@@ -1,0 +1,114 @@
+"""kretprobes have room, tell what they missed where they have not, and leave nothing behind."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from ebpfmon import LoadMode, Strategy, registry
+from ebpfmon.kernel import attach, features, kprobe_events
+from ebpfmon.kernel.attach import LoadedProbe, LoadOptions
+from ebpfmon.kernel.kretprobes import Kretprobes
+from ebpfmon.kernel.libbpf import Libbpf
+from ebpfmon.kernel.plan import Kernel
+from ebpfmon.kernel.symbols import look_up
+from tests.kernel.test_daemon import running
+
+FOUND = features.look()
+pytestmark = pytest.mark.skipif(not FOUND.kprobes, reason="this kernel has no kprobes")
+READ = {"x86_64": 0, "aarch64": 63}[os.uname().machine]
+READERS = 20  # more than the kernel has instances for by default: ten, or two a CPU
+
+
+@pytest.fixture
+def pooled() -> None:
+    """Only where kretprobes have a pool of instances: elsewhere there is nothing that could be missed or left."""
+    with look_up(Libbpf()) as symbols:
+        if Kernel.of(symbols, FOUND).returns_have_room:
+            pytest.skip("this kernel's kretprobes never run out of instances")
+
+
+def until(condition: Callable[[], bool]) -> None:
+    end = time.monotonic() + 30
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.02)
+
+
+def load() -> LoadedProbe:
+    options = LoadOptions(strategy=Strategy.KPROBE, mode=LoadMode.RETURN)
+    return attach.load(registry.discover().probes["process"], Libbpf(), FOUND, options)
+
+
+def left() -> list[str]:
+    return [str(e) for e in kprobe_events.entries(FOUND.tracefs or "") if e.owner]
+
+
+def reads_seen(probe: LoadedProbe, count: int) -> int:
+    """How many of so many reads of ours are seen."""
+    drained(probe)
+    zero = os.open("/dev/zero", os.O_RDONLY)
+    for _ in range(count):
+        os.read(zero, 1)
+    os.close(zero)
+    rows = drained(probe)
+    return int(rows["read_calls"][rows["tgid"] == os.getpid()].sum())
+
+
+def drained(probe: LoadedProbe) -> np.ndarray:
+    side = probe.interval.flip()
+    probe.tables[0].settle(side)
+    return probe.tables[0].drain(side).rows
+
+
+@contextmanager
+def asleep_in_read(count: int) -> Iterator[None]:
+    """So many processes that read from a pipe in which nothing comes."""
+    with ExitStack() as stack:
+        for _ in range(count):
+            cat = stack.enter_context(subprocess.Popen(["cat"], stdin=subprocess.PIPE))
+            stack.callback(cat.kill)
+            until(partial(_sleeps, cat.pid))
+        yield
+
+
+def _sleeps(pid: int) -> bool:
+    return Path(f"/proc/{pid}/syscall").read_text().startswith(f"{READ} 0x0 ")  # of its standard input
+
+
+def test_many_readers_that_sleep_hide_no_read() -> None:
+    with load() as probe, asleep_in_read(READERS):
+        assert reads_seen(probe, 101) == 101
+        assert probe.missed_runs() == 0
+
+
+def test_what_finds_no_instance_is_missed_and_counted(pooled: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(attach, "Kretprobes", partial(Kretprobes, maxactive=1))
+    with load() as probe, asleep_in_read(READERS):
+        assert reads_seen(probe, 101) == 0
+        assert probe.missed_runs() >= 101
+
+
+def test_a_killed_daemon_leaves_no_kprobe(pooled: None) -> None:
+    with running("--attach", "kprobe") as daemon:
+        assert [e for e in left() if e.startswith(f"ebpfmon_{daemon.pid}/")]
+        daemon.send_signal(signal.SIGKILL)
+        daemon.wait()
+        until(lambda: not [e for e in left() if e.startswith(f"ebpfmon_{daemon.pid}/")])
+
+
+def test_a_daemon_that_ends_leaves_no_kprobe(pooled: None) -> None:
+    with running("--attach", "kprobe") as daemon:
+        assert [e for e in left() if e.startswith(f"ebpfmon_{daemon.pid}/")]
+        daemon.send_signal(signal.SIGTERM)
+        assert daemon.wait() == 0
+        assert not [e for e in left() if e.startswith(f"ebpfmon_{daemon.pid}/")]

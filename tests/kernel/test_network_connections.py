@@ -1,0 +1,145 @@
+"""Connections that come about, those that do not, and very many at a time."""
+
+from __future__ import annotations
+
+import errno
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+
+from ebpfmon import LoadMode
+from tests.kernel import namespaces, network
+from tests.kernel.namespaces import DEFAULT, SERVER, SILENT, Actor, Pair
+from tests.kernel.network import counted, key_of, wrong
+from tests.kernel.support import Monitor
+
+RETURN = LoadMode.RETURN
+
+CLOSED, OPEN = 7001, 7002  # ports
+# to all of them at once: the silent one takes its time
+ERRNO = (
+    {(address, OPEN): errno.ETIMEDOUT for address in SILENT.values()}
+    | {(address, CLOSED): errno.ECONNREFUSED for address in SERVER.values()}
+    | {(address, OPEN): 0 for address in SERVER.values()}
+)
+CONNECT = f"""
+import select
+wanted = {ERRNO}
+waits, made = select.poll(), {{}}
+for at in wanted:
+    one = socket.socket(socket.AF_INET6 if ":" in at[0] else socket.AF_INET)
+    one.setblocking(False)
+    one.connect_ex(at)
+    waits.register(one, select.POLLOUT)
+    made[one.fileno()] = at, one
+left = set(made)
+while left:
+    for fd, _ in waits.poll():
+        waits.unregister(fd)
+        left.remove(fd)
+for at, one in made.values():
+    found = one.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+    assert found == wanted[at], (at, found)
+    one.close()
+"""
+LISTEN = f"""
+listeners = [socket.create_server((address, {OPEN}), family=socket.AF_INET6 if ":" in address else socket.AF_INET)
+             for address in {list(SERVER.values())}]
+"""
+
+
+def sums(rows: np.ndarray, *names: str) -> list[int]:
+    return [int(rows[name].sum()) for name in names]
+
+
+def test_attempts_are_counted_that_are_refused_and_that_nobody_answers(pair: Pair) -> None:
+    for address in SILENT.values():
+        namespaces.silence(pair.client, address)
+    namespaces.write_sysctl(pair.client, "net.ipv4.tcp_syn_retries", 1)
+    before = pair.kernel_counts("TcpRetransSegs")
+    with Actor(pair.server) as server, Actor(pair.client) as client:
+        server.do(LISTEN)
+        with Monitor(DEFAULT) as monitor:
+            client.do(CONNECT)
+            server.do("for listener in listeners: listener.accept()[0].close(); listener.close()")
+            namespaces.until_closed(pair)
+    resent = pair.kernel_counts("TcpRetransSegs") - before
+    assert resent >= 2
+    rows, outbound, inbound = (monitor.rows(table) for table in ("network", "outbound", "inbound"))
+    own, at_server = rows[rows["tgid"] == client.tgid], rows[rows["tgid"] == server.tgid]
+    assert sums(own, "tcp_connects_v4", "tcp_connects_v6", "tcp_accepted") == [3, 3, 0]
+    assert sums(at_server, "tcp_connects_failed", "tcp_retransmits", "tcp_accepted") == [0, 0, 2]
+    for counter, happened in (("tcp_connects_failed", 4), ("tcp_close_calls", 6), ("tcp_retransmits", resent)):
+        network.assert_seen(int(own[counter].sum()), happened)
+    network.assert_seen(int(at_server["tcp_close_calls"].sum()), 4)
+    # nothing moved, so that there is no more to see of destinations than what was sent again
+    to_server = outbound[outbound["tgid"] == client.tgid]
+    assert set(to_server[["address_high", "address_low", "port", "protocol"]].tolist()) <= {
+        (*key_of(address), OPEN, 6) for address in SILENT.values()
+    }
+    assert sums(to_server, "sent_calls", "received_calls", "retransmits") == [0, 0, *sums(own, "tcp_retransmits")]
+    assert not np.isin(inbound["tgid"], (client.tgid, server.tgid)).any()
+
+
+def test_a_retransmission_that_has_no_route_is_none(pair: Pair) -> None:
+    """The kernel tries in vain while there is no route, which its tracepoint tells too, since Linux 6.15."""
+    before = pair.kernel_counts("TcpRetransSegs")
+    with Actor(pair.server) as server, Actor(pair.client) as client:
+        server.do(f"listener = socket.create_server(('{SERVER[4]}', {OPEN}))")
+        with Monitor(DEFAULT) as monitor:
+            client.do(f"one = socket.create_connection(('{SERVER[4]}', {OPEN}))")
+            server.do("other = listener.accept()[0]")
+            namespaces.silence(pair.client, SERVER[4])
+            client.do("one.send(bytes(97))")
+            namespaces.route(pair.client, "delete")
+            namespaces.wait(lambda: namespaces.attempts(pair.client, OPEN) >= 3, "the kernel to try again")
+            namespaces.route(pair.client, "add")
+            namespaces.hear(pair.client, SERVER[4])
+            server.do("assert other.recv(97, socket.MSG_WAITALL) == bytes(97)")
+            client.do("one.close()")
+            server.do("other.close()")
+            namespaces.until_closed(pair)
+    rows = monitor.rows("network")
+    own = rows[rows["tgid"] == client.tgid]
+    network.assert_seen(int(own["tcp_retransmits"].sum()), pair.kernel_counts("TcpRetransSegs") - before)
+    assert sums(own, "tcp_send_bytes") == [97]
+
+
+def test_of_twenty_thousand_connections_at_a_time_none_is_lost(traffic: Path, pair: Pair) -> None:
+    plan = {"hold": 10_000, "tcp_send": 53, "tcp_refused": 7}
+    ends = {"client_ns": pair.client, "server_ns": pair.server}
+    with Monitor(DEFAULT) as monitor:
+        with ThreadPoolExecutor() as both:
+            found = list(both.map(lambda address: network.run(traffic, address, plan, **ends), SERVER.values()))
+        namespaces.until_closed(pair)
+    rows = monitor.rows("network")
+    for one, address in zip(found, SERVER.values(), strict=True):
+        for tgid, wanted in zip((one.client, one.server), network.expected(plan, address, RETURN), strict=True):
+            missed = wrong(counted(rows, tgid), wanted)
+            network.assert_seen(*missed.pop("tcp_close_calls", (0, 0)))
+            assert not missed, address
+    assert sum(int(rows["tcp_accepted"][rows["tgid"] == one.server].sum()) for one in found) == 20_002
+
+
+def test_sockets_that_are_too_many_to_be_known_are_still_counted(traffic: Path, pair: Pair) -> None:
+    """Of 72,000 sockets at a time the kernel's map forgets some: nobody's close is that, and still a close."""
+    plan = {"hold": 9_000, "tcp_send": 53, "tcp_refused": 7}
+    ends = {"client_ns": pair.client, "server_ns": pair.server}
+    addresses = [*SERVER.values()] * 2
+    with Monitor(DEFAULT) as monitor:
+        with ThreadPoolExecutor() as all_at_once:
+            found = list(all_at_once.map(lambda address: network.run(traffic, address, plan, **ends), addresses))
+        namespaces.until_closed(pair)
+    rows = monitor.rows("network")
+    closes = wanted_closes = 0
+    for one, address in zip(found, addresses, strict=True):
+        for tgid, wanted in zip((one.client, one.server), network.expected(plan, address, RETURN), strict=True):
+            own = counted(rows, tgid)
+            assert wrong(own, wanted).keys() <= {"tcp_close_calls"}, address
+            assert own["tcp_close_calls"] <= wanted["tcp_close_calls"]
+            closes += own["tcp_close_calls"]
+            wanted_closes += wanted["tcp_close_calls"]
+    forgotten = wanted_closes - closes
+    nobodys = int(rows["tcp_close_calls"][rows["tgid"] == 0].sum())
+    network.assert_seen(closes + min(forgotten, nobodys), wanted_closes)

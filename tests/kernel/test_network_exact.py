@@ -1,0 +1,95 @@
+"""Every call and every byte of TCP and UDP, by process and by destination, under each strategy."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
+from socket import AF_INET, AF_INET6, SOCK_DGRAM, AddressFamily, socket
+
+import numpy as np
+import pytest
+
+from ebpfmon import LoadMode, Strategy, registry
+from ebpfmon.errors import AttachError
+from ebpfmon.kernel import attach, features
+from ebpfmon.kernel.attach import LoadOptions
+from ebpfmon.kernel.libbpf import Libbpf
+from tests.kernel.network import ADDRESSES, VIEWER, assert_counted_exactly, of_ports
+from tests.kernel.support import Monitor
+
+
+def refused(attach_by: str) -> str:
+    """Why this kernel cannot see sends and receives by a strategy; empty if it can."""
+    if attach_by == "auto":
+        return ""
+    probe, options = registry.discover().probes["network_viewer"], LoadOptions(strategy=Strategy(attach_by))
+    try:
+        attach.load(probe, Libbpf(), features.look(), options).close()
+    except AttachError as error:
+        return str(error)
+    return ""
+
+
+def cannot(attach_by: str, record_property: Callable[[str, object], None]) -> bool:
+    """Whether this kernel rightly refuses a strategy; that is said in the table of kernels."""
+    why = refused(attach_by)
+    if why:
+        assert "no kprobes" in why or "refuses trampoline" in why or "no such tracepoint" in why
+        record_property("refused_by_kernel", why)
+    return bool(why)
+
+
+@pytest.mark.parametrize("mode", LoadMode)
+@pytest.mark.parametrize("attach", ["auto", *Strategy])
+def test_every_call_is_counted_and_every_byte(
+    traffic: Path, attach: str, mode: LoadMode, record_property: Callable[[str, object], None]
+) -> None:
+    if cannot(attach, record_property):
+        return
+    # where each takes long, and the modes differ in what is an error alone
+    addresses = ADDRESSES[:1] if mode is LoadMode.ENTRY and "EBPFMON_CELL" in os.environ else ADDRESSES
+    assert_counted_exactly(traffic, {"ebpfmon": {"load_mode": mode, "attach": attach}}, mode, addresses=addresses)
+
+
+@pytest.mark.parametrize("attach", ["auto", *Strategy])
+def test_a_datagram_is_charged_to_its_true_peer_whoever_was_written_to_last(
+    attach: str, record_property: Callable[[str, object], None]
+) -> None:
+    if cannot(attach, record_property):
+        return
+    ports: list[int] = []
+    with Monitor({"ebpfmon": {"attach": attach}, **VIEWER}) as monitor:
+        for address, family in (("127.0.0.1", AF_INET), ("::1", AF_INET6)):
+            ports += talk(address, family)
+        monitor.until(lambda: of_ports(own_rows(monitor), 17, "received").keys() == set(ports))
+    rows = own_rows(monitor)
+    assert of_ports(rows, 17, "sent") == {port: (11, 11 * (101, 103)[n % 2]) for n, port in enumerate(ports)}
+    assert of_ports(rows, 17, "received") == {port: (11, 11 * (107, 109)[n % 2]) for n, port in enumerate(ports)}
+
+
+def talk(address: str, family: AddressFamily) -> list[int]:
+    """A client and two servers, each with its own sizes; returns the servers' ports."""
+    with ExitStack() as stack:
+        client, one, two = (stack.enter_context(socket(family, SOCK_DGRAM)) for _ in range(3))
+        for server in (one, two):
+            server.bind((address, 0))
+            server.settimeout(10)
+        ports = [server.getsockname()[1] for server in (one, two)]
+        for _ in range(11):
+            client.sendto(b"1" * 101, (address, ports[0]))
+            client.sendmsg([b"2" * 50, b"2" * 53], [], 0, (address, ports[1]))
+            own = one.recvfrom(200)[1]
+            two.recvmsg(200)
+            one.sendto(b"3" * 107, own)  # the other was written to last
+            assert client.recvfrom(200)[0] == b"3" * 107
+            two.sendto(b"4" * 109, own)
+            assert client.recvmsg(200)[0] == b"4" * 109
+    return ports
+
+
+def own_rows(monitor: Monitor) -> np.ndarray:
+    rows = monitor.rows("outbound")
+    own: np.ndarray = rows[rows["tgid"] == os.getpid()]
+    return own

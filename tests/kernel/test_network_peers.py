@@ -1,0 +1,100 @@
+"""Traffic between two machines, as far as the kernel can tell: who talks to whom, with the default settings."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from ebpfmon import LoadMode
+from tests.kernel import namespaces, network
+from tests.kernel.namespaces import DEFAULT, SERVER, Pair
+from tests.kernel.network import PLAN, Traffic, assert_balanced, assert_destinations, counted, key_of, wrong
+from tests.kernel.support import Monitor
+
+
+def run(traffic: Path, pair: Pair, version: int, plan: dict[str, int]) -> Traffic:
+    """The plan, between the two."""
+    return network.run(traffic, SERVER[version], plan, client_ns=pair.client, server_ns=pair.server)
+
+
+def test_both_ends_see_every_byte_and_each_other(traffic: Path, pair: Pair) -> None:
+    before = pair.kernel_counts("TcpRetransSegs")
+    with Monitor(DEFAULT) as monitor:  # the default: private networks are selected, loopback is not
+        found = [run(traffic, pair, version, PLAN) for version in SERVER]
+        wanted = [network.expected(PLAN, address, LoadMode.RETURN) for address in SERVER.values()]
+        namespaces.until_closed(pair)
+    rows = monitor.rows("network")
+    for address, one, ends in zip(SERVER.values(), found, wanted, strict=True):
+        for tgid, end in zip((one.client, one.server), ends, strict=True):
+            missed = wrong(counted(rows, tgid), end)
+            network.assert_seen(*missed.pop("tcp_close_calls", (0, 0)))
+            assert not missed, address
+        assert_destinations(monitor, one, address)
+    # none is usual, but a machine may be so busy that an ACK is late, and then the kernel sends again
+    own = np.isin(rows["tgid"], [tgid for one in found for tgid in (one.client, one.server)])
+    network.assert_seen(int(rows["tcp_retransmits"][own].sum()), pair.kernel_counts("TcpRetransSegs") - before)
+    assert_balanced(monitor.snapshots)
+
+
+def test_destinations_are_in_the_charts_by_name(traffic: Path, pair: Pair) -> None:
+    plan = {"tcp_send": 53, "udp_send": 59}
+    with Monitor(DEFAULT) as monitor:
+        found = [run(traffic, pair, version, plan) for version in SERVER]
+        namespaces.until_closed(pair)
+    for charts in ("ebpf.outbound_bytes", "ebpf.inbound_bytes"):
+        way = "sent" if charts == "ebpf.outbound_bytes" else "recv"
+        shown: dict[str, int] = {}
+        for snapshot in monitor.snapshots:
+            for values in snapshot.charts:
+                if values.chart.id == charts:
+                    for value in values.values:
+                        shown[value.dimension.id] = shown.get(value.dimension.id, 0) + int(value.delta)
+        for one, address in zip(found, (SERVER[4], f"[{SERVER[6]}]"), strict=True):
+            for name, size in (("tcp", 53 * 97), ("udp", 59 * 101)):
+                of = f"{one.ports[f'{name}_port']}:{name.upper()}"
+                key = f"{of}:{address}" if way == "sent" else of
+                assert shown[f"{key}_{way}"] == size, (key, shown)
+
+
+def test_loopback_is_no_destination_unless_asked_for(traffic: Path, pair: Pair) -> None:
+    plan = {"tcp_send": 53, "udp_sendto": 61, "udp_send": 59}
+    with Monitor(DEFAULT) as monitor:
+        inside = {"client_ns": pair.client, "server_ns": pair.client}
+        found = [network.run(traffic, address, plan, **inside) for address in ("127.0.0.1", "::1")]
+        namespaces.until_closed(pair)
+    own = [tgid for one in found for tgid in (one.client, one.server)]
+    for stem in ("outbound", "inbound"):
+        assert not np.isin(monitor.rows(stem)["tgid"], own).any()
+    for one in found:
+        client, server = (counted(monitor.rows("network"), tgid) for tgid in (one.client, one.server))
+        assert client["tcp_send_bytes"] == server["tcp_recv_bytes"] == 53 * 97
+        assert client["udp_send_bytes"] == server["udp_recv_bytes"] == 61 * 103 + 59 * 101
+    totals = [s.tables["network"].totals for s in monitor.snapshots]
+    assert sum(t["tcp_send_bytes"] for t in totals) >= 2 * 53 * 97
+    assert_balanced(monitor.snapshots)
+
+
+def test_what_a_child_sends_over_a_shared_socket_is_the_childs(traffic: Path, pair: Pair) -> None:
+    plan = {"tcp_send": 53, "shared": 101}
+    with Monitor(DEFAULT) as monitor:
+        one = run(traffic, pair, 4, plan)
+        namespaces.until_closed(pair)
+    rows, outbound = monitor.rows("network"), monitor.rows("outbound")
+    client, child, server = (counted(rows, tgid) for tgid in (one.client, one.child, one.server))
+    assert (client["tcp_send_calls"], client["tcp_send_bytes"]) == (53, 53 * 97)
+    assert (child["tcp_send_calls"], child["tcp_send_bytes"]) == (101, 101 * 47)
+    assert server["tcp_recv_bytes"] == 53 * 97 + 101 * 47
+    # the connection was made, and is closed, once
+    assert [end["tcp_connects_v4"] for end in (client, child)] == [1, 0]
+    network.assert_seen(client["tcp_close_calls"], 1)
+    assert child["tcp_close_calls"] == 0
+    high, low = key_of(SERVER[4])
+    for tgid, wanted in ((one.client, (53, 53 * 97)), (one.child, (101, 101 * 47))):
+        own = outbound[outbound["tgid"] == tgid]
+        assert set(own[["address_high", "address_low", "port", "protocol"]].tolist()) == {
+            (high, low, one.ports["tcp_port"], 6)
+        }
+        assert (int(own["sent_calls"].sum()), int(own["sent_bytes"].sum())) == wanted
+    inbound = monitor.rows("inbound")
+    assert not np.isin(inbound["tgid"], (one.client, one.child)).any()

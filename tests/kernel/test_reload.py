@@ -1,0 +1,75 @@
+"""Settings that change while the daemon runs: no call is lost, and none is counted twice."""
+
+from __future__ import annotations
+
+import logging
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tests.kernel.support import Monitor
+
+# what needs nothing but another sink, other groups, other selectors; and what needs a new load
+VIEWER = {"ips": "10.0.0.0/8", "ports": "1-1024"}
+PLAIN: dict[str, Any] = {
+    "ebpfmon": {}, "apps": {"by": "process"}, "plugins": {"network_viewer": VIEWER}, "sinks": [],
+}  # fmt: skip
+LIGHT: list[dict[str, Any]] = [
+    {**PLAIN, "apps": {"by": "user"}},
+    {**PLAIN, "plugins": {"network_viewer": {"ips": "!10.0.0.0/8", "ports": "!80"}}},
+    {**PLAIN, "sinks": [{"type": "log", "path": "/dev/null"}]},
+    PLAIN,
+]
+HEAVY: list[dict[str, Any]] = [
+    {**PLAIN, "ebpfmon": {"load_mode": "return"}},
+    {**PLAIN, "plugins": {"process": {"table_size": 4096}, "network_viewer": {"ips": "*"}}},
+    PLAIN,
+]
+
+
+@pytest.mark.parametrize(
+    ("changes", "seconds", "doubtful"), [(LIGHT * 5, 33, 0), (HEAVY, 20, 3)], ids=["light", "heavy"]
+)
+def test_under_load_every_call_is_counted_once(
+    workload: Path,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    changes: list[dict[str, Any]],
+    seconds: int,
+    doubtful: int,
+) -> None:
+    """`doubtful`: a call that is under way in the very moment in which new programs take over may be seen by both."""
+    storm: list[str | Path] = [workload, tmp_path, f"storm={seconds}", "workers=1"]
+    with caplog.at_level(logging.INFO), Monitor(PLAIN) as monitor:
+        with subprocess.Popen(storm, stdout=subprocess.PIPE, text=True) as process:
+            for n, settings in enumerate(changes, 1):
+                monitor.reload(settings)
+                monitor.until(lambda n=n: caplog.text.count("the settings were read again") >= n)  # type: ignore[misc]
+            assert process.poll() is None  # all that was under load
+            assert process.stdout
+            reads = int(process.stdout.read())
+        monitor.until_gone(lambda: np.array([process.pid]), 2)
+    rows = monitor.rows()
+    counted = int(rows["read_calls"][rows["tgid"] == process.pid].sum())
+    assert 0 <= counted - reads <= doubtful
+    assert "left as they were" not in caplog.text
+
+
+def test_what_is_wrong_with_new_settings_is_said_and_the_old_ones_hold(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.INFO), Monitor(PLAIN) as monitor:
+        missing = tmp_path / "groups.conf"
+        missing.write_text("a: a")
+        settings = {**PLAIN, "apps": {"by": "app", "groups": str(missing)}}
+        monitor.settings = monitor.checked(settings)
+        missing.unlink()
+        monitor.reload()
+        monitor.until(lambda: "the settings are left as they were" in caplog.text)
+        seen = len(monitor.snapshots)
+        monitor.until(lambda: len(monitor.snapshots) > seen + 1)
+    assert str(missing) in caplog.text
+    assert [s.elapsed_s < 2.5 for s in monitor.snapshots]

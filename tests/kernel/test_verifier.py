@@ -1,0 +1,81 @@
+"""What the verifier has to do for each program, and the stack that each needs: stored in verifier.json, by kernel.
+
+A growth of more than a fifth fails. `EBPFMON_RECORD=FILE` writes what was measured, merged with what is stored.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import itertools
+import json
+import os
+import re
+from collections.abc import Iterable
+from pathlib import Path
+
+import pytest
+
+from ebpfmon import LoadMode, Strategy, registry
+from ebpfmon.attribution import execs
+from ebpfmon.errors import AttachError
+from ebpfmon.kernel import attach, features
+from ebpfmon.kernel.attach import LoadOptions
+from ebpfmon.kernel.bpfobject import BpfObject
+from ebpfmon.kernel.libbpf import Libbpf
+
+STORED = Path(__file__).with_name("verifier.json")
+SERIES = ".".join(os.uname().release.split(".")[:2])
+_STATISTICS = 4  # BPF_LOG_STATS
+
+Measured = dict[str, dict[str, int]]  # program: {insns, stack}
+
+
+def measure(monkeypatch: pytest.MonkeyPatch) -> Measured:
+    """Load all probes in every way, with the verifier's statistics for each program."""
+    measured: Measured = {}
+    libbpf = Libbpf()
+    set_level, set_buffer = libbpf.lib.bpf_program__set_log_level, libbpf.lib.bpf_program__set_log_buf
+    set_level.argtypes = ctypes.c_void_p, ctypes.c_uint32
+    set_buffer.argtypes = ctypes.c_void_p, ctypes.c_char_p, ctypes.c_size_t
+    plain_load = BpfObject.load
+
+    def load(self: BpfObject, programs: Iterable[str]) -> None:
+        wanted = list(programs)
+        logs = {name: ctypes.create_string_buffer(1 << 16) for name in wanted}
+        for name, log in logs.items():
+            set_level(self.programs[name], _STATISTICS)
+            set_buffer(self.programs[name], log, len(log))
+        plain_load(self, wanted)
+        for name, log in logs.items():
+            said = log.value.decode()
+            insns, stack = re.search(r"processed (\d+) insns", said), re.search(r"stack depth ([\d+]+)", said)
+            assert insns, said
+            assert stack, said
+            measured[name] = {"insns": int(insns[1]), "stack": max(map(int, stack[1].split("+")))}
+
+    monkeypatch.setattr(BpfObject, "load", load)
+    for probe in (*registry.discover().probes.values(), execs.PROBE):
+        for strategy, mode in itertools.product((None, *Strategy), LoadMode):
+            options = LoadOptions(strategy=strategy, mode=mode)
+            try:
+                attach.load(probe, libbpf, features.look(), options).close()
+            except AttachError:
+                assert strategy  # this kernel does not have it: test_strategies.py judges that
+    return measured
+
+
+def test_no_program_grew_by_more_than_a_fifth(monkeypatch: pytest.MonkeyPatch) -> None:
+    stored: dict[str, Measured] = json.loads(STORED.read_text())
+    measured = measure(monkeypatch)
+    assert measured
+    if record := os.environ.get("EBPFMON_RECORD"):
+        stored[SERIES] = dict(sorted(measured.items()))
+        Path(record).write_text(json.dumps(dict(sorted(stored.items())), indent=1) + "\n")
+    if SERIES not in stored:
+        pytest.skip(f"nothing is stored for kernel {SERIES}")
+    budget = stored[SERIES]
+    unknown = sorted(measured.keys() - budget.keys())
+    assert not unknown, f"not stored for kernel {SERIES}: {unknown}: run it with EBPFMON_RECORD={STORED}"
+    for program, found in measured.items():
+        for what, allowed in budget[program].items():
+            assert found[what] <= 1.2 * allowed, f"{program}: {what} {found[what]}, stored {allowed}"

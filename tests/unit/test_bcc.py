@@ -1,0 +1,212 @@
+"""BCC as a compiler: what is asked of it, what its failures are called, and how its numbers are filled in."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import os
+import struct
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from typing import Any, cast
+
+import pytest
+
+from ebpfmon.errors import KernelError
+from ebpfmon.kernel import bcc, bcc_compile, host
+from ebpfmon.kernel.bpfobject import BpfObject
+
+LD_IMM64, EXIT = 0x18, 0x95
+RELEASE = os.uname().release
+
+
+def instruction(operation: int, target: int = 0, source: int = 0, offset: int = 0, number: int = 0) -> bytes:
+    return struct.pack("<BBhi", operation, source << 4 | target, offset, number)
+
+
+def load(target: int, source: int, number: int) -> bytes:
+    """An instruction of two: ld_imm64."""
+    return instruction(LD_IMM64, target, source, 0, number) + instruction(0)
+
+
+def test_a_maps_number_becomes_its_descriptor_and_a_knobs_number_its_value() -> None:
+    code = load(1, 1, 2) + load(2, 15, 0) + load(3, 15, 1) + load(4, 1, 0) + instruction(EXIT)
+    filled = bcc._fill_in(code, [70, 71, 72], [7, 0])
+    assert filled == load(1, 1, 72) + load(2, 0, 7) + load(3, 0, 0) + load(4, 1, 70) + instruction(EXIT)
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        b"",
+        instruction(EXIT),
+        load(1, 0, 0),
+        load(1, 4, 3),
+        instruction(0x85, 0, 1, 0, 14),
+        instruction(0xB7, 1, 15, 0, 0),
+        instruction(0x7B, 10, 1, -8, 0),
+        instruction(LD_IMM64, 1, 0, 0, -1) + instruction(0, 0, 1, 0, -1),
+    ],
+    ids=["nothing", "exit", "a constant", "a function", "a call", "a move", "a store", "64 bits"],
+)
+def test_all_other_instructions_stay_as_they_are(code: bytes) -> None:
+    assert bcc._fill_in(code, [70], [7]) == code
+
+
+class Answers:
+    """BCC, at each Python: an exit status, what it prints, what it complains of."""
+
+    def __init__(self, **by_python: tuple[int, str, str]) -> None:
+        self.by_python = by_python
+        self.asked: list[tuple[list[str], dict[str, Any]]] = []
+
+    def __call__(self, command: list[str], *, input: str, **_: object) -> SimpleNamespace:
+        self.asked.append((command, json.loads(input)))
+        status, out, err = self.by_python["system" if command[0] == "/usr/bin/python3" else "own"]
+        return SimpleNamespace(returncode=status, stdout=out, stderr=err)
+
+
+@pytest.fixture
+def obj(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> BpfObject:
+    """An opened object whose source lies beside it, on a machine with the kernel's headers."""
+    (tmp_path / "p.bcc.c").write_text("int f() { return 0; }")
+    monkeypatch.setattr(host, "header_places", lambda release: (f"/no/{release}", str(tmp_path)))
+    monkeypatch.setattr(bcc, "_knobs_of", lambda obj: {"cfg_rows": (0, 4), "cfg_return": (4, 4)})
+    maps = {"p_totals": 1, "p_rows": 2, "p.rodata": 3, "ebpfmon_interval": 4}
+    return cast(BpfObject, SimpleNamespace(path=tmp_path / "p.bpf.o", programs={"f": 1, "g": 2}, maps=maps))
+
+
+def answer(monkeypatch: pytest.MonkeyPatch, **by_python: tuple[int, str, str]) -> Answers:
+    answers = Answers(**by_python)
+    monkeypatch.setattr(sys, "executable", "/venv/bin/python")
+    monkeypatch.setattr(subprocess, "run", answers)
+    return answers
+
+
+CODE = {"f": b"\x95" + bytes(7), "ebpfmon_self_check": bytes(8)}
+COMPILED = json.dumps({name: base64.b64encode(code).decode() for name, code in CODE.items()})
+NONE = (bcc_compile.NO_BCC, "", "")
+
+
+def test_the_source_beside_the_object_is_compiled_with_numbers_for_maps_and_knobs(
+    obj: BpfObject, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answers = answer(monkeypatch, own=(0, COMPILED, ""))
+    assert bcc.compile_source(obj) == CODE
+    ((command, request),) = answers.asked
+    assert command == ["/venv/bin/python", "-I", bcc_compile.__file__]
+    assert request == {
+        "text": "int f() { return 0; }",
+        "flags": [
+            "-DMAP_ebpfmon_interval=0", "-DMAP_p_rows=1", "-DMAP_p_totals=2", "-DMAP_ebpfmon_self_check=3",
+            "-Dcfg_rows=bpf_pseudo_fd(15,0)", "-Dcfg_return=bpf_pseudo_fd(15,1)",
+        ],
+        "programs": ["f", "g", "ebpfmon_self_check"],
+    }  # fmt: skip
+
+
+def test_what_brings_no_check_of_itself_is_not_trusted(obj: BpfObject, monkeypatch: pytest.MonkeyPatch) -> None:
+    answer(monkeypatch, own=(0, "{}", ""))
+    with pytest.raises(KernelError, match="it made no programs"):
+        bcc.compile_source(obj)
+
+
+def test_where_this_python_has_no_bcc_the_systems_python_is_asked(
+    obj: BpfObject, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answers = answer(monkeypatch, own=NONE, system=(0, COMPILED, ""))
+    assert bcc.compile_source(obj) == CODE
+    assert [command[0] for command, _ in answers.asked] == ["/venv/bin/python", "/usr/bin/python3"]
+
+
+@pytest.mark.parametrize(
+    ("own", "system", "said"),
+    [
+        (NONE, NONE, "no BCC: apt install python3-bpfcc (PyPI's package 'bcc' is something else)"),
+        ((1, "", "warned\nmain.c:3:5: error: no member\n1 error generated.\nFailed"), NONE,
+         "main.c:3:5: error: no member"),
+        (NONE, (1, "", "\nFailed to compile BPF module\n"), "Failed to compile BPF module"),
+        ((-9, "", ""), NONE, "it said nothing"),
+    ],
+    ids=["no BCC", "an error", "its last word", "killed"],
+)  # fmt: skip
+def test_what_goes_wrong_is_said_in_one_line(
+    obj: BpfObject,
+    monkeypatch: pytest.MonkeyPatch,
+    own: tuple[int, str, str],
+    system: tuple[int, str, str],
+    said: str,
+) -> None:
+    answer(monkeypatch, own=own, system=system)
+    with pytest.raises(KernelError) as caught:
+        bcc.compile_source(obj)
+    assert str(caught.value) == f"compile 'p.bcc.c' with BCC: {said}"
+
+
+def test_without_the_kernels_headers_nothing_is_tried_and_the_package_is_named(
+    obj: BpfObject, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answers = answer(monkeypatch)
+    monkeypatch.setattr(host, "header_places", lambda release: (f"/no/{release}",))
+    with pytest.raises(KernelError) as caught:
+        bcc.compile_source(obj)
+    assert str(caught.value) == (
+        f"compile 'p.bcc.c' with BCC: no headers of kernel {RELEASE}: apt install linux-headers-{RELEASE} "
+        f"(Fedora, RHEL: dnf install kernel-devel-{RELEASE})"
+    )
+    assert not answers.asked
+
+
+class FakeBpf:
+    """bcc.BPF, of a source that has the program `f`."""
+
+    def __init__(self, text: str, cflags: list[str]) -> None:
+        if "#error" in text:
+            raise Exception(f"Failed to compile, with {cflags[-1]}")
+
+    def dump_func(self, name: bytes) -> bytes:
+        if name != b"f":
+            raise Exception("Unknown program")
+        return b"code"
+
+
+def compile_with(
+    monkeypatch: pytest.MonkeyPatch, module: ModuleType | None, text: str, capsys: pytest.CaptureFixture[str]
+) -> tuple[int, str, str]:
+    """The exit status of the program that runs BCC, what it prints and what it complains of."""
+    request = json.dumps({"text": text, "flags": ["-DX=1"], "programs": ["f", "g"]})
+    monkeypatch.setitem(sys.modules, "bcc", module)
+    monkeypatch.setattr(sys, "stdin", io.StringIO(request))
+    return (bcc_compile.main(), *capsys.readouterr())
+
+
+@pytest.fixture
+def module() -> ModuleType:
+    found = ModuleType("bcc")
+    found.BPF = FakeBpf  # type: ignore[attr-defined]
+    return found
+
+
+def test_the_compiler_answers_with_the_programs_that_are_in_the_source(
+    monkeypatch: pytest.MonkeyPatch, module: ModuleType, capsys: pytest.CaptureFixture[str]
+) -> None:
+    status, out, err = compile_with(monkeypatch, module, "int f;", capsys)
+    assert (status, err) == (0, "")
+    assert json.loads(out) == {"f": base64.b64encode(b"code").decode()}
+
+
+def test_what_cannot_be_compiled_ends_the_compiler_with_1_and_bccs_words(
+    monkeypatch: pytest.MonkeyPatch, module: ModuleType, capsys: pytest.CaptureFixture[str]
+) -> None:
+    said = compile_with(monkeypatch, module, "#error", capsys)
+    assert said == (1, "", "Failed to compile, with -DX=1\n")
+
+
+@pytest.mark.parametrize("found", [None, ModuleType("bcc")], ids=["none", "PyPI's"])
+def test_a_python_without_bcc_is_told_by_the_exit_status(
+    monkeypatch: pytest.MonkeyPatch, found: ModuleType | None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert compile_with(monkeypatch, found, "", capsys) == (bcc_compile.NO_BCC, "", "")

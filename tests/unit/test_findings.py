@@ -1,0 +1,153 @@
+"""The words for each fact: plain where all is well, with the remedy where it is not."""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Collection
+from dataclasses import replace
+from typing import Any
+
+import msgspec
+import pytest
+
+from ebpfmon.findings import Finding, describe
+from ebpfmon.kernel.features import Features
+from ebpfmon.kernel.host import Bcc, Config, Host
+from ebpfmon.kernel.kconfig import COSTS, places
+
+KERNEL = Features(
+    release="9.9", machine="x86_64", root=True, capabilities=("CAP_SYS_ADMIN", "CAP_PERFMON", "CAP_BPF"), btf=True,
+    kprobes=True, jit=1, lockdown="none", preemption="voluntary", tracefs="/sys/kernel/tracing",
+    debugfs="/sys/kernel/debug", version="#1 SMP",
+)  # fmt: skip
+HOST = Host(
+    config=Config("/proc/config.gz", places("9.9")), securityfs="/sys/kernel/security", memlock_bytes=64 << 10,
+    unprivileged_bpf_disabled=2, selinux=None, selinux_domain=None,
+    bcc=Bcc("/usr/lib/python3/dist-packages", "0.26.0"), headers="/lib/modules/9.9/build",
+)  # fmt: skip
+
+
+def findings(
+    kernel: Features = KERNEL, host: Host = HOST, libbpf: str | None = "1.1", refusals: Collection[int] = ()
+) -> dict[str, Finding]:
+    found = list(describe(kernel, host, libbpf, refusals))
+    assert len({finding.about for finding in found}) == len(found)
+    return {finding.about: finding for finding in found}
+
+
+def of_host(**changes: Any) -> dict[str, Finding]:
+    return findings(host=msgspec.structs.replace(HOST, **changes))
+
+
+def test_where_all_is_well_nothing_is_advised() -> None:
+    assert {about: (f.says, f.advice) for about, f in findings().items()} == {
+        "kernel": ("9.9 (x86_64), #1 SMP", ()),
+        "BTF": ("/sys/kernel/btf/vmlinux", ()),
+        "kernel config": ("/proc/config.gz: all that ebpfmon uses is set", ()),
+        "tracefs": ("/sys/kernel/tracing", ()),
+        "debugfs": ("/sys/kernel/debug", ()),
+        "kprobes": ("yes", ()),
+        "preemption": ("voluntary: the kernel does not preempt itself", ()),
+        "lockdown": ("none", ()),
+        "capabilities": ("CAP_SYS_ADMIN, CAP_PERFMON, CAP_BPF", ()),
+        "memlock": ("64 kB: only kernels before 5.11 charge tables to it", ()),
+        "unprivileged BPF": ("2: only those with CAP_BPF may load programs, until root changes it", ()),
+        "JIT": ("1: on", ()),
+        "SELinux": ("not there", ()),
+        "libbpf": ("1.1", ()),
+        "bcc": ("0.26.0, in /usr/lib/python3/dist-packages", ()),
+        "kernel headers": ("/lib/modules/9.9/build", ()),
+    }
+
+
+def test_what_the_config_lacks_is_said_once_for_each_cost() -> None:
+    lack = ("KPROBES", "FPROBE", "KPROBE_EVENTS")
+    config = Config("/boot/config-9.9", places("9.9"), {option: COSTS[option] for option in lack})
+    assert of_host(config=config)["kernel config"] == Finding(
+        "kernel config",
+        "/boot/config-9.9: not all is set",
+        ("without CONFIG_KPROBES, CONFIG_KPROBE_EVENTS: no kprobes", f"without CONFIG_FPROBE: {COSTS['FPROBE']}"),
+    )
+
+
+def test_a_config_that_is_not_found_is_said_to_be_so_with_the_places() -> None:
+    found = of_host(config=Config(None, places("9.9")))["kernel config"]
+    assert found.says == (
+        "no config found, looked at /proc/config.gz, /boot/config-9.9, /lib/modules/9.9/config, "
+        "/lib/modules/9.9/build/.config"
+    )
+    assert found.advice[0].startswith("modprobe configs")
+
+
+@pytest.mark.parametrize(
+    ("changes", "about", "says", "advice"),
+    [
+        ({"btf": False}, "BTF", "none", "CONFIG_DEBUG_INFO_BTF"),
+        ({"tracefs": None}, "tracefs", "not mounted", "mount -t tracefs tracefs /sys/kernel/tracing"),
+        ({"debugfs": None}, "debugfs", "not mounted", "mount -t debugfs debugfs /sys/kernel/debug"),
+        ({"kprobes": False}, "kprobes", "not in this kernel", None),
+        ({"preemption": "lazy"}, "preemption", "lazy: the kernel preempts itself", None),
+        ({"preemption": None}, "preemption", "could not tell", None),
+        ({"lockdown": None}, "lockdown", "not in this kernel", None),
+        ({"lockdown": "integrity"}, "lockdown", "bpf_probe_write_user alone, which ebpfmon does not use", None),
+        ({"lockdown": "confidentiality"}, "lockdown", "bpf_probe_read_kernel, kprobes, tracefs and the kernel's perf",
+         "lockdown=integrity"),
+        ({"capabilities": ()}, "capabilities", "none that matter", "CAP_BPF is missing: it loads programs"),
+        ({"capabilities": ("CAP_BPF", "CAP_PERFMON")}, "capabilities", "CAP_BPF, CAP_PERFMON", "CAP_SYS_ADMIN is"),
+        ({"jit": 0}, "JIT", "0: off", "no trampolines: sysctl net.core.bpf_jit_enable=1"),
+        ({"jit": 2}, "JIT", "2: on, and it prints", "for debugging, and slow: sysctl net.core.bpf_jit_enable=1"),
+        ({"jit": None}, "JIT", "could not tell", None),
+    ],
+)  # fmt: skip
+def test_what_the_kernel_lacks_is_said_with_the_remedy(
+    changes: dict[str, Any], about: str, says: str, advice: str | None
+) -> None:
+    found = findings(replace(KERNEL, **changes))[about]
+    assert says in found.says
+    assert (advice in found.advice[0]) if advice else not found.advice
+
+
+def test_without_securityfs_lockdown_is_not_known() -> None:
+    found = findings(replace(KERNEL, lockdown=None), msgspec.structs.replace(HOST, securityfs=None))["lockdown"]
+    assert found.says == "could not tell: securityfs is not mounted"
+    assert found.advice == ("mount -t securityfs securityfs /sys/kernel/security",)
+
+
+@pytest.mark.parametrize(("value", "said"), [(0, "0: all users"), (1, "until the next boot"), (None, "could not")])
+def test_each_value_of_unprivileged_bpf_disabled_has_its_meaning(value: int | None, said: str) -> None:
+    assert said in of_host(unprivileged_bpf_disabled=value)["unprivileged BPF"].says
+
+
+def test_memlock_is_advised_upon_only_where_a_load_was_not_permitted() -> None:
+    assert findings(refusals=[errno.EPERM])["memlock"].advice == (
+        "on such a kernel: ulimit -l unlimited; in a systemd unit, LimitMEMLOCK=infinity",
+    )
+    unlimited = msgspec.structs.replace(HOST, memlock_bytes=None)
+    assert findings(host=unlimited, refusals=[errno.EPERM])["memlock"] == Finding("memlock", "unlimited")
+
+
+@pytest.mark.parametrize("domain", ["unconfined_service_t", "ebpfmon_t"])
+def test_where_selinux_denies_the_load_the_policy_that_allows_it_is_given(domain: str) -> None:
+    enforcing = msgspec.structs.replace(HOST, selinux="enforcing", selinux_domain=domain)
+    assert findings(host=enforcing)["SELinux"] == Finding(
+        "SELinux", f"enforcing; this process is {domain}, a service usually unconfined_service_t"
+    )
+    advice = findings(host=enforcing, refusals=[errno.EACCES])["SELinux"].advice
+    assert f"allow {domain} self:bpf {{ map_create map_read map_write prog_load prog_run }};" in advice
+    assert any("denied { map_create }" in line and "tclass=bpf" in line for line in advice)
+    assert any("ausearch" in line and "audit2allow -M ebpfmon" in line for line in advice)
+    assert "semodule -i ebpfmon.pp" in advice
+    permissive = msgspec.structs.replace(enforcing, selinux="permissive")
+    assert not findings(host=permissive, refusals=[errno.EACCES])["SELinux"].advice
+
+
+def test_bcc_and_headers_are_advised_only_where_there_is_no_btf() -> None:
+    bare = msgspec.structs.replace(HOST, bcc=None, headers=None)
+    with_btf, without = findings(host=bare), findings(replace(KERNEL, btf=False), bare)
+    assert [with_btf[about].advice for about in ("bcc", "kernel headers")] == [(), ()]
+    assert without["bcc"].advice[0].startswith("apt install python3-bpfcc")
+    assert without["kernel headers"].advice[0].startswith("apt install linux-headers-9.9")
+
+
+def test_libbpf_that_is_missing_is_said_to_be_so() -> None:
+    assert findings(libbpf=None)["libbpf"].says == "not found, or too old"

@@ -1,0 +1,276 @@
+"""Whom the HTTP sink answers, and for how long: tokens, TLS, limits, and what goes wrong."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import socket
+import ssl
+import subprocess
+import threading
+import time
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+
+import aiohttp
+import pytest
+
+from ebpfmon import SinkError
+from ebpfmon_sinks.http_json import listen, serve, views
+from ebpfmon_sinks.http_json.routes import ROUTES
+from ebpfmon_sinks.http_json.settings import HttpJsonSettings
+from tests.unit.http_support import SNAPSHOT, local, run, serving, until
+
+PATHS = [r.path.replace("{id}", "ebpf.io") for r in ROUTES if r.name != "stream"]
+
+
+def test_without_the_token_there_is_only_whether_it_is_alive(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    file = tmp_path / "token"
+    file.write_text("secret-1\n")
+
+    async def of() -> None:
+        async with serving(local(token_file=str(file)), SNAPSHOT) as served:
+            for wrong in ({}, {"Authorization": "Bearer secret-2"}, {"Authorization": "Basic secret-1"},
+                          {"Authorization": "Bearer "}, {"Authorization": "Bearer sécret"}):  # fmt: skip
+                for path in PATHS:
+                    answer = await served.get(path, wrong)
+                    assert answer.status == (200 if path in ("/healthz", "/readyz") else 401), path
+                    if answer.status == 401:
+                        assert answer.headers["WWW-Authenticate"] == "Bearer"
+                        assert b"secret" not in answer.body
+            for path in PATHS:
+                assert (await served.get(path, {"Authorization": "bearer secret-1"})).status == 200
+            file.write_text("secret-3\n")
+            served.sink._token_s -= 1
+            assert (await served.get("/", {"Authorization": "Bearer secret-1"})).status == 401
+            assert (await served.get("/", {"Authorization": "Bearer secret-3"})).status == 200
+            file.unlink()
+            served.sink._token_s -= 1
+            for _ in range(5):
+                assert (await served.get("/", {"Authorization": "Bearer secret-3"})).status == 503
+
+    run(of)
+    assert [r.getMessage() for r in caplog.records] == [f"read the token in '{file}': No such file or directory"]
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [("", "expected one line"), ("a b", "expected one line"), ("a\nb", "expected"), ("\x00", "expected"),
+     ("x" * 5000, "expected one line"), (None, "No such file")],
+)  # fmt: skip
+def test_a_file_that_has_no_token_is_an_error_that_names_it_and_not_what_it_has(
+    tmp_path: Path, text: str | None, said: str
+) -> None:
+    file = tmp_path / "token"
+    if text is not None:
+        file.write_text(text)
+
+    async def of() -> None:
+        with pytest.raises(SinkError, match=said) as caught:
+            await local(token_file=str(file)).open().__aenter__()
+        assert str(file) in str(caught.value)
+        assert not text or text not in str(caught.value)
+
+    run(of)
+
+
+@pytest.mark.parametrize(
+    ("host", "status"),
+    [("localhost", 200), ("127.0.0.1:99", 200), ("[::1]:9797", 200), ("192.0.2.1", 200), ("evil.example", 403),
+     ("localhost.evil.example:80", 403), ("127.0.0.1.evil.example", 403), ("[::1", 403), ("a b", 403)],
+)  # fmt: skip
+def test_a_page_elsewhere_cannot_make_a_browser_read_it_under_another_name(host: str, status: int) -> None:
+    async def of() -> None:
+        async with serving(None, SNAPSHOT) as served:
+            assert (await served.get("/api/v1/snapshot", {"Host": host})).status == status
+        async with serving(HttpJsonSettings(host="0.0.0.0", port=0, insecure=True), SNAPSHOT) as served:
+            assert (await served.get("/api/v1/snapshot", {"Host": "name.example"})).status == 200
+
+    run(of)
+
+
+@pytest.mark.parametrize(
+    ("request_", "status"),
+    [(b"GET /healthz HTTP/1.0", b"200"), (b"GET /healthz HTTP/1.1", b"400"), (b"GET /healthz HTTP/2.0", b"400"),
+     (b"GET http://evil.example/healthz HTTP/1.0", b"200"), (b"OPTIONS * HTTP/1.0", b"404")],
+)  # fmt: skip
+def test_without_a_host_old_clients_are_answered_and_others_are_not(request_: bytes, status: bytes) -> None:
+    async def of() -> None:
+        async with serving(None, SNAPSHOT) as served:
+            reader, writer = await asyncio.open_connection("127.0.0.1", served.sink.port)
+            writer.write(request_ + b"\r\nConnection: close\r\n\r\n")
+            assert (await reader.read()).split(b" ", 2)[1] == status
+            writer.close()
+
+    run(of)
+
+
+def test_a_port_that_is_taken_is_an_error_that_names_it() -> None:
+    async def of() -> None:
+        async with serving() as served:
+            with pytest.raises(SinkError, match=rf"^listen at '127.0.0.1' port {served.sink.port}: Address already"):
+                await HttpJsonSettings(port=served.sink.port).open().__aenter__()
+
+    run(of)
+
+
+@pytest.mark.parametrize("host", ["192.0.2.77", "no.such.host.invalid"])
+def test_a_host_that_is_not_this_machines_is_an_error_that_names_it(host: str) -> None:
+    async def of() -> None:
+        with pytest.raises(SinkError, match=f"^listen at '{host}' port 0: "):
+            await HttpJsonSettings(host=host, port=0, insecure=True).open().__aenter__()
+
+    run(of)
+
+
+@pytest.fixture(scope="module")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
+    where = tmp_path_factory.mktemp("tls")
+    cert, key = str(where / "cert.pem"), str(where / "key.pem")
+    subprocess.run(
+        ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2",
+         "-keyout", key, "-out", cert, "-subj", "/CN=localhost", "-addext", "subjectAltName=IP:127.0.0.1"],
+        check=True, capture_output=True,
+    )  # fmt: skip
+    return cert, key
+
+
+def test_it_is_served_over_tls(certificate: tuple[str, str]) -> None:
+    async def of() -> None:
+        settings = local(tls_certificate=certificate[0], tls_key=certificate[1])
+        async with serving(settings, SNAPSHOT) as served:
+            trust = ssl.create_default_context(cafile=certificate[0])
+            url = served.url.replace("http:", "https:") + "/api/v1/snapshot"
+            async with served.session.get(url, ssl=trust) as response:
+                assert response.status == 200
+            with pytest.raises(aiohttp.ClientConnectorCertificateError):
+                await served.session.get(url)
+            with pytest.raises(aiohttp.ClientError):  # in the clear
+                await served.get("/")
+
+    run(of)
+
+
+def test_a_certificate_that_cannot_be_used_is_an_error_that_names_it(
+    certificate: tuple[str, str], tmp_path: Path
+) -> None:
+    (tmp_path / "x").write_text("no certificate")
+    locked = tmp_path / "locked.pem"
+    subprocess.run(
+        ["openssl", "pkey", "-in", certificate[1], "-out", locked, "-aes128", "-passout", "pass:x"], check=True
+    )
+
+    async def of() -> None:
+        for cert, key, said in (
+            ("/no/such", certificate[1], "No such file"), (str(tmp_path / "x"), certificate[1], "PEM|SSL"),
+            (certificate[0], str(locked), "encrypted"),
+        ):  # fmt: skip
+            with pytest.raises(SinkError, match=f"use the certificate '{cert}' with '{key}': .*({said})"):
+                await local(tls_certificate=cert, tls_key=key).open().__aenter__()
+
+    run(of)
+
+
+def test_no_more_connections_are_taken_than_there_may_be(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(listen, "CONNECTIONS", 3)
+
+    async def of() -> None:
+        async with serving(None, SNAPSHOT) as served:
+            ends = [await asyncio.open_connection("127.0.0.1", served.sink.port) for _ in range(3)]
+            for reader, writer in ends:
+                writer.write(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n")
+                assert (await reader.readline()).startswith(b"HTTP/1.1 200")
+            reader, writer = await asyncio.open_connection("127.0.0.1", served.sink.port)
+            with suppress(ConnectionError):
+                assert await asyncio.wait_for(reader.read(), 5) == b""
+            ends[0][1].close()
+
+            async def answered() -> bool:
+                try:
+                    return (await served.get("/healthz")).status == 200
+                except aiohttp.ClientError:
+                    return False
+
+            async with asyncio.timeout(10):
+                while not await answered():  # noqa: ASYNC110 (it is the server's to say)
+                    await asyncio.sleep(0.01)
+            for _, end in [*ends, (reader, writer)]:
+                end.close()
+
+    run(of)
+
+
+def test_who_sends_no_whole_request_is_hung_up_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(listen._LIMITS, "keepalive_timeout", 0.2)
+
+    async def of() -> None:
+        async with serving(None, SNAPSHOT) as served:
+            for said in (b"", b"GET / HTTP/1.1\r\nHost: x", b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n"):
+                reader, writer = await asyncio.open_connection("127.0.0.1", served.sink.port)
+                writer.write(said)
+                await reader.read()
+                writer.close()
+
+    run(of, 10)
+
+
+def test_who_does_not_read_its_answer_is_hung_up_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(serve, "_WRITE_S", 0.2)
+    big = replace(SNAPSHOT, host="h" * 30_000_000)
+
+    async def of() -> None:
+        async with serving(None, big) as served:
+            with socket.create_connection(("127.0.0.1", served.sink.port)) as end:
+                end.sendall(b"GET /api/v1/snapshot HTTP/1.1\r\nHost: localhost\r\n\r\n")
+                await until(lambda: served.sink._listener.connections == 1)
+                await until(lambda: not served.sink._listener.connections)
+
+    run(of)
+
+
+def test_what_goes_wrong_inside_is_told_to_the_log_and_not_to_the_client(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def broken(*_: object, **__: object) -> bytes:
+        raise RuntimeError("inner secret")
+
+    monkeypatch.setattr(views, "snapshot", broken)
+
+    async def of() -> None:
+        async with serving(None, SNAPSHOT) as served:
+            answer = await served.get("/api/v1/snapshot")
+            assert answer.status == 500
+            assert b"secret" not in answer.body
+            assert (await served.get("/healthz")).status == 200
+
+    run(of)
+    assert [r.getMessage() for r in caplog.records if r.levelno >= logging.ERROR] == [
+        "GET '/api/v1/snapshot': RuntimeError: inner secret"
+    ]
+    assert not any(r.exc_info for r in caplog.records)
+
+
+def test_it_ends_at_once_whatever_its_clients_do() -> None:
+    async def of() -> None:
+        async with serving(None, SNAPSHOT) as served:
+            ends = [await asyncio.open_connection("127.0.0.1", served.sink.port) for _ in range(10)]
+            for n, (_, writer) in enumerate(ends):
+                writer.write([b"", b"GET /", b"GET /api/v1/stream HTTP/1.1\r\nHost: localhost\r\n\r\n"][n % 3])
+            await until(lambda: len(served.sink._streams) == 3)
+            before = time.monotonic()
+        assert time.monotonic() - before < 1.2
+        for _, writer in ends:
+            writer.close()
+
+    run(of)
+
+
+def test_it_can_be_opened_and_closed_again_and_leaves_nothing() -> None:
+    async def of() -> None:
+        for _ in range(3):
+            async with local().open() as sink:
+                await sink.send(SNAPSHOT)
+        await until(lambda: not [t for t in threading.enumerate() if t.name.startswith("http_json")])
+
+    run(of)

@@ -1,0 +1,379 @@
+"""Snapshots posted to receivers of all kinds."""
+
+from __future__ import annotations
+
+import asyncio
+import gzip
+import json
+import logging
+import ssl
+import subprocess
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from aiohttp import web
+from aiohttp.test_utils import TestServer
+
+from ebpfmon import SinkError, Snapshot, to_json
+from ebpfmon.flow.fanout import MAILBOX_SNAPSHOTS, SinkTask
+from ebpfmon_sinks.http_json.push import PushSink
+from ebpfmon_sinks.http_json.settings import HttpJsonSettings
+from tests.unit.http_support import SNAPSHOT, later, run, until
+
+Answer = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+@dataclass
+class Receiver:
+    """What came, and where it can be sent to. `answer` says what becomes of a request."""
+
+    url: str = ""
+    requests: list[web.Request] = field(default_factory=list)
+    bodies: list[bytes] = field(default_factory=list)
+    answer: Answer | None = None
+
+    async def take(self, request: web.Request) -> web.StreamResponse:
+        self.requests.append(request)
+        self.bodies.append(await request.read())
+        return await self.answer(request) if self.answer else web.Response()
+
+
+@asynccontextmanager
+async def receiving(answer: Answer | None = None, **how: Any) -> AsyncIterator[Receiver]:
+    """A receiver at /in."""
+    receiver = Receiver(answer=answer)
+    application = web.Application()
+    application.router.add_post("/in", receiver.take)
+    async with TestServer(application) as server:
+        receiver.url = str(server.make_url("/in"))
+        yield receiver
+
+
+async def status(code: int) -> web.Response:
+    return web.Response(status=code, text="x" * 100)
+
+
+def encoded(snapshot: Snapshot) -> bytes:
+    return msgspec.json.encode(to_json(snapshot))
+
+
+def test_each_snapshot_is_posted_as_json() -> None:
+    async def of() -> None:
+        async with receiving() as receiver, PushSink(HttpJsonSettings(push_url=receiver.url)) as sink:
+            for n in range(3):
+                await sink.send(later(n))
+            assert receiver.bodies == [encoded(later(n)) for n in range(3)]
+            headers = receiver.requests[0].headers
+            assert headers["Content-Type"] == "application/json"
+            assert headers["User-Agent"].startswith("ebpfmon/")
+            assert headers["Content-Encoding"] == "gzip"
+            assert len({r.transport for r in receiver.requests}) == 1, "one connection is enough"
+
+    run(of)
+
+
+def test_what_is_small_is_not_zipped_and_what_is_zipped_is_what_was_meant() -> None:
+    seen: list[bytes] = []
+
+    async def take(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        head = await reader.readuntil(b"\r\n\r\n")
+        length = int(head.lower().split(b"content-length: ")[1].split(b"\r\n")[0])
+        seen.append(head + await reader.readexactly(length))
+        writer.write(b"HTTP/1.1 204 No Content\r\nConnection: close\r\n\r\n")
+        writer.close()
+
+    async def of() -> None:
+        server = await asyncio.start_server(take, "127.0.0.1", 0)
+        url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/in"
+        async with server, PushSink(HttpJsonSettings(push_url=url)) as sink:
+            small = Snapshot(host="h", time_s=1.0, elapsed_s=1.0, complete=True, charts=())
+            await sink.send(small)
+            await sink.send(SNAPSHOT)
+            async with PushSink(HttpJsonSettings(push_url=url, push_gzip=False)) as plain:
+                await plain.send(SNAPSHOT)
+        assert seen[0].endswith(b"\r\n\r\n" + encoded(small))
+        assert b"content-encoding" not in seen[0].lower()
+        assert gzip.decompress(seen[1].partition(b"\r\n\r\n")[2]) == encoded(SNAPSHOT)
+        assert seen[2].endswith(b"\r\n\r\n" + encoded(SNAPSHOT))
+
+    run(of)
+
+
+def test_ndjson_goes_in_batches_but_for_the_first_and_the_last_which_nobody_waits_for() -> None:
+    async def of() -> None:
+        async with receiving() as receiver:
+            settings = HttpJsonSettings(push_url=receiver.url, push_format="ndjson", push_batch=3)
+            async with PushSink(settings) as sink:
+                for n in range(9):
+                    await sink.send(later(n))
+            lines = [[json.loads(line)["time"] - SNAPSHOT.time_s for line in b.splitlines()] for b in receiver.bodies]
+            assert lines == [[0], [1, 2, 3], [4, 5, 6], [7, 8]]
+            assert all(body.endswith(b"\n") for body in receiver.bodies)
+            assert receiver.requests[0].headers["Content-Type"] == "application/x-ndjson"
+
+    run(of)
+
+
+def test_headers_and_a_token_are_sent_and_the_token_is_read_each_time(tmp_path: Path) -> None:
+    file = tmp_path / "token"
+    file.write_text("one\n")
+
+    async def of() -> None:
+        async with receiving() as receiver:
+            settings = HttpJsonSettings(
+                push_url=receiver.url, push_token_file=str(file), push_headers={"X-Scope-OrgID": "t1"}
+            )
+            async with PushSink(settings) as sink:
+                await sink.send(SNAPSHOT)
+                file.write_text("two\n")
+                await sink.send(SNAPSHOT)
+                file.unlink()
+                with pytest.raises(SinkError, match=r"read the token in '.*': No such file"):
+                    await sink.send(SNAPSHOT)
+            assert [r.headers["Authorization"] for r in receiver.requests] == ["Bearer one", "Bearer two"]
+            assert receiver.requests[0].headers["X-Scope-OrgID"] == "t1"
+
+    run(of)
+
+
+@pytest.mark.parametrize(
+    ("code", "said"),
+    [
+        (500, "500 Internal Server Error"), (503, "503 Service Unavailable"), (429, "429 Too Many Requests"),
+        (408, "408 Request Timeout"), (401, "401 Unauthorized (push_token_file or push_headers)"),
+        (404, "404 Not Found (it will not take this: push_url and push_format)"),
+        (302, "302 Found (a redirect is not followed: push_url)"), (304, "304 Not Modified (a redirect"),
+    ],
+)  # fmt: skip
+def test_a_receiver_that_refuses_is_an_error_with_its_status(code: int, said: str) -> None:
+    async def of() -> None:
+        async with receiving(lambda _: status(code)) as receiver:
+            async with PushSink(HttpJsonSettings(push_url=f"{receiver.url}?key=secret")) as sink:
+                with pytest.raises(SinkError) as caught:
+                    await sink.send(SNAPSHOT)
+            assert str(caught.value).startswith(f"post to '{receiver.url}': {said}")
+            assert "secret" not in str(caught.value)
+
+    run(of)
+
+
+@pytest.mark.parametrize("code", [301, 302, 303, 307, 308])
+def test_a_redirect_is_not_followed(code: int) -> None:
+    async def of() -> None:
+        async with receiving() as other:
+
+            async def answer(_: web.Request) -> web.Response:
+                return web.Response(status=code, headers={"Location": other.url})
+
+            async with receiving(answer) as receiver, PushSink(HttpJsonSettings(push_url=receiver.url)) as sink:
+                with pytest.raises(SinkError, match=f"{code} .* \\(a redirect is not followed: push_url\\)"):
+                    await sink.send(SNAPSHOT)
+            assert not other.requests
+
+    run(of)
+
+
+Behaviour = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
+
+
+async def hang(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    await reader.read(-1)
+
+
+async def never_read(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    reader._transport.pause_reading()  # type: ignore[attr-defined]
+    await asyncio.sleep(30)
+
+
+async def read_slowly(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    while await reader.read(1):  # noqa: ASYNC110 (a slow reader is what this is)
+        await asyncio.sleep(0.05)
+
+
+async def reset(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    await reader.read(100)
+    writer.transport.abort()
+
+
+async def leave(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    await reader.read(100)
+    writer.close()
+
+
+async def babble(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    writer.write(b"220 mail.example ESMTP\x1b[2J\r\n")
+    await reader.read(100)
+    writer.close()
+
+
+async def endless_headers(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    await reader.read(100)
+    writer.write(b"HTTP/1.1 200 OK\r\n")
+    try:
+        while True:
+            writer.write(b"X: y\r\n" * 1000)
+            await writer.drain()
+            await asyncio.sleep(0.01)
+    except ConnectionError:
+        pass
+
+
+@pytest.mark.parametrize(
+    ("behaviour", "said"),
+    [
+        (hang, "no answer within 0.3 s"), (never_read, "no answer within 0.3 s"), (read_slowly, "no answer within"),
+        (reset, "(Server disconnected|Connection reset|.*reset)"), (leave, ".+"), (babble, "400, message"),
+        (endless_headers, "(400|.*[Tt]oo many|Got more than)"),
+    ],
+    ids=lambda of: getattr(of, "__name__", ""),
+)  # fmt: skip
+def test_a_receiver_that_is_none_is_an_error_in_time(behaviour: Behaviour, said: str) -> None:
+    async def of() -> None:
+        tasks: list[asyncio.Task[None]] = []
+
+        def begun(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            async def limited() -> None:
+                try:
+                    await behaviour(reader, writer)
+                except ConnectionError:
+                    pass
+                finally:
+                    writer.close()
+
+            tasks.append(asyncio.create_task(limited()))
+
+        server = await asyncio.start_server(begun, "127.0.0.1", 0)
+        url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/"
+        big = Snapshot(host="h" * 20_000_000, time_s=1.0, elapsed_s=1.0, complete=True, charts=())
+        settings = HttpJsonSettings(push_url=url, push_timeout_s=0.3)
+        before = time.monotonic()
+        async with server, PushSink(settings) as sink:
+            with pytest.raises(SinkError, match=f"^post to '{url}': {said}") as caught:
+                await sink.send(big if behaviour is never_read else SNAPSHOT)
+        assert time.monotonic() - before < 3
+        assert str(caught.value).isprintable()
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    run(of)
+
+
+@pytest.mark.parametrize("url", ["http://127.0.0.1:1/x", "http://localhost:1/x", "http://no.such.host.invalid/x"])
+def test_nobody_there_is_an_error_that_names_it(url: str) -> None:
+    async def of() -> None:
+        async with PushSink(HttpJsonSettings(push_url=url)) as sink:
+            with pytest.raises(SinkError, match=f"^post to '{url}': Cannot connect to host"):
+                await sink.send(SNAPSHOT)
+
+    run(of)
+
+
+def test_an_answer_of_any_length_is_not_read() -> None:
+    async def flood(request: web.Request) -> web.StreamResponse:
+        response = web.StreamResponse()
+        await response.prepare(request)
+        try:
+            while True:
+                await response.write(b"x" * 100_000)
+        except ConnectionError:
+            return response
+
+    async def of() -> None:
+        async with receiving(flood) as receiver, PushSink(HttpJsonSettings(push_url=receiver.url)) as sink:
+            for _ in range(3):
+                await sink.send(SNAPSHOT)
+            assert len(receiver.bodies) == 3
+
+    run(of)
+
+
+def test_through_the_core_a_receiver_that_comes_back_gets_the_last_eight_and_the_log_two_lines(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("random.uniform", lambda low, high: 0.05)
+    working = asyncio.Event()
+
+    async def answer(request: web.Request) -> web.StreamResponse:
+        return await status(200 if working.is_set() else 500)
+
+    async def of() -> None:
+        async with receiving(answer) as receiver:
+            task = SinkTask(HttpJsonSettings(push_url=receiver.url, push_format="ndjson", push_batch=2, name="push"))
+            running = asyncio.create_task(task.run())
+            for n in range(20):
+                task.mailbox.put(later(n))
+            await until(lambda: task.statistics.errors >= 3)
+            assert task.statistics.sent == 0
+            working.set()
+            await until(lambda: not task.statistics.queue_length)
+            task.mailbox.close()
+            await running
+            times = [json.loads(line)["time"] - SNAPSHOT.time_s for b in receiver.bodies for line in b.splitlines()]
+            assert times[-MAILBOX_SNAPSHOTS:] == [*range(12, 20)]
+            assert task.statistics.sent == MAILBOX_SNAPSHOTS
+            assert task.statistics.dropped == 20 - MAILBOX_SNAPSHOTS
+
+    run(of)
+    said = [r.getMessage() for r in caplog.records if r.levelno >= logging.WARNING]
+    assert len(said) == 2
+    assert "500 Internal Server Error" in said[0]
+    assert said[1] == "sink 'push' works again"
+
+
+def test_a_batch_that_is_lost_is_told() -> None:
+    codes = [200, 500]
+
+    async def of() -> None:
+        async with receiving(lambda _: status(codes.pop(0))) as receiver:
+            settings = HttpJsonSettings(push_url=receiver.url, push_format="ndjson", push_batch=3)
+            async with PushSink(settings) as sink:
+                for n in range(3):
+                    await sink.send(later(n))
+                with pytest.raises(SinkError, match=r"500 Internal Server Error; 2 snapshots before it are lost$"):
+                    await sink.send(later(3))
+            assert len(receiver.bodies) == 2
+
+    run(of)
+
+
+def test_a_certificate_is_verified_against_the_systems_or_those_named(tmp_path: Path) -> None:
+    cert, key = tmp_path / "cert.pem", tmp_path / "key.pem"
+    subprocess.run(
+        ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2",
+         "-keyout", key, "-out", cert, "-subj", "/CN=x", "-addext", "subjectAltName=IP:127.0.0.1"],
+        check=True, capture_output=True,
+    )  # fmt: skip
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(cert, key)
+
+    async def of() -> None:
+        receiver, application = Receiver(), web.Application()
+        application.router.add_post("/in", receiver.take)
+        server = TestServer(application, scheme="https")
+        await server.start_server(ssl=context)
+        url = str(server.make_url("/in"))
+        try:
+            async with PushSink(HttpJsonSettings(push_url=url)) as sink:
+                with pytest.raises(SinkError, match="certificate verify failed"):
+                    await sink.send(SNAPSHOT)
+            async with PushSink(HttpJsonSettings(push_url=url, push_ca_file=str(cert))) as sink:
+                await sink.send(SNAPSHOT)
+            other = url.replace("127.0.0.1", "localhost")  # a name that the certificate has not
+            async with PushSink(HttpJsonSettings(push_url=other, push_ca_file=str(cert))) as sink:
+                with pytest.raises(SinkError, match="certificate verify failed"):
+                    await sink.send(SNAPSHOT)
+            for wrong in ("/no/such.pem", str(key)):
+                with pytest.raises(SinkError, match=f"trust the certificates in '{wrong}'"):
+                    await PushSink(HttpJsonSettings(push_url=url, push_ca_file=wrong)).__aenter__()
+        finally:
+            await server.close()
+        assert len(receiver.bodies) == 1
+
+    run(of)

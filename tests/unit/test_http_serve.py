@@ -1,0 +1,241 @@
+"""What the HTTP sink answers, over real sockets."""
+
+from __future__ import annotations
+
+import asyncio
+import gzip
+import json
+import threading
+import time
+from pathlib import Path
+
+import jsonschema
+import msgspec
+import pytest
+
+import ebpfmon
+from ebpfmon import to_json
+from ebpfmon_sinks.http_json import metrics, serve, views
+from ebpfmon_sinks.http_json.routes import ROUTES
+from tests.unit.http_support import SNAPSHOT, later, run, serving
+
+SCHEMA = json.loads((Path(ebpfmon.__file__).parent / "snapshot.schema.json").read_text())
+PATHS = [r.path.replace("{id}", "ebpf.io") for r in ROUTES if r.name != "stream"]
+OF_SNAPSHOT = [r.path.replace("{id}", "ebpf.io") for r in ROUTES if r.of_snapshot]
+
+
+def test_the_newest_snapshot_is_what_the_log_would_say() -> None:
+    async def of() -> None:
+        async with serving(None, SNAPSHOT, later(1)) as served:
+            answer = await served.get("/api/v1/snapshot")
+            assert answer.json == json.loads(msgspec.json.encode(to_json(later(1))))
+            jsonschema.validate(answer.json, SCHEMA)
+            chart = (await served.get("/api/v1/charts/ebpf.io")).json
+            assert chart["chart"] == answer.json["charts"][0]
+            assert chart["time"] == answer.json["time"]
+
+    run(of)
+
+
+def test_all_charts_are_declared_with_their_fields() -> None:
+    async def of() -> None:
+        async with serving(None, SNAPSHOT) as served:
+            charts = (await served.get("/api/v1/charts")).json["charts"]
+            assert [c["id"] for c in charts] == [c.chart.id for c in SNAPSHOT.charts]
+            assert charts[3]["scope"] == "keys"
+            assert charts[3]["dimensions"] == [
+                {"id": "sent", "name": "sent", "plus": ["x"], "minus": [], "negative": True}
+            ]
+
+    run(of)
+
+
+@pytest.mark.parametrize("path", OF_SNAPSHOT)
+def test_before_the_first_snapshot_there_is_nothing_to_show_and_it_says_so(path: str) -> None:
+    async def of() -> None:
+        async with serving() as served:
+            answer = await served.get(path)
+            assert (answer.status, answer.json["error"]) == (503, "there is no snapshot yet")
+            assert answer.headers["Retry-After"] == "1"
+            assert (await served.get("/metrics")).status == 200
+            assert (await served.get("/healthz")).status == 200
+            assert (await served.get("/readyz")).status == 503
+
+    run(of)
+
+
+@pytest.mark.parametrize(
+    ("path", "status", "said"),
+    [
+        ("/nope", 404, "there is no '/nope': see / for what there is"),
+        ("/api/v1/charts/nope", 404, "there is no chart 'nope': see /api/v1/charts"),
+        ("/api/v1/charts/%1b%0a", 404, "there is no chart '??': see /api/v1/charts"),
+        ("/api/v1/snapshot/", 404, "there is no '/api/v1/snapshot/': see / for what there is"),
+        ("/api/v1/processes?top=0", 400, "top: expected a number from 1 to 1000"),
+        ("/api/v1/processes?sort=x", 400, "sort: no counter 'x': expected one of calls, bytes, read_calls,"),
+        ("/api/v1/snapshot?x=1", 400, "no such parameter 'x': there are none here"),
+        ("/healthz?x", 400, "no such parameter 'x': there are none here"),
+        ("/api/v1/stream?format=xml", 400, "format: expected one of sse, ndjson"),
+    ],
+)
+def test_what_is_not_there_or_wrong_is_an_error_in_json(path: str, status: int, said: str) -> None:
+    async def of() -> None:
+        async with serving(None, SNAPSHOT) as served:
+            answer = await served.get(path)
+            assert (answer.status, answer.json["status"], answer.json["schema"]) == (status, status, 1)
+            assert answer.json["error"].startswith(said)
+
+    run(of)
+
+
+@pytest.mark.parametrize("path", [*PATHS, "/api/v1/stream"])
+@pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "OPTIONS", "TRACE", "PATCH"])
+def test_nothing_can_be_changed(path: str, method: str) -> None:
+    async def of() -> None:
+        async with serving(None, SNAPSHOT) as served:
+            answer = await served.get(path, method=method)
+            assert (answer.status, answer.headers["Allow"]) == (405, "GET, HEAD")
+            assert answer.json["error"] == f"'{method}' is not allowed here: GET, HEAD are"
+
+    run(of)
+
+
+@pytest.mark.parametrize("path", [*PATHS, "/api/v1/stream"])
+def test_head_has_the_headers_and_no_body(path: str) -> None:
+    async def of() -> None:
+        async with serving(None, SNAPSHOT) as served:
+            head = await served.get(path, method="HEAD")
+            assert (head.status, head.body) == (200, b"")
+            if path not in ("/api/v1/stream", "/metrics"):  # whose length changes by itself
+                whole = await served.get(path)
+                same = ("Content-Type", "Content-Length", "ETag")
+                assert [head.headers.get(n) for n in same] == [whole.headers.get(n) for n in same]
+
+    run(of)
+
+
+@pytest.mark.parametrize("path", [p for p in PATHS if p not in ("/healthz", "/readyz", "/metrics")])
+def test_who_takes_gzip_gets_the_same_in_fewer_bytes(path: str) -> None:
+    async def of() -> None:
+        async with serving(None, SNAPSHOT) as served:
+            plain = await served.get(path)
+            small = await served.get(path, {"Accept-Encoding": "deflate, gzip;q=0.5"})
+            assert "Content-Encoding" not in plain.headers
+            assert small.headers["Content-Encoding"] == "gzip"
+            assert "Accept-Encoding" in small.headers["Vary"]
+            assert gzip.decompress(small.body) == plain.body
+            assert len(small.body) < len(plain.body)
+
+    run(of)
+
+
+@pytest.mark.parametrize("path", OF_SNAPSHOT)
+def test_who_has_the_newest_already_does_not_get_it_again(path: str) -> None:
+    async def of() -> None:
+        async with serving(None, SNAPSHOT) as served:
+            tag = (await served.get(path)).headers["ETag"]
+            again = await served.get(path, {"If-None-Match": f'"x", {tag}'})
+            assert (again.status, again.body, again.headers["ETag"]) == (304, b"", tag)
+            await served.sink.send(later(1))
+            newer = await served.get(path, {"If-None-Match": tag})
+            assert newer.status == 200
+            assert newer.headers["ETag"] != tag
+
+    run(of)
+
+
+def test_each_form_is_made_once_for_a_snapshot_and_none_if_nobody_asks(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[str] = []
+
+    def counted(name: str, inner: object) -> object:
+        def call(*args: object, **kw: object) -> object:
+            made.append(name)
+            return inner(*args, **kw)  # type: ignore[operator]
+
+        return call
+
+    for module, name in ((views, "snapshot"), (views, "processes"), (metrics, "render")):
+        monkeypatch.setattr(module, name, counted(name, getattr(module, name)))
+
+    async def of() -> None:
+        before = set(threading.enumerate())  # of another test one may be about to end
+        async with serving(None, *(later(n) for n in range(5))) as served:
+            assert not made
+            assert not [t for t in set(threading.enumerate()) - before if t.name.startswith("http_json")]
+            for _ in range(3):
+                for path in ("/api/v1/snapshot", "/metrics", "/api/v1/processes", "/api/v1/processes?top=50"):
+                    await asyncio.gather(*(served.get(path, h) for h in ({}, {"Accept-Encoding": "gzip"}, {})))
+            assert sorted(made) == ["processes", "render", "snapshot"]
+            await served.get("/metrics", {"Accept": "application/openmetrics-text"})
+            assert made.count("render") == 2
+
+    run(of)
+
+
+def test_metrics_are_text_or_openmetrics_as_is_asked() -> None:
+    async def of() -> None:
+        async with serving(None, SNAPSHOT) as served:
+            text = await served.get("/metrics")
+            assert text.headers["Content-Type"] == "text/plain; version=0.0.4; charset=utf-8"
+            assert b"# EOF" not in text.body
+            prometheus = "application/openmetrics-text;version=1.0.0;q=0.5,text/plain;version=0.0.4;q=0.2,*/*;q=0.1"
+            more = await served.get("/metrics", {"Accept": prometheus})
+            assert more.headers["Content-Type"] == "application/openmetrics-text; version=1.0.0; charset=utf-8"
+            assert more.body.endswith(b"# EOF\n")
+
+    run(of)
+
+
+def test_the_page_has_nothing_from_elsewhere_and_links_to_all_there_is() -> None:
+    async def of() -> None:
+        async with serving() as served:
+            page = await served.get("/")
+            assert page.headers["Content-Type"] == "text/html; charset=utf-8"
+            policy = page.headers["Content-Security-Policy"]
+            assert policy.startswith("default-src 'none'")
+            assert "unsafe" not in policy
+            text = page.body.decode()
+            assert "http:" not in text
+            assert "https:" not in text
+            assert "<script" not in text
+            assert all(route.path in text for route in ROUTES)
+
+    run(of)
+
+
+def test_it_is_ready_as_long_as_snapshots_come(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = time.monotonic()
+    moved = [0.0]
+
+    class Clock:
+        monotonic = staticmethod(lambda: now + moved[0])
+
+    async def of() -> None:
+        async with serving(None, later(0, 0.1)) as served:
+            monkeypatch.setattr(serve, "time", Clock)
+            monkeypatch.setattr("ebpfmon_sinks.http_json.moment.time", Clock)
+            moved[0] = 3000
+            assert (await served.get("/readyz")).status == 200, "nobody knows yet how long an interval is"
+            await served.sink.send(later(1, 10.0))
+            moved[0] += 31.9
+            assert (await served.get("/readyz")).status == 200
+            moved[0] += 0.2
+            answer = await served.get("/readyz")
+            assert (answer.status, answer.json["status"]) == (503, "no snapshot for 32 s")
+            assert (await served.get("/healthz")).json == {"schema": 1, "status": "alive"}
+            await served.sink.send(later(2, 10.0))
+            assert (await served.get("/readyz")).status == 200
+
+    run(of)
+
+
+def test_of_many_ways_to_ask_only_so_many_answers_are_kept() -> None:
+    async def of() -> None:
+        async with serving(None, SNAPSHOT) as served:
+            for top in range(1, 101):
+                assert (await served.get(f"/api/v1/processes?top={top}", {"Accept-Encoding": "gzip"})).status == 200
+            newest = served.sink._newest
+            assert newest
+            assert len(newest.forms._made) == 32
+
+    run(of)

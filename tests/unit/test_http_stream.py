@@ -1,0 +1,193 @@
+"""Every snapshot to whoever wants them all, as long as it reads."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import json
+import logging
+import socket
+import tracemalloc
+from dataclasses import replace
+
+import aiohttp
+import msgspec
+import pytest
+
+from ebpfmon import to_json
+from ebpfmon_sinks.http_json import stream, views
+from tests.unit.http_support import SNAPSHOT, later, run, serving, until
+
+REQUEST = b"GET /api/v1/stream HTTP/1.1\r\nHost: localhost\r\n\r\n"
+
+
+def line_of(seconds: float) -> bytes:
+    return msgspec.json.encode(to_json(later(seconds)))
+
+
+def test_events_come_in_order_the_newest_at_once_and_all_that_follow() -> None:
+    async def of() -> None:
+        async with serving(None, later(0), later(1)) as served:
+            async with served.session.get(f"{served.url}/api/v1/stream") as response:
+                assert response.headers["Content-Type"] == "text/event-stream"
+                assert response.headers["Cache-Control"] == "no-store"
+                for n in (1, 2, 3):
+                    if n > 1:
+                        await served.sink.send(later(n))
+                    event = await response.content.readuntil(b"\n\n")
+                    assert event == b"id: %d\nevent: snapshot\ndata: %b\n\n" % (n + 1, line_of(n))
+            await until(lambda: not len(served.sink._streams))
+
+    run(of)
+
+
+@pytest.mark.parametrize(("path", "accept"), [("?format=ndjson", "*/*"), ("", "application/x-ndjson")])
+def test_ndjson_is_a_snapshot_a_line(path: str, accept: str) -> None:
+    async def of() -> None:
+        async with serving(None, later(1)) as served:
+            url, headers = f"{served.url}/api/v1/stream{path}", {"Accept": accept, "Accept-Encoding": "gzip"}
+            async with served.session.get(url, headers=headers) as response:
+                assert response.headers["Content-Type"] == "application/x-ndjson"
+                assert "Content-Encoding" not in response.headers
+                assert await response.content.readline() == line_of(1) + b"\n"
+                await served.sink.send(later(2))
+                assert await response.content.readline() == line_of(2) + b"\n"
+
+    run(of)
+
+
+def test_who_comes_before_the_first_snapshot_waits_for_it() -> None:
+    async def of() -> None:
+        async with serving() as served, served.session.get(f"{served.url}/api/v1/stream?format=ndjson") as response:
+            assert response.status == 200
+            await served.sink.send(SNAPSHOT)
+            assert json.loads(await response.content.readline())["time"] == SNAPSHOT.time_s
+
+    run(of)
+
+
+def test_the_last_snapshot_arrives_when_the_daemon_stops() -> None:
+    async def of() -> None:
+        async with serving(None, later(1)) as served:
+            response = await served.session.get(f"{served.url}/api/v1/stream?format=ndjson")
+            assert await response.content.readline()
+            await served.sink.send(later(2))
+            await served.sink.__aexit__(None, None, None)
+            assert await response.content.read() == line_of(2) + b"\n"
+
+    run(of)
+
+
+def test_who_does_not_read_is_cut_off_and_memory_stays_flat(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Ten readers that never read, and one that does, while 3 MB of snapshots go by two hundred times."""
+    big = replace(SNAPSHOT, host="h" * 3_000_000)
+
+    async def of() -> None:
+        async with serving() as served:
+            with_reader = served.session.get(f"{served.url}/api/v1/stream?format=ndjson", read_bufsize=1 << 23)
+            async with with_reader as response:
+                ends = []
+                for _ in range(10):
+                    end = socket.create_connection(("127.0.0.1", served.sink.port))
+                    end.sendall(REQUEST)
+                    ends.append(end)
+                await until(lambda: len(served.sink._streams) == 11)
+                sizes = []
+                for n in range(200):
+                    if n == 50:
+                        tracemalloc.start()
+                    await served.sink.send(replace(big, time_s=float(n)))
+                    line = b""
+                    while not line.endswith(b"\n"):
+                        line += await response.content.readany()
+                    assert line.startswith(b'{"schema":1')
+                    assert b'"time":%d.0,' % n in line
+                    if n > 50 and n % 25 == 0:
+                        gc.collect()
+                        sizes.append(tracemalloc.get_traced_memory()[0])
+                tracemalloc.stop()
+            assert served.sink._streams.cut == 10
+            assert max(sizes) - min(sizes) < 2 * 3_000_000
+            for end in ends:
+                end.close()
+            assert b"streams_cut_total 10.0" in (await served.get("/metrics")).body
+
+    run(of, 110)
+    assert not [r for r in caplog.records if r.levelno >= logging.WARNING]
+
+
+def test_a_slow_reader_is_cut_off_after_a_few_snapshots_and_does_not_hold_them() -> None:
+    big = replace(SNAPSHOT, host="h" * 8_000_000)
+
+    async def of() -> None:
+        async with serving() as served:
+            end = socket.create_connection(("127.0.0.1", served.sink.port))
+            end.sendall(REQUEST)
+            await until(lambda: len(served.sink._streams) == 1)
+            for n in range(stream.WAITING + 2):
+                assert len(served.sink._streams) == 1, n
+                await served.sink.send(big)
+                await asyncio.sleep(0.05)
+            assert (len(served.sink._streams), served.sink._streams.cut) == (0, 1)
+            await until(lambda: not served.sink._listener.connections)
+            end.close()
+
+    run(of)
+
+
+def test_there_are_not_more_streams_than_there_may_be(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stream, "CLIENTS", 2)
+
+    async def of() -> None:
+        async with serving(None, SNAPSHOT) as served:
+            url = f"{served.url}/api/v1/stream"
+            async with served.session.get(url) as first, served.session.get(url) as second:
+                assert first.status == second.status == 200
+                answer = await served.get("/api/v1/stream")
+                assert (answer.status, answer.json["error"]) == (503, "too many clients are being streamed to")
+            await until(lambda: not len(served.sink._streams))
+            async with served.session.get(url) as third:
+                assert third.status == 200
+
+    run(of)
+
+
+def test_what_goes_wrong_in_the_middle_ends_the_stream_and_is_told_to_the_log(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def broken(_: object) -> bytes:
+        raise RuntimeError("inner")
+
+    async def of() -> None:
+        async with serving(None, later(1)) as served:
+            async with served.session.get(f"{served.url}/api/v1/stream?format=ndjson") as response:
+                assert await response.content.readline()
+                monkeypatch.setattr(views, "snapshot", broken)
+                await served.sink.send(later(2))
+                with pytest.raises(aiohttp.ClientError):
+                    await response.content.read()
+            monkeypatch.undo()
+            assert (await served.get("/api/v1/snapshot")).status == 500, "it is made once, even if it cannot be"
+            await served.sink.send(later(3))
+            assert (await served.get("/api/v1/snapshot")).status == 200
+
+    run(of)
+    assert {r.getMessage() for r in caplog.records} == {
+        "GET '/api/v1/stream': RuntimeError: inner", "GET '/api/v1/snapshot': RuntimeError: inner",
+    }  # fmt: skip
+
+
+def test_who_leaves_is_forgotten_at_once_and_in_silence(caplog: pytest.LogCaptureFixture) -> None:
+    async def of() -> None:
+        async with serving(None, SNAPSHOT) as served:
+            for _ in range(50):
+                _reader, writer = await asyncio.open_connection("127.0.0.1", served.sink.port)
+                writer.write(REQUEST)
+                await until(lambda: len(served.sink._streams) == 1)
+                writer.transport.abort()
+                await until(lambda: not len(served.sink._streams))
+
+    run(of)
+    assert not caplog.records

@@ -1,0 +1,157 @@
+"""What `ebpfmon install` writes, and that systemd takes it."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import msgspec
+import pytest
+import tomli
+
+from ebpfmon import cli, config, registry
+from ebpfmon.errors import SettingsError
+from ebpfmon.install import SETTINGS, SHIPPED, UNIT, install_systemd
+from ebpfmon.kernel import capabilities
+
+README = (Path(__file__).parents[2] / "README.md").read_text()
+NEXT = "then: systemctl daemon-reload; systemctl enable --now ebpfmon; systemctl status ebpfmon"
+
+
+@pytest.fixture
+def program(tmp_path: Path) -> str:
+    """An `ebpfmon` that is installed somewhere."""
+    path = tmp_path / "bin" / "ebpfmon"
+    path.parent.mkdir()
+    path.write_text("#!/bin/sh\n")
+    path.chmod(0o755)
+    return str(path)
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    return tmp_path / "root"
+
+
+def about_files(lines: list[str], root: Path) -> list[str]:
+    """What is said of them, without where they are and what is beside it."""
+    return [line.replace(f"{root}/", "") for line in lines if str(root) in line]
+
+
+def test_the_unit_and_the_settings_are_written_once(root: Path, program: str) -> None:
+    said = install_systemd(root, program, dry_run=False)
+    assert about_files(said, root) == [f"{UNIT}: is new", f"{SETTINGS}: is new"]
+    assert said[-1] == NEXT
+    assert f"\nExecStart={program} run\n" in (root / UNIT).read_text()
+    assert "@" not in re.sub(r"@(system-service|keyring)", "", (root / UNIT).read_text())
+    assert [(root / f).stat().st_mode & 0o777 for f in (UNIT, SETTINGS)] == [0o644] * 2
+    assert sorted(p.name for p in root.rglob("*") if p.is_file()) == [UNIT.name, SETTINGS.name]
+    again = about_files(install_systemd(root, program, dry_run=False), root)
+    assert again == [f"{UNIT}: is as it should be", f"{SETTINGS}: is as it should be"]
+
+
+def test_settings_that_are_there_stay_and_an_old_unit_is_replaced(root: Path, program: str) -> None:
+    install_systemd(root, program, dry_run=False)
+    (root / SETTINGS).write_text("[ebpfmon]\ninterval = 3\n")
+    (root / UNIT).write_text("old")
+    said = about_files(install_systemd(root, program, dry_run=False), root)
+    assert said == [f"{UNIT}: is replaced", f"{SETTINGS}: is there, and is left alone"]
+    assert (root / SETTINGS).read_text() == "[ebpfmon]\ninterval = 3\n"
+    assert "ExecStart" in (root / UNIT).read_text()
+
+
+def test_a_dry_run_writes_nothing(root: Path, program: str) -> None:
+    said = install_systemd(root, program, dry_run=True)
+    assert about_files(said, root) == [f"would write {UNIT}: is new", f"would write {SETTINGS}: is new"]
+    assert not root.exists()
+
+
+def test_a_program_that_is_not_there_or_that_systemd_would_read_otherwise_is_refused(
+    root: Path, program: str, tmp_path: Path
+) -> None:
+    with pytest.raises(SettingsError, match="no such program: install ebpfmon with pip first"):
+        install_systemd(root, str(tmp_path / "none"), dry_run=False)
+    for name in ("my ebpfmon", "%h", "$HOME", 'a"b'):
+        path = Path(program).with_name(name)
+        shutil.copy(program, path)
+        with pytest.raises(SettingsError, match="systemd would read that otherwise"):
+            install_systemd(root, str(path), dry_run=False)
+    assert not root.exists()
+
+
+def test_what_cannot_be_written_is_one_line(root: Path, program: str) -> None:
+    root.write_text("a file")
+    with pytest.raises(SettingsError, match=f"install systemd: write '{root / UNIT}': Not a directory"):
+        install_systemd(root, program, dry_run=False)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a directory away")
+def test_a_directory_that_root_without_its_capabilities_cannot_enter_is_named(root: Path, program: str) -> None:
+    home = Path(program).parent
+    os.chown(home, 65534, 65534)
+    assert not any(str(home) in line for line in install_systemd(root, program, dry_run=True))
+    home.chmod(0o700)
+    assert any(f"beware: '{home}' lets in its owner alone" in line for line in install_systemd(root, program, True))
+
+
+def test_the_settings_that_are_installed_are_those_of_the_readme_with_all_defaults() -> None:
+    text = (SHIPPED / SETTINGS.name).read_text()
+    sample = next(s for s in re.findall(r"^```toml\n(.*?)^```", README, re.M | re.S) if "load_mode" in s)
+    assert text.endswith(f"\n\n{sample}"), "ebpfmon/systemd/ebpfmon.toml: copy the settings out of the README"
+    found = registry.discover()
+    shown, defaults = (config.check(raw, "x", found) for raw in (tomli.loads(text), {}))
+    plain = [msgspec.to_builtins(settings) for settings in (shown, defaults)]
+    for settings in plain:
+        del settings["sinks"][0]["name"]  # which has its type's by default
+    assert plain[0] == plain[1]
+
+
+def test_the_unit_has_no_capability_that_there_is_not() -> None:
+    bounding = re.search(r"^CapabilityBoundingSet=(.+)$", (SHIPPED / UNIT.name).read_text(), re.M)
+    assert bounding
+    names = {name.removeprefix("CAP_").lower() for name in bounding[1].split()}
+    assert {"bpf", "perfmon"} <= names <= set(capabilities.NAMES)
+    assert "sys_admin" not in names
+
+
+@pytest.mark.skipif(not shutil.which("systemd-analyze"), reason="there is no systemd-analyze")
+def test_systemd_has_nothing_to_say_against_the_unit(root: Path, program: str) -> None:
+    install_systemd(root, program, dry_run=False)
+    done = subprocess.run(
+        ["systemd-analyze", "verify", "--man=no", str(root / UNIT)], capture_output=True, text=True, timeout=60
+    )
+    about = [line for line in (done.stdout + done.stderr).splitlines() if "ebpfmon" in line]
+    assert (done.returncode, about) == (0, [])
+
+
+@pytest.mark.parametrize("called", ["ebpfmon", "__main__.py"])
+def test_the_command_line_installs_itself(
+    root: Path, program: str, called: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", [program if called == "ebpfmon" else called])
+    monkeypatch.setattr("ebpfmon.cli.sysconfig.get_path", lambda name: str(Path(program).parent))
+    assert cli.main(["install", "systemd", "--prefix", str(root)]) == 0
+    assert f"ExecStart={program} run\n" in (root / UNIT).read_text()
+    assert capsys.readouterr().out.splitlines()[-1] == NEXT
+
+
+def test_the_command_line_says_what_netdatas_part_says(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["install", "netdata", "--prefix", str(tmp_path)]) == 2
+    assert capsys.readouterr().err.startswith("ebpfmon: install netdata: none of ")
+    assert cli.main(["install", "systemd", "--directory", str(tmp_path)]) == 2
+    assert capsys.readouterr().err == "ebpfmon: install systemd: --directory is for netdata\n"
+
+
+def test_netdatas_part_gets_the_directories_and_a_dry_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    given: list[object] = []
+
+    def install(prefix: Path, directory: Path | None, *, dry_run: bool) -> None:
+        given.extend((prefix, directory, dry_run))
+
+    monkeypatch.setattr("ebpfmon_sinks.install_netdata.install", install)
+    assert cli.main(["install", "netdata", "--dry-run", "--directory", str(tmp_path)]) == 0
+    assert given == [Path("/"), tmp_path, True]

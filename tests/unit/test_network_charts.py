@@ -1,0 +1,52 @@
+"""The network viewer's charts are over what its objects count."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from ebpfmon import Scope
+from ebpfmon.kernel.btf import Btf
+from ebpfmon.kernel.objects import ARCHITECTURES, PROCESS_KEY
+from ebpfmon.model import Keys
+from ebpfmon_network_viewer.charts import CHARTS
+from ebpfmon_network_viewer.destinations import Inbound, Outbound
+from ebpfmon_network_viewer.selectors import Hostnames
+from tests.unit.test_btf import elf_section, id_of
+
+OBJECTS = Path(__file__).parents[2] / "plugins/ebpfmon_network_viewer/objects"
+KEYS: dict[str, Keys] = {
+    "outbound": Outbound(1, None, None, Hostnames.parse("*")),
+    "inbound": Inbound(1, None),
+}
+
+
+def types_of(machine: str) -> Btf:
+    return Btf(elf_section(OBJECTS / machine / "network_viewer.bpf.o", b".BTF"))
+
+
+@pytest.mark.parametrize("machine", ARCHITECTURES)
+def test_every_chart_is_over_counters_of_its_table_and_every_counter_is_shown(machine: str) -> None:
+    types = types_of(machine)
+    shown: dict[str, set[str]] = {}
+    for chart in CHARTS:
+        shown.setdefault(chart.table, set()).update(f for d in chart.dimensions for f in (*d.plus, *d.minus))
+    counted = {stem: types.dtype(id_of(types, f"{stem}_counters")).names or () for stem in shown}
+    # retransmits are of who sends again: Netdata has no chart of them by local port
+    counted["inbound"] = tuple(n for n in counted["inbound"] if n != "retransmits")
+    assert shown == {stem: set(names) for stem, names in counted.items()}
+
+
+@pytest.mark.parametrize("machine", ARCHITECTURES)
+def test_the_fields_by_which_destinations_are_told_apart_are_their_keys_without_the_process(machine: str) -> None:
+    types = types_of(machine)
+    for stem, keys in KEYS.items():
+        assert types.dtype(id_of(types, f"{stem}_key")).names == (*PROCESS_KEY, *keys.fields)
+
+
+def test_charts_by_key_are_those_of_the_tables_that_have_keys_and_differ_in_id_and_priority() -> None:
+    assert {c.table for c in CHARTS if c.scope is Scope.KEYS} == {*KEYS}
+    assert {c.table for c in CHARTS if c.scope is not Scope.KEYS} == {"network"}
+    assert len({c.id for c in CHARTS}) == len({c.priority for c in CHARTS}) == len(CHARTS)
+    assert all(c.return_only == c.id.endswith("_error") for c in CHARTS)

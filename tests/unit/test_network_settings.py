@@ -1,0 +1,164 @@
+"""The settings of the network viewer: right, or one line that says what is wrong; and what the kernel gets of them."""
+
+from __future__ import annotations
+
+import logging
+import socket
+import struct
+import sys
+from typing import Any
+
+import numpy as np
+import pytest
+import tomli
+
+from ebpfmon import SettingsError, config
+from ebpfmon.registry import discover
+from ebpfmon_network_viewer import settings as settings_module
+from ebpfmon_network_viewer.destinations import Inbound, Outbound
+from ebpfmon_network_viewer.listening import TCP, UDP
+from ebpfmon_network_viewer.settings import NetworkViewerSettings, setup
+
+FOUND = discover()
+PRIVATE = "!127.0.0.0/8 !::1 10.0.0.0/8 172.16.0.0/12 192.168.0.0/16 fc00::/7"
+NAMESPACE = 4026531840
+NO_ADDRESS = "neither an address, nor a range (a-b), nor a network (a/n), nor *"
+
+
+@pytest.fixture(autouse=True)
+def listeners(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who listens on this machine."""
+    monkeypatch.setattr(settings_module, "ephemeral_ports", lambda: range(50000, 60000))
+
+    def listening(*, ephemeral: range) -> set[tuple[int, int, int]]:
+        assert ephemeral == range(50000, 60000)
+        return {(NAMESPACE, TCP, 443), (NAMESPACE, UDP, 53)}
+
+    monkeypatch.setattr(settings_module, "listening", listening)
+
+
+def read(text: str) -> NetworkViewerSettings:
+    """The settings of a file with these lines in its section."""
+    found = config.check({"plugins": {"network_viewer": tomli.loads(text)}}, "e.toml", FOUND)
+    settings = found.plugins["network_viewer"]
+    assert isinstance(settings, NetworkViewerSettings)
+    return settings
+
+
+def network(address: str, length: int) -> bytes:
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    packed = socket.inet_pton(family, address)
+    mapped = packed if len(packed) == 16 else bytes(10) + b"\xff\xff" + packed
+    return struct.pack("=I", length + 8 * (16 - len(packed))) + mapped
+
+
+def test_without_a_word_everything_private_is_shown_by_number_and_service() -> None:
+    made = read("")
+    assert {name: getattr(made, name) for name in made.__struct_fields__} == {
+        "enabled": True, "table_size": 16384, "maximum_dimensions": 500, "resolve_hostname_ips": False,
+        "resolve_service_names": True, "ports": "*", "hostnames": "*", "ips": PRIVATE,
+        "service_name": {"19999": "Netdata"},
+    }  # fmt: skip
+    assert made == NetworkViewerSettings()
+
+
+@pytest.mark.parametrize(
+    ("text", "key", "said"),
+    [
+        ('ips = "10.0.0.0/33"', "ips", f"'10.0.0.0/33': {NO_ADDRESS}"),
+        ('ips = "10.0.0.9-10.0.0.1"', "ips", "'10.0.0.9-10.0.0.1': the range ends before it begins"),
+        ('ips = "fe80::1%eth0"', "ips", "'fe80::1%eth0': an address is selected without its zone (%...)"),
+        ("ips = 5", "ips", "expected str, got int"),
+        ('ports = "0"', "ports", "'0': a port is 1 to 65535"),
+        ('ports = "x"', "ports", "'x': neither a port, nor a range of ports (a-b), nor a known service, nor *"),
+        ('ports = "! !80"', "ports", "'!!80': a ! stands once, in front of what it excludes"),
+        ('hostnames = "a !"', "hostnames", "'!': a ! stands once, in front of what it excludes"),
+        ('service_name = {0 = "x"}', "service_name", "'0': a port is 1 to 65535"),
+        ('service_name = {65536 = "x"}', "service_name", "'65536': a port is 1 to 65535"),
+        ('service_name = {"80/tcp" = "x"}', "service_name", "'80/tcp': a port is 1 to 65535"),
+        ('service_name = {"\u00b2" = "x"}', "service_name", "'\u00b2': a port is 1 to 65535"),
+        (f'service_name = {{{"9" * 5000} = "x"}}', "service_name", f"'{'9' * 5000}': a port is 1 to 65535"),
+        ("service_name = {80 = 5}", "service_name", "expected str, got int"),
+        ("service_name = 80", "service_name", "expected table, got int"),
+        ("maximum_dimensions = 1", "maximum_dimensions", "expected int >= 2"),
+        ("maximum_dimensions = 10001", "maximum_dimensions", "expected int <= 10000"),
+        ("resolve_hostname_ips = 1", "resolve_hostname_ips", "expected bool, got int"),
+        ('resolve_service_names = "yes"', "resolve_service_names", "expected bool, got str"),
+        ("table_size = 0", "table_size", "expected int >= 1"),
+        ("maximum_dimension = 9", "maximum_dimension", "no such setting: did you mean 'maximum_dimensions'?"),
+    ],
+    ids=lambda value: repr(value[:40]),
+)  # fmt: skip
+def test_an_error_names_the_key_and_what_was_expected(text: str, key: str, said: str) -> None:
+    with pytest.raises(SettingsError) as caught:
+        read(text)
+    # what the settings find themselves has no dot before the key
+    path = str(caught.value).replace("network_viewer: ", "network_viewer.", 1)
+    assert path == f"e.toml: plugins.network_viewer.{key}: {said}"
+
+
+def test_a_port_that_the_user_has_named_can_be_selected_by_that_name() -> None:
+    made = setup(read('ports = "mine"\nservice_name = {70 = "mine", 1000 = "mine"}'))
+    assert made.knobs["cfg_any_port"] == 0
+    assert made.maps["network_ports"] == {
+        struct.pack("=I", n): struct.pack("<Q", 1 << b) for n, b in ((1, 6), (15, 40))
+    }
+
+
+def test_everything_takes_no_room_in_the_kernel() -> None:
+    made = setup(read('ips = "*"'))
+    assert made.knobs == {"cfg_any_port": 1, "cfg_any_address": 1}
+    assert (made.maps["network_ports"], made.maps["network_networks"]) == ({}, {})
+
+
+def test_the_selected_networks_are_told_as_prefixes_of_ipv6() -> None:
+    made = setup(read(""))
+    assert made.knobs == {"cfg_any_port": 1, "cfg_any_address": 0}
+    expected = [("10.0.0.0", 8), ("172.16.0.0", 12), ("192.168.0.0", 16), ("fc00::", 7)]
+    assert made.maps["network_networks"] == {network(*each): b"\1" for each in expected}
+
+
+def test_nothing_is_selected_by_neither_map_nor_knob() -> None:
+    made = setup(read('ips = "!*"\nports = "!*"'))
+    assert made.knobs == {"cfg_any_port": 0, "cfg_any_address": 0}
+    assert (made.maps["network_ports"], made.maps["network_networks"]) == ({}, {})
+
+
+def test_who_listens_already_is_told_as_the_kernel_keeps_it() -> None:
+    assert setup(read("")).maps["network_listeners"] == {
+        struct.pack("=IHH", NAMESPACE, port, protocol): b"\1" for port, protocol in ((443, TCP), (53, UDP))
+    }
+
+
+@pytest.mark.parametrize(("dimensions", "shown"), [(2, 0), (3, 0), (4, 1), (5, 1), (500, 249), (10_000, 4999)])
+def test_a_chart_has_never_more_dimensions_than_the_maximum(dimensions: int, shown: int) -> None:
+    keys = setup(read(f"maximum_dimensions = {dimensions}")).keys
+    assert {stem: of.maximum for stem, of in keys.items()} == {"outbound": shown, "inbound": shown}
+    assert 2 * (shown + 1) <= dimensions
+
+
+@pytest.mark.parametrize(("resolve", "expected"), [("true", "mine:TCP"), ("false", "443:TCP")])
+def test_ports_have_names_unless_they_shall_not(resolve: str, expected: str) -> None:
+    keys = setup(read(f'resolve_service_names = {resolve}\nservice_name = {{443 = "mine"}}')).keys
+    assert isinstance(keys["outbound"], Outbound)
+    inbound = keys["inbound"]
+    assert isinstance(inbound, Inbound)
+    rows = np.array([(443, TCP)], [("port", "u4"), ("protocol", "u4")])
+    assert inbound.labels(rows) == [("443:TCP", expected)]
+
+
+def test_names_of_hosts_that_are_selected_and_not_resolved_are_warned_of(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.WARNING):
+        setup(read(""))
+        assert not caplog.text
+        setup(read('hostnames = "*.example"'))
+    assert "plugins.network_viewer.hostnames chooses nothing as long as resolve_hostname_ips is false" in caplog.text
+
+
+def test_names_of_hosts_without_the_package_for_it_are_an_error_that_says_what_to_install(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    absent: Any = None
+    monkeypatch.setitem(sys.modules, "aiodns", absent)
+    with pytest.raises(SettingsError, match=r"^plugins\.network_viewer\.resolve_hostname_ips: .*ebpfmon\[dns\]"):
+        setup(read("resolve_hostname_ips = true"))

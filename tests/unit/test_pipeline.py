@@ -1,0 +1,120 @@
+"""One tick: charts of the whole system, by key and by application, of what was harvested."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import cast
+
+import numpy as np
+
+from ebpfmon import Chart, Dimension, Scope, Snapshot, TableHarvest
+from ebpfmon.attribution import execs
+from ebpfmon.flow.fanout import Fanout
+from ebpfmon.flow.harvest import Harvester
+from ebpfmon.flow.pipeline import Charted, Pipeline
+from ebpfmon.model import Harvest
+from ebpfmon.selfmon import SelfMonitor
+from tests.unit.support import table
+
+PORTS = np.dtype([("port", "u4"), ("calls", "u8")])
+PER_PORT = Dimension("", "", ("calls",))
+Values = dict[str, tuple[int | float, int]]
+
+
+def chart(name: str, scope: Scope, dimension: Dimension) -> Chart:
+    return Chart(
+        id=name, title="", units="calls/s", family="f", priority=1, scope=scope, dimensions=(dimension,), table="ports"
+    )
+
+
+CHARTS = {
+    "process": (chart("system", Scope.SYSTEM, Dimension("r", "r", ("read_calls",))),),
+    "ports": (
+        chart("keys", Scope.KEYS, PER_PORT),
+        chart("all ports", Scope.SYSTEM, Dimension("all", "all", ("calls",))),
+        chart("more keys", Scope.KEYS, Dimension("n", "n", ("calls",))),
+    ),
+    "others": (chart("without keys", Scope.KEYS, PER_PORT),),
+}
+
+
+class Ports:
+    """The keys of the table `ports`."""
+
+    fields, maximum, other = ("port",), 1, "other"
+
+    def wanted(self, rows: np.ndarray) -> np.ndarray | None:
+        wanted: np.ndarray = rows["port"] != 9
+        return wanted
+
+    def labels(self, rows: np.ndarray) -> Sequence[tuple[str, str]]:
+        return [(str(port), f"port {port}") for port in rows["port"].tolist()]
+
+
+def ports(*rows: tuple[int, int]) -> TableHarvest:
+    array = np.array([*rows], PORTS)
+    return TableHarvest(array, {"calls": int(array["calls"].sum())}, {"calls": 0}, 0, 64)
+
+
+def ticks(*intervals: Mapping[str, TableHarvest]) -> list[Snapshot]:
+    """What is published of these harvests, without applications."""
+    left, published = list(intervals), list[Snapshot]()
+
+    class FakeHarvester:
+        def harvest(self) -> Harvest:
+            return Harvest(time_s=5, elapsed_s=1, tables=left.pop(0), swap_ns=1, drain_ns=1)
+
+    class FakeFanout:
+        def publish(self, snapshot: Snapshot) -> None:
+            published.append(snapshot)
+
+    async def run() -> None:
+        with ThreadPoolExecutor(1) as executor:
+            pipeline = Pipeline("h", cast(Harvester, FakeHarvester()), cast(Fanout, FakeFanout()), executor)
+            keys = {"ports": Ports()}
+            while left:
+                # to be shown the same again changes nothing
+                pipeline.show(Charted(CHARTS, keys), None, SelfMonitor(CHARTS, []))
+                await pipeline.tick()
+
+    asyncio.run(run())
+    return published
+
+
+def values(snapshot: Snapshot) -> dict[str, Values]:
+    """Chart -> dimension -> amount and total, but for what ebpfmon says of itself."""
+    return {
+        c.chart.id: {v.dimension.name: (v.delta, v.total) for v in c.values}
+        for c in snapshot.charts
+        if c.chart.family != "ebpfmon"
+    }
+
+
+def test_each_chart_is_made_by_its_scope_and_of_its_table() -> None:
+    first, second = ticks(
+        {"process": table([(7, b"x", 3, 0)]), "ports": ports((80, 5), (22, 2), (9, 100))},
+        {"process": table([]), "ports": ports((22, 4))},
+    )
+    assert values(first) == {
+        "system": {"r": (3, 3)},
+        "all ports": {"all": (107, 107)},
+        "keys": {"port 80": (5, 5), "other": (2, 2)},
+        "more keys": {"port 80_n": (5, 5), "other_n": (2, 2)},
+    }
+    assert values(second)["keys"] == {"port 80": (0, 5), "other": (4, 6)}
+    assert values(second)["all ports"] == {"all": (4, 111)}
+    assert (first.owners, set(first.tables)) == ({}, {"process", "ports"})
+
+
+def test_a_table_that_could_not_be_read_has_no_charts_and_the_others_have_theirs() -> None:
+    (only,) = ticks({"process": table([])})
+    assert set(values(only)) == {"system"}
+    (only,) = ticks({"ports": ports((80, 1))})
+    assert set(values(only)) == {"all ports", "keys", "more keys"}
+
+
+def test_command_lines_leave_the_pipeline_for_nobody() -> None:
+    (only,) = ticks({"process": table([]), execs.TABLE: table([])})
+    assert set(only.tables) == {"process"}

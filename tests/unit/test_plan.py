@@ -1,0 +1,335 @@
+"""How a candidate is chosen for each event: by looking, then by trying."""
+
+from __future__ import annotations
+
+import errno
+import itertools
+import os
+from collections.abc import Container, Iterable
+from dataclasses import replace
+from typing import cast
+
+import pytest
+
+from ebpfmon import LoadMode, Setup, Strategy
+from ebpfmon.errors import AttachError, LoadError
+from ebpfmon.kernel.bpfobject import BpfObject
+from ebpfmon.kernel.objects import ObjectSpec, parse_candidates
+from ebpfmon.kernel.plan import Kernel, Plan
+from tests.unit.fakes import PROBE, SECTIONS, SPEC, FakeObject, FakeSymbols
+from tests.unit.test_features import FULL
+
+KERNEL = Kernel(kprobes=True, tracefs=True, lockdown=None, preempts=frozenset(), returns_have_room=True)
+NO_KPROBES, NO_ROOM = replace(KERNEL, kprobes=False), replace(KERNEL, returns_have_room=False)
+TRAMPOLINES = frozenset({"fentry", "fexit"})
+PREEMPTS_TRAMPOLINES = replace(KERNEL, preempts=TRAMPOLINES)
+PREEMPTS_ALL = replace(KERNEL, preempts=TRAMPOLINES | {"tp_btf"})
+PREEMPTED = "may miss calls: this kernel preempts such programs"
+FEW = "may miss calls: only 4096 of a function can be under way"
+FAULTABLE, ROOM = ("tracepoint_ext", "faultable"), ("fprobe", "hlist_array")
+ENTRY, RETURN = LoadMode
+NO_SETUP = Setup()
+
+
+def plan_of(
+    kernel: Kernel = KERNEL,
+    symbols: FakeSymbols | None = None,
+    *,
+    mode: LoadMode = ENTRY,
+    strategy: Strategy | None = None,
+    programs: Container[str] | None = None,
+    spec: ObjectSpec = SPEC,
+) -> Plan:
+    plan = Plan(PROBE, spec, kernel, mode=mode, strategy=strategy)
+    plan.look(symbols or FakeSymbols(), programs)
+    return plan
+
+
+def try_out(
+    plan: Plan, obj: FakeObject | None = None, *, table_size: int = 64, rows: bool = True, setup: Setup = NO_SETUP
+) -> bool:
+    return plan.try_out(cast(BpfObject, obj or FakeObject()), table_size=table_size, rows=rows, setup=setup)
+
+
+def taken(plan: Plan) -> dict[str, str | None]:
+    """Event -> "strategy target" of what was chosen."""
+    return {e: f"{c.taken.strategy} {c.taken.target}" if c.taken else None for e, c in plan.choices.items()}
+
+
+def refused(plan: Plan, event: str) -> dict[str, str]:
+    """ "strategy target" -> the reason."""
+    return {f"{c.strategy} {c.target}": reason for c, reason in plan.choices[event].refused}
+
+
+def test_the_first_candidate_that_the_kernel_has_is_taken_and_it_alone_is_loaded_and_attached() -> None:
+    plan, obj = plan_of(), FakeObject()
+    assert try_out(plan, obj)
+    assert taken(plan) == {"open": "trampoline f2", "exit": "tracepoint t"}
+    assert obj.loaded == obj.attached == ["open__trampoline__f2__3", "exit__tracepoint__t"]
+    assert refused(plan, "open") == refused(plan, "exit") == {}
+
+
+NO_FUNCTION, NO_TRACEPOINT = "this kernel has no such function", "this kernel has no such tracepoint"
+NO_TRACEFS = "needs tracefs: mount -t tracefs tracefs /sys/kernel/tracing"
+NO_BTF = "needs the kernel's BTF, and BCC is there to do without"
+
+
+@pytest.mark.parametrize(
+    ("symbols", "kernel", "event", "expected", "why"),
+    [
+        (FakeSymbols({"f1": 4, "f2": 4}), KERNEL, "open", "trampoline f1",
+         {"trampoline f2": "it has 4 arguments here, not 3"}),
+        (FakeSymbols({"f1": 4}), KERNEL, "open", "trampoline f1", {"trampoline f2": NO_FUNCTION}),
+        (FakeSymbols({"f2": 9}), KERNEL, "open", "kprobe f2",
+         {"trampoline f2": "it has 9 arguments here, not 3", "trampoline f1": NO_FUNCTION}),
+        (FakeSymbols({"f2": 9, "f1": 9}), NO_KPROBES, "open", "tracepoint shared",
+         {"trampoline f2": "it has 9 arguments here, not 3", "trampoline f1": "it has 9 arguments here, not 4",
+          "kprobe f2": "this kernel has no kprobes (CONFIG_KPROBE_EVENTS)"}),
+        (FakeSymbols({"e": 5}, ("shared",)), KERNEL, "exit", "trampoline e",
+         {"tracepoint t": NO_TRACEPOINT, "tracepoint sys/t": NO_TRACEPOINT}),
+    ],
+)  # fmt: skip
+def test_what_can_be_seen_not_to_be_there_is_crossed_out_with_its_reason(
+    symbols: FakeSymbols, kernel: Kernel, event: str, expected: str, why: dict[str, str]
+) -> None:
+    plan = plan_of(kernel, symbols)
+    assert try_out(plan)
+    assert taken(plan)[event] == expected
+    assert refused(plan, event) == why
+
+
+@pytest.mark.parametrize(
+    ("room", "tracefs", "expected"),
+    [(True, True, True), (True, False, True), (False, True, True), (False, False, False)],
+)
+def test_a_kretprobe_needs_tracefs_where_the_kernel_makes_no_room_for_it(
+    room: bool, tracefs: bool, expected: bool
+) -> None:
+    kernel = replace(KERNEL, returns_have_room=room, tracefs=tracefs)
+    plan = plan_of(kernel, FakeSymbols({"f2": None}, ("t",)), mode=RETURN)
+    assert try_out(plan)
+    assert taken(plan)["open"] == ("kprobe f2" if expected else None)
+    assert (refused(plan, "open").get("kprobe f2") == NO_TRACEFS) is not expected
+
+
+@pytest.mark.parametrize("at", ["load", "attach"])
+def test_a_program_that_is_refused_is_crossed_out_alone_and_the_next_is_tried(at: str) -> None:
+    plan = plan_of()
+    assert not try_out(plan, FakeObject({"open__trampoline__f2__3": errno.EACCES}, at))
+    assert try_out(plan)
+    assert taken(plan) == {"open": "trampoline f1", "exit": "tracepoint t"}
+    assert refused(plan, "open") == {"trampoline f2": "why not"}
+
+
+@pytest.mark.parametrize("code", [errno.EPERM, errno.EOPNOTSUPP, 524])
+@pytest.mark.parametrize("at", ["load", "attach"])
+def test_a_kind_that_the_kernel_refuses_is_crossed_out_as_a_whole(code: int, at: str) -> None:
+    plan = plan_of()
+    assert not try_out(plan, FakeObject({"open__trampoline__f2__3": code}, at))
+    assert try_out(plan)
+    assert taken(plan) == {"open": "kprobe f2", "exit": "tracepoint t"}
+    why = f"the kernel refuses trampoline programs ({os.strerror(code)})"
+    assert refused(plan, "open") == {"trampoline f2": why, "trampoline f1": why}
+
+
+@pytest.mark.parametrize("code", [errno.EACCES, errno.EPERM])
+@pytest.mark.parametrize(("lockdown", "said"), [
+    (None, False), ("none", False), ("integrity", False), ("confidentiality", True),
+])  # fmt: skip
+def test_a_lockdown_that_may_be_the_cause_is_said(lockdown: str | None, said: bool, code: int) -> None:
+    plan = plan_of(replace(KERNEL, lockdown=lockdown))
+    assert not try_out(plan, FakeObject({"open__trampoline__f2__3": code}))
+    assert try_out(plan)
+    assert refused(plan, "open")["trampoline f2"].endswith(" (lockdown: confidentiality)") is said
+
+
+def test_events_leave_a_shared_program_that_is_refused_one_by_one_from_the_last() -> None:
+    plan = plan_of(NO_KPROBES, FakeSymbols({}, ("shared",)))
+    assert not try_out(plan, FakeObject({"shared": errno.E2BIG}))
+    obj = FakeObject()
+    assert try_out(plan, obj)
+    assert taken(plan) == {"open": "tracepoint shared", "exit": "tracepoint sys/shared"}
+    assert refused(plan, "exit")["tracepoint shared"] == "why not"
+    assert obj.loaded == ["shared", "sys_shared"]
+    assert bytes(obj.data[8:12]) == bytes([1, 0, 0, 1]), "each program sees its own events alone"
+
+
+def test_what_all_events_have_left_is_tried_no_more() -> None:
+    plan = plan_of(NO_KPROBES, FakeSymbols({}, ("shared",)))
+    refuse = {"shared": errno.EINVAL, "sys_shared": errno.E2BIG}
+    for seen in (["shared"], ["shared", "sys_shared"], ["sys_shared"], ["sys_shared"]):
+        obj = FakeObject(refuse)
+        assert not try_out(plan, obj)
+        assert obj.loaded == seen
+    with pytest.raises(AttachError, match=r"attach 'open' .* at 'sys/shared': why not, and 1 more events$"):
+        try_out(plan)
+
+
+def test_an_event_that_cannot_be_seen_is_left_out_and_the_rest_goes_on() -> None:
+    plan = plan_of(NO_KPROBES, FakeSymbols({}, ("t",)))
+    assert try_out(plan)
+    assert taken(plan) == {"open": None, "exit": "tracepoint t"}
+    assert len(refused(plan, "open")) == 5
+
+
+def test_a_failure_that_is_no_programs_fault_is_raised() -> None:
+    class Broken(FakeObject):
+        def load(self, programs: Iterable[str]) -> None:
+            raise LoadError("load: no memory", errno=errno.ENOMEM)
+
+    with pytest.raises(LoadError, match="no memory"):
+        try_out(plan_of(), Broken())
+
+
+def test_a_forced_strategy_takes_no_other_and_fails_where_an_event_has_none_left() -> None:
+    plan = plan_of(PREEMPTS_ALL, strategy=Strategy.TRAMPOLINE)
+    assert try_out(plan)
+    assert taken(plan) == {"open": "trampoline f2", "exit": "trampoline e"}
+    assert refused(plan, "open") == refused(plan, "exit") == {}
+    lacking = plan_of(symbols=FakeSymbols({"f2": 3}), strategy=Strategy.TRAMPOLINE)
+    with pytest.raises(AttachError) as caught:
+        try_out(lacking)
+    assert str(caught.value) == (
+        "attach 'exit' for probe 'p' by trampoline at 'e': this kernel has no such function: set attach = \"auto\""
+    )
+
+
+@pytest.mark.parametrize(
+    ("mode", "taken", "left", "events"),
+    [
+        (ENTRY, "open__kprobe__f2__entry", "open__kprobe__f2__return", {"open", "exit"}),
+        (RETURN, "open__kprobe__f2__return", "open__kprobe__f2__entry", {"open", "exit", "fail"}),
+    ],
+)
+def test_programs_and_events_of_the_other_load_mode_are_out_of_the_question(
+    mode: LoadMode, taken: str, left: str, events: set[str]
+) -> None:
+    plan, obj = plan_of(symbols=FakeSymbols({"f2": 9, "c": 1}), mode=mode), FakeObject()
+    assert try_out(plan, obj)
+    assert set(plan.choices) == events
+    assert taken in obj.attached
+    assert left not in obj.attached
+    assert obj.data[4] == (mode is RETURN)
+
+
+@pytest.mark.parametrize("rows", [True, False])
+def test_knobs_and_table_sizes_are_set_before_the_load(rows: bool) -> None:
+    plan, obj = plan_of(NO_KPROBES, FakeSymbols({})), FakeObject()
+    obj.data[:] = [0xFF] * 15
+    assert try_out(plan, obj, table_size=99, rows=rows)
+    assert bytes(obj.data) == bytes([rows, 0, 0, 0, 0, 0, 0, 0, 1, *[0xFF] * 5, 1])
+    of_process = 99 if rows else 1
+    assert obj.sizes == {"p_rows_0": of_process, "p_rows_1": of_process, "k_rows_0": 99, "k_rows_1": 99}
+
+
+def test_trampolines_go_behind_kprobes_on_a_kernel_that_preempts_them_and_it_is_said_why() -> None:
+    plan = plan_of(PREEMPTS_TRAMPOLINES)
+    assert try_out(plan)
+    assert taken(plan) == {"open": "kprobe f2", "exit": "tracepoint t"}
+    assert refused(plan, "open") == {"trampoline f2": PREEMPTED, "trampoline f1": PREEMPTED}
+    assert refused(plan, "exit") == {}
+
+
+def test_raw_tracepoints_go_behind_classic_ones_on_a_kernel_that_preempts_them_and_it_is_said_why() -> None:
+    plan = plan_of(PREEMPTS_ALL, FakeSymbols({}))
+    assert try_out(plan)
+    assert taken(plan) == {"open": "tracepoint sys/shared", "exit": "tracepoint sys/t"}
+    assert refused(plan, "exit") == {"tracepoint t": PREEMPTED}
+    assert refused(plan, "open")["tracepoint shared"] == PREEMPTED
+
+
+def test_what_is_preempted_is_better_than_nothing_and_keeps_the_order_of_the_file() -> None:
+    plan = plan_of(replace(PREEMPTS_ALL, kprobes=False))
+    refuse = {"sys_shared": errno.EINVAL, "exit__tracepoint__sys_t": errno.EINVAL}
+    while not try_out(plan, FakeObject(refuse)):
+        pass
+    assert taken(plan) == {"open": "trampoline f2", "exit": "tracepoint t"}
+
+
+def test_a_kretprobe_without_room_goes_behind_what_sees_every_call() -> None:
+    plan = plan_of(NO_ROOM, FakeSymbols({"f2": 9}), mode=RETURN)
+    assert try_out(plan)
+    assert taken(plan)["open"] == "tracepoint shared"
+    assert refused(plan, "open")["kprobe f2"] == FEW
+
+
+def test_a_kretprobe_without_room_goes_before_what_is_preempted() -> None:
+    plan = plan_of(replace(PREEMPTS_ALL, returns_have_room=False), mode=RETURN)
+    assert not try_out(plan, FakeObject({"sys_shared": errno.EINVAL}))
+    assert try_out(plan)
+    assert taken(plan)["open"] == "kprobe f2"
+    passed_over = {"trampoline f2": PREEMPTED, "trampoline f1": PREEMPTED}
+    assert refused(plan, "open") == {"tracepoint sys/shared": "why not", **passed_over}
+    assert plan.choices["open"].misses == FEW
+
+
+KERNELS = [
+    replace(KERNEL, preempts=preempts, returns_have_room=room, kprobes=kprobes)
+    for preempts, room, kprobes in itertools.product(
+        (frozenset[str](), TRAMPOLINES, TRAMPOLINES | {"tp_btf"}), (True, False), (True, False)
+    )
+]
+
+
+@pytest.mark.parametrize("mode", LoadMode)
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_where_something_sees_every_call_nothing_that_misses_calls_is_taken(kernel: Kernel, mode: LoadMode) -> None:
+    plan = plan_of(kernel, mode=mode)
+    assert try_out(plan)
+    for event in ("open", "exit"):
+        candidate = plan.choices[event].taken
+        assert candidate is not None
+        assert not kernel.misses(candidate)
+        order = SPEC.candidates[event]
+        before = [c for c in order[: order.index(candidate)] if c.mode in (None, mode)]
+        assert {c.programs for c, reason in plan.choices[event].refused if reason} == {c.programs for c in before}
+
+
+def test_what_bcc_did_not_compile_is_crossed_out() -> None:
+    compiled = {name for name, section in SECTIONS.items() if not section.startswith(("fe", "tp/"))}
+    plan = plan_of(PREEMPTS_ALL, FakeSymbols({"f2": None, "e": None}), programs=compiled)
+    assert try_out(plan)
+    assert taken(plan) == {"open": "kprobe f2", "exit": "tracepoint t"}
+    assert refused(plan, "open") == {"trampoline f2": NO_BTF, "trampoline f1": NO_BTF}
+    nothing = plan_of(programs=())
+    with pytest.raises(AttachError, match=f"{NO_BTF}, and 1 more events"):
+        try_out(nothing)
+
+
+@pytest.mark.parametrize(
+    ("preemption", "faultable", "expected"),
+    [
+        ("none", False, frozenset()),
+        ("none", True, frozenset()),
+        ("voluntary", True, frozenset()),
+        ("lazy", False, TRAMPOLINES),
+        ("full", True, TRAMPOLINES | {"tp_btf"}),
+        ("rt", True, TRAMPOLINES | {"tp_btf"}),
+        (None, True, TRAMPOLINES | {"tp_btf"}),
+        (None, False, TRAMPOLINES),
+    ],
+)
+def test_a_kernel_that_preempts_itself_preempts_trampolines_and_where_tracepoints_may_fault_them_too(
+    preemption: str | None, faultable: bool, expected: frozenset[str]
+) -> None:
+    symbols = FakeSymbols(structs=(FAULTABLE,) if faultable else ())
+    assert Kernel.of(symbols, replace(FULL, preemption=preemption)).preempts == expected
+
+
+def test_what_is_known_of_the_kernel_is_what_was_seen() -> None:
+    seen = replace(FULL, preemption="none", kprobes=False, lockdown="integrity")
+    kernel = Kernel.of(FakeSymbols(), seen)
+    assert kernel == Kernel(
+        kprobes=False, tracefs=False, lockdown="integrity", preempts=frozenset(), returns_have_room=False
+    )
+    assert Kernel.of(FakeSymbols(structs=(ROOM,)), seen) == replace(kernel, returns_have_room=True)
+    assert Kernel.of(FakeSymbols(), replace(seen, tracefs="/t", kprobes=True)) == replace(
+        kernel, tracefs=True, kprobes=True
+    )
+
+
+def test_of_several_programs_one_that_misses_calls_is_enough() -> None:
+    sections = {"a__kprobe__f__in": "kprobe/f", "a__kprobe__f": "kretprobe/f"}
+    ((both,),) = parse_candidates(sections, []).values()
+    assert both.kinds == {"kprobe", "kretprobe"}
+    assert (KERNEL.misses(both), NO_ROOM.misses(both)) == ("", FEW)

@@ -1,0 +1,316 @@
+"""The plugins_d sink and the relay: sockets, several relays, slow and dead ones, daemons that come and go."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import socket
+import stat
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from ebpfmon import SettingsError, SinkError, Snapshot
+from ebpfmon.config import check
+from ebpfmon.registry import discover
+from ebpfmon_sinks import plugins_d
+from ebpfmon_sinks.plugins_d import Pace, PluginsDSettings, PluginsDSink
+from tests.unit.support import chart, snapshot, values
+from tests.unit.test_plugins_d_stream import IO, READ, Netdata
+
+LIMIT_S = 20.0
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "run" / "plugins.d.sock"
+
+
+def second(n: int) -> Snapshot:
+    return replace(snapshot(charts=[values(IO, n, 2 * n)]), time_s=100.0 + n, elapsed_s=1.0)
+
+
+def sink_of(path: Path) -> PluginsDSink:
+    return PluginsDSettings(socket=str(path), group="").open()
+
+
+def run(work: Callable[[], object]) -> None:
+    async def limited() -> None:
+        async with asyncio.timeout(LIMIT_S):
+            await work()  # type: ignore[misc]  # each is an async function
+
+    asyncio.run(limited())
+
+
+async def until(condition: Callable[[], object]) -> None:
+    async with asyncio.timeout(LIMIT_S):
+        while not condition():  # noqa: ASYNC110  # other processes' doing is waited for
+            await asyncio.sleep(0.01)
+
+
+class Client:
+    """A relay of the test's: what it was sent, as Netdata reads it."""
+
+    def __init__(self, path: Path, hello: bytes = b"every 1\n") -> None:
+        self.netdata, self.ended, self._part = Netdata(), False, b""
+        self._end = socket.socket(socket.AF_UNIX)
+        self._end.connect(str(path))
+        self._end.setblocking(False)
+        self._end.sendall(hello)
+
+    def read(self) -> bytes:
+        data = b""
+        with suppress(BlockingIOError, ConnectionResetError):
+            while more := self._end.recv(1 << 20):
+                data += more
+            self.ended = True
+        lines, end, self._part = (self._part + data).rpartition(b"END\n")
+        self.netdata.read(lines + end)
+        return data
+
+    def amounts(self) -> list[int]:
+        """Of one dimension, what the chart shows so far."""
+        self.read()
+        return self.netdata.charts["x.io"].shows("r") if self.netdata.charts else []
+
+    def close(self) -> None:
+        self._end.close()
+
+
+def connected(sink: PluginsDSink, count: int) -> bool:
+    return len([r for r in sink._readers if r._stream]) == count
+
+
+def test_each_relay_is_told_all_from_when_it_came(path: Path) -> None:
+    async def work() -> None:
+        async with sink_of(path) as sink:
+            first = Client(path)
+            await until(lambda: connected(sink, 1))
+            for n in range(4):
+                await sink.send(second(n))
+            late = Client(path, b"every 2\n")
+            await until(lambda: connected(sink, 2))
+            for n in range(4, 10):
+                await sink.send(second(n))
+            await until(lambda: len(first.amounts()) == 8)  # of 1 and 2 nothing is shown: they are where it counts from
+            assert first.amounts() == [2, 3, 4, 5, 6, 7, 8, 9]
+            assert late.amounts() == [11, 15]
+            assert late.netdata.charts["x.io"].declared[6] == "2"
+            for client in (first, late):
+                client.close()
+            await until(lambda: not sink._readers)
+
+    run(work)
+
+
+@pytest.mark.parametrize("hello", [b"every 0\n", b"GET / HTTP/1.1\r\n\r\n", b"x" * 100, b"every 99999999\n"])
+def test_what_is_no_relay_is_cut_off(path: Path, hello: bytes) -> None:
+    async def work() -> None:
+        async with sink_of(path) as sink:
+            stranger = Client(path, hello)
+            await until(lambda: not stranger.read() and stranger.ended)
+            assert not sink._readers
+            stranger.close()
+
+    run(work)
+
+
+def test_a_relay_that_says_nothing_is_cut_off(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(plugins_d, "_HELLO_S", 0.05)
+
+    async def work() -> None:
+        async with sink_of(path) as sink:
+            silent = Client(path, b"ever")
+            await until(lambda: sink._readers)
+            await until(lambda: not sink._readers)
+            silent.close()
+
+    run(work)
+
+
+def test_a_relay_that_says_its_line_in_parts_is_fed(path: Path) -> None:
+    async def work() -> None:
+        async with sink_of(path) as sink:
+            client = Client(path, b"eve")
+            await until(lambda: sink._readers)
+            client._end.sendall(b"ry 1\n")
+            await until(lambda: connected(sink, 1))
+            client.close()
+
+    run(work)
+
+
+def test_there_are_so_many_relays_at_most(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(plugins_d, "_RELAYS", 2)
+
+    async def work() -> None:
+        async with sink_of(path) as sink:
+            clients = [Client(path) for _ in range(3)]
+            await until(lambda: connected(sink, 2) and any(c.read() or c.ended for c in clients))
+            assert len(sink._readers) == 2
+            for client in clients:
+                client.close()
+
+    run(work)
+
+
+def test_a_slow_relay_delays_nobody_gets_no_more_than_it_reads_and_is_cut_off(
+    path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(plugins_d, "_PATIENCE_S", 0.3)
+    caplog.set_level(logging.INFO)
+    wide = chart(*(replace(READ, id=f"{n}") for n in range(5000)))
+
+    async def work() -> None:
+        async with sink_of(path) as sink:
+            stopped, quick = Client(path), Client(path)
+            await until(lambda: connected(sink, 2))
+            biggest, sent, start = 0, 0, time.monotonic()
+            while len(sink._readers) == 2:
+                before = time.monotonic()
+                await sink.send(replace(second(sent), charts=(values(wide, *[sent] * 5000),)))
+                sent += 1
+                assert time.monotonic() - before < 1
+                biggest = max(biggest, *(r._transport.get_write_buffer_size() for r in sink._readers))
+                for _ in range(20):
+                    await asyncio.sleep(0)
+                    quick.read()
+                assert time.monotonic() - start < LIMIT_S
+            assert biggest < 1_000_000
+            quick.read()
+            await until(lambda: quick.read() or len(quick.netdata.charts["x.io"].begins) >= sent - 2)
+            stopped.close()
+            quick.close()
+
+    run(work)
+    assert "a relay is cut off: it has read nothing for" in caplog.text
+
+
+def test_what_a_slow_relay_could_not_be_told_is_in_its_next_update(path: Path) -> None:
+    wide = chart(*(replace(READ, id=f"{n}") for n in range(5000)))
+
+    async def work() -> None:
+        async with sink_of(path) as sink:
+            client = Client(path)
+            await until(lambda: connected(sink, 1))
+            for n in range(30):
+                await sink.send(replace(second(n), charts=(values(wide, *[n] * 5000),)))
+            (reader,) = sink._readers
+            assert reader._full_since is not None
+            await until(lambda: client.read() and reader._full_since is None)
+            await sink.send(replace(second(30), charts=(values(wide, *[30] * 5000),)))
+            await until(lambda: sum((client.read(), client.netdata.charts["x.io"].shows("7"))[1]) == sum(range(2, 31)))
+            assert len(client.netdata.charts["x.io"].begins) < 30
+            client.close()
+
+    run(work)
+
+
+def test_who_may_connect(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = os.umask(0o077)
+    try:
+
+        async def work() -> None:
+            async with sink_of(path):
+                assert stat.S_IMODE(path.stat().st_mode) == 0o660
+                assert stat.S_IMODE(path.parent.stat().st_mode) == 0o755
+
+        run(work)
+    finally:
+        os.umask(before)
+    assert not path.exists()
+
+
+def test_the_group_gets_the_socket_and_one_that_is_not_there_is_named(
+    path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    import grp
+
+    caplog.set_level(logging.INFO)
+
+    async def opened(group: str) -> None:
+        async with PluginsDSettings(socket=str(path), group=group).open():
+            assert path.stat().st_gid == os.getgid()
+
+    run(lambda: opened(grp.getgrgid(os.getgid()).gr_name))
+    run(lambda: opened("nobody-is-called-so"))
+    assert f"there is no group 'nobody-is-called-so': root alone may connect to '{path}'" in caplog.text
+
+
+def test_a_socket_of_a_daemon_that_was_killed_is_replaced(path: Path) -> None:
+    path.parent.mkdir()
+    with socket.socket(socket.AF_UNIX) as dead:
+        dead.bind(str(path))
+
+    async def work() -> None:
+        async with sink_of(path) as sink:
+            client = Client(path)
+            await until(lambda: connected(sink, 1))
+            client.close()
+
+    run(work)
+
+
+def test_another_daemons_socket_is_left_alone(path: Path) -> None:
+    async def work() -> None:
+        async with sink_of(path) as sink:
+            with pytest.raises(SinkError, match="another daemon does: stop it"):
+                await sink_of(path).__aenter__()
+            client = Client(path)
+            await until(lambda: connected(sink, 1))
+            client.close()
+
+    run(work)
+
+
+def test_a_file_in_the_sockets_place_is_left_alone(path: Path) -> None:
+    path.parent.mkdir()
+    path.write_text("mine")
+    with pytest.raises(SinkError, match="something else is there"):
+        run(lambda: sink_of(path).__aenter__())
+    assert path.read_text() == "mine"
+
+
+def test_a_socket_that_another_daemon_has_put_there_since_is_not_removed(path: Path) -> None:
+    async def work() -> None:
+        async with sink_of(path):
+            path.unlink()
+            path.write_text("another's")
+
+    run(work)
+    assert path.exists()
+
+
+@pytest.mark.parametrize(
+    ("socket_", "complaint"),
+    [("run/x.sock", "sinks[0].socket: 'run/x.sock': expected an absolute path"), ("/" + "x" * 107, "longer than 107")],
+)
+def test_a_socket_that_cannot_be_is_refused_with_the_settings(socket_: str, complaint: str) -> None:
+    with pytest.raises(SettingsError) as caught:
+        check({"sinks": [{"type": "plugins_d", "socket": socket_}]}, "x.toml", discover())
+    assert complaint in str(caught.value)
+
+
+def test_the_settings_have_defaults() -> None:
+    assert check({"sinks": [{"type": "plugins_d"}]}, "x.toml", discover()).sinks == (PluginsDSettings(),)
+    assert PluginsDSettings().socket == "/run/ebpfmon/plugins.d.sock"
+    assert PluginsDSettings().group == "netdata"
+
+
+@pytest.mark.parametrize(
+    ("elapsed", "seen"),
+    [
+        ([0.3, 1.0, 1.001], [0, 1, 1]),
+        ([7.1, 10.0, 10.0, 3.0], [0, 10, 10, 10]),
+        ([0.9, 2.0, 1.0, 1.0, 2.0, 2.0], [0, 2, 2, 1, 1, 1]),  # a tick was left out at first
+        ([0.2, 0.1, 1.0, 1.0], [0, 1, 1, 1]),
+    ],
+)
+def test_the_interval_is_seen(elapsed: list[float], seen: list[int]) -> None:
+    pace = Pace()
+    assert [pace.see(e) for e in elapsed] == seen

@@ -1,0 +1,102 @@
+"""The plugins_d sink on stdin and stdout, as a plugin that Netdata runs itself."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from ebpfmon import SinkError, SinkGoneError
+from ebpfmon_sinks import plugins_d
+from ebpfmon_sinks.plugins_d import PluginsDSettings
+from tests.unit.support import chart, values
+from tests.unit.test_plugins_d import run, second, until
+from tests.unit.test_plugins_d_stream import READ, Netdata
+
+
+@contextmanager
+def standard(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[int, int]]:
+    """Pipes for what the sink takes for stdin and stdout: (to write to it, to read from it)."""
+    with ExitStack() as stack:
+        stdin, said = os.pipe()
+        told, stdout = os.pipe()
+        for fd in (stdin, stdout):
+            stack.callback(os.close, fd)
+        monkeypatch.setattr(plugins_d, "_STDIN", stdin)
+        monkeypatch.setattr(plugins_d, "_STDOUT", stdout)
+        yield said, told
+
+
+def test_the_protocol_is_spoken_on_stdout_until_netdata_says_quit(monkeypatch: pytest.MonkeyPatch) -> None:
+    netdata = Netdata()
+
+    async def work() -> None:
+        async with PluginsDSettings(socket="-").open() as sink:
+            for n in range(4):
+                await sink.send(second(n))
+            netdata.read(os.read(told, 65536))
+            os.write(said, b"QUIT\n")
+            await until(lambda: sink._standard and sink._standard.gone)
+            with pytest.raises(SinkGoneError, match="QUIT"):
+                await sink.send(second(4))
+
+    with standard(monkeypatch) as (said, told):
+        run(work)
+        os.close(said)
+        os.close(told)
+    assert netdata.charts["x.io"].shows("r") == [2, 3]
+
+
+def test_stdout_that_netdata_has_closed_ends_the_sink_and_stdins_end_does_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def work() -> None:
+        async with PluginsDSettings(socket="-").open() as sink:
+            os.close(said)
+            await asyncio.sleep(0.05)
+            await sink.send(second(0))
+            await sink.send(second(1))
+            os.close(told)
+            await until(lambda: sink._standard and sink._standard.gone)
+            with pytest.raises(SinkGoneError, match="closed stdout"):
+                await sink.send(second(2))
+
+    with standard(monkeypatch) as (said, told):
+        run(work)
+
+
+def test_stdout_that_nobody_reads_for_now_gets_whole_lines_later(monkeypatch: pytest.MonkeyPatch) -> None:
+    wide, netdata, data = chart(*(replace(READ, id=f"{n}") for n in range(5000))), Netdata(), bytearray()
+
+    async def work() -> None:
+        async with PluginsDSettings(socket="-").open() as sink:
+            for n in range(20):
+                await sink.send(replace(second(n), charts=(values(wide, *[n] * 5000),)))
+            os.set_blocking(told, False)
+            await until(lambda: read_all() and sink._standard and sink._standard._full_since is None)
+            await sink.send(replace(second(20), charts=(values(wide, *[20] * 5000),)))
+            await until(lambda: read_all() and sink._standard and sink._standard._full_since is None)
+            read_all()
+
+    def read_all() -> bool:
+        with suppress(BlockingIOError):
+            while more := os.read(told, 1 << 20):
+                data.extend(more)
+        return True
+
+    with standard(monkeypatch) as (said, told):
+        run(work)
+        os.close(said)
+        os.close(told)
+    netdata.read(bytes(data))
+    assert sum(netdata.charts["x.io"].shows("9")) == sum(range(2, 21))
+
+
+def test_stdout_that_is_a_file_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    with (tmp_path / "out").open("wb") as file:
+        monkeypatch.setattr(plugins_d, "_STDOUT", file.fileno())
+        with pytest.raises(SinkError, match="Netdata gives its plugins a pipe"):
+            run(lambda: PluginsDSettings(socket="-").open().__aenter__())

@@ -1,0 +1,368 @@
+"""What Netdata is told, read by a Netdata that is as strict as the real one, and stricter."""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ebpfmon import ChartValues, Dimension, Kind, Scope, Snapshot, Value
+from ebpfmon_sinks.plugins_d_stream import Ids, Stream, chart_id, dimension_id, text
+from tests.unit.support import chart, snapshot, values
+
+BASE = 1 << 32
+SEPARATORS = " \t\r\f\v="
+
+
+def lex(line: str) -> list[str]:
+    """A line's words by Netdata's rules: quotes group, and a backslash takes what follows along, quotes too."""
+    words, at = [], 0
+    while at < len(line):
+        if line[at] in SEPARATORS:
+            at += 1
+            continue
+        quote = line[at] if line[at] in "'\"" else ""
+        at += len(quote)
+        start = at
+        while at < len(line) and (line[at] != quote if quote else line[at] not in SEPARATORS):
+            at += 2 if line[at] == "\\" and at + 1 < len(line) else 1
+        words.append(line[start:at])
+        at += len(quote)
+    return words
+
+
+@dataclass
+class Dim:
+    name: str
+    algorithm: str
+    multiplier: int
+    divisor: int
+    collected: list[int] = field(default_factory=list)
+
+
+@dataclass
+class Shown:
+    """A chart as Netdata has it: how it was declared, its dimensions, the BEGINs."""
+
+    declared: list[str]
+    dims: dict[str, Dim] = field(default_factory=dict)
+    begins: list[int | None] = field(default_factory=list)
+    declarations: int = 0
+
+    def shows(self, dimension: str) -> list[int]:
+        """What is collected in each update after the first, in the chart's units."""
+        dim = self.dims[dimension]
+        of = dim.collected
+        raw = [b - a for a, b in itertools.pairwise(of)] if dim.algorithm == "incremental" else of[1:]
+        return [r * dim.multiplier // dim.divisor for r in raw]
+
+
+class Netdata:
+    """Refuses every line for which the real one might give a plugin up."""
+
+    def __init__(self) -> None:
+        self.charts: dict[str, Shown] = {}
+
+    def read(self, data: bytes) -> None:
+        said = data.decode()
+        assert not said or said.endswith("\n")
+        selected: Shown | None = None
+        begun: Shown | None = None
+        for line in said.split("\n")[:-1]:
+            assert len(line.encode()) < 1024
+            words = lex(line)
+            assert len(words) <= 30
+            match words:
+                case ["CHART", id_, _, title, units, family, context, kind, priority, every, options, plugin, module]:
+                    assert begun is None
+                    declared = [title, units, family, context, kind, priority, every, plugin, module]
+                    if options == "obsolete":
+                        del self.charts[id_]
+                        continue
+                    selected = self.charts.setdefault(id_, Shown(declared))
+                    selected.declared, selected.declarations = declared, selected.declarations + 1
+                case ["DIMENSION", id_, name, algorithm, multiplier, divisor, options]:
+                    assert selected is not None
+                    if options == "obsolete":
+                        del selected.dims[id_]
+                        continue
+                    dim = selected.dims.setdefault(id_, Dim(name, algorithm, int(multiplier), int(divisor)))
+                    assert (dim.algorithm, dim.multiplier, dim.divisor) == (algorithm, int(multiplier), int(divisor))
+                    dim.name = name
+                case ["BEGIN", id_, *usec]:
+                    assert begun is None
+                    begun = self.charts[id_]
+                    begun.begins.append(int(usec[0]) if usec else None)
+                    left = {*begun.dims}
+                case ["SET", id_, value]:
+                    assert begun is not None
+                    assert -(1 << 63) <= int(value) < 1 << 63
+                    left.remove(id_)
+                    begun.dims[id_].collected.append(int(value))
+                case ["END"]:
+                    assert begun is not None
+                    begun = None
+                case _:
+                    raise AssertionError(line)
+        assert begun is None
+        for shown in self.charts.values():
+            assert shown.dims or shown.begins, "a chart without a dimension"
+
+
+READ, WRITE = Dimension("r", "read", ("r",)), Dimension("w", "write", ("w",), negative=True)
+IO = chart(READ, WRITE)
+KEYS = replace(chart(Dimension("", "", ("b",))), id="x.keys", scope=Scope.KEYS)
+
+
+def keyed(**deltas: int) -> ChartValues:
+    return ChartValues(KEYS, tuple(Value(Dimension(n, n, ("b",)), d, d) for n, d in deltas.items()))
+
+
+def told(*snapshots: Snapshot, every_s: int = 1, interval_s: int = 1) -> tuple[Netdata, list[bytes]]:
+    """A Netdata that has read an update for each snapshot, and these updates."""
+    stream, netdata, updates = Stream(every_s), Netdata(), []
+    for one in snapshots:
+        stream.add(one)
+        updates.append(stream.update(interval_s))
+        netdata.read(updates[-1])
+    return netdata, updates
+
+
+def at(time_s: float, *charts: ChartValues, elapsed_s: float = 1.0) -> Snapshot:
+    return replace(snapshot(charts=charts), time_s=time_s, elapsed_s=elapsed_s)
+
+
+def each_second(*charts: Sequence[ChartValues] | ChartValues) -> list[Snapshot]:
+    return [at(100 + n, *([c] if isinstance(c, ChartValues) else c)) for n, c in enumerate(charts)]
+
+
+def test_a_chart_is_declared_once_with_all_that_netdata_shows_of_it() -> None:
+    netdata, updates = told(*each_second(*[values(IO, 1, 2)] * 3))
+    assert netdata.charts["x.io"].declared == ["Calls", "calls/s", "VFS", "x.io", "line", "1", "1", "ebpfmon", "VFS"]
+    assert netdata.charts["x.io"].dims["w"].name == "write"
+    assert [b"CHART" in u for u in updates] == [True, False, False]
+
+
+def test_begin_says_the_microseconds_since_the_charts_last_update_but_not_at_first() -> None:
+    of = values(IO, 1, 2)
+    netdata, _ = told(at(100, of, elapsed_s=0.4), at(101, of, elapsed_s=1.000451), at(102), at(103, of, elapsed_s=0.99))
+    assert netdata.charts["x.io"].begins == [None, 1000451, 1990000]
+
+
+def test_a_counter_begins_where_no_reset_is_taken_for_an_overflow_and_grows_by_what_happened() -> None:
+    netdata, _ = told(*each_second(values(IO, 5, 6), values(IO, 10, 20), values(IO, 0, 7)))
+    assert netdata.charts["x.io"].dims["r"].collected == [BASE, BASE + 10, BASE + 10]
+    assert netdata.charts["x.io"].shows("r") == [10, 0]
+    assert netdata.charts["x.io"].shows("w") == [-20, -7]
+
+
+@pytest.mark.parametrize(
+    ("kind", "units", "given", "shown"),
+    [
+        (Kind.LEVEL, "MB", 45.25, 45250),
+        (Kind.LEVEL, "rows", 17, 17000),
+        (Kind.COUNTER, "events", 3, 3000),  # as many as there were, however long the interval
+        (Kind.LEVEL, "MB", 1e300, (1 << 63) - 1),
+    ],
+)
+def test_what_is_no_rate_is_shown_as_it_is(kind: Kind, units: str, given: float, shown: int) -> None:
+    of = values(chart(READ, kind=kind, units=units), given)
+    netdata, _ = told(at(100, of), at(102, of, elapsed_s=2.0))
+    dim = netdata.charts["x.io"].dims["r"]
+    assert (dim.algorithm, dim.divisor, dim.collected[1]) == ("absolute", 1000, shown)
+
+
+@pytest.mark.parametrize("unknown", [float("nan"), float("inf")])
+def test_a_level_that_is_no_number_is_not_collected(unknown: float) -> None:
+    of = chart(READ, kind=Kind.LEVEL, units="MB")
+    stream = Stream(1)
+    stream.add(at(100, values(of, unknown)))
+    assert b"SET" not in stream.update(1)
+
+
+def test_a_rate_that_may_be_negative_is_divided_here() -> None:
+    difference = chart(Dimension("d", "d", ("a",), ("b",)))
+    first, second = values(difference, 0), values(difference, -30)
+    netdata, _ = told(at(100, first), at(102, second, elapsed_s=2.0))
+    assert netdata.charts["x.io"].dims["d"].algorithm == "absolute"
+    assert netdata.charts["x.io"].shows("d") == [-15]
+
+
+def test_a_new_dimension_is_declared_after_its_chart_and_nothing_of_it_is_lost() -> None:
+    netdata, updates = told(*each_second(keyed(a=1), keyed(a=1, b=100), keyed(a=1, b=10), keyed(a=1, b=0)))
+    lines = updates[1].decode().splitlines()
+    assert [lex(line)[:2] for line in lines[:3]] == [["CHART", "x.keys"], ["DIMENSION", "b"], ["BEGIN", "x.keys"]]
+    assert "stacked" in netdata.charts["x.keys"].declared
+    assert netdata.charts["x.keys"].shows("b") == [110, 0]
+    assert b"CHART" not in updates[2] + updates[3]
+
+
+def test_a_dimension_that_is_gone_is_retired_and_may_come_back() -> None:
+    snapshots = each_second(keyed(a=1, b=2), keyed(a=1, b=2), keyed(a=3), keyed(a=4), keyed(a=4, b=7), keyed(a=4, b=1))
+    netdata, updates = told(*snapshots)
+    gone = updates[2].decode().splitlines()[1]
+    assert lex(gone)[:2] + lex(gone)[-1:] == ["DIMENSION", "b", "obsolete"]
+    assert updates[3].count(b"DIMENSION") == 0
+    assert netdata.charts["x.keys"].shows("b") == [8]
+
+
+def test_what_was_shown_for_one_interval_only_is_told_before_it_is_retired() -> None:
+    _, updates = told(*each_second(keyed(a=1), keyed(a=1, b=9), keyed(a=1), keyed(a=1)))
+    assert f'SET "b" = {BASE + 9}\n'.encode() in updates[2]
+    assert b"obsolete" not in updates[2]
+    assert b"obsolete" in updates[3]
+
+
+def test_a_better_name_is_declared() -> None:
+    def named(name: str) -> ChartValues:
+        return ChartValues(KEYS, (Value(Dimension("1.2.3.4", name, ("b",)), 1, 1),))
+
+    netdata, updates = told(*each_second(named("1.2.3.4"), named("host"), named("host")))
+    assert netdata.charts["x.keys"].dims["1_2_3_4"].name == "host"
+    assert [u.count(b"DIMENSION") for u in updates] == [1, 1, 0]
+
+
+def test_a_chart_that_is_missing_for_a_moment_stays_and_one_that_is_gone_is_retired() -> None:
+    netdata, updates = told(at(100, keyed(a=1), values(IO, 1, 1)), *(at(101 + n, keyed(a=1)) for n in range(62)))
+    assert [n for n, u in enumerate(updates) if b"'obsolete'" in u] == [61]
+    assert [*netdata.charts] == ["x.keys"]
+
+
+def test_a_chart_without_values_is_not_declared() -> None:
+    netdata, _ = told(*each_second(keyed(), keyed()))
+    assert not netdata.charts
+
+
+@pytest.mark.parametrize(("every_s", "interval_s", "step_s"), [(1, 1, 1), (5, 1, 5), (5, 2, 6), (1, 10, 10)])
+def test_updates_come_at_multiples_of_the_longer_interval_with_all_that_happened(
+    every_s: int, interval_s: int, step_s: int
+) -> None:
+    times = range(1200 + interval_s, 1321, interval_s)
+    snapshots = [at(t + 0.01, values(IO, 3, t), elapsed_s=interval_s) for t in times]
+    netdata, updates = told(*snapshots, every_s=every_s, interval_s=interval_s)
+    sent = [t for t, u in zip(times, updates, strict=True) if u]
+    assert sent[1:] == [t for t in times if t % step_s == 0 and t > sent[0]]
+    shown = netdata.charts["x.io"]
+    assert shown.declared[6] == str(step_s)
+    assert set(shown.begins[2:]) == {step_s * 1_000_000}
+    assert sum(shown.shows("r")) == 3 * sum(1 for t in times if sent[0] < t <= sent[-1])
+    assert sum(shown.shows("w")) == -sum(t for t in times if sent[0] < t <= sent[-1])
+
+
+def test_a_level_is_the_newest_where_updates_are_rarer() -> None:
+    of = chart(READ, kind=Kind.LEVEL, units="MB")
+    netdata, _ = told(*(at(t, values(of, t)) for t in range(100, 111)), every_s=5)
+    assert netdata.charts["x.io"].shows("r") == [105, 110]
+
+
+def test_another_interval_is_declared() -> None:
+    stream, netdata = Stream(1), Netdata()
+    for now, interval_s in ((100, 2), (102, 2), (103, 1), (104, 1)):
+        stream.add(at(now, values(IO, 1, 1)))
+        netdata.read(stream.update(interval_s))
+    assert netdata.charts["x.io"].declared[6] == "1"
+    assert netdata.charts["x.io"].declarations == 2
+
+
+def test_an_update_that_was_left_out_is_in_the_next_one() -> None:
+    stream, netdata = Stream(1), Netdata()
+    for n in range(6):
+        stream.add(at(100 + n, keyed(a=1, **({"b": 5} if n in (2, 3) else {}))))
+        if n in (0, 1, 4, 5):
+            netdata.read(stream.update(1))
+    assert netdata.charts["x.keys"].shows("a") == [1, 3, 1]
+    assert netdata.charts["x.keys"].begins == [None, 1000000, 3000000, 1000000]
+    assert "b" in netdata.charts["x.keys"].dims, "its amount came with the last update"
+
+
+ANYTHING = st.text(st.characters(), max_size=300)  # surrogates, controls, quotation marks
+NAMES = st.lists(st.tuples(ANYTHING, ANYTHING), min_size=1, max_size=6, unique_by=lambda n: n[0])
+
+
+@given(chart_ids=st.lists(ANYTHING, min_size=1, max_size=3, unique=True), names=NAMES, title=ANYTHING, units=ANYTHING)
+def test_any_names_are_lines_that_netdata_reads_as_they_were_meant(
+    chart_ids: list[str], names: list[tuple[str, str]], title: str, units: str
+) -> None:
+    dims = tuple(Dimension(i, n, ("f",)) for i, n in names)
+    charts = [replace(chart(*dims, units=units, family=title), id=i, title=title) for i in chart_ids]
+    netdata, _ = told(*each_second(*[[values(c, *range(len(dims))) for c in charts]] * 2))
+    assert len(netdata.charts) == len(charts)
+    for id_, shown in netdata.charts.items():
+        kind, dot, name = id_.partition(".")
+        assert kind
+        assert dot
+        assert name
+        assert len(id_) <= 200
+        assert len(shown.dims) == len(dims)
+        assert next(d.collected[-1] % 1000 for d in shown.dims.values()) in (0, BASE % 1000)
+        assert not [d for d in shown.dims if "." in d or len(d) > 200 or not d]
+        for words in (shown.declared[0], shown.declared[1], *(d.name for d in shown.dims.values())):
+            assert words.isprintable()
+            assert len(words.encode()) <= 200
+
+
+@given(ANYTHING)
+def test_text_is_one_word_and_as_much_as_can_be_of_what_it_was(words: str) -> None:
+    (read,) = lex(text(words))
+    if words.isprintable() and not set(words) & set('"\\') and len(words.encode()) <= 200:
+        assert read == words
+
+
+@given(st.lists(ANYTHING, unique=True, max_size=8), st.sampled_from([chart_id, dimension_id]))
+def test_ids_that_cleaning_makes_equal_are_told_apart(words: list[str], clean: object) -> None:
+    ids = Ids(chart_id if clean is chart_id else dimension_id)
+    found = [ids.take(w) for w in words]
+    assert len({*found}) == len(found)
+    assert max(map(len, found), default=0) <= 200
+
+
+def test_ids_keep_what_can_be_kept() -> None:
+    assert chart_id("ebpf.io") == "ebpf.io"
+    assert chart_id("mine") == "ebpfmon.mine"
+    assert chart_id("a b.c=d") == "a_b.c_d"
+    assert dimension_id("https:TCP:[fe80::1]_sent") == "https:TCP:[fe80::1]_sent"
+    assert dimension_id("53:UDP:10.0.0.1_recv") == "53:UDP:10_0_0_1_recv"
+    ids = Ids(dimension_id)
+    first, second = ids.take("a.b"), ids.take("a_b")
+    assert (first, second[:4], len(second)) == ("a_b", "a_b_", 12)
+    ids.give_back(first)
+    assert ids.take("a b") == "a_b"
+
+
+@given(st.lists(st.dictionaries(st.sampled_from("abcd"), st.integers(0, 1000)), min_size=3, max_size=12))
+def test_whatever_comes_and_goes_all_that_happened_since_the_first_update_is_told(
+    seconds: list[Mapping[str, int]],
+) -> None:
+    """What each dimension ever showed, and what it last showed before it was retired, adds up."""
+    stream, netdata, total = Stream(1), Netdata(), 0
+    of_line: dict[str, int] = {}
+    for now, deltas in enumerate([*seconds, {}, {}]):
+        stream.add(at(100 + now, keyed(**deltas)))
+        data = stream.update(1)
+        for line in data.decode().splitlines():
+            match lex(line):
+                case ["SET", id_, value]:
+                    total += int(value) - of_line.get(id_, BASE)
+                    of_line[id_] = int(value)
+                case ["DIMENSION", id_, *_, "obsolete"]:
+                    of_line.pop(id_, None)
+        netdata.read(data)
+    first = next((n for n, deltas in enumerate(seconds) if deltas), 0)
+    assert total == sum(sum(deltas.values()) for deltas in seconds[first + 1 :])
+
+
+def test_an_update_of_many_dimensions_costs_little() -> None:
+    wide = chart(*(replace(READ, id=f"{n}", name=f"{n}") for n in range(6000)))
+    stream, snapshots = Stream(1), [at(n, values(wide, *[n] * 6000)) for n in range(12)]
+    stream.add(snapshots[0])
+    stream.update(1)
+    start = time.process_time()
+    for one in snapshots[1:]:
+        stream.add(one)
+        stream.update(1)
+    assert (time.process_time() - start) / 11 < 0.05

@@ -1,0 +1,39 @@
+"""A dictionary that forgets what was not used for long, and nothing else."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ebpfmon.attribution.recent import Recent
+
+KEYS = st.integers(0, 30)
+
+
+@given(st.integers(1, 8), st.lists(st.tuples(KEYS, st.booleans()), max_size=200))
+def test_the_last_used_are_known_and_never_more_than_twice_as_many(bound: int, uses: list[tuple[int, bool]]) -> None:
+    recent: Recent[int, int] = Recent(bound)
+    order: list[int] = []
+    for key, write in uses:
+        if write or recent.get(key) is None:
+            recent[key] = key * 10 + 1
+        order = [k for k in order if k != key] + [key]
+        assert len(recent) <= 2 * bound
+        assert all(last in recent for last in order[-bound:])
+    assert all(recent.get(key) == key * 10 + 1 for key in order[-bound:])
+
+
+def test_what_is_forgotten_is_counted() -> None:
+    recent: Recent[int, int] = Recent(2)
+    for key in range(1, 6):
+        recent[key] = key
+    assert recent.forgotten == 2
+    assert [key for key in range(1, 6) if key in recent] == [3, 4, 5]
+
+
+def test_all_entries_of_a_value_can_be_dropped() -> None:
+    recent: Recent[str, int] = Recent(2)
+    for number, key in enumerate("abcd"):
+        recent[key] = number % 2
+    recent.drop(frozenset({1}))
+    assert [key for key in "abcd" if key in recent] == ["a", "c"]

@@ -1,0 +1,320 @@
+"""What the StatsD sink says: names, tags and values, read back by the grammars of the servers, and how it is packed."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import get_args
+
+import msgspec
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from ebpfmon import Chart, ChartValues, Dimension, Kind, Scope, Snapshot, Value
+from ebpfmon_sinks import statsd
+from ebpfmon_sinks.statsd import Names, StatsdSettings, Tags, form
+from tests.unit.support import snapshot
+
+FLAVOURS: tuple[Tags, ...] = get_args(Tags)
+SENT, RECEIVED, WHOLE = Dimension("sent", "sent", ("s",)), Dimension("recv", "received", ("r",)), Dimension("", "", ())
+EACH = Dimension("application", "application", ("a",))
+
+
+@dataclass(frozen=True)
+class Line:
+    """One metric as a server understands it."""
+
+    name: str
+    value: str
+    type: str
+    tags: Mapping[str, str] = field(default_factory=dict)
+
+
+def made(id_: str, dimensions: Iterable[Dimension], kind: Kind = Kind.COUNTER, scope: Scope = Scope.SYSTEM) -> Chart:
+    return Chart(
+        id=id_, title="T", units="calls/s", family="F", priority=1, dimensions=tuple(dimensions), kind=kind, scope=scope
+    )
+
+
+def system(id_: str, amounts: Mapping[str, float], kind: Kind = Kind.COUNTER) -> ChartValues:
+    dimensions = [Dimension(f"id_{name}", name, ("f",)) for name in amounts]
+    pairs = zip(dimensions, amounts.values(), strict=True)
+    return ChartValues(made(id_, dimensions, kind), tuple(Value(d, amount, 0) for d, amount in pairs))
+
+
+def applications(id_: str, amounts: Mapping[str, float]) -> ChartValues:
+    return ChartValues(
+        made(id_, [EACH], scope=Scope.APPS), tuple(Value(Dimension(n, n, ("a",)), a, 0) for n, a in amounts.items())
+    )
+
+
+def destinations(id_: str, amounts: Mapping[tuple[str, str], tuple[int, ...]], *templates: Dimension) -> ChartValues:
+    """`amounts`: by ID and name of the key, one of each template."""
+
+    def both(text: str, suffix: str) -> str:
+        return f"{text}_{suffix}" if suffix else text
+
+    values = [
+        Value(Dimension(both(key, t.id), both(name, t.name), ("x",)), amount, 0)
+        for (key, name), of_key in amounts.items() for t, amount in zip(templates, of_key, strict=True)
+    ]  # fmt: skip
+    return ChartValues(made(id_, templates, scope=Scope.KEYS), tuple(values))
+
+
+def lines(of: Snapshot, tags: Tags = "none", **settings: int | str) -> list[str]:
+    """Every line that is sent, out of their datagrams."""
+    chosen = msgspec.structs.replace(StatsdSettings(tags=tags), **settings)
+    return [line for datagram in form(of, Names(tags), chosen) for line in datagram.decode("ascii").split("\n")]
+
+
+def etsy(line: str) -> Line:
+    """As stats.js 0.9.0 reads a line. What it would remove from a name, or count as bad, is an error."""
+    rest, _, tagged = line.partition("|#")
+    tags = tagged.split(",") if tagged else []
+    key, *values = rest.split(":")
+    if tags:
+        key += ";" + ";".join(tag.replace(";", "_", 1).replace(":", "=", 1) for tag in tags)
+    assert re.fullmatch(r"[a-zA-Z_\-0-9.;=]+", key), key
+    (value,) = values
+    number, kind = value.split("|")
+    assert math.isfinite(float(number))
+    name, *pairs = key.split(";")
+    return Line(name, number, kind, dict(pair.split("=") for pair in pairs))  # as Graphite has tags
+
+
+def dogstatsd(line: str) -> Line:
+    """As its datagram format is described: `name:value|type|#key:value,...`."""
+    found = re.fullmatch(r"([a-zA-Z0-9_.]+):([^|:]+)\|([cg])\|#([^|]+)", line)
+    assert found, line
+    name, value, kind, tags = found.groups()
+    return Line(name, value, kind, dict(tag.split(":") for tag in tags.split(",")))
+
+
+def telegraf(line: str) -> Line:
+    """As Telegraf reads InfluxDB's: the tags are behind the name, before the first colon."""
+    bucket, value = line.split(":")
+    name, *tags = bucket.split(",")
+    number, kind = value.split("|")
+    return Line(name, number, kind, dict(tag.split("=") for tag in tags))
+
+
+PARSERS = {"none": etsy, "datadog": dogstatsd, "influx": telegraf, "graphite": etsy}
+TEXTS = st.text(max_size=150)
+AMOUNTS = st.integers(-(2**63), 2**64 - 1)
+LEVELS = AMOUNTS | st.floats(allow_nan=False, allow_infinity=False)
+CHARTS = st.one_of(
+    st.builds(system, TEXTS, st.dictionaries(TEXTS, AMOUNTS, max_size=5)),
+    st.builds(system, TEXTS, st.dictionaries(TEXTS, LEVELS, max_size=5), st.just(Kind.LEVEL)),
+    st.builds(applications, TEXTS, st.dictionaries(TEXTS, AMOUNTS, max_size=5)),
+    st.builds(
+        destinations, TEXTS, st.dictionaries(st.tuples(TEXTS, TEXTS), st.tuples(AMOUNTS, AMOUNTS), max_size=5),
+        st.just(SENT), st.just(RECEIVED),
+    ),
+    st.builds(
+        destinations, TEXTS, st.dictionaries(st.tuples(TEXTS, TEXTS), st.tuples(AMOUNTS), max_size=5), st.just(WHOLE)
+    ),
+)  # fmt: skip
+SNAPSHOTS = st.lists(CHARTS, max_size=6, unique_by=lambda c: c.chart.id).map(lambda charts: snapshot(charts=charts))
+
+
+def clean(text: str) -> str:
+    return "".join(c if c in "abcdefghijklmnopqrstuvwxyz0123456789_.-" else "_" for c in text.lower()) or "_"
+
+
+def is_named(part: str, text: str) -> bool:
+    """Whether a part is a clean text, or as much of it as fits, with a hash."""
+    hashed = re.fullmatch(r"(.*)_[0-9a-f]{8}", part)
+    return part == clean(text) or bool(hashed and clean(text).startswith(hashed[1]))
+
+
+def sent(of: Snapshot) -> list[tuple[ChartValues, Dimension, Value]]:
+    """What a snapshot must come to, in order: with the template of each value."""
+    return [
+        (c, c.chart.dimensions[n % len(c.chart.dimensions)], value)
+        for c in of.charts for n, value in enumerate(c.values) if c.chart.kind is Kind.LEVEL or value.delta
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("tags", FLAVOURS)
+@given(given_=SNAPSHOTS, maximum=st.integers(512, 2000))
+@example(given_=snapshot(charts=[system("x", {"a": -0.0, "b": -1e-300}, Kind.LEVEL)]), maximum=512)
+@example(given_=snapshot(charts=[system("a.b", {"c": 1}), system("a", {"b.c": 2, "B_C": 3})]), maximum=512)
+@example(given_=snapshot(charts=[system(".-.", {"\udcff": 1, "é": 2})]), maximum=512)
+def test_every_line_is_read_back_as_the_right_name_value_type_and_tags(
+    tags: Tags, given_: Snapshot, maximum: int
+) -> None:
+    settings = StatsdSettings(tags=tags, maximum_datagram=maximum, prefix="a-long_one." * 3 + "prefix")
+    datagrams = form(given_, Names(tags), settings)
+    assert all(0 < len(datagram) <= maximum for datagram in datagrams)
+    packets = [[PARSERS[tags](line) for line in d.decode("ascii").split("\n")] for d in datagrams]
+    found = [line for packet in packets for line in packet]
+    names: dict[str, tuple[str, str, str]] = {}
+    for values, template, value in sent(given_):
+        line = found.pop(0)
+        if values.chart.kind is Kind.LEVEL and value.delta < 0:
+            assert (line.value, line.type) == ("0", "g")
+            (packet,) = [p for p in packets if line in p]
+            assert line.name == found[0].name
+            assert found[0] in packet  # not to be torn apart
+            line = found.pop(0)
+        assert line.type == ("g" if values.chart.kind is Kind.LEVEL else "c")
+        assert float(line.value) == float(value.delta)
+        assert line.type == "c" or line.value[0] not in "+-" or value.delta < 0
+        key = f"{line.name} {sorted(line.tags.items())}"
+        assert names.setdefault(key, source := (values.chart.id, value.dimension.id, value.dimension.name)) == source
+        if tags != "none":
+            _check_tags(line, values, template, value)
+    assert not found
+
+
+def _check_tags(line: Line, values: ChartValues, template: Dimension, value: Value) -> None:
+    who, what = value.dimension.name, {}
+    if values.chart.scope is Scope.KEYS and template.id:
+        who, what = who.removesuffix(f"_{template.name}"), {"dimension": template.name}
+    key = {Scope.APPS: "application", Scope.KEYS: "destination"}.get(values.chart.scope, "dimension")
+    assert is_named(line.tags[key], who)
+    assert {k: v for k, v in line.tags.items() if k != key} == what
+
+
+@given(level=LEVELS, before=st.floats(-1e9, 1e9))
+def test_a_gauge_is_what_it_was_told_whatever_it_was_before(level: float, before: float) -> None:
+    gauge = before
+    for line in map(etsy, lines(snapshot(charts=[system("x", {"a": level}, Kind.LEVEL)]))):
+        # stats.js: a sign is a difference, unless the gauge is not there, or 0
+        gauge = gauge + float(line.value) if gauge and line.value[0] in "+-" else float(line.value)
+    assert gauge == float(level)
+
+
+NETWORK = destinations(
+    "ebpf.outbound_bytes", {("443:TCP:192.0.2.1", "https:TCP:[2001:db8::1]"): (5, 7)}, SENT, RECEIVED
+)
+SAMPLE = snapshot(
+    charts=[
+        system("ebpf.io", {"read": 3, "Write": -1}),
+        system("ebpfmon.memory", {"rss": -1.5}, Kind.LEVEL),
+        applications("apps.file_open", {"web.server v2": 2}),
+        NETWORK,
+        destinations("ebpf.retransmit", {("i", "other:ALL:other"): (9,)}, WHOLE),
+    ]
+)
+
+
+@pytest.mark.parametrize(
+    ("tags", "expected"),
+    [
+        (
+            "none",
+            ["ebpf.io.read:3|c", "ebpf.io.write:-1|c", "ebpfmon.memory.rss:0|g", "ebpfmon.memory.rss:-1.5|g",
+             "apps.file_open.web_server_v2:2|c", "ebpf.outbound_bytes.https_tcp__2001_db8__1_.sent:5|c",
+             "ebpf.outbound_bytes.https_tcp__2001_db8__1_.received:7|c", "ebpf.retransmit.other_all_other:9|c"],
+        ),
+        (
+            "datadog",
+            ["ebpf.io:3|c|#dimension:read", "ebpf.io:-1|c|#dimension:write", "ebpfmon.memory:0|g|#dimension:rss",
+             "ebpfmon.memory:-1.5|g|#dimension:rss", "apps.file_open:2|c|#application:web.server_v2",
+             "ebpf.outbound_bytes:5|c|#destination:https_tcp__2001_db8__1_,dimension:sent",
+             "ebpf.outbound_bytes:7|c|#destination:https_tcp__2001_db8__1_,dimension:received",
+             "ebpf.retransmit:9|c|#destination:other_all_other"],
+        ),
+        (
+            "influx",
+            ["ebpf.io,dimension=read:3|c", "ebpf.io,dimension=write:-1|c", "ebpfmon.memory,dimension=rss:0|g",
+             "ebpfmon.memory,dimension=rss:-1.5|g", "apps.file_open,application=web.server_v2:2|c",
+             "ebpf.outbound_bytes,destination=https_tcp__2001_db8__1_,dimension=sent:5|c",
+             "ebpf.outbound_bytes,destination=https_tcp__2001_db8__1_,dimension=received:7|c",
+             "ebpf.retransmit,destination=other_all_other:9|c"],
+        ),
+        (
+            "graphite",
+            ["ebpf.io;dimension=read:3|c", "ebpf.io;dimension=write:-1|c", "ebpfmon.memory;dimension=rss:0|g",
+             "ebpfmon.memory;dimension=rss:-1.5|g", "apps.file_open;application=web.server_v2:2|c",
+             "ebpf.outbound_bytes;destination=https_tcp__2001_db8__1_;dimension=sent:5|c",
+             "ebpf.outbound_bytes;destination=https_tcp__2001_db8__1_;dimension=received:7|c",
+             "ebpf.retransmit;destination=other_all_other:9|c"],
+        ),
+    ],
+)  # fmt: skip
+def test_each_flavour_has_a_syntax_of_its_own(tags: Tags, expected: list[str]) -> None:
+    assert lines(SAMPLE, tags) == [f"ebpfmon.{line}" for line in expected]
+    assert lines(SAMPLE, tags, prefix="") == expected
+
+
+def test_what_did_not_happen_is_not_sent_but_a_level_of_nothing_is() -> None:
+    assert lines(snapshot(charts=[system("c", {"a": 0}), system("l", {"a": 0}, Kind.LEVEL)])) == ["ebpfmon.l.a:0|g"]
+    assert form(snapshot(charts=[system("c", {"a": 0})]), Names("none"), StatsdSettings()) == []
+
+
+@pytest.mark.parametrize("level", [math.nan, math.inf, -math.inf])
+def test_what_is_no_number_is_left_out(level: float) -> None:
+    assert lines(snapshot(charts=[system("l", {"a": level, "b": 1}, Kind.LEVEL)])) == ["ebpfmon.l.b:1|g"]
+
+
+def test_names_that_become_alike_are_told_apart_and_stay_as_they_are() -> None:
+    names, apps = Names("none"), snapshot(charts=[applications("apps.x", {"a b": 1, "a:b": 2, "A_b": 3})])
+    first = form(apps, names, StatsdSettings())[0].decode().split("\n")
+    assert first[0] == "ebpfmon.apps.x.a_b:1|c"
+    assert all(re.match(r"ebpfmon\.apps\.x\.a_b_[0-9a-f]{8}:", line) for line in first[1:])
+    assert len({line.partition(":")[0] for line in first}) == 3
+    reverse = snapshot(charts=[applications("apps.x", {"A_b": 3, "a:b": 2, "a b": 1})])
+    assert form(reverse, names, StatsdSettings())[0].decode().split("\n") == first[::-1]
+
+
+def test_both_directions_of_a_destination_have_the_same_name_even_if_another_had_it_first() -> None:
+    amounts = {("1:TCP:192.0.2.1", "1:TCP:host"): (1, 2), ("1:TCP:192.0.2.2", "1:TCP:host"): (3, 4)}
+    found = [etsy(line) for line in lines(snapshot(charts=[destinations("n", amounts, SENT, RECEIVED)]), "graphite")]
+    hosts = [line.tags["destination"] for line in found]
+    assert hosts[0] == hosts[1] == "1_tcp_host"
+    assert hosts[2] == hosts[3] != hosts[0]
+
+
+def test_what_tells_two_of_a_name_apart_is_the_id_and_not_who_else_is_there() -> None:
+    def found(*hosts: int) -> list[str]:
+        amounts = {(f"1:TCP:192.0.2.{host}", "1:TCP:host"): (host,) for host in hosts}
+        return lines(snapshot(charts=[destinations("n", amounts, WHOLE)]))
+
+    assert found(1, 3)[1] == found(1, 2, 3)[2] == found(2, 3)[1]
+
+
+def test_a_name_that_is_too_long_is_cut_and_is_still_its_own() -> None:
+    apps = applications("c" * 500, {"a" * 400 + end: 1 for end in "xyz"})
+    found = [etsy(line).name for line in lines(snapshot(charts=[apps]), maximum_datagram=512)]
+    assert len(set(found)) == 3
+    assert {len(name) for name in found} == {len("ebpfmon.") + 60 + 1 + 90}
+
+
+def test_datagrams_are_filled_and_the_order_is_kept() -> None:
+    amounts = {f"{n:03}": 1 for n in range(200)}
+    found = form(snapshot(charts=[system("x", amounts)]), Names("none"), StatsdSettings(maximum_datagram=512))
+    size = len(b"ebpfmon.x.000:1|c\n")
+    assert [len(d.split(b"\n")) for d in found[:-1]] == [513 // size] * (len(found) - 1)
+    assert [line[10:13] for d in found for line in d.decode().split("\n")] == list(amounts)
+    exact = len(b"\n".join([b"ebpfmon.x.000:1|c"] * 32))  # to the last byte
+    filled = form(snapshot(charts=[system("x", amounts)]), Names("none"), StatsdSettings(maximum_datagram=exact))
+    assert len(filled[0]) == exact
+
+
+def test_names_are_forgotten_when_there_are_too_many_but_not_within_a_snapshot(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(statsd, "_NAMES", 10)
+    names, numbers = Names("none"), itertools.count()
+    for _ in range(5):
+        apps = applications("x", {f"{next(numbers)}": 1 for _ in range(30)} | {"a.": 1, "a,": 1})
+        (datagram,) = form(snapshot(charts=[apps]), names, StatsdSettings())
+        assert len({line.partition(b":")[0] for line in datagram.split(b"\n")}) == 32
+        assert len(names._known) == 32
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"prefix": p} for p in ("a b", "a\n", "a.", ".a", "a..b", "a:b", "é", "x" * 41)]
+    + [{"port": 0}, {"port": 65536}, {"host": ""}, {"protocol": "unix"}, {"tags": "prometheus"}]
+    + [{"maximum_datagram": 511}, {"maximum_datagram": 65508}, {"packets_per_second": 0}],
+    ids=str,
+)
+def test_settings_that_cannot_work_are_refused(wrong: dict[str, object]) -> None:
+    assert msgspec.convert({"type": "statsd"}, StatsdSettings) == StatsdSettings()
+    with pytest.raises(msgspec.ValidationError):
+        msgspec.convert({"type": "statsd", **wrong}, StatsdSettings)

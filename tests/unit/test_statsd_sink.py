@@ -1,0 +1,323 @@
+"""The StatsD sink on sockets: both protocols and families, servers that are late, slow, gone, or elsewhere by now."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+import threading
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
+from typing import Literal
+
+import pytest
+
+from ebpfmon import Dimension, Kind, SinkError, Snapshot
+from ebpfmon.flow import fanout
+from ebpfmon.flow.fanout import SinkTask
+from ebpfmon_sinks import statsd
+from ebpfmon_sinks.statsd import StatsdSettings
+from tests.unit.support import chart, snapshot, values
+
+Protocol = Literal["udp", "tcp"]
+IO = chart(Dimension("r", "read", ("r",)))
+LEVEL = chart(Dimension("l", "level", ("l",)), kind=Kind.LEVEL)
+LOOPBACK = {socket.AF_INET: "127.0.0.1", socket.AF_INET6: "::1"}
+BOTH = pytest.mark.parametrize("protocol", ["udp", "tcp"])
+
+
+def one(amount: int) -> Snapshot:
+    return snapshot(charts=[values(IO, amount)])
+
+
+def line(amount: int) -> bytes:
+    return b"ebpfmon.x.io.read:%d|c" % amount
+
+
+def many(count: int) -> Snapshot:
+    """About so many full datagrams of at least 512 bytes."""
+    wide = chart(*(Dimension(f"{n}", f"{n:080}", ("f",)) for n in range(count * 5)))
+    return snapshot(charts=[values(wide, *range(1, count * 5 + 1))])
+
+
+class Server:
+    """Reads all lines that come, in a thread, until it is closed; `reading` can be held up."""
+
+    def __init__(self, protocol: Protocol, port: int = 0, family: int = socket.AF_INET, host: str = "") -> None:
+        self.packets: list[bytes] = []
+        self.reading = threading.Event()
+        self.reading.set()
+        self._stream = protocol == "tcp"
+        self._socket = socket.socket(family, socket.SOCK_STREAM if self._stream else socket.SOCK_DGRAM)
+        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, self._stream)
+        self._socket.bind((host or LOOPBACK[socket.AddressFamily(family)], port))
+        self.port: int = self._socket.getsockname()[1]
+        self._ends = [self._socket]
+        if self._stream:
+            self._socket.listen()
+        self._thread = threading.Thread(target=self._accept if self._stream else self._read, args=(self._socket,))
+        self._thread.start()
+
+    def _accept(self, listening: socket.socket) -> None:
+        readers = []
+        with suppress(OSError):
+            while True:
+                end, _ = listening.accept()
+                self._ends.append(end)
+                readers.append(threading.Thread(target=self._read, args=(end,)))
+                readers[-1].start()
+        for end in self._ends[1:]:
+            with suppress(OSError):
+                end.shutdown(socket.SHUT_RDWR)
+        for reader in readers:
+            reader.join()
+
+    def _read(self, end: socket.socket) -> None:
+        with suppress(OSError):
+            while self.reading.wait() and (packet := end.recv(65536)):
+                self.packets.append(packet)
+
+    @property
+    def lines(self) -> list[bytes]:
+        between = b"" if self._stream else b"\n"
+        return [line for line in between.join(self.packets).split(b"\n") if line]
+
+    def close(self) -> None:
+        self.reading.set()
+        with suppress(OSError):  # an unconnected one complains, and wakes who waits in it all the same
+            self._socket.shutdown(socket.SHUT_RDWR)
+        self._thread.join()
+        for end in self._ends:
+            end.close()
+
+
+@contextmanager
+def serving(protocol: Protocol, port: int = 0, family: int = socket.AF_INET, host: str = "") -> Iterator[Server]:
+    server = Server(protocol, port, family, host)
+    try:
+        yield server
+    finally:
+        server.close()
+
+
+def unused_port(protocol: Protocol) -> int:
+    with serving(protocol) as server:
+        return server.port
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(20):
+        while not condition():  # noqa: ASYNC110  # a thread or a kernel says it, not a task
+            await asyncio.sleep(0.01)
+
+
+def run(test: Callable[[], Awaitable[None]]) -> None:
+    async def limited() -> None:
+        async with asyncio.timeout(30):
+            await test()
+
+    asyncio.run(limited())
+
+
+@BOTH
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "::1", "[::1]"])
+def test_what_is_sent_arrives(protocol: Protocol, host: str) -> None:
+    async def test() -> None:
+        with serving(protocol, family=socket.AF_INET6 if ":" in host else socket.AF_INET) as server:
+            settings = StatsdSettings(host=host, port=server.port, protocol=protocol)
+            async with settings.open() as sink:
+                await sink.send(one(1))
+                await sink.send(snapshot(charts=[values(IO, 2), values(LEVEL, -3)]))
+                await sink.send(snapshot(charts=[values(IO, 0)]))
+            expected = [line(1), line(2), b"ebpfmon.x.io.level:0|g", b"ebpfmon.x.io.level:-3|g"]
+            await until(lambda: server.lines == expected)
+
+    run(test)
+
+
+def test_datagrams_are_as_small_as_they_have_to_be_and_no_line_is_torn() -> None:
+    async def test() -> None:
+        with serving("udp") as server:
+            async with StatsdSettings(port=server.port, maximum_datagram=512).open() as sink:
+                await sink.send(many(50))
+            await until(lambda: len(server.lines) == 250)
+            assert max(map(len, server.packets)) <= 512
+            assert sorted(int(each.rpartition(b":")[2][:-2]) for each in server.lines) == list(range(1, 251))
+
+    run(test)
+
+
+def test_datagrams_come_no_faster_than_they_may() -> None:
+    async def test() -> None:
+        with serving("udp") as server:
+            settings = StatsdSettings(port=server.port, maximum_datagram=512, packets_per_second=500)
+            async with settings.open() as sink:
+                begin = time.monotonic()
+                await sink.send(many(60))
+                took = time.monotonic() - begin
+            await until(lambda: len(server.lines) == 300)
+            assert took >= 0.01 * (len(server.packets) // 5 - 1)  # 5 at once, then 10 ms of nothing
+
+    run(test)
+
+
+def test_a_server_that_says_goodbye_gets_nothing_that_will_be_sent_again() -> None:
+    async def test() -> None:
+        with serving("tcp") as server:
+            async with StatsdSettings(port=server.port, protocol="tcp").open() as sink:
+                await sink.send(one(1))
+                await until(lambda: len(server.lines) == 1)
+                server._ends[1].shutdown(socket.SHUT_WR)  # it goes on reading
+                with pytest.raises(SinkError):
+                    await sink.send(one(2))
+        assert server.lines == [line(1)]
+
+    run(test)
+
+
+def test_a_rate_that_is_too_low_does_not_make_a_snapshot_take_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(statsd, "_SEND_MOST_S", 0.2)
+
+    async def test() -> None:
+        with serving("udp") as server:
+            settings = StatsdSettings(port=server.port, maximum_datagram=512, packets_per_second=10)
+            async with settings.open() as sink, asyncio.timeout(3):  # at the rate that was set, 6 s
+                await sink.send(many(60))
+            await until(lambda: len(server.lines) == 300)
+
+    run(test)
+
+
+def test_a_burst_that_no_receive_buffer_holds_arrives_whole() -> None:
+    async def test() -> None:
+        with serving("udp") as server:
+            async with StatsdSettings(port=server.port, maximum_datagram=512).open() as sink:
+                await sink.send(many(600))
+            await until(lambda: len(server.lines) == 3000)
+
+    run(test)
+
+
+@BOTH
+def test_a_server_that_is_not_there_is_an_error_at_once(protocol: Protocol) -> None:
+    port = unused_port(protocol)
+
+    async def test() -> None:
+        begin = time.monotonic()
+        with pytest.raises(SinkError) as caught:
+            async with StatsdSettings(port=port, protocol=protocol).open():
+                pass
+        assert str(caught.value) == f"connect to '{protocol} 127.0.0.1:{port}': Connection refused"
+        assert time.monotonic() - begin < 5
+
+    run(test)
+
+
+@BOTH
+@pytest.mark.parametrize("snapshots", [0, 1, 2])
+def test_what_a_server_did_not_get_is_an_error_of_that_very_snapshot(protocol: Protocol, snapshots: int) -> None:
+    async def test() -> None:
+        with serving(protocol) as server:
+            async with StatsdSettings(port=server.port, protocol=protocol).open() as sink:
+                for n in range(snapshots):
+                    await sink.send(one(n + 1))
+                await until(lambda: len(server.lines) == snapshots)
+                server.close()
+                with pytest.raises(SinkError, match=rf"send to '{protocol} 127.0.0.1:\d+': Connection re"):
+                    await sink.send(one(9))
+
+    run(test)
+
+
+@pytest.mark.parametrize("size", [2000, 10_000])
+def test_a_server_that_stops_reading_holds_up_the_sink_alone_and_gets_all_once(size: int) -> None:
+    # the smaller one is taken by our kernel at once, but not by the other side
+    async def test() -> None:
+        with serving("tcp") as server:
+            server.reading.clear()
+            async with StatsdSettings(port=server.port, protocol="tcp").open() as sink:
+                big = many(size)
+                sending = asyncio.create_task(sink.send(big))
+                for _ in range(50):  # nobody else is held up
+                    await asyncio.sleep(0.01)
+                assert not sending.done()
+                server.reading.set()
+                await sending
+            await until(lambda: len(server.lines) == 5 * size)
+
+    run(test)
+
+
+@BOTH
+def test_what_a_server_answers_is_passed_over(protocol: Protocol) -> None:
+    async def test() -> None:
+        with serving(protocol) as server:
+            async with StatsdSettings(port=server.port, protocol=protocol).open() as sink:
+                assert sink._socket
+                if protocol == "udp":
+                    for answer in (b"", b"ERROR\n"):
+                        server._socket.sendto(answer, sink._socket.getsockname())
+                else:
+                    await until(lambda: len(server._ends) == 2)
+                    server._ends[1].sendall(b"ERROR\n")
+                await sink.send(one(5))
+                await sink.send(one(6))
+            await until(lambda: server.lines == [line(5), line(6)])
+
+    run(test)
+
+
+@asynccontextmanager
+async def running(task: SinkTask) -> AsyncIterator[None]:
+    async with asyncio.TaskGroup() as group:
+        running_ = group.create_task(task.run())
+        try:
+            yield
+        finally:
+            running_.cancel()
+
+
+@BOTH
+def test_a_server_that_is_late_and_one_that_comes_back_get_every_snapshot(
+    protocol: Protocol, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fanout, "FIRST_DELAY_S", 0.05)
+    port = unused_port(protocol)
+
+    async def test() -> None:
+        task = SinkTask(StatsdSettings(port=port, protocol=protocol))
+        task.mailbox.put(one(1))
+        async with running(task):
+            await until(lambda: task.statistics.errors > 0)
+            with serving(protocol, port) as server:
+                await until(lambda: task.statistics.sent == 1)
+            errors = task.statistics.errors
+            task.mailbox.put(one(2))
+            await until(lambda: task.statistics.errors > errors)
+            assert task.statistics.sent == 1
+            with serving(protocol, port) as again:
+                await until(lambda: task.statistics.sent == 2)
+                await until(lambda: again.lines == [line(2)])
+        assert server.lines == [line(1)]
+        assert task.statistics.dropped == 0
+
+    run(test)
+
+
+@BOTH
+@pytest.mark.parametrize("is_there", [True, False])
+def test_descriptors_are_closed_with_the_sink(protocol: Protocol, is_there: bool) -> None:
+    async def test() -> None:
+        with serving(protocol) as server:
+            port = server.port if is_there else unused_port(protocol)
+            before = len(os.listdir("/proc/self/fd"))
+            with suppress(SinkError):
+                async with StatsdSettings(port=port, protocol=protocol).open():
+                    assert len(os.listdir("/proc/self/fd")) > before
+                    if protocol == "tcp":
+                        await until(lambda: len(server._ends) == 2)
+                        before += 1  # the server's
+            assert len(os.listdir("/proc/self/fd")) == before
+
+    run(test)

@@ -1,0 +1,92 @@
+"""What a kernel has, from a kallsyms and a BTF that the test provides."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from ebpfmon import Probe
+from ebpfmon.kernel.bpfobject import BpfObject
+from ebpfmon.kernel.libbpf import Libbpf
+from ebpfmon.kernel.objects import locate
+from ebpfmon.kernel.symbols import BtfSymbols, Kallsyms
+
+KALLSYMS = """\
+0000000000000000 A fixed_percpu_data
+ffffffff81000000 T _stext
+ffffffff812a0000 T vfs_read
+ffffffff812a0100 t do_sys_openat2
+ffffffff812a0200 t close_fd.isra.0
+ffffffff812a0300 D file_systems
+ffffffff812a0400 T __traceiter_sys_exit
+ffffffff82a00000 d __tracepoint_task_newtask
+ffffffff82a00100 D __tracepoint_sys_exit
+ffffffff82a00200 r __tpstrtab_sched_process_exit
+ffffffffc0000000 t ext4_read\t[ext4]
+ffffffffc0000100 t bpf_prog_6deef7357e7b4530\t[bpf]
+"""
+
+
+@pytest.fixture
+def kallsyms(tmp_path: Path) -> Kallsyms:
+    path = tmp_path / "kallsyms"
+    path.write_text(KALLSYMS)
+    return Kallsyms(path)
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("vfs_read", True),
+        ("do_sys_openat2", True),
+        ("vfs", False),
+        ("close_fd", False),
+        ("file_systems", False),
+        ("__tracepoint_task_newtask", False),
+        ("ext4_read", False),
+        ("sys_exit", False),
+    ],
+)
+def test_a_function_is_in_kallsyms_if_its_whole_name_is_text_of_the_kernel_itself(
+    kallsyms: Kallsyms, name: str, expected: bool
+) -> None:
+    assert kallsyms.has_function(name) is expected
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [("sys_exit", True), ("task_newtask", True), ("sched_process_exit", False), ("sys_", False), ("vfs_read", False)],
+)
+def test_a_tracepoint_is_in_kallsyms_by_its_function_or_its_variable(
+    kallsyms: Kallsyms, name: str, expected: bool
+) -> None:
+    assert kallsyms.has_tracepoint(name) is expected
+
+
+def test_of_arguments_and_structs_kallsyms_knows_nothing(kallsyms: Kallsyms) -> None:
+    with kallsyms:
+        assert kallsyms.arguments("vfs_read") is None
+        assert not kallsyms.has_struct("tracepoint_ext")
+        assert not kallsyms.has_struct("tracepoint_ext", "faultable")
+
+
+def test_the_running_kernels_kallsyms_can_be_read() -> None:
+    found = Kallsyms()
+    assert found.has_function("vfs_read")
+    assert found.has_tracepoint("sys_exit")
+
+
+def test_functions_arguments_structs_and_their_members_are_in_btf() -> None:
+    libbpf = Libbpf()
+    with BpfObject(libbpf, locate(Probe(name="p", package="ebpfmon_process", object="process", charts=()))) as obj:
+        # the object's own BTF, which it frees itself
+        symbols = BtfSymbols(libbpf, libbpf.lib.bpf_object__btf(obj._object))
+        program = "vfs_read__trampoline__vfs_read__4"
+        assert symbols.has_function(program)
+        assert not symbols.has_function("process_row")
+        assert (symbols.arguments(program), symbols.arguments("no_such")) == (1, None)
+        assert not symbols.has_tracepoint("sys_exit")
+        assert [symbols.has_struct("process_row", m) for m in ("", "who", "n", "tgid")] == [True, True, True, False]
+        assert not symbols.has_struct("no_such")
+        assert not symbols.has_struct("no_such", "who")

@@ -1,0 +1,168 @@
+"""Rows to lines: merged, filtered, sorted."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ebpfmon import Owners
+from ebpfmon.top.state import COLUMNS, Mode
+from ebpfmon.top.view import State, render, to_json
+from tests.unit.top_support import (
+    GROUPS,
+    KEYED,
+    NETWORK,
+    ROW,
+    SENT,
+    busy,
+    pids,
+    rows_of,
+    second,
+    table_of,
+)
+
+
+@pytest.mark.parametrize("descending", [True, False])
+@pytest.mark.parametrize(("mode", "key"), [(mode, c.key) for mode, of_mode in COLUMNS.items() for c in of_mode])
+def test_every_column_sorts_both_ways(mode: Mode, key: str, descending: bool) -> None:
+    column = next(c for c in COLUMNS[mode] if c.key == key)
+    words = {"pid": "pid", "user": "uid", "group": "group", "command": "command", "count": "processes"}
+
+    def value(line: Mapping[str, Any]) -> Any:
+        if column.is_rate:
+            return sum(line[n] for n in column.counters(line))
+        found = line[words[key]]
+        return found.lower() if isinstance(found, str) else found
+
+    lines = to_json(busy(), State(mode=mode, sort=key, descending=descending))[mode]
+    shown = [value(line) for line in lines]
+    assert len(set(shown)) > 1
+    assert shown == sorted(shown, reverse=descending)
+
+
+def test_lines_that_are_equal_come_in_the_order_of_their_calls_whichever_way_is_sorted() -> None:
+    made = second(*({"tgid": n, "write_calls": calls} for n, calls in ((1, 5), (2, 50), (3, 5), (4, 20))))
+    for descending in (True, False):
+        assert pids(made, State(sort="err", descending=descending)) == [2, 4, 1, 3]
+
+
+def test_a_process_is_one_line_over_its_execs_and_tables_and_is_called_as_it_was_last() -> None:
+    made = second(
+        {"tgid": 9, "start_ns": 50, "exec_id": 3, "comm": b"nginx", "read_calls": 5, "group": 2, "uid": 33},
+        {"tgid": 9, "start_ns": 50, "exec_id": 2, "comm": b"sh", "read_calls": 30, "group": 3, "parent_tgid": 4},
+        {"tgid": 9, "start_ns": 10, "exec_id": 7, "comm": b"old", "read_calls": 1},
+        network=table_of(
+            rows_of(
+                NETWORK,
+                [
+                    {"tgid": 9, "start_ns": 50, "exec_id": 3, "comm": b"nginx", "uid": 33, "tcp_send_bytes": 4},
+                    {"tgid": 9, "start_ns": 50, "exec_id": 2, "comm": b"sh", "udp_send_bytes": 3},
+                ],
+            )
+        ),
+    )
+    made = replace(made, owners={**made.owners, "network": Owners(GROUPS, np.array([2, 3]))})
+    first, second_, *rest = to_json(made, State())["processes"]
+    assert not rest
+    shown = {k: first[k] for k in ("pid", "parent", "uid", "command", "group", "start_ns", "read_calls", *SENT[:2])}
+    assert shown == {
+        "pid": 9, "parent": 0, "uid": 33, "command": "nginx", "group": "web", "start_ns": 50, "read_calls": 35,
+        "tcp_send_bytes": 4, "udp_send_bytes": 3,
+    }  # fmt: skip
+    assert (second_["command"], second_["start_ns"], second_["tcp_send_bytes"]) == ("old", 10, 0)
+
+
+def test_a_process_that_only_one_table_knows_has_a_line_as_well() -> None:
+    made = second({"tgid": 5, "start_ns": 1}, network=table_of(rows_of(NETWORK, [{"tgid": 6, SENT[0]: 4}])))
+    for tables in (made.tables, dict(reversed([*made.tables.items()]))):
+        found = {line["pid"]: line for line in to_json(replace(made, tables=tables), State())["processes"]}
+        assert [(found[n]["group"], found[n]["start_ns"], found[n][SENT[0]]) for n in (5, 6)] == [
+            ("other", 1, 0), ("-", 0, 4),
+        ]  # fmt: skip
+
+
+@pytest.mark.parametrize("mode", [*COLUMNS])
+def test_tables_by_keys_of_their_own_count_nothing_and_make_no_line(mode: Mode) -> None:
+    network = rows_of(NETWORK, [{"tgid": 5, "start_ns": 1, "tcp_send_bytes": 40, "group": 2}])
+    made = second({"tgid": 5, "start_ns": 1, "read_calls": 7, "group": 2}, network=table_of(network))
+    made = replace(made, owners={**made.owners, "network": Owners(GROUPS, np.array([2]))})
+    rows = [{"tgid": 5, "start_ns": 1, "port": 443, "tcp_send_bytes": 40, "sent_calls": 3}, {"tgid": 8, "port": 1}]
+    keyed = replace(made, tables={"outbound": table_of(rows_of(KEYED, rows), overflow_calls=9), **made.tables})
+    assert to_json(keyed, State(mode=mode)) == to_json(made, State(mode=mode))
+    assert render(keyed, State(mode=mode), 200, 50) == render(made, State(mode=mode), 200, 50)
+    (line,) = to_json(keyed, State(mode=mode))[mode]
+    assert (line["group"], line["read_calls"], line["tcp_send_bytes"]) == ("web", 7, 40)
+
+
+def test_groups_sum_up_their_rows_and_count_each_process_once() -> None:
+    network = rows_of(NETWORK, [{"tgid": 1, "start_ns": 1, "exec_id": 2, SENT[0]: 8}, {"tgid": 77, SENT[0]: 1}])
+    made = second(
+        {"tgid": 1, "start_ns": 1, "exec_id": 1, "read_calls": 1, "group": 2},
+        {"tgid": 1, "start_ns": 1, "exec_id": 2, "read_calls": 2, "group": 2},
+        {"tgid": 1, "start_ns": 9, "exec_id": 2, "read_calls": 4, "group": 2},
+        {"tgid": 2, "start_ns": 1, "exec_id": 1, "read_calls": 8, "group": 2},
+        {"tgid": 2, "start_ns": 1, "exec_id": 2, "read_calls": 16, "group": 3},
+        network=table_of(network),
+    )
+    made = replace(made, owners={**made.owners, "network": Owners(GROUPS, np.array([2, 1]))})
+    found = [
+        (line["group"], line["processes"], line["read_calls"], line[SENT[0]])
+        for line in to_json(made, State(mode="groups"))["groups"]
+    ]
+    assert found == [("Sql", 1, 16, 0), ("web", 3, 15, 8), ("overflow", 1, 0, 1)]
+
+
+def test_groups_are_the_same_by_name_whatever_their_number_in_each_table() -> None:
+    made = second(
+        {"tgid": 1, "group": 2, "read_calls": 1}, other=table_of(rows_of(ROW, [{"tgid": 2, "read_calls": 2}]))
+    )
+    made = replace(made, owners={**made.owners, "other": Owners(("web",), np.array([0]))})
+    assert [(g["group"], g["read_calls"]) for g in to_json(made, State(mode="groups"))["groups"]] == [("web", 3)]
+
+
+@given(
+    st.lists(st.tuples(*(st.integers(1, 3) for _ in range(3)), st.integers(0, 3), st.integers(0, 2**40)), max_size=12)
+)
+def test_merging_is_what_it_says_and_loses_no_call(drawn: list[tuple[int, int, int, int, int]]) -> None:
+    made = second(
+        *(
+            {"tgid": tgid, "start_ns": start, "exec_id": exec_id, "group": group, "read_calls": calls, "comm": b"x"}
+            for tgid, start, exec_id, group, calls in drawn
+        )
+    )
+    of_processes: dict[tuple[int, int], int] = {}
+    of_groups: dict[str, int] = {}
+    in_groups: dict[str, set[tuple[int, int]]] = {}
+    for tgid, start, _, group, calls in drawn:
+        of_processes[tgid, start] = of_processes.get((tgid, start), 0) + calls
+        of_groups[GROUPS[group]] = of_groups.get(GROUPS[group], 0) + calls
+        in_groups.setdefault(GROUPS[group], set()).add((tgid, start))
+    processes, groups = to_json(made, State())["processes"], to_json(made, State(mode="groups"))["groups"]
+    assert {(p["pid"], p["start_ns"]): p["read_calls"] for p in processes} == of_processes
+    assert {g["group"]: g["read_calls"] for g in groups} == of_groups
+    assert {g["group"]: g["processes"] for g in groups} == {name: len(who) for name, who in in_groups.items()}
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [("NGI", {1}), ("sql", {2, 12}), ("SQL", {2, 12}), ("12", {12, 3}), ("2", {2, 3}), ("é", {4}), ("zz", set()),
+     ("99999999999999999999999999", set()), ("", {1, 2, 3, 4, 12})],
+)  # fmt: skip
+def test_the_filter_finds_a_part_of_the_command_or_group_or_a_whole_pid(text: str, found: set[int]) -> None:
+    made = second(
+        {"tgid": 1, "comm": b"nginx"}, {"tgid": 2, "group": 3}, {"tgid": 3, "comm": b"job-12"},
+        {"tgid": 4, "comm": "café".encode()}, {"tgid": 12, "group": 3},
+    )  # fmt: skip
+    assert set(pids(made, State(filter=text))) == found
+    assert f"of {len(found)}" in render(made, State(filter=text), 80, 24)[3] or not found
+    assert ("none" in render(made, State(filter=text), 80, 24)[3]) == (not found)
+
+
+def test_the_filter_of_groups_looks_at_their_names() -> None:
+    assert [g["group"] for g in to_json(busy(), State(mode="groups", filter="WE"))["groups"]] == ["web"]

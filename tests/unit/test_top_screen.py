@@ -1,0 +1,217 @@
+"""`ebpfmon top` on a real terminal: keys in, frames out, and its modes as they were before."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import termios
+from contextlib import suppress
+
+import pytest
+
+from ebpfmon.top.screen import WAITING, TopSettings
+from ebpfmon.top.state import State
+from ebpfmon.top.view import render
+from tests.unit.top_support import busy, second
+from tests.unit.top_terminal import AS_BEFORE, Terminal, Told, run, screen
+
+FRAMED = {"?1049"}  # the alternate screen
+
+
+def test_it_draws_the_newest_snapshot_and_leaves_the_terminal_as_it_was(terminal: Terminal) -> None:
+    before = termios.tcgetattr(terminal.slave)
+    descriptors = os.listdir("/proc/self/fd")
+
+    async def test() -> None:
+        with terminal:
+            async with screen(terminal) as shown:
+                await terminal.until(lambda: terminal.lines[0] == WAITING)
+                during = termios.tcgetattr(terminal.slave)
+                assert not during[3] & (termios.ICANON | termios.ECHO | termios.ISIG)
+                assert terminal.modes == FRAMED
+                for made in (second({"tgid": 99}), busy()):
+                    await shown.send(made)
+                    await terminal.until_it_shows(render(made, State(), 80, 24))
+                assert terminal.reversed == {5}
+            await terminal.until(lambda: terminal.modes == AS_BEFORE)
+
+    run(test)
+    assert termios.tcgetattr(terminal.slave) == before
+    assert len(os.listdir("/proc/self/fd")) == len(descriptors)
+    assert signal.getsignal(signal.SIGWINCH) == signal.getsignal(signal.SIGCONT) == signal.SIG_DFL
+
+
+@pytest.mark.parametrize("how", ["error", "cancelled", "closed twice", "error on the way in"])
+def test_whatever_ends_it_the_terminal_is_as_it_was(
+    terminal: Terminal, how: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = termios.tcgetattr(terminal.slave)
+
+    async def use() -> None:
+        async with screen(terminal) as shown:
+            await shown.send(busy())
+            await terminal.until_it_says("PID")
+            assert termios.tcgetattr(terminal.slave) != before
+            if how == "error":
+                raise ZeroDivisionError
+            if how == "cancelled":
+                terminal.type("x")
+                await asyncio.Event().wait()
+        await shown.__aexit__(None, None, None)
+
+    async def test() -> None:
+        loop = asyncio.get_running_loop()
+        if how == "error on the way in":
+            monkeypatch.setattr(loop, "add_signal_handler", lambda *_: 1 / 0)
+        with terminal:
+            task = asyncio.create_task(use())
+            if how == "cancelled":
+                await terminal.until_it_says("PID")
+                task.cancel()
+            with suppress(ZeroDivisionError, asyncio.CancelledError):
+                await task
+            assert not loop.remove_reader(terminal.slave)
+            await terminal.until(lambda: terminal.history[-1:] == ["?1049l"])
+            assert terminal.modes == AS_BEFORE
+
+    run(test)
+    assert termios.tcgetattr(terminal.slave) == before
+    assert "?1049h" in terminal.history
+
+
+def test_keys_sort_scroll_filter_and_pause(terminal: Terminal) -> None:
+    async def test() -> None:
+        with terminal:
+            async with screen(terminal) as shown:
+                await shown.send(busy())
+                for keys, said in (
+                    ("\x1b[D", "by CLOSE desc"), ("\x1b[C\x1bOC", "by RBYTES desc"), (">", "by WRITE desc"),
+                    ("r", "by WRITE asc"), ("P", "by PID asc"), ("\x1b[B", "2-"), ("\x1b[F", "-60 of 60"),
+                    ("\x1b[H", "processes 1-"), ("\x1b[6~", "processes 18-"), ("\x1b[5~", "processes 1-"),
+                    ("/proc1", "with 'proc1'"), ("\x7f3", "with 'proc3'"), ("\r", "q quit"),
+                    ("g", "groups none with 'proc3'"), ("/\x1b", "groups 1-"), ("?", "ctrl-c"), ("?", "groups 1-"),
+                    (" ", "PAUSED"),
+                ):  # fmt: skip
+                    terminal.type(keys)
+                    await terminal.until_it_says(said)
+
+    run(test)
+
+
+def test_while_it_is_paused_a_second_stays_and_then_the_newest_comes(terminal: Terminal) -> None:
+    async def test() -> None:
+        with terminal:
+            async with screen(terminal) as shown:
+                await shown.send(second({"tgid": 111}))
+                terminal.type("p")
+                await terminal.until_it_says("PAUSED")
+                await shown.send(second({"tgid": 222}))
+                terminal.type("r")
+                await terminal.until_it_says("ascending")
+                assert " 111 " in terminal.text
+                await shown.send(second({"tgid": 333}))
+                terminal.type("p")
+                await terminal.until_it_says(" 333 ")
+                assert "PAUSED" not in terminal.text
+                assert " 222 " not in terminal.text
+
+    run(test)
+
+
+@pytest.mark.parametrize("key", ["q", "\x03"])
+def test_who_made_it_is_told_of_the_end_and_of_another_grouping(terminal: Terminal, key: str) -> None:
+    told = Told()
+
+    async def test() -> None:
+        with terminal:
+            async with screen(terminal, told) as shown:
+                await shown.send(busy())
+                terminal.type("b")
+                await terminal.until_it_says("by process")
+                assert (told.by, told.quits) == (["process"], 0)
+                terminal.type(f"{key}b")
+                await terminal.until_it_says("by user")
+                terminal.type(f"{key}r")
+                await terminal.until_it_says("ascending")
+                assert (told.by, told.quits) == (["process", "user"], 1)
+            async with shown:  # what was chosen is kept, but for the end
+                await terminal.until(lambda: terminal.text.count("by user") == 1)
+                assert not shown.state.quit
+
+    run(test)
+
+
+def test_escape_is_a_key_where_nothing_follows_and_a_begin_where_something_does(terminal: Terminal) -> None:
+    async def test(escape_s: float) -> None:
+        with terminal:
+            async with screen(terminal, escape_s=escape_s) as shown:
+                await shown.send(busy())
+                terminal.type("/7\x1b")
+                await terminal.until_it_says("with '7'")
+                if escape_s < 1:
+                    await terminal.until(lambda: "with '7'" not in terminal.text)
+                else:
+                    terminal.type("[")
+                    terminal.type("Dx\r")
+                    await terminal.until_it_says("with '7x'")
+
+    run(lambda: test(0.001))
+    run(lambda: test(60))
+
+
+def test_another_size_is_drawn_anew(terminal: Terminal) -> None:
+    async def test() -> None:
+        with terminal:
+            async with screen(terminal) as shown:
+                await shown.send(busy())
+                await terminal.until_it_shows(render(busy(), State(), 80, 24))
+                for width, height in ((40, 10), (200, 50), (9, 2), (1, 1), (80, 24)):
+                    terminal.resize(width, height)
+                    terminal.spoil()
+                    os.kill(os.getpid(), signal.SIGWINCH)
+                    expected = render(busy(), State(), width, height)
+                    await terminal.until_it_shows(expected)
+
+    run(test)
+
+
+def test_what_has_fewer_lines_than_the_terminal_leaves_nothing_of_what_was_there(terminal: Terminal) -> None:
+    async def test() -> None:
+        terminal.resize(80, 2)
+        with terminal:
+            async with screen(terminal) as shown:
+                for made in (busy(), second()):
+                    await shown.send(made)
+                    await terminal.until_it_shows(render(made, State(), 80, 2))
+                assert terminal.lines[1] == ""
+
+    run(test)
+
+
+def test_what_was_stopped_takes_the_terminal_over_again(terminal: Terminal) -> None:
+    before = termios.tcgetattr(terminal.slave)
+
+    async def test() -> None:
+        with terminal:
+            async with screen(terminal) as shown:
+                await shown.send(busy())
+                await terminal.until_it_says("PID")
+                during = termios.tcgetattr(terminal.slave)
+                termios.tcsetattr(terminal.slave, termios.TCSANOW, before)  # a shell does
+                terminal.resize(80, 24)
+                terminal.modes = set(AS_BEFORE)
+                os.kill(os.getpid(), signal.SIGCONT)
+                await terminal.until_it_shows(render(busy(), State(), 80, 24))
+                assert terminal.modes == FRAMED
+                assert termios.tcgetattr(terminal.slave) == during
+
+    run(test)
+    assert termios.tcgetattr(terminal.slave) == before
+
+
+def test_the_core_feeds_it_like_any_sink_and_never_gives_it_up_for_being_slow(terminal: Terminal) -> None:
+    made = screen(terminal)
+    settings = TopSettings(screen=made)
+    assert settings.open() is made
+    assert settings.send_timeout_s is None

@@ -1,0 +1,81 @@
+"""What keys do."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from ebpfmon.config import BY
+from ebpfmon.top import view
+from ebpfmon.top.state import COLUMNS, Mode
+from ebpfmon.top.view import State, press, render
+from tests.unit.top_support import (
+    busy,
+    second,
+    typed,
+)
+
+
+def test_arrows_and_capitals_choose_among_the_columns_that_there_are() -> None:
+    state = view.frame(second({"tgid": 1}), State(), 80, 24).state
+    keys = [c.key for c in COLUMNS["processes"] if c.key not in ("sent", "recv")]
+    walked = [state := press(state, "right") for _ in keys]
+    start = keys.index("read") + 1
+    assert [s.sort for s in walked] == keys[start:] + keys[:start]
+    assert press(State(sort="pid", columns=state.columns), "<").sort == "err"
+    for column in COLUMNS["processes"]:
+        pressed = press(State(sort="wbytes", columns=state.columns), column.letter)
+        assert pressed.sort == (column.key if column.key in keys else "wbytes")
+        assert pressed.descending == (column.is_rate)
+
+
+@pytest.mark.parametrize("mode", [*COLUMNS])
+def test_every_column_has_a_letter_of_its_own_which_the_help_tells(mode: Mode) -> None:
+    letters = [c.letter for c in COLUMNS[mode]]
+    assert len(set(letters)) == len(letters)
+    assert not set(letters) & set("rpgbhq/? <>")
+    said = " ".join(render(busy(), State(help=True, mode=mode), 80, 40))
+    assert all(f"{c.letter} {c.header}" in said for c in COLUMNS[mode])
+    assert len(render(busy(), State(help=True, mode=mode), 80, 24)) == 24
+
+
+def test_help_is_closed_by_any_key_and_q_quits_even_there() -> None:
+    for key in "h?":
+        assert press(State(), key).help
+    for key in ("h", "x", "down", "escape"):
+        assert press(State(help=True), key) == State()
+    assert press(State(help=True), "q").quit
+
+
+def test_keys_do_what_the_last_line_says() -> None:
+    assert press(State(), "q").quit
+    assert press(State(editing=True), "ctrl-c").quit
+    assert not press(State(), "r").descending
+    assert press(press(State(), "r"), "r") == State()
+    for key in (" ", "p"):
+        assert press(State(), key).paused
+        assert press(press(State(), key), key) == State()
+    assert press(State(), "g").mode == "groups"
+    assert press(press(State(), "g"), "g").mode == "processes"
+    assert typed(State(columns=("group", "read")), "g", "P").sort == "count"  # the other mode has other columns
+    for nothing in ("x", "\x00", "enter", "backspace", "%"):
+        assert press(State(), nothing) == State()
+
+
+def test_b_goes_through_all_that_can_be_grouped_by_and_ends_a_pause() -> None:
+    state = State(paused=True)
+    found = [(state := press(state, "b")).by for _ in BY]
+    assert found == [*BY[1:], BY[0]]
+    assert not state.paused
+
+
+def test_the_filter_takes_letters_until_it_is_accepted_or_cleared() -> None:
+    editing = typed(State(scroll=7), "/", "q", "é", "x", "backspace", " ", "left", "\x07")
+    assert (editing.filter, editing.editing, editing.quit, editing.scroll) == ("qé ", True, False, 0)
+    assert render(busy(), editing, 80, 24)[-1] == "filter: qé _"
+    assert typed(editing, "enter") == replace(editing, editing=False)
+    assert typed(editing, "escape").filter == typed(editing, "enter", "escape").filter == ""
+    assert not typed(editing, "escape").editing
+    assert len(typed(editing, *"y" * 1000).filter) == 64
+    assert render(busy(), typed(editing, *"y" * 1000), 20, 2)[-1] == "filter: " + "y" * 11 + "_"

@@ -1,0 +1,290 @@
+"""`ebpfmon top`: what stands on the terminal, and what programs get."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import msgspec
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ebpfmon import Owners
+from ebpfmon.top import view
+from ebpfmon.top.state import COLUMNS, RATES, Mode
+from ebpfmon.top.text import columns as width_of
+from ebpfmon.top.text import cut, short
+from ebpfmon.top.view import State, press, render, to_json
+from tests.unit.support import IDENTITY
+from tests.unit.top_support import (
+    COUNTERS,
+    ROW,
+    busy,
+    heading,
+    pids,
+    rows_of,
+    second,
+    table_of,
+)
+
+KEYS = ("left", "right", "up", "down", "pgup", "pgdn", "home", "end", "enter", "escape", "backspace", "ctrl-c")
+
+
+def test_the_totals_are_rates_of_the_whole_system() -> None:
+    made = second({"tgid": 1, "read_calls": 41, "open_errors": 3, "threads_failed": 1}, elapsed_s=0.5, overflow_calls=9)
+    said = [" ".join(line.split()) for line in render(made, State(), 80, 24)]
+    assert said[1] == "calls/s open - close - read 100 write - unlink -"
+    assert said[2] == "bytes/s read - write - | tasks/s new - exit - | err/s 8"
+
+
+def test_what_is_not_measured_has_no_total_and_no_column() -> None:
+    made = second({"tgid": 1, "open_errors": 3})
+    without = "\n".join(render(made, State(), 200, 24, errors=False))
+    assert "err" not in without.lower()
+    assert not {"SENT", "RECV"} & set(heading(render(made, State(), 200, 24)))
+    assert {"SENT", "RECV"} < set(heading(render(busy(), State(), 200, 24)))
+    assert any("sent   5.0k  recv     12" in line for line in render(busy(), State(), 200, 24))
+    only = np.dtype([*IDENTITY, ("tcp_send_bytes", "u8")])
+    only_sent = replace(made, tables={"network": table_of(rows_of(only, [{"tgid": 8}]))}, owners={})
+    assert "SENT" in " ".join(render(only_sent, State(), 80, 24))
+    assert "RECV" not in " ".join(render(only_sent, State(), 80, 24))
+
+
+@pytest.mark.parametrize(
+    ("width", "height", "shown"),
+    [
+        (80, 24, "PID GROUP COMMAND READ RBYTES WRITE WBYTES SENT RECV ERR"),
+        (40, 10, "PID COMMAND READ WRITE"),
+        (200, 50, "PID USER GROUP COMMAND OPEN CLOSE READ RBYTES WRITE WBYTES UNLINK NEW ERR SENT RECV"),
+    ],
+)
+def test_a_terminal_shows_the_columns_that_fit_the_most_important_first(width: int, height: int, shown: str) -> None:
+    lines = render(busy(), State(), width, height)
+    assert len(lines) == height
+    assert max(map(len, lines)) <= width
+    assert set(heading(lines)) == set(shown.split())
+    assert "q quit" in lines[-1]
+
+
+def test_80_columns_have_opened_files_beside_the_network_where_errors_are_not_counted() -> None:
+    shown = heading(render(busy(), State(), 80, 24, errors=False))
+    assert set(shown) == {"PID", "GROUP", "COMMAND", "OPEN", "READ", "RBYTES", "WRITE", "WBYTES", "SENT", "RECV"}
+
+
+def test_80_columns_have_all_that_matters_without_a_network() -> None:
+    lines = render(second({"tgid": 4194304, "comm": b"kworker/u256:12", "read_calls": 7}), State(), 80, 24)
+    assert heading(lines) == ["PID", "GROUP", "COMMAND", "OPEN", "READ", "RBYTES", "WRITE", "WBYTES", "NEW", "ERR"]
+    assert lines[4].startswith("    PID GROUP")
+    assert lines[5].split() == ["4194304", "other", "kworker/u256:12", "-", "7", "-", "-", "-", "-", "-"]
+
+
+@pytest.mark.parametrize("mode", [*COLUMNS])
+def test_headers_and_numbers_of_a_column_end_at_the_same_place(mode: Mode) -> None:
+    for column in COLUMNS[mode]:
+        lines = render(busy(), State(mode=mode, sort=column.key), 200, 50)
+        head = next(line for line in lines if f"[{column.header}]" in line)
+        other = next(c for c in COLUMNS[mode] if c.is_rate and c is not column)
+        for of in {column, other} & set(RATES):
+            end = head.index(of.header) + len(of.header)
+            row = lines[lines.index(head) + 3]
+            assert row[end - 1] != " "
+            assert row[end : end + 1] in ("", " ")
+
+
+def test_users_are_sorted_as_they_are_shown() -> None:
+    made, users = second(*({"tgid": n, "uid": n} for n in (1, 2, 3, 10))), {2: "zoe", 3: "Adam"}
+    lines = render(made, State(sort="user", descending=False), 200, None, users=users)[-4:]
+    assert [line.split()[:2] for line in lines] == [["3", "Adam"], ["2", "zoe"], ["1", "1"], ["10", "10"]]
+
+
+HOSTILE = [
+    b"\x1b[2J\x1b[H", b"a\nb\rc\td", b"\xc2\x9b31m", b"\xff\xfe", b"\xe2\x80\xae", "日本語".encode(),
+    "e\u0301".encode(), "\U0001f600".encode() * 4, "\u200b\u2028".encode(), "❤️".encode(),
+]  # fmt: skip
+
+
+@given(st.binary(max_size=16) | st.sampled_from(HOSTILE), st.text(max_size=20), st.integers(1, 120))
+def test_no_name_breaks_the_terminal(comm: bytes, group: str, width: int) -> None:
+    made = second({"tgid": 1234567, "comm": comm, "read_calls": 5})
+    made = replace(made, host=group, owners={"process": Owners((group,), np.array([0]))})
+    for mode in COLUMNS:
+        lines = render(made, State(mode=mode, filter=""), width, 24)
+        assert all(line.isprintable() for line in lines)
+        assert max(map(width_of, lines)) <= width
+        assert len(lines) == 24
+
+
+def test_wide_characters_take_two_columns_and_those_without_a_column_of_their_own_are_replaced() -> None:
+    made = second(
+        {"tgid": 1, "comm": "日本".encode()}, {"tgid": 2, "comm": b"ab"}, {"tgid": 3, "comm": "e\u0301".encode()},
+        {"tgid": 4, "comm": b"\x1b[31m"},
+    )  # fmt: skip
+    lines = render(made, State(sort="pid", descending=False), 80, None)[-4:]
+    assert [line.split()[2] for line in lines] == ["日本", "ab", "e?", "?[31m"]
+    assert len({width_of(line) for line in lines}) == 1
+
+
+def test_what_is_longer_than_its_column_is_marked() -> None:
+    assert cut("postgresql", 10) == "postgresql"
+    assert cut("postgresql-15", 10) == "postgresq+"
+    assert cut("日本語日本語", 6) == "日本+"
+    assert cut("日本語", 1) == "+"
+    assert cut("x", 0) == ""
+
+
+@pytest.mark.parametrize(
+    ("rate", "width", "digits", "shown"),
+    [(0, 6, 6, "-"), (0.01, 6, 6, "0.1"), (0.5, 6, 6, "0.5"), (2.998, 6, 6, "3"), (9.96, 6, 6, "10"),
+     (999_999, 6, 6, "999999"), (999_999.6, 6, 6, "1.0M"), (12345, 4, 4, "12k"), (99_999, 5, 5, "99999"),
+     (100_000, 5, 5, "100k"), (999, 6, 3, "999"), (999.6, 6, 3, "1.0k"), (1500, 6, 3, "1.5k"), (2**64, 6, 3, "18.4E")],
+)  # fmt: skip
+def test_rates_are_short(rate: float, width: int, digits: int, shown: str) -> None:
+    assert short(rate, width, digits) == shown
+
+
+@given(st.floats(0, 1e23), st.sampled_from([4, 5, 6]), st.booleans())
+def test_a_rate_fits_its_column_and_is_right_to_five_percent(rate: float, width: int, is_bytes: bool) -> None:
+    shown = short(rate, width, 3 if is_bytes else width)
+    assert len(shown) <= width
+    if rate < 0.1:
+        assert shown == ("0.1" if rate else "-")
+        return
+    unit = " kMGTPEZY".find(shown[-1])
+    value = float(shown.rstrip("kMGTPEZY")) * 1000 ** max(unit, 0)
+    assert value == pytest.approx(rate, rel=0.06, abs=0.051)
+
+
+def test_of_many_rows_only_those_that_are_shown_are_put_into_words(monkeypatch: pytest.MonkeyPatch) -> None:
+    array = np.zeros(10_000, ROW)
+    array["tgid"], array["read_calls"] = np.arange(10_000), np.arange(10_000)
+    array["comm"] = np.char.add(b"p", np.arange(10_000).astype("S8"))
+    made = replace(second(), tables={"process": table_of(array)}, owners={})
+    words: list[bytes] = []
+
+    def text(comm: bytes) -> str:
+        words.append(comm)
+        return "x"
+
+    monkeypatch.setattr(view, "_text", text)
+    lines = render(made, State(scroll=3000), 80, 24)
+    assert words == [b"p%d" % n for n in range(6999, 6999 - len(words), -1)]
+    assert 10 < len(words) < 24
+    assert f"processes 3001-{3000 + len(words)} of 10000" in lines[3]
+
+
+@pytest.mark.parametrize("state", [State(), State(mode="groups"), State(filter="1"), State(sort="err")])
+def test_nothing_to_show_is_shown(state: State) -> None:
+    for made in (second(), replace(second(), tables={}, owners={})):
+        lines = render(made, state, 80, 24)
+        assert f"{state.mode} none" in "".join(lines)
+        assert to_json(made, state)[state.mode] == []
+
+
+def test_the_sort_column_is_the_users_again_when_its_table_is_back() -> None:
+    gone = replace(second(), tables={}, owners={})
+    state = view.frame(gone, State(sort="write"), 80, 24).state
+    assert "[WRITE]" in "".join(render(second(), state, 80, 24))
+
+
+def test_what_is_sorted_by_is_shown_however_narrow_the_terminal_is() -> None:
+    for mode, of_mode in COLUMNS.items():
+        for column in of_mode:
+            for width in (12, 40, 80):
+                assert f"[{column.header}" in "".join(render(busy(), State(mode=mode, sort=column.key), width, 24))
+
+
+@pytest.mark.parametrize("width", [40, 80])
+def test_the_first_line_says_what_is_wrong_even_where_it_is_short(width: int) -> None:
+    made = second({"tgid": 1}, complete=False, overflow_calls=12)
+    said = render(made, State(paused=True), width, 24)[0]
+    assert said.endswith("PAUSED  INCOMPLETE  OVERFLOW 12 calls")
+    clean = render(second({"tgid": 1}), State(), width, 24)[0]
+    assert not {"PAUSED", "INCOMPLETE", "OVERFLOW"} & set(clean.split())
+    assert clean.startswith("ebpfmon top  web1.example.org  20" if width == 80 else "web1.example.org")
+    assert clean.endswith("1.000 s")
+
+
+def test_scrolling_stops_at_the_first_and_the_last_line() -> None:
+    made = busy(60)
+    state = view.frame(made, State(sort="pid", descending=False), 80, 24).state
+    page = state.page
+
+    def first_and_last(*keys: str) -> tuple[int, int]:
+        now = state
+        for key in keys:
+            now = view.frame(made, press(now, key), 80, 24).state
+        lines = render(made, now, 80, 24)[-page - 1 : -1]
+        assert f"{now.scroll + 1}-{now.scroll + page} of 60" in "".join(render(made, now, 80, 24))
+        return int(lines[0].split()[0]) // 7 + 1, int(lines[-1].split()[0]) // 7 + 1
+
+    assert 10 < page < 20
+    assert first_and_last() == (1, page)
+    assert first_and_last("up") == (1, page)
+    assert first_and_last("down", "down", "up") == (2, page + 1)
+    assert first_and_last("pgdn") == (page + 1, 2 * page)
+    assert first_and_last("pgdn", "pgup", "pgup") == (1, page)
+    assert first_and_last("end") == first_and_last("end", "down", "pgdn") == (61 - page, 60)
+    assert first_and_last("end", "up") == (60 - page, 59)
+    assert first_and_last("end", "home") == (1, page)
+    assert first_and_last("end", "r") == (60, 61 - page)
+
+
+def test_the_whole_table_has_no_words_about_keys() -> None:
+    lines = render(busy(60), State(scroll=5), 80, None)
+    table = lines[next(n for n, line in enumerate(lines) if "[READ]" in line) + 1 :]
+    assert [int(line.split()[0]) for line in table] == pids(busy(60), State())
+    shorter = render(busy(60), State(), 80, None, top=7)
+    assert shorter[-7:] == table[:7]
+    assert "1-7 of 60" in "".join(shorter)
+
+
+@given(
+    st.lists(st.sampled_from(KEYS) | st.characters() | st.sampled_from("/hgbpr<>GPRNq "), max_size=25),
+    st.integers(-1, 130),
+    st.integers(-1, 40),
+    st.booleans(),
+)
+def test_no_keys_and_no_size_make_it_fail_or_draw_outside(
+    keys: list[str], width: int, height: int, frames: bool
+) -> None:
+    made, state = busy(30), State()
+    for key in keys:
+        state = press(state, key)
+        if frames:
+            state = view.frame(made, state, width, height).state
+    drawn = view.frame(made, state, width, height)
+    assert len(drawn.lines) <= max(height, 0)
+    assert all(width_of(line) <= max(width, 0) and line.isprintable() for line in drawn.lines)
+    assert -1 <= drawn.heading < max(height, 1)
+    assert drawn.state.scroll <= 30
+
+
+def test_json_has_exact_amounts_that_add_up() -> None:
+    made = second(
+        {"tgid": 1, "start_ns": 2**60 + 1, "read_bytes": 2**60 + 1, "read_calls": 3, "comm": b"a\x1b\xff", "uid": 7},
+        {"tgid": 2, "read_calls": 2}, elapsed_s=0.5, overflow_calls=9, complete=False,
+    )  # fmt: skip
+    shown = json.loads(msgspec.json.encode(to_json(made, State(by="user"))))
+    assert [shown[k] for k in ("schema", "host", "time", "elapsed_s", "complete", "by", "overflow_calls")] == [
+        1, "web1.example.org", 1.7e9, 0.5, False, "user", 9,
+    ]  # fmt: skip
+    assert set(shown["totals"]) == set(shown["overflow"]) == set(COUNTERS)
+    for name, total in shown["totals"].items():
+        assert total == sum(p[name] for p in shown["processes"]) + shown["overflow"][name]
+    assert shown["totals"]["read_bytes"] == 2**60 + 1
+    first = shown["processes"][0]
+    assert {k: v for k, v in first.items() if k not in COUNTERS} == {
+        "group": "other", "pid": 1, "parent": 0, "uid": 7, "command": "a\x1b\ufffd", "start_ns": 2**60 + 1,
+    }  # fmt: skip
+
+
+def test_json_without_errors_says_nothing_of_them_and_has_as_many_lines_as_wanted() -> None:
+    shown = to_json(busy(), State(), top=3, errors=False)
+    assert [p["pid"] for p in shown["processes"]] == pids(busy(), State())[:3]
+    named = {*shown["totals"], *shown["overflow"], *shown["processes"][0]}
+    assert "read_calls" in named
+    assert not [n for n in named if n.endswith(("_errors", "_failed"))]
+    assert to_json(busy(), State(), top=0)["processes"] == []
+    assert len(to_json(busy(), State(), top=1000)["processes"]) == 60

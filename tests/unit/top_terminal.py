@@ -1,0 +1,176 @@
+"""A terminal for tests: the other side of a pty, which draws what comes and knows no more than it should need."""
+
+from __future__ import annotations
+
+import asyncio
+import codecs
+import fcntl
+import os
+import pty
+import re
+import struct
+import termios
+from collections.abc import Awaitable, Callable
+from typing import Any, Self
+
+from ebpfmon.top.screen import Screen
+from ebpfmon.top.text import columns
+
+AS_BEFORE = {"?7", "?25"}
+"""The private modes of a terminal that nobody has taken over: it wraps, and has a cursor."""
+_PART = re.compile(r"\x1b\[(\??[0-9;]*)([A-Za-z])|([^\x1b])")
+
+
+class Terminal:
+    """What a user sees (`lines`) and types. Fails where something is drawn outside, or by a sequence nobody knows."""
+
+    def __init__(self, width: int = 80, height: int = 24) -> None:
+        self.master, self.slave = pty.openpty()
+        self.resize(width, height)
+        self.modes: set[str] = set()
+        """The private modes that are set."""
+        self.history: list[str] = []
+        """Every sequence that came, and plain characters in between as one."""
+        self.reversed: set[int] = set()
+        """The lines that are in reverse."""
+        self._changed = asyncio.Event()
+        self._decoder = codecs.getincrementaldecoder("utf-8")()
+        self._begun = ""
+        self._row = self._column = 0
+        self._reverse = False
+
+    def resize(self, width: int, height: int) -> None:
+        """Another size, and nothing drawn."""
+        self.width, self.height = width, height
+        self.cells = [[" "] * width for _ in range(height)]
+        if width and height:
+            fcntl.ioctl(self.slave, termios.TIOCSWINSZ, struct.pack("HHHH", height, width, 0, 0))
+
+    def spoil(self) -> None:
+        """Something else draws all over it, or it does itself when its size changes."""
+        self.cells = [["x"] * self.width for _ in range(self.height)]
+
+    def __enter__(self) -> Self:
+        """From now on what comes is read; before, the terminal hangs."""
+        self._changed = asyncio.Event()
+        asyncio.get_running_loop().add_reader(self.master, self.read)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        asyncio.get_running_loop().remove_reader(self.master)
+
+    def close(self) -> None:
+        """Both sides."""
+        for fd in {self.master, self.slave} - {-1}:
+            os.close(fd)
+        self.master = self.slave = -1
+
+    @property
+    def lines(self) -> list[str]:
+        """What stands there; the second column of a wide character is no character."""
+        return ["".join(line).rstrip() for line in self.cells]
+
+    @property
+    def text(self) -> str:
+        return "\n".join(self.lines)
+
+    def type(self, keys: str) -> None:
+        """As if on the keyboard."""
+        os.write(self.master, keys.encode())
+
+    async def until(self, condition: Callable[[], object]) -> None:
+        """Wait until it holds, but not for ever."""
+        async with asyncio.timeout(10):
+            while not condition():
+                self._changed.clear()
+                await self._changed.wait()
+
+    async def until_it_says(self, text: str) -> None:
+        """Wait until this stands there."""
+        await self.until(lambda: text in self.text)
+
+    async def until_it_shows(self, lines: list[str]) -> None:
+        """Wait until these lines stand there, and nothing else."""
+        await self.until(lambda: self.lines == lines + [""] * (self.height - len(lines)))
+
+    def read(self) -> None:
+        """Draw what came."""
+        text, at = self._begun + self._decoder.decode(os.read(self.master, 1 << 16)), 0
+        while part := _PART.match(text, at):
+            at = part.end()
+            if part[3] is None:
+                self.history.append(f"{part[1]}{part[2]}")
+                self._sequence(part[1], part[2])
+            else:
+                self._character(part[3])
+        self._begun = text[at:]
+        assert len(self._begun) < 16, f"nobody knows {self._begun!r}"
+        self._changed.set()
+
+    def _sequence(self, parameters: str, end: str) -> None:
+        match parameters, end:
+            case (_, "h" | "l") if parameters.startswith("?"):
+                (self.modes.add if end == "h" else self.modes.discard)(parameters)
+            case _, "H":
+                row, column = parameters.split(";")
+                self._row, self._column = int(row) - 1, int(column) - 1
+            case "", "K":
+                # as real ones do: after the last column the cursor is still on it
+                start = min(self._column, self.width - 1)
+                self.cells[self._row][start:] = [" "] * (self.width - start)
+            case "", "J":
+                for row_ in self.cells[self._row :]:
+                    row_[:] = [" "] * self.width
+            case "2", "J":
+                self.cells = [[" "] * self.width for _ in range(self.height)]
+                self.reversed.clear()
+            case (("0" | "1" | "7"), "m"):
+                self._reverse = parameters == "7"
+            case _:
+                raise AssertionError(f"nobody knows {parameters}{end}")
+
+    def _character(self, c: str) -> None:
+        if c == "\r":
+            self._column = 0
+        elif c == "\n":
+            self._row += 1
+            if self._row == self.height:
+                self._row -= 1
+                self.cells = [*self.cells[1:], [" "] * self.width]
+        else:
+            assert c.isprintable(), f"{c!r} on a terminal"
+            width = columns(c)
+            assert self._column + width <= self.width, f"{c!r} outside, in {self.lines[self._row]!r}"
+            self.cells[self._row][self._column : self._column + width] = [c, ""][:width]
+            self._column += width
+            (self.reversed.add if self._reverse else self.reversed.discard)(self._row)
+
+
+class Told:
+    """What a screen told whoever made it."""
+
+    def __init__(self) -> None:
+        self.quits = 0
+        self.by: list[str] = []
+
+    def quit(self) -> None:
+        self.quits += 1
+
+
+def screen(terminal: Terminal, told: Told | None = None, **options: Any) -> Screen:
+    told = told or Told()
+    given: dict[str, Any] = {"term": "xterm", "input_fd": terminal.slave, "output_fd": terminal.slave} | options
+    return Screen(told.quit, told.by.append, **given)
+
+
+def run(test: Callable[[], Awaitable[object]]) -> None:
+    """In a loop of its own, whose callbacks may not fail either."""
+
+    async def main() -> None:
+        failed: list[dict[str, Any]] = []
+        asyncio.get_running_loop().set_exception_handler(lambda _, context: failed.append(context))
+        async with asyncio.timeout(20):
+            await test()
+        assert not failed
+
+    asyncio.run(main())

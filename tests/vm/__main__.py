@@ -1,0 +1,64 @@
+"""python -m tests.vm matrix | run KERNEL -- COMMAND | fetch: the tests, or a command, under other kernels."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+from pathlib import Path
+
+from tests.vm import fetch, machine, matrix
+from tests.vm.cells import CELLS
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m tests.vm")
+    actions = parser.add_subparsers(dest="action", required=True)
+    tests = actions.add_parser("matrix", help="the kernel tests under every kernel")
+    tests.add_argument(
+        "--kernel", action="append", default=[], choices=fetch.SERIES, help="this one alone (may be repeated)"
+    )
+    tests.add_argument("--cell", action="append", default=[], choices=[c.name for c in CELLS], help="likewise")
+    tests.add_argument("--minutes", type=float, default=25, help="what has not ended then has failed (default 25)")
+    one = actions.add_parser("run", help="one command under one kernel: run 6.1 -- 'uname -r'")
+    one.add_argument("kernel", choices=fetch.SERIES)
+    one.add_argument("--append", default="", help="more of the kernel's command line")
+    one.add_argument("--share", type=Path, help="a directory that the guest may write to")
+    one.add_argument("--timeout", type=float, default=600, help="seconds")
+    one.add_argument("--console", action="store_true", help="print the kernel's messages at the end")
+    one.add_argument("command", nargs="+", help="for sh(1)")
+    actions.add_parser("fetch", help="get the kernels")
+    arguments = parser.parse_args()
+    try:
+        machine.require()
+        if arguments.action == "matrix":
+            return matrix.main(arguments.kernel, arguments.cell, arguments.minutes)
+        if arguments.action == "run":
+            return run(arguments)
+        for series in fetch.SERIES:
+            kernel = fetch.fetch(series)
+            print(f"{series}: {kernel.release} in {kernel.path}")
+    except (machine.MachineError, fetch.MissingKernelError) as error:
+        print(f"ebpfmon: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def run(arguments: argparse.Namespace) -> int:
+    kernel = fetch.fetch(arguments.kernel)
+    with tempfile.TemporaryDirectory(prefix="ebpfmon-vm-") as scratch:
+        share = arguments.share or Path(scratch)
+        command = " ".join(arguments.command)
+        job = machine.Job(command, share, arguments.append, timeout_s=arguments.timeout)
+        ended = machine.run(kernel, job, sys.stdout.buffer)
+        if arguments.console or ended.trouble:
+            sys.stderr.write((share / "console").read_text(errors="replace"))
+    print(
+        f"ebpfmon: {kernel.release}: {ended.elapsed_s:.1f} s, {ended.trouble or f'exit status {ended.status}'}",
+        file=sys.stderr,
+    )
+    return 125 if ended.status is None else ended.status
+
+
+if __name__ == "__main__":
+    sys.exit(main())
