@@ -1,18 +1,21 @@
 # The front door. What a target needs is installed by tools/setup, which says so first.
-.PHONY: help run test lint bpf wheel bench clean ready-bpf ready-run ready-test
+.PHONY: help run test vm-test lint bpf wheel bench clean ready-bpf ready-run ready-test ready-vm
 .DEFAULT_GOAL := help
 PYTHON ?= python3
 export PYTHON
 
 help: ## list the targets
-	@sed -n 's/^\([a-z]*\):.*## \(.*\)/\1|\2/p' $(MAKEFILE_LIST) | while IFS='|' read -r target what; do \
-		printf 'make %-6s %s\n' "$$target" "$$what"; done
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1|\2/p' $(MAKEFILE_LIST) | while IFS='|' read -r target what; do \
+		printf 'make %-7s %s\n' "$$target" "$$what"; done
 
 run: ready-run ## install what is missing, then watch this machine; ARGS='--for 10 --json' and the like are handed on
 	@.venv/bin/ebpfmon run $(ARGS)
 
 test: lint ## install what is missing, then lint and test; ARGS='tests/unit -k word' goes to pytest
 	@.venv/bin/pytest $(ARGS)
+
+vm-test: ready-vm ## the kernel tests under Debian's kernels, in QEMU; ARGS='--kernel 6.1 --cell core' runs some of them
+	@.venv/bin/python -m tests.vm matrix $(ARGS)
 
 lint: ready-test ## ruff and mypy
 	@.venv/bin/ruff check --quiet
@@ -30,8 +33,8 @@ bench: ready-test ## measure what ebpfmon costs on this machine; ARGS goes to be
 	@.venv/bin/python -m benchmarks $(ARGS)
 
 clean: ## remove all that was built here, .venv too; Debian packages stay
-	@rm -rf .venv build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis plugins/*/objects
+	@rm -rf .venv build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis plugins/*/objects ebpfmon/attribution/objects
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-ready-bpf ready-run ready-test: ready-%:
+ready-bpf ready-run ready-test ready-vm: ready-%:
 	@tools/setup $*

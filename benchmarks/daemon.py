@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import socket
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import NamedTemporaryFile
 
 import psutil
 
@@ -57,3 +59,30 @@ def cost(command: list[str], seconds: float) -> tuple[float, float]:
             process.wait()
             drain.wait()
     return after.user + after.system - before.user - before.system, memory
+
+
+def memory_with_destinations(count: int) -> tuple[float, int]:
+    """Peak resident megabytes of the daemon when one process sends to so many addresses (of 127/8) within a second,
+    and how many it saw in the fullest interval. All of them are to be shown, in a table that has room for them."""
+    settings = f'[plugins.network_viewer]\nips = "*"\ntable_size = {1 << (count - 1).bit_length()}\n'
+    with NamedTemporaryFile("w", suffix=".toml") as file:
+        file.write(settings)
+        file.flush()
+        with subprocess.Popen(
+            [*EBPFMON, "--config", file.name], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+        ) as process:
+            assert process.stdout
+            process.stdout.readline()
+            with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
+                for n in range(count):
+                    sender.sendto(b"x", (f"127.{1 + (n >> 16)}.{n >> 8 & 255}.{n & 255}", 9))
+            time.sleep(2.5)
+            status = Path(f"/proc/{process.pid}/status").read_text()
+            process.terminate()
+            snapshots = [json.loads(line) for line in process.stdout]
+    peak_kb = next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmHWM"))
+    rows = [
+        d["value"] for s in snapshots for c in s["charts"] if c["id"] == "ebpfmon.rows" for d in c["dimensions"]
+        if d["id"] == "outbound"
+    ]  # fmt: skip
+    return peak_kb * 1024 / 1e6, max(rows)
