@@ -35,6 +35,8 @@ class Core(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     """How events are seen; anything but auto is an error where an event cannot be seen so."""
     loader: Literal["auto", "core", "bcc"] = "auto"
     """How programs get into the kernel; auto takes core, and bcc on kernels without BTF."""
+    user: str = ""
+    """Whom the daemon becomes when its programs are attached; by default it stays who it is."""
 
     @property
     def strategy(self) -> Strategy | None:

@@ -5,11 +5,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
-import os
 import socket
 import time
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +18,7 @@ from ebpfmon.attribution.groups import Groups
 from ebpfmon.attribution.lookup import Lookup
 from ebpfmon.attribution.naming import ByApp, ByCgroup, ByProcess, ByUser, Naming
 from ebpfmon.config import BY, Apps, Settings
-from ebpfmon.errors import EbpfmonError
+from ebpfmon.errors import EbpfmonError, SettingsError
 from ebpfmon.flow.applications import Applications
 from ebpfmon.flow.attribution import Attribution
 from ebpfmon.flow.fanout import Fanout, SinkTask
@@ -28,11 +26,14 @@ from ebpfmon.flow.harvest import Harvester
 from ebpfmon.flow.pipeline import Charted, Grouping, Owning, Pipeline
 from ebpfmon.flow.scheduler import Clock, SystemClock, ticks
 from ebpfmon.kernel import features
+from ebpfmon.kernel.attach import LoadedProbe
 from ebpfmon.loading import Probes, Wanted, charts_of, wanted_probes
 from ebpfmon.model import Chart
 from ebpfmon.notify import Notifier
 from ebpfmon.registry import Registry
 from ebpfmon.selfmon import SelfMonitor
+from ebpfmon.workers import Workers, never_preempted
+from ebpfmon.workers import run as run_in
 
 log = logging.getLogger(__name__)
 
@@ -40,6 +41,10 @@ PROBLEMS = 10
 """Lines of a groups file that are complained of one by one."""
 STOP_S = 1.5
 """How long sinks may take to deliver what they have when the daemon stops."""
+CONFINE_S = 5
+"""How long sinks may take to open before the capabilities that this may take are given up."""
+QUICKLY_S = 0.2
+"""So long a tick waits for settings that are read again; what takes longer comes with a later one."""
 LATE_S = 20
 """When a tick is later than that, the watchdog hears nothing any more."""
 
@@ -76,6 +81,16 @@ async def run(
                 await daemon.close()
 
 
+@dataclass(frozen=True, slots=True)
+class _Change:
+    """Settings to change to, and what was loaded for them; None where what runs will do."""
+
+    settings: Settings
+    groups: Groups
+    wanted: list[Wanted]
+    probes: Probes | None = None
+
+
 class _Daemon:
     """What runs, and with which settings."""
 
@@ -93,24 +108,27 @@ class _Daemon:
         self._found = features.look()
         self._probes = Probes(self._found)
         self._stack.callback(lambda: self._probes.close())
-        self._lookup = self._stack.enter_context(ThreadPoolExecutor(1, "lookup"))
+        self._workers = Workers(stack)
         self._fanout = Fanout([])
         self._sinks: dict[asyncio.Task[None], SinkTask] = {}
         self._owning: Owning | None = None
         self._owning_by: tuple[Apps, Groups] | None = None
-        self._loading: asyncio.Task[Probes] | None = None
+        self._changing: asyncio.Task[_Change] | None = None
         self._ticked_s = time.monotonic()
 
     async def run(self, settings: Settings, tasks: asyncio.TaskGroup, again: Again | None) -> None:
         """Until the daemon is to stop."""
         groups, wanted = self._read(settings)
         self._probes.load(wanted, forced=bool(settings.ebpfmon.strategy))
-        executor = self._stack.enter_context(
-            ThreadPoolExecutor(1, "harvest", prepare_harvester, (self._found.preemptible,))
-        )
+        if settings.ebpfmon.user:
+            self._workers.become(settings.ebpfmon.user, _of_sinks(settings))
+        if self._found.preemptible is not False:
+            await run_in(self._workers.harvest, never_preempted)
         harvester = Harvester(self._probes.loaded, self._clock)
-        pipeline = Pipeline(socket.gethostname(), harvester, self._fanout, executor)
+        await self._workers.confine(harvester.rehearse)
+        pipeline = Pipeline(socket.gethostname(), harvester, self._fanout, self._workers.harvest)
         self._settings = self._use(settings, groups, pipeline, tasks)
+        confining = tasks.create_task(self._confine(), name="confine")
         self._notifier.ready(self._status())
         living = tasks.create_task(self._live(), name="watchdog")
         while not self._stop.is_set():
@@ -120,6 +138,7 @@ class _Daemon:
                 if again and await self._change(again, pipeline, tasks):
                     break  # the interval may be another one
         living.cancel()
+        confining.cancel()
         self._notifier.stopping()
         await pipeline.tick()
 
@@ -130,10 +149,20 @@ class _Daemon:
                 self._notifier.alive()
             await asyncio.sleep(1)
 
+    async def _confine(self) -> None:
+        """When the sinks are open, the event loop's thread needs no more than they ask for."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(CONFINE_S):
+                for sink in list(self._fanout.sinks):
+                    await sink.tried.wait()
+        self._workers.confine_event_loop(_of_sinks(self._settings))
+
     async def close(self) -> None:
         """Let the sinks deliver what they have, for a while."""
-        if self._loading:
-            self._loading.cancel()
+        if self._changing:  # the thread that loads cannot be stopped
+            (change,) = await asyncio.gather(self._changing, return_exceptions=True)
+            if isinstance(change, _Change) and change.probes:
+                change.probes.close()
         self._fanout.close()
         if self._sinks:
             await asyncio.wait(self._sinks, timeout=STOP_S)
@@ -152,45 +181,44 @@ class _Daemon:
     async def _change(self, again: Again, pipeline: Pipeline, tasks: asyncio.TaskGroup) -> bool:
         """Follow changed settings, if they are asked for: at once, or when what needs to be loaded is. What is wrong
         with them is said, and everything stays as it was."""
-        if self._loading and self._loading.done():
-            loading, self._loading = self._loading, None
-            return await self._swap(loading, pipeline, tasks)
-        if self._loading or not again.asked.is_set():
-            return False
-        again.asked.clear()
-        self._notifier.reloading()
-        try:
-            settings = again.read()
-            groups, wanted = self._read(settings)
-            if self._probes.adopt(wanted):
-                self._settings = self._use(settings, groups, pipeline, tasks)
-                self._done("the settings were read again")
-                return True
-            self._next = settings, groups
+        if not self._changing:
+            if not again.asked.is_set():
+                return False
+            again.asked.clear()
+            self._notifier.reloading()
             beside = self._probes.loaded
-            probes, forced = Probes(self._found), bool(settings.ebpfmon.strategy)
-            self._loading = asyncio.create_task(
-                asyncio.to_thread(probes.load, wanted, forced=forced, beside=beside), name="loading"
+            self._changing = asyncio.create_task(
+                run_in(self._workers.loading, lambda: self._prepare(again.read(), beside)), name="change"
             )
-        except EbpfmonError as error:
-            self._done(f"the settings are left as they were: {error}")
-        return False
-
-    async def _swap(self, loading: asyncio.Task[Probes], pipeline: Pipeline, tasks: asyncio.TaskGroup) -> bool:
-        """What was loaded beside the former probes takes their place."""
+            await asyncio.wait({self._changing}, timeout=QUICKLY_S)
+        if not self._changing.done():
+            return False
+        changing, self._changing = self._changing, None
         try:
-            probes = loading.result()
+            change = changing.result()
+            if not change.probes:
+                await run_in(self._workers.loading, lambda: self._probes.adopt(change.wanted))
         except EbpfmonError as error:
             self._done(f"the settings are left as they were: {error}")
             return False
-        former, self._probes = self._probes, probes
-        await pipeline.change(probes.loaded)
-        former.close()
-        settings, groups = self._next
-        self._owning = None  # what is known of execs begins anew
-        self._settings = self._use(settings, groups, pipeline, tasks)
-        self._done("the settings were read again, and probes loaded")
+        if change.probes:
+            former, self._probes = self._probes, change.probes
+            await pipeline.change(change.probes.loaded)
+            former.close()
+            self._owning = None  # what is known of execs begins anew
+        self._settings = self._use(change.settings, change.groups, pipeline, tasks)
+        self._done(f"the settings were read again{', and probes loaded' if change.probes else ''}")
         return True
+
+    def _prepare(self, settings: Settings, beside: Sequence[LoadedProbe]) -> _Change:
+        """What other settings take, loaded beside what runs. Blocking. Raises SettingsError, KernelError."""
+        if settings.ebpfmon.user != self._settings.ebpfmon.user:
+            raise SettingsError("ebpfmon.user: another one takes a restart")
+        groups, wanted = self._read(settings)
+        if self._probes.fit(wanted):
+            return _Change(settings, groups, wanted)
+        forced = bool(settings.ebpfmon.strategy)
+        return _Change(settings, groups, wanted, Probes(self._found).load(wanted, forced=forced, beside=beside))
 
     def _done(self, what: str) -> None:
         log.info("%s", what)
@@ -219,7 +247,9 @@ class _Daemon:
         seen = any(p.probe is execs.PROBE for p in self._probes.loaded)
         namings = {by: naming(by, groups, seen) for by in self._groupings(settings)}
         applications = Applications(charts, settings.apps.maximum)
-        return Owning(Attribution(namings, settings.apps.by), applications, Lookup(), self._lookup, self._grouping)
+        return Owning(
+            Attribution(namings, settings.apps.by), applications, Lookup(), self._workers.lookup, self._grouping
+        )
 
     def _feed(self, settings: Settings, tasks: asyncio.TaskGroup) -> None:
         """Sinks whose settings are as they were go on; the others end, and new ones begin."""
@@ -270,11 +300,6 @@ def naming(by: str, groups: Groups, execs_are_seen: bool) -> Naming:
             return ByApp(groups, time.clock_gettime_ns(time.CLOCK_BOOTTIME) if execs_are_seen else math.inf)
 
 
-def prepare_harvester(preemptible: bool | None) -> None:
-    """On a kernel that preempts itself (None: perhaps), the harvester shall not be preempted: no kprobe's and no
-    classic tracepoint's program runs on a CPU where a bpf(2) call on a map is under way, so calls would be missed for
-    as long as it waits.
-    """
-    if preemptible is not False:
-        with suppress(OSError):  # without CAP_SYS_NICE: what is missed then is counted
-            os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(os.sched_get_priority_min(os.SCHED_FIFO)))
+def _of_sinks(settings: Settings) -> frozenset[str]:
+    """The capabilities that its sinks ask for."""
+    return frozenset[str]().union(*(sink.capabilities for sink in settings.sinks))

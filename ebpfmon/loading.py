@@ -82,17 +82,18 @@ class Probes:
         libbpf.trim()
         return self
 
-    def adopt(self, wanted: list[Wanted]) -> bool:
-        """Take on what is `wanted` now without loading anything: what stands in maps, what keys mean. False, and
-        nothing is changed, if that is not enough."""
-        if [_of_load(w) for w in wanted] != [_of_load(w) for w in self._wanted]:
-            return False
+    def fit(self, wanted: list[Wanted]) -> bool:
+        """Whether what is loaded will do for what is `wanted` now."""
+        return [_of_load(w) for w in wanted] == [_of_load(w) for w in self._wanted]
+
+    def adopt(self, wanted: list[Wanted]) -> None:
+        """Take on what fits, without loading anything: what stands in maps, what keys mean. Blocking. Raises
+        KernelError."""
         for probe, options in wanted:
             for loaded in self.loaded:
                 if loaded.probe is probe:
                     loaded.adopt(options.setup)
         self._wanted = wanted
-        return True
 
 
 def _of_load(wanted: Wanted) -> tuple[str, LoadOptions, dict[str, int]]:

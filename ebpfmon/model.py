@@ -284,6 +284,12 @@ class SinkSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     send_timeout_s: ClassVar[float | None] = 10.0
     """How long one `send` may take before the sink counts as failed. None: as long as it likes."""
 
+    @property
+    def capabilities(self) -> frozenset[str]:
+        """What opening the sink again takes of capabilities(7), long after the start, such as `net_bind_service`: the
+        daemon gives up all others. By default none; root needs none for files of his own."""
+        return frozenset()
+
     def open(self) -> Sink:
         """A new sink with these settings, not yet entered. Raises SettingsError where they cannot work."""
         raise NotImplementedError

@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from itertools import groupby
+from pathlib import Path
 from typing import Annotated, ClassVar, Literal, Self
 
 import msgspec
@@ -53,6 +54,11 @@ class LogSettings(SinkSettings, tag="log", frozen=True):
     # a reader may take its time (a terminal that was stopped): the mailbox drops what is too old by then
     send_timeout_s: ClassVar[float | None] = None
 
+    @property
+    def capabilities(self) -> frozenset[str]:
+        # a file is opened anew for each snapshot
+        return frozenset({"dac_override"} if self.path not in _STREAMS and _is_for_others(self.path) else ())
+
     def open(self) -> LogSink:
         return LogSink(self)
 
@@ -60,6 +66,20 @@ class LogSettings(SinkSettings, tag="log", frozen=True):
 @hookimpl
 def ebpfmon_register_sinks() -> Sequence[type[SinkSettings]]:
     return [LogSettings]
+
+
+def _is_for_others(path: str) -> bool:
+    """Whether root, who may do everything, could not write a file if he were a user like any other."""
+    if not os.path.exists(path):
+        path = os.path.dirname(os.path.abspath(path))
+    try:
+        ways = [os.stat(directory) for directory in Path(os.path.realpath(path)).parents]
+        last = os.stat(path)
+    except OSError:
+        return False
+    me = os.geteuid()
+    writable = last.st_uid == me or last.st_mode & stat.S_IWOTH
+    return not writable or any(way.st_uid != me and not way.st_mode & stat.S_IXOTH for way in ways)
 
 
 class LogSink:

@@ -46,6 +46,10 @@ class PluginsDSettings(SinkSettings, tag="plugins_d", frozen=True):
         if len(self.socket.encode()) > _LONGEST_PATH:
             raise ValueError(f"socket: longer than {_LONGEST_PATH} bytes, which is all that a Unix socket can have")
 
+    @property
+    def capabilities(self) -> frozenset[str]:
+        return frozenset({"chown"} if self.group and self.socket != _STANDARD else ())
+
     def open(self) -> PluginsDSink:
         return PluginsDSink(self)
 

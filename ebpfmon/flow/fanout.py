@@ -91,6 +91,8 @@ class SinkTask:
         self.statistics = SinkStatistics()
         self.mailbox = Mailbox(self.statistics)
         self.settings = settings
+        self.tried = asyncio.Event()
+        """It has been opened, or that has failed."""
         self._charts = Charts(settings.charts)
         self._gathered: Snapshot | None = None
         self._last: int | None = None
@@ -124,13 +126,16 @@ class SinkTask:
                 async with AsyncExitStack() as stack:
                     async with asyncio.timeout(self.settings.send_timeout_s):
                         sink = await stack.enter_async_context(self.settings.open())
+                    self.tried.set()
                     await self._feed(sink)
                 return
             except SinkGoneError as gone:
                 log.info("sink '%s' has ended: %s", self.name, gone)
+                self.tried.set()
                 return
             except Exception as error:  # a sink may raise anything, and must hurt nobody
                 self._failed(error)
+                self.tried.set()
                 if self.mailbox.closed:
                     return
             await asyncio.sleep(self._delay_s * random.uniform(0.5, 1.5))

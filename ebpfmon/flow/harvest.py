@@ -72,6 +72,16 @@ class Harvester:
         self._missed = self._missed_runs()
         return last
 
+    def rehearse(self) -> None:
+        """Do all that a harvest does, to the sides that no program writes to: nothing is taken. Raises KernelError."""
+        for source in self._sources:
+            side = 1 - source.interval.side
+            for n, table in enumerate(source.tables):
+                if not n:
+                    table.settle(side)
+                table.drain(side)
+        self._missed_runs()
+
     def harvest(self) -> Harvest:
         """The interval since the last call; `complete` is False if a table could not be read, and so is left out, or
         if the kernel left out runs of programs, so that calls are missing."""

@@ -22,6 +22,7 @@ _SERVING = ("host", "port", "token_file", "tls_certificate", "tls_key")
 _PUSHING = (
     "push_format", "push_batch", "push_gzip", "push_headers", "push_token_file", "push_timeout_s", "push_ca_file",
 )  # fmt: skip
+_FIRST_FREE_PORT = 1024  # below, a port takes CAP_NET_BIND_SERVICE
 _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # of RFC 9110: what a header's name is made of
 _OURS = {"content-type", "content-encoding", "content-length", "transfer-encoding", "host", "connection", "expect"}
 
@@ -69,6 +70,10 @@ class HttpJsonSettings(SinkSettings, tag="http_json", frozen=True):
             self._check_pushing()
         else:
             self._check_serving()
+
+    @property
+    def capabilities(self) -> frozenset[str]:
+        return frozenset({"net_bind_service"} if not self.push_url and 0 < self.port < _FIRST_FREE_PORT else ())
 
     def open(self) -> Sink:
         return HttpJsonSink(self)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -228,6 +229,20 @@ def require_strategy(strategy: Strategy) -> None:
 def arguments(plan: Mapping[str, int], **more: int) -> list[str]:
     """A plan as the workload's arguments."""
     return [f"{key}={count}" for key, count in {**plan, **more}.items()]
+
+
+def require_open_tree(user: str) -> None:
+    """Skip the test if a user may not read this tree, or its Python."""
+    command = [
+        "setpriv",
+        f"--reuid={user}",
+        "--regid=nogroup",
+        "--clear-groups",
+        "--inh-caps=-all",
+        "--bounding-set=-all",
+    ]
+    if subprocess.run([*command, sys.executable, "-c", "import ebpfmon"], check=False).returncode:
+        pytest.skip("only root can enter this tree, or its Python")
 
 
 def work(program: Path, where: Path, plan: Mapping[str, int], **more: int) -> int:

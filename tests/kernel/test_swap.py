@@ -12,13 +12,13 @@ import numpy as np
 import pytest
 
 from ebpfmon import registry
-from ebpfmon.daemon import prepare_harvester
 from ebpfmon.flow.harvest import Harvester
 from ebpfmon.flow.scheduler import SystemClock
 from ebpfmon.kernel import attach, features
 from ebpfmon.kernel.attach import LoadOptions
 from ebpfmon.kernel.libbpf import Libbpf
 from ebpfmon.model import Harvest
+from ebpfmon.workers import never_preempted
 from tests.kernel.support import COUNTERS, Monitor, counted
 
 
@@ -49,7 +49,7 @@ def test_a_hundred_swaps_under_a_storm_lose_nothing(workload: Path, tmp_path: Pa
     found = features.look()
     with (
         attach.load(probe, Libbpf(), found, LoadOptions()) as loaded,
-        ThreadPoolExecutor(1, "harvest", prepare_harvester, (found.preemptible,)) as executor,
+        ThreadPoolExecutor(1, "harvest", never_preempted if found.preemptible is not False else None) as executor,
         storm(workload, tmp_path, 5) as processes,
     ):
         harvester = Harvester([loaded], SystemClock())

@@ -145,3 +145,14 @@ def test_other_sources_begin_where_the_former_ones_end() -> None:
     assert set(following.tables) == {"new", "own", "own too"}
     assert ("flip", "one", 1) in steps
     assert following.missed_runs == 0  # what was missed before is nobody's
+
+
+def test_a_rehearsal_does_all_that_a_harvest_does_and_takes_nothing() -> None:
+    harvester, sources, _, steps = build("a", "b")
+    harvester.rehearse()
+    assert {(what, side) for what, _, side in steps} == {("settle", 1), ("drain", 1)}
+    assert {stem for what, stem, _ in steps if what == "drain"} == {"a", "b"}
+    assert [source.interval.side for source in sources] == [0, 0]
+    sources[1].tables[0].broken = True
+    with pytest.raises(KernelError):
+        harvester.rehearse()

@@ -35,7 +35,7 @@ _CELLS_TESTS = "tests/kernel/test_cells.py"
 # machine's own has to do: the command line, the errors, strace's counts, a storm of half a minute.
 _OTHERS = (
     "test_daemon or test_check or test_loader or test_cells or test_applications or test_default_groups or test_top"
-    " or test_reload or test_network and not exact"
+    " or test_reload or test_workers and not each_thread or test_network and not exact"
 )
 _CORE = f"not ({_OTHERS} or strace or thirty_ticks or a_datagram and not auto)"
 _PEERS = "test_network_peers or test_network_connections and not too_many and not twenty_thousand or packets_are_lost"
@@ -89,7 +89,7 @@ CELLS = (
     ),
     Cell(
         "capabilities",  # the tests take them away with setpriv(1), as root and as another user
-        (_CELLS_TESTS, "-k", "capabilities"),
+        ("tests/kernel", "-k", "test_cells and capabilities or test_workers and another_user"),
         kernels=("5.10", "7.2"),
         may_skip=("only root can enter this tree",),
         # before 5.11 tables are charged to the limit of locked memory, and only CAP_SYS_RESOURCE may raise it

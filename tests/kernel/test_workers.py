@@ -1,0 +1,108 @@
+"""What the daemon is still allowed to do when everything is attached."""
+
+from __future__ import annotations
+
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from ebpfmon.kernel.capabilities import NAMES
+from tests.kernel.support import PLAN, Monitor, assert_counts, expected, require_open_tree, work
+
+OURS = ("daemon", "harvest", "lookup", "loading", "opening", "asyncio")
+OF_MAPS = {"bpf", "sys_admin"}  # before Linux 5.19
+
+
+def capabilities_of(status: str) -> set[str]:
+    """What a thread may take up, of what /proc says of it."""
+    found = re.search(r"^CapPrm:\s*(\w+)", status, re.M)
+    assert found
+    return {name for bit, name in enumerate(NAMES) if int(found[1], 16) >> bit & 1}
+
+
+def of_threads() -> dict[str, set[str]]:
+    """What each thread of a daemon in this process may do, by the beginning of its name."""
+    names = {thread.native_id: thread.name.partition("_")[0] for thread in threading.enumerate()}
+    return {
+        name: capabilities_of(Path(f"/proc/self/task/{number}/status").read_text())
+        for number, name in names.items()
+        if name in OURS
+    }
+
+
+def wait_until(holds: Callable[[], bool]) -> None:
+    end = time.monotonic() + 60
+    while not holds():
+        assert time.monotonic() < end
+        time.sleep(0.05)
+
+
+def test_each_thread_keeps_what_it_needs_and_what_changes_is_still_loaded(workload: Path, tmp_path: Path) -> None:
+    settings = {"ebpfmon": {"load_mode": "return"}, "apps": {"by": "process"}, "sinks": []}
+    with Monitor(settings) as monitor:
+        monitor.until(lambda: not of_threads()["daemon"])
+        before = of_threads()
+        assert before["harvest"] <= OF_MAPS
+        assert before["lookup"] <= {"sys_ptrace"}
+        assert before["loading"] <= {"bpf", "perfmon", "sys_ptrace"}
+        seen = len(monitor.snapshots)
+        monitor.reload({**settings, "plugins": {"network_viewer": {"enabled": False}, "process": {"table_size": 512}}})
+        monitor.until(lambda: monitor.snapshots[-1].tables["process"].capacity == 512 and len(monitor.snapshots) > seen)
+        tgid = work(workload, tmp_path, PLAN)
+        monitor.until_gone(lambda: np.array([tgid]), 38)
+        assert of_threads() == before
+    assert_counts(monitor.of(tgid), expected(PLAN))
+
+
+def test_as_another_user_it_counts_and_reads_its_settings_again(tmp_path: Path) -> None:
+    require_open_tree("nobody")
+    tmp_path.chmod(0o755)
+    for parent in tmp_path.parents[:2]:  # pytest's, which are for us alone
+        parent.chmod(0o711)
+    file, log = tmp_path / "ebpfmon.toml", tmp_path / "log"
+    log.touch()
+    log.chmod(0o666)
+    text = f'[ebpfmon]\nuser = "nobody"\n[[sinks]]\ntype = "log"\nformat = "json"\npath = "{log}"\n'
+    file.write_text(text)
+    command = [sys.executable, "-m", "ebpfmon", "run", "--config", str(file)]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        try:
+            threads = Path(f"/proc/{process.pid}/task")
+
+            def statuses() -> list[str]:
+                return [path.read_text() for path in threads.glob("*/status")]
+
+            wait_until(lambda: log.stat().st_size > 0 and not capabilities_of((threads.parent / "status").read_text()))
+            for status in statuses():
+                assert re.search(r"^Uid:\t65534\t65534\t65534\t65534$", status, re.M)
+                assert capabilities_of(status) <= OF_MAPS | {"bpf", "perfmon", "sys_ptrace"}
+                assert "NoNewPrivs:\t1" in status
+            file.write_text(text.replace('"nobody"', '"nobody"\nload_mode = "return"'))
+            process.send_signal(signal.SIGHUP)
+            wait_until(lambda: '"ebpf.io_error"' in log.read_text())
+            file.write_text(text.replace("nobody", "root"))
+            process.send_signal(signal.SIGHUP)
+            assert process.stderr
+            last = next(line for line in process.stderr if "left as they were" in line)
+            assert "ebpfmon.user: another one takes a restart" in last
+        finally:
+            process.terminate()
+            process.wait(10)
+
+
+def test_an_unknown_user_is_a_wrong_setting(tmp_path: Path) -> None:
+    file = tmp_path / "ebpfmon.toml"
+    file.write_text('[ebpfmon]\nuser = "no-such-user"\n')
+    command = [sys.executable, "-m", "ebpfmon", "run", "--config", str(file), "--for", "1"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert (done.returncode, done.stderr.splitlines()[-1]) == (
+        2,
+        "ebpfmon: become user 'no-such-user': there is no such user",
+    )
