@@ -116,7 +116,7 @@ def test_modules_come_after_what_they_need_and_what_is_built_in_is_left_out(tmp_
     assert found["9p"].startswith(b"license=GPL\0depends=netfs,9pnet")
 
 
-CELL = Cell("core", ("tests/kernel",), expect=("kprobe", "tracepoint"))
+CELL = Cell("core", "test_x", expect=("kprobe", "tracepoint"))
 PROBES = ("network_viewer", "process")
 
 
@@ -185,7 +185,7 @@ def test_a_strategy_that_the_kernel_has_may_not_be_skipped_nor_may_a_test_of_non
 
 
 def test_what_may_be_skipped_is_no_failure_and_is_told() -> None:
-    cell = Cell("core", (), expect=CELL.expect, may_skip=("EPERM", "no 32-bit"))
+    cell = Cell("core", "", expect=CELL.expect, may_skip=("EPERM", "no 32-bit"))
     trampoline = case("test_process_exact", "test_it[trampoline-entry]", skipped("EPERM | no"))
     compat = case("test_process_exact", "test_compat", skipped("this kernel has no 32-bit programs"))
     shown = report.table([good := run(*ALL_PASSED, trampoline, compat, cell=cell)])
@@ -199,7 +199,7 @@ def test_what_may_be_skipped_is_no_failure_and_is_told() -> None:
 
 def test_a_test_may_say_that_the_kernel_refused_rightly() -> None:
     why = '<properties><property name="refused_by_kernel" value="lockdown"/></properties>'
-    cell = Cell("lockdown", ("-k", "lockdown"))
+    cell = Cell("lockdown", "lockdown")
     good = run(case("test_cells", "test_lockdown[process-kprobe]", why), cell=cell)
     assert not good.failed
     assert square(report.table([good]), "process", "kprobe") == "refused by the kernel: lockdown"
@@ -238,3 +238,9 @@ def test_a_kernel_that_cannot_be_had_is_told_loudly_and_is_no_failure() -> None:
 def test_every_cell_has_kernels_that_there_are_and_a_name_of_its_own() -> None:
     assert len({cell.name for cell in CELLS}) == len(CELLS)
     assert all(set(cell.kernels) <= set(fetch.SERIES) for cell in CELLS)
+    assert all(set(cell.more) <= set(cell.kernels) for cell in CELLS)
+
+
+def test_a_machine_has_what_is_selected_under_every_kernel_and_what_is_more_under_its_own() -> None:
+    cell = Cell("c", "a or b", more={"6.1": "c and d"})
+    assert (cell.selected("6.1"), cell.selected("5.10")) == ("(a or b) or (c and d)", "(a or b)")

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from tests.vm.fetch import SERIES
 
@@ -14,9 +15,12 @@ class Cell:
     """Tests under some kernels, prepared in one way. The tests find its name in $EBPFMON_CELL."""
 
     name: str
-    tests: tuple[str, ...]
-    """pytest's arguments."""
+    select: str
+    """Which of tests/kernel: pytest's -k."""
     kernels: tuple[str, ...] = ALL
+    more: Mapping[str, str] = field(default_factory=dict)
+    """What else is selected under one of these kernels: as to start a machine takes as long as a few tests, what needs
+    none of its own has a part in another's."""
     arguments: str = ""
     """More of the kernel's command line."""
     prelude: str = ""
@@ -29,8 +33,11 @@ class Cell:
     shown as refused by the kernel."""
     timeout_s: float = 600
 
+    def selected(self, series: str) -> str:
+        """Which of tests/kernel, under one of the kernels."""
+        return " or ".join(f"({part})" for part in (self.select, self.more.get(series, "")) if part)
 
-_CELLS_TESTS = "tests/kernel/test_cells.py"
+
 # Emulated, each start of the program takes ten seconds and more. So for what is the same under every kernel the
 # machine's own has to do: the command line, the errors, strace's counts, a storm of half a minute.
 _OTHERS = (
@@ -38,9 +45,12 @@ _OTHERS = (
     " or test_reload or test_workers and not each_thread or test_network and not exact"
 )
 _CORE = f"not ({_OTHERS} or strace or thirty_ticks or a_datagram and not auto)"
-_PEERS = "test_network_peers or test_network_connections and not too_many and not twenty_thousand or packets_are_lost"
+_APPLICATIONS = "test_applications and not three_thousand"
+# between two namespaces, with a cable that loses what is sent
+_NETWORK = "test_network_peers or test_network_connections and not too_many and not twenty_thousand or packets_are_lost"
+# taken away with setpriv(1), as root and as another user; given up by the daemon
+_CAPABILITIES = "test_cells and capabilities or test_workers and another_user"
 _LEFT = "test_daemon and nothing_stays or test_check and reset"
-_HIDE_BTF = "mount -t tmpfs tmpfs /sys/kernel/btf"
 
 # others must be able to enter where the tree and the interpreter are; what it changes is the guest's alone
 _OTHERS_MAY_ENTER = """
@@ -52,47 +62,29 @@ done
 CELLS = (
     Cell(
         "core",
-        ("tests/kernel", "-k", _CORE),
+        _CORE,
+        more=dict.fromkeys(("5.10", "7.2"), f"{_APPLICATIONS} or {_NETWORK} or {_CAPABILITIES}") | {"6.1": _LEFT},
         expect=("trampoline", "kprobe", "tracepoint"),
-        may_skip=("kretprobes never run out of instances", "nothing is stored for kernel"),
-        timeout_s=900,
-    ),
-    Cell(
-        "applications",
-        ("tests/kernel/test_applications.py", "-k", "not three_thousand"),
-        kernels=("5.10", "7.2"),
-    ),
-    Cell(
-        "network",  # between two namespaces, with a cable that loses what is sent
-        ("tests/kernel", "-k", _PEERS),
-        kernels=("5.10", "7.2"),
+        may_skip=(
+            "kretprobes never run out of instances",
+            "nothing is stored for kernel",
+            "only root can enter this tree",
+        ),
+        prelude=_OTHERS_MAY_ENTER,
+        timeout_s=1500,
     ),
     Cell(
         "btf_hidden",  # nothing but BCC can load there, with the kernel's headers
-        (_CELLS_TESTS, "-k", "btf_hidden and not headers and not traffic"),
-        prelude=_HIDE_BTF,
+        "btf_hidden and not headers and not traffic",
+        more=dict.fromkeys(("5.10", "7.2"), "btf_hidden and traffic") | {"6.1": "btf_hidden and headers"},
+        prelude="mount -t tmpfs tmpfs /sys/kernel/btf",
+        timeout_s=900,
     ),
-    Cell(
-        "network_btf_hidden",
-        (_CELLS_TESTS, "-k", "btf_hidden and traffic"),
-        kernels=("5.10", "7.2"),
-        prelude=_HIDE_BTF,
-    ),
-    Cell("headers", (_CELLS_TESTS, "-k", "headers"), kernels=("6.1",), prelude=_HIDE_BTF),
-    Cell("leftovers", ("tests/kernel", "-k", _LEFT), kernels=("6.1",)),
     Cell(
         "lockdown",
-        (_CELLS_TESTS, "-k", "lockdown"),
+        "test_cells and lockdown",
         kernels=("6.12", "7.2"),
         arguments="lockdown=confidentiality",
         prelude="cat /sys/kernel/security/lockdown; grep -qF '[confidentiality]' /sys/kernel/security/lockdown",
-    ),
-    Cell(
-        "capabilities",  # the tests take them away with setpriv(1), as root and as another user
-        ("tests/kernel", "-k", "test_cells and capabilities or test_workers and another_user"),
-        kernels=("5.10", "7.2"),
-        may_skip=("only root can enter this tree",),
-        # before 5.11 tables are charged to the limit of locked memory, and only CAP_SYS_RESOURCE may raise it
-        prelude=f"ulimit -l unlimited\n{_OTHERS_MAY_ENTER}",
     ),
 )

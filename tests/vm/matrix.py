@@ -21,7 +21,7 @@ OUT = Path("build/vm")
 _AT_A_TIME = 2  # each has two CPUs of its own: more would only wait for each other
 _TEST_TIMEOUT_S = 300  # of one test: emulated, it takes some 20 times as long
 _TAIL = 60  # lines of a log that are printed when something failed
-_EVERY = Cell("(every)", ())  # stands for all cells of a kernel that cannot be had
+_EVERY = Cell("(every)", "")  # stands for all cells of a kernel that cannot be had
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +42,7 @@ class Matrix:
         share = OUT / f"{kernel.series}-{cell.name}"
         share.mkdir(parents=True)
         environment = {"CI": "true", "EBPFMON_CELL": cell.name, "EBPFMON_EXPECT": ",".join(cell.expect)}
-        job = machine.Job(_script(cell, share), share, cell.arguments, environment, cell.timeout_s)
+        job = machine.Job(_script(cell, kernel.series, share), share, cell.arguments, environment, cell.timeout_s)
         with (share / "log").open("wb") as log:
             ended = machine.run(kernel, job, log, self.enough)
         junit = share / "junit.xml"
@@ -52,8 +52,9 @@ class Matrix:
         return _tell(Run(kernel.release, cell, tests, failure, "", note, ended.elapsed_s), share / "log")
 
 
-def _script(cell: Cell, share: Path) -> str:
-    arguments = [*cell.tests, f"--junitxml={share}/junit.xml", f"--timeout={_TEST_TIMEOUT_S}", "-p", "no:cacheprovider"]
+def _script(cell: Cell, series: str, share: Path) -> str:
+    arguments = ["tests/kernel", "-k", cell.selected(series), f"--junitxml={share}/junit.xml", "--durations=5"]
+    arguments += [f"--timeout={_TEST_TIMEOUT_S}", "-p", "no:cacheprovider"]
     return f"set -e\n{cell.prelude}\nexec .venv/bin/python -m pytest {shlex.join(arguments)}"
 
 
