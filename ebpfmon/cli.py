@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import importlib
 import logging
 import os
 import shutil
@@ -25,7 +24,7 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 import msgspec
 
 from ebpfmon import __version__, config, daemon, registry
-from ebpfmon.errors import EbpfmonError, KernelError, SettingsError
+from ebpfmon.errors import EbpfmonError, KernelError, PluginError, SettingsError
 from ebpfmon.kernel import features, kprobe_events
 from ebpfmon.model import Loader, LoadMode, Strategy
 from ebpfmon.notify import Notifier
@@ -73,6 +72,9 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     settings = argparse.ArgumentParser(add_help=False)
     settings.add_argument("--config", type=Path, metavar="FILE", help=f"settings (default: {config.DEFAULT_PATH})")
+    settings.add_argument(
+        "--strict", action="store_true", default=None, help="stop if any plugin or probe cannot be used"
+    )
     core = argparse.ArgumentParser(add_help=False, parents=[settings])
     core.add_argument("--load-mode", choices=[*LoadMode], help="entry: calls and bytes; return: errors too")
     core.add_argument("--attach", choices=["auto", *Strategy], help="how events are seen (default: the best way)")
@@ -110,14 +112,33 @@ def _parser() -> argparse.ArgumentParser:
     actions.add_parser("check", parents=[settings], help="whether they are right").set_defaults(command=_config_check)
 
     install = commands.add_parser("install", help="let systemd run ebpfmon, or Netdata show what it sees")
-    install.add_argument("what", choices=["systemd", "netdata"], help="what is to know of ebpfmon")
+    install.add_argument("what", metavar="PROGRAM", help="systemd, netdata, or what another package brings")
     install.add_argument("--dry-run", action="store_true", help="only say what would be done")
     install.add_argument("--prefix", type=Path, default=Path("/"), metavar="DIR", help="write below DIR (default: /)")
     install.add_argument("--directory", type=Path, metavar="DIR", help="netdata: where it has its plugins")
     install.set_defaults(command=_install)
 
-    commands.add_parser("plugins", help="the plugins, their probes and sinks").set_defaults(command=_plugins)
+    plugins = commands.add_parser("plugins", parents=[settings], help="the plugins, and what became of each")
+    plugins.add_argument("--json", action="store_true", help="as JSON")
+    plugins.set_defaults(command=_plugins)
+    _add_author_commands(commands)
     return parser
+
+
+def _add_author_commands(commands: Any) -> None:
+    """What those need who write plugins."""
+    plugin = commands.add_parser("plugin", help="write a plugin").add_subparsers(required=True, metavar="ACTION")
+    new = plugin.add_parser("new", help="a package that builds, tests and runs at once")
+    new.add_argument("what", choices=["probe", "sink"], help="what it is to bring")
+    new.add_argument("name", metavar="NAME", help="how settings and messages call it: lower case, digits and _")
+    new.add_argument("directory", metavar="DIRECTORY", nargs="?", type=Path, help="default: ebpfmon_NAME")
+    new.set_defaults(command=_plugin_new)
+
+    bpf = commands.add_parser("bpf", help="compile BPF programs").add_subparsers(required=True, metavar="ACTION")
+    build = bpf.add_parser("build", help="for x86-64, aarch64 and BCC, with the kit's headers")
+    build.add_argument("sources", metavar="FILE", nargs="+", type=Path, help="NAME.bpf.c")
+    build.add_argument("-o", "--output", metavar="DIR", type=Path, help="default: objects, beside each FILE")
+    build.set_defaults(command=_bpf_build)
 
 
 def _seconds(text: str) -> float:
@@ -130,32 +151,46 @@ def _seconds(text: str) -> float:
     return seconds
 
 
-def _settings(given: argparse.Namespace, found: registry.Registry, *, json: bool = False) -> config.Settings:
-    names = ("interval", "load_mode", "attach", "loader")
+def _known(given: argparse.Namespace, *, json: bool = False) -> tuple[config.Settings, registry.Registry]:
+    """The settings and the plugins. The file is read once: which plugins there are, it says itself."""
+    document, command_line = config.parse(given.config), _command_line(given, json)
+    found = _discover(document, command_line)
+    return config.check(document.raw, document.source, found, command_line), found
+
+
+def _command_line(given: argparse.Namespace, json: bool = False) -> config.CommandLine:
+    names = ("interval", "load_mode", "attach", "loader", "strict")
     core: dict[str, Any] = {n: getattr(given, n) for n in names if getattr(given, n, None) is not None}
-    return config.read(given.config, found, config.CommandLine(core, json))
+    return config.CommandLine(core, json)
 
 
-def _discover() -> registry.Registry:
-    found = registry.discover()
-    for plugin in found.plugins:
-        if plugin.error:
-            logging.warning("plugin '%s' is left out: %s", plugin.name, plugin.error)
+def _discover(document: config.Document, command_line: config.CommandLine) -> registry.Registry:
+    core = document.core(command_line)
+    found = registry.discover(wanted=core.plugins)
+    for plugin in found.left_out:
+        if core.strict:
+            raise PluginError(f"plugin '{plugin.name}' cannot be used, and strict is set: {plugin.error}")
+        logging.warning("plugin '%s' is left out: %s", plugin.name, plugin.error)
+    for name in core.disabled_plugins:
+        if name not in {plugin.name for plugin in found.disabled}:
+            logging.warning("%s: ebpfmon.disabled_plugins: there is no plugin '%s'", document.source, name)
     return found
 
 
 def _run(given: argparse.Namespace) -> int:
-    found = _discover()
+    settings, found = _known(given, json=given.json)
 
     def read() -> config.Settings:
-        return _settings(given, found, json=given.json)
+        changed = config.read(given.config, found, _command_line(given, given.json))
+        if changed.ebpfmon.plugins != settings.ebpfmon.plugins:
+            logging.warning("the plugins stay as they are until ebpfmon is started again")
+        return changed
 
     async def work(stop: asyncio.Event) -> None:
         asked = asyncio.Event()
         asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, asked.set)
         await daemon.run(settings, found, stop, again=daemon.Again(asked, read), notifier=_notifier())
 
-    settings = read()
     asyncio.run(_until_stopped(work, given.for_s))
     return DONE
 
@@ -207,8 +242,7 @@ def _top(given: argparse.Namespace) -> int:
     if given.json and not given.once:
         raise SettingsError("top: --json is for --once; ebpfmon run --json goes on")
     logging.getLogger().setLevel(logging.WARNING if given.once else logging.ERROR)  # a line would spoil the screen
-    found = _discover()
-    settings = _settings(given, found)
+    settings, found = _known(given)
     state = State(
         by=given.by or settings.apps.by, mode="groups" if given.groups else "processes", sort=given.sort,
         filter=given.filter,
@@ -231,8 +265,7 @@ def _top(given: argparse.Namespace) -> int:
 def _check(given: argparse.Namespace) -> int:
     from ebpfmon import report  # the daemon need not keep it in memory
 
-    found = _discover()
-    verdict = report.check(_settings(given, found), found)
+    verdict = report.check(*_known(given))
     if given.json:
         sys.stdout.buffer.write(msgspec.json.format(msgspec.json.encode(verdict)) + b"\n")
     else:
@@ -264,27 +297,25 @@ def _reset(given: argparse.Namespace) -> int:
 
 
 def _config_show(given: argparse.Namespace) -> int:
-    print("\n".join(config.to_toml(_settings(given, _discover()))))
+    print("\n".join(config.to_toml(_known(given)[0])))
     return DONE
 
 
 def _config_check(given: argparse.Namespace) -> int:
-    _settings(given, _discover())
+    _known(given)
     path = given.config or config.DEFAULT_PATH
     print(f"{path}: right" if path.exists() else f"{path}: not there, the defaults hold")
     return DONE
 
 
 def _install(given: argparse.Namespace) -> int:
-    if given.what == "netdata":
-        # by its name: the core imports no sink
-        netdata = importlib.import_module("ebpfmon_sinks.install_netdata")
-        netdata.install(given.prefix, given.directory, dry_run=given.dry_run)
-        return DONE
     from ebpfmon import install  # the daemon need not keep it in memory
 
+    if given.what != "systemd":
+        install.installer(given.what)(given.prefix, given.directory, dry_run=given.dry_run)
+        return DONE
     if given.directory:
-        raise SettingsError("install systemd: --directory is for netdata")
+        raise SettingsError("install systemd: it needs no --directory")
     called = shutil.which(sys.argv[0]) or ""
     if os.path.basename(called) != "ebpfmon":  # python -m ebpfmon
         called = os.path.join(sysconfig.get_path("scripts"), "ebpfmon")
@@ -293,12 +324,27 @@ def _install(given: argparse.Namespace) -> int:
 
 
 def _plugins(given: argparse.Namespace) -> int:
-    plugins = registry.discover().plugins
-    for plugin in plugins:
-        brings = [f"probe {p}" for p in plugin.probes] + [f"sink {s}" for s in plugin.sinks]
-        state = f"left out: {plugin.error}" if plugin.error else ", ".join(brings)
-        print(f"{plugin.name:16} {plugin.distribution} {plugin.version:8} {state}")
-    return FAILED if any(p.error for p in plugins) else DONE
+    found = registry.discover(wanted=config.parse(given.config).core(_command_line(given)).plugins)
+    if given.json:
+        sys.stdout.buffer.write(msgspec.json.format(msgspec.json.encode(found.plugins)) + b"\n")
+    else:
+        print("\n".join(registry.render(found.plugins)))
+    return FAILED if found.left_out else DONE
+
+
+def _plugin_new(given: argparse.Namespace) -> int:
+    from ebpfmon import scaffold
+
+    print("\n".join(scaffold.new(given.what, given.name, given.directory or Path(f"ebpfmon_{given.name}"))))
+    return DONE
+
+
+def _bpf_build(given: argparse.Namespace) -> int:
+    from ebpfmon import kit
+
+    for path in kit.build(given.sources, given.output):
+        print(path)
+    return DONE
 
 
 if __name__ == "__main__":

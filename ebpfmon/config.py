@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -13,8 +14,10 @@ import tomli
 
 from ebpfmon.errors import SettingsError
 from ebpfmon.model import Loader, LoadMode, ProbeSettings, SinkSettings, Strategy, tag_of
-from ebpfmon.registry import Registry
+from ebpfmon.registry import Registry, Wanted
 from ebpfmon.selection import Charts
+
+log = logging.getLogger(__name__)
 
 DEFAULT_PATH = Path("/etc/ebpfmon/ebpfmon.toml")
 """Read where no file is named; it need not exist."""
@@ -37,11 +40,27 @@ class Core(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     """How programs get into the kernel; auto takes core, and bcc on kernels without BTF."""
     user: str = ""
     """Whom the daemon becomes when its programs are attached; by default it stays who it is."""
+    plugins_dir: str = ""
+    """A folder of plugins that are single files: an absolute path, to which nobody else may write."""
+    disabled_plugins: tuple[str, ...] = ()
+    """Plugins that are not even imported."""
+    strict: bool = False
+    """Whether a plugin or a probe that cannot be used stops everything."""
+
+    @property
+    def plugins(self) -> Wanted:
+        """Which plugins there shall be."""
+        return Wanted(self.plugins_dir, self.disabled_plugins)
 
     @property
     def strategy(self) -> Strategy | None:
         """The strategy that is forced, None for auto."""
         return None if self.attach == "auto" else Strategy(self.attach)
+
+    @property
+    def all_or_nothing(self) -> bool:
+        """Whether a probe that cannot be loaded stops everything."""
+        return self.strict or self.strategy is not None
 
     @property
     def forced_loader(self) -> Loader | None:
@@ -79,11 +98,34 @@ class CommandLine:
     json: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class Document:
+    """A settings file as it was read: what it says can be checked when the plugins are known, which it names."""
+
+    raw: Mapping[str, Any]
+    source: str
+
+    def core(self, given: CommandLine = CommandLine()) -> Core:
+        """`[ebpfmon]`, which needs no plugin. Raises SettingsError."""
+        core = _typed(self.raw.get("ebpfmon", {}), dict[str, Any], self.source, "ebpfmon")
+        # the file's alone first, so that an error names where it is
+        folder = _typed(core, Core, self.source, "ebpfmon").plugins_dir
+        if folder and not Path(folder).is_absolute():
+            raise SettingsError(f"{self.source}: ebpfmon.plugins_dir: '{folder}': expected an absolute path")
+        return _typed({**core, **given.core}, Core, "command line", "ebpfmon")
+
+
 def read(path: Path | None, registry: Registry, given: CommandLine = CommandLine()) -> Settings:
     """The settings of a file; of DEFAULT_PATH if none is named; the defaults if that is not there.
 
     Raises SettingsError.
     """
+    document = parse(path)
+    return check(document.raw, document.source, registry, given)
+
+
+def parse(path: Path | None) -> Document:
+    """A settings file, as `read` finds it. Raises SettingsError."""
     source = path or DEFAULT_PATH
     try:
         raw = tomli.loads(source.read_text(encoding="utf-8"))
@@ -95,17 +137,16 @@ def read(path: Path | None, registry: Registry, given: CommandLine = CommandLine
         raise SettingsError(f"{source}: cannot be read: {error}") from None
     except (ValueError, RecursionError) as error:
         raise SettingsError(f"{source}: not TOML: {error}") from None
-    return check(raw, str(source), registry, given)
+    return Document(raw, str(source))
 
 
 def check(raw: Mapping[str, Any], source: str, registry: Registry, given: CommandLine = CommandLine()) -> Settings:
     """Parsed TOML to settings. Raises SettingsError, naming `source`."""
     _known(raw, ("ebpfmon", "apps", "plugins", "sinks"), source, "")
     sections = _typed(raw.get("plugins", {}), dict[str, Any], source, "plugins")
+    sections = {n: s for n, s in sections.items() if n in registry.probes or not _unused(n, f"plugins.{n}", registry)}
     _known(sections, tuple(registry.probes), source, "plugins.")
-    core = _typed(raw.get("ebpfmon", {}), dict[str, Any], source, "ebpfmon")
-    _typed(core, Core, source, "ebpfmon")  # the file's alone first, so that an error names where it is
-    wanted = _typed({**core, **given.core}, Core, "command line", "ebpfmon")
+    wanted = Document(raw, source).core(given)
     return Settings(
         ebpfmon=wanted,
         apps=_apps(raw, source),
@@ -115,6 +156,18 @@ def check(raw: Mapping[str, Any], source: str, registry: Registry, given: Comman
         },
         sinks=_sinks(raw, source, registry, given.json, wanted.interval),
     )
+
+
+def _unused(name: str, where: str, registry: Registry) -> bool:
+    """Whether a section is for what a plugin would have brought, as far as can be known of one that is not in use."""
+    for plugin in (*registry.disabled, *registry.left_out):
+        if name == plugin.name:
+            log.warning("%s is not used: plugin '%s' is %s", where, plugin.name, plugin.state)
+            return True
+    if registry.left_out:  # what it would have brought, nobody knows
+        names = ", ".join(f"'{p.name}'" for p in registry.left_out)
+        log.warning("%s is not used: nothing has that name, but plugin %s is left out", where, names)
+    return bool(registry.left_out)
 
 
 def _apps(raw: Mapping[str, Any], source: str) -> Apps:
@@ -132,7 +185,13 @@ def _sinks(
 ) -> tuple[SinkSettings, ...]:
     default = [] if json else [{"type": "log"}]
     sections = _typed(raw.get("sinks", default), list[dict[str, Any]], source, "sinks")
-    sinks = [_sink(section, source, f"sinks[{n}]", registry) for n, section in enumerate(sections)]
+    sinks = [
+        _sink(section, source, f"sinks[{n}]", registry)
+        for n, section in enumerate(sections)
+        if not _sink_unused(section, f"sinks[{n}]", registry)
+    ]
+    if sections and not sinks:
+        raise SettingsError(f"{source}: sinks: no sink is left that could be used")
     if json:  # stdout is JSON's alone
         sinks = [msgspec.structs.replace(s, path="stderr") if getattr(s, "path", "") == "stdout" else s for s in sinks]
         sinks.append(_sink({"type": "log", "name": "json", "format": "json"}, "--json", "sinks", registry))
@@ -151,6 +210,11 @@ def _sinks(
         except ValueError as error:
             raise SettingsError(f"{source}: sinks[{n}].charts: {error}") from None
     return tuple(sinks)
+
+
+def _sink_unused(section: Mapping[str, Any], where: str, registry: Registry) -> bool:
+    kind = section.get("type")
+    return isinstance(kind, str) and kind not in registry.sinks and _unused(kind, f'{where} "{kind}"', registry)
 
 
 def _sink(raw: dict[str, Any], source: str, where: str, registry: Registry) -> SinkSettings:

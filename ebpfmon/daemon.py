@@ -119,7 +119,7 @@ class _Daemon:
     async def run(self, settings: Settings, tasks: asyncio.TaskGroup, again: Again | None) -> None:
         """Until the daemon is to stop."""
         groups, wanted = self._read(settings)
-        self._probes.load(wanted, forced=bool(settings.ebpfmon.strategy))
+        self._probes.load(wanted, forced=settings.ebpfmon.all_or_nothing)
         if settings.ebpfmon.user:
             self._workers.become(settings.ebpfmon.user, _of_sinks(settings))
         if self._found.preemptible is not False:
@@ -217,7 +217,7 @@ class _Daemon:
         groups, wanted = self._read(settings)
         if self._probes.fit(wanted):
             return _Change(settings, groups, wanted)
-        forced = bool(settings.ebpfmon.strategy)
+        forced = settings.ebpfmon.all_or_nothing
         return _Change(settings, groups, wanted, Probes(self._found).load(wanted, forced=forced, beside=beside))
 
     def _done(self, what: str) -> None:

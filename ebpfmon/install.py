@@ -1,10 +1,12 @@
-"""`ebpfmon install systemd`: the unit, and settings to begin with."""
+"""`ebpfmon install systemd`: the unit, and settings to begin with. For other programs, what a package brings for it."""
 
 from __future__ import annotations
 
+import importlib.metadata
 import os
 import re
 from pathlib import Path
+from typing import Protocol
 
 from ebpfmon.errors import SettingsError
 
@@ -14,6 +16,26 @@ UNIT = Path("etc/systemd/system/ebpfmon.service")
 SETTINGS = Path("etc/ebpfmon/ebpfmon.toml")
 _EXECUTABLE = "@EXECUTABLE@"
 _PLAIN = re.compile(r"/[\w./+@:=~-]+")  # systemd reads nothing else into such a path
+
+
+class Installer(Protocol):
+    """What an entry point of the group `ebpfmon.install` names: `ebpfmon install NAME` calls it, and it says on stdout
+    what it does, below `prefix`, or with `dry_run` would do. Raises SettingsError."""
+
+    def __call__(self, prefix: Path, directory: Path | None, *, dry_run: bool) -> object:
+        """Install."""
+
+
+def installer(name: str) -> Installer:
+    """The installer of that name. Raises SettingsError if there is none, or if it cannot be imported."""
+    found = importlib.metadata.entry_points(group="ebpfmon.install")
+    if name not in found.names:
+        raise SettingsError(f"install '{name}': expected one of {', '.join(sorted({*found.names, 'systemd'}))}")
+    try:
+        loaded: Installer = found[name].load()
+    except Exception as error:  # whatever a stranger's module raises
+        raise SettingsError(f"install '{name}': {type(error).__name__}: {error}") from None
+    return loaded
 
 
 def install_systemd(prefix: Path, executable: str, dry_run: bool) -> list[str]:

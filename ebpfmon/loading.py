@@ -10,12 +10,13 @@ from typing import Self
 
 from ebpfmon.attribution import execs
 from ebpfmon.config import Settings
-from ebpfmon.errors import KernelError, ObjectError
+from ebpfmon.contract import misfit
+from ebpfmon.errors import KernelError, ObjectError, PluginError, SettingsError
 from ebpfmon.kernel import attach, features
 from ebpfmon.kernel.attach import LoadedProbe, LoadOptions
 from ebpfmon.kernel.features import Features
 from ebpfmon.kernel.libbpf import Libbpf
-from ebpfmon.model import Chart, LoadMode, Probe, Scope
+from ebpfmon.model import Chart, LoadMode, Probe, ProbeSettings, Setup
 from ebpfmon.registry import Registry
 
 log = logging.getLogger(__name__)
@@ -27,16 +28,39 @@ def wanted_probes(settings: Settings, registry: Registry, groupings: Collection[
     """The probes that are enabled and, where applications are told by it, what is started; how each is to be loaded.
 
     That one comes last: its interval then ends after the others', and what they saw of a program, it has seen start.
-    Raises SettingsError.
+    A probe whose set-up fails is named and left out. Raises SettingsError; PluginError where none is left, or where
+    the settings are strict.
     """
     core, apps = settings.ebpfmon, settings.apps
     options = LoadOptions(mode=core.load_mode, strategy=core.strategy, loader=core.forced_loader, rows=apps.enabled)
     enabled = [(name, of_probe) for name, of_probe in settings.plugins.items() if of_probe.enabled]
+    failed: dict[str, str] = {}
     for name, of_probe in enabled:
         probe = registry.probes[name]
-        yield probe, replace(options, table_size=of_probe.table_size, setup=probe.setup(of_probe))
+        try:
+            setup = _set_up(probe, of_probe)
+        except PluginError as error:
+            if core.strict or len(failed) + 1 == len(enabled):
+                raise
+            failed[name] = str(error)
+            log.warning("probe '%s' is left out: %s", name, error)
+            continue
+        yield probe, replace(options, table_size=of_probe.table_size, setup=setup)
     if enabled and apps.enabled and "app" in groupings:
         yield execs.PROBE, replace(options, table_size=execs.SIZE)
+
+
+def _set_up(probe: Probe, settings: ProbeSettings) -> Setup:
+    """What a probe makes of its settings. Raises SettingsError, and PluginError for all else that goes wrong."""
+    try:
+        made: object = probe.setup(settings)
+    except SettingsError:
+        raise
+    except Exception as error:  # whatever a stranger's code raises
+        raise PluginError(f"set up probe '{probe.name}': {type(error).__name__}: {error}") from error
+    if not isinstance(made, Setup):
+        raise PluginError(f"set up probe '{probe.name}': it returned {made!r}, not a Setup")
+    return made
 
 
 class Probes:
@@ -66,6 +90,7 @@ class Probes:
             other = next((p for p in beside if p.probe.name == probe.name), None)
             try:
                 loaded = attach.load(probe, libbpf, self._found, options, beside=other)
+                self._require_fit(loaded)
             except KernelError as error:
                 if forced and probe is not execs.PROBE:
                     self.close()
@@ -81,6 +106,16 @@ class Probes:
             log.warning("probe '%s' is left out: %s", name, why)
         libbpf.trim()
         return self
+
+    def _require_fit(self, loaded: LoadedProbe) -> None:
+        try:
+            require_fit(loaded)
+            for other in self.loaded:
+                for stem in {t.stem for t in other.tables} & {t.stem for t in loaded.tables}:
+                    raise ObjectError(f"probe '{loaded.probe.name}': table '{stem}' is probe '{other.probe.name}''s")
+        except ObjectError:
+            loaded.close()
+            raise
 
     def fit(self, wanted: list[Wanted]) -> bool:
         """Whether what is loaded will do for what is `wanted` now."""
@@ -113,18 +148,23 @@ def describe(probe: LoadedProbe) -> str:
     return seen + (f"; not seen: {', '.join(missing)}" if missing else "")
 
 
+def require_fit(loaded: LoadedProbe) -> None:
+    """Raises ObjectError where a probe's charts or the meaning of its keys do not fit the tables of its object."""
+    probe, counters = loaded.probe, {t.stem: t.counters for t in loaded.tables}
+    if execs.TABLE in counters and probe is not execs.PROBE:
+        raise ObjectError(f"probe '{probe.name}': a table of the name '{execs.TABLE}' is ebpfmon's own")
+    for stem in loaded.setup.keys:
+        if stem not in counters:
+            raise ObjectError(f"probe '{probe.name}': Setup.keys: its object has no table '{stem}'")
+    if wrong := misfit(probe, counters, loaded.setup.keys):
+        raise ObjectError(f"probe '{probe.name}': {wrong}")
+
+
 def charts_of(probes: Collection[LoadedProbe], mode: LoadMode) -> dict[str, tuple[Chart, ...]]:
-    """By table, the charts that exist in a load mode. Raises ObjectError where a probe does not fit its object."""
+    """By table, the charts that exist in a load mode."""
     charts: dict[str, list[Chart]] = {t.stem: [] for p in probes for t in p.tables}
     for probe in probes:
-        stems, keys = [t.stem for t in probe.tables], probe.setup.keys
-        for stem in (*keys, *(c.table for c in probe.probe.charts if c.table)):
-            if stem not in stems:
-                raise ObjectError(f"probe '{probe.probe.name}': its object has no table '{stem}': {', '.join(stems)}")
         for chart in probe.probe.charts:
-            stem = chart.table or stems[0]
-            if chart.scope is Scope.KEYS and stem not in keys:
-                raise ObjectError(f"probe '{probe.probe.name}': chart '{chart.id}' needs Setup.keys of table '{stem}'")
             if mode is LoadMode.RETURN or not chart.return_only:
-                charts[stem].append(chart)
+                charts[chart.table or probe.tables[0].stem].append(chart)
     return {stem: tuple(of_table) for stem, of_table in charts.items()}

@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+import enum
 import importlib.metadata
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
+from types import ModuleType
 from typing import Protocol
 
-import pluggy
+import msgspec
 
-from ebpfmon import hookspecs
+from ebpfmon import contract, hookspecs
+from ebpfmon.bounded import bounded
+from ebpfmon.contract import Brought
 from ebpfmon.errors import PluginError
-from ebpfmon.model import API_VERSION, Probe, SinkSettings, tag_of
+from ebpfmon.folder import File, files
+from ebpfmon.model import Probe, SinkSettings, tag_of
+
+_OURS = "ebpfmon"  # the distribution whose plugins come first: a stranger's cannot take their place
 
 
 class EntryPoint(Protocol):
@@ -24,16 +32,34 @@ class EntryPoint(Protocol):
     def load(self) -> object: ...
 
 
-@dataclass(frozen=True, slots=True)
-class Plugin:
-    """A plugin as `ebpfmon plugins` shows it. `error` says why it is not in use."""
+class State(enum.StrEnum):
+    """What became of a plugin."""
+
+    ACTIVE = "active"
+    DISABLED = "disabled"
+    """By the settings: it was not even imported."""
+    LEFT_OUT = "left out"
+
+
+class Plugin(msgspec.Struct, frozen=True, kw_only=True):
+    """A plugin as `ebpfmon plugins` shows it: from a distribution with its version, or from a file of the folder.
+    `api_version` is what it says that it was written for, 0 if that is not known; `error` why it is left out."""
 
     name: str
-    distribution: str
-    version: str
+    state: State
+    distribution: str = ""
+    version: str = ""
+    file: str = ""
+    api_version: int = 0
+    hooks: tuple[str, ...] = ()
     probes: tuple[str, ...] = ()
     sinks: tuple[str, ...] = ()
     error: str | None = None
+
+    @property
+    def origin(self) -> str:
+        """Where it is from, in words."""
+        return self.file or " ".join(part for part in (self.distribution, self.version) if part) or "nowhere"
 
 
 @dataclass(slots=True)
@@ -44,55 +70,136 @@ class Registry:
     sinks: dict[str, type[SinkSettings]] = field(default_factory=dict)
     plugins: list[Plugin] = field(default_factory=list)
 
+    @property
+    def left_out(self) -> list[Plugin]:
+        """The broken ones."""
+        return [p for p in self.plugins if p.state is State.LEFT_OUT]
 
-def discover(entry_points: Iterable[EntryPoint] | None = None) -> Registry:
-    """Load every plugin installed (or the ones given), by name."""
+    @property
+    def disabled(self) -> list[Plugin]:
+        """Those that the settings turn off."""
+        return [p for p in self.plugins if p.state is State.DISABLED]
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """Which plugins there shall be: those of a folder too (an absolute path, or ""), and not those of these names."""
+
+    folder: str = ""
+    disabled: tuple[str, ...] = ()
+
+
+def discover(entry_points: Iterable[EntryPoint] | None = None, wanted: Wanted = Wanted()) -> Registry:
+    """Load every plugin installed (or the ones given), then those of the folder, by name.
+
+    Raises PluginError if the folder cannot be used. A plugin that cannot be is in `Registry.left_out`.
+    """
     if entry_points is None:
         entry_points = importlib.metadata.entry_points(group=hookspecs.PROJECT)
     registry = Registry()
-    for entry_point in sorted(entry_points, key=lambda e: e.name):
-        dist = entry_point.dist
-        origin = (dist.name, dist.version) if dist else ("", "")
-        try:
-            probes, sinks = _ask(entry_point)
-            _add(registry, probes, sinks)
-        except (Exception, SystemExit) as error:  # whatever a stranger's code raises
-            reason = str(error) if isinstance(error, PluginError) else f"{type(error).__name__}: {error}"
-            registry.plugins.append(Plugin(entry_point.name, *origin, error=reason))
-        else:
-            names = tuple(p.name for p in probes), tuple(tag_of(s) for s in sinks)
-            registry.plugins.append(Plugin(entry_point.name, *origin, *names))
+    sources: list[EntryPoint | File] = [*sorted(entry_points, key=_order), *_of_folder(wanted.folder)]
+    for source in sources:
+        _take(registry, source, disabled=source.name in wanted.disabled)
+    registry.plugins.sort(key=lambda p: p.name)
     return registry
 
 
-def _ask(entry_point: EntryPoint) -> tuple[list[Probe], list[type[SinkSettings]]]:
-    """Import one plugin and call its hooks; a manager of its own, as one raising hook would stop the rest."""
-    plugin = entry_point.load()
-    version = getattr(plugin, "EBPFMON_API_VERSION", None)
-    if version != API_VERSION:
-        raise PluginError(f"it was written for API version {version}, this is {API_VERSION}: EBPFMON_API_VERSION")
-    manager = pluggy.PluginManager(hookspecs.PROJECT)
-    manager.add_hookspecs(hookspecs)
-    manager.register(plugin)
-    manager.check_pending()
-    probes = [p for some in manager.hook.ebpfmon_register_probes() for p in some]
-    sinks = [s for some in manager.hook.ebpfmon_register_sinks() for s in some]
-    for probe in probes:
-        if not isinstance(probe, Probe):
-            raise PluginError(f"ebpfmon_register_probes returned {probe!r}, not a Probe")
-    for sink in sinks:
-        if not (isinstance(sink, type) and issubclass(sink, SinkSettings)):
-            raise PluginError(f"ebpfmon_register_sinks returned {sink!r}, not a subclass of SinkSettings")
-    return probes, sinks
+def _order(entry_point: EntryPoint) -> tuple[bool, str, str]:
+    dist = entry_point.dist.name if entry_point.dist else ""
+    return dist != _OURS, entry_point.name, dist
 
 
-def _add(registry: Registry, probes: list[Probe], sinks: list[type[SinkSettings]]) -> None:
-    for what, names, taken in (
-        ("probe", [p.name for p in probes], registry.probes),
-        ("sink type", [tag_of(s) for s in sinks], registry.sinks),
+def _of_folder(folder: str) -> Iterator[File]:
+    if not folder:
+        return
+    try:
+        yield from files(Path(folder))
+    except PluginError as error:
+        raise PluginError(f"look for plugins in ebpfmon.plugins_dir: {error}") from None
+
+
+def _take(registry: Registry, source: EntryPoint | File, *, disabled: bool) -> None:
+    """Take one plugin in, or say why not."""
+    dist = None if isinstance(source, File) else source.dist
+    seen = Plugin(
+        name=source.name,
+        state=State.ACTIVE,
+        distribution=dist.name if dist else "",
+        version=dist.version if dist else "",
+        file=str(source.path) if isinstance(source, File) else "",
+    )
+    loaded: list[object] = []
+
+    def load() -> Brought:
+        loaded.append(source.load())
+        return contract.ask(loaded[0])
+
+    try:
+        _require_new_name(registry, seen)
+        if disabled:
+            registry.plugins.append(msgspec.structs.replace(seen, state=State.DISABLED))
+            return
+        brought = bounded(load, f"plugin {source.name}")
+        _require_new(registry, brought)
+    except (Exception, SystemExit) as error:  # whatever a stranger's code raises
+        reason = str(error) if isinstance(error, PluginError) else f"{type(error).__name__}: {error}"
+        reason = " ".join(reason.split()) or type(error).__name__
+        seen = _described(seen, loaded)
+        registry.plugins.append(msgspec.structs.replace(seen, state=State.LEFT_OUT, error=reason))
+        return
+    registry.probes.update({p.name: p for p in brought.probes})
+    registry.sinks.update({tag_of(s): s for s in brought.sinks})
+    registry.plugins.append(
+        msgspec.structs.replace(
+            _described(seen, loaded),
+            hooks=brought.hooks,
+            probes=tuple(p.name for p in brought.probes),
+            sinks=tuple(tag_of(s) for s in brought.sinks),
+        )
+    )
+
+
+def _described(seen: Plugin, loaded: list[object]) -> Plugin:
+    """With what the plugin says of itself."""
+    if not loaded:
+        return seen
+    said, version = contract.api_version(loaded[0]), getattr(loaded[0], "__version__", "")
+    # a module's attribute may be anything
+    seen = msgspec.structs.replace(seen, api_version=said if isinstance(said, int) else 0)
+    if isinstance(loaded[0], ModuleType) and seen.file and isinstance(version, str):
+        seen = msgspec.structs.replace(seen, version=version)
+    return seen
+
+
+def _require_new_name(registry: Registry, seen: Plugin) -> None:
+    for other in registry.plugins:
+        if other.name == seen.name:
+            raise PluginError(f"plugin '{seen.name}' of {other.origin} has that name already: rename or disable one")
+
+
+def _require_new(registry: Registry, brought: Brought) -> None:
+    """Nothing may be called as what another plugin has brought."""
+    of_probe = {name: p for p in registry.plugins for name in p.probes}
+    of_sink = {name: p for p in registry.plugins for name in p.sinks}
+    charts = {chart.id: of_probe[probe.name] for probe in registry.probes.values() for chart in probe.charts}
+    for what, names, owners in (
+        ("probe", [p.name for p in brought.probes], of_probe),
+        ("sink type", [tag_of(s) for s in brought.sinks], of_sink),
+        ("chart", [c.id for p in brought.probes for c in p.charts], charts),
     ):
-        for n, name in enumerate(names):
-            if name in taken or name in names[:n]:
-                raise PluginError(f"a plugin has already brought a {what} '{name}'")
-    registry.probes.update({p.name: p for p in probes})
-    registry.sinks.update({tag_of(s): s for s in sinks})
+        for name in names:
+            if name in owners:
+                other = owners[name]
+                raise PluginError(f"plugin '{other.name}' of {other.origin} has brought a {what} '{name}' already")
+
+
+def render(plugins: Iterable[Plugin]) -> Iterator[str]:
+    """The plugins for people: a line each, what is left out with the reason."""
+    rows = [("PLUGIN", "API", "STATE", "FROM", "BRINGS")]
+    for plugin in plugins:
+        brings = [f"probe {name}" for name in plugin.probes] + [f"sink {name}" for name in plugin.sinks]
+        last = plugin.error or ", ".join(brings) or "-"
+        rows.append((plugin.name, str(plugin.api_version or "-"), plugin.state, plugin.origin, last))
+    widths = [max(len(row[n]) for row in rows) for n in range(4)]
+    for row in rows:
+        yield "  ".join([*(cell.ljust(width) for cell, width in zip(row, widths, strict=False)), row[4]])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import graphlib
+import subprocess
 import sys
 import types
 from pathlib import Path
@@ -81,6 +82,76 @@ def test_plugins_and_sinks_import_the_public_ebpfmon_alone(path: Path) -> None:
     ours = {m for m, _ in imports(path) if m.startswith("ebpfmon")}
     assert {m for m in ours if m.partition(".")[0] != own} <= {"ebpfmon"}
     assert {n for m, n in imports(path) if m == "ebpfmon"} <= set(ebpfmon.__all__)
+    # nor do they reach further down from there, or import what no import statement says
+    tree = ast.parse(path.read_text())
+    reached = {a for m, a in attributes(tree) if m == "ebpfmon"}
+    assert reached <= set(ebpfmon.__all__)
+    calls = [n for n in ast.walk(tree) if isinstance(n, ast.Call) and called(n) in DYNAMIC]
+    assert [ast.unparse(c) for c in calls if not of_own_package(c, own)] == []
+    assert not {m for m, _ in imports(path)} & {"runpy", "pkgutil", "imp"}
+    assert ("sys", "modules") not in attributes(tree)
+
+
+DYNAMIC = {
+    "import_module", "__import__", "exec", "eval", "compile", "find_spec", "load_module", "exec_module",
+    "module_from_spec", "spec_from_file_location",
+}  # fmt: skip
+
+
+def attributes(tree: ast.AST) -> set[tuple[str, str]]:
+    """All `name.attribute`s."""
+    nodes = ast.walk(tree)
+    return {(n.value.id, n.attr) for n in nodes if isinstance(n, ast.Attribute) and isinstance(n.value, ast.Name)}
+
+
+def called(call: ast.Call) -> str:
+    """The name of what is called, but for `re.compile`."""
+    of = call.func
+    if isinstance(of, ast.Attribute):
+        return "" if isinstance(of.value, ast.Name) and of.value.id == "re" else of.attr
+    return of.id if isinstance(of, ast.Name) else ""
+
+
+def of_own_package(call: ast.Call, own: str) -> bool:
+    """Whether what is imported by its name begins with the importer's own package."""
+    return bool(call.args) and ast.unparse(call.args[0]).lstrip("f").strip("'\"").startswith(f"{own}.")
+
+
+GUARDED = """
+import importlib, importlib.abc, importlib.metadata, sys
+import ebpfmon
+from ebpfmon import contract  # which asks the hooks
+below = {name for name in sys.modules if name.partition(".")[0] == "ebpfmon"}
+
+class Guard(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, path=None, target=None):
+        assert name.partition(".")[0] != "ebpfmon", f"{name} is not public"
+
+sys.meta_path.insert(0, Guard())
+for module in sys.argv[1:]:
+    plugin = importlib.import_module(module)
+    if hasattr(plugin, "EBPFMON_API_VERSION"):
+        for probe in contract.ask(plugin).probes:
+            probe.setup(probe.settings()).close()
+assert below == {name for name in sys.modules if name.partition(".")[0] == "ebpfmon"}
+"""
+
+
+def test_plugins_and_sinks_import_nothing_else_of_ebpfmon_when_they_are_really_loaded_and_set_up() -> None:
+    modules = []
+    for path in OUTSIDE:
+        top = ROOT / "plugins" if "plugins" in path.parts else ROOT
+        modules.append(".".join(path.relative_to(top).with_suffix("").parts).removesuffix(".__init__"))
+    done = subprocess.run([sys.executable, "-c", GUARDED, *modules], capture_output=True, text=True, cwd=ROOT)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_the_core_names_no_plugin_and_no_sink_by_its_package_not_even_in_a_string() -> None:
+    packages = {part for path in OUTSIDE for part in path.relative_to(ROOT).parts if part.startswith("ebpfmon_")}
+    assert {"ebpfmon_sinks", "ebpfmon_process", "ebpfmon_network_viewer"} <= packages
+    for name, path in CORE.items():
+        strings = [n.value for n in ast.walk(ast.parse(path.read_text())) if isinstance(n, ast.Constant)]
+        assert [s for s in strings if isinstance(s, str) and any(p in s for p in packages)] == [], name
 
 
 def test_no_imports_go_in_a_circle() -> None:

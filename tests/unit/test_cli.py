@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 import os
 import signal
@@ -15,6 +16,7 @@ from pathlib import Path
 import pytest
 
 import ebpfmon
+import ebpfmon_sinks.log
 from ebpfmon import cli, config, registry
 from ebpfmon.config import Settings
 from ebpfmon.daemon import Again
@@ -25,6 +27,17 @@ from ebpfmon.model import Loader
 from ebpfmon.notify import Notifier
 from tests.unit.support import FakeEntryPoint, plugin
 
+NAPS = """
+from typing import Annotated
+import msgspec
+from ebpfmon import Probe, ProbeSettings, hookimpl
+EBPFMON_API_VERSION = 1
+class NapsSettings(ProbeSettings, frozen=True):
+    nap: Annotated[int, msgspec.Meta(ge=0)] = 3
+@hookimpl
+def ebpfmon_register_probes():
+    return [Probe(name="naps", package=__name__, object="naps", charts=(), settings=NapsSettings)]
+"""
 Outcome = tuple[int, str, str]
 Run = Callable[..., Outcome]
 WATCHING = [["run"], ["top"], ["top", "--once"]]
@@ -208,17 +221,59 @@ def test_plugins_are_listed_and_one_that_is_left_out_makes_the_status_1(
 ) -> None:
     status, out, _ = run("plugins")
     assert status == 0
-    brought = sorted(line.split("0.1.0")[1].strip() for line in out.splitlines())
+    brought = sorted(line.split("0.1.0")[1].strip() for line in out.splitlines()[1:])
     sinks = ["sink http_json", "sink log", "sink plugins_d", "sink statsd"]
     assert brought == ["probe network_viewer", "probe process", *sinks]
-    real, broken = registry.discover, [FakeEntryPoint("bad", plugin(version=7))]
-    monkeypatch.setattr(registry, "discover", lambda: real(broken))
+    listed = {plugin["name"]: plugin for plugin in json.loads(run("plugins", "--json")[1])}
+    log = [listed["log"][key] for key in ("state", "sinks", "distribution", "api_version", "error")]
+    assert log == ["active", ["log"], "ebpfmon", 1, None]
+    real = registry.discover
+    bad, good = FakeEntryPoint("bad", plugin(version=7)), FakeEntryPoint("log", ebpfmon_sinks.log)
+    monkeypatch.setattr(registry, "discover", lambda wanted: real([bad, good], wanted))
     status, out, _ = run("plugins")
-    assert (status, out.count("\n")) == (1, 1)
-    assert "left out: it was written for API version 7" in out
+    assert (status, out.count("\n")) == (1, 3)
+    assert "it was written for API version 7" in out
     with caplog.at_level(logging.WARNING):
-        run("config", "check")
-    assert "plugin 'bad' is left out" in caplog.text
+        assert run("config", "check")[0] == 0
+    assert "plugin 'bad' is left out: it was written for API version 7" in caplog.text
+    status, out, err = run("config", "check", "--strict")
+    assert (status, out) == (1, "")
+    assert err.startswith("ebpfmon: plugin 'bad' cannot be used, and strict is set: it was written for API version 7")
+
+
+def test_the_settings_say_which_plugins_there_are_and_those_type_the_rest_of_the_settings(
+    run: Run, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = tmp_path / "plugins"
+    folder.mkdir()
+    (folder / "naps.py").write_text(NAPS)
+    (folder / "bad.py").write_text("import no_such_module_at_all")
+    for path in (folder, *folder.iterdir()):
+        path.chmod(0o755)
+    settings = tmp_path / "default.toml"
+    core = f'[ebpfmon]\nplugins_dir = "{folder}"\ndisabled_plugins = ["statsd", "sattsd"]\n'
+    settings.write_text(core + '[plugins.naps]\nnap = 5\n[[sinks]]\ntype = "statsd"\n[[sinks]]\ntype = "log"\n')
+    status, out, err = run("config", "show")
+    assert (status, err) == (0, "")
+    assert "[plugins.naps]\nnap = 5\nenabled = true\n" in out
+    assert 'type = "statsd"' not in out
+    assert caplog.messages == [
+        "plugin 'bad' is left out: ModuleNotFoundError: No module named 'no_such_module_at_all'",
+        f"{settings}: ebpfmon.disabled_plugins: there is no plugin 'sattsd'",
+        "sinks[0] \"statsd\" is not used: plugin 'statsd' is disabled",
+    ]
+    status, out, _ = run("plugins")
+    assert status == 1
+    assert f"naps            1    active    {folder}/naps.py  probe naps" in out
+    assert "statsd          -    disabled  ebpfmon 0.1.0" in out
+    settings.write_text(core + "[plugins.naps]\nnap = -1\n")
+    assert run("config", "check") == (2, "", f"ebpfmon: {settings}: plugins.naps.nap: expected int >= 0\n")
+    settings.write_text(core + "strict = true\n")
+    assert run("config", "check")[0] == 1
+    folder.chmod(0o777)
+    status, _, err = run("plugins")
+    assert (status, err.count("\n")) == (1, 1)
+    assert err.startswith(f"ebpfmon: look for plugins in ebpfmon.plugins_dir: '{folder}' is ")
 
 
 @pytest.mark.parametrize("arguments", [["plugins"], ["config", "show"], ["--version"]], ids=" ".join)

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from ebpfmon import LoadMode, SettingsError, Strategy, config
 from ebpfmon.config import CommandLine, Settings, check, read, to_toml
 from ebpfmon.model import Loader
-from ebpfmon.registry import discover
+from ebpfmon.registry import Plugin, Registry, State, discover
 from ebpfmon_sinks.log import LogSettings
 
 FOUND = discover()
@@ -80,7 +80,11 @@ def test_any_tree_of_values_is_settings_or_an_error_of_one_line(tree: dict[str, 
     ("text", "said"),
     [
         ("[ebpfmon]\nintervall = 1", "ebpfmon.intervall: no such setting: did you mean 'interval'?"),
-        ("[ebpfmon]\nxyz = 1", "ebpfmon.xyz: no such setting: expected one of attach, interval, load_mode, loader"),
+        (
+            "[ebpfmon]\nxyz = 1",
+            "ebpfmon.xyz: no such setting: expected one of attach, disabled_plugins, "
+            "interval, load_mode, loader, plugins_dir, strict, user",
+        ),
         ("[ebpfmn]", "ebpfmn: no such setting: did you mean 'ebpfmon'?"),
         ("[plugins.proces]", "plugins.proces: no such setting: did you mean 'process'?"),
         ("[plugins.process]\nenable = true", "plugins.process.enable: no such setting: did you mean 'enabled'?"),
@@ -180,3 +184,30 @@ def test_shown_settings_read_back_as_the_same_settings(
     }
     settings = check(raw, "e.toml", FOUND)
     assert check(tomli.loads("\n".join(to_toml(settings))), "shown", FOUND) == settings
+
+
+def test_what_is_for_a_plugin_that_is_not_in_use_is_passed_over_and_said(caplog: pytest.LogCaptureFixture) -> None:
+    off = Plugin(name="off", state=State.DISABLED)
+    found = Registry(FOUND.probes, FOUND.sinks, [off])
+    raw = {"plugins": {"off": {"x": 1}}, "sinks": [{"type": "off"}, {"type": "log"}]}
+    assert [s.name for s in check(raw, "e.toml", found).sinks] == [""]
+    said = [f"{what} is not used: plugin 'off' is disabled" for what in ("plugins.off", 'sinks[0] "off"')]
+    assert caplog.messages == said
+    with pytest.raises(SettingsError, match=r"plugins\.of: no such setting"):
+        check({"plugins": {"of": {}}}, "e.toml", found)
+    with pytest.raises(SettingsError, match="no sink is left that could be used"):
+        check({"sinks": [{"type": "off"}]}, "e.toml", found)
+
+
+def test_what_nothing_knows_is_passed_over_where_a_plugin_is_left_out_that_might(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    found = Registry(FOUND.probes, FOUND.sinks, [Plugin(name="bad", state=State.LEFT_OUT, error="why")])
+    check({"plugins": {"naps": {}}, "sinks": [{"type": "naps"}, {"type": "log"}]}, "e.toml", found)
+    said = "is not used: nothing has that name, but plugin 'bad' is left out"
+    assert caplog.messages == [f"plugins.naps {said}", f'sinks[0] "naps" {said}']
+
+
+def test_the_folder_of_plugins_is_an_absolute_path(tmp_path: Path) -> None:
+    said = "ebpfmon.plugins_dir: 'plugins': expected an absolute path"
+    assert error_of('[ebpfmon]\nplugins_dir = "plugins"', tmp_path) == said

@@ -10,25 +10,27 @@ import pytest
 import tomli
 
 from ebpfmon import Chart, Dimension, LoadMode, Probe, ProbeSettings, Scope, Setup, config
-from ebpfmon.errors import ObjectError
+from ebpfmon.errors import ObjectError, PluginError
 from ebpfmon.kernel.attach import LoadedProbe
-from ebpfmon.loading import charts_of, wanted_probes
+from ebpfmon.loading import charts_of, require_fit, wanted_probes
 from ebpfmon.registry import Registry
 
 ENTRY, RETURN = LoadMode
 
 
-def chart(name: str, table: str = "", *, return_only: bool = False, scope: Scope = Scope.SYSTEM) -> Chart:
+def chart(
+    name: str, table: str = "", *, return_only: bool = False, scope: Scope = Scope.SYSTEM, field: str = "calls"
+) -> Chart:
     return Chart(
         id=name, title="", units="calls/s", family="f", priority=1, table=table, return_only=return_only, scope=scope,
-        dimensions=(Dimension("d", "d", ("calls",)),),
+        dimensions=(Dimension("d", "d", (field,)),),
     )  # fmt: skip
 
 
 def loaded(name: str, tables: str, *charts: Chart, keys: Mapping[str, Any] | None = None) -> LoadedProbe:
     """A probe with these tables."""
     probe = Probe(name=name, package="nowhere", object=name, charts=charts)
-    stems = [SimpleNamespace(stem=s) for s in tables.split()]
+    stems = [SimpleNamespace(stem=s, counters=("calls", "bytes")) for s in tables.split()]
     return cast(LoadedProbe, SimpleNamespace(probe=probe, tables=stems, setup=Setup(keys=keys or {})))
 
 
@@ -50,23 +52,34 @@ def test_charts_of_errors_are_left_out_where_errors_are_not_counted(mode: LoadMo
     assert ids(probe, mode=mode) == {"a": [], "t": shown}
 
 
-@pytest.mark.parametrize("mode", LoadMode)
-def test_a_chart_over_a_table_that_its_probe_does_not_have_is_named(mode: LoadMode) -> None:
-    other = loaded("other", "b")
-    wrong = loaded("p", "a", chart("ebpf.x", "b", return_only=True))
+@pytest.mark.parametrize(
+    ("probe", "said"),
+    [
+        (loaded("p", "a", chart("x.y", "b")), "chart 'x.y': its object has no table 'b': it has a"),
+        (
+            loaded("p", "a b", chart("x.y", "b", field="z")),
+            "chart 'x.y': table 'b' has no field 'z': it has calls, bytes",
+        ),
+        (
+            loaded("p", "a", chart("x.y", field="z", return_only=True)),
+            "chart 'x.y': table 'a' has no field 'z': it has calls, bytes",
+        ),
+        (
+            loaded("p", "a b", chart("x.y", "b", scope=Scope.KEYS), keys={"a": None}),
+            "chart 'x.y': Setup.keys must say what the keys of table 'b' mean",
+        ),
+        (loaded("p", "a b", keys={"c": None}), "Setup.keys: its object has no table 'c'"),
+        (loaded("p", "execs"), "a table of the name 'execs' is ebpfmon's own"),
+    ],
+)
+def test_a_probe_that_does_not_fit_its_object_is_named_with_what_there_is(probe: LoadedProbe, said: str) -> None:
     with pytest.raises(ObjectError) as caught:
-        charts_of([other, wrong], mode)
-    assert str(caught.value) == "probe 'p': its object has no table 'b': a"
+        require_fit(probe)
+    assert str(caught.value) == f"probe 'p': {said}"
 
 
-def test_charts_by_key_need_to_be_told_what_the_keys_mean_and_keys_need_a_table() -> None:
-    by_key = chart("ebpf.x", "b", scope=Scope.KEYS)
-    assert ids(loaded("p", "a b", by_key, keys={"b": None})) == {"a": [], "b": ["ebpf.x"]}
-    with pytest.raises(ObjectError) as caught:
-        charts_of([loaded("p", "a b", by_key, keys={"a": None})], RETURN)
-    assert str(caught.value) == "probe 'p': chart 'ebpf.x' needs Setup.keys of table 'b'"
-    with pytest.raises(ObjectError, match="its object has no table 'c': a, b"):
-        charts_of([loaded("p", "a b", keys={"c": None})], RETURN)
+def test_a_probe_that_fits_its_object_is_taken() -> None:
+    require_fit(loaded("p", "a b", chart("x.y", "b", scope=Scope.KEYS, field="bytes"), keys={"b": None}))
 
 
 class PortsSettings(ProbeSettings, frozen=True, kw_only=True):
@@ -91,3 +104,33 @@ def test_each_probe_that_is_enabled_makes_its_setup_of_its_own_settings() -> Non
     assert [*wanted] == ["a", "b", "execs"]
     assert (wanted["a"].setup.knobs, wanted["a"].table_size) == ({"cfg_port": 80}, 7)
     assert wanted["b"].setup == wanted["execs"].setup == Setup()
+
+
+def broken(settings: ProbeSettings) -> Setup:
+    raise ZeroDivisionError("oops")
+
+
+def nothing(settings: ProbeSettings) -> Any:
+    return None
+
+
+@pytest.mark.parametrize(
+    ("setup", "said"),
+    [(broken, "ZeroDivisionError: oops"), (nothing, "it returned None, not a Setup")],
+)
+def test_a_probe_whose_set_up_fails_is_named_and_left_out_unless_it_is_the_last_or_settings_are_strict(
+    setup: Any, said: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    bad = Probe(name="bad", package="x", object="b", charts=(), setup=setup)
+    good = Probe(name="good", package="x", object="a", charts=())
+
+    def wanted(*probes: Probe, strict: bool = False) -> list[str]:
+        found = Registry(probes={p.name: p for p in probes})
+        settings = config.check({"ebpfmon": {"strict": strict}, "sinks": []}, "e.toml", found)
+        return [probe.name for probe, _ in wanted_probes(settings, found, ())]
+
+    assert wanted(bad, good) == ["good"]
+    assert caplog.messages == [f"probe 'bad' is left out: set up probe 'bad': {said}"]
+    for probes, strict in [((bad,), False), ((good, bad), True), ((bad, bad), False)]:
+        with pytest.raises(PluginError, match=said):
+            wanted(*probes, strict=strict)

@@ -2,31 +2,55 @@
 
 from __future__ import annotations
 
+import importlib.metadata
+import time
+from email.message import Message
+from typing import Any
+
+import msgspec
 import pytest
 
-from ebpfmon import Probe, SinkSettings, hookimpl
-from ebpfmon.registry import discover
+from ebpfmon import Chart, Dimension, Probe, SinkSettings, bounded, hookimpl
+from ebpfmon.registry import Plugin, State, Wanted, discover, render
 from tests.unit.support import FakeEntryPoint, plugin
 
 
 class OneSettings(SinkSettings, tag="one", frozen=True):
     """A sink type."""
 
+    def open(self) -> Any:
+        return None
 
-class OtherOneSettings(SinkSettings, tag="one", frozen=True):
+
+class OtherOneSettings(OneSettings, tag="one", frozen=True):
     """Another that calls itself the same."""
 
 
-class TwiceSettings(SinkSettings, tag="twice", frozen=True):
-    """A sink type that one plugin brings ..."""
+class FakeDistribution(importlib.metadata.Distribution):
+    """A distribution of that name."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+
+    @property
+    def metadata(self) -> Any:
+        said = Message()
+        said["Name"], said["Version"] = self._name, "7.1"
+        return said
+
+    def read_text(self, filename: str) -> str | None:
+        return None
+
+    def locate_file(self, path: Any) -> Any:
+        raise NotImplementedError
 
 
-class TwiceAgainSettings(SinkSettings, tag="twice", frozen=True):
-    """... twice."""
-
-
-def probe(name: str) -> Probe:
-    return Probe(name=name, package="nowhere", object=name, charts=())
+def probe(name: str, chart: str = "") -> Probe:
+    shown = Chart(
+        id=chart or f"{name}.x", title="", units="n/s", family="f", priority=1,
+        dimensions=(Dimension("d", "d", ("n",)),),
+    )  # fmt: skip
+    return Probe(name=name, package="nowhere", object=name, charts=(shown,))
 
 
 class Misspelt:
@@ -37,37 +61,51 @@ class Misspelt:
         return []
 
 
+class Waiting:
+    EBPFMON_API_VERSION = 1
+
+    @hookimpl
+    def ebpfmon_register_probes(self) -> list[Probe]:
+        while True:
+            time.sleep(0.05)
+
+
 def test_what_plugins_bring_is_found_by_name() -> None:
     both = plugin(probes=[probe("p"), probe("q")], sinks=[OneSettings])
-    registry = discover([FakeEntryPoint("b", both), FakeEntryPoint("a", plugin())])
+    registry = discover([FakeEntryPoint("b", both), FakeEntryPoint("a", plugin(probes=[]))])
     assert set(registry.probes) == {"p", "q"}
     assert registry.sinks == {"one": OneSettings}
-    assert [(p.name, p.probes, p.sinks, p.error) for p in registry.plugins] == [
-        ("a", (), (), None),
-        ("b", ("p", "q"), ("one",), None),
-    ]
+    assert registry.plugins == [
+        Plugin(name="a", state=State.ACTIVE, api_version=1, hooks=("ebpfmon_register_probes",)),
+        Plugin(
+            name="b", state=State.ACTIVE, api_version=1, probes=("p", "q"), sinks=("one",),
+            hooks=("ebpfmon_register_probes", "ebpfmon_register_sinks"),
+        ),
+    ]  # fmt: skip
+    assert registry.left_out == registry.disabled == []
 
 
 @pytest.mark.parametrize(
     ("broken", "reason"),
     [
-        (plugin(version=2), "API version 2, this is 1"),
-        (object(), "API version None, this is 1"),
-        (ImportError("no module named 'x'"), "no module named 'x'"),
-        (SyntaxError("bad"), "SyntaxError"),
+        (plugin(version=99), "it was written for API version 99, this is API version 1"),
+        (object(), "it does not say, this is API version 1"),
+        (ImportError("no module named\n'x'"), "ImportError: no module named 'x'"),
+        (SyntaxError("bad"), "SyntaxError: bad"),
+        (SystemExit(), "SystemExit"),
         (plugin(probes=ZeroDivisionError("oops")), "ZeroDivisionError: oops"),
         (plugin(probes=["process"]), "not a Probe"),
-        (plugin(probes=7), "TypeError"),
-        (plugin(sinks=[OneSettings()]), "not a subclass of SinkSettings"),
-        (plugin(sinks=[int]), "not a subclass of SinkSettings"),
         (Misspelt(), "ebpfmon_register_probe"),
-        (plugin(probes=[probe("good")]), "already brought a probe 'good'"),
-        (plugin(sinks=[OtherOneSettings]), "already brought a sink type 'one'"),
-        (plugin(probes=[probe("twice"), probe("twice")]), "'twice'"),
-        (plugin(sinks=[TwiceSettings, TwiceAgainSettings]), "'twice'"),
+        (Waiting(), "did nothing for 0.5 s: they must not wait for anything"),
+        (plugin(probes=[probe("good")]), "plugin 'a' of nowhere has brought a probe 'good' already"),
+        (plugin(sinks=[OtherOneSettings]), "plugin 'a' of nowhere has brought a sink type 'one' already"),
+        (plugin(probes=[probe("p", "good.x")]), "plugin 'a' of nowhere has brought a chart 'good.x' already"),
     ],
 )
-def test_a_broken_plugin_is_named_with_its_reason_and_the_others_go_on(broken: object, reason: str) -> None:
+def test_a_broken_plugin_is_named_with_its_reason_and_the_others_go_on(
+    broken: object, reason: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bounded.bounded, "__kwdefaults__", {"idle_s": 0.5, "longest_s": 60})
     good = FakeEntryPoint("a", plugin(probes=[probe("good")], sinks=[OneSettings]))
     late = FakeEntryPoint("z", plugin(probes=[probe("late")]))
     registry = discover([late, FakeEntryPoint("m", broken), good])
@@ -76,6 +114,8 @@ def test_a_broken_plugin_is_named_with_its_reason_and_the_others_go_on(broken: o
     errors = {p.name: p.error for p in registry.plugins}
     assert (errors["a"], errors["z"]) == (None, None)
     assert reason in str(errors["m"])
+    assert len(str(errors["m"]).splitlines()) == 1
+    assert [p.name for p in registry.left_out] == ["m"]
 
 
 def test_a_plugin_with_one_bad_part_brings_nothing() -> None:
@@ -84,15 +124,52 @@ def test_a_plugin_with_one_bad_part_brings_nothing() -> None:
     assert "fine" not in registry.probes
 
 
+def test_a_plugin_that_is_disabled_is_not_even_imported() -> None:
+    bad = FakeEntryPoint("bad", AssertionError("it was imported"), FakeDistribution("theirs"))
+    registry = discover([bad, FakeEntryPoint("good", plugin(probes=[probe("p")]))], Wanted(disabled=("bad",)))
+    assert set(registry.probes) == {"p"}
+    assert registry.disabled == [Plugin(name="bad", state=State.DISABLED, distribution="theirs", version="7.1")]
+
+
+def test_a_strangers_plugin_cannot_take_the_place_of_ebpfmons_own_and_of_two_strangers_the_first_stays() -> None:
+    ours, theirs, others = (FakeDistribution(name) for name in ("ebpfmon", "abc", "zyx"))
+    registry = discover(
+        [
+            FakeEntryPoint("a", plugin(probes=[probe("process")]), theirs),
+            FakeEntryPoint("process", plugin(probes=[probe("process")]), ours),
+            FakeEntryPoint("process", plugin(probes=[probe("other")]), others),
+        ]
+    )
+    assert [(p.name, p.distribution, p.error) for p in registry.plugins] == [
+        ("a", "abc", "plugin 'process' of ebpfmon 7.1 has brought a probe 'process' already"),
+        ("process", "ebpfmon", None),
+        ("process", "zyx", "plugin 'process' of ebpfmon 7.1 has that name already: rename or disable one"),
+    ]
+
+
+def test_the_list_says_of_each_plugin_where_it_is_from_and_what_became_of_it() -> None:
+    registry = discover(
+        [
+            FakeEntryPoint("good", plugin(probes=[probe("p")], sinks=[OneSettings]), FakeDistribution("theirs")),
+            FakeEntryPoint("bad", plugin(version=99)),
+            FakeEntryPoint("off", plugin()),
+        ],
+        Wanted(disabled=("off",)),
+    )
+    assert list(render(registry.plugins)) == [
+        "PLUGIN  API  STATE     FROM        BRINGS",
+        "bad     99   left out  nowhere     it was written for API version 99, this is API version 1: "
+        "EBPFMON_API_VERSION = 1",
+        "good    1    active    theirs 7.1  probe p, sink one",
+        "off     -    disabled  nowhere     -",
+    ]
+    shown = msgspec.json.decode(msgspec.json.encode(registry.plugins))
+    assert [set(plugin) for plugin in shown] == [set(Plugin.__struct_fields__)] * 3
+    assert shown[1]["hooks"] == ["ebpfmon_register_probes", "ebpfmon_register_sinks"]
+
+
 def test_the_shipped_plugins_are_registered_like_a_strangers() -> None:
     registry = discover()
     shipped = {p.name: p for p in registry.plugins if p.distribution == "ebpfmon"}
     assert [p.error for p in shipped.values()] == [None] * len(shipped)
     assert (shipped["process"].probes, shipped["log"].sinks) == (("process",), ("log",))
-
-
-def test_no_two_charts_of_a_shipped_probe_have_one_id_and_no_two_dimensions_of_a_chart() -> None:
-    for shipped in discover().probes.values():
-        assert len({c.id for c in shipped.charts}) == len(shipped.charts)
-        for chart in shipped.charts:
-            assert len({d.id for d in chart.dimensions}) == len(chart.dimensions) > 0

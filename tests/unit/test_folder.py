@@ -1,0 +1,185 @@
+"""Plugins of a folder: single files, which nobody else may be able to change."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from ebpfmon import Probe, folder
+from ebpfmon.errors import ObjectError, PluginError
+from ebpfmon.folder import MODULES, File, files
+from ebpfmon.kernel.objects import locate
+from ebpfmon.registry import State, Wanted, discover
+from tests.unit.support import FakeEntryPoint, plugin
+
+PLUGIN = """
+from ebpfmon import Chart, Dimension, Probe, ProbeSettings, hookimpl
+
+EBPFMON_API_VERSION = 1
+__version__ = "1.5"
+
+class NapsSettings(ProbeSettings, frozen=True):
+    '''Looked up in its module, by its name.'''
+    nap: "int" = 3
+
+@hookimpl
+def ebpfmon_register_probes():
+    chart = Chart(id="NAME.x", title="", units="n/s", family="f", priority=1, dimensions=(Dimension("d", "d", ("n",)),))
+    return [Probe(name="NAME", package=__name__, object="NAME", charts=(chart,), settings=NapsSettings)]
+"""
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Iterator[Path]:
+    """A folder for plugins, with one in it."""
+    made = tmp_path / "plugins"
+    made.mkdir(mode=0o755)
+    write(made, "naps")
+    yield made
+    for name in [n for n in sys.modules if n.startswith(MODULES)]:
+        del sys.modules[name]
+
+
+def write(place: Path, name: str, text: str = PLUGIN) -> Path:
+    path = place / f"{name}.py"
+    path.write_text(text.replace("NAME", name))
+    path.chmod(0o644)
+    return path
+
+
+def errors(place: Path) -> dict[str, str | None]:
+    return {p.name: p.error for p in discover([], Wanted(str(place))).plugins}
+
+
+def test_each_file_is_a_plugin_and_what_begins_with_an_underscore_is_not(place: Path) -> None:
+    write(place, "_helper")
+    (place / "notes.txt").touch()
+    (place / ".hidden.py").touch()
+    assert list(files(place)) == [File(place / "naps.py")]
+    found = discover([], Wanted(str(place)))
+    assert found.probes["naps"].settings().nap == 3  # type: ignore[attr-defined]  # its own setting
+    (naps,) = found.plugins
+    assert (naps.file, naps.version, naps.distribution, naps.api_version) == (str(place / "naps.py"), "1.5", "", 1)
+    assert naps.hooks == ("ebpfmon_register_probes",)
+    assert not (place / "__pycache__").exists()
+
+
+def test_a_probes_object_lies_beside_its_file(place: Path) -> None:
+    probe: Probe = discover([], Wanted(str(place))).probes["naps"]
+    there = place / "objects" / os.uname().machine / "naps.bpf.o"
+    with pytest.raises(ObjectError, match=str(there)):
+        locate(probe)
+    there.parent.mkdir(parents=True)
+    there.touch()
+    assert locate(probe) == there
+
+
+def test_a_folder_that_is_not_there_or_not_absolute_stops_everything(tmp_path: Path) -> None:
+    with pytest.raises(PluginError) as caught:
+        discover([], Wanted(str(tmp_path / "none")))
+    said = f"look for plugins in ebpfmon.plugins_dir: '{tmp_path}/none': No such file or directory"
+    assert str(caught.value) == said
+    with pytest.raises(PluginError, match="expected an absolute path"):
+        discover([], Wanted("plugins"))
+    (tmp_path / "file").touch()
+    with pytest.raises(PluginError, match="Not a directory"):
+        discover([], Wanted(str(tmp_path / "file")))
+
+
+@pytest.mark.parametrize("mode", [0o775, 0o777, 0o1777])
+def test_a_folder_to_which_others_may_write_stops_everything(place: Path, mode: int) -> None:
+    place.chmod(mode)
+    with pytest.raises(PluginError) as caught:
+        discover([], Wanted(str(place)))
+    assert f"'{place}' is {Path(place).owner()}'s, mode {mode:04o}: others could put code there" in str(caught.value)
+    assert str(caught.value).endswith(f": chmod go-w '{place}'")
+
+
+def test_a_folder_on_the_way_to_which_others_may_write_stops_everything_unless_it_is_sticky(place: Path) -> None:
+    place.parent.chmod(0o777)
+    with pytest.raises(PluginError, match=f"'{place.parent}' is .*, mode 0777"):
+        discover([], Wanted(str(place)))
+    place.parent.chmod(0o1777)
+    assert errors(place) == {"naps": None}
+
+
+def test_a_link_is_judged_by_where_it_leads(place: Path, tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to(place)
+    assert errors(tmp_path / "link") == {"naps": None}
+    place.chmod(0o777)
+    with pytest.raises(PluginError, match=f"'{place}' is .*, mode 0777"):
+        discover([], Wanted(str(tmp_path / "link")))
+
+
+def test_a_file_or_object_that_others_may_change_leaves_its_plugin_out(place: Path) -> None:
+    naps = place / "naps.py"
+    naps.chmod(0o664)
+    assert f"'{naps}' is {naps.owner()}'s, mode 0664" in str(errors(place)["naps"])
+    naps.chmod(0o644)
+    there = place / "objects" / os.uname().machine
+    there.mkdir(parents=True)
+    (there / "naps.bpf.o").touch()
+    (there / "naps.bpf.o").chmod(0o666)
+    assert f"chmod go-w '{there}/naps.bpf.o'" in str(errors(place)["naps"])
+    (there / "naps.bpf.o").chmod(0o644)
+    (place / "objects").chmod(0o777)
+    assert f"chmod go-w '{place}/objects'" in str(errors(place)["naps"])
+    (place / "objects").chmod(0o755)
+    assert errors(place) == {"naps": None}
+
+
+def test_what_belongs_to_somebody_else_is_refused(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = os.stat(place)
+    stolen = os.stat_result((found.st_mode, *found[1:4], 12345, *found[5:]))
+    with pytest.raises(PluginError, match=f"'{place}' is 12345's, mode 0755: .*: chown root '{place}'$"):
+        folder._check(place, stolen)
+
+
+def test_each_broken_file_is_named_and_the_others_go_on(place: Path) -> None:
+    write(place, "a", "x = (")
+    write(place, "b", "import no_such_module_at_all")
+    write(place, "c", "raise SystemExit(1)")
+    write(place, "d", "\0")
+    write(place, "e", "x = 1\n" * 200_000)
+    write(place, "f-g")
+    (place / "h.py").mkdir()
+    (place / "i.py").symlink_to(place / "gone")
+    os.mkfifo(place / "j.py", 0o644)
+    write(place, "k", "# coding: no-such-coding")
+    found = errors(place)
+    assert found.pop("naps") is None
+    said = [
+        ("a", "SyntaxError: '(' was never closed (a.py, line 1)"),
+        ("b", "ModuleNotFoundError: No module named 'no_such_module_at_all'"),
+        ("c", "SystemExit: 1"),
+        ("d", "null bytes"),
+        ("e", "larger than 1 MB"),
+        ("f-g", "a plugin's name has letters, digits and _: rename the file"),
+        ("h", "Is a directory"),
+        ("i", "No such file or directory"),
+        ("j", "is not a file"),
+        ("k", "SyntaxError"),
+    ]
+    assert [name for name, text in said if text not in str(found.pop(name))] == []
+    assert found == {}
+    assert [m for m in sys.modules if m.startswith(MODULES)] == [f"{MODULES}naps"]
+
+
+def test_a_file_and_a_package_of_the_same_name_clash_and_the_package_stays(place: Path) -> None:
+    installed = plugin(probes=[])
+    found = discover([FakeEntryPoint("naps", installed)], Wanted(str(place)))
+    assert [(p.state, p.file) for p in found.plugins] == [
+        (State.ACTIVE, ""),
+        (State.LEFT_OUT, str(place / "naps.py")),
+    ]
+    assert found.left_out[0].error == "plugin 'naps' of nowhere has that name already: rename or disable one"
+
+
+def test_what_is_disabled_is_not_even_read(place: Path) -> None:
+    (place / "naps.py").write_text("raise AssertionError('it was imported')")
+    (found,) = discover([], Wanted(str(place), ("naps",))).plugins
+    assert (found.state, found.error) == (State.DISABLED, None)

@@ -1,0 +1,92 @@
+"""`ebpfmon bpf build`: a stranger's source becomes objects, or one line says why not."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from ebpfmon import cli, compiler, kit
+
+SOURCE = """// SPDX-License-Identifier: GPL-2.0-only
+#include "ebpfmon.bpf.h"
+struct hello_counters { __u64 calls; };
+PROCESS_TABLE(hello, 64);
+static __always_inline int on_exec(void *ctx)
+{
+	struct hello_slots to;
+
+	if (hello_slots(&to))
+		ADD(&to, calls, 1);
+	return 0;
+}
+TRACEPOINT(exec, sched_process_exec, on_exec)
+LICENSE("GPL");
+"""
+MADE = [f"{machine}/hello.{what}" for machine in ("x86_64", "aarch64") for what in ("bpf.o", "bcc.c")]
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    path = tmp_path / "hello.bpf.c"
+    path.write_text(SOURCE)
+    return path
+
+
+def test_an_object_for_each_architecture_and_a_source_for_bcc_are_made_beside_the_source(
+    source: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["bpf", "build", str(source)]) == 0
+    made = [str(source.parent / "objects" / name) for name in MADE]
+    assert capsys.readouterr().out.splitlines() == made
+    assert [Path(path).read_bytes()[:4] == b"\x7fELF" for path in made] == [True, False] * 2
+    assert "hello.bpf.c, preprocessed for BCC" in Path(made[1]).read_text()
+
+
+def test_or_where_it_is_told_to(source: Path, tmp_path: Path) -> None:
+    assert cli.main(["bpf", "build", str(source), "-o", str(tmp_path / "out")]) == 0
+    assert all((tmp_path / "out" / name).is_file() for name in MADE)
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [("hello.c", "expected a file called NAME.bpf.c"), ("gone.bpf.c", "no such file"), (".bpf.c", "expected a file")],
+)
+def test_what_is_no_source_ends_with_2(
+    tmp_path: Path, name: str, said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["bpf", "build", str(tmp_path / name)]) == 2
+    assert capsys.readouterr().err.startswith(f"ebpfmon: compile '{tmp_path / name}': {said}")
+
+
+def test_what_clang_refuses_ends_with_1_and_leaves_no_object(
+    source: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    source.write_text(SOURCE.replace("calls", "cals", 1))
+    assert cli.main(["bpf", "build", str(source)]) == 1
+    err = capfd.readouterr().err
+    assert "no member named 'calls'" in err
+    assert err.splitlines()[-1] == f"ebpfmon: compile '{source}' for x86_64: clang failed (1)"
+    assert not list(tmp_path.rglob("*.bpf.o"))
+
+
+def test_without_clang_it_says_what_to_install(
+    source: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(compiler, "subprocess", type("Nothing", (), {"run": staticmethod(missing)}))
+    assert cli.main(["bpf", "build", str(source)]) == 1
+    assert "no clang: apt install clang libbpf-dev linux-libc-dev" in capsys.readouterr().err
+
+
+def missing(*_: object, **__: object) -> None:
+    raise FileNotFoundError
+
+
+def test_where_nothing_can_be_written_it_says_so(source: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (source.parent / "objects").touch()
+    assert cli.main(["bpf", "build", str(source)]) == 2
+    assert "objects" in capsys.readouterr().err
+
+
+def test_the_kit_is_found_and_has_all_headers() -> None:
+    assert {p.name for p in kit.headers().glob("*.h")} >= {"ebpfmon.bpf.h", "loaders.bpf.h", "kernel_types.h"}

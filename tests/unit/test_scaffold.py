@@ -1,0 +1,74 @@
+"""`ebpfmon plugin new` writes what can be read, and never over anything. That it works, `tests/kernel` shows."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import tomli
+
+from ebpfmon import cli, scaffold
+
+
+@pytest.mark.parametrize("what", ["probe", "sink"])
+def test_a_package_is_written_with_its_name_everywhere_and_said(
+    what: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(["plugin", "new", what, "my_naps"]) == 0
+    *written, then = capsys.readouterr().out.splitlines()
+    assert then.startswith("then: cd ebpfmon_my_naps; pip install -e '.[test]'; pytest; ebpfmon run")
+    there = [str(p.relative_to(tmp_path)) for p in (tmp_path / "ebpfmon_my_naps").rglob("*") if p.is_file()]
+    assert sorted(written) == sorted(there)
+    assert not [p for p in written if "@" in p or "@NAME@" in Path(p).read_text() or "@CLASS@" in Path(p).read_text()]
+    project = tomli.loads(Path("ebpfmon_my_naps/pyproject.toml").read_text())["project"]
+    assert project["name"] == "ebpfmon-my-naps"
+    assert project["entry-points"] == {"ebpfmon": {"my_naps": "ebpfmon_my_naps"}}
+    plugin = Path("ebpfmon_my_naps/ebpfmon_my_naps/__init__.py").read_text()
+    assert "class MyNapsSettings(" in plugin
+
+
+@pytest.mark.parametrize("what", ["probe", "sink"])
+def test_what_is_written_is_in_good_style(what: str, tmp_path: Path) -> None:
+    list(scaffold.new(what, "naps", tmp_path / "x"))
+    for check in (["check", "--select", "E,F,W,UP,B,ASYNC,SIM,C4,PT,RUF"], ["format", "--check"]):
+        ruff = [sys.executable, "-m", "ruff", check[0], "--isolated", "--line-length", "120", *check[1:], "."]
+        done = subprocess.run(ruff, cwd=tmp_path, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stdout
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("Naps", "a name has lower case letters, digits and _, 20 at most, a letter first"),
+        ("my-naps", "a name has lower case letters"),
+        ("1st", "a name has lower case letters"),
+        ("n" * 21, "a name has lower case letters"),
+        ("process", "that name is taken ('ebpfmon_process'): choose another"),
+        ("sinks", "that name is taken ('ebpfmon_sinks'): choose another"),
+        ("execs", "that name is taken"),
+    ],
+)
+def test_a_name_that_cannot_be_is_refused(
+    name: str, said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["plugin", "new", "probe", name, str(tmp_path / "x")]) == 2
+    assert capsys.readouterr().err.startswith(f"ebpfmon: write a probe '{name}': {said}")
+    assert not (tmp_path / "x").exists()
+
+
+def test_nothing_is_written_over_anything(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "mine").touch()
+    for place in (tmp_path, tmp_path / "mine"):
+        assert cli.main(["plugin", "new", "sink", "naps", str(place)]) == 2
+        assert capsys.readouterr().err == f"ebpfmon: write a sink 'naps': '{place}' is not an empty folder\n"
+    assert cli.main(["plugin", "new", "sink", "naps", str(tmp_path / "mine" / "below")]) == 2
+    assert "Not a directory" in capsys.readouterr().err
+    assert [p.name for p in tmp_path.iterdir()] == ["mine"]
+
+
+def test_every_template_is_written_by_somebody() -> None:
+    for what, files in scaffold._FILES.items():
+        assert sorted(files.values()) == sorted(p.name for p in (Path(scaffold.__file__).parent / what).iterdir())
