@@ -16,11 +16,12 @@ import msgspec
 import numpy as np
 import pytest
 
-from ebpfmon import LoadMode, SinkSettings, Snapshot, Strategy, config, daemon, registry
+from ebpfmon import LoadMode, Snapshot, Strategy, config, daemon, registry
 from ebpfmon.errors import AttachError
 from ebpfmon.kernel import attach, features
 from ebpfmon.kernel.attach import LoadOptions
 from ebpfmon.kernel.libbpf import Libbpf
+from ebpfmon.testing import RecordingSettings
 
 COUNTERS = (
     "open_calls", "open_errors", "close_calls", "close_errors", "read_calls", "read_errors", "read_bytes",
@@ -91,29 +92,6 @@ def expected(plan: Mapping[str, int], *, times: int = 1, mode: LoadMode = LoadMo
     counts["tasks_exited"] += threads + 1
     counts["tasks_released"] += threads + 1
     return {name: 0 if mode is LoadMode.ENTRY and name in ERRORS else count for name, count in counts.items()}
-
-
-class RecordingSettings(SinkSettings, tag="recording", frozen=True):
-    """A sink that keeps every snapshot in a list."""
-
-    into: list[Any]
-
-    def open(self) -> RecordingSink:
-        return RecordingSink(self.into)
-
-
-class RecordingSink:
-    def __init__(self, into: list[Any]) -> None:
-        self._into = into
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        pass
-
-    async def send(self, snapshot: Snapshot) -> None:
-        self._into.append(snapshot)
 
 
 class Monitor:

@@ -1,79 +1,29 @@
-"""What the unit tests share: a clock that a test turns by hand, small snapshots, a plugin as an entry point."""
+"""What the unit tests share: `ebpfmon.testing` as authors of plugins have it, a plugin as an entry point."""
 
 from __future__ import annotations
 
-import asyncio
 import importlib.metadata
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 
-from ebpfmon import API_VERSION, Chart, ChartValues, Dimension, Kind, Snapshot, TableHarvest, Value, hookimpl
+from ebpfmon import API_VERSION, TableHarvest, hookimpl
+from ebpfmon.testing import PROCESS_IDENTITY as IDENTITY
+from ebpfmon.testing import FakeClock, chart, process_table, snapshot, values
 
-IDENTITY = [
-    ("start_ns", "u8"), ("tgid", "u4"), ("exec_id", "u4"), ("cgroup_id", "u8"), ("parent_tgid", "u4"), ("uid", "u4"),
-    ("comm", "S16"),
-]  # fmt: skip
-"""How the rows of a table by process begin."""
-ROW = np.dtype([*IDENTITY, ("read_calls", "u8"), ("read_bytes", "u8")])
+__all__ = ["IDENTITY", "ROW", "FakeClock", "FakeEntryPoint", "chart", "plugin", "snapshot", "table", "values"]
 
-
-class FakeClock:
-    """Both clocks, which move only when told to; `wait` wakes `early_s` before its time and no real time passes."""
-
-    def __init__(self, start_s: float = 1000.0, early_s: float = 0.0) -> None:
-        self.now_s, self.up_s, self.early_s = start_s, 50.0, early_s
-        self.waits: list[float] = []
-
-    def advance(self, seconds: float) -> None:
-        """Time passes."""
-        self.now_s, self.up_s = self.now_s + seconds, self.up_s + seconds
-
-    def time(self) -> float:
-        return self.now_s
-
-    def monotonic_ns(self) -> int:
-        return round(self.up_s * 1e9)
-
-    async def wait(self, seconds: float, stop: asyncio.Event) -> None:
-        assert seconds > 0, "a wait that is none spins"
-        assert len(self.waits) < 100_000, "the scheduler spins"
-        self.waits.append(seconds)
-        early = self.early_s if seconds > 2 * self.early_s else 0.0
-        # a timer ends a little after its time at best
-        self.advance(seconds - early if early else seconds + 1e-6)
-        await asyncio.sleep(0)
-
-
-def chart(*dimensions: Dimension, kind: Kind = Kind.COUNTER, units: str = "calls/s", family: str = "VFS") -> Chart:
-    """A chart of no importance."""
-    return Chart(id="x.io", title="Calls", units=units, family=family, priority=1, dimensions=dimensions, kind=kind)
-
-
-def values(of: Chart, *deltas: int | float) -> ChartValues:
-    """A chart with these values, and totals of 1000 where it counts."""
-    total = 1000 if of.kind is Kind.COUNTER else 0
-    return ChartValues(of, tuple(Value(d, delta, total) for d, delta in zip(of.dimensions, deltas, strict=True)))
-
-
-def snapshot(
-    host: str = "h", charts: Sequence[ChartValues] = (), tables: Mapping[str, TableHarvest] | None = None
-) -> Snapshot:
-    """One interval of half a second."""
-    return Snapshot(host=host, time_s=1.7e9, elapsed_s=0.5, complete=True, charts=tuple(charts), tables=tables or {})
+COUNTERS = ("read_calls", "read_bytes")
+ROW = np.dtype([*IDENTITY, *((name, "u8") for name in COUNTERS)])
 
 
 def table(rows: Sequence[tuple[int, bytes, int, int]], *, overflow_calls: int = 0, capacity: int = 64) -> TableHarvest:
     """Rows of (tgid, comm, read_calls, read_bytes), their sums, and so many calls of nobody."""
-    array = np.zeros(len(rows), ROW)
-    for n, row in enumerate(rows):
-        array[["tgid", "comm", "read_calls", "read_bytes"]][n] = row
-    overflow = {"read_calls": overflow_calls, "read_bytes": 0}
-    totals = {n: int(array[n].sum()) + overflow[n] for n in overflow}
-    return TableHarvest(array, totals, overflow, overflow_calls, capacity)
+    named = [dict(zip(("tgid", "comm", *COUNTERS), row, strict=True)) for row in rows]
+    return process_table(COUNTERS, named, overflow_calls=overflow_calls, capacity=capacity)
 
 
 @dataclass(frozen=True)

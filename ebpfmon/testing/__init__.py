@@ -1,0 +1,29 @@
+"""What authors of plugins test with: made-up intervals, a clock, a sink that records, checks, and the running kernel.
+
+Public, like what `ebpfmon` exports. Nothing here needs pytest but `ebpfmon.testing.fixtures`:
+
+    pytest_plugins = ["ebpfmon.testing.fixtures"]  # in conftest.py
+"""
+
+from ebpfmon.testing.clock import FakeClock
+from ebpfmon.testing.intervals import PROCESS_IDENTITY, chart, keyed_table, process_table, snapshot, values
+from ebpfmon.testing.kernel import Counting, load_probe, why_not
+from ebpfmon.testing.plugins import check_plugin
+from ebpfmon.testing.sinks import RecordingSettings, RecordingSink, deliver
+
+__all__ = [
+    "PROCESS_IDENTITY",
+    "Counting",
+    "FakeClock",
+    "RecordingSettings",
+    "RecordingSink",
+    "chart",
+    "check_plugin",
+    "deliver",
+    "keyed_table",
+    "load_probe",
+    "process_table",
+    "snapshot",
+    "values",
+    "why_not",
+]

@@ -1,0 +1,35 @@
+"""Fixtures for pytest: `pytest_plugins = ["ebpfmon.testing.fixtures"]` in conftest.py."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from typing import Any
+
+import pytest
+
+from ebpfmon.model import Probe
+from ebpfmon.testing.clock import FakeClock
+from ebpfmon.testing.kernel import Counting, load_probe, why_not
+
+Load = Callable[..., Counting]
+
+
+@pytest.fixture
+def counting() -> Iterator[Load]:
+    """`ebpfmon.testing.load_probe`, whose probes are closed when the test ends. Skips the test, with the reason, where
+    nothing can be loaded."""
+    if reason := why_not():
+        pytest.skip(reason)
+    with ExitStack() as closing:
+
+        def load(probe: Probe, *arguments: Any, **options: Any) -> Counting:
+            return closing.enter_context(load_probe(probe, *arguments, **options))
+
+        yield load
+
+
+@pytest.fixture
+def fake_clock() -> FakeClock:
+    """A clock that the test turns by hand."""
+    return FakeClock()

@@ -1,0 +1,103 @@
+"""A probe in the running kernel, without the daemon: for root, and for nobody else."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from types import TracebackType
+from typing import Self
+
+import numpy as np
+
+from ebpfmon.errors import KernelError
+from ebpfmon.flow.harvest import Harvester
+from ebpfmon.flow.scheduler import SystemClock
+from ebpfmon.kernel import attach, features
+from ebpfmon.kernel.attach import LoadedProbe, LoadOptions
+from ebpfmon.kernel.libbpf import Libbpf
+from ebpfmon.loading import require_fit
+from ebpfmon.model import LoadMode, Probe, ProbeSettings, Strategy, TableHarvest
+
+
+def why_not() -> str:
+    """Why no probe can be loaded here, by this user; empty if one can."""
+    try:
+        Libbpf()
+        features.require_permission(features.look())
+    except KernelError as error:
+        return str(error)
+    return ""
+
+
+class Counting:
+    """A probe that counts in the running kernel, until it is closed."""
+
+    def __init__(self, loaded: LoadedProbe) -> None:
+        self._closing = ExitStack()
+        self._closing.enter_context(loaded)
+        self._loaded = loaded
+        self._harvester = Harvester([loaded], SystemClock())
+        self._harvests: dict[str, list[TableHarvest]] = {}
+
+    @property
+    def events(self) -> dict[str, Strategy | None]:
+        """How each of its events is seen here, None if it cannot be."""
+        return {c.event: c.taken.strategy if c.taken else None for c in self._loaded.choices}
+
+    def harvest(self) -> dict[str, TableHarvest]:
+        """End the interval: what each table counted in it."""
+        tables = dict(self._harvester.harvest().tables)
+        for stem, table in tables.items():
+            self._harvests.setdefault(stem, []).append(table)
+        return tables
+
+    def rows(self, table: str = "") -> np.ndarray:
+        """The rows of a table, or of the only one, of all intervals so far; ends the interval."""
+        self.harvest()
+        return np.concatenate([harvest.rows for harvest in self._of(table)])
+
+    def totals(self, table: str = "") -> dict[str, int]:
+        """Each counter of a table over all intervals so far, and over all that this machine did; ends the interval."""
+        self.harvest()
+        harvests = self._of(table)
+        return {name: sum(h.totals[name] for h in harvests) for name in harvests[0].totals}
+
+    def _of(self, table: str) -> list[TableHarvest]:
+        if not table:
+            (table,) = self._harvests
+        return self._harvests[table]
+
+    def close(self) -> None:
+        """Detach and free it all. Closing twice is harmless."""
+        self._closing.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def load_probe(
+    probe: Probe,
+    settings: ProbeSettings | None = None,
+    *,
+    mode: LoadMode = LoadMode.RETURN,
+    strategy: Strategy | None = None,
+) -> Counting:
+    """Load a probe and attach it, with its settings (by default its defaults), as the daemon does.
+
+    Raises KernelError in the words of the daemon, and what its `setup` raises.
+    """
+    settings = settings or probe.settings()
+    kernel = features.look()
+    features.require_permission(kernel)
+    options = LoadOptions(mode=mode, strategy=strategy, table_size=settings.table_size, setup=probe.setup(settings))
+    loaded = attach.load(probe, Libbpf(), kernel, options)
+    try:
+        require_fit(loaded)
+        return Counting(loaded)
+    except BaseException:
+        loaded.close()
+        raise

@@ -1,0 +1,127 @@
+"""`ebpfmon.testing` is what authors test with: it tells what the daemon would tell."""
+
+from __future__ import annotations
+
+import asyncio
+import subprocess
+import sys
+import types
+from dataclasses import replace
+from typing import Any, ClassVar, Self
+
+import pytest
+
+import ebpfmon_network_viewer
+import ebpfmon_process
+from ebpfmon import Chart, Dimension, Probe, SinkSettings, Snapshot, testing
+from ebpfmon.errors import ObjectError, PluginError
+from ebpfmon.kernel import features
+from ebpfmon.registry import discover
+from ebpfmon.testing import RecordingSettings, check_plugin, deliver, keyed_table, process_table, snapshot, why_not
+from tests.unit.support import FakeEntryPoint, plugin
+
+pytest_plugins = ["pytester"]
+
+
+def test_what_is_public_is_in_all_and_all_of_it_is_there() -> None:
+    public = {n for n, v in vars(testing).items() if not n.startswith("_") and not isinstance(v, types.ModuleType)}
+    assert set(testing.__all__) == public
+
+
+def test_nothing_of_it_needs_pytest_but_the_fixtures() -> None:
+    code = "import sys; sys.modules['pytest'] = None; import ebpfmon.testing"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_the_shipped_plugins_keep_the_contract_and_their_charts_fit_their_objects() -> None:
+    assert [p.name for p in check_plugin(ebpfmon_process).probes] == ["process"]
+    assert [p.name for p in check_plugin(ebpfmon_network_viewer).probes] == ["network_viewer"]
+
+
+def probe_of_process(*fields: str) -> Probe:
+    """A probe with the object of another, and a chart of its own."""
+    shown = Chart(
+        id="x.y", title="", units="n/s", family="f", priority=1, dimensions=(Dimension("d", "d", fields),)
+    )  # fmt: skip
+    return Probe(name="p", package="ebpfmon_process", object="process", charts=(shown,))
+
+
+def test_a_chart_over_a_field_that_is_not_there_is_told_without_root() -> None:
+    assert check_plugin(plugin(probes=[probe_of_process("read_calls")]))
+    with pytest.raises(PluginError, match=r"chart 'x\.y': table 'process' has no field 'reads': it has open_calls, "):
+        check_plugin(plugin(probes=[probe_of_process("read_calls", "reads")]))
+
+
+def test_an_object_that_is_not_there_is_told() -> None:
+    with pytest.raises(ObjectError, match="no package 'nowhere'"):
+        check_plugin(plugin(probes=[Probe(name="p", package="nowhere", object="p", charts=())]))
+
+
+@pytest.mark.parametrize("broken", [plugin(version=99), plugin(probes=7), plugin(sinks=[int])])
+def test_what_the_daemon_would_refuse_is_refused_in_the_same_words(broken: object) -> None:
+    with pytest.raises(PluginError) as caught:
+        check_plugin(broken)
+    assert discover([FakeEntryPoint("broken", broken)]).left_out[0].error == str(caught.value)
+
+
+def test_a_table_of_a_tests_making_adds_up() -> None:
+    made = process_table(["calls", "bytes"], [{"tgid": 3, "calls": 5}, {"comm": b"cat", "bytes": 7}], overflow_calls=2)
+    assert made.is_by_process
+    assert made.rows[["tgid", "comm", "calls", "bytes"]].tolist() == [(3, b"", 5, 0), (0, b"cat", 0, 7)]
+    assert (made.totals, made.overflow) == ({"calls": 7, "bytes": 7}, {"calls": 2, "bytes": 0})
+    keyed = keyed_table([("port", "u2"), ("pad", "u2")], ["calls"], [{"port": 80, "calls": 1}])
+    assert not keyed.is_by_process
+    assert keyed.rows.tolist() == [(80, 0, 1)]
+
+
+class SlowSettings(SinkSettings, tag="slow", frozen=True):
+    """A sink that never gets done."""
+
+    log: list[str]
+    send_timeout_s: ClassVar[float | None] = 0.05
+
+    def open(self) -> Any:
+        return Slow(self.log)
+
+
+class Slow:
+    def __init__(self, log: list[str]) -> None:
+        self._log = log
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        self._log.append(f"closed after {kind.__name__ if kind else 'nothing'}")
+
+    async def send(self, snapshot: Snapshot) -> None:
+        await asyncio.Event().wait()
+
+
+def test_a_sink_gets_what_it_is_sent_and_a_slow_one_is_ended_as_by_the_daemon() -> None:
+    got: list[Snapshot] = []
+    asyncio.run(deliver(RecordingSettings(into=got), snapshot("a"), snapshot("b")))
+    assert [s.host for s in got] == ["a", "b"]
+    log: list[str] = []
+    with pytest.raises(TimeoutError):
+        asyncio.run(deliver(SlowSettings(log=log), snapshot()))
+    assert log == ["closed after TimeoutError"]
+
+
+def test_without_permission_the_fixture_skips_with_the_reason(
+    pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ebpfmon.testing.fixtures.why_not", lambda: "load eBPF programs: not permitted")
+    pytester.makeconftest('pytest_plugins = ["ebpfmon.testing.fixtures"]')
+    pytester.makepyfile("def test_it(counting): assert False\ndef test_clock(fake_clock): fake_clock.advance(1)")
+    done = pytester.runpytest_inprocess("-rs")
+    done.assert_outcomes(skipped=1, passed=1)
+    done.stdout.fnmatch_lines("*load eBPF programs: not permitted*")
+
+
+def test_why_nothing_can_be_loaded_here_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    bare = replace(features.look(), capabilities=())
+    monkeypatch.setattr(features, "look", lambda: bare)
+    assert why_not().startswith("load eBPF programs: not permitted: ")
+    monkeypatch.setattr(features, "require_permission", lambda found: None)
+    assert why_not() == ""
