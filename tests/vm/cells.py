@@ -42,7 +42,7 @@ class Cell:
 # machine's own has to do: the command line, the errors, strace's counts, a storm of half a minute.
 _OTHERS = (
     "test_daemon or test_check or test_loader or test_cells or test_applications or test_default_groups or test_top"
-    " or test_reload or test_workers and not each_thread or test_network and not exact"
+    " or test_reload or test_plugins or test_workers and not each_thread or test_network and not exact"
 )
 _CORE = f"not ({_OTHERS} or strace or thirty_ticks or a_datagram and not auto)"
 _APPLICATIONS = "test_applications and not three_thousand"

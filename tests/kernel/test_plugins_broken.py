@@ -1,0 +1,152 @@
+"""Strangers' plugins that are broken in every way: each is named in one line, and the rest is unharmed."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from ebpfmon import kit
+from tests.kernel.strangers import SOURCE, amounts, programs, running, shut
+
+EBPFMON = [sys.executable, "-m", "ebpfmon"]
+TIMES = 7
+HEAD = """
+import time
+from ebpfmon import Chart, Dimension, Probe, Scope, Setup, SinkSettings, hookimpl
+EBPFMON_API_VERSION = 1
+def probe(field="started", **more):
+    shown = Chart(id="apps.NAME", title="Programs", units="programs/s", family="f", priority=1, scope=Scope.APPS,
+                  dimensions=(Dimension("application", "application", (field,)),))
+    return Probe(name="NAME", package=__name__, object="NAME", charts=(shown,), **more)
+"""
+PROBES = "@hookimpl\ndef ebpfmon_register_probes():\n    "
+SINKS = "@hookimpl\ndef ebpfmon_register_sinks():\n    "
+BROKEN = {
+    "raises": (
+        PROBES + "raise ZeroDivisionError('in probes')\n" + SINKS + "raise ZeroDivisionError('in sinks')",
+        "plugin 'raises' is left out: ZeroDivisionError: in probes",
+    ),
+    "raises_sinks": (
+        PROBES + "return []\n" + SINKS + "raise ZeroDivisionError('in sinks')",
+        "plugin 'raises_sinks' is left out: ZeroDivisionError: in sinks",
+    ),
+    "raises_at_once": ("1 / 0", "plugin 'raises_at_once' is left out: ZeroDivisionError: division by zero"),
+    "ends": ("raise SystemExit(3)", "plugin 'ends' is left out: SystemExit: 3"),
+    "blocks": (
+        PROBES + "time.sleep(10); return [probe()]",
+        "plugin 'blocks' is left out: its import and hooks did nothing for 5 s: they must not wait for anything",
+    ),
+    "nonsense": (
+        PROBES + "return ['a probe']",
+        "plugin 'nonsense' is left out: ebpfmon_register_probes returned 'a probe', not a Probe",
+    ),
+    "version_99": (
+        "EBPFMON_API_VERSION = 99\n" + PROBES + "return [probe()]",
+        "plugin 'version_99' is left out: it was written for API version 99, this is API version 1: "
+        "EBPFMON_API_VERSION = 1",
+    ),
+    "clashes": (
+        PROBES + "return [probe(), Probe(name='process', package='x', object='x', charts=())]",
+        "plugin 'clashes' is left out: plugin 'process' of ebpfmon 0.1.0 has brought a probe 'process' already",
+    ),
+    "unverified": (
+        PROBES + "return [probe()]",
+        "probe 'unverified' is left out: attach 'exec' for probe 'unverified' at ",
+    ),
+    "no_field": (
+        PROBES + "return [probe('strated')]",
+        "probe 'no_field' is left out: probe 'no_field': chart 'apps.no_field': table 'no_field' has no field "
+        "'strated': it has started",
+    ),
+    "no_object": (
+        PROBES + "return [probe()]",
+        "probe 'no_object' is left out: find the object of probe 'no_object': no '",
+    ),
+    "no_setup": (
+        "def fail(settings): raise KeyError('x')\n" + PROBES + "return [probe(setup=fail)]",
+        "probe 'no_setup' is left out: set up probe 'no_setup': KeyError: 'x'",
+    ),
+    "bad_sink": (
+        "class BadSettings(SinkSettings, tag='bad_sink'):\n    def open(self): raise KeyError('x')\n"
+        + SINKS + "return [BadSettings]",
+        "sink 'bad_sink' does not work, it will be tried again: KeyError: 'x'",
+    ),
+}  # fmt: skip
+"""The plugin, and what is said of it."""
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """All of them, and a good one."""
+    where = tmp_path_factory.mktemp("strangers") / "plugins"
+    where.mkdir()
+    for name, (text, _) in {**BROKEN, "good": (PROBES + "return [probe()]", "")}.items():
+        (where / f"{name}.py").write_text((HEAD + text).replace("NAME", name))
+    sources = []
+    for name in ("good", "no_field", "no_setup", "unverified"):
+        body = "*(volatile int *)0x1234;" if name == "unverified" else ""
+        sources.append(where / f"{name}.bpf.c")
+        sources[-1].write_text(SOURCE.replace("NAME", name).replace("BODY", body))
+    list(kit.build(sources))
+    return shut(where)
+
+
+@pytest.mark.timeout(300)
+def test_each_broken_plugin_is_named_in_one_line_and_the_rest_is_unharmed(folder: Path, tmp_path: Path) -> None:
+    settings = tmp_path / "e.toml"
+    settings.write_text(
+        f'[ebpfmon]\nplugins_dir = "{folder}"\n[apps]\nby = "process"\n[plugins.network_viewer]\nenabled = false\n'
+        '[plugins.raises]\nthreshold = 5\n[[sinks]]\ntype = "bad_sink"\n[[sinks]]\ntype = "raises_sinks"\n'
+        '[[sinks]]\ntype = "log"\nformat = "json"\n'
+    )
+    with running([*EBPFMON, "run", "--config", settings], tmp_path) as daemon:
+        daemon.until(daemon.snapshots)
+        programs(tmp_path, "unharmed", TIMES)
+        daemon.until(lambda: sum(amounts(daemon.snapshots(), "apps.good", "unharmed")) >= TIMES)
+        assert sum(amounts(daemon.snapshots(), "apps.file_open", "unharmed")) > TIMES
+        daemon.stop()
+        said = daemon.text("stderr").splitlines()
+        assert sum(amounts(daemon.snapshots(), "apps.good", "unharmed")) == TIMES
+    for name, (_, line) in BROKEN.items():
+        about = [found for found in said if re.match(rf"ebpfmon: (plugin|probe|sink) '{name}' ", found)]
+        assert len(about) == 1, said
+        assert about[0].startswith(f"ebpfmon: {line}")
+    assert not [line for line in said if "Traceback" in line]
+    assert "ebpfmon: probe 'good': 1 events by tracepoint" in said
+    assert "ebpfmon: plugins.raises is not used: plugin 'raises' is left out" in said
+
+
+def test_if_settings_are_strict_the_first_of_them_stops_everything(folder: Path, tmp_path: Path) -> None:
+    settings = tmp_path / "e.toml"
+    disabled = [name for name in BROKEN if name not in ("ends", "nonsense")]
+    settings.write_text(f'[ebpfmon]\nplugins_dir = "{folder}"\ndisabled_plugins = {disabled}\n')
+    command = [*EBPFMON, "run", "--for", "60", "--config", str(settings)]
+    done = subprocess.run([*command, "--strict"], capture_output=True, text=True, check=False)
+    said = "ebpfmon: plugin 'ends' cannot be used, and strict is set: SystemExit: 3\n"
+    assert (done.returncode, done.stdout, done.stderr) == (1, "", said)
+
+
+def test_if_settings_are_strict_a_probe_that_cannot_be_loaded_stops_everything(folder: Path, tmp_path: Path) -> None:
+    settings = tmp_path / "e.toml"
+    disabled = [name for name in BROKEN if name != "unverified"]
+    settings.write_text(f'[ebpfmon]\nstrict = true\nplugins_dir = "{folder}"\ndisabled_plugins = {disabled}\n')
+    command = [*EBPFMON, "run", "--for", "60", "--config", str(settings)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.splitlines()[-1].startswith("ebpfmon: attach 'exec' for probe 'unverified'")
+
+
+def test_check_says_which_probes_do_not_fit_their_objects(folder: Path, tmp_path: Path) -> None:
+    settings = tmp_path / "e.toml"
+    disabled = [name for name in BROKEN if name != "no_field"]
+    settings.write_text(f'[ebpfmon]\nplugins_dir = "{folder}"\ndisabled_plugins = {disabled}\n')
+    done = subprocess.run([*EBPFMON, "check", "--config", settings], capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    text = " ".join(done.stdout.split())
+    assert "probe 'no_field' cannot be loaded" in text
+    assert "table 'no_field' has no field 'strated': it has started" in text
+    assert "probe 'good', loader core" in text
