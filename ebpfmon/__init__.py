@@ -1,10 +1,11 @@
 """What plugin authors import. Nothing else in this package is public.
 
 A probe: `Probe`, `Chart`, `Dimension`, `Kind`, `ProbeSettings`, `Setup`, `Keys`. A sink: `Sink`, `SinkSettings`,
-`Snapshot` and what it holds. Both: `hookimpl`, `API_VERSION`, and the errors in `ebpfmon.errors`.
+`Snapshot` and what it holds. Both: `hookimpl`, `API_VERSION`, and the errors. What authors test with
+is in `ebpfmon.testing`.
 """
 
-from ebpfmon.errors import EbpfmonError, SettingsError, SinkError, SinkGoneError
+from ebpfmon.errors import EbpfmonError, KernelError, PluginError, SettingsError, SinkError, SinkGoneError
 from ebpfmon.hookspecs import hookimpl
 from ebpfmon.model import (
     API_VERSION,
@@ -36,10 +37,12 @@ __all__ = [
     "ChartValues",
     "Dimension",
     "EbpfmonError",
+    "KernelError",
     "Keys",
     "Kind",
     "LoadMode",
     "Owners",
+    "PluginError",
     "Probe",
     "ProbeSettings",
     "Scope",

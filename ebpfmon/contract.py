@@ -161,6 +161,8 @@ def _check_chart(chart: object, step: str) -> None:
         raise PluginError(f"{step}: it has two dimensions '{twice}'")
     if chart.scope is Scope.APPS and len(chart.dimensions) != 1:
         raise PluginError(f"{step}: {len(chart.dimensions)} dimensions: a chart by application has one")
+    if chart.scope is Scope.APPS and chart.kind is Kind.LEVEL:
+        raise PluginError(f"{step}: a level: by application there are counters alone")
 
 
 def _check_dimension(dimension: object, step: str, *, of_keys: bool) -> None:

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import msgspec
 import pytest
 
-from ebpfmon import Chart, Dimension, Probe, ProbeSettings, Scope, SinkSettings, hookimpl, hookspecs
+from ebpfmon import Chart, Dimension, Kind, Probe, ProbeSettings, Scope, SinkSettings, hookimpl, hookspecs
 from ebpfmon.contract import HOOKS, ask
 from ebpfmon.errors import PluginError
 from tests.unit.support import plugin
@@ -128,6 +128,7 @@ def with_dimension(**changes: Any) -> Any:
             with_chart(dimensions=(DIMENSION, replace(DIMENSION, id="e")), scope=Scope.APPS),
             "probe 'p': chart 'x.io': 2 dimensions: a chart by application has one",
         ),
+        (with_chart(kind=Kind.LEVEL, scope=Scope.APPS), "probe 'p': chart 'x.io': a level: by application there are"),
         (with_dimension(id="a b"), "probe 'p': chart 'x.io': dimension 'a b': an id has letters, digits and _ . : -"),
         (with_dimension(id=""), "probe 'p': chart 'x.io': dimension '': an id has letters, digits and _ . : -"),
         (with_dimension(name=3), "probe 'p': chart 'x.io': dimension 'd': name: 3: expected str"),

@@ -1,0 +1,106 @@
+"""The samples of the authors' pages, as somebody would use them who has read nothing else."""
+
+from __future__ import annotations
+
+import re
+import socket
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+
+from tests.kernel.strangers import amounts, programs, running, shut
+from tests.unit.samples import PROBES, sample, write
+
+EBPFMON = [sys.executable, "-m", "ebpfmon"]
+TIMES = 13
+USER = 54_321  # nobody's
+SETTINGS = """
+[ebpfmon]
+plugins_dir = "{folder}"
+strict = true
+[apps]
+by = "process"
+[plugins.process]
+enabled = false
+[plugins.network_viewer]
+enabled = false
+[plugins.users]
+minimum_uid = 54321
+[[sinks]]
+type = "log"
+format = "json"
+[[sinks]]
+type = "graphite"
+port = {port}
+charts = ["apps.hello*"]
+"""
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The samples in a folder, compiled with the page's own command."""
+    place = write(
+        tmp_path_factory.mktemp("samples") / "plugins",
+        "hello.bpf.c", "hello.py", "test_hello.py", "users.bpf.c", "users.py", "graphite.py",
+    )  # fmt: skip
+    command = next(line for line in sample(PROBES, "sh", "bpf build").splitlines() if "bpf build" in line)
+    for name in ("hello", "users"):
+        words = command.partition("#")[0].replace("hello", name).split()
+        subprocess.run([*EBPFMON, *words[1:]], cwd=place, check=True)
+    (place / "test_hello.py").rename(place.parent / "test_hello.py")  # it is no plugin
+    return shut(place)
+
+
+def test_the_pages_test_of_the_probe_passes(folder: Path) -> None:
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-q",
+        "-p",
+        "no:cacheprovider",
+        "--rootdir",
+        ".",
+        "-o",
+        "pythonpath=plugins",
+    ]
+    done = subprocess.run([*command, "test_hello.py"], cwd=folder.parent, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout
+    assert "2 passed" in done.stdout
+
+
+@pytest.mark.timeout(300)
+def test_the_pages_probes_count_and_the_pages_sink_gets_what_they_count(folder: Path, tmp_path: Path) -> None:
+    received: list[str] = []
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        server.settimeout(100)
+
+        def serve() -> None:
+            connection, _ = server.accept()
+            with connection, connection.makefile() as lines:
+                received.extend(lines)
+
+        thread = threading.Thread(target=serve, name="graphite")
+        thread.start()
+        settings = tmp_path / "e.toml"
+        settings.write_text(SETTINGS.format(folder=folder, port=server.getsockname()[1]))
+        with running([*EBPFMON, "run", "--config", str(settings)], tmp_path) as daemon:
+            daemon.until(daemon.snapshots)
+            programs(tmp_path, "outsider", TIMES)
+            for _ in range(TIMES):
+                subprocess.run(["true"], user=USER, check=True)
+
+            def seen() -> list[int]:
+                shots = daemon.snapshots()
+                sent = [m[1] for line in received if (m := re.search(r"hello_started\.outsider (\d+) \d+$", line))]
+                by_user = sum(amounts(shots, "users.started", f"uid_{USER}_started"))
+                return [sum(amounts(shots, "apps.hello_started", "outsider")), by_user, sum(map(int, sent))]
+
+            daemon.until(lambda: min(seen()) >= TIMES, what=lambda: str(seen()))
+            assert seen() == [TIMES] * 3
+            daemon.stop()
+            assert "Traceback" not in daemon.text("stderr")
+        thread.join(100)

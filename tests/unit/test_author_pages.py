@@ -1,0 +1,200 @@
+"""The authors' pages say what the code has, all of it and nothing else, and their samples work. Those that need the
+kernel are run by `tests/kernel/test_plugins_samples.py`."""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+import re
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import msgspec
+import pytest
+import tomli
+
+import ebpfmon
+from ebpfmon import bounded, cli, config, daemon, folder, registry, testing
+from ebpfmon.contract import HOOKS, misfit
+from ebpfmon.errors import PluginError, SettingsError
+from ebpfmon.flow import fanout
+from ebpfmon.registry import Wanted, discover
+from ebpfmon.testing import fixtures
+from tests.unit.samples import FILES, PROBES, ROOT, SINKS, sample, write
+from tests.unit.support import FakeEntryPoint, plugin
+
+KIT = [ROOT / "bpf" / name for name in ("ebpfmon.bpf.h", "loaders.bpf.h", "kernel_types.h")]
+BOTH = PROBES + SINKS
+
+
+def tables(page: str) -> dict[str, set[str]]:
+    """What is in the first column of each table, by the name at its head; a name may have several tables."""
+    found: dict[str, set[str]] = {}
+    for block in re.findall(r"(?:^\|.*\n)+", page, re.M):
+        head, _, *rows = block.splitlines()
+        names = found.setdefault(head.split("|")[1].strip().strip("`"), set())
+        for row in rows:
+            names |= {name.partition("(")[0] for name in re.findall(r"`([^`]+)`", row.split("|")[1])}
+    return found
+
+
+def members(name: str) -> set[str]:
+    """The names that a public class's users need to know."""
+    public: Any = getattr(ebpfmon, name)
+    own = {n for n, v in vars(public).items() if not n.startswith("_") and (callable(v) or isinstance(v, property))}
+    if issubclass(public, enum.Enum):
+        return set(public.__members__)
+    if issubclass(public, ebpfmon.SinkSettings):
+        return {*public.__struct_fields__, *own, "tag", "send_timeout_s"}
+    if issubclass(public, msgspec.Struct):
+        return {*public.__struct_fields__, *own}
+    if dataclasses.is_dataclass(public):
+        fields = {f.name for f in dataclasses.fields(public)}
+        return fields | {n for n in own if isinstance(vars(public)[n], property)}
+    return own | ({"__aenter__", "__aexit__"} if name == "Sink" else set())
+
+
+DESCRIBED = sorted(set(tables(BOTH)) & set(ebpfmon.__all__))
+
+
+def test_every_public_name_is_on_a_page() -> None:
+    words = {word for code in re.findall(r"`([^`\n]+)`", BOTH) for word in re.findall(r"\w+", code)}
+    assert set(ebpfmon.__all__) <= words
+    assert {"Probe", "Chart", "Dimension", "Setup", "Keys", "Scope", "SinkSettings", "Sink", "Snapshot"} <= {*DESCRIBED}
+
+
+@pytest.mark.parametrize("name", DESCRIBED)
+def test_a_table_has_every_field_of_what_it_is_about_and_no_other(name: str) -> None:
+    assert tables(BOTH)[name] == members(name)
+
+
+def test_the_hooks_on_the_page_are_all_hooks() -> None:
+    assert tables(PROBES)["hook"] == set(HOOKS)
+    assert set(re.findall(r"\bebpfmon_register_\w+", BOTH)) == set(HOOKS)
+
+
+def test_every_macro_of_the_kit_is_on_the_page_and_the_kit_has_every_macro_of_the_page() -> None:
+    defined = {name for path in KIT for name in re.findall(r"^#define (\w+)", path.read_text(), re.M)}
+    defined -= {name for name in defined if name.startswith("EBPFMON_") or name.endswith("_")}
+    code = " ".join(re.findall(r"`([^`\n]+)`", PROBES))
+    assert defined - set(re.findall(r"\w+", code)) == set()
+    assert tables(PROBES)["macro"] - defined == set()
+    for name, parameters in re.findall(r"`([A-Z][A-Z_0-9]+)\(([a-z_, ]+)\)`", PROBES):
+        counts = {
+            len(found.split(","))
+            for path in KIT
+            for found in re.findall(rf"^#define {name}\(([^)]*)\)", path.read_text(), re.M)
+        }
+        assert counts == {len(parameters.split(","))}, name
+
+
+def test_all_of_the_testing_kit_is_on_the_page() -> None:
+    described = tables(PROBES)["name"]
+    assert described == set(testing.__all__)
+    made = {n for n, v in vars(fixtures).items() if "Fixture" in type(v).__name__}
+    assert made == {"counting", "fake_clock"}
+    assert all(f"fixture `{name}`" in PROBES for name in made)
+
+
+def test_the_complete_plugins_have_some_thirty_lines() -> None:
+    def lines(*names: str) -> int:
+        return sum(bool(line.strip()) for name in names for line in FILES[name].splitlines())
+
+    assert lines("hello.bpf.c", "hello.py") <= 32
+    assert lines("graphite.py") <= 32
+
+
+def test_the_commands_on_the_pages_are_there(capsys: pytest.CaptureFixture[str]) -> None:
+    for command in (["plugin", "new", "--help"], ["bpf", "build", "--help"], ["plugins", "--help"]):
+        assert cli.main(command) == 0
+        assert f"usage: ebpfmon {' '.join(command[:-1])}" in capsys.readouterr().out
+    assert set(re.findall(r"ebpfmon (plugins?|bpf|install|run)\b(?! is)", BOTH)) == {
+        "plugin", "plugins", "bpf", "install", "run",
+    }  # fmt: skip
+
+
+def test_the_numbers_on_the_pages_are_those_that_hold() -> None:
+    probes, sinks = (" ".join(page.split()) for page in (PROBES, SINKS))
+    assert f"has done nothing for {bounded.IDLE_S:g} seconds, or has taken more than {bounded.LONGEST_S:g}," in probes
+    assert f"a queue of {fanout.MAILBOX_SNAPSHOTS} snapshots" in sinks
+    assert f"after {fanout.FIRST_DELAY_S} seconds at first and {fanout.LAST_DELAY_S:g} at most" in sinks
+    assert f"has {daemon.STOP_S} seconds for what it still has" in sinks
+    assert f"has failed: {ebpfmon.SinkSettings.send_timeout_s:g} seconds" in sinks
+    assert "EBPFMON_API_VERSION = 1" in PROBES
+    assert ebpfmon.API_VERSION == 1
+
+
+def test_the_errors_on_the_page_are_what_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    said = sample(PROBES, "", "left out").splitlines()
+    old = discover([FakeEntryPoint("old", plugin(version=99))]).left_out[0]
+    assert said[0] == f"ebpfmon: plugin 'old' is left out: {old.error}"
+    shown = testing.chart(ebpfmon.Dimension("d", "d", ("execs",)), id="hello.started")
+    probe = ebpfmon.Probe(name="hello", package="x", object="x", charts=(shown,))
+    wrong = misfit(probe, {"hello": ("exec_calls",)}, ())
+    assert said[1] == f"ebpfmon: probe 'hello' is left out: probe 'hello': {wrong}"
+    place = "/etc/ebpfmon/plugins"
+    monkeypatch.setattr(folder, "require_ours", lambda path: folder._check(path, stat_of(0o777)))
+    with pytest.raises(PluginError) as caught:
+        discover([], Wanted(place))
+    assert sample(PROBES, "", "mode 0777") == f"ebpfmon: {caught.value}\n"
+
+
+def stat_of(mode: int) -> Any:
+    return SimpleNamespace(st_mode=mode, st_uid=0)
+
+
+def test_the_settings_of_the_samples_are_checked_as_the_page_says(tmp_path: Path) -> None:
+    found = discover(wanted=Wanted(str(write(tmp_path / "plugins", "users.py", "hello.py", "graphite.py"))))
+    assert not found.left_out
+    raw = tomli.loads(sample(PROBES, "toml", "[plugins.users]"))
+    assert set(raw["plugins"]["users"]) == set(found.probes["users"].settings.__struct_fields__) - {"table_size"}
+    assert config.check(raw, "x", found).plugins["users"].minimum_uid == 1000  # type: ignore[attr-defined]  # its own
+    raw["plugins"]["users"]["maximum"] = 1001
+    with pytest.raises(SettingsError) as caught:
+        config.check(raw, "/etc/ebpfmon/ebpfmon.toml", found)
+    assert sample(PROBES, "", "plugins.users.maximum") == f"ebpfmon: {caught.value}\n"
+    (sink,) = config.check(tomli.loads(sample(SINKS, "toml", '"graphite"')), "x", found).sinks
+    assert (sink.name, sink.interval, sink.charts) == ("carbon", 10, ("ebpf.*", "!ebpf.exit"))
+
+
+def test_the_settings_of_ebpfmons_own_sinks_are_on_the_page_with_their_defaults() -> None:
+    raw = tomli.loads(sample(SINKS, "toml", '"statsd"'))
+    found = registry.discover()
+    everywhere = {*ebpfmon.SinkSettings.__struct_fields__}
+    shown = {section["type"]: section for section in raw["sinks"]}
+    own_page = (ROOT / "ebpfmon_sinks" / "http_json" / "README.md").read_text()
+    for type_, settings in found.sinks.items():
+        if type_ in shown:
+            assert set(shown[type_]) - {"type"} == set(settings.__struct_fields__) - everywhere
+            assert msgspec.convert(shown[type_], settings) == settings()
+        else:
+            assert all(f"{name}" in own_page for name in settings.__struct_fields__)
+    assert set(shown) <= set(found.sinks)
+
+
+def test_the_entry_points_on_the_pages_are_those_that_there_are() -> None:
+    groups = set(re.findall(r'^\[project\.entry-points\."?([\w.]+)"?\]', BOTH, re.M))
+    project = tomli.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert groups == set(project["entry-points"])
+    (installer,) = tomli.loads(sample(SINKS, "toml", "ebpfmon.install"))["project"]["entry-points"].values()
+    assert installer == project["entry-points"]["ebpfmon.install"]
+
+
+def test_the_sinks_own_test_on_the_page_passes(tmp_path: Path) -> None:
+    place = write(tmp_path / "plugins", "graphite.py", "test_graphite.py")
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--rootdir", place], cwd=place,
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout
+    assert "2 passed" in done.stdout
+
+
+def test_every_link_on_the_pages_leads_somewhere() -> None:
+    for page, at in ((PROBES, "plugins"), (SINKS, "ebpfmon_sinks")):
+        links = re.findall(r"\]\(([^)#]+)\)", page)
+        assert links
+        assert [link for link in links if not (ROOT / at / link).exists()] == []
