@@ -12,6 +12,7 @@ from ebpfmon.attribution import execs
 from ebpfmon.config import Settings
 from ebpfmon.contract import misfit
 from ebpfmon.errors import KernelError, ObjectError, PluginError, SettingsError
+from ebpfmon.guard import guarded
 from ebpfmon.kernel import attach, features
 from ebpfmon.kernel.attach import LoadedProbe, LoadOptions
 from ebpfmon.kernel.features import Features
@@ -60,7 +61,29 @@ def _set_up(probe: Probe, settings: ProbeSettings) -> Setup:
         raise PluginError(f"set up probe '{probe.name}': {type(error).__name__}: {error}") from error
     if not isinstance(made, Setup):
         raise PluginError(f"set up probe '{probe.name}': it returned {made!r}, not a Setup")
-    return made
+    try:
+        return guarded(made, probe.name)
+    except PluginError:
+        made.close()
+        raise
+
+
+def load_one(
+    probe: Probe, libbpf: Libbpf, found: Features, options: LoadOptions, beside: LoadedProbe | None = None
+) -> LoadedProbe:
+    """Load a probe, as `attach.load`, whose charts fit its object. Whatever goes wrong is a KernelError."""
+    try:
+        loaded = attach.load(probe, libbpf, found, options, beside)
+    except KernelError:
+        raise
+    except Exception as error:  # what becomes of values that a stranger has set up
+        raise ObjectError(f"load probe '{probe.name}': {type(error).__name__}: {error}") from error
+    try:
+        require_fit(loaded)
+    except BaseException:
+        loaded.close()
+        raise
+    return loaded
 
 
 class Probes:
@@ -89,8 +112,8 @@ class Probes:
         for probe, options in self._wanted:
             other = next((p for p in beside if p.probe.name == probe.name), None)
             try:
-                loaded = attach.load(probe, libbpf, self._found, options, beside=other)
-                self._require_fit(loaded)
+                loaded = load_one(probe, libbpf, self._found, options, beside=other)
+                self._require_tables(loaded)
             except KernelError as error:
                 if forced and probe is not execs.PROBE:
                     self.close()
@@ -107,15 +130,14 @@ class Probes:
         libbpf.trim()
         return self
 
-    def _require_fit(self, loaded: LoadedProbe) -> None:
-        try:
-            require_fit(loaded)
-            for other in self.loaded:
-                for stem in {t.stem for t in other.tables} & {t.stem for t in loaded.tables}:
-                    raise ObjectError(f"probe '{loaded.probe.name}': table '{stem}' is probe '{other.probe.name}''s")
-        except ObjectError:
-            loaded.close()
-            raise
+    def _require_tables(self, loaded: LoadedProbe) -> None:
+        """Tables are known by their names alone, so those have to be of their own."""
+        for other in self.loaded:
+            for stem in {t.stem for t in other.tables} & {t.stem for t in loaded.tables}:
+                loaded.close()
+                raise ObjectError(
+                    f"probe '{loaded.probe.name}': probe '{other.probe.name}' has brought a table '{stem}' already"
+                )
 
     def fit(self, wanted: list[Wanted]) -> bool:
         """Whether what is loaded will do for what is `wanted` now."""

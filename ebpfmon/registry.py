@@ -195,11 +195,12 @@ def _require_new(registry: Registry, brought: Brought) -> None:
 
 def render(plugins: Iterable[Plugin]) -> Iterator[str]:
     """The plugins for people: a line each, what is left out with the reason."""
-    rows = [("PLUGIN", "API", "STATE", "FROM", "BRINGS")]
+    rows = [("PLUGIN", "API", "STATE", "FROM", "HOOKS", "BRINGS")]
     for plugin in plugins:
         brings = [f"probe {name}" for name in plugin.probes] + [f"sink {name}" for name in plugin.sinks]
         last = plugin.error or ", ".join(brings) or "-"
-        rows.append((plugin.name, str(plugin.api_version or "-"), plugin.state, plugin.origin, last))
-    widths = [max(len(row[n]) for row in rows) for n in range(4)]
+        hooks = ", ".join(hook.removeprefix("ebpfmon_register_") for hook in plugin.hooks) or "-"
+        rows.append((plugin.name, str(plugin.api_version or "-"), plugin.state, plugin.origin, hooks, last))
+    widths = [max(len(row[n]) for row in rows) for n in range(5)]
     for row in rows:
-        yield "  ".join([*(cell.ljust(width) for cell, width in zip(row, widths, strict=False)), row[4]])
+        yield "  ".join([*(cell.ljust(width) for cell, width in zip(row, widths, strict=False)), row[-1]])

@@ -11,11 +11,11 @@ from ebpfmon import __version__
 from ebpfmon.config import Settings
 from ebpfmon.errors import AttachError, KernelError, LoadError
 from ebpfmon.findings import Finding, describe
-from ebpfmon.kernel import attach, features, host
+from ebpfmon.kernel import features, host
 from ebpfmon.kernel.attach import LoadOptions
 from ebpfmon.kernel.libbpf import Libbpf
 from ebpfmon.kernel.plan import Choice
-from ebpfmon.loading import require_fit, wanted_probes
+from ebpfmon.loading import load_one, wanted_probes
 from ebpfmon.model import Loader, Probe
 from ebpfmon.registry import Registry
 
@@ -92,8 +92,7 @@ def _status(probes: Iterable[ProbeVerdict]) -> int:
 
 def _try(probe: Probe, options: LoadOptions, libbpf: Libbpf, kernel: features.Features) -> ProbeVerdict:
     try:
-        with attach.load(probe, libbpf, kernel, options) as loaded:
-            require_fit(loaded)
+        with load_one(probe, libbpf, kernel, options) as loaded:
             return ProbeVerdict(probe.name, loaded.loader, tuple(_event(c) for c in loaded.choices))
     except KernelError as error:
         code = error.errno if isinstance(error, LoadError | AttachError) else 0

@@ -133,7 +133,7 @@ class SinkTask:
                 log.info("sink '%s' has ended: %s", self.name, gone)
                 self.tried.set()
                 return
-            except Exception as error:  # a sink may raise anything, and must hurt nobody
+            except (Exception, SystemExit) as error:  # a sink may raise anything, and must hurt nobody
                 self._failed(error)
                 self.tried.set()
                 if self.mailbox.closed:
@@ -159,7 +159,7 @@ class SinkTask:
             self._failing = False
             log.warning("sink '%s' works again", self.name)
 
-    def _failed(self, error: Exception) -> None:
+    def _failed(self, error: Exception | SystemExit) -> None:
         self.statistics.errors += 1
         if not self._failing:  # one line for each change of state
             self._failing = True

@@ -11,10 +11,10 @@ import numpy as np
 from ebpfmon.errors import KernelError
 from ebpfmon.flow.harvest import Harvester
 from ebpfmon.flow.scheduler import SystemClock
-from ebpfmon.kernel import attach, features
+from ebpfmon.kernel import features
 from ebpfmon.kernel.attach import LoadedProbe, LoadOptions
 from ebpfmon.kernel.libbpf import Libbpf
-from ebpfmon.loading import require_fit
+from ebpfmon.loading import load_one
 from ebpfmon.model import LoadMode, Probe, ProbeSettings, Strategy, TableHarvest
 
 
@@ -94,10 +94,4 @@ def load_probe(
     kernel = features.look()
     features.require_permission(kernel)
     options = LoadOptions(mode=mode, strategy=strategy, table_size=settings.table_size, setup=probe.setup(settings))
-    loaded = attach.load(probe, Libbpf(), kernel, options)
-    try:
-        require_fit(loaded)
-        return Counting(loaded)
-    except BaseException:
-        loaded.close()
-        raise
+    return Counting(load_one(probe, Libbpf(), kernel, options))

@@ -70,6 +70,14 @@ BROKEN = {
         "def fail(settings): raise KeyError('x')\n" + PROBES + "return [probe(setup=fail)]",
         "probe 'no_setup' is left out: set up probe 'no_setup': KeyError: 'x'",
     ),
+    "bad_setup": (
+        "def bad(settings): return Setup(maps={'bad_setup_totals': 5})\n" + PROBES + "return [probe(setup=bad)]",
+        "probe 'bad_setup' is left out: load probe 'bad_setup': AttributeError: 'int' object has no attribute 'items'",
+    ),
+    "twin": (
+        PROBES + "return [probe()]",
+        "probe 'twin' is left out: probe 'twin': probe 'good' has brought a table 'good' already",
+    ),
     "bad_sink": (
         "class BadSettings(SinkSettings, tag='bad_sink'):\n    def open(self): raise KeyError('x')\n"
         + SINKS + "return [BadSettings]",
@@ -87,10 +95,11 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name, (text, _) in {**BROKEN, "good": (PROBES + "return [probe()]", "")}.items():
         (where / f"{name}.py").write_text((HEAD + text).replace("NAME", name))
     sources = []
-    for name in ("good", "no_field", "no_setup", "unverified"):
+    for name in ("good", "no_field", "no_setup", "unverified", "bad_setup", "twin"):
         body = "*(volatile int *)0x1234;" if name == "unverified" else ""
+        table = "good" if name == "twin" else name
         sources.append(where / f"{name}.bpf.c")
-        sources[-1].write_text(SOURCE.replace("NAME", name).replace("BODY", body))
+        sources[-1].write_text(SOURCE.replace("NAME", table).replace("BODY", body))
     list(kit.build(sources))
     return shut(where)
 

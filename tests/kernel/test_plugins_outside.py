@@ -150,8 +150,8 @@ def test_packages_from_the_templates_pass_their_own_tests_and_are_listed(made: O
         said = made.run("python", "-m", "pytest", "-q", "-p", "no:cacheprovider", cwd=made.where / package)
         assert re.search(r"\b3 passed in ", said), said
     listed = made.run("ebpfmon", "plugins")
-    assert re.search(r"^naps +1 +active +ebpfmon-naps 0\.1\.0 +probe naps$", listed, re.M)
-    assert re.search(r"^lines_out +1 +active +ebpfmon-lines-out 0\.1\.0 +sink lines_out$", listed, re.M)
+    assert re.search(r"^naps +1 +active +ebpfmon-naps 0\.1\.0 +probes +probe naps$", listed, re.M)
+    assert re.search(r"^lines_out +1 +active +ebpfmon-lines-out 0\.1\.0 +sinks +sink lines_out$", listed, re.M)
     objects = [str(path) for path in (made.where / "venv").rglob("naps.b*")]
     assert sorted(Path(path).name for path in objects) == ["naps.bcc.c"] * 2 + ["naps.bpf.c"] + ["naps.bpf.o"] * 2
     made.run("ebpfmon", "config", "check", "--config", made.where / "ebpfmon_naps" / "ebpfmon.toml")

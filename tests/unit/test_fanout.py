@@ -145,10 +145,11 @@ def test_snapshots_are_sent_in_order_and_counted_and_the_sink_is_closed() -> Non
 
 
 @pytest.mark.parametrize(
-    "error", [SinkError("no route"), OSError("disk"), ZeroDivisionError(), ExceptionGroup("", [OSError()])]
+    "error",
+    [SinkError("no route"), OSError("disk"), ZeroDivisionError(), ExceptionGroup("", [OSError()]), SystemExit(1)],
 )
 def test_a_sink_that_raises_is_opened_again_and_the_snapshot_is_delivered_again(
-    delays: list[float], caplog: pytest.LogCaptureFixture, error: Exception
+    delays: list[float], caplog: pytest.LogCaptureFixture, error: BaseException
 ) -> None:
     caplog.set_level(logging.INFO)
     got: list[Snapshot] = []

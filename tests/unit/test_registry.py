@@ -157,11 +157,11 @@ def test_the_list_says_of_each_plugin_where_it_is_from_and_what_became_of_it() -
         Wanted(disabled=("off",)),
     )
     assert list(render(registry.plugins)) == [
-        "PLUGIN  API  STATE     FROM        BRINGS",
-        "bad     99   left out  nowhere     it was written for API version 99, this is API version 1: "
+        "PLUGIN  API  STATE     FROM        HOOKS          BRINGS",
+        "bad     99   left out  nowhere     -              it was written for API version 99, this is API version 1: "
         "EBPFMON_API_VERSION = 1",
-        "good    1    active    theirs 7.1  probe p, sink one",
-        "off     -    disabled  nowhere     -",
+        "good    1    active    theirs 7.1  probes, sinks  probe p, sink one",
+        "off     -    disabled  nowhere     -              -",
     ]
     shown = msgspec.json.decode(msgspec.json.encode(registry.plugins))
     assert [set(plugin) for plugin in shown] == [set(Plugin.__struct_fields__)] * 3
