@@ -6,6 +6,7 @@ import ctypes
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Generic, TypeVar
 
 from ebpfmon.errors import PluginError
@@ -13,6 +14,7 @@ from ebpfmon.errors import PluginError
 IDLE_S, LONGEST_S = 5.0, 60.0
 """How long it may do nothing at all, and how long it may take: an emulated machine is slow, but never idle."""
 _LOOK_S = 0.1
+_M_ARENA_MAX = -8  # malloc.h
 _WORKED_S = 0.001  # of CPU time since the last look, so that it has not been idle
 
 T = TypeVar("T")
@@ -49,6 +51,9 @@ def bounded(work: Callable[[], T], name: str, *, idle_s: float = IDLE_S, longest
     Then it is told to end, which it does when it next runs Python code. What waits in C stays until the process ends,
     and is in nobody's way unless it holds the GIL.
     """
+    with suppress(AttributeError):  # musl has none
+        # a second heap would cost a megabyte for good, and nobody contends for the first
+        ctypes.pythonapi.mallopt(_M_ARENA_MAX, 1)
     thread = _Work(work, name)
     thread.start()
     began, cpu_s, idle_looks = time.monotonic(), 0.0, 0

@@ -6,13 +6,13 @@ the one that is read, by its descriptor, and Python keeps no compiled copy of it
 
 from __future__ import annotations
 
-import importlib.abc
+import importlib.machinery
 import importlib.util
 import os
 import pwd
 import stat
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -45,7 +45,7 @@ class File:
         for path in _objects(self.path.parent):
             require_ours(path)
         name = MODULES + self.name
-        spec = importlib.util.spec_from_file_location(name, self.path, loader=_Source(str(self.path), source))
+        spec = importlib.util.spec_from_file_location(name, self.path, loader=_Source(name, str(self.path), source))
         assert spec is not None
         assert spec.loader is not None
         module = importlib.util.module_from_spec(spec)
@@ -58,17 +58,18 @@ class File:
         return module
 
 
-class _Source(importlib.abc.ExecutionLoader):
-    """Runs a text that was read already."""
+class _Source(importlib.machinery.SourceFileLoader):
+    """Runs a text that was read already, and neither reads nor writes a compiled copy of it."""
 
-    def __init__(self, path: str, source: bytes) -> None:
-        self._path, self._source = path, source
+    def __init__(self, name: str, path: str, source: bytes) -> None:
+        super().__init__(name, path)
+        self._source = source
 
-    def get_filename(self, fullname: str) -> str:
-        return self._path
+    def path_stats(self, path: str) -> Mapping[str, object]:
+        raise OSError("there is no compiled copy")
 
-    def get_source(self, fullname: str) -> str:
-        return importlib.util.decode_source(self._source)
+    def get_data(self, path: str) -> bytes:
+        return self._source
 
 
 def files(folder: Path) -> Iterator[File]:

@@ -40,13 +40,16 @@ async def deliver(settings: SinkSettings, *snapshots: Snapshot) -> None:
 
     Raises what the sink raises, and TimeoutError: the daemon would log either, and try again.
     """
+    sink = settings.open()
     async with asyncio.timeout(settings.send_timeout_s):
-        sink = await settings.open().__aenter__()
+        entered = await sink.__aenter__()
     try:
         for snapshot in snapshots:
             async with asyncio.timeout(settings.send_timeout_s):
-                await sink.send(snapshot)
+                await entered.send(snapshot)
     except BaseException as error:
-        await sink.__aexit__(type(error), error, error.__traceback__)
+        async with asyncio.timeout(settings.send_timeout_s):
+            await sink.__aexit__(type(error), error, error.__traceback__)
         raise
-    await sink.__aexit__(None, None, None)
+    async with asyncio.timeout(settings.send_timeout_s):
+        await sink.__aexit__(None, None, None)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import signal
 import socket
 import subprocess
 import sys
@@ -104,3 +105,28 @@ def test_the_pages_probes_count_and_the_pages_sink_gets_what_they_count(folder: 
             daemon.stop()
             assert "Traceback" not in daemon.text("stderr")
         thread.join(100)
+
+
+@pytest.mark.timeout(300)
+def test_on_sighup_the_settings_of_plugins_change_and_the_plugins_stay(folder: Path, tmp_path: Path) -> None:
+    settings = tmp_path / "e.toml"
+    core = f'[ebpfmon]\nplugins_dir = "{folder}"\ndisabled_plugins = [%s]\n[apps]\nenabled = false\n'
+    others = "[plugins.process]\nenabled = false\n[plugins.network_viewer]\nenabled = false\n"
+    sink = '[[sinks]]\ntype = "log"\nformat = "json"\n'
+    settings.write_text(core % '"hello"' + others + "[plugins.users]\nminimum_uid = 0\n" + sink)
+    with running([*EBPFMON, "run", "--config", str(settings)], tmp_path) as daemon:
+        daemon.until(daemon.snapshots)
+        settings.write_text(core % "" + others + f"[plugins.users]\nminimum_uid = {USER}\n" + sink)
+        daemon.process.send_signal(signal.SIGHUP)
+        daemon.until(lambda: "the settings were read again, and probes loaded" in daemon.text("stderr"))
+        before = len(daemon.snapshots())
+        for user in (USER, USER - 1):
+            subprocess.run(["true"], user=user, check=True)
+        daemon.until(lambda: f"uid_{USER}_started" in daemon.text("stdout"))
+        daemon.stop()
+        after = daemon.snapshots()[before:]
+        assert sum(amounts(after, "users.started", f"uid_{USER}_started")) == 1
+        assert not amounts(after, "users.started", f"uid_{USER - 1}_started")
+        assert not [c for s in daemon.snapshots() for c in s["charts"] if c["id"] == "hello.started"]
+        said = "ebpfmon: the plugins stay as they are until ebpfmon is started again"
+        assert daemon.text("stderr").splitlines().count(said) == 1
