@@ -185,31 +185,35 @@ def _sinks(
 ) -> tuple[SinkSettings, ...]:
     default = [] if json else [{"type": "log"}]
     sections = _typed(raw.get("sinks", default), list[dict[str, Any]], source, "sinks")
-    sinks = [
-        _sink(section, source, f"sinks[{n}]", registry)
-        for n, section in enumerate(sections)
-        if not _sink_unused(section, f"sinks[{n}]", registry)
+    used = [
+        (where, _sink(section, source, where, registry))
+        for where, section in ((f"sinks[{n}]", section) for n, section in enumerate(sections))
+        if not _sink_unused(section, where, registry)
     ]
-    if sections and not sinks:
-        raise SettingsError(f"{source}: sinks: no sink is left that could be used")
     if json:  # stdout is JSON's alone
-        sinks = [msgspec.structs.replace(s, path="stderr") if getattr(s, "path", "") == "stdout" else s for s in sinks]
-        sinks.append(_sink({"type": "log", "name": "json", "format": "json"}, "--json", "sinks", registry))
+        used = [(w, msgspec.structs.replace(s, path="stderr") if _is_on_stdout(s) else s) for w, s in used]
+        used.append(("--json", _sink({"type": "log", "name": "json", "format": "json"}, "--json", "sinks", registry)))
+    if sections and not used:
+        raise SettingsError(f"{source}: sinks: no sink is left that could be used")
     names: set[str] = set()
-    for n, sink in enumerate(sinks):
+    for where, sink in used:
         name = sink.name or tag_of(sink)
         if name in names:
-            raise SettingsError(f"{source}: sinks[{n}].name: '{name}' is taken: give each sink a name of its own")
+            raise SettingsError(f"{source}: {where}.name: '{name}' is taken: give each sink a name of its own")
         names.add(name)
         if sink.interval % interval_s:
             raise SettingsError(
-                f"{source}: sinks[{n}].interval: {sink.interval}: expected a multiple of ebpfmon.interval, {interval_s}"
+                f"{source}: {where}.interval: {sink.interval}: expected a multiple of ebpfmon.interval, {interval_s}"
             )
         try:
             Charts(sink.charts)
         except ValueError as error:
-            raise SettingsError(f"{source}: sinks[{n}].charts: {error}") from None
-    return tuple(sinks)
+            raise SettingsError(f"{source}: {where}.charts: {error}") from None
+    return tuple(sink for _, sink in used)
+
+
+def _is_on_stdout(sink: SinkSettings) -> bool:
+    return getattr(sink, "path", "") == "stdout"
 
 
 def _sink_unused(section: Mapping[str, Any], where: str, registry: Registry) -> bool:
@@ -233,6 +237,8 @@ def _typed(raw: object, kind: type[_T], source: str, where: str) -> _T:
         return msgspec.convert(raw, kind)
     except msgspec.ValidationError as error:
         raise SettingsError(f"{source}: {_explain(str(error), kind, where)}") from None
+    except Exception as error:  # from a check of a plugin's own
+        raise SettingsError(f"{source}: {where}: {type(error).__name__}: {error}") from None
 
 
 def _explain(message: str, kind: object, where: str) -> str:

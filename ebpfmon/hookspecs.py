@@ -1,7 +1,9 @@
-"""The hooks by which probes and sinks join in. They are called once, at start, and return objects.
+"""The hooks by which probes and sinks join in. They are called once, at start, in a thread with a limit, and return
+lists of objects, all of which are checked (`ebpfmon/contract.py`).
 
 A plugin is a module or an object with any of these as `@hookimpl` functions, named by an entry point of the
-group `ebpfmon`. It says which API it was written for with `EBPFMON_API_VERSION = 1`.
+group `ebpfmon`, or a file of the folder `plugins_dir`. It says which API it was written for:
+`EBPFMON_API_VERSION = 1`.
 """
 
 from __future__ import annotations

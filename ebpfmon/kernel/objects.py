@@ -67,7 +67,10 @@ def locate(probe: Probe) -> Path:
         return path
     if machine not in ARCHITECTURES:
         raise ObjectError(f"find the object of probe '{probe.name}': none for {machine}: {', '.join(ARCHITECTURES)}")
-    raise ObjectError(f"find the object of probe '{probe.name}': no '{path}': run make bpf, or install the wheel")
+    raise ObjectError(
+        f"find the object of probe '{probe.name}': no '{path}': compile it with ebpfmon bpf build "
+        "(in a clone of ebpfmon: make bpf)"
+    )
 
 
 def read_spec(obj: BpfObject, btf: Btf) -> ObjectSpec:

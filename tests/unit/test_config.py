@@ -11,7 +11,7 @@ import tomli
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from ebpfmon import LoadMode, SettingsError, Strategy, config
+from ebpfmon import LoadMode, SettingsError, SinkSettings, Strategy, config
 from ebpfmon.config import CommandLine, Settings, check, read, to_toml
 from ebpfmon.model import Loader
 from ebpfmon.registry import Plugin, Registry, State, discover
@@ -195,6 +195,11 @@ def test_what_is_for_a_plugin_that_is_not_in_use_is_passed_over_and_said(caplog:
     assert caplog.messages == said
     with pytest.raises(SettingsError, match=r"plugins\.of: no such setting"):
         check({"plugins": {"of": {}}}, "e.toml", found)
+    with pytest.raises(SettingsError, match=r"sinks\[1\]\.charts: "):  # as it stands in the file
+        check({"sinks": [{"type": "off"}, {"type": "log", "charts": [" "]}]}, "e.toml", found)
+    assert [s.name for s in check({"sinks": [{"type": "off"}]}, "e.toml", found, CommandLine(json=True)).sinks] == [
+        "json"
+    ]
     with pytest.raises(SettingsError, match="no sink is left that could be used"):
         check({"sinks": [{"type": "off"}]}, "e.toml", found)
 
@@ -211,3 +216,16 @@ def test_what_nothing_knows_is_passed_over_where_a_plugin_is_left_out_that_might
 def test_the_folder_of_plugins_is_an_absolute_path(tmp_path: Path) -> None:
     said = "ebpfmon.plugins_dir: 'plugins': expected an absolute path"
     assert error_of('[ebpfmon]\nplugins_dir = "plugins"', tmp_path) == said
+
+
+class OddSettings(SinkSettings, tag="odd", frozen=True):
+    """Settings whose own check fails as no check should."""
+
+    def __post_init__(self) -> None:
+        raise KeyError("oops")
+
+
+def test_a_check_of_a_plugins_own_that_fails_is_an_error_of_one_line() -> None:
+    with pytest.raises(SettingsError) as caught:
+        check({"sinks": [{"type": "odd"}]}, "e.toml", Registry(sinks={"odd": OddSettings}))
+    assert str(caught.value) == "e.toml: sinks[0]: KeyError: 'oops'"

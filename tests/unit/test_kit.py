@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
 
 from ebpfmon import cli, compiler, kit
+from tests.unit.samples import FILES
 
 SOURCE = """// SPDX-License-Identifier: GPL-2.0-only
 #include "ebpfmon.bpf.h"
@@ -90,3 +92,16 @@ def test_where_nothing_can_be_written_it_says_so(source: Path, capsys: pytest.Ca
 
 def test_the_kit_is_found_and_has_all_headers() -> None:
     assert {p.name for p in kit.headers().glob("*.h")} >= {"ebpfmon.bpf.h", "loaders.bpf.h", "kernel_types.h"}
+
+
+@pytest.mark.parametrize("name", [name for name in FILES if name.endswith(".bpf.c")])
+def test_of_the_pages_samples_bcc_gets_a_source_without_macros(name: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_text(FILES[name])
+    headers = "".join(path.read_text() for path in kit.headers().glob("*.h"))
+    macros = set(re.findall(r"^#define (\w+)", headers, re.M)) - {"TASK_COMM_LEN"}  # which is the kernel's own there
+    for path in kit.build([tmp_path / name]):
+        if path.name.endswith(".bcc.c"):
+            text = path.read_text()
+            assert "on_exec" in text
+            assert set(re.findall(r"\w+", text)) & macros == set()
+            assert {line.split()[0] for line in text.splitlines() if line.lstrip().startswith("#")} == {"#include"}

@@ -181,7 +181,7 @@ def test_the_process_probes_object_is_found_for_this_machine() -> None:
     ("package", "machine", "said"),
     [
         ("no_such_package", "x86_64", "no package 'no_such_package'"),
-        ("ebpfmon_process", "x86_64", "run make bpf, or install the wheel"),
+        ("ebpfmon_process", "x86_64", "compile it with ebpfmon bpf build"),
         ("ebpfmon_process", "s390x", "none for s390x: x86_64, aarch64"),
     ],
 )
