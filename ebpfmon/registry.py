@@ -143,7 +143,7 @@ def _take(registry: Registry, source: EntryPoint | File, *, disabled: bool) -> N
         _require_new(registry, brought)
     except (Exception, SystemExit) as error:  # whatever a stranger's code raises
         reason = str(error) if isinstance(error, PluginError) else f"{type(error).__name__}: {error}"
-        reason = " ".join(reason.split()) or type(error).__name__
+        reason = _one_line(reason) or type(error).__name__
         seen = _described(seen, loaded)
         registry.plugins.append(msgspec.structs.replace(seen, state=State.LEFT_OUT, error=reason))
         return
@@ -157,6 +157,11 @@ def _take(registry: Registry, source: EntryPoint | File, *, disabled: bool) -> N
             sinks=tuple(tag_of(s) for s in brought.sinks),
         )
     )
+
+
+def _one_line(text: str) -> str:
+    """What a stranger's code says goes to root's terminal."""
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in " ".join(text.split()))
 
 
 def _described(seen: Plugin, loaded: list[object]) -> Plugin:

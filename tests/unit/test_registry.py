@@ -92,6 +92,7 @@ def test_what_plugins_bring_is_found_by_name() -> None:
         (object(), "it does not say, this is API version 1"),
         (ImportError("no module named\n'x'"), "ImportError: no module named 'x'"),
         (SyntaxError("bad"), "SyntaxError: bad"),
+        (OSError("\x1b[2J"), "OSError: \\x1b[2J"),
         (SystemExit(), "SystemExit"),
         (plugin(probes=ZeroDivisionError("oops")), "ZeroDivisionError: oops"),
         (plugin(probes=["process"]), "not a Probe"),
