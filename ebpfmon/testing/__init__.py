@@ -9,6 +9,7 @@ from ebpfmon.testing.clock import FakeClock
 from ebpfmon.testing.intervals import PROCESS_IDENTITY, chart, keyed_table, process_table, snapshot, values
 from ebpfmon.testing.kernel import Counting, load_probe, why_not
 from ebpfmon.testing.plugins import check_plugin
+from ebpfmon.testing.running import RunningDaemon
 from ebpfmon.testing.sinks import RecordingSettings, RecordingSink, deliver
 
 __all__ = [
@@ -17,6 +18,7 @@ __all__ = [
     "FakeClock",
     "RecordingSettings",
     "RecordingSink",
+    "RunningDaemon",
     "chart",
     "check_plugin",
     "deliver",

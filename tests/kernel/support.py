@@ -2,26 +2,21 @@
 
 from __future__ import annotations
 
-import asyncio
 import subprocess
 import sys
-import threading
-import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
-import msgspec
 import numpy as np
 import pytest
 
-from ebpfmon import LoadMode, Snapshot, Strategy, config, daemon, registry
+from ebpfmon import LoadMode, Strategy, registry
 from ebpfmon.errors import AttachError
 from ebpfmon.kernel import attach, features
 from ebpfmon.kernel.attach import LoadOptions
 from ebpfmon.kernel.libbpf import Libbpf
-from ebpfmon.testing import RecordingSettings
+from ebpfmon.testing import RunningDaemon
 
 COUNTERS = (
     "open_calls", "open_errors", "close_calls", "close_errors", "read_calls", "read_errors", "read_bytes",
@@ -94,12 +89,10 @@ def expected(plan: Mapping[str, int], *, times: int = 1, mode: LoadMode = LoadMo
     return {name: 0 if mode is LoadMode.ENTRY and name in ERRORS else count for name, count in counts.items()}
 
 
-class Monitor:
+class Monitor(RunningDaemon):
     """The daemon, in a thread. `settings` is TOML as a dict; leaving the context harvests the last interval."""
 
     def __init__(self, settings: Mapping[str, Any] | None = None) -> None:
-        self.snapshots: list[Snapshot] = []
-        found = registry.discover()
         # most tests want one probe's rows and nothing else: BCC takes long for each object that it compiles
         wanted = {
             "ebpfmon": {"load_mode": "return"},
@@ -108,61 +101,11 @@ class Monitor:
             **(settings or {}),
             "sinks": [],
         }
-        self._registry = found
-        self.settings = self.checked(wanted)
-        self._asked = asyncio.Event()
-        self._error: BaseException | None = None
-        self._loop = asyncio.new_event_loop()
-        self._stop = asyncio.Event()
-        self._thread = threading.Thread(target=self._run, args=(found,), name="daemon")
-
-    def checked(self, wanted: Mapping[str, Any]) -> config.Settings:
-        """Settings with the recording sink."""
-        checked = config.check(wanted, "the test", self._registry)
-        return msgspec.structs.replace(checked, sinks=(RecordingSettings(into=self.snapshots), *checked.sinks))
-
-    def reload(self, wanted: Mapping[str, Any] | None = None) -> None:
-        """Have the daemon read its settings again, which are these now, if any."""
-        if wanted is not None:
-            self.settings = self.checked(wanted)
-        self._loop.call_soon_threadsafe(self._asked.set)
-
-    def _run(self, found: registry.Registry) -> None:
-        again = daemon.Again(self._asked, lambda: self.settings)
-        try:
-            self._loop.run_until_complete(daemon.run(self.settings, found, self._stop, again=again))
-        except BaseException as error:
-            self._error = error
-        finally:
-            self._loop.close()
-
-    def __enter__(self) -> Self:
-        self._thread.start()
-        self.until(lambda: bool(self.snapshots), 300)  # BCC compiles for a while, in an emulated machine
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if self._thread.is_alive():
-            self._loop.call_soon_threadsafe(self._stop.set)
-        self._thread.join(30)
-        assert not self._thread.is_alive()
-        if self._error and not error:
-            raise self._error
-
-    def until(self, condition: Callable[[], bool], seconds: float = 30) -> None:
-        """Wait until something holds of what was recorded."""
-        end = time.monotonic() + seconds
-        while not condition():
-            if self._error:
-                raise self._error
-            assert time.monotonic() < end, "what was waited for did not come"
-            time.sleep(0.05)
+        super().__init__(wanted)
 
     def rows(self, table: str = "process") -> np.ndarray:
         """All rows of a table so far, of all intervals."""
-        return np.concatenate([s.tables[table].rows for s in self.snapshots])
+        return super().rows(table)
 
     def of(self, tgid: int) -> dict[str, int]:
         """What a process did, over all intervals."""
