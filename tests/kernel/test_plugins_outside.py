@@ -20,6 +20,7 @@ import pytest
 from tests.kernel.strangers import amounts, programs, running
 from tests.unit.test_plugins_d_stream import Netdata
 
+pytestmark = pytest.mark.timeout(300)  # programs are compiled, environments made: a busy machine takes its time
 ROOT = Path(__file__).parents[2]
 TIMES = 13
 SETTINGS = """
@@ -144,7 +145,6 @@ def listening(stack: ExitStack, kind: socket.SocketKind) -> tuple[int, socket.so
     return found.getsockname()[1], found
 
 
-@pytest.mark.timeout(300)
 def test_packages_from_the_templates_pass_their_own_tests_and_are_listed(made: Outside) -> None:
     for package in ("ebpfmon_naps", "somewhere/else"):
         said = made.run("python", "-m", "pytest", "-q", "-p", "no:cacheprovider", cwd=made.where / package)
@@ -158,7 +158,6 @@ def test_packages_from_the_templates_pass_their_own_tests_and_are_listed(made: O
     made.run("ebpfmon", "config", "check", "--config", made.where / "somewhere" / "else" / "ebpfmon.toml")
 
 
-@pytest.mark.timeout(300)
 def test_what_the_strangers_probe_counts_is_seen_on_every_backend_and_by_the_strangers_sink(
     made: Outside, tmp_path: Path, sockets: ExitStack
 ) -> None:

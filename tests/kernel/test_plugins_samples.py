@@ -15,6 +15,7 @@ import pytest
 from tests.kernel.strangers import amounts, programs, running, shut
 from tests.unit.samples import PROBES, sample, write
 
+pytestmark = pytest.mark.timeout(300)  # programs are compiled, environments made: a busy machine takes its time
 EBPFMON = [sys.executable, "-m", "ebpfmon"]
 TIMES = 13
 USER = 54_321  # nobody's
@@ -73,7 +74,6 @@ def test_the_pages_test_of_the_probe_passes(folder: Path) -> None:
     assert "2 passed" in done.stdout
 
 
-@pytest.mark.timeout(300)
 def test_the_pages_probes_count_and_the_pages_sink_gets_what_they_count(folder: Path, tmp_path: Path) -> None:
     received: list[str] = []
     with socket.create_server(("127.0.0.1", 0)) as server:
@@ -107,7 +107,6 @@ def test_the_pages_probes_count_and_the_pages_sink_gets_what_they_count(folder: 
         thread.join(100)
 
 
-@pytest.mark.timeout(300)
 def test_on_sighup_the_settings_of_plugins_change_and_the_plugins_stay(folder: Path, tmp_path: Path) -> None:
     settings = tmp_path / "e.toml"
     core = f'[ebpfmon]\nplugins_dir = "{folder}"\ndisabled_plugins = [%s]\n[apps]\nenabled = false\n'
