@@ -26,11 +26,13 @@ import msgspec
 from ebpfmon import __version__, config, daemon, registry
 from ebpfmon.errors import EbpfmonError, KernelError, PluginError, SettingsError
 from ebpfmon.kernel import features, kprobe_events
+from ebpfmon.messages import JournalFormatter, for_journal, is_journal
 from ebpfmon.model import Loader, LoadMode, Strategy
 from ebpfmon.notify import Notifier
 from ebpfmon.top.state import COLUMNS, DEFAULT_SORT, State
 
 DONE, FAILED, WRONG = 0, 1, 2
+STDERR = 2
 T = TypeVar("T")
 
 
@@ -54,14 +56,21 @@ def _main(arguments: Sequence[str] | None) -> int:
         given = _parser().parse_args(arguments)
     except SystemExit as end:  # --help, --version, wrong arguments
         return int(end.code or 0)
-    logging.basicConfig(level=logging.INFO, format="ebpfmon: %(message)s", stream=sys.stderr)
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(JournalFormatter() if _in_journal() else logging.Formatter("ebpfmon: %(message)s"))
+    logging.basicConfig(level=logging.INFO, handlers=[handler])
     status: int = given.command(given)
     return status
 
 
 def _complain(error: EbpfmonError, status: int) -> int:
-    print(f"ebpfmon: {error}", file=sys.stderr)
+    print(for_journal(str(error), logging.ERROR) if _in_journal() else f"ebpfmon: {error}", file=sys.stderr)
     return status
+
+
+def _in_journal() -> bool:
+    """Whether stderr is the journal: then each line has its priority in front."""
+    return is_journal(STDERR, os.environ.get("JOURNAL_STREAM", ""))
 
 
 def _parser() -> argparse.ArgumentParser:

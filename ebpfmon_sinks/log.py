@@ -1,4 +1,4 @@
-"""The log sink: blocks of text for people, or one JSON object a line, on the terminal or in a file."""
+"""The log sink: blocks of text for people, or one JSON object a line, on the terminal or in a file; or the journal."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import stat
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
+from functools import partial
 from itertools import groupby
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal, Self
@@ -21,6 +22,7 @@ from ebpfmon import (
     Kind,
     Owners,
     Scope,
+    Sink,
     SinkError,
     SinkGoneError,
     SinkSettings,
@@ -30,9 +32,12 @@ from ebpfmon import (
     hookimpl,
     to_json,
 )
+from ebpfmon_sinks import journal
 
 EBPFMON_API_VERSION = 1
 _STREAMS = {"stdout": 1, "stderr": 2}
+_JOURNAL = "journal"
+_NO_FILES = (*_STREAMS, _JOURNAL)
 _APPEND = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC
 TASK_COMM_LEN = 16
 _LABEL, _NAME, _NUMBER = 34, 8, 9  # widths of the columns
@@ -44,7 +49,7 @@ class LogSettings(SinkSettings, tag="log", frozen=True):
 
     format: Literal["text", "json"] = "text"
     path: Annotated[str, msgspec.Meta(min_length=1)] = "stdout"
-    """A file, or `stdout` or `stderr`."""
+    """A file, or `stdout` or `stderr`, or `journal`, which is taken as well where systemd made that the stream."""
     applications: Annotated[int, msgspec.Meta(ge=0, le=1000)] = 5
     """How many of the busiest applications the text shows."""
     processes: Annotated[int, msgspec.Meta(ge=0, le=1000)] = 5
@@ -57,9 +62,11 @@ class LogSettings(SinkSettings, tag="log", frozen=True):
     @property
     def capabilities(self) -> frozenset[str]:
         # a file is opened anew for each snapshot
-        return frozenset({"dac_override"} if self.path not in _STREAMS and _is_for_others(self.path) else ())
+        return frozenset({"dac_override"} if self.path not in _NO_FILES and _is_for_others(self.path) else ())
 
-    def open(self) -> LogSink:
+    def open(self) -> Sink:
+        if self.path == _JOURNAL or (self.path in _STREAMS and journal.is_journal(_STREAMS[self.path])):
+            return journal.JournalSink(partial(message, settings=self), self.applications, self.destinations)
         return LogSink(self)
 
 
@@ -103,10 +110,7 @@ class LogSink:
 
     async def send(self, snapshot: Snapshot) -> None:
         """Write one snapshot. Raises SinkError, or SinkGoneError if the reader of a stream has gone."""
-        if self._settings.format == "json":
-            data = msgspec.json.encode(to_json(snapshot)) + b"\n"
-        else:
-            data = "".join(f"{line}\n" for line in render(snapshot, self._settings)).encode()
+        data = message(snapshot, self._settings).encode() + b"\n"
         try:
             if self._stream >= 0:
                 await _write_stream(self._stream, data)
@@ -156,11 +160,18 @@ async def _write_stream(fd: int, data: bytes) -> None:
 def _write(fd: int, data: bytes) -> int:
     if not stat.S_ISSOCK(os.fstat(fd).st_mode):
         return os.write(fd, data)
-    end = socket.socket(fileno=fd)  # systemd's journal: shared, so that only this send() may not block
+    end = socket.socket(fileno=fd)  # inetd's, or such: shared, so that only this send() may not block
     try:
         return end.send(data, socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
     finally:
         end.detach()
+
+
+def message(snapshot: Snapshot, settings: LogSettings) -> str:
+    """A snapshot as text, in the format of the settings, without the last newline."""
+    if settings.format == "json":
+        return msgspec.json.encode(to_json(snapshot)).decode()
+    return "\n".join(render(snapshot, settings))
 
 
 def render(snapshot: Snapshot, settings: LogSettings) -> Iterator[str]:

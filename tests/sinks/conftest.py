@@ -1,7 +1,13 @@
-"""Tests against the real servers install them, and take minutes: they run where $EBPFMON_SERVERS is set."""
+"""Fixtures of the tests with real servers, which tools/setup installs."""
 
 from __future__ import annotations
 
-import os
+import pytest
 
-collect_ignore_glob = [] if os.environ.get("EBPFMON_SERVERS") else ["test_*"]
+from ebpfmon.kernel import features
+
+
+@pytest.fixture(scope="session", autouse=True)
+def permission() -> None:
+    """The daemon is the real one, too."""
+    features.require_permission(features.look())

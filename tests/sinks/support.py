@@ -1,0 +1,176 @@
+"""What the tests with real servers share: waiting, ports, processes, the daemon, and something for it to see."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+ROOT = Path(__file__).parents[2]
+IS_CI = bool(os.environ.get("CI"))
+Lines = Sequence[Mapping[str, Any]]
+Sink = Mapping[str, Any]
+
+
+def program(name: str, package: str) -> str:
+    """Where a server is. Without it the test is skipped; but not in CI on a system that has its package."""
+    found = shutil.which(name, path=f"{os.environ['PATH']}:/usr/sbin:/sbin")
+    if not found:
+        known = subprocess.run(["apt-cache", "madison", package], capture_output=True, check=False).stdout
+        why = f"there is no '{name}': apt-get install {package}"
+        if IS_CI and known:
+            pytest.fail(why)
+        pytest.skip(why if known else f"there is no '{name}', and this system has no package '{package}'")
+    return found
+
+
+def until(condition: Callable[[], Any], what: str = "what was waited for", seconds: float = 60) -> Any:
+    """Wait until something holds; returns it. Whoever does not answer yet, or not whole, is asked again."""
+    end = time.monotonic() + seconds
+    while True:
+        with suppress(OSError, ValueError, KeyError):
+            if found := condition():
+                return found
+        assert time.monotonic() < end, f"in vain: {what}"
+        time.sleep(0.1)
+
+
+def free_ports(count: int) -> list[int]:
+    """Ports that nobody has now, by either protocol."""
+    ends = [socket.socket(socket.AF_INET6, socket.SOCK_STREAM) for _ in range(count)]
+    for end in ends:
+        end.bind(("::", 0))
+    ports = [int(end.getsockname()[1]) for end in ends]
+    for end in ends:
+        end.close()
+    return ports
+
+
+@contextmanager
+def running(
+    command: Sequence[str | Path], out: Path | None = None, env: Mapping[str, str] | None = None
+) -> Iterator[subprocess.Popen[bytes]]:
+    """A process whose output goes to a file, or nowhere; ended by its id."""
+    with out.open("ab") if out else open(os.devnull, "ab") as file:
+        process = subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=file, stderr=file, env={**os.environ, **(env or {})}, cwd=ROOT
+        )
+    try:
+        yield process
+    finally:
+        process.terminate()
+        try:
+            process.wait(20)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+class Daemon:
+    """`ebpfmon run` with these sinks, and with one that logs JSON."""
+
+    def __init__(self, where: Path, sinks: Sequence[Sink], settings: str = "", name: str = "ebpfmon") -> None:
+        """`settings`: what else is set, as TOML."""
+        self._toml, self.log, self.out = where / f"{name}.toml", where / f"{name}.json", where / f"{name}.out"
+        text = settings
+        for sink in ({"type": "log", "format": "json", "path": str(self.log)}, *sinks):
+            text += "[[sinks]]\n" + "".join(f"{key} = {json.dumps(value)}\n" for key, value in sink.items())
+        self._toml.write_text(text)
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def start(self, *arguments: str, around: Sequence[str] = ()) -> None:
+        """`around`: a command that runs it."""
+        command = [*around, sys.executable, "-m", "ebpfmon", "run", *arguments, "--config", str(self._toml)]
+        with self.out.open("ab") as out:
+            self.process = subprocess.Popen(command, cwd=ROOT, stdin=subprocess.DEVNULL, stdout=out, stderr=out)
+
+    @contextmanager
+    def running(self, *arguments: str, around: Sequence[str] = ()) -> Iterator[Daemon]:
+        """From its first snapshot on."""
+        self.start(*arguments, around=around)
+        try:
+            until(lambda: self.lines() or self.is_dead(), "the first snapshot")
+            assert not self.is_dead(), self.said()
+            yield self
+        finally:
+            self.kill()
+
+    def is_dead(self) -> bool:
+        return self.process is None or self.process.poll() is not None
+
+    def lines(self) -> list[dict[str, Any]]:
+        """What it has written down so far."""
+        if not self.log.exists():
+            return []
+        return [
+            msgspec.json.decode(line) for line in self.log.read_bytes().splitlines(keepends=True) if line[-1:] == b"\n"
+        ]
+
+    def said(self) -> str:
+        return self.out.read_text(errors="replace")
+
+    def stop(self) -> list[dict[str, Any]]:
+        """It ends as it should; all that it wrote down."""
+        assert self.process
+        self.process.send_signal(signal.SIGTERM)
+        assert self.process.wait(30) == 0, self.said()
+        assert "Traceback" not in self.said(), self.said()
+        return self.lines()
+
+    def kill(self) -> None:
+        if self.process:
+            self.process.kill()
+            self.process.wait()
+
+    def of_sink(self, what: str, sink: str) -> float:
+        """One of ebpfmon's own charts of sinks: what it says of one, in all."""
+        return sum(
+            float(dimension.get("delta", 0))
+            for line in self.lines() for chart in line["charts"] if chart["id"] == f"ebpfmon.sinks_{what}"
+            for dimension in chart["dimensions"] if dimension["id"] == sink
+        )  # fmt: skip
+
+
+@contextmanager
+def traffic(where: Path) -> Iterator[None]:
+    """Programs that start and end, files, connections by both families; after a while a program that is new."""
+    stop, late = threading.Event(), where / "postgres"
+    shutil.copy("/bin/cat", late)
+
+    def work() -> None:
+        turn = 0
+        while not stop.wait(0.15):
+            turn += 1
+            for _ in range(10 + 7 * (turn % 5)):
+                Path("/proc/self/status").read_bytes()
+            for host, family in (("127.0.0.1", socket.AF_INET), ("::1", socket.AF_INET6)):
+                with (
+                    socket.create_server((host, 0), family=family) as listening,
+                    socket.create_connection(listening.getsockname()[:2]) as caller,
+                    listening.accept()[0] as called,
+                ):
+                    caller.sendall(b"x" * 1000 * (turn % 60))
+                    called.recv(1 << 20)
+            command = [str(late), "/etc/passwd"] if turn > 60 else ["sh", "-c", "cat /etc/passwd"]
+            subprocess.run(command, stdout=subprocess.DEVNULL, check=True)
+
+    worker = threading.Thread(target=work)
+    worker.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        worker.join()

@@ -1,0 +1,156 @@
+"""The log sink against systemd's own journald, in a mount namespace of the test's; read back by journalctl."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ebpfmon_sinks.journal import SNAPSHOT_ID
+from tests.sinks.support import ROOT, Daemon, program, running, traffic, until
+
+JOURNALD = Path("/lib/systemd/systemd-journald")
+SNAPSHOTS = f"MESSAGE_ID={SNAPSHOT_ID}"
+# a /run of its own, in which journald makes its sockets and its journal; it lasts as long as its `cat`
+NAMESPACE = """
+mount -t tmpfs none /run && mkdir -p /run/systemd/journald.conf.d /run/log/journal &&
+cd /run/systemd/journald.conf.d && printf '[Journal]\\nStorage=volatile\\nReadKMsg=no\\nAudit=\\n' >test.conf && cd / &&
+echo ready && exec cat
+"""
+# what systemd does for a service: stdout and stderr are the journal, and JOURNAL_STREAM says so
+SERVICE = [
+    "systemd-cat", "--identifier=ebpfmon", "sh", "-c",
+    'JOURNAL_STREAM=$(stat --dereference --format=%d:%i /proc/self/fd/2) exec "$@"', "sh",
+]  # fmt: skip
+
+
+class Journald:
+    """It, and its namespace."""
+
+    def __init__(self, holder: int) -> None:
+        self.inside = ["nsenter", "--mount", "--target", str(holder)]
+        self._journal = Path("/proc", str(holder), "root/run/log/journal")
+        self._socket = Path("/proc", str(holder), "root/run/systemd/journal/socket")
+
+    @contextmanager
+    def running(self) -> Iterator[subprocess.Popen[bytes]]:
+        """From the moment at which it can be written to."""
+        self._socket.unlink(missing_ok=True)
+        with running([*self.inside, str(JOURNALD)]) as process:
+            until(self._socket.exists, "journald")
+            yield process
+
+    def entries(self, *matches: str) -> list[dict[str, Any]]:
+        """What it has, by `journalctl`."""
+        command = ["journalctl", "-D", str(self._journal), "--output=json", "--all", "--quiet", *matches]
+        done = subprocess.run(command, capture_output=True, check=False)
+        return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+@pytest.fixture(scope="module")
+def journald() -> Iterator[Journald]:
+    program("journalctl", "systemd")
+    command = ["unshare", "--mount", "--propagation", "private", "sh", "-c", NAMESPACE]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as holder:
+        assert holder.stdout
+        assert holder.stdout.readline() == b"ready\n"
+        yield Journald(holder.pid)
+        assert holder.stdin
+        holder.stdin.close()
+
+
+def numbers(line: Mapping[str, Any]) -> dict[str, float]:
+    """Of a line of the JSON log what an entry should have, by the rule of the page."""
+    found = {}
+    for chart in line["charts"]:
+        name = f"EBPFMON_{chart['id'].removeprefix('ebpf.').removeprefix('ebpfmon.')}"
+        for dimension in chart["dimensions"]:
+            if chart["scope"] == "system":
+                found[f"{name}_{dimension['name']}".upper().replace(".", "_").replace(" ", "_")] = amount(dimension)
+    return found
+
+
+def amount(dimension: Mapping[str, Any]) -> float:
+    return float(dimension.get("delta", dimension.get("value", 0)))
+
+
+def compare(line: Mapping[str, Any], entry: Mapping[str, Any]) -> int:
+    """Number by number; how many."""
+    expected = numbers(line)
+    assert {name: float(entry[name]) for name in expected} == expected
+    for chart in line["charts"]:
+        if chart["scope"] != "system":
+            shown = json.loads(
+                entry.get(f"EBPFMON_{chart['id'].removeprefix('ebpf.')}".upper().replace(".", "_"), "{}")
+            )
+            assert sum(shown.values()) == sum(map(amount, chart["dimensions"])), chart["id"]
+            width = len({d["name"].rpartition("_")[2] for d in chart["dimensions"]}) if chart["scope"] == "keys" else 1
+            assert len(shown) <= (5 + 2) * max(width, 1)
+    assert entry["EBPFMON_ELAPSED_S"] == f"{line['elapsed_s']:.4f}"
+    assert entry["EBPFMON_COMPLETE"] == str(line["complete"]).lower()
+    assert entry["PRIORITY"] == ("6" if line["complete"] else "4")
+    return len(expected)
+
+
+def of_time(entries: Sequence[Mapping[str, Any]]) -> dict[str, Mapping[str, Any]]:
+    return {entry["EBPFMON_TIME"]: entry for entry in entries}
+
+
+@pytest.mark.timeout(180)
+def test_in_a_service_the_journal_has_every_number_of_the_log_and_the_messages(
+    journald: Journald, tmp_path: Path
+) -> None:
+    daemon = Daemon(tmp_path, [{"type": "log", "name": "stdout"}])
+    with traffic(tmp_path), journald.running(), daemon.running(around=[*journald.inside, *SERVICE]):
+        until(lambda: len(journald.entries(SNAPSHOTS)) >= 5, "snapshots in the journal")
+        messages, entries, lines = journald.entries("_TRANSPORT=stdout"), journald.entries(SNAPSHOTS), daemon.lines()
+    found = of_time(entries)
+    assert len(found) == len(entries)
+    compared = [compare(line, found[key]) for line in lines if (key := f"{line['time']:.3f}") in found]
+    assert len(compared) >= 4
+    assert min(compared) > 40
+    assert all("VFS      Calls to IO" in entry["MESSAGE"] for entry in entries)
+    said = {m["MESSAGE"].partition(":")[0]: m["PRIORITY"] for m in messages}
+    assert said["probe 'process'"] == "6"
+    assert {m["SYSLOG_IDENTIFIER"] for m in messages + entries} == {"ebpfmon"}
+
+
+@pytest.mark.timeout(180)
+def test_a_journald_that_was_killed_and_started_anew_gets_what_it_missed(journald: Journald, tmp_path: Path) -> None:
+    daemon = Daemon(tmp_path, [{"type": "log", "name": "journal", "path": "journal"}])
+
+    def missing(lines: Sequence[Mapping[str, Any]]) -> list[str]:
+        there = of_time(journald.entries(SNAPSHOTS))
+        return [time for line in lines if (time := f"{line['time']:.3f}") not in there]
+
+    with journald.running() as first, daemon.running(around=journald.inside):
+        until(lambda: len(daemon.lines()) > 2 and len(missing(daemon.lines())) <= 1, "snapshots before")
+        first.kill()
+        first.wait()
+        until(lambda: daemon.of_sink("errors", "journal"), "the sink fails")
+        with journald.running():
+            until(lambda: "sink 'journal' works again" in daemon.said(), "the sink works again")
+            lines = daemon.stop()
+            # what was in the queue of the one that was killed went down with it: an entry, or two on a busy machine
+            until(lambda: len(missing(lines)) <= 2 + daemon.of_sink("dropped", "journal"), "all that was counted")
+
+
+@pytest.mark.timeout(60)
+def test_a_message_of_a_megabyte_arrives_whole(journald: Journald) -> None:
+    code = (
+        "import asyncio\nfrom ebpfmon import Snapshot\nfrom ebpfmon_sinks.journal import JournalSink\n"
+        "async def run():\n"
+        "    async with JournalSink(lambda snapshot: 'line\\n' * 200_000, 5, 5) as sink:\n"
+        "        await sink.send(Snapshot(host='h', time_s=7, elapsed_s=1, complete=True, charts=()))\n"
+        "asyncio.run(run())"
+    )
+    with journald.running():
+        subprocess.run([*journald.inside, sys.executable, "-c", code], check=True, cwd=ROOT)
+        (entry,) = until(lambda: journald.entries("EBPFMON_TIME=7.000"), "the entry")
+    assert entry["MESSAGE"] == "line\n" * 200_000

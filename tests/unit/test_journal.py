@@ -1,0 +1,303 @@
+"""The journal: entries that journald can read whatever is in them, sums that are right, and its socket's moods."""
+
+from __future__ import annotations
+
+import array
+import asyncio
+import json
+import os
+import re
+import socket
+import struct
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import pytest
+import tomli
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ebpfmon import Chart, ChartValues, Dimension, Kind, Scope, SinkError, Snapshot, Value, config, registry
+from ebpfmon_sinks import journal, log
+from ebpfmon_sinks.journal import FIELDS_MOST, SNAPSHOT_ID, JournalSink, Names, encode, fields_of
+from ebpfmon_sinks.log import LogSettings
+from tests.unit.support import chart, snapshot, values
+
+IO = chart(Dimension("vfs_read", "read", ("r",)), Dimension("vfs_write", "write", ("w",)))
+NAME = r"[A-Z][A-Z0-9_]{0,63}"
+"""What journald takes (man journald.conf, and journal_field_valid in its source)."""
+
+
+def decode(entry: bytes) -> list[tuple[str, str]]:
+    """As the protocol is defined: `NAME=value`, or the name alone, 64 bits of length, and so many bytes."""
+    fields = []
+    while entry:
+        line, _, rest = entry.partition(b"\n")
+        name, mark, value = line.partition(b"=")
+        if not mark:
+            (size,) = struct.unpack("<Q", rest[:8])
+            value, end, rest = rest[8 : 8 + size], rest[8 + size : 9 + size], rest[9 + size :]
+            assert (len(value), end) == (size, b"\n")
+        fields.append((name.decode(), value.decode()))
+        entry = rest
+    return fields
+
+
+@given(st.dictionaries(st.from_regex(NAME, fullmatch=True), st.text() | st.sampled_from(["\n", "a\n", "=\nX=1", ""])))
+def test_whatever_is_in_a_field_is_read_back_as_it_was(fields: dict[str, str]) -> None:
+    safe = {name: text.encode(errors="replace").decode() for name, text in fields.items()}
+    assert decode(encode(fields)) == [*safe.items()]
+
+
+WORDS = st.text(max_size=90) | st.sampled_from(
+    ["time", "complete", "_x", "ß", "ebpf.", "x" * 64, "x" * 65, "a.b", "a_b"]
+)
+
+
+@given(st.lists(st.tuples(WORDS, WORDS), unique=True))
+def test_every_name_is_one_that_journald_takes_and_is_always_the_same_and_no_other_dimensions(
+    words: list[tuple[str, str]],
+) -> None:
+    names = Names()
+    found = [names.of(*each) for each in words]
+    assert all(re.fullmatch(NAME, name) for name in found)
+    assert len({*found, "EBPFMON_TIME", "EBPFMON_ELAPSED_S", "EBPFMON_COMPLETE", "EBPFMON_LEFT_OUT"}) == len(found) + 4
+    assert [names.of(*each) for each in words] == found
+
+
+def test_a_snapshot_has_its_time_and_a_field_for_each_dimension() -> None:
+    level = chart(Dimension("rss", "rss", ("rss",)), kind=Kind.LEVEL)
+    found = fields_of(snapshot(charts=[values(IO, 41, -3), values(level, 40.5)]), Names(), 5, 5)
+    assert found == {
+        "PRIORITY": "6", "SYSLOG_IDENTIFIER": "ebpfmon", "MESSAGE_ID": SNAPSHOT_ID, "EBPFMON_COMPLETE": "true",
+        "EBPFMON_TIME": "1700000000.000", "EBPFMON_ELAPSED_S": "0.5000",
+        "EBPFMON_X_IO_READ": "41", "EBPFMON_X_IO_WRITE": "-3", "EBPFMON_X_IO_RSS": "40.5",
+    }  # fmt: skip
+
+
+def test_an_incomplete_snapshot_is_a_warning() -> None:
+    found = fields_of(Snapshot(host="h", time_s=0, elapsed_s=1, complete=False, charts=()), Names(), 5, 5)
+    assert (found["PRIORITY"], found["EBPFMON_COMPLETE"]) == ("4", "false")
+
+
+def test_the_names_of_the_charts_that_there_are_are_short_and_without_a_checksum() -> None:
+    names = Names()
+    assert names.of("ebpf.io", "read") == "EBPFMON_IO_READ"
+    assert names.of("ebpfmon.harvest_time", "swap") == "EBPFMON_HARVEST_TIME_SWAP"
+    assert names.of("apps.file_open") == "EBPFMON_APPS_FILE_OPEN"
+
+
+def of_keys(scope: Scope, templates: Sequence[str], keys: Sequence[str], deltas: Sequence[int]) -> ChartValues:
+    """A chart by application or destination; `deltas` by key, and of each by template."""
+    made = Chart(
+        id="k.x", title="T", units="calls/s", family="F", priority=1, scope=scope,
+        dimensions=tuple(Dimension(t, t, ("f",)) for t in templates),
+    )  # fmt: skip
+    called = [f"{key}_{t}" if t else key for key in keys for t in templates]
+    return ChartValues(made, tuple(Value(Dimension(c, c, ("f",)), d, d) for c, d in zip(called, deltas, strict=True)))
+
+
+def shown(of: ChartValues, most: int) -> object:
+    field = fields_of(snapshot(charts=[of]), Names(), most, most).get("EBPFMON_K_X")
+    return json.loads(field) if field else None
+
+
+def test_of_applications_the_busiest_are_shown_and_the_rest_is_in_other() -> None:
+    of = of_keys(Scope.APPS, [""], ["a", "b", "c", "d", "other", "overflow"], [5, 50, 0, 7, 2, 11])
+    assert shown(of, 2) == {"b": 50, "d": 7, "other": 7, "overflow": 11}
+    assert shown(of, 9) == {"a": 5, "b": 50, "d": 7, "other": 2, "overflow": 11}
+    assert shown(of, 0) is None
+
+
+def test_of_destinations_likewise_each_way_by_itself() -> None:
+    of = of_keys(Scope.KEYS, ["sent", "recv"], ["a", "b", "c", "other"], [1, 2, 30, 40, 5, 0, 0, 9])
+    assert shown(of, 1) == {"b_sent": 30, "b_recv": 40, "other_sent": 6, "other_recv": 11}
+
+
+@given(st.data())
+def test_what_is_shown_of_a_chart_adds_up_to_all_of_it(data: st.DataObject) -> None:
+    scope, templates = data.draw(
+        st.sampled_from([(Scope.APPS, [""]), (Scope.KEYS, ["sent", "recv"]), (Scope.KEYS, [""])])
+    )
+    last = ["other", "overflow"] if scope is Scope.APPS else ["other"]
+    keys = [*data.draw(st.lists(st.text(max_size=3), max_size=8)), *last]  # which may be alike
+    size = len(keys) * len(templates)
+    deltas = data.draw(st.lists(st.integers(0, 1 << 60), min_size=size, max_size=size))
+    found = shown(of_keys(scope, templates, keys, deltas), data.draw(st.integers(1, 9)))
+    assert isinstance(found, dict)
+    assert sum(found.values()) == sum(deltas)
+
+
+def test_an_entry_never_has_more_fields_than_journald_takes_and_says_what_is_left_out() -> None:
+    many = chart(*(Dimension(f"d{n}", f"d{n}", ("f",)) for n in range(1500)))
+    found = fields_of(snapshot(charts=[values(many, *range(1500))]), Names(), 5, 5)
+    assert len(found) == FIELDS_MOST + 1
+    assert int(found["EBPFMON_LEFT_OUT"]) == 1500 - (FIELDS_MOST - 6)
+
+
+def test_names_that_are_no_more_are_forgotten_in_time() -> None:
+    names = Names()
+    for n in range(9 * FIELDS_MOST):
+        names.trim()
+        names.of("x", str(n))
+    assert len(names._known) <= 4 * FIELDS_MOST + 1
+
+
+Made = Callable[[], socket.socket]
+
+
+@pytest.fixture
+def journald(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Made]:
+    """Makes a socket where the sink looks for journald's, in the place of one that is there."""
+    path, made = tmp_path / "socket", list[socket.socket]()
+    monkeypatch.setattr(journal, "SOCKET", str(path))
+
+    def make() -> socket.socket:
+        path.unlink(missing_ok=True)
+        end = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        made.append(end)
+        end.bind(str(path))
+        end.settimeout(10)
+        return end
+
+    yield make
+    for end in made:
+        end.close()
+
+
+def sink(text: str = "hello") -> JournalSink:
+    return JournalSink(lambda snapshot: text, 5, 5)
+
+
+def received(end: socket.socket) -> dict[str, str]:
+    """An entry, however it came."""
+    data, control, _, _ = end.recvmsg(1 << 20, socket.CMSG_LEN(4))
+    for _, kind, fds in control:
+        assert kind == socket.SCM_RIGHTS
+        (fd,) = array.array("i", fds)
+        with open(fd, "rb") as file:
+            assert data == b""
+            data = os.pread(file.fileno(), 1 << 26, 0)
+    return dict(decode(data))
+
+
+def test_an_entry_has_what_people_read_and_what_programs_read(journald: Made) -> None:
+    end = journald()
+
+    async def run() -> None:
+        async with LogSettings(path="journal").open() as sink:
+            await sink.send(snapshot("host1", [values(IO, 41, -3)]))
+
+    asyncio.run(run())
+    entry = received(end)
+    first, second, _ = entry["MESSAGE"].splitlines()
+    assert "host1" in first
+    assert second.split() == ["VFS", "Calls", "read", "82", "write", "-6", "calls/s"]
+    assert entry["EBPFMON_X_IO_READ"] == "41"
+
+
+def test_in_json_the_message_is_the_snapshot(journald: Made) -> None:
+    end, given = journald(), snapshot("host1", [values(IO, 41, -3)])
+
+    async def run() -> None:
+        async with LogSettings(path="journal", format="json").open() as sink:
+            await sink.send(given)
+
+    asyncio.run(run())
+    assert json.loads(received(end)["MESSAGE"])["charts"][0]["dimensions"][0]["delta"] == 41
+
+
+def test_what_is_too_large_for_a_datagram_is_handed_over_as_a_sealed_file(journald: Made) -> None:
+    end, text = journald(), "x" * (1 << 20)
+
+    async def run() -> None:
+        async with sink(text) as opened:
+            await opened.send(snapshot())
+
+    before = len(os.listdir("/proc/self/fd"))
+    asyncio.run(run())
+    assert received(end)["MESSAGE"] == text
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
+@pytest.mark.parametrize("size", [10, 1 << 20])
+def test_a_busy_journald_is_waited_for_and_the_loop_goes_on(journald: Made, size: int) -> None:
+    end = journald()
+
+    async def send_all(opened: JournalSink) -> None:
+        for _ in range(100):
+            await opened.send(snapshot())
+
+    async def run() -> list[str]:
+        async with asyncio.timeout(30), sink("x" * size) as opened:
+            sending = asyncio.create_task(send_all(opened))
+            for _ in range(1000):
+                await asyncio.sleep(0)
+            assert not sending.done()
+            found = [(await asyncio.to_thread(received, end))["MESSAGE"] for _ in range(100)]
+            await sending
+            return found
+
+    assert asyncio.run(run()) == ["x" * size] * 100
+
+
+def test_a_journald_that_is_gone_is_an_error_and_the_one_that_comes_then_is_found(journald: Made) -> None:
+    async def run() -> dict[str, str]:
+        with pytest.raises(SinkError, match=r"open the journal's socket '.*': No such file"):
+            await sink().__aenter__()
+        first = journald()
+        async with sink() as opened:
+            await opened.send(snapshot())
+            first.close()
+            journald()
+            with pytest.raises(SinkError, match="write to the journal: Connection refused"):
+                await opened.send(snapshot())
+        second = journald()
+        async with sink("again") as opened:
+            await opened.send(snapshot())
+        return received(second)
+
+    assert asyncio.run(run())["MESSAGE"] == "again"
+
+
+@pytest.mark.parametrize("name", ["journal", "journal.ebpfmon"])
+def test_stdout_is_the_journal_if_its_other_end_is(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str) -> None:
+    monkeypatch.setattr(journal, "_STREAM", re.compile(re.escape(str(tmp_path)) + r"/journal[^/]*/stdout"))
+    (tmp_path / name).mkdir()
+    with socket.socket(socket.AF_UNIX) as listening, socket.socket(socket.AF_UNIX) as stdout:
+        listening.bind(str(tmp_path / name / "stdout"))
+        listening.listen()
+        stdout.connect(str(tmp_path / name / "stdout"))
+        monkeypatch.setattr(log, "_STREAMS", {"stdout": stdout.fileno()})
+        assert isinstance(LogSettings().open(), JournalSink)
+        assert not isinstance(LogSettings(path="stdou").open(), JournalSink)
+        assert os.fstat(stdout.fileno())  # it is left open
+
+
+def test_no_other_stdout_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    ends = socket.socketpair()
+    pipe = os.pipe()
+    with ends[0], ends[1], socket.create_server(("127.0.0.1", 0)) as tcp:
+        for fd in (ends[0].fileno(), tcp.fileno(), pipe[1], 1 << 20):
+            assert not journal.is_journal(fd)
+    for fd in pipe:
+        os.close(fd)
+
+
+PAGE = (Path(__file__).parents[2] / "ebpfmon_sinks" / "log.md").read_text()
+
+
+def test_the_page_says_what_holds() -> None:
+    sample = tomli.loads(PAGE.partition("```toml\n")[2].partition("```")[0])
+    (log_,) = config.check(sample, "log.md", registry.discover()).sinks
+    assert log_ == LogSettings(name="log")
+    assert {*sample["sinks"][0]} == {"type", *LogSettings.__struct_fields__}
+    assert PAGE.count(SNAPSHOT_ID) == 2
+    assert f"{FIELDS_MOST:,} at most" in PAGE
+    assert Names().of("ebpf.io", "read") in PAGE
+    own = fields_of(snapshot(charts=[values(IO, 1, 1)]), Names(), 5, 5)
+    assert all(
+        f"`{name}`" in PAGE
+        for name in (*own, "EBPFMON_LEFT_OUT")
+        if name not in ("SYSLOG_IDENTIFIER",) and "X_IO" not in name
+    )
