@@ -7,10 +7,11 @@ import logging
 import random
 import time
 from collections import deque
-from contextlib import AsyncExitStack
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 
-from ebpfmon.errors import EbpfmonError, SinkGoneError
+from ebpfmon.errors import EbpfmonError, SinkError, SinkGoneError
 from ebpfmon.model import Sink, SinkSettings, Snapshot, tag_of
 from ebpfmon.selection import Charts, joined
 
@@ -123,28 +124,53 @@ class SinkTask:
         """Until the mailbox is closed and empty, or the sink is gone for good."""
         while True:
             try:
-                async with AsyncExitStack() as stack:
-                    async with asyncio.timeout(self.settings.send_timeout_s):
-                        sink = await stack.enter_async_context(self.settings.open())
-                    self.tried.set()
+                async with self._opened() as sink:
                     await self._feed(sink)
                 return
             except SinkGoneError as gone:
                 log.info("sink '%s' has ended: %s", self.name, gone)
-                self.tried.set()
                 return
             except (Exception, SystemExit) as error:  # a sink may raise anything, and must hurt nobody
                 self._failed(error)
-                self.tried.set()
                 if self.mailbox.closed:
                     return
             await asyncio.sleep(self._delay_s * random.uniform(0.5, 1.5))
             self._delay_s = min(self._delay_s * 2, LAST_DELAY_S)
 
+    @asynccontextmanager
+    async def _opened(self) -> AsyncIterator[Sink]:
+        """The sink. Closing it has its time, too; what went wrong before is what is raised then."""
+        try:
+            sink = self.settings.open()
+            async with self._limited():
+                entered = await sink.__aenter__()
+        finally:
+            self.tried.set()
+        try:
+            yield entered
+        except BaseException as error:
+            with suppress(Exception):
+                async with self._limited():
+                    await sink.__aexit__(type(error), error, error.__traceback__)
+            raise
+        async with self._limited():
+            await sink.__aexit__(None, None, None)
+
+    @asynccontextmanager
+    async def _limited(self) -> AsyncIterator[None]:
+        """Raises SinkError if what is done inside takes too long."""
+        try:
+            async with asyncio.timeout(self.settings.send_timeout_s) as limit:
+                yield
+        except TimeoutError as error:
+            if limit.expired():
+                raise SinkError(f"it took longer than {self.settings.send_timeout_s} s") from error
+            raise
+
     async def _feed(self, sink: Sink) -> None:
         while snapshot := await self.mailbox.take():
             try:
-                async with asyncio.timeout(self.settings.send_timeout_s):
+                async with self._limited():
                     await sink.send(snapshot)
             except BaseException:
                 self.mailbox.put_back(snapshot)
@@ -164,8 +190,6 @@ class SinkTask:
         if not self._failing:  # one line for each change of state
             self._failing = True
             why = str(error) if isinstance(error, EbpfmonError) else f"{type(error).__name__}: {error}"
-            if isinstance(error, TimeoutError):
-                why = f"it took longer than {self.settings.send_timeout_s} s"
             log.warning("sink '%s' does not work, it will be tried again: %s", self.name, why)
 
 

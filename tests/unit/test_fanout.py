@@ -25,10 +25,15 @@ class FakeSettings(SinkSettings, tag="fake", frozen=True):
         return SINKS[self.name]
 
 
+async def _at_once() -> None:
+    pass
+
+
 class FakeSink:
     def __init__(self, send: Send) -> None:
         self._send, self.opened, self.closed = send, 0, 0
         self.left = asyncio.Event()
+        self.leave: Callable[[], Awaitable[None]] = _at_once
 
     async def __aenter__(self) -> Self:
         self.opened += 1
@@ -37,6 +42,7 @@ class FakeSink:
     async def __aexit__(self, *_: object) -> None:
         self.closed += 1
         self.left.set()
+        await self.leave()
 
     async def send(self, snapshot: Snapshot) -> None:
         await self._send(snapshot)
@@ -252,3 +258,76 @@ def test_a_sink_that_hangs_is_given_up_after_its_time_and_delays_no_other(caplog
     assert hanging.statistics == SinkStatistics(0, dropped, 1, MAILBOX_SNAPSHOTS)
     assert quick.statistics == SinkStatistics(len(SNAPSHOTS))
     assert [r.getMessage() for r in caplog.records if "'hanging'" in r.getMessage()]
+
+
+@pytest.mark.parametrize("fails", ["hangs", "raises"])
+def test_a_sink_that_cannot_even_be_closed_is_opened_again(
+    delays: list[float], caplog: pytest.LogCaptureFixture, fails: str
+) -> None:
+    got: list[Snapshot] = []
+    failures = [SinkError("down")]
+
+    async def send(given: Snapshot) -> None:
+        if failures:
+            raise failures.pop()
+        got.append(given)
+
+    async def leave() -> None:
+        if sink.closed == 1:
+            if fails == "hangs":
+                await asyncio.Event().wait()
+            raise OSError("and cannot be closed")
+
+    task, sink = sink_task(send)
+    sink.leave = leave
+    deliver(task, *SNAPSHOTS[:2])
+    assert got == SNAPSHOTS[:2]
+    assert (sink.opened, sink.closed, task.statistics.errors) == (2, 2, 1)
+    assert "tried again: down" in caplog.text
+
+
+def test_a_sink_that_fails_as_it_is_closed_does_not_outlive_its_end() -> None:
+    async def hang(_: Snapshot) -> None:
+        started.set()
+        await asyncio.Event().wait()
+
+    async def leave() -> None:
+        raise SinkError("not now")
+
+    async def run() -> None:
+        running = asyncio.create_task(task.run())
+        task.put(SNAPSHOTS[0])
+        await started.wait()
+        running.cancel()
+        async with asyncio.timeout(10):
+            await asyncio.wait([running])
+        assert running.cancelled()
+
+    started = asyncio.Event()
+    SINKS["calm"] = sink = FakeSink(hang)
+    sink.leave = leave
+
+    class Calm(FakeSettings, tag="calm", frozen=True):
+        send_timeout_s: ClassVar[float | None] = None
+
+    task = SinkTask(Calm(name="calm"))
+    asyncio.run(run())
+    assert sink.closed == 1
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [(None, "it took longer than 0.05 s"), (TimeoutError(110, "no answer"), "TimeoutError: [Errno 110]")],
+)
+def test_the_cores_time_limit_is_told_from_a_timeout_of_the_sinks_own(
+    delays: list[float], caplog: pytest.LogCaptureFixture, error: Exception | None, said: str
+) -> None:
+    async def send(_: Snapshot) -> None:
+        if not task.statistics.errors:
+            if error:
+                raise error
+            await asyncio.Event().wait()
+
+    task, _ = sink_task(send)
+    deliver(task, SNAPSHOTS[0])
+    assert said in caplog.text
