@@ -1,0 +1,59 @@
+"""The pages of sinks have all their options, with the defaults, and say what the code does."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+import tomli
+
+from ebpfmon import Chart, Dimension, Kind, Scope, SinkSettings, config, registry
+from ebpfmon_sinks import plugins_d, relay
+from ebpfmon_sinks.log import LogSettings
+from ebpfmon_sinks.plugins_d import PluginsDSettings
+from ebpfmon_sinks.statsd import Names, StatsdSettings, Tags, form
+from tests.unit.support import snapshot, values
+
+SINKS = Path(__file__).parents[2] / "ebpfmon_sinks"
+README = (SINKS.parent / "README.md").read_text()
+
+
+def page(name: str) -> str:
+    return (SINKS / f"{name}.md").read_text()
+
+
+@pytest.mark.parametrize("settings", [LogSettings, PluginsDSettings, StatsdSettings], ids=lambda s: s.__name__)
+def test_a_page_has_every_option_with_its_default_and_the_readme_leads_there(settings: type[SinkSettings]) -> None:
+    type_ = str(settings.__struct_config__.tag)
+    (sample,) = tomli.loads(page(type_).partition("```toml\n")[2].partition("```")[0])["sinks"]
+    assert set(sample) == {"type", *settings.__struct_fields__}
+    (shown,) = config.check({"sinks": [sample]}, f"{type_}.md", registry.discover()).sinks
+    assert shown == settings(name=type_)
+    assert f"(ebpfmon_sinks/{type_}.md)" in README
+
+
+def test_every_sink_type_has_a_page() -> None:
+    for type_ in registry.discover().sinks:
+        assert (SINKS / f"{type_}.md").exists() or (SINKS / type_ / "README.md").exists()
+
+
+@pytest.mark.parametrize("tags", ["none", "datadog", "influx", "graphite"])
+def test_the_lines_on_the_statsd_page_are_what_is_sent(tags: Tags) -> None:
+    def shown(id_: str, scope: Scope, name: str) -> Chart:
+        return Chart(
+            id=id_, title="T", units="calls/s", family="F", priority=1, scope=scope, kind=Kind.COUNTER,
+            dimensions=(Dimension(name, name, ("f",)),),
+        )  # fmt: skip
+
+    charts = [values(shown("ebpf.io", Scope.SYSTEM, "read"), 5), values(shown("apps.file_open", Scope.APPS, "web"), 5)]
+    (datagram,) = form(snapshot(charts=charts), Names(tags), StatsdSettings(tags=tags))
+    row = next(line for line in page("statsd").splitlines() if line.startswith(f"| `{tags}` |"))
+    assert [line.replace("\\|", "|") for line in re.findall(r"`([^`]*)`", row)[1:]] == datagram.decode().splitlines()
+
+
+def test_the_numbers_on_the_netdata_page_are_the_ones_that_hold() -> None:
+    text = page("plugins_d")
+    assert f"Up to {plugins_d._RELAYS} relays" in text
+    assert f"nothing for {plugins_d._PATIENCE_S:.0f} s is cut off" in text
+    assert f'socket = "{relay.DEFAULT_SOCKET}"' in text
