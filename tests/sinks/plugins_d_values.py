@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import re
+import statistics
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -19,33 +21,43 @@ Key = tuple[str, str]  # ids of a chart and of a dimension
 Raw = re.compile(r'^\S+\{chart="([^"]+)",family="[^"]*",dimension="([^"]+)"\} (-?\d+) (\d+)$', re.M)
 
 
-class Place(Protocol):
-    """Where both are: Netdata's HTTP API, and the daemon's log."""
+class Api(Protocol):
+    """Netdata's HTTP API."""
 
     def get(self, path: str) -> str: ...
     def json(self, path: str) -> Any: ...
-    def snapshots(self) -> list[dict[str, Any]]: ...
 
 
-@dataclass(frozen=True)
-class Poll:
-    """The newest update as Netdata collected it: the numbers as the sink sent them, and the second in which it came."""
-
-    raw: Mapping[Key, int]
-    second: int
+Poll = Mapping[Key, tuple[int, int]]
+"""All as Netdata collected it: the numbers as the sink sent them, and when, in milliseconds of its clock."""
 
 
-def poll(place: Place, seconds: int) -> list[Poll]:
-    """Once a second, in the middle between two updates: each is of one update."""
-    polls = []
-    for _ in range(seconds):
-        time.sleep(1.6 - time.time() % 1)
-        found = Raw.findall(place.get("allmetrics?format=prometheus&source=as-collected&timestamps=yes&names=no"))
-        newest = max((int(ms) for *_, ms in found), default=0)
-        now = {(chart, dim): int(value) for chart, dim, value, ms in found if int(ms) > newest - 400}
-        polls += [Poll(now, newest // 1000)] if now else []  # a chart is in there after a second or two
-    assert len(polls) > seconds - 3
+def poll(api: Api, seconds: float) -> list[Poll]:
+    """One of each update that there is in that time, as far as Netdata can be asked so often."""
+    polls: list[Poll] = []
+    end = time.monotonic() + seconds
+    before: Poll | None = None
+    while time.monotonic() < end:
+        text = api.get("allmetrics?format=prometheus&source=as-collected&timestamps=yes&names=no")
+        now = {
+            (chart, dim): (int(value), int(ms))
+            for chart, dim, value, ms in Raw.findall(text)
+            if not chart.startswith(("statsd_", "netdata."))
+        }
+        if now and now == before and (not polls or now != polls[-1]):
+            polls.append(now)
+        before = now
+        time.sleep(0.2)
     return polls
+
+
+def is_whole(one: Poll, snapshot: Mapping[str, Any]) -> bool:
+    """Whether no update was under way: the last chart is of the same time as the first."""
+    of_charts = [c["id"] for c in snapshot["charts"] if c["scope"] == "system" and c["dimensions"]]
+    first, last = (
+        next((ms for (chart, _), (_, ms) in one.items() if chart == id_), 0) for id_ in of_charts[:: len(of_charts) - 1]
+    )
+    return bool(first and last) and abs(first - last) < 500
 
 
 @dataclass(frozen=True)
@@ -87,20 +99,33 @@ def lines_of(snapshots: Sequence[Mapping[str, Any]]) -> dict[Key, Line]:
     return found
 
 
-def check(place: Place, seconds: int) -> tuple[int, int, int]:
-    """Compares all that Netdata collects and shows of this run of the daemon in so many seconds; returns how many
-    dimensions, collected numbers and shown points that were."""
-    polls = poll(place, seconds)
-    time.sleep(1.1)  # what is complete by then is shown
-    snapshots = place.snapshots()
-    numbers = {math.floor(s["time"]): n for n, s in enumerate(snapshots)}
-    reads = [next(d["total"] for c in s["charts"] if c["id"] == "ebpf.io" for d in c["dimensions"]) for s in snapshots]
-    counted = polls[-1].raw["ebpf.io", "vfs_read"] - BASE
-    first = reads.index(reads[numbers[polls[-1].second]] - counted)  # of this snapshot on it counts
+@dataclass(frozen=True)
+class Compared:
+    """How much was: updates, dimensions, numbers as they were collected, points as they are shown."""
+
+    updates: int
+    dimensions: int
+    numbers: int
+    points: int
+
+
+def compare(api: Api, polls: Sequence[Poll], snapshots: Sequence[Mapping[str, Any]]) -> Compared:
+    """All that Netdata collected, and shows, of this run of the daemon, with what the daemon wrote down."""
+    reads = [next(d["delta"] for c in s["charts"] if c["id"] == "ebpf.io" for d in c["dimensions"]) for s in snapshots]
+    totals = list(itertools.accumulate(reads))
+    whole = [{key: value for key, (value, _) in one.items()} for one in polls if is_whole(one, snapshots[0])]
+    counted = [one["ebpf.io", "vfs_read"] - BASE for one in whole]
+    assert counted
+    # of one snapshot on it counts, and each update is known by how many reads it has: there are some in every second
+    numbers = {total: n for n, total in enumerate(totals)}
+    first = next(n for n, total in enumerate(totals) if all(total + count in numbers for count in counted))
+    last = max(numbers[totals[first] + count] for count in counted)
     lines = lines_of(snapshots[first:])
-    numbers = {second: n - first for second, n in numbers.items()}
-    collected = sum(compare_collected(one.raw, lines, numbers[one.second]) for one in polls)
-    return len(lines), collected, compare_shown(place, lines, snapshots[first : first + numbers[polls[-1].second] + 1])
+    collected = sum(
+        compare_collected(one, lines, numbers[totals[first] + count] - first)
+        for one, count in zip(whole, counted, strict=True)
+    )
+    return Compared(len(whole), len(lines), collected, compare_shown(api, lines, snapshots[first : last + 1]))
 
 
 def declared(snapshot: Mapping[str, Any]) -> dict[str, set[Key]]:
@@ -109,75 +134,106 @@ def declared(snapshot: Mapping[str, Any]) -> dict[str, set[Key]]:
 
 
 def compare_collected(raw: Mapping[Key, int], lines: Mapping[Key, Line], n: int) -> int:
-    """To the last unit: Netdata was told the sum of all that was written down until update n."""
+    """To the last unit: Netdata was told the sum of all that was written down until update n. Returns how many numbers
+    that were; what was retired is not looked at."""
     there = {key for key, line in lines.items() if line.values[n] is not None}
-    assert {*raw} == there, f"{n}: {sorted({*raw} ^ there)[:9]}"
-    for key, value in raw.items():
-        line = lines[key]
+    assert there <= {*raw}, f"{n}: {sorted(there - {*raw})[:9]}"
+    for key in there:
+        line, value = lines[key], raw[key]
         if line.is_rate:
             start = max((m for m in range(n) if line.values[m] is None), default=-1) + 1
             assert value - BASE == sum(v or 0 for v in line.increments()[start : n + 1]), key
         elif n and line.values[n - 1] is not None:
             assert value == round((line.values[n] or 0) * 1000), key
-    return len(raw)
+    return len(there)
 
 
-def shown(place: Place, chart: str, after: int, before: int) -> dict[str, dict[int, float | None]]:
+def shown(api: Api, chart: str, after: int, before: int) -> dict[str, dict[int, float | None]]:
     """Of each dimension what Netdata shows, by second."""
-    got = place.json(f"data?chart={chart}&after={after - 1}&before={before}&format=json&options=jsonwrap,seconds")
+    got = api.json(f"data?chart={chart}&after={after - 1}&before={before}&format=json&options=jsonwrap,seconds")
     rows = {int(row[0]): row[1:] for row in got["result"]["data"]}
     return {id_: {second: row[n] for second, row in rows.items()} for n, id_ in enumerate(got["dimension_ids"])}
 
 
-def compare_shown(place: Place, lines: Mapping[Key, Line], snapshots: Sequence[Mapping[str, Any]]) -> int:
+LATE_S = 2
+"""So many seconds later than they were written down may Netdata show things, if it had no time for them sooner."""
+SPAN = LATE_S + 4
+Rates = Sequence[tuple[float, float, float]]
+"""Of dimensions: the rate in an interval and in the next one, and what is shown."""
+
+
+def compare_shown(api: Api, lines: Mapping[Key, Line], snapshots: Sequence[Mapping[str, Any]]) -> int:
     """Second by second.
 
     A level is what was collected in that second, as it is. A rate Netdata takes for even between two updates, and shows
     its mean over each whole second; as updates come some hundredths after the second, that is the mean of two updates'
     rates. The weights it has from when the first one came, which nobody can ask for, but they are the same for all
     dimensions of a chart: the one that changed most tells them, and they must be right for the others, and move from
-    second to second with the microseconds that the sink names. Where a chart was declared anew Netdata does not believe
-    these, and takes its own clock.
+    second to second with the microseconds that the sink names (but where Netdata takes its own clock, as it does after
+    a delay; if that was a second or more, all that it shows is of an interval before). Left out are seconds around an
+    interval that was much longer or shorter, and charts that were just declared anew: their sums were compared.
     """
-    points = 0
+    points = late = 0
     times = [(math.floor(s["time"]), s["elapsed_s"]) for s in snapshots]
-    seconds = [(n, second) for n, (second, _) in enumerate(times) if n > 3]
-    of_charts = {chart: shown(place, chart, seconds[0][1], seconds[-1][1]) for chart in {chart for chart, _ in lines}}
+    on_time = [abs(elapsed_s - 1) < 0.2 for _, elapsed_s in times]
+    numbers = [n for n in range(SPAN, len(times)) if all(on_time[n - SPAN + 1 : n + 1])]
+    of_charts = {chart: shown(api, chart, times[SPAN][0], times[-1][0]) for chart in {chart for chart, _ in lines}}
+    dimensions = {chart: [key for key in lines if key[0] == chart] for chart in of_charts}
     increments = {key: line.increments() for key, line in lines.items()}
+    were = [declared(s) for s in snapshots]
     weights: dict[str, tuple[int, float]] = {}
-    for n, second in seconds:
-        was, is_ = ([declared(s) for s in snapshots[m : m + 2]] for m in (n - 2, n - 1))
-        moving: dict[str, list[tuple[float, float, float]]] = {}
-        for (chart, dimension), line in lines.items():
-            earlier, later = increments[chart, dimension][n - 1 : n + 1]
-            if earlier is None or later is None:
-                continue  # it came or went, and its sum was compared
-            value = of_charts[chart][dimension][second]
-            assert value is not None, (chart, dimension, second)
-            value = -value if line.is_negative else value
-            if line.is_rate:
-                moving.setdefault(chart, []).append((earlier / times[n - 1][1], later / times[n][1], value))
-            else:
-                assert value == pytest.approx(line.values[n], rel=2e-6, abs=1e-6), (chart, dimension, second)
-            points += 1
-        for chart, dims in moving.items():
-            is_same = was[0].get(chart) == was[1].get(chart) == is_[1].get(chart)
-            before, now, value = max(dims, key=lambda rates: abs(rates[1] - rates[0]))
-            change, sum_ = abs(now - before), now + before
-            weight = (now - value) / (now - before) if change else 0.0
-            if is_same and change > 0.1 * sum_:
-                assert -0.001 < weight < 1, (chart, second, weight)
-                if weights.get(chart, (0, 0.0))[0] == n - 1:
-                    moved = weight - weights[chart][1]
-                    on_time = all(abs(elapsed_s - 1) < 0.05 for _, elapsed_s in times[n - 3 : n + 1])
-                    if on_time:  # Netdata takes its own clock after a delay, too
-                        assert moved == pytest.approx(times[n - 1][1] - 1, abs=0.004), (chart, second)
-                weights[chart] = n, weight
-            for before, now, value in dims:
-                if not is_same:
-                    assert 0.75 * min(before, now) - 1e-6 <= value <= 1.25 * max(before, now) + 1e-6, (chart, second)
-                    continue
-                # the log has the length of an interval to a tenth of a millisecond: so exact are rates, and weights
-                unsure = 1e-4 * (now + before + (abs(now - before) * sum_ / change if change else 0)) + 1e-6
-                assert value == pytest.approx(before * weight + now * (1 - weight), abs=unsure), (chart, second)
+    moves: list[float] = []
+    for n, chart in ((n, chart) for n in numbers for chart in of_charts):
+        if any(one.get(chart) != were[n].get(chart) for one in were[n - SPAN + 1 : n]):
+            continue
+        there = [key for key in dimensions[chart] if None not in increments[key][n - SPAN + 2 : n + 1]]
+        values = [of_charts[chart][dimension][times[n][0]] for _, dimension in there]
+        assert None not in values, (chart, times[n][0])
+        shown_ = [-(v or 0) if lines[key].is_negative else (v or 0) for key, v in zip(there, values, strict=True)]
+
+        def as_of(m: int, there: Sequence[Key] = there, shown_: Sequence[float] = shown_) -> float | None:
+            """The weight with which all this is what was written down in an update and the one before; None: never."""
+            for key, value in zip(there, shown_, strict=True):
+                if not lines[key].is_rate and value != pytest.approx(lines[key].values[m], rel=2e-6, abs=1e-6):
+                    return None
+            return weight_of([
+                ((increments[key][m - 1] or 0) / times[m - 1][1], (increments[key][m] or 0) / times[m][1], value)
+                for key, value in zip(there, shown_, strict=True) if lines[key].is_rate
+            ])  # fmt: skip
+
+        fitting = [(lag, weight) for lag in range(LATE_S + 1) if (weight := as_of(n - lag)) is not None]
+        assert fitting, (
+            chart,
+            times[n][0],
+            [(lines[k].values[n - 2 : n + 1], v) for k, v in zip(there, shown_, strict=True)],
+        )
+        points += len(there)
+        lag, weight = fitting[0]
+        late += lag > 0
+        if not lag and not math.isnan(weight):
+            if weights.get(chart, (0, 0.0))[0] == n - 1:
+                moves.append(weight - weights[chart][1] - (times[n - 1][1] - 1))
+            weights[chart] = n, weight
+    print(f"{late} charts in a second were shown later than they should be")
+    if len(moves) > 20:
+        assert statistics.median(map(abs, moves)) < 0.004
     return points
+
+
+def weight_of(dims: Rates) -> float | None:
+    """The part of the earlier rate in what is shown of all these dimensions; NaN if they tell none; None if there is
+    none with which it would be right."""
+    if not dims:
+        return math.nan
+    before, now, value = max(dims, key=lambda rates: abs(rates[1] - rates[0]))
+    change, sum_ = abs(now - before), now + before
+    weight = (now - value) / (now - before) if change else 0.0
+    tells = change > 0.1 * sum_
+    if tells and not -0.001 < weight < 1.001:
+        return None
+    for before, now, value in dims:
+        # the log has the length of an interval to a tenth of a millisecond: so exact are rates, and weights
+        unsure = 1e-4 * (now + before + (abs(now - before) * sum_ / change if change else 0)) + 1e-6
+        if abs(value - (before * weight + now * (1 - weight))) > unsure:
+            return None
+    return weight if tells else math.nan

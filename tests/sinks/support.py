@@ -12,7 +12,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -49,14 +49,19 @@ def until(condition: Callable[[], Any], what: str = "what was waited for", secon
 
 
 def free_ports(count: int) -> list[int]:
-    """Ports that nobody has now, by either protocol."""
-    ends = [socket.socket(socket.AF_INET6, socket.SOCK_STREAM) for _ in range(count)]
-    for end in ends:
-        end.bind(("::", 0))
-    ports = [int(end.getsockname()[1]) for end in ends]
-    for end in ends:
-        end.close()
-    return ports
+    """Ports that nobody has now, by either protocol and family."""
+    with ExitStack() as stack:
+        ports: list[int] = []
+        while len(ports) < count:
+            tcp, udp = (
+                stack.enter_context(socket.socket(socket.AF_INET6, kind))
+                for kind in (socket.SOCK_STREAM, socket.SOCK_DGRAM)
+            )
+            tcp.bind(("::", 0))
+            with suppress(OSError):  # somebody has it by UDP
+                udp.bind(tcp.getsockname())
+                ports.append(int(tcp.getsockname()[1]))
+        return ports
 
 
 @contextmanager
@@ -162,7 +167,7 @@ def traffic(where: Path) -> Iterator[None]:
                     socket.create_connection(listening.getsockname()[:2]) as caller,
                     listening.accept()[0] as called,
                 ):
-                    caller.sendall(b"x" * 1000 * (turn % 60))
+                    caller.sendall(b"x" * 1000 * (1 + turn % 50))
                     called.recv(1 << 20)
             command = [str(late), "/etc/passwd"] if turn > 60 else ["sh", "-c", "cat /etc/passwd"]
             subprocess.run(command, stdout=subprocess.DEVNULL, check=True)
