@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import re
@@ -70,6 +71,7 @@ class Netdata:
         self.where, self._program = where, program("netdata", "netdata-core")
         self.web, self.statsd = free_ports(2)
         self.process: subprocess.Popen[bytes] | None = None
+        self._servers = itertools.count()
         for name in ("etc", "cache", "lib", "log", "web", "run", "plugins", "registry"):
             (where / name).mkdir()
         (where / "etc/netdata.conf").write_text(
@@ -115,9 +117,15 @@ class Netdata:
         last = self.json("data?chart=ebpf.io&after=-3&format=json&options=seconds")["data"]
         return any(row[0] > when_s + 2 and row[1] is not None for row in last)
 
+    def collected(self) -> str:
+        """All as it was collected, for Prometheus; asked by another server each time, as Netdata leaves out what was
+        not collected since one last asked."""
+        what = f"format=prometheus&source=as-collected&timestamps=yes&names=no&server={next(self._servers)}"
+        return self.get(f"allmetrics?{what}")
+
     def of_statsd(self, type_: str) -> dict[str, float]:
         """`counter` or `gauge`: the value of each metric as it was collected, not as it is shown."""
-        text = self.get("allmetrics?format=prometheus&source=as-collected")
+        text = self.collected()
         found = re.findall(rf'\{{chart="statsd_([^"]+)_{type_}",.*\}} (-?\d+)', text)
         return {name: float(number) / (1000 if type_ == "gauge" else 1) for name, number in found}
 

@@ -24,7 +24,7 @@ Raw = re.compile(r'^\S+\{chart="([^"]+)",family="[^"]*",dimension="([^"]+)"\} (-
 class Api(Protocol):
     """Netdata's HTTP API."""
 
-    def get(self, path: str) -> str: ...
+    def collected(self) -> str: ...
     def json(self, path: str) -> Any: ...
 
 
@@ -38,10 +38,9 @@ def poll(api: Api, seconds: float) -> list[Poll]:
     end = time.monotonic() + seconds
     before: Poll | None = None
     while time.monotonic() < end:
-        text = api.get("allmetrics?format=prometheus&source=as-collected&timestamps=yes&names=no")
         now = {
             (chart, dim): (int(value), int(ms))
-            for chart, dim, value, ms in Raw.findall(text)
+            for chart, dim, value, ms in Raw.findall(api.collected())
             if not chart.startswith(("statsd_", "netdata."))
         }
         if now and now == before and (not polls or now != polls[-1]):
@@ -155,15 +154,14 @@ def shown(api: Api, chart: str, after: int, before: int) -> dict[str, dict[int, 
     return {id_: {second: row[n] for second, row in rows.items()} for n, id_ in enumerate(got["dimension_ids"])}
 
 
-LATE_S = 2
+LATE_S = 10
 """So many seconds later than they were written down may Netdata show things, if it had no time for them sooner."""
-SPAN = LATE_S + 4
 Rates = Sequence[tuple[float, float, float]]
 """Of dimensions: the rate in an interval and in the next one, and what is shown."""
 
 
 def compare_shown(api: Api, lines: Mapping[Key, Line], snapshots: Sequence[Mapping[str, Any]]) -> int:
-    """Second by second.
+    """Second by second; returns how many points were compared.
 
     A level is what was collected in that second, as it is. A rate Netdata takes for even between two updates, and shows
     its mean over each whole second; as updates come some hundredths after the second, that is the mean of two updates'
@@ -173,48 +171,61 @@ def compare_shown(api: Api, lines: Mapping[Key, Line], snapshots: Sequence[Mappi
     a delay; if that was a second or more, all that it shows is of an interval before). Left out are seconds around an
     interval that was much longer or shorter, and charts that were just declared anew: their sums were compared.
     """
-    points = late = 0
+    points = late = left_out = 0
     times = [(math.floor(s["time"]), s["elapsed_s"]) for s in snapshots]
     on_time = [abs(elapsed_s - 1) < 0.2 for _, elapsed_s in times]
-    numbers = [n for n in range(SPAN, len(times)) if all(on_time[n - SPAN + 1 : n + 1])]
-    of_charts = {chart: shown(api, chart, times[SPAN][0], times[-1][0]) for chart in {chart for chart, _ in lines}}
+    of_charts = {chart: shown(api, chart, times[0][0], times[-1][0]) for chart in {chart for chart, _ in lines}}
     dimensions = {chart: [key for key in lines if key[0] == chart] for chart in of_charts}
     increments = {key: line.increments() for key, line in lines.items()}
     were = [declared(s) for s in snapshots]
     weights: dict[str, tuple[int, float]] = {}
     moves: list[float] = []
-    for n, chart in ((n, chart) for n in numbers for chart in of_charts):
-        if any(one.get(chart) != were[n].get(chart) for one in were[n - SPAN + 1 : n]):
+
+    def is_regular(chart: str, start: int, n: int) -> bool:
+        """Whether from one update on up to another nothing was out of the ordinary."""
+        alike = all(one.get(chart) == were[n].get(chart) for one in were[max(start, 0) : n])
+        return start > 0 and all(on_time[start : n + 1]) and alike
+
+    def as_of(chart: str, second: int, m: int) -> tuple[int, float | None]:
+        """How many points are shown in a second, and the weight with which all that is what was written down in update
+        m and the one before; None: it is not."""
+        rates, count = [], 0
+        for key in dimensions[chart]:
+            before, now = increments[key][m - 1 : m + 1]
+            if before is None or now is None:
+                continue
+            value, count = of_charts[chart][key[1]][second], count + 1
+            assert value is not None, (key, second)
+            value = -value if lines[key].is_negative else value
+            if lines[key].is_rate:
+                rates.append((before / times[m - 1][1], now / times[m][1], value))
+            elif value != pytest.approx(lines[key].values[m], rel=2e-6, abs=1e-6):
+                return 0, None
+        return count, weight_of(rates)
+
+    for n, chart in ((n, chart) for n in range(4, len(times)) for chart in of_charts):
+        second = times[n][0]
+        if not is_regular(chart, n - 3, n):
             continue
-        there = [key for key in dimensions[chart] if None not in increments[key][n - SPAN + 2 : n + 1]]
-        values = [of_charts[chart][dimension][times[n][0]] for _, dimension in there]
-        assert None not in values, (chart, times[n][0])
-        shown_ = [-(v or 0) if lines[key].is_negative else (v or 0) for key, v in zip(there, values, strict=True)]
-
-        def as_of(m: int, there: Sequence[Key] = there, shown_: Sequence[float] = shown_) -> float | None:
-            """The weight with which all this is what was written down in an update and the one before; None: never."""
-            for key, value in zip(there, shown_, strict=True):
-                if not lines[key].is_rate and value != pytest.approx(lines[key].values[m], rel=2e-6, abs=1e-6):
-                    return None
-            return weight_of([
-                ((increments[key][m - 1] or 0) / times[m - 1][1], (increments[key][m] or 0) / times[m][1], value)
-                for key, value in zip(there, shown_, strict=True) if lines[key].is_rate
-            ])  # fmt: skip
-
-        fitting = [(lag, weight) for lag in range(LATE_S + 1) if (weight := as_of(n - lag)) is not None]
-        assert fitting, (
-            chart,
-            times[n][0],
-            [(lines[k].values[n - 2 : n + 1], v) for k, v in zip(there, shown_, strict=True)],
-        )
-        points += len(there)
-        lag, weight = fitting[0]
-        late += lag > 0
-        if not lag and not math.isnan(weight):
+        count, weight = as_of(chart, second, n)
+        if weight is not None:
+            points += count
             if weights.get(chart, (0, 0.0))[0] == n - 1:
                 moves.append(weight - weights[chart][1] - (times[n - 1][1] - 1))
-            weights[chart] = n, weight
-    print(f"{late} charts in a second were shown later than they should be")
+            if not math.isnan(weight):
+                weights[chart] = n, weight
+        elif is_regular(chart, n - LATE_S - 2, n):
+            found = [m for m in range(n - LATE_S, n) if as_of(chart, second, m)[1] is not None]
+            told = [
+                (key[1], lines[key].values[n - 2 : n + 1], of_charts[chart][key[1]][second])
+                for key in dimensions[chart]
+            ]
+            assert found, (chart, second, told)
+            late += 1
+        else:
+            left_out += 1
+    print(f"of all charts and seconds {late} were shown late, and {left_out} left out, as much changed before")
+    moves = [move for move in moves if not math.isnan(move)]
     if len(moves) > 20:
         assert statistics.median(map(abs, moves)) < 0.004
     return points

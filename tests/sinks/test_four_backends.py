@@ -3,166 +3,38 @@ exactly what the log says, and the log what a known workload did."""
 
 from __future__ import annotations
 
-import json
-import os
-import shutil
 import subprocess
-import threading
-import time
-import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from ebpfmon import Chart, Scope, registry
-from ebpfmon_sinks import install_netdata
 from ebpfmon_sinks.http_json.metrics import is_counter, name_of
 from ebpfmon_sinks.plugins_d_stream import dimension_id
-from tests.kernel.support import counts_of, work
-from tests.sinks.etsy import LOOPBACKS, Etsy, dropped, etsy, levels, names, of, summed
-from tests.sinks.netdata import Netdata, netdata
-from tests.sinks.plugins_d_values import Poll, compare, poll
-from tests.sinks.prometheus import Prometheus, prometheus, rate
-from tests.sinks.support import Daemon, Lines, Sink, free_ports, program, traffic, until
+from tests.kernel.support import counts_of
+from tests.sinks.etsy import dropped, levels, names, of, summed
+from tests.sinks.minute import COUNTERS, PLAN, TO_ETSY, TO_NETDATA, WATCHED_S, Minute, there, watched
+from tests.sinks.plugins_d_values import compare
+from tests.sinks.prometheus import rate
+from tests.sinks.support import Lines, program, until
 
 pytestmark = pytest.mark.timeout(240)  # with the fixture, which takes the minute
-
-WATCHED_S = 60
-EVERY_S = 9
-"""So often the workload runs."""
-NAME = f"busy-{os.getpid()}"
-"""Of the workload: other tests may run one at the same time."""
-GROUPS = f"busy: {NAME}\nshells: sh cat\nlate: postgres\n"
-PLAN = {"open": 1009, "read": 2003, "write": 1511, "unlink": 127, "fork": 41, "read_fail": 89, "write_fail": 97}
-COUNTERS = {
-    "ebpfmon_apps_file_open_calls_total": "open_calls", "ebpfmon_apps_file_closed_calls_total": "close_calls",
-    "ebpfmon_apps_vfs_read_calls_total": "read_calls", "ebpfmon_apps_vfs_read_bytes_total": "read_bytes",
-    "ebpfmon_apps_vfs_write_calls_total": "write_calls", "ebpfmon_apps_vfs_write_bytes_total": "write_bytes",
-    "ebpfmon_apps_vfs_read_error_calls_total": "read_errors", "ebpfmon_apps_file_deleted_calls_total": "unlink_calls",
-    "ebpfmon_apps_process_create_calls_total": "processes_created",
-}  # fmt: skip
-# name: protocol, host, tags; datadog's tags and graphite's are the same for etsy's daemon
-TO_ETSY = {
-    "udp4": ("udp", LOOPBACKS["4"], "none"), "tcp4": ("tcp", LOOPBACKS["4"], "none"),
-    "udp6": ("udp", LOOPBACKS["6"], "none"), "tcp6": ("tcp", LOOPBACKS["6"], "none"),
-    "datadog": ("udp", "localhost", "datadog"), "graphite": ("tcp", "localhost", "graphite"),
-}  # fmt: skip
-# without "_" in front of a dot: Netdata makes that a dot, too
-TO_NETDATA = {"ndudp": ("udp", LOOPBACKS["4"], "none"), "ndtcp": ("tcp", LOOPBACKS["6"], "none")}
-# not by destination: it makes a chart of its own of every counter
-FOR_NETDATA = ["ebpf.*", "apps.*", "!ebpf.outbound_*", "!ebpf.inbound_*"]
-OTHERS = ("plugins_d", "http_json", "log", "fives")
-
-
-@dataclass(frozen=True)
-class Minute:
-    """What was seen of it. The daemon has ended, and the servers are still there."""
-
-    netdata: Netdata
-    etsy: Etsy
-    prometheus: Prometheus
-    daemon: Daemon
-    lines: Lines
-    fives: Lines
-    """Of a log with an interval of five seconds."""
-    polls: Sequence[Poll]
-    counted_once: Mapping[str, float]
-    """By counter, what Prometheus had of the workload when it had run once."""
-    runs: int
-    """Of the workload, after that."""
-    measured: tuple[float, float]
-    """Prometheus' time in which those were, and how long that was."""
-    metrics: bytes
 
 
 @pytest.fixture(scope="module")
 def minute(workload: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Minute]:
-    where = tmp_path_factory.mktemp("minute")
-    groups, busy = where / "groups.conf", where / NAME
-    groups.write_text(GROUPS)
-    shutil.copy(workload, busy)
-    (port,) = free_ports(1)
-    url = f"http://127.0.0.1:{port}"
-    program("promtool", "prometheus")
-    with netdata("netdata", statsd=True) as nd, etsy(where) as statsd:
-        install_netdata.install(directory=nd.where / "plugins", say=lambda line: None)
-        nd.start()
-        sinks: list[Sink] = [
-            {"type": "plugins_d", "socket": str(nd.socket)},
-            {"type": "http_json", "port": port},
-            {"type": "log", "name": "fives", "format": "json", "path": str(where / "fives.json"), "interval": 5},
-            *({"type": "statsd", "name": name, "prefix": name, "protocol": protocol, "host": host, "tags": tags,
-               **({"port": statsd.port} if name in TO_ETSY else {"port": nd.statsd, "charts": FOR_NETDATA})}
-              for name, (protocol, host, tags) in {**TO_ETSY, **TO_NETDATA}.items()),
-        ]  # fmt: skip
-        settings = f'[apps]\ngroups = "{groups}"\n[plugins.network_viewer]\nips = "*"\n'
-        daemon = Daemon(where, sinks, settings)
-        with daemon.running("--load-mode", "return"), prometheus(where, f"127.0.0.1:{port}") as prom:
-            work(busy, where, PLAN)  # so that its series is there before what is measured
-            counted_once = until(lambda: _counted(prom, {}, 1), "the workload's series")
-            until(lambda: nd.has_data_since(0), "Netdata's first data")
-            begun = time.time()
-            with traffic(where):
-                runs, polls = _watched(nd, busy, where)
-            until(lambda: _counted(prom, counted_once, runs), "the last run of the workload")
-            end = time.time()
-            with urllib.request.urlopen(f"{url}/metrics", timeout=30) as answer:
-                metrics = answer.read()
-            lines = daemon.stop()
-            fives = [json.loads(line) for line in (where / "fives.json").read_text().splitlines()]
-            yield Minute(
-                nd,
-                statsd,
-                prom,
-                daemon,
-                lines,
-                fives,
-                polls,
-                counted_once,
-                runs,
-                (end, float(round(end - begun))),
-                metrics,
-            )
-
-
-def _watched(nd: Netdata, busy: Path, where: Path) -> tuple[int, list[Poll]]:
-    """The minute itself: how often the workload ran, and what Netdata collected."""
-    stop, runs = threading.Event(), [0]
-
-    def run_now_and_then() -> None:
-        while not stop.wait(EVERY_S):
-            work(busy, where, PLAN)
-            runs[0] += 1
-
-    worker = threading.Thread(target=run_now_and_then)
-    worker.start()
-    try:
-        polls = poll(nd, WATCHED_S)
-    finally:
-        stop.set()
-        worker.join()
-    return runs[0], polls
-
-
-def _counted(prom: Prometheus, since: Mapping[str, float], times: int) -> dict[str, float]:
-    """What Prometheus has of each counter of the workload, once that is so many runs more."""
-    found = {metric: prom.ask(f'{metric}{{app="busy"}}') for metric in COUNTERS}
-    values = {metric: float(series[0]["value"][1]) for metric, series in found.items() if series}
-    wanted = counts_of(PLAN)
-    enough = all(values.get(m, -1) >= since.get(m, 0) + times * wanted[c] for m, c in COUNTERS.items())
-    return values if enough else {}
+    with watched(workload, tmp_path_factory.mktemp("minute")) as seen:
+        yield seen
 
 
 def test_no_sink_has_failed_or_lost_anything(minute: Minute) -> None:
-    sinks = (*TO_ETSY, *TO_NETDATA, *OTHERS)
-    assert {sink: minute.daemon.of_sink("errors", sink) for sink in sinks} == dict.fromkeys(sinks, 0)
-    # http_json keeps the newest alone; on a machine that is very busy it begins late, as its libraries are large
-    sinks = tuple(sink for sink in sinks if sink != "http_json")
-    assert {sink: minute.daemon.of_sink("dropped", sink) for sink in sinks} == dict.fromkeys(sinks, 0)
+    # on a machine that is very busy http_json begins late, as its libraries are large; it keeps the newest alone anyway
+    sinks = [sink for sink in minute.sinks if sink != "http_json"]
+    for what in ("errors", "dropped"):
+        assert {sink: minute.daemon.of_sink(what, sink) for sink in sinks} == dict.fromkeys(sinks, 0), what
     assert sum(line["elapsed_s"] for line in minute.lines) >= WATCHED_S
 
 
@@ -176,7 +48,7 @@ def test_a_sink_with_an_interval_of_its_own_has_the_sums(minute: Minute) -> None
 
 
 def test_netdata_has_every_chart_as_it_is_declared(minute: Minute) -> None:
-    charts = {id_: c for id_, c in minute.netdata.json("charts")["charts"].items() if c["plugin"] == "ebpfmon"}
+    charts = {id_: c for id_, c in there(minute.netdata).json("charts")["charts"].items() if c["plugin"] == "ebpfmon"}
     declared = {c.id: c for p in registry.discover().probes.values() for c in p.charts}
     shown = {c["id"]: c for line in minute.lines for c in line["charts"] if c["dimensions"]}
     assert {*declared} <= {*shown}, "a chart of the probes was never there"
@@ -195,7 +67,7 @@ def test_netdata_has_every_chart_as_it_is_declared(minute: Minute) -> None:
 
 
 def test_netdata_collected_and_shows_what_the_log_says_second_by_second(minute: Minute, record_property: Any) -> None:
-    compared = compare(minute.netdata, minute.polls, minute.lines)
+    compared = compare(there(minute.netdata), minute.polls, minute.lines)
     record_property("netdata", str(compared))
     print(compared)
     assert compared.updates >= 5  # on a machine that is very busy most cannot be read whole
@@ -204,8 +76,8 @@ def test_netdata_collected_and_shows_what_the_log_says_second_by_second(minute: 
 
 
 def test_netdata_has_nothing_to_complain_of(minute: Minute) -> None:
-    assert minute.netdata.complaints() == []
-    connected = [line for line in minute.netdata.error_log() if "PLUGINSD[ebpfmon] : connected to" in line]
+    assert there(minute.netdata).complaints() == []
+    connected = [line for line in there(minute.netdata).error_log() if "PLUGINSD[ebpfmon] : connected to" in line]
     assert len(connected) == 1
 
 
@@ -227,11 +99,11 @@ def compare_states(found: State, states: Sequence[State]) -> None:
 
 @pytest.mark.parametrize("sink", TO_ETSY)
 def test_etsys_daemon_has_counted_exactly_what_the_log_says(minute: Minute, sink: str) -> None:
-    counters, gauges = minute.etsy.ask("counters"), minute.etsy.ask("gauges")
+    counters, gauges = there(minute.etsy).ask("counters"), there(minute.etsy).ask("gauges")
     protocol, _, tags = TO_ETSY[sink]
     states = expected(minute.lines, sink, tags)
     assert counters["statsd.bad_lines_seen"] == 0
-    if protocol == "udp" and (lost := dropped(minute.etsy.port)):  # its process did not run for seconds
+    if protocol == "udp" and (lost := dropped(there(minute.etsy).port)):  # its process did not run for seconds
         print(f"the kernel dropped {lost} datagrams on their way to etsy's daemon")
         assert all(of(sink, counters).get(n, 0) <= value for n, value in states[0][0].items() if value > 0)
         return
@@ -246,20 +118,16 @@ def test_etsys_daemon_has_counted_exactly_what_the_log_says(minute: Minute, sink
 def test_netdatas_own_statsd_has_counted_exactly_what_the_log_says(minute: Minute, sink: str) -> None:
     lines = [{**line, "charts": [c for c in line["charts"] if _is_chosen(c["id"])]} for line in minute.lines]
     states = expected(lines, sink, "none")
-    if sink == "ndudp" and (lost := dropped(minute.netdata.statsd)):
+    if sink == "ndudp" and (lost := dropped(there(minute.netdata).statsd)):
         print(f"the kernel dropped {lost} datagrams on their way to Netdata")
         return
 
     def has() -> State:
-        counters, gauges = (of(sink, minute.netdata.of_statsd(type_)) for type_ in ("counter", "gauge"))
+        counters, gauges = (of(sink, there(minute.netdata).of_statsd(type_)) for type_ in ("counter", "gauge"))
         return counters, gauges
 
     with suppress(AssertionError):  # it shows what it has at its own seconds
         until(lambda: has() in states, "all that was sent", 20)
-    if has() not in states:
-        print([line for line in minute.netdata.error_log() if "STATSD" in line])
-        print(Path("/proc/net/udp").read_text(), Path("/proc/net/snmp").read_text(), minute.netdata.statsd)
-        print(minute.daemon.of_sink("sent", sink), minute.daemon.said())
     compare_states(has(), states)
 
 
@@ -271,16 +139,16 @@ def _is_chosen(chart: str) -> bool:
 def test_prometheus_has_exactly_what_the_workload_did_and_its_rate(minute: Minute, metric: str) -> None:
     at, seconds = minute.measured
     spent = f"{round(seconds)}s"
-    (series,) = minute.prometheus.ask(f'{metric}{{app="busy"}}[{spent}]', at)
+    (series,) = there(minute.prometheus).ask(f'{metric}{{app="busy"}}[{spent}]', at)
     values = [float(value) for _, value in series["values"]]
     did = minute.runs * counts_of(PLAN)[COUNTERS[metric]]
     assert minute.runs >= 4
     assert values == sorted(values), "it fell"
     assert values[-1] - minute.counted_once[metric] == did
     assert values[0] == minute.counted_once[metric]
-    (resets,) = minute.prometheus.ask(f'resets({metric}{{app="busy"}}[{spent}])', at)
+    (resets,) = there(minute.prometheus).ask(f'resets({metric}{{app="busy"}}[{spent}])', at)
     assert resets["value"][1] == "0"
-    (found,) = minute.prometheus.ask(f'rate({metric}{{app="busy"}}[{spent}])', at)
+    (found,) = there(minute.prometheus).ask(f'rate({metric}{{app="busy"}}[{spent}])', at)
     assert float(found["value"][1]) == pytest.approx(rate(series["values"], at, seconds), rel=1e-6)
     # which is the workload by the time, but for what Prometheus adds for the ends, where there was no scrape
     assert 1 <= float(found["value"][1]) * 1.001 / (did / seconds) < 1.2
@@ -294,7 +162,7 @@ def test_every_number_that_prometheus_scraped_is_the_logs_of_that_interval(minut
         line["time"]: {(c["id"], d["name"]): d.get("total") for c in line["charts"] for d in c["dimensions"]}
         for line in minute.lines
     }
-    (clock,) = minute.prometheus.ask(f"ebpfmon_snapshot_time_seconds[{spent}]", at)
+    (clock,) = there(minute.prometheus).ask(f"ebpfmon_snapshot_time_seconds[{spent}]", at)
     interval_of = {scraped: float(when) for scraped, when in clock["values"]}
     print(f"{len(interval_of)} scrapes of {len({*interval_of.values()})} intervals in {spent}")
     assert len({*interval_of.values()}) >= seconds / 4  # on a machine that is very busy some take too long
@@ -302,9 +170,9 @@ def test_every_number_that_prometheus_scraped_is_the_logs_of_that_interval(minut
     for chart in charts.values():
         name, _, _ = name_of(chart)
         if chart.scope is Scope.KEYS:
-            assert not minute.prometheus.ask(f"{name}_total", at)
+            assert not there(minute.prometheus).ask(f"{name}_total", at)
             continue
-        for series in minute.prometheus.ask(f"{name}{'_total' if is_counter(chart) else ''}[{spent}]", at):
+        for series in there(minute.prometheus).ask(f"{name}{'_total' if is_counter(chart) else ''}[{spent}]", at):
             whose = series["metric"]["app" if chart.scope is Scope.APPS else "dimension"]
             for scraped, value in series["values"]:
                 assert logged[interval_of[scraped]][chart.id, whose] == float(value), (name, whose)
@@ -313,6 +181,6 @@ def test_every_number_that_prometheus_scraped_is_the_logs_of_that_interval(minut
 
 
 def test_promtool_is_silent(minute: Minute) -> None:
-    tool = program("promtool", "prometheus")
+    tool = program("promtool", "promtool")
     done = subprocess.run([tool, "check", "metrics"], input=minute.metrics, capture_output=True, check=False)
     assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"")
