@@ -21,7 +21,7 @@ from tests.sinks.plugins_d_values import compare
 from tests.sinks.prometheus import rate
 from tests.sinks.support import Lines, program, until
 
-pytestmark = pytest.mark.timeout(240)  # with the fixture, which takes the minute
+pytestmark = pytest.mark.timeout(400)  # with the fixture, which takes the minute
 
 
 @pytest.fixture(scope="module")
@@ -72,7 +72,10 @@ def test_netdata_collected_and_shows_what_the_log_says_second_by_second(minute: 
     print(compared)
     assert compared.updates >= 5  # on a machine that is very busy most cannot be read whole
     assert compared.numbers > 100 * compared.updates
-    assert compared.points > 0
+    if compared.updates > 0.9 * WATCHED_S:  # else Netdata had no time to be on time
+        assert compared.points > 1000
+        # where updates come late Netdata moves a part of an amount from one second to the next
+        assert compared.wrong <= 0.02 * compared.right
 
 
 def test_netdata_has_nothing_to_complain_of(minute: Minute) -> None:
