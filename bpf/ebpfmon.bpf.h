@@ -248,18 +248,31 @@ int ebpfmon_self_check(void *ctx)
 	}                                                                            \
 	_Static_assert(sizeof(struct stem##_counters) % 8 == 0, "counters are __u64")
 
+/* What a new row begins as: counters with histograms are too big for the stack. */
+#ifdef BCC
+#define NOTHING(name, counters_type)
+#else
+#define NOTHING(name, counters_type)                                                          \
+	struct {                                                                     \
+		__uint(type, BPF_MAP_TYPE_ARRAY);                                    \
+		__uint(max_entries, 1);                                              \
+		__type(key, __u32);                                                  \
+		__type(value, counters_type);                                \
+	} name SEC(".maps")
+#endif
+
 /* Rows by a key of the author's own: `key_type` is a struct of integers. Counted as above. */
 #define KEYED_TABLE(stem, key_type, size)                                            \
 	COUNTED(stem)                                                                \
 	INTERVAL_TABLE(stem##_rows, key_type, struct stem##_counters, size);         \
 	TOTALS(stem##_totals, struct stem##_totals);                                 \
+	NOTHING(stem##_nothing, struct stem##_counters);                             \
                                                                                      \
 	static __always_inline bool stem##_slots(struct stem##_slots *to, key_type *key) \
 	{                                                                            \
-		__u32 side = interval_side();                                        \
-		struct stem##_counters fresh = {};                                   \
+		__u32 side = interval_side(), zero = 0;                              \
 		struct stem##_totals *totals;                                        \
-		void *rows;                                                          \
+		void *rows, *nothing;                                                \
                                                                                      \
 		totals = bpf_map_lookup_elem(MAP(stem##_totals), &side);             \
 		if (!totals)                                                         \
@@ -271,7 +284,9 @@ int ebpfmon_self_check(void *ctx)
 			return true;                                                 \
 		to->row = bpf_map_lookup_elem(rows, key);                            \
 		if (!to->row) {                                                      \
-			bpf_map_update_elem(rows, key, &fresh, BPF_NOEXIST);         \
+			nothing = bpf_map_lookup_elem(MAP(stem##_nothing), &zero);   \
+			if (nothing)                                                 \
+				bpf_map_update_elem(rows, key, nothing, BPF_NOEXIST); \
 			to->row = bpf_map_lookup_elem(rows, key);                    \
 		}                                                                    \
 		if (!to->row)                                                        \
@@ -279,6 +294,51 @@ int ebpfmon_self_check(void *ctx)
 		return true;                                                         \
 	}                                                                            \
 	_Static_assert(sizeof(struct stem##_counters) % 8 == 0, "counters are __u64")
+
+/* Histograms.  A counter may be an array, of which each element counts the values of one size:
+ *
+ *	struct hello_counters { __u64 calls, time_ns, latency[24]; };
+ *	ADD_SLOT(&to, latency, log2_slot(ns, 250, 24));
+ *
+ * Slot 0 is for values of up to `unit`, 1 for up to twice that, 2 for up to four times that ..., the last one for all
+ * that are greater: in Python `Buckets.log2("latency", slots=24, first=0.25, units="microseconds")` says so.
+ *
+ * Levels.  What is (requests in flight, bytes that wait), not what happened, is counted as what begins and what ends:
+ * two counters, whose difference user space keeps (`Kind.LEVEL`). So it belongs to the interval to the unit, whichever
+ * CPUs see the two. Count the end of that alone whose beginning you counted: whoever keeps when it began knows. */
+static __always_inline __u32 log2_slot(__u64 value, const __u64 unit, const __u32 slots)
+{
+	__u64 rest = value ? (value - 1) / unit : 0;
+	__u32 slot = 0;
+
+	/* how many bits it has */
+	if (rest >> 32) { rest >>= 32; slot += 32; }
+	if (rest >> 16) { rest >>= 16; slot += 16; }
+	if (rest >> 8) { rest >>= 8; slot += 8; }
+	if (rest >> 4) { rest >>= 4; slot += 4; }
+	if (rest >> 2) { rest >>= 2; slot += 2; }
+	if (rest >> 1) { rest >>= 1; slot += 1; }
+	slot += rest;
+	return slot < slots ? slot : slots - 1;
+}
+
+#define ADD_SLOT(to, field, slot)                                                    \
+	do {                                                                         \
+		const __u32 slots_ = sizeof((to)->totals->field) / sizeof(__u64);    \
+		add_slot((to)->totals->field, slot, slots_);                         \
+		if ((to)->row)                                                       \
+			add_slot((to)->row->field, slot, slots_);                    \
+	} while (0)
+
+/* The verifier is shown the bound where it matters: before Linux 5.16 it forgets that of a number on the stack. */
+static __always_inline void add_slot(__u64 *first, __u32 slot, const __u32 slots)
+{
+#ifndef BCC
+	barrier_var(slot);
+#endif
+	if (slot < slots)
+		__sync_fetch_and_add(&first[slot], 1);
+}
 
 /* Atomic on both: a process has threads, and a program may be preempted on its CPU by another task's. */
 #define ADD(to, field, amount)                                                       \

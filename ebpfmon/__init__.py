@@ -1,14 +1,16 @@
 """What plugin authors import. Nothing else in this package is public.
 
-A probe: `Probe`, `Chart`, `Dimension`, `Kind`, `ProbeSettings`, `Setup`, `Keys`. A sink: `Sink`, `SinkSettings`,
-`Snapshot` and what it holds. Both: `hookimpl`, `API_VERSION`, and the errors. What authors test with
-is in `ebpfmon.testing`.
+A probe: `Probe`, `Chart`, `Dimension`, `Buckets`, `Kind`, `ProbeSettings`, `Setup`, `Keys`. A sink: `Sink`,
+`SinkSettings`, `Snapshot` and what it holds, `histograms`. Both: `hookimpl`, `API_VERSION`, and the errors. What
+authors test with is in `ebpfmon.testing`.
 """
 
+from ebpfmon.bucketed import Histogram, histograms
 from ebpfmon.errors import EbpfmonError, KernelError, PluginError, SettingsError, SinkError, SinkGoneError
 from ebpfmon.hookspecs import hookimpl
 from ebpfmon.model import (
     API_VERSION,
+    Buckets,
     Chart,
     ChartValues,
     Dimension,
@@ -33,10 +35,12 @@ __version__ = "0.1.0"
 
 __all__ = [
     "API_VERSION",
+    "Buckets",
     "Chart",
     "ChartValues",
     "Dimension",
     "EbpfmonError",
+    "Histogram",
     "KernelError",
     "Keys",
     "Kind",
@@ -56,6 +60,7 @@ __all__ = [
     "Strategy",
     "TableHarvest",
     "Value",
+    "histograms",
     "hookimpl",
     "to_json",
 ]

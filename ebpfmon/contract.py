@@ -16,7 +16,18 @@ import pluggy
 
 from ebpfmon import hookspecs
 from ebpfmon.errors import PluginError
-from ebpfmon.model import API_VERSION, Chart, Dimension, Kind, Probe, ProbeSettings, Scope, SinkSettings, tag_of
+from ebpfmon.model import (
+    API_VERSION,
+    Buckets,
+    Chart,
+    Dimension,
+    Kind,
+    Probe,
+    ProbeSettings,
+    Scope,
+    SinkSettings,
+    tag_of,
+)
 
 HOOKS = ("ebpfmon_register_probes", "ebpfmon_register_sinks")
 """All there are."""
@@ -147,12 +158,14 @@ def _check_chart(chart: object, step: str) -> None:
         raise PluginError(f"{step}: what begins with '{OWN_CHARTS}' is ebpfmon's own")
     kinds: dict[str, type] = {
         "title": str, "units": str, "family": str, "table": str, "priority": int, "return_only": bool, "kind": Kind,
-        "scope": Scope,
+        "scope": Scope, "key": str,
     }  # fmt: skip
     for field, kind in kinds.items():
         value = getattr(chart, field)
         if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
             raise PluginError(f"{step}: {field}: {_shown(value)}: expected {kind.__name__}")
+    if chart.buckets is not None and not isinstance(chart.buckets, Buckets):
+        raise PluginError(f"{step}: buckets: {_shown(chart.buckets)}: expected Buckets")
     if not isinstance(chart.dimensions, list | tuple) or not chart.dimensions:
         raise PluginError(f"{step}: dimensions: {_shown(chart.dimensions)}: expected a tuple, of one Dimension or more")
     for dimension in chart.dimensions:

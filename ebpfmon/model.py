@@ -24,7 +24,10 @@ class Kind(enum.StrEnum):
     COUNTER = "counter"
     """Something that happened: each value is the interval's amount. It may be negative (a difference)."""
     LEVEL = "level"
-    """Something that is: each value is the state at the end of the interval."""
+    """Something that is: each value is the state at the end of the interval. Over a table it is what the counters of
+    `plus` have counted since the probe was loaded, less those of `minus`: the requests in flight, if one counts a
+    request's start and the other its end. It is exact if the C file counts the end of nothing whose start it did not
+    count: what was under way before is then left out."""
 
 
 class LoadMode(enum.StrEnum):
@@ -86,10 +89,42 @@ class Dimension:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Buckets:
+    """What a histogram's counters stand for. Counter `field[n]` in C counts the values that are at most `bounds[n]` and
+    above the bound before, the last one those that are above all bounds; bounds are in `units`, and ascend.
+
+    `sum` is the counter that has the sum of all values, in `sum_units`, if there is one. `dimensions` are a chart's
+    that shows it: one a bucket, then `sum`.
+    """
+
+    field: str
+    bounds: tuple[float, ...]
+    units: str
+    sum: str = ""
+    sum_units: str = ""
+
+    @classmethod
+    def log2(cls, field: str, slots: int, first: float, units: str, *, sum: str = "", sum_units: str = "") -> Self:
+        """Those of `log2_slot(value, unit, slots)` in the kit: `first` (its unit), twice that and so on."""
+        bounds = tuple(first * 2**n for n in range(slots - 1))
+        return cls(field=field, bounds=bounds, units=units, sum=sum, sum_units=sum_units or units)
+
+    @property
+    def dimensions(self) -> tuple[Dimension, ...]:
+        """One for each bucket, called after its bound, and one of ID `sum` if there is one."""
+        names = [*(f"{bound:.15g}" for bound in self.bounds), "+Inf"]
+        each = [Dimension(f"le_{name.strip('+')}", name, (f"{self.field}_{n}",)) for n, name in enumerate(names)]
+        return (*each, *([Dimension("sum", "sum", (self.sum,))] if self.sum else []))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Chart:
     """Dimensions that are looked at together, over the fields of one of the probe's tables: `table`, or its first.
 
-    `return_only` charts exist in load mode `return` alone.
+    `return_only` charts exist in load mode `return` alone. A chart of kind LEVEL shows how many of what `plus` counts
+    the beginning of have not ended yet, which `minus` counts: see Kind. With `buckets` it is a histogram, and
+    `dimensions` are those of the buckets. `key` is what a key is called, such as `disk`, where there are few keys and
+    always the same ones: so labels are called in backends that store each combination of labels for ever.
     """
 
     id: str
@@ -102,6 +137,13 @@ class Chart:
     return_only: bool = False
     scope: Scope = Scope.SYSTEM
     table: str = ""
+    buckets: Buckets | None = None
+    key: str = ""
+
+    def __post_init__(self) -> None:
+        """Raises ValueError where dimensions and buckets do not go together."""
+        if self.buckets and (self.dimensions != self.buckets.dimensions or self.kind is not Kind.COUNTER):
+            raise ValueError(f"chart '{self.id}': a histogram counts, and has the dimensions of its buckets")
 
 
 class ProbeSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -178,6 +220,8 @@ class TableHarvest:
     `rows` is a structured array, one row for each key that did something, its fields named as in C: the key's first
     (of a table by process start_ns, tgid, exec_id, then cgroup_id, parent_tgid, uid, comm), then the counters, u64.
     `totals` has the same counters over all processes; to the call, it is the sum of the rows plus `overflow`.
+    A counter that is an array in C, `__u64 latency[3]`, is as many fields: `latency_0`, `latency_1`, `latency_2`.
+    `since_load` is what the totals have come to since the probe was loaded, with this interval.
     """
 
     rows: np.ndarray
@@ -185,6 +229,7 @@ class TableHarvest:
     overflow: Mapping[str, int]
     overflow_calls: int
     capacity: int
+    since_load: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def is_by_process(self) -> bool:
@@ -195,7 +240,8 @@ class TableHarvest:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Harvest:
     """One interval as the kernel counted it. `missed_runs` is how often it did not run a program where it should have;
-    `complete` is false if that is not 0, or if a table could not be read."""
+    `complete` is false if that is not 0, or if a table could not be read. `begun` is what sources that take over had
+    counted until then: of it levels alone are made."""
 
     time_s: float
     elapsed_s: float
@@ -204,6 +250,7 @@ class Harvest:
     drain_ns: int
     missed_runs: int = 0
     complete: bool = True
+    begun: tuple[tuple[str, TableHarvest], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -315,11 +362,19 @@ def to_json(snapshot: Snapshot) -> dict[str, Any]:
                 "title": c.chart.title,
                 "units": c.chart.units,
                 "scope": c.chart.scope,
+                **_buckets_to_json(c.chart.buckets),
                 "dimensions": [_value_to_json(c.chart.kind, v, snapshot.elapsed_s) for v in c.values],
             }
             for c in snapshot.charts
         ],
     }
+
+
+def _buckets_to_json(buckets: Buckets | None) -> dict[str, Any]:
+    if not buckets:
+        return {}
+    sums = {"sum_units": buckets.sum_units} if buckets.sum else {}
+    return {"buckets": {"units": buckets.units, "bounds": list(buckets.bounds), **sums}}
 
 
 def _value_to_json(kind: Kind, value: Value, elapsed_s: float) -> dict[str, Any]:

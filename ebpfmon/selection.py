@@ -90,6 +90,7 @@ def _tables(first: Snapshot, second: Snapshot) -> tuple[dict[str, TableHarvest],
             _added(parts[0].overflow, parts[1].overflow),
             parts[0].overflow_calls + parts[1].overflow_calls,
             parts[1].capacity,
+            parts[1].since_load,
         )
         if stem in first.owners and stem in second.owners:
             owners[stem] = _owners(first.owners[stem], second.owners[stem], kept)

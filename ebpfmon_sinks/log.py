@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import os
 import socket
 import stat
@@ -19,6 +20,7 @@ import numpy as np
 
 from ebpfmon import (
     ChartValues,
+    Histogram,
     Kind,
     Owners,
     Scope,
@@ -29,6 +31,7 @@ from ebpfmon import (
     Snapshot,
     TableHarvest,
     Value,
+    histograms,
     hookimpl,
     to_json,
 )
@@ -42,6 +45,8 @@ _APPEND = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC
 TASK_COMM_LEN = 16
 _LABEL, _NAME, _NUMBER = 34, 8, 9  # widths of the columns
 _WHO, _WHO_MOST = 9 + TASK_COMM_LEN, 60  # of the first one, where lines are of somebody
+
+_QUANTILES = (("p50", 0.5), ("p90", 0.9), ("p99", 0.99))
 
 
 class LogSettings(SinkSettings, tag="log", frozen=True):
@@ -182,7 +187,10 @@ def render(snapshot: Snapshot, settings: LogSettings) -> Iterator[str]:
     yield f"{now}  {snapshot.host}  ({snapshot.elapsed_s:.3f} s{partial})"
     own = [c for c in snapshot.charts if c.chart.family == "ebpfmon" and c.chart.id != "ebpfmon.sinks_age"]
     for values in snapshot.charts:
-        if values.chart.family != "ebpfmon" and values.chart.scope is Scope.SYSTEM:
+        if values.chart.buckets:
+            if values.chart.scope is Scope.SYSTEM:
+                yield from _histograms(values, snapshot, 1)
+        elif values.chart.family != "ebpfmon" and values.chart.scope is Scope.SYSTEM:
             label = f"{values.chart.family:8} {values.chart.title}"
             named = [(v.dimension.name, _number(values, v.delta, snapshot)) for v in values.values]
             numbers = "".join(f"  {name:>{_NAME}} {number:>{_NUMBER}}" for name, number in named)
@@ -193,8 +201,11 @@ def render(snapshot: Snapshot, settings: LogSettings) -> Iterator[str]:
         if stem in snapshot.owners:
             yield from _applications(table, snapshot.owners[stem], snapshot, settings.applications)
         yield from _processes(table, snapshot, settings.processes)
-    for _, charts in groupby((c for c in snapshot.charts if c.chart.scope is Scope.KEYS and c.values), _keys):
+    by_key = [c for c in snapshot.charts if c.chart.scope is Scope.KEYS and c.values]
+    for _, charts in groupby((c for c in by_key if not c.chart.buckets), _keys):
         yield from _destinations(list(charts), snapshot, settings.destinations)
+    for values in (c for c in by_key if c.chart.buckets):
+        yield from _histograms(values, snapshot, settings.destinations)
     yield "  ebpfmon  " + " | ".join(
         ", ".join(f"{v.dimension.name} {_number(c, v.delta, snapshot)}" for v in c.values) + f" {c.chart.units}"
         for c in own
@@ -256,6 +267,22 @@ def _destinations(charts: Sequence[ChartValues], snapshot: Snapshot, count: int)
         for (chart, _), heading, amount in zip(columns, headings, of_key, strict=True):
             numbers += f"  {_number(chart, amount, snapshot) if amount else '-':>{len(heading)}}"
         yield f"  {label:{width}}{numbers}"
+
+
+def _histograms(values: ChartValues, snapshot: Snapshot, count: int) -> Iterator[str]:
+    """A line for each histogram, of the busiest keys: what half, nine tenths and 99 of 100 values do not exceed."""
+    found = sorted((h for h in histograms(values) if h.count), key=lambda h: -h.count)[:count]
+    for each in found:
+        label = f"{values.chart.family:8} {values.chart.title}" + (f": {_printable(each.name)}" if each.name else "")
+        quantiles = "".join(f"  {name} {_bound(each, part)}" for name, part in _QUANTILES)
+        rate = _scaled(each.count / snapshot.elapsed_s, is_bytes=False)
+        yield f"  {label[:_WHO_MOST]:{_LABEL}}{quantiles}  {each.of.units}  of {rate} {values.chart.units}"
+
+
+def _bound(histogram: Histogram, part: float) -> str:
+    bound = histogram.quantile(part)
+    shown = f"<= {bound:.15g}" if math.isfinite(bound) else f"> {histogram.of.bounds[-1]:.15g}"
+    return f"{shown:>{_NUMBER}}"
 
 
 def _column_of(values: ChartValues, template: int) -> tuple[Value, ...]:

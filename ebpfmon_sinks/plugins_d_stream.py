@@ -7,11 +7,14 @@ import math
 import re
 import zlib
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 
-from ebpfmon import Chart, ChartValues, Dimension, Kind, Scope, Snapshot
+from ebpfmon import Chart, ChartValues, Dimension, Kind, Scope, Snapshot, Value, histograms
 
 _LONGEST = 200
 """Bytes of any word. Netdata cuts ids and names there or later, and gives a plugin up whose lines are too long."""
+_SHORT = 90
+"""Bytes of a unit and of a family: so the line of a chart stays below 1,024, which is what Netdata reads at once."""
 _BASE = 1 << 32
 """Where counters begin. When a counter falls (it begins anew after a restart), Netdata guesses between a reset and an
 overflow, by the greatest value that it saw: one that fell from a little below 2**32 it takes for a counter of 32 bits
@@ -24,11 +27,11 @@ is not."""
 _HIGHEST = (1 << 63) - 1
 
 
-def text(words: str) -> str:
+def text(words: str, most: int = _LONGEST) -> str:
     """As one quoted word, for people to read. Netdata's lexer has no way to write a quotation mark or a backslash
     inside, and a backslash would swallow the mark at the end: they become what Netdata itself would make of them."""
     changed = "".join(c if c.isprintable() else " " for c in words.replace('"', "'").replace("\\", "/"))
-    return f'"{_cut(changed, _LONGEST)}"'
+    return f'"{_cut(changed, most)}"'
 
 
 def _cut(words: str, most: int) -> str:
@@ -95,8 +98,9 @@ class _Chart:
     The counters are not `Value.total`: that of a key begins anew whenever the key is shown anew.
     """
 
-    def __init__(self, chart: Chart, id_: str) -> None:
-        self.chart, self.id = chart, id_
+    def __init__(self, chart: Chart, id_: str, context: str) -> None:
+        """`context`: what charts have in common that are looked at together."""
+        self.chart, self.id, self._context = chart, id_, context
         self.seen = 0  # the number of the snapshot that had it last
         self.elapsed_s = 0.0  # since its last update
         self.declared = False
@@ -173,10 +177,11 @@ class _Chart:
 
     def _chart_line(self, update_every: int, options: str = "") -> str:
         of = self.chart
-        kind = "line" if of.scope is Scope.SYSTEM else "stacked"
+        kind = "heatmap" if of.buckets else "line" if of.scope is Scope.SYSTEM else "stacked"
+        family = text(of.family, _SHORT)
         return (
-            f"CHART {text(self.id)} '' {text(of.title)} {text(of.units)} {text(of.family)} {text(self.id)} {kind} "
-            f"{of.priority} {update_every} '{options}' ebpfmon {text(of.family)}\n"
+            f"CHART {text(self.id)} '' {text(of.title)} {text(of.units, _SHORT)} {family} {text(self._context)} "
+            f"{kind} {of.priority} {update_every} '{options}' ebpfmon {family}\n"
         )
 
     def _dimension_line(self, line: _Line, options: str = "") -> str:
@@ -202,10 +207,18 @@ class Stream:
         for known in self._charts.values():
             known.elapsed_s += snapshot.elapsed_s
         for values in snapshot.charts:
-            chart = self._charts.get(values.chart.id)
-            if chart is None:
-                chart = self._charts[values.chart.id] = _Chart(values.chart, self._ids.take(values.chart.id))
-            chart.add(values, self._number)
+            if values.chart.buckets:
+                for each in _heatmaps(values):
+                    self._add(each, values.chart.id)
+            else:
+                self._add(values, values.chart.id)
+
+    def _add(self, values: ChartValues, context: str) -> None:
+        chart = self._charts.get(values.chart.id)
+        if chart is None:
+            chart_id_ = self._ids.take(values.chart.id)
+            chart = self._charts[values.chart.id] = _Chart(values.chart, chart_id_, chart_id(context))
+        chart.add(values, self._number)
 
     def update(self, interval_s: int) -> bytes:
         """Whole lines, if it is time for them. `interval_s`: between two snapshots."""
@@ -228,3 +241,13 @@ class Stream:
                 self._ids.give_back(self._charts.pop(id_).id)
         self._last = self._number
         return "".join(lines).encode()
+
+
+def _heatmaps(values: ChartValues) -> Iterator[ChartValues]:
+    """A histogram's chart as Netdata has them: a chart for each key, the buckets as its dimensions."""
+    of = values.chart
+    for each in histograms(values):
+        buckets = of.dimensions[: len(each.counts)]
+        chart = replace(of, id=f"{of.id}_{each.id}", title=f"{of.title}: {each.name}") if each.id else of
+        counts = zip(buckets, each.counts, strict=True)
+        yield ChartValues(chart, tuple(Value(dimension, value.delta, value.total) for dimension, value in counts))

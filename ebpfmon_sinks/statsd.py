@@ -289,15 +289,15 @@ class Names:
             what = _part(template.name, _WHAT_MOST)
         metric = ".".join(filter(None, _part(chart.id, _CHART_MOST).split("."))) or "_"
         for n in count():
-            name = self._put_together(chart.scope, metric, _part(who, _WHO_MOST, f"{n} {id_}" if n else ""), what)
+            name = self._put_together(chart, metric, _part(who, _WHO_MOST, f"{n} {id_}" if n else ""), what)
             if name not in self._taken:
                 return name
         raise AssertionError
 
-    def _put_together(self, scope: Scope, metric: str, who: str, what: str) -> str:
+    def _put_together(self, chart: Chart, metric: str, who: str, what: str) -> str:
         if self._tags == "none":  # each is one component of the path
             return ".".join([metric, *(part.replace(".", "_") for part in (who, what) if part)])
-        key = {Scope.APPS: "application", Scope.KEYS: "destination"}.get(scope, "dimension")
+        key = {Scope.APPS: "application", Scope.KEYS: chart.key or "destination"}.get(chart.scope, "dimension")
         tags = [(key, who), *([("dimension", what)] if what else [])]
         match self._tags:
             case "datadog":

@@ -17,12 +17,14 @@ class Accounting:
         counted = (d for c in self._charts if c.kind is Kind.COUNTER for d in c.dimensions)
         self._totals = {name: 0 for d in counted for name in (*d.plus, *d.minus)}
 
-    def account(self, fields: Fields) -> list[ChartValues]:
-        """One interval's fields as the values of all charts. A field that is not there counts as 0."""
+    def account(self, fields: Fields, levels: Fields | None = None) -> list[ChartValues]:
+        """One interval's fields as the values of all charts; `levels` are those of levels, if they are others. A field
+        that is not there counts as 0."""
         for name in self._totals:
             self._totals[name] += int(fields.get(name, 0))
+        of_kind = {Kind.COUNTER: fields, Kind.LEVEL: fields if levels is None else levels}
         return [
-            ChartValues(chart, tuple(self._value(chart.kind, d, fields) for d in chart.dimensions))
+            ChartValues(chart, tuple(self._value(chart.kind, d, of_kind[chart.kind]) for d in chart.dimensions))
             for chart in self._charts
         ]
 

@@ -149,7 +149,7 @@ def _sums(table: TableHarvest, owners: Owners) -> np.ndarray:
 
 
 def _calls(table: TableHarvest, sums: np.ndarray) -> np.ndarray:
-    """How active each group was: all that it did, as calls and not as bytes."""
-    of_calls = [n for n, name in enumerate(table.totals) if not name.endswith("_bytes")]
+    """How active each group was: all that it did, as calls and not as bytes or time."""
+    of_calls = [n for n, name in enumerate(table.totals) if not name.endswith(("_bytes", "_ns"))]
     calls: np.ndarray = sums[:, of_calls].sum(axis=1)
     return calls

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Protocol
 
 from ebpfmon.errors import KernelError
@@ -52,14 +53,14 @@ class Harvester:
 
     def change(self, sources: Sequence[Source]) -> Harvest:
         """From now on other sources, which count beside the former ones already. Returns the interval up to here, as
-        the former ones counted it; what the new ones counted of it is dropped.
+        the former ones counted it; what the new ones counted of it is in `begun`.
 
         Those that share the interval with a former one begin at the very call at which that ends.
         """
         before = [source.interval.side for source in sources]
-        for source, side in zip(sources, before, strict=True):
-            for table in source.tables:  # the sides have changed since they began
-                table.drain(1 - side)
+        begun: list[tuple[str, TableHarvest]] = []
+        for source, side in zip(sources, before, strict=True):  # the sides have changed since they began
+            begun += [(table.stem, table.drain(1 - side)) for table in source.tables]
         last = self.harvest()
         for source, side in zip(sources, before, strict=True):
             if source.interval.side == side:  # a source of its own
@@ -67,10 +68,10 @@ class Harvester:
             for n, table in enumerate(source.tables):
                 if not n:
                     table.settle(side)
-                table.drain(side)
+                begun.append((table.stem, table.drain(side)))
         self._sources = sources
         self._missed = self._missed_runs()
-        return last
+        return replace(last, begun=tuple(begun))
 
     def rehearse(self) -> None:
         """Do all that a harvest does, to the sides that no program writes to: nothing is taken. Raises KernelError."""

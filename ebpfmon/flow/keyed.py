@@ -7,7 +7,8 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 
 from ebpfmon.alike import Grouping
-from ebpfmon.model import Chart, ChartValues, Dimension, Keys, TableHarvest, Value
+from ebpfmon.levels import Levels
+from ebpfmon.model import Chart, ChartValues, Dimension, Keys, Kind, TableHarvest, Value
 
 _HALF_LIFE_S = 60.0  # of what a key did, when it is compared with others
 _TIMES = 2.0  # as active as a key that is shown must another be to take its place
@@ -31,8 +32,11 @@ class Shown:
         self._activity = np.zeros(0)  # of these, one each
         self._idle_s = np.zeros(0)  # of those that are shown, how long they have done nothing
 
-    def choose(self, rows: np.ndarray, counters: np.ndarray, elapsed_s: float) -> tuple[np.ndarray, np.ndarray]:
-        """Take in an interval: its rows (structured), and what they count as i64 (rows, counters).
+    def choose(
+        self, rows: np.ndarray, counters: np.ndarray, weights: np.ndarray, elapsed_s: float
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Take in an interval: its rows (structured), and what they count as i64 (rows, counters); `weights`
+        (counters,): how much of each is activity.
 
         Returns which of the keys that were shown still are (their old places, ascending), and what each that is shown
         now did in the interval, i64 (keys, counters): first those that stay, then those that come, busiest first.
@@ -48,7 +52,7 @@ class Shown:
         group_of = np.empty(len(known), np.intp)
         group_of[first[old]] = old
 
-        did = sums.sum(axis=1, dtype=np.float64)
+        did = sums @ weights
         activity = did.copy()
         activity[group_of] += self._activity * 0.5 ** (elapsed_s / _HALF_LIFE_S)
         before = group_of[: len(self._idle_s)]
@@ -86,9 +90,10 @@ class Keyed:
     """Makes the values of the charts by key of one table, and keeps the running totals of what is shown."""
 
     def __init__(self, charts: Iterable[Chart], keys: Keys) -> None:
-        """`charts`: counters, each of whose dimensions stands for one of every key's."""
+        """`charts`: each of their dimensions stands for one of every key's."""
         self._charts, self._keys = tuple(charts), keys
         self._shown = Shown(keys.fields, keys.maximum)
+        self.levels = Levels(self._charts, keys.fields)
         self._totals: np.ndarray | None = None  # i64 (keys that are shown and `other`, counters)
         self._dimensions: dict[Label, tuple[tuple[Dimension, ...], ...]] = {}  # by chart
 
@@ -96,11 +101,15 @@ class Keyed:
         """One interval as the values of all charts: of the keys in the order in which they came, then of `other`.
 
         The sum over all keys and `other` is, to the unit, the table's totals less the rows that are not wanted. A
-        key's `total` begins when it is shown.
+        key's `total` begins when it is shown. One that has a level is active.
         """
         names = tuple(table.totals)
         rows, total = self._wanted(table, names)
-        stay, sums = self._shown.choose(rows, _columns(rows, names, np.int64), elapsed_s)
+        counters = _columns(rows, names, np.int64)
+        weights = np.array([not name.endswith("_ns") for name in names], np.float64)  # time says not who does most
+        if self.levels:
+            rows, counters, total, weights = self._with_levels(rows, names, counters, total, weights)
+        stay, sums = self._shown.choose(rows, counters, weights, elapsed_s)
         deltas = np.vstack((sums, total - sums.sum(axis=0)))
         totals = deltas.copy()
         if self._totals is not None:
@@ -108,10 +117,34 @@ class Keyed:
             totals[-1] += self._totals[-1]
         self._totals = totals
         of_labels = self._named()
-        return [
-            _values(chart, [each[n] for each in of_labels], names, deltas, totals)
-            for n, chart in enumerate(self._charts)
-        ]
+        values, level = [], len(names)
+        for n, chart in enumerate(self._charts):
+            of_keys = [each[n] for each in of_labels]
+            if chart.kind is Kind.LEVEL:
+                now = deltas[:, level : (level := level + len(chart.dimensions))]
+                values.append(_of_keys(chart, of_keys, now, np.zeros_like(now)))
+            else:
+                signs = _signs(chart, names)
+                values.append(
+                    _of_keys(chart, of_keys, deltas[:, : len(names)] @ signs, totals[:, : len(names)] @ signs)
+                )
+        return values
+
+    def _with_levels(
+        self, rows: np.ndarray, names: Sequence[str], counters: np.ndarray, total: np.ndarray, weights: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        """... with a row more for each key that has a level, and a column more for each level."""
+        self.levels.add(rows, names, counters, total)
+        of_levels = self.levels.rows
+        assert of_levels is not None, "it was just added to"
+        counters = np.hstack((counters, np.zeros((len(rows), len(self.levels)), np.int64)))
+        more = np.hstack((np.zeros((len(of_levels), len(names)), np.int64), self.levels.values))
+        return (
+            _joined(rows, of_levels),
+            np.vstack((counters, more)),
+            np.concatenate((total, self.levels.total)),
+            np.concatenate((weights, np.ones(len(self.levels)))),
+        )
 
     def _wanted(self, table: TableHarvest, names: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
         """The rows that count, and the totals without the others: i64 (counters,)."""
@@ -172,10 +205,12 @@ def _dimension(template: Dimension, label: Label) -> Dimension:
     return Dimension(key, name, template.plus, template.minus, template.negative)
 
 
-def _values(
-    chart: Chart, of_keys: list[tuple[Dimension, ...]], names: Sequence[str], deltas: np.ndarray, totals: np.ndarray
-) -> ChartValues:
-    """`deltas` and `totals` are (keys, counters), the counters as `names` has them."""
-    signs = np.array([[d.plus.count(f) - d.minus.count(f) for d in chart.dimensions] for f in names], np.int64)
-    each = zip(of_keys, (deltas @ signs).tolist(), (totals @ signs).tolist(), strict=True)
+def _signs(chart: Chart, names: Sequence[str]) -> np.ndarray:
+    """What each counter adds to each dimension: (counters, dimensions)."""
+    return np.array([[d.plus.count(f) - d.minus.count(f) for d in chart.dimensions] for f in names], np.int64)
+
+
+def _of_keys(chart: Chart, of_keys: list[tuple[Dimension, ...]], deltas: np.ndarray, totals: np.ndarray) -> ChartValues:
+    """`deltas` and `totals` are (keys, dimensions)."""
+    each = zip(of_keys, deltas.tolist(), totals.tolist(), strict=True)
     return ChartValues(chart, tuple(Value(*value) for of_key in each for value in zip(*of_key, strict=True)))

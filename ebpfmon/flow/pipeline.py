@@ -15,7 +15,7 @@ from ebpfmon.flow.attribution import Attribution, Pending
 from ebpfmon.flow.fanout import Fanout
 from ebpfmon.flow.harvest import Harvester, Source
 from ebpfmon.flow.keyed import Keyed
-from ebpfmon.model import Chart, ChartValues, Harvest, Keys, Owners, Scope, Snapshot
+from ebpfmon.model import Chart, ChartValues, Harvest, Keys, Owners, Scope, Snapshot, TableHarvest
 from ebpfmon.selfmon import SelfMonitor
 
 LOOKUP_S = 0.02
@@ -99,6 +99,7 @@ class Pipeline:
         self._charted = Charted({}, {})
         self._accounts: dict[str, Accounting] = {}
         self._keyed: dict[str, Keyed] = {}
+        self._begun: list[tuple[str, TableHarvest]] | None = None
         self._owning: Owning | None = None
 
     def show(self, charted: Charted, owning: Owning | None, selfmon: SelfMonitor) -> None:
@@ -114,19 +115,33 @@ class Pipeline:
         self._keyed = {
             stem: self._keyed[stem]
             if before.keys.get(stem) is keys and before.charts.get(stem) == charted.charts[stem]
-            else Keyed((c for c in charted.charts[stem] if c.scope is Scope.KEYS), keys)
+            else self._new_keyed(stem, before, charted)
             for stem, keys in charted.keys.items()
         }
+        self._begun = None
         self._owning = owning
         self._selfmon, self._self_account = selfmon, Accounting(selfmon.charts())
+
+    def _new_keyed(self, stem: str, before: Charted, charted: Charted) -> Keyed:
+        """With the levels that there are already: of what a new probe saw begin before it took over, or of the one that
+        goes on under other settings."""
+        keyed = Keyed((c for c in charted.charts[stem] if c.scope is Scope.KEYS), charted.keys[stem])
+        if self._begun is not None:
+            for table in (table for of_stem, table in self._begun if of_stem == stem):
+                keyed.levels.harvest(table)
+        elif stem in self._keyed and before.charts.get(stem) == charted.charts[stem]:
+            keyed.levels = self._keyed[stem].levels
+        return keyed
 
     async def tick(self, late_ticks: int = 0) -> None:
         """Harvest the interval and publish it. The kernel's part, which waits, runs in the executor."""
         await self._publish(await self._in_executor(self._harvester.harvest), late_ticks)
 
     async def change(self, sources: Sequence[Source]) -> None:
-        """From now on harvest other sources. What the former ones have counted is published."""
-        await self._publish(await self._in_executor(lambda: self._harvester.change(sources)), 0)
+        """From now on harvest other sources. What the former ones have counted is published. Then comes `show`."""
+        last = await self._in_executor(lambda: self._harvester.change(sources))
+        self._begun = list(last.begun)
+        await self._publish(last, 0)
 
     async def _in_executor(self, harvest: Callable[[], Harvest]) -> Harvest:
         return await asyncio.get_running_loop().run_in_executor(self._executor, harvest)
@@ -142,7 +157,7 @@ class Pipeline:
         charts: list[ChartValues] = []
         for stem, account in self._accounts.items():
             if stem in harvest.tables:
-                charts += account.account(harvest.tables[stem].totals)
+                charts += account.account(harvest.tables[stem].totals, harvest.tables[stem].since_load)
         for stem, keyed in self._keyed.items():
             if stem in harvest.tables:
                 charts += keyed.account(harvest.tables[stem], harvest.elapsed_s)

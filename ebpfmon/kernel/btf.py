@@ -23,6 +23,8 @@ _TYPE = struct.Struct("<III")
 _EXTRA = {INT: (4, 0), ARRAY: (12, 0), STRUCT: (0, 12), UNION: (0, 12), ENUM: (0, 8), FUNC_PROTO: (0, 8),
           VAR: (4, 0), DATASEC: (0, 12), DECL_TAG: (4, 0), ENUM64: (0, 12)}  # fmt: skip
 
+_LONGEST = 1024  # elements of an array: a row is copied in every interval
+
 
 @dataclass(frozen=True, slots=True)
 class _Type:
@@ -65,7 +67,8 @@ class Btf:
         return types
 
     def dtype(self, type_id: int) -> np.dtype:
-        """The numpy dtype of a C struct: nested structs are flattened, names kept, char arrays are bytes."""
+        """The numpy dtype of a C struct: nested structs are flattened, names kept, char arrays are bytes,
+        arrays of u64 fields NAME_0, NAME_1 ..."""
         fields: dict[str, tuple[str, int]] = {}
         with _understood():
             self._flatten(type_id, 0, fields)
@@ -100,20 +103,29 @@ class Btf:
             member, name, offset = self._resolve(member_id), self._name(name_offset), base + bits // 8
             if member.kind == STRUCT:
                 self._flatten(member_id, offset, fields)
-            elif name in fields:
-                raise ObjectError(f"read BTF: struct '{found.name}' has the field '{name}' twice")
-            else:
-                fields[name] = (self._format(member, f"{found.name}.{name}"), offset)
+                continue
+            for each, format_, at in self._fields(member, name, f"{found.name}.{name}"):
+                if each in fields:
+                    raise ObjectError(f"read BTF: struct '{found.name}' has the field '{each}' twice")
+                fields[each] = (format_, offset + at)
 
-    def _format(self, member: _Type, where: str) -> str:
+    def _fields(self, member: _Type, name: str, where: str) -> Iterator[tuple[str, str, int]]:
+        """Names, formats and offsets of what a member is: an array of u64 is as many fields."""
         if member.kind == INT:
             signed = member.extra[3] & 1
-            return f"<{'i' if signed else 'u'}{member.size_or_type}"
+            yield name, f"<{'i' if signed else 'u'}{member.size_or_type}", 0
+            return
         if member.kind == ARRAY:
-            element, _, count = struct.unpack("<III", member.extra)
-            if self._resolve(element).size_or_type == 1:
-                return f"S{count}"
-        raise ObjectError(f"read BTF: field '{where}' is neither an integer nor a char array")
+            element_id, _, count = struct.unpack("<III", member.extra)
+            element = self._resolve(element_id)
+            if element.size_or_type == 1:
+                yield name, f"S{count}", 0
+                return
+            if element.kind == INT and element.size_or_type == 8 and count <= _LONGEST:
+                for n in range(count):
+                    yield f"{name}_{n}", "<u8", 8 * n
+                return
+        raise ObjectError(f"read BTF: field '{where}' is neither an integer nor an array of char or of __u64")
 
     def _name(self, offset: int) -> str:
         return self._strings[offset : self._strings.index(b"\0", offset)].decode()

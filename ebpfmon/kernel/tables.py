@@ -115,7 +115,7 @@ class Table:
         sums = numbers[:, -len(self.counters) :].sum(axis=0)  # the counters stand last in a row
         in_rows = zip(self.counters, sums.tolist(), strict=True)
         overflow = {name: totals[name] - count for name, count in in_rows}
-        return TableHarvest(rows, totals, overflow, overflow_calls, self.capacity)
+        return TableHarvest(rows, totals, overflow, overflow_calls, self.capacity, self._since_load())
 
     def _take_rows(self, side: int) -> np.ndarray:
         count = ctypes.c_uint32(self.capacity)  # room for all: one call, and no bucket is too big
@@ -141,3 +141,7 @@ class Table:
             sums[name] = int(now) - before[name]
             before[name] = int(now)
         return sums
+
+    def _since_load(self) -> dict[str, int]:
+        """What the totals have come to, as far as they were read."""
+        return {name: sum(before[name] for before in self._before) for name in self.counters}

@@ -64,3 +64,10 @@ def test_two_accounts_share_no_totals() -> None:
     one, other = Accounting([chart(READ)]), Accounting([chart(READ)])
     one.account({"reads": 4})
     assert other.account({"reads": 1})[0].values[0].total == 1
+
+
+def test_a_level_over_a_table_is_what_began_less_what_ended_since_the_load() -> None:
+    account = Accounting([chart(ZOMBIES, kind=Kind.LEVEL), chart(READ)])
+    level, counter = account.account({"exits": 1, "releases": 2, "reads": 5}, {"exits": 70, "releases": 60, "reads": 9})
+    assert (level.values[0].delta, level.values[0].total) == (10, 0)
+    assert (counter.values[0].delta, counter.values[0].total) == (5, 5)

@@ -67,6 +67,7 @@ def test_a_stage_imports_the_model_and_the_errors_and_no_other_stage(stage: str)
         "ebpfmon.model",
         "ebpfmon.errors",
         "ebpfmon.alike",
+        "ebpfmon.levels",
         "ebpfmon.selection",
         *knowledge,
     }

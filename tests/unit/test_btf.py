@@ -187,3 +187,25 @@ def test_damaged_btf_is_understood_or_is_an_object_error(damage: list[tuple[int,
     for at, byte in damage:
         raw[at] = byte
     read_all(bytes(raw))
+
+
+def test_an_array_of_u64_is_as_many_fields_and_one_of_anything_else_is_refused() -> None:
+    blob = Blob()
+    blob.add(btf.INT, "u64", 8, 64)
+    blob.add(btf.INT, "u32", 4, 32)
+    blob.add(btf.ARRAY, "", 0, 1, 2, 3)
+    blob.add(btf.ARRAY, "", 0, 2, 2, 3)
+    blob.struct("good", 40, ("calls", 1, 0), ("latency", 3, 8), ("total_ns", 1, 32))
+    blob.struct("twice", 32, ("latency_2", 1, 0), ("latency", 3, 8))
+    blob.struct("bad", 12, ("latency", 4, 0))
+    types = Btf(blob.raw())
+    assert fields(types.dtype(id_of(types, "good"))) == {
+        "calls": ("<u8", 0), "latency_0": ("<u8", 8), "latency_1": ("<u8", 16), "latency_2": ("<u8", 24),
+        "total_ns": ("<u8", 32),
+    }  # fmt: skip
+    with pytest.raises(ObjectError, match="has the field 'latency_2' twice"):
+        types.dtype(id_of(types, "twice"))
+    with pytest.raises(
+        ObjectError, match=r"field 'bad\.latency' is neither an integer nor an array of char or of __u64"
+    ):
+        types.dtype(id_of(types, "bad"))

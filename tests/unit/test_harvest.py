@@ -133,7 +133,8 @@ def test_other_sources_begin_where_the_former_ones_end() -> None:
     own = FakeSource(FakeInterval("own", steps, clock), [FakeTable("own", steps), FakeTable("own too", steps)])
     last = harvester.change([beside, own])
     assert set(last.tables) == {"one"}
-    # with the flip of the former one the one beside it is flipped too; what they counted before is dropped
+    # with the flip of the former one the one beside it is flipped too; what they counted before is for levels alone
+    assert [stem for stem, _ in last.begun] == ["new", "own", "own too"] * 2
     assert steps == [
         ("drain", "new", 1), ("drain", "own", 1), ("drain", "own too", 1),
         ("flip", "one", 0), ("settle", "one", 0), ("drain", "one", 0),

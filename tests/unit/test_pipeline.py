@@ -9,7 +9,7 @@ from typing import cast
 
 import numpy as np
 
-from ebpfmon import Chart, Dimension, Scope, Snapshot, TableHarvest
+from ebpfmon import Chart, Dimension, Kind, Scope, Snapshot, TableHarvest
 from ebpfmon.attribution import execs
 from ebpfmon.flow.fanout import Fanout
 from ebpfmon.flow.harvest import Harvester
@@ -118,3 +118,56 @@ def test_a_table_that_could_not_be_read_has_no_charts_and_the_others_have_theirs
 def test_command_lines_leave_the_pipeline_for_nobody() -> None:
     (only,) = ticks({"process": table([]), execs.TABLE: table([])})
     assert set(only.tables) == {"process"}
+
+
+LEVEL = Chart(
+    id="level", title="", units="requests", family="f", priority=1, scope=Scope.KEYS, kind=Kind.LEVEL, table="ports",
+    dimensions=(Dimension("", "", ("began",), ("ended",)),),
+)  # fmt: skip
+BEGAN = np.dtype([("port", "u4"), ("unused", "u4"), ("began", "u8"), ("ended", "u8")])
+
+
+def under_way(*rows: tuple[int, int, int]) -> TableHarvest:
+    array = np.array([(port, 0, began, ended) for port, began, ended in rows], BEGAN)
+    totals = {name: int(array[name].sum()) for name in ("began", "ended")}
+    return TableHarvest(array, totals, dict.fromkeys(totals, 0), 0, 64)
+
+
+def test_levels_go_on_under_other_settings_and_of_other_sources_begin_with_what_they_had_counted() -> None:
+    """First the keys are others and the programs the same; then the programs are others."""
+    published = list[Snapshot]()
+
+    def harvest(table_: TableHarvest, *begun: TableHarvest) -> Harvest:
+        begun_ = tuple(("ports", each) for each in begun)
+        return Harvest(time_s=5, elapsed_s=1, tables={"ports": table_}, swap_ns=1, drain_ns=1, begun=begun_)
+
+    left = [harvest(under_way((80, *each))) for each in ((5, 1), (0, 1), (0, 1))]
+
+    class FakeHarvester:
+        def harvest(self) -> Harvest:
+            return left.pop(0)
+
+        def change(self, sources: object) -> Harvest:
+            return harvest(under_way((80, 9, 0)), under_way((80, 1, 0)), under_way((80, 1, 0)))
+
+    class FakeFanout:
+        def publish(self, snapshot: Snapshot) -> None:
+            published.append(snapshot)
+
+    async def run() -> None:
+        with ThreadPoolExecutor(1) as executor:
+            pipeline = Pipeline("h", cast(Harvester, FakeHarvester()), cast(Fanout, FakeFanout()), executor)
+
+            def show() -> None:
+                pipeline.show(Charted({"ports": (LEVEL,)}, {"ports": Ports()}), None, SelfMonitor([], []))
+
+            show()
+            await pipeline.tick()
+            show()
+            await pipeline.tick()
+            await pipeline.change([])
+            show()
+            await pipeline.tick()
+
+    asyncio.run(run())
+    assert [values(snapshot)["level"]["port 80"][0] for snapshot in published] == [4, 3, 12, 1]

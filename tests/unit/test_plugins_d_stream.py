@@ -306,6 +306,15 @@ def test_any_names_are_lines_that_netdata_reads_as_they_were_meant(
             assert len(words.encode()) <= 200
 
 
+def test_the_longest_words_make_no_line_that_is_too_long() -> None:
+    long = "x" * 1000
+    told(
+        *each_second(
+            [values(replace(chart(Dimension(long, long, ("f",)), units=long, family=long), id=long, title=long), 1)]
+        )
+    )
+
+
 @given(ANYTHING)
 def test_text_is_one_word_and_as_much_as_can_be_of_what_it_was(words: str) -> None:
     (read,) = lex(text(words))
