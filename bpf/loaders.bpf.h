@@ -118,6 +118,15 @@
 		return handler(ctx);                                                 \
 	}
 
+/* ... where the tracepoint has not the same arguments in every kernel: so many it must have here. BCC, which does without
+ * the kernel's BTF, cannot know: there the first one is taken, and has to see for itself. */
+#define TRACEPOINT_OF(event, target, nargs, handler)                                 \
+	SEC("tp_btf/" #target)                                                       \
+	int event##__tracepoint__##target##__##nargs##__softirq(__u64 *ctx)          \
+	{                                                                            \
+		return handler(ctx);                                                 \
+	}
+
 /* One program at a busy tracepoint serves several events better than one each. SHARED_TRACEPOINT() is the
  * program; SEEN_AT() makes EVENT one of those that it can see, and is true in the program when it shall. */
 #define SHARED_TRACEPOINT(target, handler)                                           \

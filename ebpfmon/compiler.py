@@ -19,18 +19,19 @@ CORE = {"execs": "ebpfmon/attribution"}
 
 
 def compile_all(root: Path) -> list[Path]:
-    """Compile `bpf/STEM.bpf.c` to `objects/MACHINE/STEM.bpf.o` in its package, where something changed.
+    """Compile each STEM.bpf.c to `objects/MACHINE/STEM.bpf.o` in its package, where something changed.
 
-    The package is `plugins/ebpfmon_STEM`, or one of the core's. Beside the object goes STEM.bcc.c, the source for BCC.
+    What stands in `bpf/` belongs to `plugins/ebpfmon_STEM`, or to one of the core's packages; what stands in a package
+    of `plugins/`, to that. Beside the object goes STEM.bcc.c, the source for BCC.
     """
-    headers = sorted((root / "bpf").glob("*.h"))
+    kit = sorted((root / "bpf").glob("*.h"))
     built = []
-    for source in sorted((root / "bpf").glob("*.bpf.c")):
+    for source in sorted((*(root / "bpf").glob("*.bpf.c"), *(root / "plugins").glob("*/*.bpf.c"))):
         stem = source.name.removesuffix(".bpf.c")
+        package = root / CORE.get(stem, f"plugins/ebpfmon_{stem}") if source.parent == root / "bpf" else source.parent
+        newest = max(path.stat().st_mtime for path in (source, *kit, *source.parent.glob("*.h"), Path(__file__)))
         for machine in TARGETS:
-            package = CORE.get(stem, f"plugins/ebpfmon_{stem}")
-            out = root / package / "objects" / machine / f"{stem}.bpf.o"
-            newest = max(path.stat().st_mtime for path in (source, *headers, Path(__file__)))
+            out = package / "objects" / machine / f"{stem}.bpf.o"
             if not out.exists() or not for_bcc(out).exists() or out.stat().st_mtime < newest:
                 compile_object(source, out, machine, root / "bpf")
                 built.append(out)

@@ -115,7 +115,12 @@ class Plan:
             system, _, name = candidate.target.rpartition("/")
             # those of system calls are not among the kernel's symbols
             found = system == "syscalls" or symbols.has_tracepoint(name)
-            return None if found else "this kernel has no such tracepoint"
+            if not found:
+                return "this kernel has no such tracepoint"
+            arguments = symbols.tracepoint_arguments(name) if candidate.arguments is not None else None
+            if arguments not in (None, candidate.arguments):
+                return f"it has {arguments} arguments here, not {candidate.arguments}"
+            return None
         if candidate.strategy is Strategy.KPROBE and not self._kernel.kprobes:
             return "this kernel has no kprobes (CONFIG_KPROBE_EVENTS)"
         if not symbols.has_function(candidate.target):

@@ -25,6 +25,9 @@ class Symbols(Protocol):
     def has_tracepoint(self, name: str) -> bool:
         """Whether there is a tracepoint."""
 
+    def tracepoint_arguments(self, name: str) -> int | None:
+        """How many arguments a tracepoint has; None if that is not known."""
+
     def has_struct(self, name: str, member: str = "") -> bool:
         """Whether there is a struct, with such a member if one is named."""
 
@@ -61,6 +64,15 @@ class BtfSymbols:
 
     def has_tracepoint(self, name: str) -> bool:
         return self._find(f"btf_trace_{name}", self._TYPEDEF) > 0
+
+    def tracepoint_arguments(self, name: str) -> int | None:
+        found = self._find(f"btf_trace_{name}", self._TYPEDEF)
+        if found <= 0:
+            return None
+        # typedef of a pointer to void (void *data, arguments ...)
+        pointer = self._lib.btf__type_by_id(self._btf, found)[2]
+        prototype = self._lib.btf__type_by_id(self._btf, self._lib.btf__type_by_id(self._btf, pointer)[2])
+        return int(prototype[1] & 0xFFFF) - 1
 
     def has_struct(self, name: str, member: str = "") -> bool:
         found = self._find(name, self._STRUCT)
@@ -99,6 +111,9 @@ class Kallsyms:
 
     def has_tracepoint(self, name: str) -> bool:
         return not self._tracepoints.isdisjoint({f"__traceiter_{name}", f"__tracepoint_{name}"})
+
+    def tracepoint_arguments(self, name: str) -> int | None:
+        return None
 
     def has_struct(self, name: str, member: str = "") -> bool:
         return False

@@ -37,6 +37,8 @@ class FakeSymbols:
     functions: dict[str, int | None] = field(default_factory=lambda: {"f2": 3, "f1": 4, "e": 1, "c": 1})
     tracepoints: tuple[str, ...] = ("t", "shared")
     structs: tuple[tuple[str, str], ...] = ()
+    raw: dict[str, int] = field(default_factory=dict)
+    """The number of arguments of tracepoints, where it is known."""
 
     def __enter__(self) -> FakeSymbols:
         return self
@@ -51,6 +53,9 @@ class FakeSymbols:
 
     def has_tracepoint(self, name: str) -> bool:
         return name in self.tracepoints
+
+    def tracepoint_arguments(self, name: str) -> int | None:
+        return self.raw.get(name)
 
     def has_struct(self, name: str, member: str = "") -> bool:
         return (name, member) in self.structs

@@ -333,3 +333,21 @@ def test_of_several_programs_one_that_misses_calls_is_enough() -> None:
     ((both,),) = parse_candidates(sections, []).values()
     assert both.kinds == {"kprobe", "kretprobe"}
     assert (KERNEL.misses(both), NO_ROOM.misses(both)) == ("", FEW)
+
+
+@pytest.mark.parametrize(("arguments", "chosen"), [(1, "__1"), (2, "__2"), (None, "__1")])
+def test_a_tracepoint_is_taken_that_has_the_arguments_or_the_first_where_that_is_not_known(
+    arguments: int | None, chosen: str
+) -> None:
+    sections = {f"issue__tracepoint__t__{n}": "tp_btf/t" for n in (1, 2)}
+    symbols = FakeSymbols(raw={} if arguments is None else {"t": arguments})
+    plan = plan_of(symbols=symbols, spec=ObjectSpec(parse_candidates(sections, []), SPEC.knobs))
+    obj = FakeObject()
+    assert try_out(plan, obj)
+    assert obj.attached == [f"issue__tracepoint__t{chosen}"]
+
+
+def test_a_tracepoint_that_has_other_arguments_is_refused_with_both_numbers() -> None:
+    spec = ObjectSpec(parse_candidates({"issue__tracepoint__t__2": "tp_btf/t"}, []), SPEC.knobs)
+    with pytest.raises(AttachError, match="it has 3 arguments here, not 2"):
+        try_out(plan_of(symbols=FakeSymbols(raw={"t": 3}), spec=spec))
