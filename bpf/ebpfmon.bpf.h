@@ -333,9 +333,7 @@ static __always_inline __u32 log2_slot(__u64 value, const __u64 unit, const __u3
 /* The verifier is shown the bound where it matters: before Linux 5.16 it forgets that of a number on the stack. */
 static __always_inline void add_slot(__u64 *first, __u32 slot, const __u32 slots)
 {
-#ifndef BCC
-	barrier_var(slot);
-#endif
+	asm volatile("" : "+r"(slot));
 	if (slot < slots)
 		__sync_fetch_and_add(&first[slot], 1);
 }

@@ -119,7 +119,8 @@
 	}
 
 /* ... where the tracepoint has not the same arguments in every kernel: so many it must have here. BCC, which does without
- * the kernel's BTF, cannot know: there the first one is taken, and has to see for itself. */
+ * the kernel's BTF, cannot know: it takes the first one that the kernel accepts, which refuses a program that reads more
+ * arguments than there are. So those with more arguments come first. */
 #define TRACEPOINT_OF(event, target, nargs, handler)                                 \
 	SEC("tp_btf/" #target)                                                       \
 	int event##__tracepoint__##target##__##nargs##__softirq(__u64 *ctx)          \

@@ -223,7 +223,8 @@ def test_plugins_are_listed_and_one_that_is_left_out_makes_the_status_1(
     assert status == 0
     brought = {line.split("0.1.0")[1].strip() for line in out.splitlines()[1:]}
     sinks = {f"sinks   sink {name}" for name in ("http_json", "log", "plugins_d", "statsd")}
-    assert {"probes  probe network_viewer", "probes  probe process", *sinks} <= brought
+    probes = {"block_io", "network_viewer", "oom_and_signals", "process", "syscalls"}
+    assert {*(f"probes  probe {name}" for name in probes), *sinks} <= brought
     listed = {plugin["name"]: plugin for plugin in json.loads(run("plugins", "--json")[1])}
     log = [listed["log"][key] for key in ("state", "sinks", "distribution", "api_version", "error")]
     assert log == ["active", ["log"], "ebpfmon", 1, None]

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import re
+import time
 from pathlib import Path
 
 import pytest
 
+from ebpfmon.compiler import compile_all
 from ebpfmon.kernel import bcc
 from ebpfmon.kernel.bpfobject import BpfObject
 from ebpfmon.kernel.libbpf import Libbpf
@@ -51,3 +54,34 @@ def test_what_the_source_for_bcc_leaves_open_is_what_the_loader_defines(source: 
     functions = set(re.findall(r"(?<!inline )\bint (\w+)\(", source))
     assert functions - {"ebpfmon_self_check"} == {p for p, s in programs.items() if not s.startswith(FOR_BTF)}
     assert "ebpfmon_self_check" in functions
+
+
+@pytest.mark.parametrize("path", sorted(ROOT.glob("plugins/*/*.bpf.c")), ids=lambda p: p.parent.name)
+@pytest.mark.parametrize("machine", ["x86_64", "aarch64"])
+def test_a_source_in_a_package_is_compiled_there_and_for_bcc_has_no_macro_left(path: Path, machine: str) -> None:
+    stem = path.name.removesuffix(".bpf.c")
+    made = path.parent / "objects" / machine
+    assert (made / f"{stem}.bpf.o").stat().st_size > 1000
+    for_bcc = (made / f"{stem}.bcc.c").read_text()
+    kit = "".join(header.read_text() for header in sorted((ROOT / "bpf").glob("*.[ch]"))) + path.read_text()
+    macros = set(re.findall(r"^#define (\w+)", kit, re.M))
+    assert {"KEYED_TABLE", "ADD_SLOT"} <= macros
+    assert set(re.findall(r"\w+", for_bcc)) & macros <= OF_THE_KERNEL
+
+
+def test_a_source_in_a_package_is_found_with_its_own_headers(tmp_path: Path) -> None:
+    """What is made anew, and when: of a tree with a kit, one probe there and one in its package."""
+    for name in ("bpf/one.bpf.c", "plugins/ebpfmon_two/two.bpf.c"):
+        (tmp_path / name).parent.mkdir(parents=True)
+        text = '#include "own.h"\n' if "two" in name else ""
+        (tmp_path / name).write_text(f"{text}int x;\n")
+    (tmp_path / "plugins/ebpfmon_two/own.h").write_text("\n")
+    made = {str(path.relative_to(tmp_path)) for path in compile_all(tmp_path)}
+    assert made == {
+        f"plugins/ebpfmon_{stem}/objects/{machine}/{stem}.bpf.o"
+        for stem in ("one", "two") for machine in ("x86_64", "aarch64")
+    }  # fmt: skip
+    assert compile_all(tmp_path) == []
+    later = time.time() + 5
+    os.utime(tmp_path / "plugins/ebpfmon_two/own.h", (later, later))
+    assert {path.name for path in compile_all(tmp_path)} == {"two.bpf.o"}

@@ -1,0 +1,18 @@
+"""What each disk is asked for: bytes, requests, how long they take and how many are under way."""
+
+from collections.abc import Sequence
+
+from ebpfmon import Probe, hookimpl
+from ebpfmon_block_io.charts import CHARTS
+from ebpfmon_block_io.disks import BlockIoSettings, setup
+
+EBPFMON_API_VERSION = 1
+
+
+@hookimpl
+def ebpfmon_register_probes() -> Sequence[Probe]:
+    return [
+        Probe(
+            name="block_io", package=__name__, object="block_io", charts=CHARTS, settings=BlockIoSettings, setup=setup
+        )
+    ]

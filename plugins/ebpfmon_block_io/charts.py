@@ -1,0 +1,64 @@
+"""What is shown of disks: of all together, and of each. The fields are the counters in `block_io.bpf.c`."""
+
+from ebpfmon import Buckets, Chart, Dimension, Kind, Scope
+
+SLOTS = 24
+OPERATIONS = ("read", "write", "flush", "discard")
+_MOVING = ("read", "write", "discard")  # a flush has no bytes of its own
+_FAMILY = "Disks"
+
+
+def _each(suffix: str, operations: tuple[str, ...] = OPERATIONS, minus: str = "") -> tuple[Dimension, ...]:
+    return tuple(
+        Dimension(
+            op, op, (f"{op}_{suffix}",), (f"{op}_{minus}",) if minus else (), negative=op == "write" and not minus
+        )
+        for op in operations
+    )
+
+
+def _latency(operation: str) -> Buckets:
+    return Buckets.log2(
+        f"{operation}_latency", SLOTS, 8, "microseconds", sum=f"{operation}_ns", sum_units="nanoseconds"
+    )
+
+
+def _charts(scope: Scope, what: str, of: str, priority: int) -> tuple[Chart, ...]:
+    key = "disk" if scope is Scope.KEYS else ""
+    return (
+        Chart(
+            id=f"ebpf.{what}_io", title=f"Bytes moved{of}", units="bytes/s", family=_FAMILY, priority=priority,
+            scope=scope, key=key, dimensions=_each("bytes", _MOVING),
+        ),
+        Chart(
+            id=f"ebpf.{what}_requests", title=f"Requests completed{of}", units="requests/s", family=_FAMILY,
+            priority=priority + 1, scope=scope, key=key, dimensions=_each("requests"),
+        ),
+        Chart(
+            id=f"ebpf.{what}_errors", title=f"Requests that failed{of}", units="requests/s", family=_FAMILY,
+            priority=priority + 2, scope=scope, key=key, dimensions=_each("errors"),
+        ),
+        Chart(
+            id=f"ebpf.{what}_in_flight", title=f"Requests in flight{of}", units="requests", family=_FAMILY,
+            priority=priority + 3, scope=scope, key=key, kind=Kind.LEVEL, dimensions=_each("issued", minus="requests"),
+        ),
+        *(
+            Chart(
+                id=f"ebpf.{what}_{op}_latency", title=f"Time of a {op}{of}", units="requests/s", family=_FAMILY,
+                priority=priority + 4 + n, scope=scope, key=key, buckets=_latency(op),
+                dimensions=_latency(op).dimensions,
+            )
+            for n, op in enumerate(OPERATIONS)
+        ),
+    )  # fmt: skip
+
+
+UNFOLLOWED = Chart(
+    id="ebpf.block_unfollowed", title="Requests that were not followed", units="requests/s", family=_FAMILY,
+    priority=21508, dimensions=(Dimension("unfollowed", "not followed", ("unfollowed",)),),
+)  # fmt: skip
+CHARTS = (
+    *_charts(Scope.SYSTEM, "block", "", 21500),
+    UNFOLLOWED,
+    *_charts(Scope.KEYS, "disk", " by disk", 21510),
+)

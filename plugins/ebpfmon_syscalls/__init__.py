@@ -1,0 +1,18 @@
+"""Each system call: how often it is made, how long it takes, its errors, and in how many threads it is under way."""
+
+from collections.abc import Sequence
+
+from ebpfmon import Probe, hookimpl
+from ebpfmon_syscalls.calls import SyscallsSettings, setup
+from ebpfmon_syscalls.charts import CHARTS
+
+EBPFMON_API_VERSION = 1
+
+
+@hookimpl
+def ebpfmon_register_probes() -> Sequence[Probe]:
+    return [
+        Probe(
+            name="syscalls", package=__name__, object="syscalls", charts=CHARTS, settings=SyscallsSettings, setup=setup
+        )
+    ]

@@ -1,0 +1,86 @@
+"""The settings of the probe, and what system calls and errors are called."""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Sequence
+from typing import Annotated
+
+import msgspec
+import numpy as np
+
+from ebpfmon import ProbeSettings, Setup
+from ebpfmon_syscalls import names
+from ebpfmon_syscalls.charts import LATENCY
+
+_OF_MACHINE = {"x86_64": (names.X86_64, names.I386, "32-bit"), "aarch64": (names.ARM64, names.ARM, "32-bit")}
+_X32 = 1 << 30
+"""x86-64's calls with pointers of 32 bits have this bit set."""
+_KERNELS_OWN = {512: "ERESTARTSYS", 513: "ERESTARTNOINTR", 514: "ERESTARTNOHAND", 516: "ERESTART_RESTARTBLOCK"}
+"""Which a call ends with that a signal interrupts and the kernel makes again, or turns into EINTR."""
+
+
+class SyscallsSettings(ProbeSettings, frozen=True):
+    """`[plugins.syscalls]`."""
+
+    enabled: bool = False
+    table_size: Annotated[int, msgspec.Meta(ge=1, le=1 << 16)] = 1024
+    maximum_dimensions: Annotated[int, msgspec.Meta(ge=len(LATENCY.dimensions), le=25000)] = 1000
+    """Dimensions that a chart may have, of the most frequent calls; that of times has 25 a call."""
+
+
+def setup(settings: SyscallsSettings) -> Setup:
+    """The keys of the tables are calls, and calls with errors."""
+    calls = settings.maximum_dimensions // len(LATENCY.dimensions)
+    return Setup(keys={"syscalls": Calls(calls), "syscall_errors": Errors(settings.maximum_dimensions)})
+
+
+class Calls:
+    """System calls by their names: `openat`, of a 32-bit program `openat (32-bit)`."""
+
+    fields: tuple[str, ...] = ("number", "compat")
+    other = "other"
+
+    def __init__(self, maximum: int, machine: str = os.uname().machine) -> None:
+        self.maximum = maximum
+        native, compat, how = _OF_MACHINE.get(machine, ((), (), "32-bit"))
+        self._names = {0: _by_number(native), 1: _by_number(compat)}
+        self._how = how
+
+    def wanted(self, rows: np.ndarray) -> None:
+        """All of them."""
+
+    def labels(self, rows: np.ndarray) -> Sequence[tuple[str, str]]:
+        """ID and name are the same, as a number is a name's for ever."""
+        named = (self.name(number, compat) for number, compat in rows[["number", "compat"]].tolist())
+        return [(name, name) for name in named]
+
+    def name(self, number: int, compat: int) -> str:
+        """What a call is called; one that is newer than the table, or that no kernel has, by its number."""
+        plain = self._names[compat].get(number)
+        if plain is None and number & _X32 and number & ~_X32 in self._names[0]:
+            return f"{self._names[0][number & ~_X32]} (x32)"
+        name = plain or f"number {number}"
+        return f"{name} ({self._how})" if compat else name
+
+
+class Errors(Calls):
+    """System calls with the errors that they ended with: `openat ENOENT`."""
+
+    fields = ("number", "compat", "error")
+
+    def labels(self, rows: np.ndarray) -> Sequence[tuple[str, str]]:
+        """ID and name are the same."""
+        keys = rows[["number", "compat", "error"]].tolist()
+        named = (f"{self.name(number, compat)} {error_name(error)}" for number, compat, error in keys)
+        return [(name, name) for name in named]
+
+
+def error_name(error: int) -> str:
+    """`ENOENT`, or the number of one that has no name."""
+    return errno.errorcode.get(error) or _KERNELS_OWN.get(error) or f"error {error}"
+
+
+def _by_number(runs: Sequence[tuple[int, str]]) -> dict[int, str]:
+    return {first + n: name for first, together in runs for n, name in enumerate(together.split())}

@@ -1,0 +1,215 @@
+"""Requests of a disk of the test's own, against the kernel's own count of them."""
+
+from __future__ import annotations
+
+import fcntl
+import itertools
+import mmap
+import os
+import struct
+import subprocess
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from ebpfmon import LoadMode, Snapshot, histograms
+from tests.kernel.support import Monitor
+
+READS, WRITES, FLUSHES, DISCARDS = 211, 103, 13, 7
+BLOCK, SECTOR = 4096, 512
+SIZE = 8 << 20
+BLKDISCARD = 0x1277
+SLOTS = 24
+FIRST_SECTOR = 2048  # of the partition
+# where in /sys/block/DISK/stat (Documentation/block/stat.rst)
+STAT = {"read_requests": 0, "read_bytes": 2, "write_requests": 4, "write_bytes": 6, "discard_requests": 11,
+        "discard_bytes": 13, "flush_requests": 15}  # fmt: skip
+
+
+def settings(attach: str = "auto", mode: str = "entry") -> dict[str, object]:
+    others = {name: {"enabled": False} for name in ("process", "network_viewer")}
+    return {
+        "ebpfmon": {"load_mode": mode, "attach": attach},
+        "apps": {"enabled": False},
+        "plugins": {**others, "block_io": {"enabled": True}},
+    }
+
+
+def stat(disk: str) -> dict[str, int]:
+    fields = [int(n) for n in Path(f"/sys/block/{disk}/stat").read_text().split()]
+    return {name: fields[at] * (SECTOR if name.endswith("bytes") else 1) for name, at in STAT.items()}
+
+
+@dataclass(frozen=True)
+class Disk:
+    """A disk of the test's own: its name, a node for its one partition, what the kernel had counted of it before."""
+
+    name: str
+    node: Path
+    before: dict[str, int]
+
+
+@contextmanager
+def loop_device(file: Path) -> Iterator[Disk]:
+    """A disk over a file."""
+    file.write_bytes(bytes(SIZE))
+    for _ in range(10):  # somebody else may take the one that is free
+        free = subprocess.run(["losetup", "--find"], capture_output=True, text=True)
+        if free.returncode:
+            pytest.skip(f"no loop device can be had: {free.stderr.strip()}")
+        device = free.stdout.strip()
+        name = device.removeprefix("/dev/")
+        before = stat(name)
+        if not subprocess.run(["losetup", "--partscan", device, file], check=False).returncode:
+            break
+    node = file.with_name("partition")
+    try:
+        where = [device, "1", str(FIRST_SECTOR), str(SIZE // SECTOR - FIRST_SECTOR)]
+        subprocess.run(["addpart", *where], check=True)  # so no kernel needs to know any partition table
+        number = Path(f"/sys/block/{name}/{name}p1/dev").read_text().strip()
+        major, _, minor = number.partition(":")
+        os.mknod(node, 0o600 | 0o060000, os.makedev(int(major), int(minor)))
+        yield Disk(name, node, before)
+    finally:
+        subprocess.run(["losetup", "--detach", device], check=True)
+
+
+def use(node: Path, reads: int, writes: int) -> None:
+    """Each is one request: past the page cache, and nothing to merge with."""
+    fd = os.open(node, os.O_RDWR | os.O_DIRECT)
+    buffer = mmap.mmap(-1, BLOCK)
+    try:
+        for n in range(reads):
+            assert os.preadv(fd, [buffer], BLOCK * (2 * n % 512)) == BLOCK
+        for n in range(writes):
+            assert os.pwritev(fd, [buffer], BLOCK * (2 * n % 512)) == BLOCK
+    finally:
+        os.close(fd)
+
+
+def of_disk(monitor: Monitor, name: str) -> np.ndarray:
+    major, _, minor = Path(f"/sys/block/{name}/dev").read_text().strip().partition(":")
+    rows = monitor.rows("block_io")
+    found: np.ndarray = rows[rows["device"] == int(major) << 20 | int(minor)]
+    return found
+
+
+def counted(rows: np.ndarray) -> dict[str, int]:
+    return {name: int(rows[name].sum()) for name in STAT}
+
+
+def levels(snapshots: list[Snapshot], what: str, name: str) -> list[int]:
+    """What was in flight at the end of each interval: of an operation, or of a disk."""
+    charts = [c for s in snapshots for c in s.charts if c.chart.id == f"ebpf.{what}_in_flight"]
+    return [int(sum(v.delta for v in c.values if v.dimension.name.startswith(name))) for c in charts]
+
+
+def missed_runs(snapshots: list[Snapshot]) -> int:
+    lost = [v for s in snapshots for c in s.charts if c.chart.id == "ebpfmon.lost" for v in c.values]
+    return int(sum(v.delta for v in lost if v.dimension.id == "missed_runs"))
+
+
+@pytest.mark.parametrize("mode", LoadMode)
+@pytest.mark.parametrize("attach", ["tracepoint", "auto"])
+def test_a_disks_requests_and_bytes_are_those_that_the_kernel_counts(
+    attach: str, mode: LoadMode, tmp_path: Path
+) -> None:
+    with Monitor(settings(attach, mode)) as monitor, loop_device(tmp_path / "disk") as disk:
+        # the kernel looks for partitions, and udev at what is new: that is counted on both sides
+        name, node = disk.name, disk.node
+        use(node, READS, WRITES)
+        fd = os.open(node, os.O_RDWR)
+        for _ in range(FLUSHES):
+            os.fsync(fd)
+        # not where the file is on overlayfs, before Linux 6.1
+        able = int(Path(f"/sys/block/{name}/queue/discard_max_bytes").read_text())
+        discards = DISCARDS if able else 0
+        for n in range(discards):
+            fcntl.ioctl(fd, BLKDISCARD, struct.pack("QQ", n * 65536, 65536))
+        os.close(fd)
+        monitor.until(lambda: kept(monitor, disk) <= missed_runs(monitor.snapshots))
+        found = counted(of_disk(monitor, name))
+    rows, missed = of_disk(monitor, name), missed_runs(monitor.snapshots)
+    wanted = {"discard_requests": discards, "discard_bytes": discards * 65536, "flush_requests": FLUSHES,
+              "write_requests": WRITES, "write_bytes": WRITES * BLOCK}  # fmt: skip
+    if not missed:  # the rule; but a disk's interrupt may come on top of another's program, and the kernel says so
+        assert {name: found[name] for name in wanted} == wanted
+    assert found["read_requests"] >= READS - missed
+    for op in ("read", "write", "flush", "discard"):
+        assert 0 <= rows[f"{op}_issued"].sum() - rows[f"{op}_requests"].sum() <= missed
+        assert sum(rows[f"{op}_latency_{n}"].sum() for n in range(SLOTS)) == rows[f"{op}_requests"].sum()
+        assert not rows[f"{op}_errors"].any()
+        assert (rows[f"{op}_ns"] >= rows[f"{op}_requests"]).all()
+    shown = {h.name: h for s in monitor.snapshots for c in s.charts if c.chart.id == "ebpf.disk_read_latency"
+             for h in histograms(c) if h.count}  # fmt: skip
+    assert sum(value.total for value in shown[name].counts) == found["read_requests"]
+    took = shown[name].sum
+    assert took
+    assert took.total == rows["read_ns"].sum()
+
+
+def kept(monitor: Monitor, disk: Disk) -> int:
+    """How many requests the kernel counts that were not harvested yet. To it a flush is a write of nothing as well."""
+    now, found = stat(disk.name), counted(of_disk(monitor, disk.name))
+    grown = {f: now[f] - disk.before[f] for f in STAT if f.endswith("requests")}
+    assert grown["write_requests"] - WRITES in (0, grown["flush_requests"])
+    grown["write_requests"] = WRITES
+    left = sum(abs(count - found[f]) for f, count in grown.items())
+    return left or int(now["read_bytes"] - disk.before["read_bytes"] != found["read_bytes"])
+
+
+def test_what_the_kernel_merges_is_one_request(tmp_path: Path) -> None:
+    with Monitor(settings()) as monitor, loop_device(tmp_path / "disk") as disk:
+        fd = os.open(disk.node, os.O_RDWR)
+        for n in range(509):  # in the page cache, which writes them together
+            os.pwrite(fd, bytes(BLOCK), n * BLOCK)
+        os.fsync(fd)
+        os.close(fd)
+
+        def kept_bytes() -> int:
+            found = counted(of_disk(monitor, disk.name))
+            return stat(disk.name)["write_bytes"] - disk.before["write_bytes"] - found["write_bytes"]
+
+        monitor.until(lambda: kept_bytes() == 0 or missed_runs(monitor.snapshots) > 0)
+        now, found = stat(disk.name), counted(of_disk(monitor, disk.name))
+    missed = missed_runs(monitor.snapshots)
+    assert missed or found["write_bytes"] == 509 * BLOCK
+    assert found["write_requests"] < 509
+    # to the kernel a flush is a write of nothing as well
+    extra = now["write_requests"] - disk.before["write_requests"] - found["write_requests"]
+    assert 0 <= extra <= now["flush_requests"] - disk.before["flush_requests"] + missed
+
+
+def test_under_load_from_many_threads_what_is_in_flight_is_never_less_than_nothing_and_nothing_in_the_end(
+    tmp_path: Path,
+) -> None:
+    with Monitor(settings()) as monitor, loop_device(tmp_path / "disk") as disk:
+        name, node = disk.name, disk.node
+        threads = [threading.Thread(target=use, args=(node, 401, 211)) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        wanted = {"read_requests": 4 * 401, "write_requests": 4 * 211, "write_bytes": 4 * 211 * BLOCK}
+
+        def missing() -> bool:
+            found, missed = counted(of_disk(monitor, name)), missed_runs(monitor.snapshots)
+            return any(found[f] + missed * (BLOCK if f.endswith("bytes") else 1) < n for f, n in wanted.items())
+
+        monitor.until(lambda: not missing())
+        rows = of_disk(monitor, name)
+        assert rows["write_requests"].sum() <= wanted["write_requests"]
+        assert rows["write_bytes"].sum() <= wanted["write_bytes"]
+    found = levels(monitor.snapshots, "disk", name)
+    assert min(found) >= 0
+    # where the kernel left out a run, and said so, a request's end may be missing
+    assert found[-1] <= missed_runs(monitor.snapshots)
+    # for each interval, what was in flight is what was issued until then, and is not complete
+    everything = itertools.accumulate(int(s.tables["block_io"].totals["read_issued"]) for s in monitor.snapshots)
+    done = itertools.accumulate(int(s.tables["block_io"].totals["read_requests"]) for s in monitor.snapshots)
+    assert levels(monitor.snapshots, "block", "read") == [a - b for a, b in zip(everything, done, strict=True)]

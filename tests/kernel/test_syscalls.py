@@ -1,0 +1,151 @@
+"""System calls by name, by error and by time, and those that do not return. Others make calls at the same time: what is
+counted exactly has numbers that no kernel knows and nobody else uses."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from ebpfmon import LoadMode
+from ebpfmon_syscalls.charts import SLOTS
+from tests.kernel.support import Monitor
+
+CALLS, BLOCKED = 1009, 5
+LEVEL = ("calls", "ended", "unfollowed")
+# threads of which each makes one call and stays in it, a number of calls that nobody knows, a program out of a thread
+CALLER = textwrap.dedent("""
+    import ctypes, os, sys, threading, time
+    syscall = ctypes.CDLL(None, use_errno=True).syscall
+    number, count, threads, how = map(int, sys.argv[1:])
+    for _ in range(threads):
+        threading.Thread(target=lambda: ctypes.CDLL(None).pause(), daemon=True).start()
+    for _ in range(count):
+        assert syscall(number) == -1 and ctypes.get_errno() == 38
+    if how == 1:
+        threading.Thread(target=lambda: os.execv("/bin/true", ["true"])).start()
+        ctypes.CDLL(None).pause()
+    print("ready", flush=True)
+    sys.stdin.read()
+    os._exit(0)
+""")
+EXIT_GROUP = {"x86_64": 231, "aarch64": 94}[os.uname().machine]
+EXECVE = {"x86_64": 59, "aarch64": 221}[os.uname().machine]
+
+
+def settings(attach: str = "auto", mode: str = "entry") -> dict[str, object]:
+    others = {name: {"enabled": False} for name in ("process", "network_viewer")}
+    return {
+        "ebpfmon": {"load_mode": mode, "attach": attach},
+        "apps": {"enabled": False},
+        "plugins": {**others, "syscalls": {"enabled": True, "maximum_dimensions": 10000}},
+    }
+
+
+def own_number() -> int:
+    """A system call that nobody else makes."""
+    return 1 << 24 | os.getpid()
+
+
+def caller(number: int, count: int, threads: int = 0, how: int = 0) -> subprocess.Popen[str]:
+    arguments = [sys.executable, "-c", CALLER, *map(str, (number, count, threads, how))]
+    return subprocess.Popen(arguments, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+
+def of_call(rows: np.ndarray, number: int) -> np.ndarray:
+    found: np.ndarray = rows[(rows["number"] == number) & (rows["compat"] == 0)]
+    return found
+
+
+def missed_runs(monitor: Monitor) -> int:
+    lost = [v for s in monitor.snapshots for c in s.charts if c.chart.id == "ebpfmon.lost" for v in c.values]
+    return int(sum(v.delta for v in lost if v.dimension.id == "missed_runs"))
+
+
+def under_way(monitor: Monitor, number: int) -> int:
+    rows = of_call(monitor.rows("syscalls"), number)
+    return int(rows["calls"].sum()) - int(rows["ended"].sum()) - int(rows["unfollowed"].sum())
+
+
+def ended(monitor: Monitor, number: int) -> bool:
+    """Whether no such call is under way; where the kernel left out a run, and said so, an end may be missing."""
+    return under_way(monitor, number) <= missed_runs(monitor)
+
+
+@pytest.mark.parametrize("mode", LoadMode)
+@pytest.mark.parametrize("attach", ["tracepoint", "auto"])
+def test_each_call_is_counted_with_its_error_and_its_time(attach: str, mode: LoadMode) -> None:
+    number = own_number()
+    with Monitor(settings(attach, mode)) as monitor:
+        with caller(number, CALLS) as process:
+            process.communicate("")
+        monitor.until(lambda: bool(of_call(monitor.rows("syscalls"), number)["ended"].sum() >= CALLS))
+    assert not missed_runs(monitor)
+    rows = of_call(monitor.rows("syscalls"), number)
+    for counter in ("calls", "ended", "errors"):
+        assert rows[counter].sum() == CALLS, counter
+    assert sum(rows[f"latency_{n}"].sum() for n in range(SLOTS)) == CALLS
+    assert rows["call_ns"].sum() > CALLS
+    errors = of_call(monitor.rows("syscall_errors"), number)
+    assert set(errors["error"]) == {38}
+    assert errors["failures"].sum() == CALLS
+    shown = {v.dimension.name: v.total for s in monitor.snapshots for c in s.charts
+             if c.chart.id == "ebpf.syscall_errors" for v in c.values}  # fmt: skip
+    assert shown[f"number {number} ENOSYS"] == CALLS
+    names = {v.dimension.name for s in monitor.snapshots for c in s.charts for v in c.values
+             if c.chart.id == "ebpf.syscall_calls"}  # fmt: skip
+    assert {"execve_calls", "exit_group_calls", "read_calls"} <= names
+
+
+def test_what_is_under_way_is_what_began_and_has_not_ended() -> None:
+    with caller(own_number(), 0) as early, Monitor(settings()) as monitor:
+        assert early.stdout
+        assert early.stdout.readline() == "ready\n"  # it waits in read(2) since before, or not long after
+        with caller(own_number(), 1, BLOCKED) as process:
+            assert process.stdout
+            assert process.stdout.readline() == "ready\n"
+            number = 34 if os.uname().machine == "x86_64" else 73  # pause(2), which is ppoll(2) on aarch64
+            monitor.until(lambda: under_way(monitor, number) >= BLOCKED)
+            process.send_signal(signal.SIGKILL)
+        with caller(own_number(), 1, 0, 1) as process:  # a thread calls execve(2): it becomes the first one
+            process.communicate("")
+        early.communicate("")
+        for never_returns in (EXIT_GROUP, EXECVE):
+            monitor.until(partial(ended, monitor, never_returns))
+    never = of_call(monitor.rows("syscalls"), EXIT_GROUP)
+    assert never["calls"].sum() >= 2
+    assert not any(never[f"latency_{n}"].any() for n in range(SLOTS))
+    totals = [s.tables["syscalls"].totals for s in monitor.snapshots]
+    levels = [t["calls"] - t["ended"] - t["unfollowed"] for t in totals]
+    charts = [c for s in monitor.snapshots for c in s.charts if c.chart.id == "ebpf.syscalls_under_way"]
+    assert [c.values[0].delta for c in charts] == list(itertools.accumulate(levels))
+    by_key = [c for s in monitor.snapshots for c in s.charts if c.chart.id == "ebpf.syscall_under_way"]
+    assert [sum(v.delta for v in c.values) for c in by_key] == [c.values[0].delta for c in charts]
+    if not missed_runs(monitor):
+        assert min(v.delta for c in by_key for v in c.values) >= 0
+
+
+def test_calls_of_32_bit_programs_have_names_of_their_own(workload: Path, tmp_path: Path) -> None:
+    if os.uname().machine != "x86_64":
+        pytest.skip("this machine has no 32-bit calls")
+    with Monitor(settings()) as monitor:
+        done = subprocess.run([workload, tmp_path, "compat_read=17"], check=False)
+        if done.returncode:
+            pytest.skip("this kernel has no 32-bit calls")
+
+        def reads() -> int:
+            rows = monitor.rows("syscalls")
+            return int(rows["ended"][(rows["compat"] == 1) & (rows["number"] == 3)].sum())
+
+        monitor.until(lambda: reads() >= 17)
+    names = {v.dimension.name for s in monitor.snapshots for c in s.charts for v in c.values
+             if c.chart.id == "ebpf.syscall_calls"}  # fmt: skip
+    assert "read (32-bit)_calls" in names
