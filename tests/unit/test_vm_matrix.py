@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.vm import fetch, initramfs, report
+from tests.vm import fetch, initramfs, matrix, report
 from tests.vm.cells import CELLS, Cell
 from tests.vm.machine import Ended
 from tests.vm.report import Run
@@ -117,7 +117,7 @@ def test_modules_come_after_what_they_need_and_what_is_built_in_is_left_out(tmp_
 
 
 CELL = Cell("core", "test_x", expect=("kprobe", "tracepoint"))
-PROBES = ("network_viewer", "process")
+PROBES = {"network_viewer": report.STRATEGIES, "process": report.STRATEGIES, "syscalls": ("tracepoint",)}
 
 
 def case(module: str, name: str, inside: str = "") -> str:
@@ -134,8 +134,9 @@ def skipped(reason: str) -> str:
 
 ALL_PASSED = [
     case(f"test_{probe}_exact", f"test_exact[{strategy}-{mode}]")
-    for probe in ("process", "network")
+    for probe, has in PROBES.items()
     for strategy in CELL.expect
+    if strategy in has
     for mode in report.MODES
 ]
 
@@ -155,10 +156,11 @@ def test_a_run_in_which_all_is_well_passes() -> None:
     good = run(*ALL_PASSED, case("test_swap", "test_swap"))
     shown = report.table([good])
     assert not good.failed
-    for probe in PROBES:
+    for probe in ("network_viewer", "process"):
         assert [square(shown, probe, s) for s in report.STRATEGIES] == ["", "passed", "passed"]
+    assert [square(shown, "syscalls", s) for s in report.STRATEGIES] == ["", "", "passed"]
     assert square(shown, "(any)", "by itself") == "passed"
-    assert report.verdict([good]) == "ebpfmon: kernel matrix: 1 of 1 machines passed; 9 tests"
+    assert report.verdict([good]) == "ebpfmon: kernel matrix: 1 of 1 machines passed; 11 tests"
 
 
 def test_a_failure_is_shown_in_its_square_and_told_below() -> None:
@@ -173,7 +175,7 @@ def test_a_failure_is_shown_in_its_square_and_told_below() -> None:
     assert shown.splitlines()[-1] == (
         "- 6.1.0-56-amd64 core: FAILED test_process_exact::test_more[kprobe-entry]: assert 1 == 2"
     )
-    assert report.verdict([bad]).endswith("0 of 1 machines passed, 1 FAILED; 9 tests")
+    assert report.verdict([bad]).endswith("0 of 1 machines passed, 1 FAILED; 11 tests")
 
 
 def test_a_strategy_that_the_kernel_has_may_not_be_skipped_nor_may_a_test_of_none() -> None:
@@ -210,6 +212,12 @@ def test_a_strategy_that_was_not_tested_has_failed() -> None:
     assert bad.failure == "no test of network_viewer kprobe return, process kprobe return"
     none = run(*(c for c in ALL_PASSED if "process" not in c or "kprobe" not in c))
     assert square(report.table([none]), "process", "kprobe") == "FAILED"
+
+
+def test_a_probe_is_asked_for_no_more_than_it_has_programs_for() -> None:
+    found = matrix.strategies(Path(__file__).parents[2] / "plugins")
+    assert found["process"] == found["network_viewer"] == set(report.STRATEGIES)
+    assert found["syscalls"] == found["block_io"] == found["oom_and_signals"] == {"tracepoint"}
 
 
 @pytest.mark.parametrize(

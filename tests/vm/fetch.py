@@ -2,10 +2,10 @@
 
 What is kept, in $EBPFMON_KERNELS or ~/.cache/ebpfmon-kernels:
 
-    debian-2/SERIES               a link to the release that stands for a series now
-    debian-2/RELEASE/vmlinuz
-    debian-2/RELEASE/modules/     what the initramfs loads, in the order of the names
-    debian-2/RELEASE/root/        what a guest sees as if it was installed: the configuration, the headers
+    debian-3/SERIES               a link to the release that stands for a series now
+    debian-3/RELEASE/vmlinuz
+    debian-3/RELEASE/modules/     what the initramfs loads, in the order of the names
+    debian-3/RELEASE/root/        what a guest sees as if it was installed: the configuration, the headers
     apt/                          apt's own lists
 """
 
@@ -30,7 +30,7 @@ SERIES = {"5.10": "bullseye", "6.1": "bookworm", "6.12": "bookworm", "7.2": "sid
 """The kernel series, and the release of Debian that has them."""
 MOVING = "sid"
 """Its kernel is replaced by that of the next series every few weeks: whatever is the newest stands for its series."""
-_KEPT = "debian-2"
+_KEPT = "debian-3"
 """Another number when something else is kept of a kernel: what is in an older cache is not used any more."""
 _KEYS = "/usr/share/keyrings/debian-archive-keyring.gpg"
 _FRESH_S = 24 * 3600  # Debian updates a kernel about once a week

@@ -7,8 +7,8 @@ import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-MODULES = ("virtio_pci", "virtio_console", "9p", "9pnet_virtio", "overlay", "veth", "sch_netem")
-"""What reaches the host's files, and what tests of the network need."""
+MODULES = ("virtio_pci", "virtio_console", "9p", "9pnet_virtio", "overlay", "veth", "sch_netem", "loop")
+"""What reaches the host's files, and what tests of the network and of disks need."""
 _DIRECTORY, _FILE, _PROGRAM = 0o040755, 0o100644, 0o100755
 
 

@@ -7,11 +7,15 @@ import shutil
 import signal
 import threading
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
+from ebpfmon.kernel.bpfobject import BpfObject
+from ebpfmon.kernel.btf import Btf
+from ebpfmon.kernel.libbpf import Libbpf
+from ebpfmon.kernel.objects import read_spec
 from tests.vm import fetch, machine, report
 from tests.vm.cells import CELLS, Cell
 from tests.vm.fetch import Kernel
@@ -28,7 +32,8 @@ _EVERY = Cell("(every)", "")  # stands for all cells of a kernel that cannot be 
 class Matrix:
     """What all machines of a run have in common."""
 
-    probes: tuple[str, ...]
+    probes: Mapping[str, frozenset[str]]
+    """The strategies that each has programs for."""
     deadline: float
     stop: threading.Event
 
@@ -78,10 +83,21 @@ def _fetch(series: str) -> Kernel | Run:
         return _tell(Run(series, _EVERY, failure=str(error)))
 
 
+def strategies(plugins: Path = Path("plugins")) -> dict[str, frozenset[str]]:
+    """Of each probe, by name, the ways in which it can see all its events."""
+    found = {}
+    for path in sorted(plugins.glob("ebpfmon_*/objects/x86_64/*.bpf.o")):
+        with BpfObject(Libbpf(), path) as obj:
+            spec = read_spec(obj, Btf(obj.btf()))
+        events = [candidates for event, candidates in spec.candidates.items() if event not in spec.if_any]
+        ways = [{str(candidate.strategy) for candidate in candidates} for candidates in events]
+        found[path.name.removesuffix(".bpf.o")] = frozenset(set.intersection(*ways))
+    return found
+
+
 def main(kernels: Collection[str], cells: Collection[str], minutes: float) -> int:
     """The whole of it, for some kernels and cells or, if there are none, for all. Returns the exit status."""
-    probes = tuple(sorted(path.name.removeprefix("ebpfmon_") for path in Path("plugins").glob("ebpfmon_*")))
-    matrix = Matrix(probes, time.monotonic() + 60 * minutes, threading.Event())
+    matrix = Matrix(strategies(), time.monotonic() + 60 * minutes, threading.Event())
     for number in (signal.SIGTERM, signal.SIGINT):  # no machine outlives us, and the table is printed
         signal.signal(number, lambda *_: matrix.stop.set())
     shutil.rmtree(OUT, ignore_errors=True)

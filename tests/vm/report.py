@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import textwrap
 import xml.etree.ElementTree as ET
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from tests.vm.cells import Cell
@@ -83,8 +83,8 @@ def _first(words: Iterable[str], given: Collection[str]) -> str:
     return next((word for word in words if word in given), "")
 
 
-def judge(cell: Cell, ended: Ended, tests: Sequence[Outcome], probes: Iterable[str]) -> str:
-    """What is wrong with a run beside its tests, or nothing."""
+def judge(cell: Cell, ended: Ended, tests: Sequence[Outcome], probes: Mapping[str, Collection[str]]) -> str:
+    """What is wrong with a run beside its tests, or nothing. `probes`: the strategies that each has programs for."""
     if ended.status is None:
         return ended.trouble
     if ended.status == _NO_TESTS:
@@ -92,7 +92,7 @@ def judge(cell: Cell, ended: Ended, tests: Sequence[Outcome], probes: Iterable[s
     if ended.status not in (0, 1) or (ended.status and not any(test.failure for test in tests)):
         return f"exit status {ended.status}"
     seen = {(test.probe, test.strategy, test.mode) for test in tests}
-    wanted = {(p, s, m) for p in probes for s in cell.expect for m in MODES}
+    wanted = {(p, s, m) for p, has in probes.items() for s in cell.expect if s in has for m in MODES}
     missing = ", ".join(" ".join(words) for words in sorted(wanted - seen))
     return f"no test of {missing}" if missing else ""
 
@@ -125,16 +125,16 @@ def _rows(run: Run) -> list[list[str]]:
     for probe in sorted({test.probe for test in run.tests}, key=lambda name: (not name, name)):
         tests = [test for test in run.tests if test.probe == probe]
         squares = [
-            _square([test for test in tests if test.strategy == strategy], bool(probe) and strategy in run.cell.expect)
+            _square([test for test in tests if test.strategy == strategy], f"{probe} {strategy} " in run.failure)
             for strategy in (*STRATEGIES, "")
         ]
         rows.append([*head, probe or "(any)", *squares, str(len(tests)), "" if rows else took])
     return rows
 
 
-def _square(tests: Sequence[Outcome], wanted: bool) -> str:
-    """How the tests of one probe by one strategy ended."""
-    if any(test.failure for test in tests) or (wanted and not tests):
+def _square(tests: Sequence[Outcome], missing: bool) -> str:
+    """How the tests of one probe by one strategy ended; `missing`: there should have been more."""
+    if missing or any(test.failure for test in tests):
         return "FAILED"
     if refused := sorted({test.refused for test in tests if test.refused}):
         return f"refused by the kernel: {textwrap.shorten('; '.join(refused), 100, placeholder=' ...')}"
