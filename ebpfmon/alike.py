@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import secrets
+import os
 
 import numpy as np
 
@@ -31,7 +31,7 @@ class Grouping:
 
 def _multipliers(fields: int) -> np.ndarray:
     """Random numbers for `_hash`: u64 (2 * fields, 2)."""
-    return np.frombuffer(secrets.token_bytes(32 * fields), np.uint64).reshape(2 * fields, 2)
+    return np.frombuffer(os.urandom(32 * fields), np.uint64).reshape(2 * fields, 2)
 
 
 def _hash(keys: np.ndarray, multipliers: np.ndarray) -> np.ndarray:

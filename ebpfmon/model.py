@@ -267,8 +267,7 @@ class Owners:
     of_rows: np.ndarray
 
 
-@dataclass(frozen=True, slots=True)
-class Value:
+class Value(msgspec.Struct, frozen=True):
     """A dimension in one interval. For a counter `delta` is the interval's amount and `total` the amount since
     the start of the daemon; for a level `delta` is the level and `total` is 0."""
 

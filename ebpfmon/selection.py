@@ -70,7 +70,9 @@ def _values(kind: Kind, first: Sequence[Value], second: Sequence[Value]) -> tupl
         return tuple(second)
     before = {value.dimension.id: value for value in first}
     summed = [
-        replace(value, delta=before[value.dimension.id].delta + value.delta) if value.dimension.id in before else value
+        Value(value.dimension, before[value.dimension.id].delta + value.delta, value.total)
+        if value.dimension.id in before
+        else value
         for value in second
     ]
     now = {value.dimension.id for value in second}

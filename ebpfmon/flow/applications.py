@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 
@@ -65,7 +65,7 @@ class Applications:
         self._charts = {stem: tuple(c for c in of_table if c.scope is Scope.APPS) for stem, of_table in charts.items()}
         self._shown = Shown(maximum)
         self._totals: dict[str, np.ndarray] = {}
-        self._dimensions: dict[tuple[str, str], Dimension] = {}
+        self._dimensions: dict[str, tuple[tuple[str, ...], tuple[Dimension, ...]]] = {}  # by chart, and of which groups
 
     def account(
         self, tables: Mapping[str, TableHarvest], owners: Mapping[str, Owners], elapsed_s: float
@@ -79,9 +79,7 @@ class Applications:
             self._fold(found)
             totals = self._grown(stem, found.shape)
             totals += found
-            columns = {name: n for n, name in enumerate(tables[stem].totals)}
-            names = owners[stem].groups
-            values += [self._values(chart, found, totals, columns, names) for chart in self._charts.get(stem, ())]
+            values += self._values(self._charts.get(stem, ()), found, totals, tuple(tables[stem].totals), owners[stem])
         return values
 
     def idlest(self, share: float) -> frozenset[int]:
@@ -112,27 +110,33 @@ class Applications:
         return totals
 
     def _values(
-        self, chart: Chart, sums: np.ndarray, totals: np.ndarray, columns: Mapping[str, int], names: tuple[str, ...]
-    ) -> ChartValues:
-        (each,) = chart.dimensions
+        self, charts: Sequence[Chart], sums: np.ndarray, totals: np.ndarray, names: Sequence[str], owners: Owners
+    ) -> Iterator[ChartValues]:
+        """`sums` and `totals` are (groups, counters), the counters as `names` has them."""
         ids = [*self._shown.ids, Owners.OTHER, Owners.OVERFLOW]
-        plus, minus = [columns[f] for f in each.plus], [columns[f] for f in each.minus]
-        deltas, amounts = (
-            (of[np.ix_(ids, plus)].sum(axis=1) - of[np.ix_(ids, minus)].sum(axis=1)).tolist() for of in (sums, totals)
-        )
-        return ChartValues(
-            chart,
-            tuple(
-                Value(self._dimension(each, chart.id, names[group]), delta, total)
-                for group, delta, total in zip(ids, deltas, amounts, strict=True)
-            ),
-        )
+        groups = tuple(owners.groups[group] for group in ids)
+        signs = _signs(charts, names)
+        deltas, amounts = ((of[ids] @ signs).T.tolist() for of in (sums, totals))  # of all charts: it is done once
+        for chart, *of_chart in zip(charts, deltas, amounts, strict=True):
+            yield ChartValues(chart, tuple(map(Value, self._named(chart, groups), *of_chart)))
 
-    def _dimension(self, each: Dimension, chart: str, name: str) -> Dimension:
-        found = self._dimensions.get((chart, name))
-        if found is None:
-            found = self._dimensions[chart, name] = Dimension(name, name, each.plus, each.minus, each.negative)
-        return found
+    def _named(self, chart: Chart, groups: tuple[str, ...]) -> tuple[Dimension, ...]:
+        """A chart's dimensions of these groups. Those of the last tick are kept, as they seldom change."""
+        known, dimensions = self._dimensions.get(chart.id, ((), ()))
+        if known != groups:
+            of_groups = dict(zip(known, dimensions, strict=True))
+            (each,) = chart.dimensions
+            dimensions = tuple(
+                of_groups.get(name) or Dimension(name, name, each.plus, each.minus, each.negative) for name in groups
+            )
+            self._dimensions[chart.id] = groups, dimensions
+        return dimensions
+
+
+def _signs(charts: Sequence[Chart], names: Sequence[str]) -> np.ndarray:
+    """How often each counter counts for each chart's one dimension: i64 (counters, charts)."""
+    each = [d for chart in charts for d in chart.dimensions]
+    return np.array([[d.plus.count(f) - d.minus.count(f) for d in each] for f in names], np.int64)
 
 
 def _sums(table: TableHarvest, owners: Owners) -> np.ndarray:

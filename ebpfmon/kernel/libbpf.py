@@ -14,7 +14,8 @@ from ebpfmon.errors import KernelError
 _P, _INT, _U32, _STR, _SIZE = ctypes.c_void_p, ctypes.c_int, ctypes.c_uint32, ctypes.c_char_p, ctypes.c_size_t
 _PRINT = ctypes.CFUNCTYPE(_INT, _INT, _P, _P)
 _LIBBPF_DEBUG = 2
-_M_MMAP_THRESHOLD = -3  # malloc.h
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # malloc.h
+_KEPT_BYTES = 4 << 20  # an interval's rows: 20,000 of them
 
 _SIGNATURES: dict[str, tuple[Any, ...]] = {  # name: (result, *arguments)
     "libbpf_set_print": (_P, _PRINT),
@@ -135,9 +136,15 @@ class Libbpf:
         return 0
 
     def trim(self) -> None:
-        """Give back to the system what the loads have freed: reading the kernel's BTF alone takes 8 MB."""
+        """Give back to the system what the loads have freed: reading the kernel's BTF alone takes 8 MB.
+
+        From now on it is rows that come and go, every second. Memory that is given back must be cleared by the kernel
+        when it is wanted again, which takes as long as reading the rows: so a few MB are kept once they were needed.
+        """
         if hasattr(self._libc, "malloc_trim"):
             self._libc.malloc_trim(_SIZE(0))
+            self._libc.mallopt(_M_MMAP_THRESHOLD, _KEPT_BYTES)
+            self._libc.mallopt(_M_TRIM_THRESHOLD, 2 * _KEPT_BYTES)
 
     def missed_runs(self, program_fd: int) -> int:
         """How often the kernel left out a run of a program, because one was running on that CPU."""

@@ -9,7 +9,6 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
-from typing import Any
 
 import numpy as np
 
@@ -83,6 +82,8 @@ class Table:
         per_cpu = btf.dtype(obj.map_info(totals, "btf_value_type_id"))
         self._per_cpu = np.zeros(obj.libbpf.possible_cpus, per_cpu)
         self.counters = tuple(n for n in per_cpu.names or () if n != _OVERFLOW)
+        if any(per_cpu[n] != np.uint64 for n in per_cpu.names or ()):
+            raise ObjectError(f"read '{obj.path.name}': the totals of '{stem}' are not all u64")
         if self.dtype.itemsize != key.itemsize + row.itemsize:
             raise ObjectError(
                 f"read '{obj.path.name}': the rows of '{stem}' have padding: name it, widest fields first"
@@ -135,13 +136,17 @@ class Table:
             self._lib.bpf_map_lookup_elem(self._totals_fd, ctypes.byref(index), self._per_cpu.ctypes.data),
             f"read the totals of '{self.stem}'",
         )
-        before, sums = self._before[side], {}
-        for name in before:
-            now: Any = self._per_cpu[name].sum()
-            sums[name] = int(now) - before[name]
-            before[name] = int(now)
-        return sums
+        now, before = sums(self._per_cpu), self._before[side]
+        self._before[side] = now
+        return {name: count - before[name] for name, count in now.items()}
 
     def _since_load(self) -> dict[str, int]:
         """What the totals have come to, as far as they were read."""
         return {name: sum(before[name] for before in self._before) for name in self.counters}
+
+
+def sums(per_cpu: np.ndarray) -> dict[str, int]:
+    """Each field of a structured array of u64, over all CPUs."""
+    names = per_cpu.dtype.names or ()
+    numbers = per_cpu.view(np.uint64).reshape(len(per_cpu), len(names))
+    return dict(zip(names, numbers.sum(axis=0).tolist(), strict=True))
