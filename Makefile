@@ -1,12 +1,13 @@
 # The front door. What a target needs is installed by tools/setup, which says so first.
-.PHONY: help run test vm-test lint bpf wheel bench clean ready-bpf ready-run ready-test ready-vm
+.PHONY: help run test vm-test lint bpf wheel bench bench-report bench-instructions profile clean \
+	ready-bpf ready-run ready-test ready-vm ready-bench
 .DEFAULT_GOAL := help
 PYTHON ?= python3
 export PYTHON
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1|\2/p' $(MAKEFILE_LIST) | while IFS='|' read -r target what; do \
-		printf 'make %-7s %s\n' "$$target" "$$what"; done
+		printf 'make %-18s %s\n' "$$target" "$$what"; done
 
 run: ready-run ## install what is missing, then watch this machine; ARGS='--for 10 --json' and the like are handed on
 	@.venv/bin/ebpfmon run $(ARGS)
@@ -29,12 +30,21 @@ wheel: ready-run ## build the wheel into dist/
 	@.venv/bin/pip -qq wheel --no-deps --wheel-dir dist .
 	@ls dist/*.whl
 
-bench: ready-test ## measure what ebpfmon costs on this machine; ARGS goes to benchmarks/
+bench: ready-bench ## measure what ebpfmon costs here, in twenty minutes; ARGS='ladder --quick' measures one piece, in a hurry
 	@.venv/bin/python -m benchmarks $(ARGS)
+
+bench-instructions: ready-vm ready-bench ## count the instructions of a counted call under Debian's kernels, in QEMU
+	@.venv/bin/python -m benchmarks instructions $(ARGS)
+
+bench-report: ready-bench ## write benchmarks/REPORT.md and its plots from what was measured
+	@.venv/bin/python -m benchmarks report
+
+profile: ready-bench ## where a daemon's CPU time goes, as a flame graph; ARGS='--pid N' looks at one that runs
+	@.venv/bin/python -m benchmarks.profiler $(ARGS)
 
 clean: ## remove all that was built here, .venv too; Debian packages stay
 	@rm -rf .venv build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis plugins/*/objects ebpfmon/attribution/objects
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-ready-bpf ready-run ready-test ready-vm: ready-%:
+ready-bpf ready-run ready-test ready-vm ready-bench: ready-%:
 	@tools/setup $*

@@ -1,62 +1,57 @@
-"""`make bench`: measures what the README says of ebpfmon's cost, prints a table, fails where a bar is missed."""
+"""`python -m benchmarks [NAME ...] [--quick]`: measures, prints tables, writes JSON; `report` renders it."""
 
 from __future__ import annotations
 
 import argparse
+import importlib
 import os
 import sys
+import time
+from collections.abc import Callable
 
-from benchmarks import daemon, rows
-from ebpfmon import registry
+from benchmarks import render, report, result
+from benchmarks.result import Result
+
+PIECES = ("ladder", "start", "seen", "baseline", "scale", "workloads", "peers")
+"""In the order in which `make bench` runs them. Each is a module with `run(quick)`."""
+SLOW = ("instructions",)
+"""Only when they are asked for."""
 
 
 def main() -> int:
-    """Measure everything; returns 1 if a bar is missed."""
-    parser = argparse.ArgumentParser(prog="benchmarks")
-    parser.add_argument("--seconds", type=float, default=20, help="how long each monitor is watched")
+    """Run some pieces, or all of them. Returns 1 if a bar is missed, or a piece fails."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks")
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"{', '.join((*PIECES, *SLOW))}, or report")
+    parser.add_argument("--quick", action="store_true", help="seconds instead of minutes: to see that it works")
     given = parser.parse_args()
-    machine = os.uname()
-    print(f"kernel {machine.release} ({machine.machine}), {os.cpu_count()} CPUs, load {os.getloadavg()[0]:.1f}\n")
-    lines: list[tuple[str, float, float | None, str]] = []
+    if given.names == ["report"]:
+        print(report.write())
+        return 0
+    unknown = sorted(set(given.names) - {*PIECES, *SLOW})
+    if unknown:
+        parser.error(f"no such piece: {', '.join(unknown)}")
+    if os.geteuid() != 0:
+        print("ebpfmon: to load programs needs root: run sudo make bench", file=sys.stderr)
+        return 1
+    failed = [name for name in given.names or PIECES if not _measure(name, given.quick)]
+    if failed:
+        print(f"missed or failed: {', '.join(failed)}")
+    return int(bool(failed))
 
-    probe = registry.discover().probes["process"]
-    for count in (100, 1_000, 10_000):
-        stages = rows.tick(probe, count)
-        bar = 10.0 if count == 10_000 else None
-        lines += [
-            (f"{stage} of {count:,} active processes, CPU", cost, None, "ms")
-            for stage, cost in zip(("drain", "attribution", "accounting"), stages, strict=True)
-        ]
-        lines.append((f"all three of {count:,} active processes, CPU", sum(stages), bar, "ms"))
-    viewer = registry.discover().probes["network_viewer"]
-    drain, charts = rows.destinations(viewer, 60_000)
-    lines += [
-        ("drain of 60,000 destinations, CPU", drain, 100.0, "ms"),
-        ("charts of 60,000 destinations, CPU", charts, None, "ms"),
-    ]
-    memory, seen = daemon.memory_with_destinations(65_536)
-    lines += [
-        ("destinations in the fullest of these seconds", seen, None, ""),
-        ("peak resident memory with 65,536 destinations", memory, 96.0, "MB"),
-    ]
-    lines.append(("start to first snapshot", daemon.first_snapshot_s(), 2.0, "s"))
 
-    for idle in (0, 1_000, 5_000):
-        with daemon.idle_processes(idle):
-            own, memory = daemon.cost(daemon.EBPFMON, given.seconds)
-            psutil, _ = daemon.cost(daemon.PSUTIL, given.seconds)
-        lines.append((f"ebpfmon, {idle:,} idle processes, CPU per 30 s", own * 30 / given.seconds, None, "s"))
-        lines.append((f"psutil loop, {idle:,} idle processes, CPU per 30 s", psutil * 30 / given.seconds, None, "s"))
-        bar = {1_000: 1 / 30, 5_000: 1 / 100}.get(idle)
-        lines.append((f"ratio with {idle:,} idle processes", own / psutil, bar, ""))
-    lines.append(("resident memory, log sink", memory, 45.0, "MB"))
-
-    missed = 0
-    for what, value, bar, unit in lines:
-        verdict = "" if bar is None else f"(bar {bar:.3g} {unit}) {'held' if value <= bar else 'MISSED'}"
-        missed += "MISSED" in verdict
-        print(f"{what:52} {value:9.3f} {unit:3} {verdict}")
-    return int(missed > 0)
+def _measure(name: str, quick: bool) -> bool:
+    """Run one piece and keep what it found. False: it failed, or missed a bar."""
+    run: Callable[[bool], Result] = importlib.import_module(f"benchmarks.{name}").run
+    machine, started = result.look_at_machine(), time.monotonic()
+    try:
+        found = run(quick)
+    except Exception as error:  # the others shall run all the same
+        print(f"{name}: failed: {type(error).__name__}: {error}\n", flush=True)
+        return False
+    found.machine, found.quick, found.took_s = machine, quick, round(time.monotonic() - started, 1)
+    path = result.save(found)
+    print(render.text(found) + f"{path.relative_to(result.ROOT)}\n", flush=True)
+    return all(bar.verdict != "MISSED" for bar in found.bars)
 
 
 if __name__ == "__main__":

@@ -1,35 +1,102 @@
-"""The baseline: what psutil can tell of every process, once a second, as JSON lines of the change."""
+"""The baseline: what psutil can tell of every process, once a second, as ebpfmon's JSON lines of the change.
+
+Written as well as psutil allows: one loop over process_iter(), which keeps its objects and reads each file of /proc
+once (`oneshot`); ticks on whole seconds, without drift; deltas by process and start, so that a pid that is used again
+is another process; one that is new has all that it did so far as its delta. JSON is encoded with msgspec, as
+ebpfmon's is.
+"""
 
 from __future__ import annotations
 
-import json
-import sys
+import argparse
+import math
+import os
+import socket
 import time
+from collections.abc import Iterator
 from typing import Any
 
+import msgspec
 import psutil
 
-ATTRIBUTES = ["pid", "name", "create_time", "io_counters", "num_threads", "num_fds"]
+ATTRIBUTES = ("pid", "name", "create_time", "io_counters", "num_threads", "num_fds")
+COUNTERS = ("read_count", "write_count", "read_chars", "write_chars")
 
 
 def main() -> None:
     """Until the reader goes away."""
-    before: dict[tuple[int, float], Any] = {}
+    parser = argparse.ArgumentParser(prog="psutil_daemon")
+    parser.add_argument("--interval", type=int, default=1, help="seconds")
+    parser.add_argument("--connections", action="store_true", help="count each process's TCP and UDP sockets, too")
+    given = parser.parse_args()
+    daemon, last = Daemon(given.connections), time.time()
     while True:
-        start = time.monotonic()
-        now, changed = {}, []
-        for process in psutil.process_iter(ATTRIBUTES):
-            info = process.info
+        due = (math.floor(time.time() / given.interval) + 1) * given.interval
+        time.sleep(max(0.0, due - time.time()))
+        now = time.time()
+        line = msgspec.json.encode(daemon.tick(now, now - last)) + b"\n"
+        last = now
+        try:
+            os.write(1, line)
+        except BrokenPipeError:
+            return
+
+
+class Daemon:
+    """Keeps what was seen of each process."""
+
+    def __init__(self, connections: bool) -> None:
+        self._connections = connections
+        self._host = socket.gethostname()
+        self._before: dict[tuple[int, float], tuple[int, ...]] = {}
+        self._totals = dict.fromkeys(COUNTERS, 0)
+        self._started = time.time()
+
+    def tick(self, now: float, elapsed_s: float) -> dict[str, Any]:
+        """What has changed since the last one."""
+        sockets = self._sockets() if self._connections else {}
+        seen: dict[tuple[int, float], tuple[int, ...]] = {}
+        changed = []
+        sums = dict.fromkeys(COUNTERS, 0)
+        for info in self._processes():
             key, io = (info["pid"], info["create_time"]), info["io_counters"]
-            now[key] = io
-            then = before.get(key)
-            if io and then and io != then:
-                delta = {field: getattr(io, field) - getattr(then, field) for field in io._fields}
-                changed.append({"pid": info["pid"], "name": info["name"], "threads": info["num_threads"], **delta})
-        before = now
-        sys.stdout.write(json.dumps({"time": time.time(), "processes": changed}) + "\n")
-        sys.stdout.flush()
-        time.sleep(max(0.0, 1 - (time.monotonic() - start)))
+            if io is None:  # not ours to read, or gone
+                continue
+            counters = seen[key] = tuple(getattr(io, name) for name in COUNTERS)
+            before = self._before.get(key)
+            if before is None:
+                before = counters if info["create_time"] < self._started else (0,) * len(COUNTERS)
+            if counters == before:
+                continue
+            delta = {name: c - b for name, c, b in zip(COUNTERS, counters, before, strict=True)}
+            for name in COUNTERS:
+                sums[name] += delta[name]
+            one = {"pid": info["pid"], "name": info["name"], "threads": info["num_threads"], "fds": info["num_fds"]}
+            changed.append({**one, "sockets": sockets.get(info["pid"], 0), **delta})
+        self._before = seen
+        for name in COUNTERS:
+            self._totals[name] += sums[name]
+        dimensions = [
+            {"id": n, "name": n, "delta": sums[n], "total": self._totals[n], "rate": round(sums[n] / elapsed_s, 2)}
+            for n in COUNTERS
+        ]
+        return {
+            "schema": 1, "host": self._host, "time": round(now, 3), "elapsed_s": round(elapsed_s, 4),
+            "charts": [{"id": "psutil.io", "dimensions": dimensions}], "processes": changed,
+        }  # fmt: skip
+
+    @staticmethod
+    def _processes() -> Iterator[dict[str, Any]]:
+        for process in psutil.process_iter(ATTRIBUTES):
+            yield process.info
+
+    @staticmethod
+    def _sockets() -> dict[int, int]:
+        counts: dict[int, int] = {}
+        for connection in psutil.net_connections("inet"):
+            if connection.pid:
+                counts[connection.pid] = counts.get(connection.pid, 0) + 1
+        return counts
 
 
 if __name__ == "__main__":

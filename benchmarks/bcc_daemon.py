@@ -1,0 +1,42 @@
+"""A peer: counts system calls by process with BCC, as its own tools do, and writes them as a JSON line a second.
+
+Runs under the interpreter that has Debian's python3-bpfcc, so with nothing of ebpfmon's.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+
+from bcc import BPF  # type: ignore[import-not-found]  # Debian's, which is for its own Python
+
+_PROGRAM = """
+struct key_t { u32 tgid; u32 nr; };
+BPF_HASH(counts, struct key_t, u64, 65536);
+RAW_TRACEPOINT_PROBE(sys_exit)
+{
+    struct pt_regs regs = {};
+    struct key_t key = { .tgid = bpf_get_current_pid_tgid() >> 32 };
+    bpf_probe_read_kernel(&regs, sizeof(regs), (void *)ctx->args[0]);
+    key.nr = regs.NR;
+    switch (key.nr) { CASES counts.increment(key); }
+    return 0;
+}
+"""
+_X86_64 = (0, 1, 2, 3, 17, 18, 19, 20, 87, 257, 263, 295, 296, 327, 328, 436, 437)  # what ebpfmon counts
+
+
+def main() -> None:
+    """Until it is stopped."""
+    cases = " ".join(f"case {n}:" for n in _X86_64)
+    counts = BPF(text=_PROGRAM.replace("CASES", cases).replace("regs.NR", "regs.orig_ax"))["counts"]
+    while True:
+        time.sleep(1 - time.time() % 1)
+        rows = [[k.tgid, k.nr, v.value] for k, v in counts.items_lookup_and_delete_batch()]
+        sys.stdout.write(json.dumps({"time": time.time(), "rows": rows}) + "\n")
+        sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    main()

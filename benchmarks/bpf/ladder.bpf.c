@@ -1,0 +1,364 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/* The ladder: at each hook programs that do ever more of what counting a read(2) takes, so that it shows where a cost
+ * comes from. Then experiments: the same with one thing done in another way. A program is named STEP__HOOK. */
+#include "ebpfmon.bpf.h"
+
+#define SIZE 16384
+
+struct ladder_counters {
+	__u64 calls, bytes;
+};
+
+/* ---- as the kit does it ---- */
+
+PROCESS_TABLE(ladder, SIZE);
+
+static __always_inline int step_empty(__u64 bytes)
+{
+	return 0;
+}
+
+static __always_inline int step_totals(__u64 bytes)
+{
+	__u32 side = interval_side();
+	struct ladder_totals *totals = bpf_map_lookup_elem(&ladder_totals, &side);
+
+	if (!totals)
+		return 0;
+	__sync_fetch_and_add(&totals->n.calls, 1);
+	__sync_fetch_and_add(&totals->n.bytes, bytes);
+	return 0;
+}
+
+static __always_inline int step_row(__u64 bytes)
+{
+	struct ladder_slots to;
+
+	if (!ladder_slots(&to))
+		return 0;
+	ADD(&to, calls, 1);
+	ADD(&to, bytes, bytes);
+	return 0;
+}
+
+/* ---- experiments ---- */
+
+/* The row alone, and no totals beside it: what the totals cost. */
+static __always_inline int step_no_totals(__u64 bytes)
+{
+	struct process_key key = {};
+	__u32 side = interval_side();
+	void *rows = bpf_map_lookup_elem(&ladder_rows, &side);
+	struct ladder_row *row;
+
+	if (!rows)
+		return 0;
+	current_process(&key);
+	row = bpf_map_lookup_elem(rows, &key);
+	if (!row)
+		row = ladder_new_row(rows, &key, 0, CURRENT_TASK(), CURRENT_IS_TYPED);
+	if (!row)
+		return 0;
+	__sync_fetch_and_add(&row->n.calls, 1);
+	__sync_fetch_and_add(&row->n.bytes, bytes);
+	return 0;
+}
+
+/* Sums that are not atomic in the CPU's own totals: wrong where a program is preempted by another. */
+static __always_inline int step_plain_totals(__u64 bytes)
+{
+	struct ladder_slots to;
+
+	if (!ladder_slots(&to))
+		return 0;
+	to.totals->calls += 1;
+	to.totals->bytes += bytes;
+	if (to.row) {
+		__sync_fetch_and_add(&to.row->calls, 1);
+		__sync_fetch_and_add(&to.row->bytes, bytes);
+	}
+	return 0;
+}
+
+/* The interval's side in a global variable, which a program reads without a lookup. */
+__u32 global_side SEC(".data.side") = 0;
+
+static __always_inline struct ladder_totals *totals_of(__u32 side)
+{
+	return bpf_map_lookup_elem(&ladder_totals, &side);
+}
+
+static __always_inline void count_row(struct ladder_row *row, __u64 bytes)
+{
+	if (!row)
+		return;
+	__sync_fetch_and_add(&row->n.calls, 1);
+	__sync_fetch_and_add(&row->n.bytes, bytes);
+}
+
+static __always_inline void count_totals(struct ladder_totals *totals, __u64 bytes)
+{
+	if (!totals)
+		return;
+	__sync_fetch_and_add(&totals->n.calls, 1);
+	__sync_fetch_and_add(&totals->n.bytes, bytes);
+}
+
+static __always_inline int step_global_side(__u64 bytes)
+{
+	struct process_key key = {};
+	__u32 side = *(volatile __u32 *)&global_side & 1;
+	void *rows = bpf_map_lookup_elem(&ladder_rows, &side);
+	struct ladder_row *row;
+
+	count_totals(totals_of(side), bytes);
+	if (!rows)
+		return 0;
+	current_process(&key);
+	row = bpf_map_lookup_elem(rows, &key);
+	if (!row)
+		row = ladder_new_row(rows, &key, 0, CURRENT_TASK(), CURRENT_IS_TYPED);
+	count_row(row, bytes);
+	return 0;
+}
+
+/* The side's map is named in the program, not looked up in a map of maps: the kernel then calls the hash table's own
+ * function, and not through a pointer, which a retpoline makes dear. */
+static __always_inline struct ladder_row *row_of_named_map(__u32 side, struct process_key *key)
+{
+	struct ladder_row *row;
+
+	row = side ? bpf_map_lookup_elem(&ladder_rows_1, key) : bpf_map_lookup_elem(&ladder_rows_0, key);
+	if (row)
+		return row;
+	return side ? ladder_new_row(&ladder_rows_1, key, 0, CURRENT_TASK(), CURRENT_IS_TYPED) :
+		      ladder_new_row(&ladder_rows_0, key, 0, CURRENT_TASK(), CURRENT_IS_TYPED);
+}
+
+static __always_inline int step_named_map(__u64 bytes)
+{
+	struct process_key key = {};
+	__u32 side = interval_side();
+
+	count_totals(totals_of(side), bytes);
+	current_process(&key);
+	count_row(row_of_named_map(side, &key), bytes);
+	return 0;
+}
+
+static __always_inline int step_named_map_global_side(__u64 bytes)
+{
+	struct process_key key = {};
+	__u32 side = *(volatile __u32 *)&global_side & 1;
+
+	count_totals(totals_of(side), bytes);
+	current_process(&key);
+	count_row(row_of_named_map(side, &key), bytes);
+	return 0;
+}
+
+/* ... and sums that are not atomic in the totals: all that could be saved without another kind of table. */
+static __always_inline int step_named_map_plain_totals(__u64 bytes)
+{
+	struct process_key key = {};
+	__u32 side = interval_side();
+	struct ladder_totals *totals = totals_of(side);
+
+	if (totals) {
+		totals->n.calls += 1;
+		totals->n.bytes += bytes;
+	}
+	current_process(&key);
+	count_row(row_of_named_map(side, &key), bytes);
+	return 0;
+}
+
+/* The row in the task's own storage: no hash. Nobody could drain such rows but by walking over all tasks. */
+struct {
+	__uint(type, BPF_MAP_TYPE_TASK_STORAGE);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, int);
+	__type(value, struct ladder_row);
+} ladder_of_task SEC(".maps");
+
+static __always_inline int step_task_storage(__u64 bytes)
+{
+	__u32 side = interval_side();
+
+	count_totals(totals_of(side), bytes);
+	count_row(bpf_task_storage_get(&ladder_of_task, bpf_get_current_task_btf(), 0,
+			BPF_LOCAL_STORAGE_GET_F_CREATE), bytes);
+	return 0;
+}
+
+/* Each CPU remembers the last process and the place of its row in an array, which a lookup finds without a hash. */
+struct ladder_last {
+	struct process_key key;
+	__u32 place, side;
+};
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct ladder_last);
+} ladder_last SEC(".maps");
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, SIZE);
+	__type(key, __u32);
+	__type(value, struct ladder_row);
+} ladder_places SEC(".maps");
+
+static __always_inline int step_last_row_of_cpu(__u64 bytes)
+{
+	struct process_key key = {};
+	__u32 zero = 0, side = interval_side(), place;
+	struct ladder_last *last = bpf_map_lookup_elem(&ladder_last, &zero);
+	struct ladder_row *row;
+
+	count_totals(totals_of(side), bytes);
+	if (!last)
+		return 0;
+	current_process(&key);
+	if (last->key.tgid != key.tgid || last->key.start_ns != key.start_ns ||
+	    last->key.exec_id != key.exec_id || last->side != side) {
+		row = row_of_named_map(side, &key);
+		if (!row)
+			return 0;
+		last->key = key;
+		last->side = side;
+		last->place = key.tgid & (SIZE - 1);
+	}
+	place = last->place;
+	count_row(bpf_map_lookup_elem(&ladder_places, &place), bytes);
+	return 0;
+}
+
+/* Totals only where there is no row: with the rows' sum they are as exact, and each call is counted once. */
+static __always_inline int step_lean(__u64 bytes)
+{
+	struct process_key key = {};
+	__u32 side = *(volatile __u32 *)&global_side & 1;
+	struct ladder_row *row;
+
+	current_process(&key);
+	row = row_of_named_map(side, &key);
+	if (row)
+		count_row(row, bytes);
+	else
+		count_totals(totals_of(side), bytes);
+	return 0;
+}
+
+/* ... and the place of the last row remembered by each CPU: what is left without a hash. */
+static __always_inline int step_lean_last_row(__u64 bytes)
+{
+	struct process_key key = {};
+	__u32 zero = 0, side = *(volatile __u32 *)&global_side & 1, place;
+	struct ladder_last *last = bpf_map_lookup_elem(&ladder_last, &zero);
+	struct ladder_row *row;
+
+	if (!last)
+		return 0;
+	current_process(&key);
+	if (last->key.tgid != key.tgid || last->key.start_ns != key.start_ns ||
+	    last->key.exec_id != key.exec_id || last->side != side) {
+		row = row_of_named_map(side, &key);
+		if (!row)
+			return 0;
+		last->key = key;
+		last->side = side;
+		last->place = key.tgid & (SIZE - 1);
+	}
+	place = last->place;
+	count_row(bpf_map_lookup_elem(&ladder_places, &place), bytes);
+	return 0;
+}
+
+/* A key of 8 bytes, where there are 16: what the length of the key costs. (A start alone does not tell processes apart
+ * that two CPUs began in the same nanosecond.) */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, SIZE);
+	__type(key, __u64);
+	__type(value, struct ladder_row);
+} ladder_short SEC(".maps");
+
+static __always_inline int step_short_key(__u64 bytes)
+{
+	struct ladder_row *row, fresh = {};
+	struct process_key key = {};
+
+	count_totals(totals_of(interval_side()), bytes);
+	current_process(&key);
+	row = bpf_map_lookup_elem(&ladder_short, &key.start_ns);
+	if (!row) {
+		bpf_map_update_elem(&ladder_short, &key.start_ns, &fresh, BPF_NOEXIST);
+		row = bpf_map_lookup_elem(&ladder_short, &key.start_ns);
+	}
+	count_row(row, bytes);
+	return 0;
+}
+
+/* ---- hooks ---- */
+
+#if defined(__TARGET_ARCH_x86)
+#define NR_READ 0
+#else
+#define NR_READ 63
+#endif
+
+static __always_inline bool is_read(void *regs)
+{
+	return REGISTER((struct pt_regs *)regs, SYSCALL_NR) == NR_READ;
+}
+
+struct classic_sys_exit { __u64 common; long id; long ret; };
+struct classic_sys_exit_read { __u64 common; int nr; long ret; };
+
+#define EVERY_STEP(DO)                                                                                  \
+	DO(totals) DO(row) DO(no_totals) DO(plain_totals) DO(global_side) DO(named_map)                 \
+	DO(named_map_global_side) DO(named_map_plain_totals) DO(last_row_of_cpu)                        \
+	DO(lean) DO(lean_last_row) DO(short_key)
+#define KIT_STEPS(DO) DO(totals) DO(row) DO(named_map)
+
+#define AT(step, hook, section, condition, bytes)                                                       \
+	SEC(section) int step##__##hook(__u64 *ctx)                                                     \
+	{                                                                                               \
+		return (condition) ? step_##step(bytes) : 0;                                            \
+	}
+
+AT(empty, tp_btf, "tp_btf/sys_exit", true, 0)
+#define DO_TP_BTF(step) AT(step, tp_btf, "tp_btf/sys_exit", is_read((void *)ctx[0]), ctx[1])
+EVERY_STEP(DO_TP_BTF)
+DO_TP_BTF(task_storage)
+
+AT(empty, classic, "tp/raw_syscalls/sys_exit", true, 0)
+#define DO_CLASSIC(step)                                                                                \
+	AT(step, classic, "tp/raw_syscalls/sys_exit", ((struct classic_sys_exit *)ctx)->id == NR_READ,  \
+	   ((struct classic_sys_exit *)ctx)->ret)
+KIT_STEPS(DO_CLASSIC)
+
+AT(empty, one_call, "tp/syscalls/sys_exit_read", true, 0)
+#define DO_ONE_CALL(step)                                                                               \
+	AT(step, one_call, "tp/syscalls/sys_exit_read", true, ((struct classic_sys_exit_read *)ctx)->ret)
+KIT_STEPS(DO_ONE_CALL)
+
+AT(empty, fexit, "fexit/vfs_read", true, 0)
+#define DO_FEXIT(step) AT(step, fexit, "fexit/vfs_read", true, ctx[4])
+EVERY_STEP(DO_FEXIT)
+DO_FEXIT(task_storage)
+
+AT(empty, fentry, "fentry/vfs_read", true, 0)
+
+#define AT_PROBE(step, hook, section, bytes)                                                            \
+	SEC(section) int step##__##hook(struct pt_regs *ctx)                                            \
+	{                                                                                               \
+		return step_##step(bytes);                                                              \
+	}
+AT_PROBE(empty, kprobe, "kprobe/vfs_read", 0)
+AT_PROBE(empty, kretprobe, "kretprobe/vfs_read", 0)
+#define DO_KRETPROBE(step) AT_PROBE(step, kretprobe, "kretprobe/vfs_read", KPROBE_RESULT(ctx))
+KIT_STEPS(DO_KRETPROBE)
+
+LICENSE("GPL");

@@ -1,0 +1,87 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* calls KIND COUNT BATCHES: makes system calls, and prints what one took: nanoseconds of the fastest batch, then of the
+ * median one, of this process's CPU time. KIND: read, write, getppid, open (and close), fork. */
+#define _GNU_SOURCE
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+#include <time.h>
+#include <unistd.h>
+
+static int in, out;
+static char byte;
+
+static void one_read(void) { if (read(in, &byte, 1) != 1) abort(); }
+static void one_write(void) { if (write(out, &byte, 1) != 1) abort(); }
+static void one_getppid(void) { syscall(SYS_getppid); }
+
+static void one_open(void)
+{
+	int fd = open("/dev/null", O_RDONLY | O_CLOEXEC);
+
+	if (fd < 0)
+		abort();
+	close(fd);
+}
+
+static void one_fork(void)
+{
+	pid_t child = fork();
+
+	if (!child)
+		_exit(0);
+	if (child < 0 || waitpid(child, 0, 0) != child)
+		abort();
+}
+
+static const struct {
+	const char *name;
+	void (*call)(void);
+	clockid_t clock; /* a fork's cost is the child's, too */
+} kinds[] = {
+	{ "read", one_read, CLOCK_THREAD_CPUTIME_ID },
+	{ "write", one_write, CLOCK_THREAD_CPUTIME_ID },
+	{ "getppid", one_getppid, CLOCK_THREAD_CPUTIME_ID },
+	{ "open", one_open, CLOCK_THREAD_CPUTIME_ID },
+	{ "fork", one_fork, CLOCK_MONOTONIC },
+};
+
+static int ascending(const void *a, const void *b)
+{
+	double x = *(const double *)a, y = *(const double *)b;
+
+	return (x > y) - (x < y);
+}
+
+int main(int argc, char **argv)
+{
+	int kind = -1, count, batches;
+	double *took;
+
+	for (int k = 0; argc == 4 && k < (int)(sizeof(kinds) / sizeof(*kinds)); k++)
+		if (!strcmp(argv[1], kinds[k].name))
+			kind = k;
+	if (kind < 0 || (count = atoi(argv[2])) < 1 || (batches = atoi(argv[3])) < 1)
+		return fprintf(stderr, "calls read|write|getppid|open|fork COUNT BATCHES\n"), 2;
+	in = open("/dev/zero", O_RDONLY);
+	out = open("/dev/null", O_WRONLY);
+	took = calloc(batches, sizeof(*took));
+	if (in < 0 || out < 0 || !took)
+		return perror("calls"), 1;
+	for (int n = -1; n < batches; n++) { /* one batch to get warm */
+		struct timespec a, b;
+
+		clock_gettime(kinds[kind].clock, &a);
+		for (int i = 0; i < count; i++)
+			kinds[kind].call();
+		clock_gettime(kinds[kind].clock, &b);
+		if (n >= 0)
+			took[n] = ((b.tv_sec - a.tv_sec) * 1e9 + (b.tv_nsec - a.tv_nsec)) / count;
+	}
+	qsort(took, batches, sizeof(*took), ascending);
+	printf("%.2f %.2f\n", took[0], took[batches / 2]);
+	return 0;
+}

@@ -1,0 +1,108 @@
+"""Instructions per call, under Debian's kernels in QEMU: the same figures in every run, on every machine."""
+
+from __future__ import annotations
+
+import tempfile
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import msgspec
+
+from benchmarks import ladder, programs
+from benchmarks.guest import Counted, Found
+from benchmarks.result import OUT, Bar, Cell, Plot, Result, Table
+from tests.vm import fetch, machine
+
+SERIES = ("6.1", "6.12", "7.2")
+METHOD = (
+    "Each kernel runs in QEMU, emulated (`-icount shift=0,sleep=off`, one CPU, mitigations off): a nanosecond of "
+    "the guest's is an instruction, so a figure is the same in every run. There every step of the ladder is "
+    "attached, while a program reads one byte of /dev/zero and calls getppid(2). These are instructions, not time: "
+    "what a locked instruction, a cache miss or a retpoline takes is not in them."
+)
+NETDATA = {"6.1": (1359, 1495), "6.12": (1375, None)}
+"""What a read takes above nothing with Netdata 2.10.4's programs, its default trampoline and its kprobes (2026-11-22,
+measured in the same way): the plugin itself cannot be had from any package."""
+_MINUTES = 20
+
+
+def run(quick: bool) -> Result:
+    """Every kernel (one, if `quick`), two machines at a time."""
+    found = Result(name="instructions", title="Instructions that counting a call takes", method=METHOD)
+    machine.require()
+    ladder.compile_ladder()
+    programs.build("calls")
+    kernels = SERIES[:1] if quick else SERIES
+    with ThreadPoolExecutor(2) as pool:
+        counted = dict(zip(kernels, pool.map(_in_kernel, kernels), strict=True))
+    for series in kernels:
+        of_kernel = counted[series]
+        if isinstance(of_kernel, str):
+            found.skipped[series] = of_kernel
+        else:
+            found.tables += _tables(series, of_kernel)
+            found.skipped |= {f"{series}, {what}": why for what, why in of_kernel.skipped.items()}
+    of_6_1 = counted["6.1"]
+    steps = [] if isinstance(of_6_1, str) else of_6_1.steps
+    over = _over(steps, "fexit", "process probe, entry")
+    found.bars.append(Bar("instructions of a counted read(2) above nothing, trampoline, 6.1", over, 300))
+    found.plots.append(_plot({s: f.steps for s, f in counted.items() if not isinstance(f, str)}))
+    return found
+
+
+def _in_kernel(series: str) -> Found | str:
+    """What was counted under a kernel, or why nothing was."""
+    try:
+        kernel = fetch.fetch(series)
+    except fetch.MissingKernelError as error:
+        return str(error)
+    OUT.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix="ebpfmon-bench-") as share, (OUT / f"guest-{series}.log").open("wb") as log:
+        path = Path(share) / "found.json"
+        job = machine.Job(
+            f".venv/bin/python -m benchmarks.guest {path}", Path(share), timeout_s=60 * _MINUTES, counted=True
+        )
+        ended = machine.run(kernel, job, log)
+        if not path.exists():
+            return ended.trouble or f"it failed ({ended.status}): see {log.name}"
+        return msgspec.json.decode(path.read_bytes(), type=Found)
+
+
+def _tables(series: str, found: Found) -> list[Table]:
+    nothing = found.steps[0]
+    tables = []
+    for hook, where in ladder.HOOKS.items():
+        here = [step for step in found.steps if step.hook == hook]
+        if not here:
+            continue
+        empty = here[0]
+        rows: list[tuple[Cell, ...]] = [(nothing.name, round(nothing.read), None, None, None)]
+        rows += [
+            (s.name, round(s.read), round(s.read - nothing.read), round(s.read - empty.read),
+             round(s.getppid - nothing.getppid))
+            for s in here
+        ]  # fmt: skip
+        columns = ("step", "read", "above nothing", "above empty", "getppid above nothing")
+        tables.append(Table(f"Linux {series}: {where}", columns, rows))
+    return tables
+
+
+def _over(steps: list[Counted], hook: str, name: str) -> float | None:
+    reads = [step.read for step in steps if step.hook == hook and step.name == name]
+    return round(reads[0] - steps[0].read) if reads else None
+
+
+def _plot(counted: dict[str, list[Counted]]) -> Plot:
+    """What people choose by: a counted read above nothing, ours and Netdata's."""
+    names = {"fexit": "trampoline", "tp_btf": "tracepoint", "kretprobe": "kprobe"}
+    series: dict[str, list[tuple[float | str, float]]] = {}
+    for kernel, steps in counted.items():
+        bars: list[tuple[float | str, float]] = []
+        for hook, name in names.items():
+            over = _over(steps, hook, "process probe, entry")
+            if over is not None:
+                bars.append((name, over))
+        trampoline, kprobe = NETDATA.get(kernel, (None, None))
+        bars += [(f"Netdata, {name}", n) for name, n in (("trampoline", trampoline), ("kprobe", kprobe)) if n]
+        series[f"Linux {kernel}"] = bars
+    return Plot("instructions", "A counted read(2), above nothing", "", "instructions", series, kind="bars")

@@ -1,0 +1,228 @@
+"""The ladder: what a system call takes with nothing, an empty program, totals, totals and row, at every hook."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from benchmarks import programs
+from benchmarks.result import OUT, ROOT, Bar, Cell, Plot, Result, Table
+from benchmarks.statistics import above, interleaved, significant, spread
+from ebpfmon import LoadMode, Strategy, compiler, registry
+from ebpfmon.attribution import execs
+from ebpfmon.errors import KernelError
+from ebpfmon.kernel import attach, features
+from ebpfmon.kernel.attach import LoadOptions
+from ebpfmon.kernel.bpfobject import BpfObject
+from ebpfmon.kernel.btf import Btf
+from ebpfmon.kernel.kretprobes import Kretprobes
+from ebpfmon.kernel.libbpf import Libbpf
+from ebpfmon.kernel.plan import Kernel
+from ebpfmon.kernel.symbols import look_up
+
+SOURCE = Path(__file__).parent / "bpf" / "ladder.bpf.c"
+HOOKS = {
+    "tp_btf": "raw tracepoint sys_exit",
+    "classic": "classic tracepoint raw_syscalls/sys_exit",
+    "one_call": "classic tracepoint syscalls/sys_exit_read",
+    "fexit": "fexit vfs_read",
+    "fentry": "fentry vfs_read",
+    "kprobe": "kprobe vfs_read",
+    "kretprobe": "kretprobe vfs_read",
+}
+STEPS = {
+    "empty": "an empty program",
+    "totals": "totals",
+    "row": "totals and row",
+    "no_totals": "experiment: a row, no totals",
+    "plain_totals": "experiment: totals that are not atomic",
+    "global_side": "experiment: the side in a global variable",
+    "named_map": "experiment: the side's table named in the program",
+    "named_map_global_side": "experiment: both",
+    "named_map_plain_totals": "experiment: table named, totals not atomic",
+    "task_storage": "experiment: the row in the task's storage",
+    "last_row_of_cpu": "experiment: each CPU remembers the last row",
+    "lean": "experiment: side global, table named, totals only where there is no row",
+    "lean_last_row": "experiment: ... and each CPU remembers the last row",
+    "short_key": "experiment: table named, a key of 8 bytes",
+}
+_OF_HOOK = {"tp_btf": Strategy.TRACEPOINT, "fexit": Strategy.TRAMPOLINE, "kretprobe": Strategy.KPROBE}
+NOTHING = "nothing"
+METHOD = (
+    "A static program reads one byte of /dev/zero, which is counted, and calls getppid(2), which nobody counts. "
+    "Each step is attached, measured and taken away again, round after round, every other round backwards. A step's "
+    "figure is the fastest batch of all rounds, as whatever else runs can only make one slower; 'in rounds' is the "
+    "median of the distance to the same round's 'nothing', ± half the distance between the quartiles: how quiet the "
+    "machine was."
+)
+
+
+@dataclass(slots=True)
+class Step:
+    """Something that is attached while calls are made, and what they took, in ns, a round each."""
+
+    hook: str
+    name: str
+    attach: Callable[[], AbstractContextManager[object]]
+    counted: list[float] = field(default_factory=list)
+    uncounted: list[float] = field(default_factory=list)
+
+
+def run(quick: bool) -> Result:
+    """Measure every step at every hook that this kernel allows."""
+    found = Result(name="ladder", title="What counting a call costs in the kernel", method=METHOD)
+    rounds, count, batches = (3, 20_000, 5) if quick else (11, 50_000, 7)
+    steps = list(find_steps(Libbpf(), found.skipped))
+    for _, step in interleaved(steps, rounds):
+        with step.attach():
+            step.counted.append(programs.nanoseconds("read", count, batches))
+            step.uncounted.append(programs.nanoseconds("getppid", count, batches))
+    show(found, steps)
+    return found
+
+
+def find_steps(libbpf: Libbpf, skipped: dict[str, str], *, trial: bool = True) -> Iterator[Step]:
+    """All that can be attached here, 'nothing' first; what cannot is said in `skipped`. Without a `trial`: all."""
+    yield Step("", NOTHING, ExitStack)
+    compiled = compile_ladder()
+    for hook, where in HOOKS.items():
+        for name in _programs(libbpf, compiled, hook):
+            step = Step(hook, STEPS[name], lambda p=f"{name}__{hook}": attached(libbpf, compiled, p))  # type: ignore[misc]
+            if why := trial and _why_not(step):
+                skipped[where if name == "empty" else f"{where}, {step.name}"] = why
+                if name == "empty":
+                    break
+            else:
+                yield step
+        else:
+            if hook in _OF_HOOK:
+                yield from _whole_probes(libbpf, hook, _OF_HOOK[hook])
+
+
+def _programs(libbpf: Libbpf, compiled: Path, hook: str) -> list[str]:
+    with BpfObject(libbpf, compiled) as opened:
+        return [name for name in STEPS if f"{name}__{hook}" in opened.programs]
+
+
+def _whole_probes(libbpf: Libbpf, hook: str, strategy: Strategy) -> Iterator[Step]:
+    probe = registry.discover().probes["process"]
+    ways = {
+        "process probe, totals alone": LoadOptions(strategy=strategy, rows=False),
+        "process probe, entry": LoadOptions(strategy=strategy),
+        "process probe, return": LoadOptions(strategy=strategy, mode=LoadMode.RETURN),
+    }
+    for name, options in ways.items():
+        yield Step(hook, name, lambda o=options: attach.load(probe, libbpf, features.look(), o))  # type: ignore[misc]
+    yield Step(hook, "all of ebpfmon, entry", lambda: everything(libbpf, strategy))
+
+
+@contextmanager
+def everything(libbpf: Libbpf, strategy: Strategy | None = None, mode: LoadMode = LoadMode.ENTRY) -> Iterator[None]:
+    """Every probe, as the default settings have it, and what sees programs start."""
+    with ExitStack() as stack:
+        for probe in (*registry.discover().probes.values(), execs.PROBE):
+            options = LoadOptions(strategy=strategy, mode=mode, setup=probe.setup(probe.settings()))
+            try:
+                stack.enter_context(attach.load(probe, libbpf, features.look(), options))
+            except KernelError:
+                if strategy is None:
+                    raise
+                options = LoadOptions(mode=mode, setup=probe.setup(probe.settings()))
+                stack.enter_context(attach.load(probe, libbpf, features.look(), options))
+        yield
+
+
+def compile_ladder() -> Path:
+    """The compiled ladder, for this machine."""
+    machine = features.look().machine
+    out = OUT / "bpf" / machine / "ladder.bpf.o"
+    newest = max(path.stat().st_mtime for path in (SOURCE, *(ROOT / "bpf").glob("*.h")))
+    if not out.exists() or out.stat().st_mtime < newest:
+        compiler.compile_object(SOURCE, out, machine, ROOT / "bpf")
+    return out
+
+
+@contextmanager
+def attached(libbpf: Libbpf, compiled: Path, program: str) -> Iterator[BpfObject]:
+    """One program of the ladder, attached."""
+    kretprobes = _kretprobes(libbpf) if "kretprobe" in program else None
+    with BpfObject(libbpf, compiled, kretprobes) as obj:
+        data, knobs = obj.rodata(), Btf(obj.btf()).variables(".rodata")
+        offset, size = knobs["cfg_rows"]
+        data[offset : offset + size] = list((1).to_bytes(size, sys.byteorder))
+        obj.load([program])
+        obj.attach(program)
+        yield obj
+
+
+def _kretprobes(libbpf: Libbpf) -> Kretprobes | None:
+    """As the loader makes them: None where the kernel itself has room for all."""
+    look = features.look()
+    with look_up(libbpf) as symbols:
+        return None if Kernel.of(symbols, look).returns_have_room else Kretprobes(libbpf, look.tracefs or "")
+
+
+def _why_not(step: Step) -> str:
+    try:
+        with step.attach():
+            return ""
+    except (KernelError, OSError) as error:
+        return str(error).rpartition(": ")[2]
+
+
+def show(found: Result, steps: list[Step]) -> None:
+    """Tables, plot and bars out of all steps."""
+    nothing = steps[0]
+    bars: dict[str, list[tuple[float | str, float]]] = {"a counted call": [], "a call nobody counts": []}
+    for hook, where in HOOKS.items():
+        here = [nothing, *(step for step in steps if step.hook == hook)]
+        if len(here) == 1:
+            continue
+        empty = here[1]
+        rows: list[tuple[Cell, ...]] = []
+        for step in here:
+            cost, other = _over(step.counted, nothing.counted), _over(step.uncounted, nothing.uncounted)
+            in_rounds = above(step.counted, nothing.counted)
+            rows.append(
+                (step.name, _ns(min(step.counted)), cost, _over(step.counted, empty.counted),
+                 f"{in_rounds.median:.0f} ± {in_rounds.spread:.0f}", other)
+                if step is not nothing
+                else (step.name, _ns(min(step.counted)), None, None, f"± {spread(step.counted).spread:.0f}", None)
+            )  # fmt: skip
+            if step is not nothing and not step.name.startswith("experiment") and hook == _best(steps):
+                bars["a counted call"].append((step.name, cost))
+                bars["a call nobody counts"].append((step.name, other))
+        columns = ("step", "read, ns", "above nothing", "above empty", "(in rounds)", "getppid above nothing")
+        found.tables.append(Table(where, columns, rows))
+    best = _best(steps)
+    if best:
+        found.plots.append(Plot("ladder", f"Cost of a call, {HOOKS[best]}", "", "ns", bars, kind="bars"))
+        _hold(found, [step for step in steps if step.hook in ("", best)])
+
+
+def _best(steps: list[Step]) -> str:
+    """The hook of the way that ebpfmon takes where it has the choice."""
+    return next((hook for hook in ("fexit", "tp_btf", "kretprobe") if any(s.hook == hook for s in steps)), "")
+
+
+def _hold(found: Result, steps: list[Step]) -> None:
+    of = {step.name: step for step in steps}
+    nothing, empty, entry = of[NOTHING], of[STEPS["empty"]], of["process probe, entry"]
+    counted = _over(entry.counted, empty.counted)
+    found.bars += [
+        Bar("kernel cost of a counted call, above an empty program at the same hook", counted, 40, "ns"),
+        Bar("what calls that nobody counts lose", _over(entry.uncounted, nothing.uncounted), 20, "ns"),
+        Bar("... of that above an empty program", _over(entry.uncounted, empty.uncounted), 20, "ns"),
+    ]
+
+
+def _over(samples: list[float], base: list[float]) -> float:
+    """By how much the fastest round is above the base's: what else runs on the machine can only make one slower."""
+    return _ns(min(samples) - min(base))
+
+
+def _ns(value: float) -> float:
+    return float(significant(value)) if abs(value) >= 1 else round(value, 1)

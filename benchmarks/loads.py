@@ -1,0 +1,157 @@
+"""Workloads whose throughput is measured: loops of system calls, and programs that people know."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import socket
+import subprocess
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from benchmarks import programs
+
+_NGINX = """daemon off; pid {directory}/nginx.pid; error_log stderr error; worker_processes 1;
+events {{}}
+http {{ access_log off; server {{ listen 127.0.0.1:{port}; location / {{ return 200 "{body}"; }} }} }}
+"""
+_UP_S = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class Workload:
+    """`run` takes so many seconds at most and returns a throughput, of `unit`; more is better."""
+
+    name: str
+    unit: str
+    run: Callable[[float], float]
+
+
+@contextmanager
+def workloads(directory: Path, skipped: dict[str, str]) -> Iterator[list[Workload]]:
+    """All that can be run here, with their servers running; what is missing is said in `skipped`."""
+    with ExitStack() as stack:
+        found = [
+            Workload("read loop", "calls/s", lambda s: _calls("read", s)),
+            Workload("openat, close loop", "pairs/s", lambda s: _calls("open", s)),
+            Workload("fork loop", "forks/s", lambda s: _calls("fork", s)),
+        ]
+        makers: dict[str, tuple[Sequence[str], Callable[[Path, ExitStack], Workload]]] = {
+            "stress-ng iomix": (("stress-ng",), _stress_ng),
+            "sysbench fileio": (("sysbench",), _sysbench),
+            "redis-benchmark": (("redis-server", "redis-benchmark"), _redis),
+            "iperf3": (("iperf3",), _iperf3),
+            "wrk on nginx": (("nginx", "wrk"), _nginx),
+        }
+        for name, (needed, make) in makers.items():
+            missing = [program for program in needed if not shutil.which(program)]
+            if missing:
+                skipped[name] = f"not installed: {', '.join(missing)}"
+                continue
+            try:
+                found.append(make(directory, stack))
+            except (OSError, RuntimeError, subprocess.SubprocessError) as error:
+                skipped[name] = str(error)
+        yield found
+
+
+def _calls(kind: str, seconds: float) -> float:
+    count = {"read": 400_000, "open": 60_000, "fork": 1_500}[kind]
+    return 1e9 / programs.nanoseconds(kind, max(10, int(count * seconds / 10)), 5)
+
+
+def _out(*command: str) -> str:
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    if done.returncode:
+        raise RuntimeError(f"{command[0]} failed ({done.returncode}): {(done.stderr or done.stdout).strip()[-200:]}")
+    return done.stdout + done.stderr
+
+
+def number(pattern: str, text: str) -> float:
+    """The first number that a pattern finds. Raises RuntimeError."""
+    found = re.search(pattern, text)
+    if not found:
+        raise RuntimeError(f"no {pattern!r} in {text[-200:]!r}")
+    return float(found[1])
+
+
+def _stress_ng(directory: Path, _: ExitStack) -> Workload:
+    def run(seconds: float) -> float:
+        text = _out("stress-ng", "--iomix", "1", "--iomix-bytes", "16M", "--temp-path", str(directory),
+                    "--timeout", str(max(1, round(seconds))), "--metrics-brief")  # fmt: skip
+        return number(r"iomix\s+\d+\s+[\d.]+\s+[\d.]+\s+[\d.]+\s+([\d.]+)", text)
+
+    return Workload("stress-ng iomix", "operations/s", run)
+
+
+def _sysbench(directory: Path, stack: ExitStack) -> Workload:
+    command = ["sysbench", "fileio", "--file-total-size=32M", "--file-num=8", "--file-test-mode=rndrw",
+               "--file-fsync-freq=0"]  # fmt: skip
+    where = directory / "sysbench"
+    where.mkdir()
+    subprocess.run([*command, "prepare"], cwd=where, check=True, capture_output=True)
+
+    def run(seconds: float) -> float:
+        done = subprocess.run([*command, f"--time={max(1, round(seconds))}", "run"], cwd=where, check=True,
+                              capture_output=True, text=True)  # fmt: skip
+        return number(r"reads/s:\s+([\d.]+)", done.stdout) + number(r"writes/s:\s+([\d.]+)", done.stdout)
+
+    return Workload("sysbench fileio", "reads and writes/s", run)
+
+
+def _redis(directory: Path, stack: ExitStack) -> Workload:
+    port = _server(stack, lambda port: [
+        "redis-server", "--bind", "127.0.0.1", "--port", str(port), "--save", "", "--dir", str(directory),
+    ])  # fmt: skip
+
+    def run(seconds: float) -> float:
+        count = str(int(60_000 * seconds))
+        text = _out("redis-benchmark", "-p", str(port), "-n", count, "-c", "20", "-t", "set", "--csv")
+        return number(r'"SET","([\d.]+)"', text)
+
+    return Workload("redis-benchmark", "requests/s", run)
+
+
+def _iperf3(_: Path, stack: ExitStack) -> Workload:
+    port = _server(stack, lambda port: ["iperf3", "-s", "-B", "127.0.0.1", "-p", str(port)])
+
+    def run(seconds: float) -> float:
+        text = _out("iperf3", "-c", "127.0.0.1", "-p", str(port), "-t", str(max(1, round(seconds))), "-J")
+        return float(json.loads(text)["end"]["sum_received"]["bits_per_second"]) / 8e6
+
+    return Workload("iperf3", "MB/s", run)
+
+
+def _nginx(directory: Path, stack: ExitStack) -> Workload:
+    def command(port: int) -> list[str]:
+        configuration = directory / "nginx.conf"
+        configuration.write_text(_NGINX.format(directory=directory, port=port, body="x" * 512))
+        return ["nginx", "-c", str(configuration), "-p", str(directory)]
+
+    port = _server(stack, command)
+
+    def run(seconds: float) -> float:
+        text = _out("wrk", "-t1", "-c8", f"-d{max(1, round(seconds))}", f"http://127.0.0.1:{port}/")
+        return number(r"Requests/sec:\s+([\d.]+)", text)
+
+    return Workload("wrk on nginx", "requests/s", run)
+
+
+def _server(stack: ExitStack, command: Callable[[int], list[str]]) -> int:
+    """Start one on a free port, and wait until it takes connections; it ends with the stack."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port: int = free.getsockname()[1]
+    server = subprocess.Popen(command(port), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    stack.callback(server.wait)
+    stack.callback(server.terminate)
+    deadline = time.monotonic() + _UP_S
+    while time.monotonic() < deadline and server.poll() is None:
+        with suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
+            return port
+        time.sleep(0.05)
+    raise RuntimeError(f"{server.args!s:.40}: it does not listen")
