@@ -7,7 +7,6 @@ event can be seen, 1 some cannot, 2 none can. `reset` ends with 1 if something c
 from __future__ import annotations
 
 import argparse
-import asyncio
 import logging
 import os
 import shutil
@@ -20,6 +19,12 @@ from typing import Any, TypeVar
 
 # numpy's linear algebra starts a thread for each CPU, with its memory; nothing here uses it
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
+from ebpfmon import lean
+
+lean.import_asyncio()  # before anything else does
+
+import asyncio
 
 import msgspec
 

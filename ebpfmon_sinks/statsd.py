@@ -20,7 +20,6 @@ import termios
 import threading
 from collections.abc import Sequence
 from contextlib import suppress
-from hashlib import blake2b
 from itertools import count
 from typing import Annotated, Any, Literal, Self
 
@@ -318,6 +317,8 @@ def _part(text: str, most: int, salt: str = "") -> str:
     clean = re.sub(r"[^a-z0-9_.-]", "_", text.lower()) or "_"
     if len(clean) <= most and not salt:
         return clean
+    from hashlib import blake2b  # brings OpenSSL, 4 MB, and is seldom needed
+
     mark = blake2b((salt or text).encode(errors="surrogatepass"), digest_size=4).hexdigest()
     return f"{clean[: most - len(mark) - 1]}_{mark}"
 
