@@ -65,6 +65,7 @@ class Applications:
         self._charts = {stem: tuple(c for c in of_table if c.scope is Scope.APPS) for stem, of_table in charts.items()}
         self._shown = Shown(maximum)
         self._totals: dict[str, np.ndarray] = {}
+        self._signs: dict[tuple[str, tuple[str, ...]], np.ndarray] = {}  # by table, and of which counters
         self._dimensions: dict[str, tuple[tuple[str, ...], tuple[Dimension, ...]]] = {}  # by chart, and of which groups
 
     def account(
@@ -79,7 +80,7 @@ class Applications:
             self._fold(found)
             totals = self._grown(stem, found.shape)
             totals += found
-            values += self._values(self._charts.get(stem, ()), found, totals, tuple(tables[stem].totals), owners[stem])
+            values += self._values(stem, found, totals, tuple(tables[stem].totals), owners[stem])
         return values
 
     def idlest(self, share: float) -> frozenset[int]:
@@ -110,12 +111,15 @@ class Applications:
         return totals
 
     def _values(
-        self, charts: Sequence[Chart], sums: np.ndarray, totals: np.ndarray, names: Sequence[str], owners: Owners
+        self, stem: str, sums: np.ndarray, totals: np.ndarray, names: tuple[str, ...], owners: Owners
     ) -> Iterator[ChartValues]:
         """`sums` and `totals` are (groups, counters), the counters as `names` has them."""
         ids = [*self._shown.ids, Owners.OTHER, Owners.OVERFLOW]
         groups = tuple(owners.groups[group] for group in ids)
-        signs = _signs(charts, names)
+        charts = self._charts.get(stem, ())
+        signs = self._signs.get((stem, names))
+        if signs is None:
+            signs = self._signs[stem, names] = _signs(charts, names)
         deltas, amounts = ((of[ids] @ signs).T.tolist() for of in (sums, totals))  # of all charts: it is done once
         for chart, *of_chart in zip(charts, deltas, amounts, strict=True):
             yield ChartValues(chart, tuple(map(Value, self._named(chart, groups), *of_chart)))
