@@ -47,6 +47,8 @@ STEPS = {
     "last_row_of_cpu": "experiment: each CPU remembers the last row",
     "lean": "experiment: side global, table named, totals only where there is no row",
     "lean_last_row": "experiment: ... and each CPU remembers the last row",
+    "gathered": "experiment: each CPU gathers for the process that it runs",
+    "gathered_and_totals": "experiment: ... beside totals",
     "short_key": "experiment: table named, a key of 8 bytes",
 }
 _OF_HOOK = {"tp_btf": Strategy.TRACEPOINT, "fexit": Strategy.TRAMPOLINE, "kretprobe": Strategy.KPROBE}
@@ -74,7 +76,8 @@ class Step:
 def run(quick: bool) -> Result:
     """Measure every step at every hook that this kernel allows."""
     found = Result(name="ladder", title="What counting a call costs in the kernel", method=METHOD)
-    rounds, count, batches = (3, 20_000, 5) if quick else (11, 50_000, 7)
+    # short batches: one of them is not disturbed
+    rounds, count, batches = (3, 10_000, 15) if quick else (9, 10_000, 31)
     steps = list(find_steps(Libbpf(), found.skipped))
     for _, step in interleaved(steps, rounds):
         with step.attach():

@@ -275,6 +275,58 @@ static __always_inline int step_lean_last_row(__u64 bytes)
 	return 0;
 }
 
+/* Each CPU gathers what the process does that it runs, and adds it to that process's row when another one comes: no hash
+ * and nothing atomic in between. User space would add what a CPU has gathered when it drains the side. Right where no
+ * program is preempted by another: kernels that do not preempt themselves, and outside of softirqs. */
+struct ladder_gathered {
+	struct process_key key;
+	struct ladder_counters n;
+};
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, 2); /* one a side */
+	__type(key, __u32);
+	__type(value, struct ladder_gathered);
+} ladder_gathered SEC(".maps");
+
+static __always_inline int gather(__u32 side, __u64 bytes)
+{
+	struct ladder_gathered *own = bpf_map_lookup_elem(&ladder_gathered, &side);
+	struct process_key key = {};
+	struct ladder_row *row;
+
+	if (!own)
+		return 0;
+	current_process(&key);
+	if (own->key.start_ns != key.start_ns || own->key.tgid != key.tgid || own->key.exec_id != key.exec_id) {
+		if (own->key.tgid) {
+			row = row_of_named_map(side, &own->key);
+			if (row) {
+				__sync_fetch_and_add(&row->n.calls, own->n.calls);
+				__sync_fetch_and_add(&row->n.bytes, own->n.bytes);
+			}
+		}
+		own->key = key;
+		own->n.calls = own->n.bytes = 0;
+	}
+	own->n.calls += 1;
+	own->n.bytes += bytes;
+	return 0;
+}
+
+static __always_inline int step_gathered(__u64 bytes)
+{
+	return gather(interval_side(), bytes);
+}
+
+static __always_inline int step_gathered_and_totals(__u64 bytes)
+{
+	__u32 side = interval_side();
+
+	count_totals(totals_of(side), bytes);
+	return gather(side, bytes);
+}
+
 /* A key of 8 bytes, where there are 16: what the length of the key costs. (A start alone does not tell processes apart
  * that two CPUs began in the same nanosecond.) */
 struct {
@@ -319,7 +371,7 @@ struct classic_sys_exit_read { __u64 common; int nr; long ret; };
 #define EVERY_STEP(DO)                                                                                  \
 	DO(totals) DO(row) DO(no_totals) DO(plain_totals) DO(global_side) DO(named_map)                 \
 	DO(named_map_global_side) DO(named_map_plain_totals) DO(last_row_of_cpu)                        \
-	DO(lean) DO(lean_last_row) DO(short_key)
+	DO(lean) DO(lean_last_row) DO(short_key) DO(gathered) DO(gathered_and_totals)
 #define KIT_STEPS(DO) DO(totals) DO(row) DO(named_map)
 
 #define AT(step, hook, section, condition, bytes)                                                       \
