@@ -82,8 +82,6 @@ def frame(
     errors were counted (load mode `return`). `users`: what is shown for a uid, by default the number."""
     given, state = state, _settled(snapshot, state, errors)
     given = replace(given, columns=state.columns)  # its sort column may be back in the next interval
-    if height is not None and state.help:
-        return Frame(_screen([*_help(state, width)], "any key closes this help", width, height), -1, given)
     lines = chosen(listing(snapshot, state.mode, errors), state, users)
     head, foot, has_status, has_heading = [_title(snapshot, state, width), *_totals(snapshot, errors, width)], "", 1, 1
     page, scroll = len(lines) if top is None else top, 0
@@ -92,6 +90,9 @@ def frame(
         foot = _foot(state, width) if height >= _SMALL - 1 or state.editing else ""
         page = max(height - len(head) - has_status - has_heading - bool(foot), 0)
         scroll = min(state.scroll, max(len(lines) - page, 0))
+    if height is not None and state.help:
+        help_ = _screen([*_help(state, width)], "any key closes this help", width, height)
+        return Frame(help_, -1, replace(given, scroll=scroll))
     state = replace(state, scroll=scroll)
     shown, columns = lines.take(slice(scroll, scroll + page)), _fitting(state, width)
     body = [

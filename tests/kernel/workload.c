@@ -2,8 +2,8 @@
 /* A known amount of work, for counting: workload DIR KEY=COUNT ...
  *
  * The plan (all keys but the four below) is done once by the main thread, or once by each of `workers` threads, or
- * once by each of `children` forked processes. `storm=SECONDS` reads one byte at a time for so long, in as many
- * `workers` threads, and prints how often. Linked statically, it makes no other file call than it is told to. */
+ * once by each of `children` forked processes. `storm=SECONDS` reads one byte at a time for so long (or until SIGTERM), in
+ * as many `workers` threads, and prints how often. Linked statically, it makes no other file call than it is told to. */
 #define _GNU_SOURCE
 #include <errno.h>
 #include <fcntl.h>
@@ -27,6 +27,7 @@
 static const char *dir;
 static char **plan;
 static volatile long storm_reads;
+static volatile sig_atomic_t enough;
 
 static long wanted(const char *key)
 {
@@ -171,6 +172,11 @@ static void *do_plan(void *unused)
 	return unused;
 }
 
+static void on_term(int signal)
+{
+	enough = signal;
+}
+
 static void *do_storm(void *unused)
 {
 	struct timespec now, end;
@@ -184,7 +190,7 @@ static void *do_storm(void *unused)
 		for (int i = 0; i < 1000; i++, reads++)
 			RETURNS(1, read(zero, &byte, 1));
 		clock_gettime(CLOCK_MONOTONIC, &now);
-	} while (now.tv_sec < end.tv_sec || (now.tv_sec == end.tv_sec && now.tv_nsec < end.tv_nsec));
+	} while (!enough && (now.tv_sec < end.tv_sec || (now.tv_sec == end.tv_sec && now.tv_nsec < end.tv_nsec)));
 	__sync_fetch_and_add(&storm_reads, reads);
 	return unused;
 }
@@ -199,6 +205,7 @@ int main(int argc, char **argv)
 	plan = argv + 2;
 	/* else malloc() of many threads reads the number of CPUs from a file, once or, when two are at it, twice */
 	must(mallopt(M_ARENA_MAX, 1), "mallopt");
+	signal(SIGTERM, on_term);
 	workers = wanted("workers");
 	children = wanted("children");
 	for (long i = 0; i < workers; i++)

@@ -8,7 +8,7 @@ from dataclasses import replace
 import msgspec
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from ebpfmon import Owners
@@ -240,6 +240,7 @@ def test_the_whole_table_has_no_words_about_keys() -> None:
     assert "1-7 of 60" in "".join(shorter)
 
 
+@example(["end", "h"], 0, 0, False)
 @given(
     st.lists(st.sampled_from(KEYS) | st.characters() | st.sampled_from("/hgbpr<>GPRNq "), max_size=25),
     st.integers(-1, 130),
