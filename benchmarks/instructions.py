@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import signal
 import tempfile
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -33,8 +35,12 @@ def run(quick: bool) -> Result:
     ladder.compile_ladder()
     programs.build("calls")
     kernels = SERIES[:1] if quick else SERIES
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):  # no machine outlives us
+        signal.signal(number, lambda *_: stop.set())
     with ThreadPoolExecutor(2) as pool:
-        counted = dict(zip(kernels, pool.map(_in_kernel, kernels), strict=True))
+        futures = {series: pool.submit(_in_kernel, series, stop) for series in kernels}
+        counted = {series: future.result() for series, future in futures.items()}
     for series in kernels:
         of_kernel = counted[series]
         if isinstance(of_kernel, str):
@@ -50,7 +56,7 @@ def run(quick: bool) -> Result:
     return found
 
 
-def _in_kernel(series: str) -> Found | str:
+def _in_kernel(series: str, stop: threading.Event) -> Found | str:
     """What was counted under a kernel, or why nothing was."""
     try:
         kernel = fetch.fetch(series)
@@ -62,7 +68,7 @@ def _in_kernel(series: str) -> Found | str:
         job = machine.Job(
             f".venv/bin/python -m benchmarks.guest {path}", Path(share), timeout_s=60 * _MINUTES, counted=True
         )
-        ended = machine.run(kernel, job, log)
+        ended = machine.run(kernel, job, log, stop.is_set)
         if not path.exists():
             return ended.trouble or f"it failed ({ended.status}): see {log.name}"
         return msgspec.json.decode(path.read_bytes(), type=Found)

@@ -142,7 +142,7 @@ def compile_ladder() -> Path:
     """The compiled ladder, for this machine."""
     machine = features.look().machine
     out = OUT / "bpf" / machine / "ladder.bpf.o"
-    newest = max(path.stat().st_mtime for path in (SOURCE, *(ROOT / "bpf").glob("*.h")))
+    newest = max(path.stat().st_mtime for path in (*SOURCE.parent.iterdir(), *(ROOT / "bpf").glob("*.h")))
     if not out.exists() or out.stat().st_mtime < newest:
         compiler.compile_object(SOURCE, out, machine, ROOT / "bpf")
     return out

@@ -23,7 +23,9 @@ GROUPS = 50
 def loaded(probe: Probe, rows: int) -> Iterator[LoadedProbe]:
     """A probe whose tables have room for so many rows."""
     options = LoadOptions(table_size=max(16384, rows), setup=probe.setup(probe.settings()))
-    with attach.load(probe, Libbpf(), features.look(), options) as found:
+    libbpf = Libbpf()
+    with attach.load(probe, libbpf, features.look(), options) as found:
+        libbpf.trim()  # as the daemon does: it also says how memory is kept
         yield found
 
 
