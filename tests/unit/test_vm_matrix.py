@@ -249,6 +249,25 @@ def test_every_cell_has_kernels_that_there_are_and_a_name_of_its_own() -> None:
     assert all(set(cell.more) <= set(cell.kernels) for cell in CELLS)
 
 
+def test_every_cell_is_run_under_each_of_its_kernels_and_the_table_shows_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    done: list[tuple[str, str]] = []
+
+    def run(self: matrix.Matrix, kernel: fetch.Kernel, cell: Cell) -> Run:
+        done.append((kernel.series, cell.name))
+        return Run(kernel.release, cell, (report.Outcome("test_x::test_it"),))
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(fetch, "fetch", lambda series: fetch.Kernel(series, f"{series}.1", tmp_path))
+    monkeypatch.setattr(matrix, "strategies", dict)
+    monkeypatch.setattr("signal.signal", lambda *_: None)
+    monkeypatch.setattr(matrix.Matrix, "run", run)
+    assert matrix.main((), (), 1) == 0
+    assert sorted(done) == sorted((series, cell.name) for cell in CELLS for series in cell.kernels)
+    assert f"kernel matrix: {len(done)} of {len(done)} machines passed" in capsys.readouterr().out
+
+
 def test_a_machine_has_what_is_selected_under_every_kernel_and_what_is_more_under_its_own() -> None:
     cell = Cell("c", "a or b", more={"6.1": "c and d"})
     assert (cell.selected("6.1"), cell.selected("5.10")) == ("(a or b) or (c and d)", "(a or b)")

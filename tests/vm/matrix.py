@@ -107,7 +107,7 @@ def main(kernels: Collection[str], cells: Collection[str], minutes: float) -> in
     with ThreadPoolExecutor(_AT_A_TIME) as pool:
         # cell by cell, as the first takes longest: so no long one is left for the end
         futures = {
-            (kernel.series, cell): pool.submit(matrix.run, kernel, cell)
+            (kernel.series, cell.name): pool.submit(matrix.run, kernel, cell)
             for cell in wanted
             for kernel in found
             if isinstance(kernel, Kernel) and kernel.series in cell.kernels
@@ -118,7 +118,8 @@ def main(kernels: Collection[str], cells: Collection[str], minutes: float) -> in
         if isinstance(kernel, Run):
             runs.append(kernel)
         else:
-            runs += [futures[kernel.series, cell].result() for cell in wanted if (kernel.series, cell) in futures]
+            of_kernel = [futures.get((kernel.series, cell.name)) for cell in wanted]
+            runs += [future.result() for future in of_kernel if future]
     shown = f"{report.table(runs)}\n{report.verdict(runs)}\n"
     (OUT / "table.md").write_text(shown)
     print(f"\n{shown}", end="", flush=True)
