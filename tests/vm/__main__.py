@@ -19,7 +19,7 @@ def main() -> int:
         "--kernel", action="append", default=[], choices=fetch.SERIES, help="this one alone (may be repeated)"
     )
     tests.add_argument("--cell", action="append", default=[], choices=[c.name for c in CELLS], help="likewise")
-    tests.add_argument("--minutes", type=float, default=25, help="what has not ended then has failed (default 25)")
+    tests.add_argument("--minutes", type=float, default=40, help="what has not ended then has failed (default 40)")
     one = actions.add_parser("run", help="one command under one kernel: run 6.1 -- 'uname -r'")
     one.add_argument("kernel", choices=fetch.SERIES)
     one.add_argument("--append", default="", help="more of the kernel's command line")

@@ -16,7 +16,9 @@ class Cell:
 
     name: str
     select: str
-    """Which of tests/kernel: pytest's -k."""
+    """Which of the tests: pytest's -k."""
+    tests: str = "tests/kernel"
+    """Where they are."""
     kernels: tuple[str, ...] = ALL
     more: Mapping[str, str] = field(default_factory=dict)
     """What else is selected under one of these kernels: as to start a machine takes as long as a few tests, what needs
@@ -34,7 +36,7 @@ class Cell:
     timeout_s: float = 600
 
     def selected(self, series: str) -> str:
-        """Which of tests/kernel, under one of the kernels."""
+        """Which of the tests, under one of the kernels."""
         return " or ".join(f"({part})" for part in (self.select, self.more.get(series, "")) if part)
 
 
@@ -64,6 +66,8 @@ for path in "$PWD" "$(readlink -f .venv/bin/python)"; do
 done
 """
 
+_CELLS_TESTS = "tests/kernel/test_cells.py"
+
 CELLS = (
     Cell(
         "core",
@@ -81,13 +85,15 @@ CELLS = (
     Cell(
         "btf_hidden",  # nothing but BCC can load there, with the kernel's headers
         "btf_hidden and not headers and not traffic",
+        _CELLS_TESTS,
         more={"5.10": "btf_hidden and traffic", "6.1": "btf_hidden and headers"},
         prelude="mount -t tmpfs tmpfs /sys/kernel/btf",
         timeout_s=900,
     ),
     Cell(
         "lockdown",
-        "test_cells and lockdown",
+        "lockdown",
+        _CELLS_TESTS,
         kernels=("6.12", "7.2"),
         arguments="lockdown=confidentiality",
         prelude="cat /sys/kernel/security/lockdown; grep -qF '[confidentiality]' /sys/kernel/security/lockdown",
