@@ -109,11 +109,12 @@ def main(kernels: Collection[str], cells: Collection[str], minutes: float) -> in
     found = [_fetch(series) for series in fetch.SERIES if not kernels or series in kernels]
     wanted = [cell for cell in CELLS if not cells or cell.name in cells]
     with ThreadPoolExecutor(_AT_A_TIME) as pool:
-        # cell by cell, as the first takes longest: so no long one is left for the end
+        # cell by cell, as the first takes longest, and the newest kernel first, which has most to do: so no long one is
+        # left for the end
         futures = {
             (kernel.series, cell.name): pool.submit(matrix.run, kernel, cell)
             for cell in wanted
-            for kernel in found
+            for kernel in reversed(found)
             if isinstance(kernel, Kernel) and kernel.series in cell.kernels
         }
         print(f"ebpfmon: {len(futures)} machines, {_AT_A_TIME} at a time", flush=True)
