@@ -8,7 +8,7 @@
  *
  * which makes `struct hello_row` (who, and the counters), the interval maps, the totals, and
  * hello_slots(), which says where the current process's call is to be counted. ADD() counts.
- * Counters are __u64 and only grow. Rows by something else than the process: KEYED_TABLE().
+ * Rows by something else than the process: KEYED_TABLE().
  *
  * Intervals.  Every table has two sides. Programs write to the one that ebpfmon_interval names; user space
  * names the other, waits until no program can still be at the first (an RCU grace period, which the kernel
@@ -26,6 +26,7 @@
 
 KNOB(__u32, cfg_rows);		/* keep rows by process, not totals alone */
 KNOB(__u32, cfg_return);	/* load mode: count errors too */
+KNOB(__u32, cfg_gather);	/* each CPU gathers: see STEM_slots_in_task() */
 KNOB(__u32, cfg_may_read);	/* kernel memory may be read by helpers: false under lockdown=confidentiality */
 
 /* Which process, exactly: a tgid is used again after its process ended, and execve(2) makes another
@@ -46,20 +47,20 @@ struct process_identity {
 };
 _Static_assert(sizeof(struct process_identity) == 32, "process_identity has no padding");
 
+/* A global variable, which a program reads without a lookup; it is the only element of a map all the same. */
 #ifndef BCC
-struct {
-	__uint(type, BPF_MAP_TYPE_ARRAY);
-	__uint(max_entries, 1);
-	__type(key, __u32);
-	__type(value, __u32);
-} ebpfmon_interval SEC(".maps");
+volatile __u32 ebpfmon_interval SEC(".data.interval");
 #endif
 
 static __always_inline __u32 interval_side(void)
 {
-	__u32 zero = 0, *side = bpf_map_lookup_elem(MAP(ebpfmon_interval), &zero);
+#ifdef BCC
+	__u32 zero = 0, *side = bpf_map_lookup_elem(MAP(data_interval), &zero);
 
 	return side ? *side & 1 : 0;
+#else
+	return ebpfmon_interval & 1;
+#endif
 }
 
 /* The current task's key: the way every counted call goes. */
@@ -139,161 +140,7 @@ int ebpfmon_self_check(void *ctx)
 }
 #endif
 
-/* Rows are preallocated: an insertion then needs no memory, in whatever context the program runs. */
-#ifdef BCC
-#define INTERVAL_TABLE(name, key_type, row_type, size)
-#define TOTALS(name, totals_type)
-#else
-#define INTERVAL_TABLE(name, key_type, row_type, size)                               \
-	struct name##_side {                                                         \
-		__uint(type, BPF_MAP_TYPE_HASH);                                     \
-		__uint(max_entries, size);                                           \
-		__type(key, key_type);                                               \
-		__type(value, row_type);                                             \
-	};                                                                           \
-	struct name##_side name##_0 SEC(".maps"), name##_1 SEC(".maps");             \
-	struct {                                                                     \
-		__uint(type, BPF_MAP_TYPE_ARRAY_OF_MAPS);                            \
-		__uint(max_entries, 2);                                              \
-		__type(key, __u32);                                                  \
-		__array(values, struct name##_side);                                 \
-	} name SEC(".maps") = { .values = { &name##_0, &name##_1 } }
-
-#define TOTALS(name, totals_type)                                                    \
-	struct {                                                                     \
-		__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);                             \
-		__uint(max_entries, 2); /* one element a side */                     \
-		__type(key, __u32);                                                  \
-		__type(value, totals_type);                                          \
-	} name SEC(".maps")
-#endif
-
-/* What is kept over all rows of a table, and where one call is counted. */
-#define COUNTED(stem)                                                                \
-	struct stem##_totals {                                                       \
-		struct stem##_counters n;                                            \
-		__u64 overflow;                                                      \
-	};                                                                           \
-	struct stem##_slots {                                                        \
-		struct stem##_counters *totals, *row;                                \
-	};
-
-/* A call is counted twice: in its CPU's totals, which nothing can fill, and in its process's row. Where the
- * table is full there is no row; `overflow` says how many calls found none. */
-#define PROCESS_TABLE(stem, size)                                                    \
-	struct stem##_row {                                                          \
-		struct process_identity who;                                         \
-		struct stem##_counters n;                                            \
-	};                                                                           \
-	COUNTED(stem)                                                                \
-	INTERVAL_TABLE(stem##_rows, struct process_key, struct stem##_row, size);    \
-	TOTALS(stem##_totals, struct stem##_totals);                                 \
-                                                                                     \
-	static __always_inline struct stem##_row *stem##_new_row(void *rows,         \
-		struct process_key *key, const struct process_identity *who,         \
-		void *task, const bool typed)                                        \
-	{                                                                            \
-		struct stem##_row fresh = {}, *row;                                  \
-		long taken = bpf_map_update_elem(rows, key, &fresh, BPF_NOEXIST);    \
-                                                                                     \
-		row = bpf_map_lookup_elem(rows, key);                                \
-		if (!row || taken)                                                   \
-			return row;                                                  \
-		if (who)                                                             \
-			row->who = *who;                                             \
-		else                                                                 \
-			identify(task, &row->who, typed);                            \
-		return row;                                                          \
-	}                                                                            \
-                                                                                     \
-	/* Where to count a call of the process `key`, which is `who`, or `task`'s. */ \
-	static __always_inline bool stem##_slots_of(struct stem##_slots *to,         \
-		struct process_key *key, const struct process_identity *who,         \
-		void *task, const bool typed)                                        \
-	{                                                                            \
-		__u32 side = interval_side();                                        \
-		struct stem##_totals *totals;                                        \
-		struct stem##_row *row;                                              \
-		void *rows;                                                          \
-                                                                                     \
-		totals = bpf_map_lookup_elem(MAP(stem##_totals), &side);             \
-		if (!totals)                                                         \
-			return false;                                                \
-		to->totals = &totals->n;                                             \
-		to->row = 0;                                                         \
-		if (!cfg_rows)                                                       \
-			return true;                                                 \
-		rows = bpf_map_lookup_elem(MAP(stem##_rows), &side);                 \
-		if (!rows)                                                           \
-			return true;                                                 \
-		row = bpf_map_lookup_elem(rows, key);                                \
-		if (!row)                                                            \
-			row = stem##_new_row(rows, key, who, task, typed);             \
-		if (row)                                                             \
-			to->row = &row->n;                                           \
-		else                                                                 \
-			__sync_fetch_and_add(&totals->overflow, 1);                  \
-		return true;                                                         \
-	}                                                                            \
-                                                                                     \
-	/* Where to count a call of the current process. */                          \
-	static __always_inline bool stem##_slots(struct stem##_slots *to)            \
-	{                                                                            \
-		struct process_key key = {};                                         \
-                                                                                     \
-		if (cfg_rows)                                                        \
-			current_process(&key);                                       \
-		return stem##_slots_of(to, &key, 0, CURRENT_TASK(),                  \
-				CURRENT_IS_TYPED);                                   \
-	}                                                                            \
-	_Static_assert(sizeof(struct stem##_counters) % 8 == 0, "counters are __u64")
-
-/* What a new row begins as: counters with histograms are too big for the stack. */
-#ifdef BCC
-#define NOTHING(name, counters_type)
-#else
-#define NOTHING(name, counters_type)                                                          \
-	struct {                                                                     \
-		__uint(type, BPF_MAP_TYPE_ARRAY);                                    \
-		__uint(max_entries, 1);                                              \
-		__type(key, __u32);                                                  \
-		__type(value, counters_type);                                \
-	} name SEC(".maps")
-#endif
-
-/* Rows by a key of the author's own: `key_type` is a struct of integers. Counted as above. */
-#define KEYED_TABLE(stem, key_type, size)                                            \
-	COUNTED(stem)                                                                \
-	INTERVAL_TABLE(stem##_rows, key_type, struct stem##_counters, size);         \
-	TOTALS(stem##_totals, struct stem##_totals);                                 \
-	NOTHING(stem##_nothing, struct stem##_counters);                             \
-                                                                                     \
-	static __always_inline bool stem##_slots(struct stem##_slots *to, key_type *key) \
-	{                                                                            \
-		__u32 side = interval_side(), zero = 0;                              \
-		struct stem##_totals *totals;                                        \
-		void *rows, *nothing;                                                \
-                                                                                     \
-		totals = bpf_map_lookup_elem(MAP(stem##_totals), &side);             \
-		if (!totals)                                                         \
-			return false;                                                \
-		to->totals = &totals->n;                                             \
-		to->row = 0;                                                         \
-		rows = bpf_map_lookup_elem(MAP(stem##_rows), &side);                 \
-		if (!rows)                                                           \
-			return true;                                                 \
-		to->row = bpf_map_lookup_elem(rows, key);                            \
-		if (!to->row) {                                                      \
-			nothing = bpf_map_lookup_elem(MAP(stem##_nothing), &zero);   \
-			if (nothing)                                                 \
-				bpf_map_update_elem(rows, key, nothing, BPF_NOEXIST); \
-			to->row = bpf_map_lookup_elem(rows, key);                    \
-		}                                                                    \
-		if (!to->row)                                                        \
-			__sync_fetch_and_add(&totals->overflow, 1);                  \
-		return true;                                                         \
-	}                                                                            \
-	_Static_assert(sizeof(struct stem##_counters) % 8 == 0, "counters are __u64")
+#include "tables.bpf.h"
 
 /* Histograms.  A counter may be an array, of which each element counts the values of one size:
  *
@@ -323,12 +170,7 @@ static __always_inline __u32 log2_slot(__u64 value, const __u64 unit, const __u3
 }
 
 #define ADD_SLOT(to, field, slot)                                                    \
-	do {                                                                         \
-		const __u32 slots_ = sizeof((to)->totals->field) / sizeof(__u64);    \
-		add_slot((to)->totals->field, slot, slots_);                         \
-		if ((to)->row)                                                       \
-			add_slot((to)->row->field, slot, slots_);                    \
-	} while (0)
+	add_slot((to)->n->field, slot, sizeof((to)->n->field) / sizeof(__u64))
 
 /* The verifier is shown the bound where it matters: before Linux 5.16 it forgets that of a number on the stack. */
 static __always_inline void add_slot(__u64 *first, __u32 slot, const __u32 slots)
@@ -338,12 +180,7 @@ static __always_inline void add_slot(__u64 *first, __u32 slot, const __u32 slots
 		__sync_fetch_and_add(&first[slot], 1);
 }
 
-/* Atomic on both: a process has threads, and a program may be preempted on its CPU by another task's. */
-#define ADD(to, field, amount)                                                       \
-	do {                                                                         \
-		__sync_fetch_and_add(&(to)->totals->field, amount);                  \
-		if ((to)->row)                                                       \
-			__sync_fetch_and_add(&(to)->row->field, amount);             \
-	} while (0)
+/* Atomic: a process has threads, and a program may be preempted on its CPU by another task's. */
+#define ADD(to, field, amount) __sync_fetch_and_add(&(to)->n->field, amount)
 
 #endif

@@ -74,10 +74,11 @@ static __always_inline int on_exec(void)
 	identify(CURRENT_TASK(), &row->who, CURRENT_IS_TYPED);
 	read_program(row);
 	row->n.execs = 1;
+	if (!bpf_map_update_elem(rows, &key, row, BPF_ANY))
+		return 0;
 	__sync_fetch_and_add(&totals->n.execs, 1);
 	__sync_fetch_and_add(&totals->n.unread, row->n.unread);
-	if (bpf_map_update_elem(rows, &key, row, BPF_ANY))
-		__sync_fetch_and_add(&totals->overflow, 1);
+	__sync_fetch_and_add(&totals->overflow, 1);
 	return 0;
 }
 

@@ -53,7 +53,15 @@
 #define CURRENT_IS_TYPED                                                             \
 	bpf_core_enum_value_exists(enum bpf_func_id, BPF_FUNC_get_current_task_btf)
 #define CURRENT_TASK()                                                               \
-	(CURRENT_IS_TYPED ? (void *)bpf_get_current_task_btf() : (void *)bpf_get_current_task())
+	(CURRENT_IS_TYPED ? current_task_btf() : (void *)bpf_get_current_task())
+/* bpf_get_current_task_btf(), of which the compiler knows that it is the same all through a program. */
+static __always_inline void *current_task_btf(void)
+{
+	register void *task asm("r0");
+
+	asm("call %[helper]" : "=r"(task) : [helper] "i"(BPF_FUNC_get_current_task_btf) : "r1", "r2", "r3", "r4", "r5");
+	return task;
+}
 #define HAS_FIELD(type, field) bpf_core_field_exists(((type *)0)->field)
 #define OFFSET(type, field) bpf_core_field_offset(((type *)0)->field)
 #define REGISTER(regs, name) ((regs)->name)

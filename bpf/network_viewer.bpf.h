@@ -337,7 +337,7 @@ static __always_inline void count_call(const struct endpoint *end, bool received
 	bool failed = cfg_return && result < 0;
 	struct network_slots to;
 
-	if (!network_slots(&to))
+	if (!network_slots_in_task(&to))
 		return;
 	if (end->protocol == IPPROTO_TCP && received) {
 		ADD(&to, tcp_recv_calls, 1);

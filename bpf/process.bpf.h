@@ -30,7 +30,7 @@ static __always_inline int on_open(int result)
 {
 	struct process_slots to;
 
-	if (!process_slots(&to))
+	if (!process_slots_in_task(&to))
 		return 0;
 	ADD(&to, open_calls, 1);
 	if (cfg_return && result < 0)
@@ -42,7 +42,7 @@ static __always_inline int on_close(int result)
 {
 	struct process_slots to;
 
-	if (!process_slots(&to))
+	if (!process_slots_in_task(&to))
 		return 0;
 	ADD(&to, close_calls, 1);
 	if (cfg_return && result < 0)
@@ -60,7 +60,7 @@ static __always_inline int on_read(long result)
 {
 	struct process_slots to;
 
-	if (!process_slots(&to))
+	if (!process_slots_in_task(&to))
 		return 0;
 	ADD(&to, read_calls, 1);
 	if (result > 0)
@@ -74,7 +74,7 @@ static __always_inline int on_write(long result)
 {
 	struct process_slots to;
 
-	if (!process_slots(&to))
+	if (!process_slots_in_task(&to))
 		return 0;
 	ADD(&to, write_calls, 1);
 	if (result > 0)
@@ -88,7 +88,7 @@ static __always_inline int on_unlink(int result)
 {
 	struct process_slots to;
 
-	if (!process_slots(&to))
+	if (!process_slots_in_task(&to))
 		return 0;
 	ADD(&to, unlink_calls, 1);
 	if (cfg_return && result < 0)
@@ -102,7 +102,7 @@ static __always_inline int on_task_create(bool thread)
 {
 	struct process_slots to;
 
-	if (!process_slots(&to))
+	if (!process_slots_in_task(&to))
 		return 0;
 	if (thread)
 		ADD(&to, threads_created, 1);
@@ -115,7 +115,7 @@ static __always_inline int on_task_fail(__u64 clone_flags)
 {
 	struct process_slots to;
 
-	if (!process_slots(&to))
+	if (!process_slots_in_task(&to))
 		return 0;
 	if (clone_flags & CLONE_THREAD)
 		ADD(&to, threads_failed, 1);

@@ -24,6 +24,7 @@ from ebpfmon.kernel.bpfobject import BpfObject, raise_load_error
 from ebpfmon.kernel.btf import Btf
 from ebpfmon.kernel.kretprobes import Kretprobes
 from ebpfmon.kernel.libbpf import Libbpf, check
+from ebpfmon.kernel.tables import INTERVAL
 
 _ARRAY, _ARRAY_OF_MAPS = 2, 12  # enum bpf_map_type
 _PROGRAM_TYPES = {"kprobe": 2, "kretprobe": 2, "tp_btf": 17}  # enum bpf_prog_type: KPROBE, RAW_TRACEPOINT
@@ -60,7 +61,7 @@ def compile_source(obj: BpfObject) -> dict[str, bytes]:
             f"{step}: no headers of kernel {release}: apt install linux-headers-{release} "
             f"(Fedora, RHEL: dnf install kernel-devel-{release})"
         )
-    flags = [f"-DMAP_{name}={n}" for n, name in enumerate((*_maps_of(obj), _SELF_CHECK))]
+    flags = [f"-DMAP_{in_source(name)}={n}" for n, name in enumerate((*_maps_of(obj), _SELF_CHECK))]
     flags += [f"-D{name}=bpf_pseudo_fd({_KNOB},{n})" for n, name in enumerate(_knobs_of(obj))]
     programs = [*obj.programs, _SELF_CHECK]
     request = json.dumps({"text": source.read_text(encoding="utf-8"), "flags": flags, "programs": programs})
@@ -199,7 +200,12 @@ class BccObject(BpfObject):
 
 def _maps_of(obj: BpfObject) -> list[str]:
     """The maps that the source names; knobs are not kept in one here."""
-    return sorted(name for name in obj.maps if "." not in name)
+    return sorted(name for name in obj.maps if name == INTERVAL or "." not in name)
+
+
+def in_source(name: str) -> str:
+    """A map's name as the source has it, in MAP(): that of a variable is its section's."""
+    return name.lstrip(".").replace(".", "_")
 
 
 def _knobs_of(obj: BpfObject) -> dict[str, tuple[int, int]]:

@@ -187,9 +187,18 @@ class Plan:
 
     def _set_knobs(self, obj: BpfObject, taken: list[Candidate], rows: bool, own: Mapping[str, int]) -> None:
         data = obj.rodata()
-        wanted = {c.knob: 1 for c in taken if c.knob} | dict(own)
-        wanted |= {"cfg_rows": rows, "cfg_return": self._mode is LoadMode.RETURN}
-        wanted |= {"cfg_may_read": self._kernel.lockdown != "confidentiality"}
+        of_kit = {
+            "cfg_rows": rows,
+            "cfg_return": self._mode is LoadMode.RETURN,
+            # where a program is preempted, another's would come between a look at whose turn it is and the counting
+            "cfg_gather": rows and not any(c.kinds & self._kernel.preempts for c in taken),
+            "cfg_may_read": self._kernel.lockdown != "confidentiality",
+        }
+        if not of_kit.keys() <= self._spec.knobs.keys():
+            raise ObjectError(
+                f"probe '{self._probe.name}': its object is of another version of the kit: ebpfmon bpf build"
+            )
+        wanted = {c.knob: 1 for c in taken if c.knob} | dict(own) | of_kit
         for name, value in wanted.items():
             if name not in self._spec.knobs:
                 raise ObjectError(f"probe '{self._probe.name}': its object has no KNOB '{name}'")

@@ -20,7 +20,7 @@ from ebpfmon.model import TableHarvest
 
 _PERCPU_ARRAY, _ARRAY_OF_MAPS = 6, 12  # enum bpf_map_type
 _OVERFLOW = "overflow"
-INTERVAL = "ebpfmon_interval"
+INTERVAL = ".data.interval"
 """The map that says which side programs write to."""
 
 
@@ -77,6 +77,10 @@ class Table:
         self._keys = np.zeros((self.capacity, key.itemsize), np.uint8)
         self._values = np.zeros((self.capacity, row.itemsize), np.uint8)
         self.dtype = np.dtype([(n, d[n]) for d in (key, row) for n in d.names or ()])
+        # where each CPU gathers for the process that it runs: a key and a row, as in the table
+        gathered = f"{stem}_gathered"
+        self._gathered_fd = obj.map_info(gathered, "fd") if gathered in obj.maps else None
+        self._gathered = np.zeros(obj.libbpf.possible_cpus, self.dtype)
 
         self._totals_fd = obj.map_info(totals, "fd")
         per_cpu = btf.dtype(obj.map_info(totals, "btf_value_type_id"))
@@ -93,8 +97,9 @@ class Table:
             raise ObjectError(
                 f"read '{obj.path.name}': the rows of '{stem}' do not end with the u64 counters of its totals"
             )
-        # totals only grow, on each side apart: what they were when the side was drained last
+        # what found no row only grows, on each side apart: what it was when the side was drained last
         self._before = [dict.fromkeys((*self.counters, _OVERFLOW), 0) for _ in (0, 1)]
+        self._since_load = dict.fromkeys(self.counters, 0)
 
     def settle(self, side: int) -> None:
         """Wait until no program writes to a side any more (milliseconds, without using the CPU).
@@ -109,14 +114,29 @@ class Table:
         )
 
     def drain(self, side: int) -> TableHarvest:
-        """Take all rows of a settled side out of the kernel, and what its totals grew by."""
-        rows, totals = self._take_rows(side), self._read_totals(side)
-        overflow_calls = totals.pop(_OVERFLOW, 0)
-        numbers = rows.view(np.uint64).reshape(len(rows), self.dtype.itemsize // 8)
-        sums = numbers[:, -len(self.counters) :].sum(axis=0)  # the counters stand last in a row
-        in_rows = zip(self.counters, sums.tolist(), strict=True)
-        overflow = {name: totals[name] - count for name, count in in_rows}
-        return TableHarvest(rows, totals, overflow, overflow_calls, self.capacity, self._since_load())
+        """Take all rows of a settled side out of the kernel, and what found no row there."""
+        overflow, gathered = self._read_totals(side), self._read_gathered(side)
+        rows = self._take_rows(side)
+        if gathered is not None:
+            self._add(rows, gathered)
+            self._clear_gathered(side)
+        overflow_calls = overflow.pop(_OVERFLOW, 0)
+        in_rows = zip(self.counters, self._numbers(rows).sum(axis=0).tolist(), strict=True)
+        totals = {name: overflow[name] + count for name, count in in_rows}
+        self._since_load = {name: count + totals[name] for name, count in self._since_load.items()}
+        return TableHarvest(rows, totals, overflow, overflow_calls, self.capacity, self._since_load)
+
+    def _numbers(self, rows: np.ndarray) -> np.ndarray:
+        """The counters of rows, which stand last in them: (rows, counters)."""
+        return rows.view(np.uint64).reshape(len(rows), self.dtype.itemsize // 8)[:, -len(self.counters) :]
+
+    def _add(self, rows: np.ndarray, gathered: np.ndarray) -> None:
+        """Add what CPUs have gathered to the rows, which are there: a CPU gathers for nobody who has none."""
+        starts, numbers = rows["start_ns"], self._numbers(rows)
+        for one, counted in zip(gathered, self._numbers(gathered), strict=True):
+            for place in np.flatnonzero(starts == one["start_ns"]):
+                if rows[place]["tgid"] == one["tgid"] and rows[place]["exec_id"] == one["exec_id"]:
+                    numbers[place] += counted
 
     def _take_rows(self, side: int) -> np.ndarray:
         count = ctypes.c_uint32(self.capacity)  # room for all: one call, and no bucket is too big
@@ -140,9 +160,25 @@ class Table:
         self._before[side] = now
         return {name: count - before[name] for name, count in now.items()}
 
-    def _since_load(self) -> dict[str, int]:
-        """What the totals have come to, as far as they were read."""
-        return {name: sum(before[name] for before in self._before) for name in self.counters}
+    def _read_gathered(self, side: int) -> np.ndarray | None:
+        """What those CPUs have gathered that counted anything; None if none did."""
+        if self._gathered_fd is None:
+            return None
+        index = ctypes.c_uint32(side)
+        check(
+            self._lib.bpf_map_lookup_elem(self._gathered_fd, ctypes.byref(index), self._gathered.ctypes.data),
+            f"read what CPUs gathered for '{self.stem}'",
+        )
+        gathered = self._gathered[self._gathered["start_ns"] != 0]
+        return gathered if len(gathered) else None
+
+    def _clear_gathered(self, side: int) -> None:
+        index = ctypes.c_uint32(side)
+        self._gathered[:] = 0
+        check(
+            self._lib.bpf_map_update_elem(self._gathered_fd, ctypes.byref(index), self._gathered.ctypes.data, 0),
+            f"clear what CPUs gathered for '{self.stem}'",
+        )
 
 
 def sums(per_cpu: np.ndarray) -> dict[str, int]:

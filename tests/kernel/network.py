@@ -129,12 +129,8 @@ def key_of(address: str) -> tuple[int, int]:
 
 
 def assert_balanced(snapshots: list[Snapshot]) -> None:
-    """In every interval rows and overflow make up the totals, and the dimensions of each chart of destinations too."""
+    """In every interval the dimensions of each chart of destinations make up the totals."""
     for snapshot in snapshots:
-        for stem in ("network", "outbound", "inbound"):
-            table = snapshot.tables[stem]
-            for name, total in table.totals.items():
-                assert int(table.rows[name].sum()) + table.overflow[name] == total, (stem, name)
         for values in snapshot.charts:
             stem = values.chart.table
             if stem in ("outbound", "inbound"):

@@ -62,15 +62,23 @@ def counts_of(plan: Mapping[str, int]) -> dict[str, int]:
         "open_errors": did("open_fail"),
         "close_calls": opened + did("close_fail", "close_range"),
         "close_errors": did("close_fail"),
-        "read_calls": did("read", "read_end", "pread", "read_fail", "compat_read") + vectors[0],
+        "read_calls": did("read", "read_end", "pread", "read_fail", "compat_read", "turns") + vectors[0],
         "read_errors": did("read_fail"),
-        "read_bytes": 97 * did("read") + 89 * did("pread") + 131 * vectors[0] + 17 * did("compat_read"),
-        "write_calls": did("write", "pwrite", "write_fail", "compat_write") + vectors[1],
+        "read_bytes": 97 * did("read")
+        + 89 * did("pread")
+        + 131 * vectors[0]
+        + 17 * did("compat_read")
+        + 2 * did("turns"),
+        "write_calls": did("write", "pwrite", "write_fail", "compat_write", "turns") + vectors[1],
         "write_errors": did("write_fail"),
-        "write_bytes": 83 * did("write") + 79 * did("pwrite") + 131 * vectors[1] + 19 * did("compat_write"),
+        "write_bytes": 83 * did("write")
+        + 79 * did("pwrite")
+        + 131 * vectors[1]
+        + 19 * did("compat_write")
+        + did("turns"),
         "unlink_calls": did("unlink", "unlinkat", "unlink_fail"),
         "unlink_errors": did("unlink_fail"),
-        "processes_created": did("fork"),
+        "processes_created": did("fork") + bool(did("turns")),
         "processes_failed": did("process_fail"),
         "threads_created": did("thread"),
         "threads_failed": did("thread_fail", "thread3_fail"),

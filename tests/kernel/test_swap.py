@@ -19,7 +19,7 @@ from ebpfmon.kernel.attach import LoadOptions
 from ebpfmon.kernel.libbpf import Libbpf
 from ebpfmon.model import Harvest
 from ebpfmon.workers import never_preempted
-from tests.kernel.support import COUNTERS, Monitor, counted
+from tests.kernel.support import Monitor, counted
 
 
 @contextmanager
@@ -62,8 +62,8 @@ def test_a_hundred_swaps_under_a_storm_lose_nothing(workload: Path, tmp_path: Pa
         assert counted(rows, tgid)["read_calls"] == reads
         assert counted(rows, tgid)["read_bytes"] == reads
     for table in (h.tables["process"] for h in harvests):
-        assert {name: int(table.rows[name].sum()) for name in COUNTERS} == dict(table.totals)
         assert table.overflow_calls == 0
+        assert not any(table.overflow.values())
     assert sum(h.missed_runs for h in harvests) == 0
 
 

@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* A known amount of work, for counting: workload DIR KEY=COUNT ...
  *
- * The plan (all keys but the four below) is done once by the main thread, or once by each of `workers` threads, or
+ * The plan (all keys but the five below) is done once by the main thread, or once by each of `workers` threads, or
  * once by each of `children` forked processes. `storm=SECONDS` reads one byte at a time for so long (or until SIGTERM), in
- * as many `workers` threads, and prints how often. Linked statically, it makes no other file call than it is told to. */
+ * as many `workers` threads, and prints how often. `pinned=1` keeps all on one CPU. Linked statically, it makes no other file call than it is told to. */
 #define _GNU_SOURCE
 #include <errno.h>
 #include <fcntl.h>
@@ -137,6 +137,29 @@ static void do_files(void)
 	close(zero);
 }
 
+/* Two processes, each of which waits for the other: a byte to the child, two back. */
+static void take_turns(void)
+{
+	int to[2], back[2];
+	char bytes[2] = "";
+	pid_t child;
+
+	must(!pipe(to) && !pipe(back), "pipe");
+	child = fork();
+	if (!child) {
+		TIMES("turns") {
+			RETURNS(1, read(to[0], bytes, 1));
+			RETURNS(2, write(back[1], bytes, 2));
+		}
+		_exit(0);
+	}
+	TIMES("turns") {
+		RETURNS(1, write(to[1], bytes, 1));
+		RETURNS(2, read(back[0], bytes, 2));
+	}
+	RETURNS(child, waitpid(child, 0, 0));
+}
+
 static void do_tasks(void)
 {
 	pthread_t thread;
@@ -148,6 +171,8 @@ static void do_tasks(void)
 			_exit(0);
 		RETURNS(child, waitpid(child, 0, 0));
 	}
+	if (wanted("turns"))
+		take_turns();
 	TIMES("thread") {
 		must(!pthread_create(&thread, 0, no_work, 0), "pthread_create");
 		must(!pthread_join(thread, 0), "pthread_join");
@@ -195,6 +220,15 @@ static void *do_storm(void *unused)
 	return unused;
 }
 
+static void stay_here(void)
+{
+	cpu_set_t here;
+
+	CPU_ZERO(&here);
+	CPU_SET(sched_getcpu(), &here);
+	must(!sched_setaffinity(0, sizeof(here), &here), "sched_setaffinity");
+}
+
 int main(int argc, char **argv)
 {
 	long workers, children, running = 0;
@@ -206,6 +240,8 @@ int main(int argc, char **argv)
 	/* else malloc() of many threads reads the number of CPUs from a file, once or, when two are at it, twice */
 	must(mallopt(M_ARENA_MAX, 1), "mallopt");
 	signal(SIGTERM, on_term);
+	if (wanted("pinned"))
+		stay_here();
 	workers = wanted("workers");
 	children = wanted("children");
 	for (long i = 0; i < workers; i++)

@@ -26,7 +26,7 @@ from ebpfmon.testing import fixtures
 from tests.unit.samples import FILES, PROBES, ROOT, SINKS, sample, write
 from tests.unit.support import FakeEntryPoint, plugin
 
-KIT = [ROOT / "bpf" / name for name in ("ebpfmon.bpf.h", "loaders.bpf.h", "kernel_types.h")]
+KIT = [ROOT / "bpf" / name for name in ("ebpfmon.bpf.h", "tables.bpf.h", "loaders.bpf.h", "kernel_types.h")]
 BOTH = PROBES + SINKS
 
 

@@ -46,11 +46,13 @@ def test_what_the_source_for_bcc_leaves_open_is_what_the_loader_defines(source: 
     with BpfObject(Libbpf(), OBJECTS / "x86_64" / "process.bpf.o") as obj:
         maps, knobs = bcc._maps_of(obj), bcc._knobs_of(obj)
         programs = {name: obj.section(name) for name in obj.programs}
-    used = {*maps, "ebpfmon_self_check"} - {"process_rows_0", "process_rows_1"}  # the loader's own business
+    named = {bcc.in_source(name) for name in maps} | {"ebpfmon_self_check"}
+    # the loader's own business, and what BCC does without
+    used = named - {"process_rows_0", "process_rows_1", "process_gathered"}
     assert set(re.findall(r"\bMAP_(\w+)", source)) == used
     words = set(re.findall(r"\w+", source))
     # a knob of the kit that this probe has no use for is not in its source
-    assert {k for k in knobs if "raw_syscalls" not in k} - {"cfg_may_read"} <= words
+    assert {k for k in knobs if "raw_syscalls" not in k} - {"cfg_may_read", "cfg_gather"} <= words
     functions = set(re.findall(r"(?<!inline )\bint (\w+)\(", source))
     assert functions - {"ebpfmon_self_check"} == {p for p, s in programs.items() if not s.startswith(FOR_BTF)}
     assert "ebpfmon_self_check" in functions
