@@ -58,9 +58,9 @@ SEEN_AT_IN_RETURN_MODE(raw_syscalls_sys_exit, task_fail);
 #define SEEN(event) (classic ? event##__tracepoint__raw_syscalls_sys_exit : event##__tracepoint__sys_exit)
 
 /* clone(2) and clone3(2) failed: of a thread, or of a process? clone3's flags are in the caller's memory. */
-static __always_inline __u64 flags_of_clone(struct pt_regs *regs, enum syscall_kind kind, bool compat)
+static __always_inline __u64 flags_of_clone(struct pt_regs *regs, enum syscall_kind kind)
 {
-	__u64 first = compat ? (__u32)REGISTER(regs, SYSCALL_COMPAT_ARG1) : REGISTER(regs, SYSCALL_ARG1);
+	__u64 first = in_32_bit_call() ? (__u32)REGISTER(regs, SYSCALL_COMPAT_ARG1) : REGISTER(regs, SYSCALL_ARG1);
 	__u64 flags = 0;
 
 	if (kind == CALL_CLONE)
@@ -72,8 +72,7 @@ static __always_inline __u64 flags_of_clone(struct pt_regs *regs, enum syscall_k
 
 static __always_inline int on_syscall(struct pt_regs *regs, __u32 nr, long result, const bool classic)
 {
-	bool compat = in_32_bit_call();
-	enum syscall_kind kind = compat ? compat_syscall(nr) : native_syscall(nr);
+	enum syscall_kind kind = kind_of_syscall(nr);
 
 	switch (kind) {
 	case CALL_OPEN:
@@ -102,7 +101,7 @@ static __always_inline int on_syscall(struct pt_regs *regs, __u32 nr, long resul
 		if (!(classic ? task_fail__tracepoint__raw_syscalls_sys_exit__return :
 				task_fail__tracepoint__sys_exit__return) || result >= 0)
 			return 0;
-		return on_task_fail(flags_of_clone(regs, kind, compat));
+		return on_task_fail(flags_of_clone(regs, kind));
 	default:
 		return 0;
 	}

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
-/* System calls by what they are to ebpfmon, for programs at sys_exit: native_syscall() and compat_syscall().
+/* System calls by what they are to ebpfmon, for programs at sys_exit: kind_of_syscall().
  * The numbers are each architecture's ABI: 64-bit, and that of 32-bit programs on the same kernel. */
 #ifndef EBPFMON_SYSCALLS_BPF_H
 #define EBPFMON_SYSCALLS_BPF_H
@@ -22,11 +22,12 @@ enum syscall_kind {
 	CALL_CLONE3,
 };
 
-#define NONE 0xffffffff
+#define NUMBERS 512
+#define NO(call) (NUMBERS + (call)) /* there is no such call, and this is no number of any */
 /*	kind			call		x86-64	ia32	arm64	arm */
 #define SYSCALLS(CALL)                                                       \
-	CALL(CALL_OPEN,		open,		2,	5,	NONE,	5)   \
-	CALL(CALL_OPEN,		creat,		85,	8,	NONE,	8)   \
+	CALL(CALL_OPEN,		open,		2,	5,	NO(0),	5)   \
+	CALL(CALL_OPEN,		creat,		85,	8,	NO(1),	8)   \
 	CALL(CALL_OPEN,		openat,		257,	295,	56,	322) \
 	CALL(CALL_OPEN,		openat2,	437,	437,	437,	437) \
 	CALL(CALL_CLOSE,	close,		3,	6,	57,	6)   \
@@ -41,32 +42,12 @@ enum syscall_kind {
 	CALL(CALL_WRITEV,	writev,		20,	146,	66,	146) \
 	CALL(CALL_WRITEV,	pwritev,	296,	334,	70,	362) \
 	CALL(CALL_WRITEV,	pwritev2,	328,	379,	287,	393) \
-	CALL(CALL_UNLINK,	unlink,		87,	10,	NONE,	10)  \
+	CALL(CALL_UNLINK,	unlink,		87,	10,	NO(2),	10)  \
 	CALL(CALL_UNLINKAT,	unlinkat,	263,	301,	35,	328) \
-	CALL(CALL_FORK,		fork,		57,	2,	NONE,	2)   \
-	CALL(CALL_FORK,		vfork,		58,	190,	NONE,	190) \
+	CALL(CALL_FORK,		fork,		57,	2,	NO(3),	2)   \
+	CALL(CALL_FORK,		vfork,		58,	190,	NO(4),	190) \
 	CALL(CALL_CLONE,	clone,		56,	120,	220,	120) \
 	CALL(CALL_CLONE3,	clone3,		435,	435,	435,	435)
-
-#if defined(__TARGET_ARCH_x86)
-#define NATIVE_CASE_(kind, name, x86_64, ia32, arm64, arm) if (nr == x86_64) return kind;
-#define COMPAT_CASE_(kind, name, x86_64, ia32, arm64, arm) if (nr == ia32) return kind;
-#else
-#define NATIVE_CASE_(kind, name, x86_64, ia32, arm64, arm) if (nr == arm64) return kind;
-#define COMPAT_CASE_(kind, name, x86_64, ia32, arm64, arm) if (nr == arm) return kind;
-#endif
-
-static __always_inline enum syscall_kind native_syscall(__u32 nr)
-{
-	SYSCALLS(NATIVE_CASE_)
-	return CALL_OTHER;
-}
-
-static __always_inline enum syscall_kind compat_syscall(__u32 nr)
-{
-	SYSCALLS(COMPAT_CASE_)
-	return CALL_OTHER;
-}
 
 static __always_inline bool in_32_bit_call(void)
 {
@@ -78,6 +59,44 @@ static __always_inline bool in_32_bit_call(void)
 	LOAD(CURRENT_IS_TYPED, flags, CURRENT_TASK(), struct task_struct, COMPAT_FLAGS);
 #endif
 	return flags & COMPAT_FLAG;
+}
+
+/* Most calls are none of these, so that is found out first, with one load; a table of constants is what BCC has not. */
+#ifndef BCC
+static const struct {
+	__u8 native, compat; /* enum syscall_kind */
+} syscall_kinds[NUMBERS + 5] SEC(".rodata.kinds") = {
+#if defined(__TARGET_ARCH_x86)
+#define KIND_(kind, name, x86_64, ia32, arm64, arm) [x86_64].native = kind, [ia32].compat = kind,
+#else
+#define KIND_(kind, name, x86_64, ia32, arm64, arm) [arm64].native = kind, [arm].compat = kind,
+#endif
+	SYSCALLS(KIND_)
+};
+#endif
+
+static __always_inline enum syscall_kind kind_of_syscall(__u32 nr)
+{
+#ifdef BCC
+#if defined(__TARGET_ARCH_x86)
+#define IF_(kind, name, x86_64, ia32, arm64, arm) if (nr == (compat ? ia32 : x86_64)) return kind;
+#else
+#define IF_(kind, name, x86_64, ia32, arm64, arm) if (nr == (compat ? arm : arm64)) return kind;
+#endif
+	bool compat = in_32_bit_call();
+
+	if (nr < NUMBERS) {
+		SYSCALLS(IF_)
+	}
+	return CALL_OTHER;
+#else
+	__u64 at = nr;
+
+	asm volatile("" : "+r"(at)); /* what is compared is what the verifier then knows the bound of */
+	if (at >= NUMBERS || !(syscall_kinds[at].native | syscall_kinds[at].compat))
+		return CALL_OTHER;
+	return in_32_bit_call() ? syscall_kinds[at].compat : syscall_kinds[at].native;
+#endif
 }
 
 #endif
