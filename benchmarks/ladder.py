@@ -1,4 +1,4 @@
-"""The ladder: what a system call takes with nothing, an empty program, totals, totals and row, at every hook."""
+"""The ladder: what a system call takes with nothing, an empty program, totals, a row, at every hook."""
 
 from __future__ import annotations
 
@@ -35,21 +35,17 @@ HOOKS = {
 }
 STEPS = {
     "empty": "an empty program",
-    "totals": "totals",
-    "row": "totals and row",
-    "no_totals": "experiment: a row, no totals",
-    "plain_totals": "experiment: totals that are not atomic",
-    "global_side": "experiment: the side in a global variable",
-    "named_map": "experiment: the side's table named in the program",
-    "named_map_global_side": "experiment: both",
-    "named_map_plain_totals": "experiment: table named, totals not atomic",
-    "task_storage": "experiment: the row in the task's storage",
-    "last_row_of_cpu": "experiment: each CPU remembers the last row",
-    "lean": "experiment: side global, table named, totals only where there is no row",
-    "lean_last_row": "experiment: ... and each CPU remembers the last row",
-    "gathered": "experiment: each CPU gathers for the process that it runs",
-    "gathered_and_totals": "experiment: ... beside totals",
-    "short_key": "experiment: table named, a key of 8 bytes",
+    "totals": "totals alone",
+    "row": "a row, looked up",
+    "gathered": "a row, gathered by the CPU",
+    "row_and_totals": "experiment: a row, looked up, and totals",
+    "named_map": "experiment: a row, the side's table named in the program",
+    "short_key": "experiment: ... and a key of 8 bytes",
+    "task_storage": "experiment: a row in the task's storage",
+    "last_row": "experiment: a row, its place remembered by the CPU",
+    "gathered_plain": "experiment: gathered, sums that are not atomic",
+    "gathered_side_in_map": "experiment: gathered, the side in a map",
+    "gathered_and_totals": "experiment: gathered, and totals",
 }
 _OF_HOOK = {"tp_btf": Strategy.TRACEPOINT, "fexit": Strategy.TRAMPOLINE, "kretprobe": Strategy.KPROBE}
 NOTHING = "nothing"
@@ -125,8 +121,9 @@ def _whole_probes(libbpf: Libbpf, hook: str, strategy: Strategy) -> Iterator[Ste
 @contextmanager
 def everything(libbpf: Libbpf, strategy: Strategy | None = None, mode: LoadMode = LoadMode.ENTRY) -> Iterator[None]:
     """Every probe, as the default settings have it, and what sees programs start."""
+    on = [probe for probe in registry.discover().probes.values() if probe.settings().enabled]
     with ExitStack() as stack:
-        for probe in (*registry.discover().probes.values(), execs.PROBE):
+        for probe in (*on, execs.PROBE):
             options = LoadOptions(strategy=strategy, mode=mode, setup=probe.setup(probe.settings()))
             try:
                 stack.enter_context(attach.load(probe, libbpf, features.look(), options))
@@ -154,8 +151,9 @@ def attached(libbpf: Libbpf, compiled: Path, program: str) -> Iterator[BpfObject
     kretprobes = _kretprobes(libbpf) if "kretprobe" in program else None
     with BpfObject(libbpf, compiled, kretprobes) as obj:
         data, knobs = obj.rodata(), Btf(obj.btf()).variables(".rodata")
-        offset, size = knobs["cfg_rows"]
-        data[offset : offset + size] = list((1).to_bytes(size, sys.byteorder))
+        for knob in ("cfg_rows", "cfg_gather"):
+            offset, size = knobs[knob]
+            data[offset : offset + size] = list((1).to_bytes(size, sys.byteorder))
         obj.load([program])
         obj.attach(program)
         yield obj

@@ -20,13 +20,12 @@ static __always_inline int step_empty(__u64 bytes)
 
 static __always_inline int step_totals(__u64 bytes)
 {
-	__u32 side = interval_side();
-	struct ladder_totals *totals = bpf_map_lookup_elem(&ladder_totals, &side);
+	struct ladder_slots to;
 
-	if (!totals)
+	if (!ladder_without_row(&to, interval_side(), false))
 		return 0;
-	__sync_fetch_and_add(&totals->n.calls, 1);
-	__sync_fetch_and_add(&totals->n.bytes, bytes);
+	ADD(&to, calls, 1);
+	ADD(&to, bytes, bytes);
 	return 0;
 }
 
@@ -35,6 +34,17 @@ static __always_inline int step_row(__u64 bytes)
 	struct ladder_slots to;
 
 	if (!ladder_slots(&to))
+		return 0;
+	ADD(&to, calls, 1);
+	ADD(&to, bytes, bytes);
+	return 0;
+}
+
+static __always_inline int step_gathered(__u64 bytes)
+{
+	struct ladder_slots to;
+
+	if (!ladder_slots_in_task(&to))
 		return 0;
 	ADD(&to, calls, 1);
 	ADD(&to, bytes, bytes);
@@ -59,11 +69,10 @@ static __always_inline bool is_read(void *regs)
 struct classic_sys_exit { __u64 common; long id; long ret; };
 struct classic_sys_exit_read { __u64 common; int nr; long ret; };
 
+#define KIT_STEPS(DO) DO(totals) DO(row) DO(gathered)
 #define EVERY_STEP(DO)                                                                                  \
-	DO(totals) DO(row) DO(no_totals) DO(plain_totals) DO(global_side) DO(named_map)                 \
-	DO(named_map_global_side) DO(named_map_plain_totals) DO(last_row_of_cpu)                        \
-	DO(lean) DO(lean_last_row) DO(short_key) DO(gathered) DO(gathered_and_totals)
-#define KIT_STEPS(DO) DO(totals) DO(row) DO(named_map)
+	KIT_STEPS(DO) DO(row_and_totals) DO(named_map) DO(short_key) DO(task_storage) DO(last_row)      \
+	DO(gathered_plain) DO(gathered_side_in_map) DO(gathered_and_totals)
 
 #define AT(step, hook, section, condition, bytes)                                                       \
 	SEC(section) int step##__##hook(__u64 *ctx)                                                     \
@@ -74,7 +83,6 @@ struct classic_sys_exit_read { __u64 common; int nr; long ret; };
 AT(empty, tp_btf, "tp_btf/sys_exit", true, 0)
 #define DO_TP_BTF(step) AT(step, tp_btf, "tp_btf/sys_exit", is_read((void *)ctx[0]), ctx[1])
 EVERY_STEP(DO_TP_BTF)
-DO_TP_BTF(task_storage)
 
 AT(empty, classic, "tp/raw_syscalls/sys_exit", true, 0)
 #define DO_CLASSIC(step)                                                                                \
@@ -90,7 +98,6 @@ KIT_STEPS(DO_ONE_CALL)
 AT(empty, fexit, "fexit/vfs_read", true, 0)
 #define DO_FEXIT(step) AT(step, fexit, "fexit/vfs_read", true, ctx[4])
 EVERY_STEP(DO_FEXIT)
-DO_FEXIT(task_storage)
 
 AT(empty, fentry, "fentry/vfs_read", true, 0)
 
