@@ -69,11 +69,16 @@ def _set_up(probe: Probe, settings: ProbeSettings) -> Setup:
 
 
 def load_one(
-    probe: Probe, libbpf: Libbpf, found: Features, options: LoadOptions, beside: LoadedProbe | None = None
+    probe: Probe,
+    libbpf: Libbpf,
+    found: Features,
+    options: LoadOptions,
+    beside: LoadedProbe | None = None,
+    known: attach.Known | None = None,
 ) -> LoadedProbe:
     """Load a probe, as `attach.load`, whose charts fit its object. Whatever goes wrong is a KernelError."""
     try:
-        loaded = attach.load(probe, libbpf, found, options, beside)
+        loaded = attach.load(probe, libbpf, found, options, beside, known)
     except KernelError:
         raise
     except Exception as error:  # what becomes of values that a stranger has set up
@@ -109,19 +114,20 @@ class Probes:
         features.require_permission(self._found)
         libbpf, failed = Libbpf(), dict[str, KernelError]()
         self._wanted = list(wanted)
-        for probe, options in self._wanted:
-            other = next((p for p in beside if p.probe.name == probe.name), None)
-            try:
-                loaded = load_one(probe, libbpf, self._found, options, beside=other)
-                self._require_tables(loaded)
-            except KernelError as error:
-                if forced and probe is not execs.PROBE:
-                    self.close()
-                    raise
-                failed[probe.name] = error
-                continue
-            self.loaded.append(self._stack.enter_context(loaded))
-            log.info("probe '%s': %s", probe.name, describe(loaded))
+        with attach.Known(libbpf, self._found) as known:
+            for probe, options in self._wanted:
+                other = next((p for p in beside if p.probe.name == probe.name), None)
+                try:
+                    loaded = load_one(probe, libbpf, self._found, options, beside=other, known=known)
+                    self._require_tables(loaded)
+                except KernelError as error:
+                    if forced and probe is not execs.PROBE:
+                        self.close()
+                        raise
+                    failed[probe.name] = error
+                    continue
+                self.loaded.append(self._stack.enter_context(loaded))
+                log.info("probe '%s': %s", probe.name, describe(loaded))
         if failed and all(p.probe is execs.PROBE for p in self.loaded):
             self.close()
             raise next(iter(failed.values()))

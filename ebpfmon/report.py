@@ -12,7 +12,7 @@ from ebpfmon.config import Settings
 from ebpfmon.errors import AttachError, KernelError, LoadError
 from ebpfmon.findings import Finding, describe
 from ebpfmon.kernel import features, host
-from ebpfmon.kernel.attach import LoadOptions
+from ebpfmon.kernel.attach import Known, LoadOptions
 from ebpfmon.kernel.libbpf import Libbpf
 from ebpfmon.kernel.plan import Choice
 from ebpfmon.loading import load_one, wanted_probes
@@ -77,7 +77,8 @@ def check(settings: Settings, registry: Registry) -> Verdict:
         error = str(refusal)
     else:
         wanted = wanted_probes(settings, registry, (settings.apps.by,))
-        probes = tuple(_try(probe, options, libbpf, kernel) for probe, options in wanted)
+        with Known(libbpf, kernel) as known:
+            probes = tuple(_try(probe, options, libbpf, kernel, known) for probe, options in wanted)
     version = libbpf.version if libbpf else None
     findings = tuple(describe(kernel, around, version, {p.errno for p in probes}))
     return Verdict(_status(probes), __version__, version, kernel, around, findings, probes, error)
@@ -90,9 +91,9 @@ def _status(probes: Iterable[ProbeVerdict]) -> int:
     return int(not all(seen) or any(p.error for p in probes))
 
 
-def _try(probe: Probe, options: LoadOptions, libbpf: Libbpf, kernel: features.Features) -> ProbeVerdict:
+def _try(probe: Probe, options: LoadOptions, libbpf: Libbpf, kernel: features.Features, known: Known) -> ProbeVerdict:
     try:
-        with load_one(probe, libbpf, kernel, options) as loaded:
+        with load_one(probe, libbpf, kernel, options, known=known) as loaded:
             return ProbeVerdict(probe.name, loaded.loader, tuple(_event(c) for c in loaded.choices))
     except KernelError as error:
         code = error.errno if isinstance(error, LoadError | AttachError) else 0

@@ -7,7 +7,9 @@ program is attached. Kernel versions are never compared.
 
 from __future__ import annotations
 
+from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Self
 
 from ebpfmon.errors import KernelError, ObjectError
@@ -19,7 +21,7 @@ from ebpfmon.kernel.kretprobes import Kretprobes
 from ebpfmon.kernel.libbpf import Libbpf
 from ebpfmon.kernel.objects import locate, read_spec
 from ebpfmon.kernel.plan import Choice, Kernel, Plan
-from ebpfmon.kernel.symbols import look_up
+from ebpfmon.kernel.symbols import Symbols, look_up
 from ebpfmon.kernel.tables import INTERVAL, Interval, Table, find_tables
 from ebpfmon.model import Loader, LoadMode, Probe, Setup, Strategy
 
@@ -73,24 +75,56 @@ class LoadedProbe:
         return self.object.missed_runs(self._programs)
 
 
+class Known:
+    """What is found out of the running kernel, once for all the probes that are loaded. A context manager: the kernel's
+    BTF takes some megabytes."""
+
+    def __init__(self, libbpf: Libbpf, features: Features) -> None:
+        self._libbpf, self._features = libbpf, features
+        self._closing = ExitStack()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._closing.close()
+
+    @cached_property
+    def symbols(self) -> Symbols:
+        """Its names."""
+        return self._closing.enter_context(look_up(self._libbpf))
+
+    @cached_property
+    def kernel(self) -> Kernel:
+        """What decides which programs are taken."""
+        return Kernel.of(self.symbols, self._features)
+
+
 def load(
-    probe: Probe, libbpf: Libbpf, features: Features, options: LoadOptions, beside: LoadedProbe | None = None
+    probe: Probe,
+    libbpf: Libbpf,
+    features: Features,
+    options: LoadOptions,
+    beside: LoadedProbe | None = None,
+    known: Known | None = None,
 ) -> LoadedProbe:
     """Load and attach a probe's best programs. Its set-up is closed with it, or at once if it cannot be loaded. With
-    what is loaded `beside` it shares the interval: both change sides at once.
+    what is loaded `beside` it shares the interval: both change sides at once. What is `known` already is not looked
+    for again.
 
     Raises AttachError if a strategy is forced and an event cannot be seen by it, or if no event can be seen;
     ObjectError and LoadError as they come; KernelError if the loader cannot work here.
     """
     try:
-        return _load(probe, libbpf, features, options, beside)
+        with nullcontext(known) if known else Known(libbpf, features) as found:
+            return _load(probe, libbpf, features, options, beside, found)
     except BaseException:
         options.setup.close()
         raise
 
 
 def _load(
-    probe: Probe, libbpf: Libbpf, features: Features, options: LoadOptions, beside: LoadedProbe | None
+    probe: Probe, libbpf: Libbpf, features: Features, options: LoadOptions, beside: LoadedProbe | None, known: Known
 ) -> LoadedProbe:
     loader = options.loader or (Loader.CORE if features.btf else Loader.BCC)
     if loader is Loader.CORE and not features.btf:
@@ -102,12 +136,11 @@ def _load(
     with BpfObject(libbpf, path) as opened:
         spec = read_spec(opened, Btf(opened.btf()))
         compiled = compile_source(opened) if loader is Loader.BCC else None
-    with look_up(libbpf) as symbols:
-        kernel = Kernel.of(symbols, features)
-        if compiled is not None:  # the kernel's own have room, but libbpf links only what it loaded itself
-            kernel = replace(kernel, returns_have_room=False)
-        plan = Plan(probe, spec, kernel, mode=options.mode, strategy=options.strategy)
-        plan.look(symbols, compiled)
+    kernel = known.kernel
+    if compiled is not None:  # the kernel's own have room, but libbpf links only what it loaded itself
+        kernel = replace(kernel, returns_have_room=False)
+    plan = Plan(probe, spec, kernel, mode=options.mode, strategy=options.strategy)
+    plan.look(known.symbols, compiled)
     while True:
         kretprobes = None if kernel.returns_have_room else Kretprobes(libbpf, features.tracefs or "")
         obj = BccObject(libbpf, path, kretprobes, compiled) if compiled else BpfObject(libbpf, path, kretprobes)

@@ -46,6 +46,9 @@ class Kernel:
     run that program, and so misses calls (it counts how many)."""
     returns_have_room: bool
     """Whether a kretprobe can be had that never runs out of instances."""
+    refuses: dict[str, str] = field(default_factory=dict, compare=False)
+    """The kinds of programs that it does not permit, and how that is said. Unlike the rest it is found out by trying:
+    what one probe has tried in vain, the next does not try."""
 
     @classmethod
     def of(cls, symbols: Symbols, features: Features) -> Self:
@@ -108,6 +111,9 @@ class Plan:
                 reason = "needs the kernel's BTF, and BCC is there to do without"
             if reason:
                 self._cross_out(candidate, reason)
+        for candidate in [c for left in self._left.values() for c in left]:
+            if refused := candidate.kinds & self._kernel.refuses.keys():
+                self._cross_out(candidate, self._kernel.refuses[min(refused)])
 
     def _lacks(self, candidate: Candidate, symbols: Symbols) -> str | None:
         """Why a candidate cannot work on this kernel, as far as looking tells."""
@@ -209,6 +215,7 @@ class Plan:
         self, culprit: str | None, taken: Mapping[str, Candidate | None], error: LoadError | AttachError
     ) -> None:
         reason = str(error).rpartition(": ")[2]
+        lockdown = " (lockdown: confidentiality)" if self._kernel.lockdown == "confidentiality" else ""
         culprits = [c for left in self._left.values() for c in left if culprit in c.programs]
         if error.errno in _REFUSES_KIND:
             kinds = culprits[0].kinds
@@ -216,13 +223,13 @@ class Plan:
             culprits = [c for left in self._left.values() for c in left if c.kinds & kinds]
             names = "trampoline" if kinds & _TRAMPOLINES else " and ".join(sorted(kinds))
             reason = f"the kernel refuses {names} programs ({os.strerror(error.errno)})"
+            if error.errno == errno.EPERM:  # the others may be due to one function, which another probe has not
+                self._kernel.refuses.update(dict.fromkeys(kinds, reason + lockdown))
         elif culprits[0].knob:
             # one of a shared program's events is too much for this kernel: they leave it one by one
             culprits = [c for c in taken.values() if c and culprit in c.programs][-1:]
-        if self._kernel.lockdown == "confidentiality":
-            reason += " (lockdown: confidentiality)"
         for one in culprits:
-            self._cross_out(one, reason)
+            self._cross_out(one, reason + lockdown)
 
     def _cross_out(self, candidate: Candidate, reason: str) -> None:
         self._left[candidate.event].remove(candidate)

@@ -45,6 +45,7 @@ class BtfSymbols:
 
     def __init__(self, libbpf: Libbpf, btf: int) -> None:
         self._lib, self._btf = libbpf.lib, btf
+        self._found: dict[tuple[str, int], int] = {}  # libbpf goes through all types for each name
 
     def __enter__(self) -> Self:
         return self
@@ -84,7 +85,9 @@ class BtfSymbols:
         return any(self._lib.btf__name_by_offset(self._btf, n) == member.encode() for n in names)
 
     def _find(self, name: str, kind: int) -> int:
-        found: int = self._lib.btf__find_by_name_kind(self._btf, name.encode(), kind)
+        found = self._found.get((name, kind))
+        if found is None:
+            found = self._found[name, kind] = self._lib.btf__find_by_name_kind(self._btf, name.encode(), kind)
         return found
 
 

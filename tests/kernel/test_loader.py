@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from ebpfmon import Probe
+from ebpfmon import Probe, registry
 from ebpfmon.compiler import compile_object
 from ebpfmon.errors import AttachError, ObjectError
 from ebpfmon.flow.harvest import Harvester
@@ -108,3 +108,15 @@ def test_a_file_that_is_no_object_is_named(tmp_path: Path, monkeypatch: pytest.M
     (broken / "broken.bpf.o").write_bytes(b"not an ELF file")
     with pytest.raises(ObjectError, match=r"open '.*broken\.bpf\.o'"):
         attach.load(probe, Libbpf(), features.look(), LoadOptions())
+
+
+def test_what_is_known_of_the_kernel_already_changes_nothing_in_how_a_probe_is_seen() -> None:
+    """Whatever this kernel refuses: it is found out once, and said of every probe in the same words."""
+    libbpf, found = Libbpf(), features.look()
+    with attach.Known(libbpf, found) as known:
+        for name in ("network_viewer", "process"):
+            probe = registry.discover().probes[name]
+            with attach.load(probe, libbpf, found, LoadOptions(), known=known) as after:
+                seen = after.choices
+            with attach.load(probe, libbpf, found, LoadOptions()) as alone:
+                assert seen == alone.choices

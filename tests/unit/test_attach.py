@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
@@ -71,9 +72,11 @@ def load(monkeypatch: pytest.MonkeyPatch, symbols: list[FakeSymbols]) -> Load:
 
         return made
 
-    def loaded(features: Features = CALM, options: LoadOptions = BEST, *objects: Object) -> Object:
+    def loaded(
+        features: Features = CALM, options: LoadOptions = BEST, *objects: Object, known: attach.Known | None = None
+    ) -> Object:
         opened[:] = [Object(), *(objects or [Object()])]
-        return cast(Object, attach.load(PROBE, cast(Libbpf, None), features, options))
+        return cast(Object, attach.load(PROBE, cast(Libbpf, None), features, options, known=known))
 
     fakes: dict[str, Any] = {
         "locate": lambda probe: Path("p.bpf.o"), "Btf": lambda raw: None, "read_spec": lambda obj, types: SPEC,
@@ -157,3 +160,25 @@ def test_what_a_probe_makes_of_its_settings_reaches_the_object_and_the_loaded_pr
         loaded = load(CALM, LoadOptions(setup=setup), refused, last)
         assert loaded is (last if refused.refuse else refused)
         assert (loaded.data[12], loaded.filled, loaded.setup) == (5, setup.maps, setup)
+
+
+def test_several_loads_look_at_the_kernel_once_and_try_once_what_it_does_not_permit(
+    load: Load, symbols: list[FakeSymbols], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said: list[str] = []
+
+    @contextmanager
+    def look_up(_: object) -> Iterator[FakeSymbols]:
+        said.append("looked")
+        yield FakeSymbols()
+        said.append("closed")
+
+    monkeypatch.setattr(attach, "look_up", look_up)
+    refusal = {"open__trampoline__f2__3": errno.EPERM}
+    with attach.Known(cast(Libbpf, None), CALM) as known:
+        assert not said, "it looks when it needs to"
+        tried, second, third = Object(refusal), Object(refusal), Object(refusal)
+        assert load(CALM, BEST, tried, second, known=known) is second
+        assert load(CALM, BEST, third, known=known) is third
+        assert said == ["looked"]
+    assert said == ["looked", "closed"]

@@ -39,7 +39,9 @@ def plan_of(
     strategy: Strategy | None = None,
     programs: Container[str] | None = None,
     spec: ObjectSpec = SPEC,
+    refuses: dict[str, str] | None = None,
 ) -> Plan:
+    kernel = replace(kernel, refuses={} if refuses is None else refuses)
     plan = Plan(PROBE, spec, kernel, mode=mode, strategy=strategy)
     plan.look(symbols or FakeSymbols(), programs)
     return plan
@@ -130,6 +132,44 @@ def test_a_kind_that_the_kernel_refuses_is_crossed_out_as_a_whole(code: int, at:
     assert taken(plan) == {"open": "kprobe f2", "exit": "tracepoint t"}
     why = f"the kernel refuses trampoline programs ({os.strerror(code)})"
     assert refused(plan, "open") == {"trampoline f2": why, "trampoline f1": why}
+
+
+@pytest.mark.parametrize("lockdown", [None, "confidentiality"])
+@pytest.mark.parametrize("at", ["load", "attach"])
+def test_what_one_probe_was_not_permitted_the_next_does_not_try_and_says_the_same_of(
+    lockdown: str | None, at: str
+) -> None:
+    kernel, refuses = replace(KERNEL, lockdown=lockdown), dict[str, str]()
+    first = plan_of(kernel, refuses=refuses)
+    assert not try_out(first, FakeObject({"open__trampoline__f2__3": errno.EPERM}, at))
+    assert try_out(first)
+    second, obj = plan_of(kernel, refuses=refuses), FakeObject()
+    assert try_out(second, obj)
+    assert obj.loaded == ["open__kprobe__f2__entry", "exit__tracepoint__t"]
+    assert second.choices == first.choices
+    assert refused(second, "open").keys() == {"trampoline f2", "trampoline f1"}
+
+
+@pytest.mark.parametrize("code", [errno.EOPNOTSUPP, 524, errno.EACCES])
+def test_what_may_be_due_to_one_function_the_next_probe_tries_itself(code: int) -> None:
+    refuses = dict[str, str]()
+    assert not try_out(plan_of(refuses=refuses), FakeObject({"open__trampoline__f2__3": code}))
+    assert not refuses
+    assert try_out(second := plan_of(refuses=refuses))
+    assert taken(second)["open"] == "trampoline f2"
+
+
+def test_a_forced_strategy_that_another_probe_was_not_permitted_is_refused_in_the_same_words() -> None:
+    refuses, said = dict[str, str](), []
+    first = plan_of(mode=RETURN, strategy=Strategy.TRAMPOLINE, refuses=refuses)
+    assert not try_out(first, FakeObject({"open__trampoline__f2__3": errno.EPERM}))
+    for plan in (first, plan_of(mode=RETURN, strategy=Strategy.TRAMPOLINE, refuses=refuses)):
+        with pytest.raises(AttachError) as caught:
+            try_out(plan)
+        said.append(str(caught.value))
+    assert said[0] == said[1]
+    assert "the kernel refuses trampoline programs (Operation not permitted)" in said[0]
+    assert said[0].endswith(': set attach = "auto"')
 
 
 @pytest.mark.parametrize("code", [errno.EACCES, errno.EPERM])
