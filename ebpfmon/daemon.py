@@ -130,14 +130,15 @@ class _Daemon:
         self._settings = self._use(settings, groups, pipeline, tasks)
         confining = tasks.create_task(self._confine(), name="confine")
         self._notifier.ready(self._status())
-        living = tasks.create_task(self._live(), name="watchdog")
+        living = tasks.create_task(self._live(), name="watchdog") if self._notifier.watched else None
         while not self._stop.is_set():
             async for tick in ticks(self._settings.ebpfmon.interval, self._clock, self._stop):
                 await pipeline.tick(tick.late_ticks)
                 self._ticked_s = time.monotonic()
                 if again and await self._change(again, pipeline, tasks):
                     break  # the interval may be another one
-        living.cancel()
+        if living:
+            living.cancel()
         confining.cancel()
         self._notifier.stopping()
         await pipeline.tick()

@@ -362,7 +362,7 @@ def to_json(snapshot: Snapshot) -> dict[str, Any]:
                 "units": c.chart.units,
                 "scope": c.chart.scope,
                 **_buckets_to_json(c.chart.buckets),
-                "dimensions": [_value_to_json(c.chart.kind, v, snapshot.elapsed_s) for v in c.values],
+                "dimensions": _values_to_json(c, snapshot.elapsed_s),
             }
             for c in snapshot.charts
         ],
@@ -376,8 +376,16 @@ def _buckets_to_json(buckets: Buckets | None) -> dict[str, Any]:
     return {"buckets": {"units": buckets.units, "bounds": list(buckets.bounds), **sums}}
 
 
-def _value_to_json(kind: Kind, value: Value, elapsed_s: float) -> dict[str, Any]:
-    who = {"id": value.dimension.id, "name": value.dimension.name}
-    if kind is Kind.LEVEL:
-        return {**who, "value": value.delta}
-    return {**who, "delta": value.delta, "total": value.total, "rate": round(value.delta / elapsed_s, 2)}
+def _values_to_json(values: ChartValues, elapsed_s: float) -> list[dict[str, Any]]:
+    if values.chart.kind is Kind.LEVEL:
+        return [{"id": v.dimension.id, "name": v.dimension.name, "value": v.delta} for v in values.values]
+    return [
+        {
+            "id": v.dimension.id,
+            "name": v.dimension.name,
+            "delta": v.delta,
+            "total": v.total,
+            "rate": round(v.delta / elapsed_s, 2),
+        }
+        for v in values.values
+    ]

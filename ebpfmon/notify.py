@@ -19,6 +19,11 @@ class Notifier:
         self._every_s = watchdog_s / 2 if watchdog_s else None
         self._next_s = 0.0
 
+    @property
+    def watched(self) -> bool:
+        """Whether anybody waits for signs of life."""
+        return self._every_s is not None
+
     def ready(self, status: str = "") -> None:
         """Everything is started, or was started anew after `reloading`."""
         self._say("READY=1", *_status(status))

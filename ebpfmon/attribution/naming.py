@@ -172,6 +172,8 @@ class ByApp:
         return self._latest
 
     def learn(self, execs: np.ndarray) -> None:
+        if not len(execs):
+            return
         columns = ["start_ns", "tgid", "exec_id", "parent_tgid", "comm", "arguments", "executable"]
         started = sorted(execs[columns].tolist())  # of two programs of a process the later one counts from now on
         for start_ns, tgid, exec_id, parent, comm, arguments, executable in started:

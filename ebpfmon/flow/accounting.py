@@ -20,8 +20,9 @@ class Accounting:
     def account(self, fields: Fields, levels: Fields | None = None) -> list[ChartValues]:
         """One interval's fields as the values of all charts; `levels` are those of levels, if they are others. A field
         that is not there counts as 0."""
-        for name in self._totals:
-            self._totals[name] += int(fields.get(name, 0))
+        totals, get = self._totals, fields.get
+        for name in totals:
+            totals[name] += int(get(name, 0))
         of_kind = {Kind.COUNTER: fields, Kind.LEVEL: fields if levels is None else levels}
         return [
             ChartValues(chart, tuple(self._value(chart.kind, d, of_kind[chart.kind]) for d in chart.dimensions))
@@ -34,4 +35,10 @@ class Accounting:
 
 
 def _sum(dimension: Dimension, fields: Fields) -> int | float:
-    return sum(fields.get(f, 0) for f in dimension.plus) - sum(fields.get(f, 0) for f in dimension.minus)
+    total: int | float = 0
+    get = fields.get
+    for name in dimension.plus:
+        total += get(name, 0)
+    for name in dimension.minus:
+        total -= get(name, 0)
+    return total

@@ -53,8 +53,9 @@ class Shown:
         self._activity[list(ids)] = 0
 
     def _hidden(self) -> np.ndarray:
-        active = np.flatnonzero(self._activity >= 1)
-        return np.setdiff1d(active, [Owners.OTHER, Owners.OVERFLOW, *self.ids])
+        active = self._activity >= 1
+        active[[Owners.OTHER, Owners.OVERFLOW, *self.ids]] = False
+        return np.flatnonzero(active)
 
 
 class Applications:
@@ -98,8 +99,9 @@ class Applications:
         """What is not shown goes to `other`."""
         hidden = np.ones(len(sums), bool)
         hidden[[Owners.OTHER, Owners.OVERFLOW, *self._shown.ids]] = False
-        sums[Owners.OTHER] += sums[hidden].sum(axis=0)
-        sums[hidden] = 0
+        if hidden.any():
+            sums[Owners.OTHER] += sums[hidden].sum(axis=0)
+            sums[hidden] = 0
 
     def _grown(self, stem: str, shape: tuple[int, ...]) -> np.ndarray:
         totals = self._totals.get(stem)

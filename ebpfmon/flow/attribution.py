@@ -85,6 +85,8 @@ class Attribution:
             raw = identities[stem] = _identities(table.rows)
             ids = groups[stem] = np.fromiter(map(self._known.young.get, raw, repeat(-1)), np.int64, len(raw))
             unknown = np.flatnonzero(ids < 0)
+            if not len(unknown):
+                continue
             who = table.rows[list(Identity._fields)][unknown].tolist()
             for row, identity in zip(unknown.tolist(), who, strict=True):
                 known = self._known.get(raw[row])

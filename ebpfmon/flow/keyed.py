@@ -41,8 +41,11 @@ class Shown:
         Returns which of the keys that were shown still are (their old places, ascending), and what each that is shown
         now did in the interval, i64 (keys, counters): first those that stay, then those that come, busiest first.
         """
-        # what is known goes before the rows as if it had done nothing, and is found as they are grouped
         known = rows[:0] if self._known is None else self._known
+        if not len(rows) and not len(known):
+            self._known = known
+            return np.zeros(0, np.intp), counters
+        # what is known goes before the rows as if it had done nothing, and is found as they are grouped
         rows = _joined(known, rows)
         counters = np.vstack((np.zeros((len(known), counters.shape[1]), np.int64), counters))
         order, starts = self._grouping.group(_columns(rows, self._fields, np.uint64))
@@ -96,6 +99,7 @@ class Keyed:
         self.levels = Levels(self._charts, keys.fields)
         self._totals: np.ndarray | None = None  # i64 (keys that are shown and `other`, counters)
         self._dimensions: dict[Label, tuple[tuple[Dimension, ...], ...]] = {}  # by chart
+        self._signs: dict[tuple[str, ...], list[np.ndarray]] = {}  # of which counters, by chart
 
     def account(self, table: TableHarvest, elapsed_s: float) -> list[ChartValues]:
         """One interval as the values of all charts: of the keys in the order in which they came, then of `other`.
@@ -118,13 +122,14 @@ class Keyed:
         self._totals = totals
         of_labels = self._named()
         values, level = [], len(names)
-        for n, chart in enumerate(self._charts):
+        if names not in self._signs:  # they are always the same
+            self._signs = {names: [_signs(chart, names) for chart in self._charts]}
+        for n, (chart, signs) in enumerate(zip(self._charts, self._signs[names], strict=True)):
             of_keys = [each[n] for each in of_labels]
             if chart.kind is Kind.LEVEL:
                 now = deltas[:, level : (level := level + len(chart.dimensions))]
                 values.append(_of_keys(chart, of_keys, now, np.zeros_like(now)))
             else:
-                signs = _signs(chart, names)
                 values.append(
                     _of_keys(chart, of_keys, deltas[:, : len(names)] @ signs, totals[:, : len(names)] @ signs)
                 )

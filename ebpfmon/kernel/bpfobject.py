@@ -34,7 +34,7 @@ class BpfObject:
 
     def __init__(self, libbpf: Libbpf, path: Path, kretprobes: Kretprobes | None = None) -> None:
         self.libbpf, self._lib, self.path, self._kretprobes = libbpf, libbpf.lib, path, kretprobes
-        self._links: dict[str, int] = {}
+        self._of_kprobes: list[int] = []  # links, which tell what they miss; of others there is nothing to tell
         self._closing = ExitStack()
         libbpf.said()
         self._object: int | None = self._lib.bpf_object__open_file(os.fsencode(path), None)
@@ -135,7 +135,8 @@ class BpfObject:
         if not link:
             code = ctypes.get_errno()
             raise AttachError(f"attach '{program}': {os.strerror(code)}", errno=code)
-        self._links[program] = link
+        if kind in ("kprobe", "kretprobe"):
+            self._of_kprobes.append(link)
         self._closing.callback(self._lib.bpf_link__destroy, link)
 
     def _attach_multi(self, program: str, function: str) -> int | None:
@@ -154,7 +155,7 @@ class BpfObject:
     def missed_runs(self, programs: Iterable[str]) -> int:
         """How often the kernel should have run one of these programs and did not, as far as it tells."""
         missed = sum(self.libbpf.missed_runs(self.program_fd(program)) for program in programs)
-        missed += sum(self.libbpf.missed_hits(self._lib.bpf_link__fd(link)) for link in self._links.values())
+        missed += sum(self.libbpf.missed_hits(self._lib.bpf_link__fd(link)) for link in self._of_kprobes)
         return missed + (self._kretprobes.missed() if self._kretprobes else 0)
 
     def _each(self, what: str) -> Iterator[int]:

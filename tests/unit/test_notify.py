@@ -62,6 +62,7 @@ def test_it_is_alive_at_most_every_half_of_the_watchdogs_time(
     now_s = 1000.0
     monkeypatch.setattr("ebpfmon.notify.time.monotonic", lambda: now_s)
     notifier = Notifier(address, 30.0)
+    assert notifier.watched
     said = []
     for now_s in (1000, 1001, 1014, 1015, 1016, 1029, 1031):  # noqa: B007  # the lambda reads it
         notifier.alive()
@@ -81,7 +82,9 @@ def test_a_sign_of_life_that_was_not_taken_is_given_again_at_once(tmp_path: Path
 def test_without_a_watchdog_or_with_an_empty_status_nothing_is_said(systemd: tuple[str, Hear]) -> None:
     address, hear = systemd
     for watchdog_s in (None, 0.0):
-        Notifier(address, watchdog_s).alive()
+        notifier = Notifier(address, watchdog_s)
+        assert not notifier.watched
+        notifier.alive()
     Notifier(address, None).status("")
     assert hear() is None
 
