@@ -22,6 +22,10 @@ from ebpfmon.model import Probe, SinkSettings, tag_of
 _OURS = "ebpfmon"  # the distribution whose plugins come first: a stranger's cannot take their place
 
 
+_Origin = tuple[str, str]  # a distribution's name and version
+_NOWHERE = "", ""
+
+
 class EntryPoint(Protocol):
     """What is used of importlib.metadata.EntryPoint."""
 
@@ -97,16 +101,25 @@ def discover(entry_points: Iterable[EntryPoint] | None = None, wanted: Wanted = 
     if entry_points is None:
         entry_points = importlib.metadata.entry_points(group=hookspecs.PROJECT)
     registry = Registry()
-    sources: list[EntryPoint | File] = [*sorted(entry_points, key=_order), *_of_folder(wanted.folder)]
-    for source in sources:
-        _take(registry, source, disabled=source.name in wanted.disabled)
+    sources: list[tuple[EntryPoint | File, _Origin]] = [*_in_order(entry_points)]
+    sources += [(file, _NOWHERE) for file in _of_folder(wanted.folder)]
+    for source, origin in sources:
+        _take(registry, source, origin, disabled=source.name in wanted.disabled)
     registry.plugins.sort(key=lambda p: p.name)
     return registry
 
 
-def _order(entry_point: EntryPoint) -> tuple[bool, str, str]:
-    dist = entry_point.dist.name if entry_point.dist else ""
-    return dist != _OURS, entry_point.name, dist
+def _in_order(entry_points: Iterable[EntryPoint]) -> list[tuple[EntryPoint, _Origin]]:
+    # each time it is asked for its name, a distribution parses all that it says of itself, the README with it
+    origins: dict[importlib.metadata.Distribution | None, _Origin] = {None: _NOWHERE}
+    found = []
+    for entry_point in entry_points:
+        dist = entry_point.dist
+        if dist and dist not in origins:
+            said = dist.metadata
+            origins[dist] = said["Name"], said["Version"]
+        found.append((entry_point, origins[dist]))
+    return sorted(found, key=lambda each: (each[1][0] != _OURS, each[0].name, each[1][0]))
 
 
 def _of_folder(folder: str) -> Iterator[File]:
@@ -118,14 +131,13 @@ def _of_folder(folder: str) -> Iterator[File]:
         raise PluginError(f"look for plugins in ebpfmon.plugins_dir: {error}") from None
 
 
-def _take(registry: Registry, source: EntryPoint | File, *, disabled: bool) -> None:
+def _take(registry: Registry, source: EntryPoint | File, origin: _Origin, *, disabled: bool) -> None:
     """Take one plugin in, or say why not."""
-    dist = None if isinstance(source, File) else source.dist
     seen = Plugin(
         name=source.name,
         state=State.ACTIVE,
-        distribution=dist.name if dist else "",
-        version=dist.version if dist else "",
+        distribution=origin[0],
+        version=origin[1],
         file=str(source.path) if isinstance(source, File) else "",
     )
     loaded: list[object] = []

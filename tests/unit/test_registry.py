@@ -31,9 +31,11 @@ class FakeDistribution(importlib.metadata.Distribution):
 
     def __init__(self, name: str) -> None:
         self._name = name
+        self.asked = 0
 
     @property
     def metadata(self) -> Any:
+        self.asked += 1
         said = Message()
         said["Name"], said["Version"] = self._name, "7.1"
         return said
@@ -130,6 +132,15 @@ def test_a_plugin_that_is_disabled_is_not_even_imported() -> None:
     registry = discover([bad, FakeEntryPoint("good", plugin(probes=[probe("p")]))], Wanted(disabled=("bad",)))
     assert set(registry.probes) == {"p"}
     assert registry.disabled == [Plugin(name="bad", state=State.DISABLED, distribution="theirs", version="7.1")]
+
+
+def test_a_distribution_with_many_plugins_is_asked_once_who_it_is() -> None:
+    """It parses its metadata for each answer."""
+    dist = FakeDistribution("theirs")
+    names = ["a", "b", "c"]
+    found = discover([FakeEntryPoint(name, plugin(probes=[probe(name)]), dist) for name in names])
+    assert [(p.name, p.origin) for p in found.plugins] == [(name, "theirs 7.1") for name in names]
+    assert dist.asked == 1
 
 
 def test_a_strangers_plugin_cannot_take_the_place_of_ebpfmons_own_and_of_two_strangers_the_first_stays() -> None:
