@@ -385,7 +385,7 @@ def _values_to_json(values: ChartValues, elapsed_s: float) -> list[dict[str, Any
             "name": v.dimension.name,
             "delta": v.delta,
             "total": v.total,
-            "rate": round(v.delta / elapsed_s, 2),
+            "rate": round(v.delta / elapsed_s, 2) if v.delta else 0.0,
         }
         for v in values.values
     ]

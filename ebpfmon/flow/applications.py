@@ -67,6 +67,7 @@ class Applications:
         self._shown = Shown(maximum)
         self._totals: dict[str, np.ndarray] = {}
         self._signs: dict[tuple[str, tuple[str, ...]], np.ndarray] = {}  # by table, and of which counters
+        self._weights: dict[tuple[str, ...], np.ndarray] = {}
         self._dimensions: dict[str, tuple[tuple[str, ...], tuple[Dimension, ...]]] = {}  # by chart, and of which groups
 
     def account(
@@ -75,7 +76,8 @@ class Applications:
         """One interval as the values of all charts. Their sum over all dimensions is the system's, to the call."""
         sums = {stem: _sums(tables[stem], of_table) for stem, of_table in owners.items()}
         if sums:
-            self._shown.choose(np.sum([_calls(tables[stem], found) for stem, found in sums.items()], axis=0), elapsed_s)
+            calls = [found @ self._weights_of(tuple(tables[stem].totals)) for stem, found in sums.items()]
+            self._shown.choose(sum(calls[1:], calls[0]), elapsed_s)
         values: list[ChartValues] = []
         for stem, found in sums.items():
             self._fold(found)
@@ -94,6 +96,12 @@ class Applications:
         for totals in self._totals.values():
             totals[[group for group in ids if group < len(totals)]] = 0
         self._dimensions.clear()
+
+    def _weights_of(self, names: tuple[str, ...]) -> np.ndarray:
+        """How much of each counter is activity: all that is done, as calls and not as bytes or time."""
+        if names not in self._weights:
+            self._weights[names] = np.array([not name.endswith(("_bytes", "_ns")) for name in names], np.int64)
+        return self._weights[names]
 
     def _fold(self, sums: np.ndarray) -> None:
         """What is not shown goes to `other`."""
@@ -156,10 +164,3 @@ def _sums(table: TableHarvest, owners: Owners) -> np.ndarray:
         sums[ids[first]] = np.add.reduceat(counters[order], first, axis=0)
     sums[Owners.OVERFLOW] += np.array([table.overflow[name] for name in table.totals], np.int64)
     return sums
-
-
-def _calls(table: TableHarvest, sums: np.ndarray) -> np.ndarray:
-    """How active each group was: all that it did, as calls and not as bytes or time."""
-    of_calls = [n for n, name in enumerate(table.totals) if not name.endswith(("_bytes", "_ns"))]
-    calls: np.ndarray = sums[:, of_calls].sum(axis=1)
-    return calls
