@@ -16,18 +16,27 @@ class Accounting:
         self._charts = tuple(charts)
         counted = (d for c in self._charts if c.kind is Kind.COUNTER for d in c.dimensions)
         self._totals = {name: 0 for d in counted for name in (*d.plus, *d.minus)}
+        self._still: tuple[
+            ChartValues, ...
+        ] = ()  # those of an interval in which nothing happened: the next may be alike
+        self._still_levels: Fields | None = None
 
     def account(self, fields: Fields, levels: Fields | None = None) -> list[ChartValues]:
         """One interval's fields as the values of all charts; `levels` are those of levels, if they are others. A field
         that is not there counts as 0."""
+        still = not any(fields.values())
+        if still and self._still and levels == self._still_levels:
+            return list(self._still)
         totals, get = self._totals, fields.get
         for name in totals:
             totals[name] += int(get(name, 0))
         of_kind = {Kind.COUNTER: fields, Kind.LEVEL: fields if levels is None else levels}
-        return [
+        values = [
             ChartValues(chart, tuple(self._value(chart.kind, d, of_kind[chart.kind]) for d in chart.dimensions))
             for chart in self._charts
         ]
+        self._still, self._still_levels = tuple(values) if still else (), levels
+        return values
 
     def _value(self, kind: Kind, dimension: Dimension, fields: Fields) -> Value:
         now = _sum(dimension, fields)

@@ -71,3 +71,19 @@ def test_a_level_over_a_table_is_what_began_less_what_ended_since_the_load() -> 
     level, counter = account.account({"exits": 1, "releases": 2, "reads": 5}, {"exits": 70, "releases": 60, "reads": 9})
     assert (level.values[0].delta, level.values[0].total) == (10, 0)
     assert (counter.values[0].delta, counter.values[0].total) == (5, 5)
+
+
+@given(st.lists(st.tuples(FIELDS, FIELDS), min_size=2), st.data())
+def test_whatever_came_before_an_interval_in_which_nothing_happened_says_so(
+    intervals: list[tuple[dict[str, int], dict[str, int]]], data: st.DataObject
+) -> None:
+    """Its values may be those of the interval before."""
+    quiet = {"reads": 0, "exits": 0}
+    charts = [chart(ZOMBIES, READ), chart(READ, kind=Kind.LEVEL)]
+    account, reads = Accounting(charts), 0
+    for fields, levels in intervals:
+        seen = data.draw(st.sampled_from([fields, quiet]))
+        reads += seen.get("reads", 0)
+        counted, level = account.account(seen, levels)
+        assert (counted.values[1].delta, counted.values[1].total) == (seen.get("reads", 0), reads)
+        assert level.values[0].delta == levels.get("reads", 0)
