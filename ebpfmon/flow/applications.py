@@ -67,6 +67,8 @@ class Applications:
         self._shown = Shown(maximum)
         self._totals: dict[str, np.ndarray] = {}
         self._signs: dict[tuple[str, tuple[str, ...]], np.ndarray] = {}  # by table, and of which counters
+        self._still: dict[str, tuple[tuple[str, ...], list[ChartValues]]] = {}
+        """By table the last values; and of which groups, where nothing had happened: the next may be alike."""
         self._weights: dict[tuple[str, ...], np.ndarray] = {}
         self._dimensions: dict[str, tuple[tuple[str, ...], tuple[Dimension, ...]]] = {}  # by chart, and of which groups
 
@@ -79,11 +81,20 @@ class Applications:
             calls = [found @ self._weights_of(tuple(tables[stem].totals)) for stem, found in sums.items()]
             self._shown.choose(sum(calls[1:], calls[0]), elapsed_s)
         values: list[ChartValues] = []
+        ids = [*self._shown.ids, Owners.OTHER, Owners.OVERFLOW]
         for stem, found in sums.items():
-            self._fold(found)
-            totals = self._grown(stem, found.shape)
-            totals += found
-            values += self._values(stem, found, totals, tuple(tables[stem].totals), owners[stem])
+            groups = tuple(owners[stem].groups[group] for group in ids)
+            still = not found.any()
+            if not still or self._still.get(stem, ((), ()))[0] != groups:
+                self._fold(found)
+                totals = self._grown(stem, found.shape)
+                totals += found
+                names = tuple(tables[stem].totals)
+                self._still[stem] = (
+                    groups if still else (),
+                    [*self._values(stem, found[ids], totals[ids], names, groups)],
+                )
+            values += self._still[stem][1]
         return values
 
     def idlest(self, share: float) -> frozenset[int]:
@@ -96,6 +107,7 @@ class Applications:
         for totals in self._totals.values():
             totals[[group for group in ids if group < len(totals)]] = 0
         self._dimensions.clear()
+        self._still.clear()
 
     def _weights_of(self, names: tuple[str, ...]) -> np.ndarray:
         """How much of each counter is activity: all that is done, as calls and not as bytes or time."""
@@ -121,16 +133,14 @@ class Applications:
         return totals
 
     def _values(
-        self, stem: str, sums: np.ndarray, totals: np.ndarray, names: tuple[str, ...], owners: Owners
+        self, stem: str, sums: np.ndarray, totals: np.ndarray, names: tuple[str, ...], groups: tuple[str, ...]
     ) -> Iterator[ChartValues]:
         """`sums` and `totals` are (groups, counters), the counters as `names` has them."""
-        ids = [*self._shown.ids, Owners.OTHER, Owners.OVERFLOW]
-        groups = tuple(owners.groups[group] for group in ids)
         charts = self._charts.get(stem, ())
         signs = self._signs.get((stem, names))
         if signs is None:
             signs = self._signs[stem, names] = _signs(charts, names)
-        deltas, amounts = ((of[ids] @ signs).T.tolist() for of in (sums, totals))  # of all charts: it is done once
+        deltas, amounts = ((of @ signs).T.tolist() for of in (sums, totals))  # of all charts: it is done once
         for chart, *of_chart in zip(charts, deltas, amounts, strict=True):
             yield ChartValues(chart, tuple(map(Value, self._named(chart, groups), *of_chart)))
 
