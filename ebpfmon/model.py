@@ -155,7 +155,8 @@ class ProbeSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
 
 
 class Keys(Protocol):
-    """What the keys of a table mean that has keys of its own. Called in every tick, on the event loop: never waits."""
+    """What the keys of a table mean that has keys of its own. Called on the event loop, in each tick in which there are
+    any: never waits."""
 
     @property
     def fields(self) -> tuple[str, ...]:

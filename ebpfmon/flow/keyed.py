@@ -13,6 +13,7 @@ from ebpfmon.model import Chart, ChartValues, Dimension, Keys, Kind, TableHarves
 _HALF_LIFE_S = 60.0  # of what a key did, when it is compared with others
 _TIMES = 2.0  # as active as a key that is shown must another be to take its place
 _EXPIRY_S = 60.0  # after so long without anything a key is no longer shown
+_FORGOTTEN = 2.0**-10  # of a call, in the activity of a hidden key: ten minutes after its last one
 _REMEMBERED = 2  # times as many hidden keys as may be shown: so many have their activity remembered
 
 Label = tuple[str, str]
@@ -42,7 +43,7 @@ class Shown:
         now did in the interval, i64 (keys, counters): first those that stay, then those that come, busiest first.
         """
         known = rows[:0] if self._known is None else self._known
-        if not len(rows) and not len(known):
+        if not len(rows) and not self:
             self._known = known
             return np.zeros(0, np.intp), counters
         # what is known goes before the rows as if it had done nothing, and is found as they are grouped
@@ -66,10 +67,14 @@ class Shown:
         shown = np.concatenate((before[stay], coming))
 
         self._idle_s = np.concatenate((idle_s[stay], np.zeros(len(coming))))
-        hidden = _busiest(activity, _without(activity > 0, shown), _REMEMBERED * self._maximum)
+        hidden = _busiest(activity, _without(activity > _FORGOTTEN, shown), _REMEMBERED * self._maximum)
         kept = np.concatenate((shown, hidden))
         self._known, self._activity = rows[first[kept]], activity[kept]
         return stay, sums[shown]
+
+    def __bool__(self) -> bool:
+        """Whether any key is known, shown or not."""
+        return self._known is not None and len(self._known) > 0
 
     @property
     def rows(self) -> np.ndarray:
@@ -99,6 +104,7 @@ class Keyed:
         self.levels = Levels(self._charts, keys.fields)
         self._totals: np.ndarray | None = None  # i64 (keys that are shown and `other`, counters)
         self._dimensions: dict[Label, tuple[tuple[Dimension, ...], ...]] = {}  # by chart
+        self._still: tuple[ChartValues, ...] = ()  # if no key is known and nothing happened: the next may be alike
         self._signs: dict[tuple[str, ...], list[np.ndarray]] = {}  # of which counters, by chart
 
     def account(self, table: TableHarvest, elapsed_s: float) -> list[ChartValues]:
@@ -109,6 +115,9 @@ class Keyed:
         """
         names = tuple(table.totals)
         rows, total = self._wanted(table, names)
+        still = not len(rows) and not total.any() and not self._shown and not self.levels
+        if still and self._still:
+            return list(self._still)
         counters = _columns(rows, names, np.int64)
         weights = np.array([not name.endswith("_ns") for name in names], np.float64)  # time says not who does most
         if self.levels:
@@ -133,6 +142,7 @@ class Keyed:
                 values.append(
                     _of_keys(chart, of_keys, deltas[:, : len(names)] @ signs, totals[:, : len(names)] @ signs)
                 )
+        self._still = tuple(values) if still else ()
         return values
 
     def _with_levels(

@@ -136,10 +136,26 @@ def test_keys_are_told_apart_by_every_field_to_the_highest_bit() -> None:
 def test_nothing_at_all_is_other_at_nothing() -> None:
     keys = Addresses()
     each = Keyed((CALLS, BYTES), keys)
-    for _ in range(2):
+    for _ in range(3):
         calls, size = each.account(interval(), 1.0)
         assert (deltas(calls), deltas(size)) == ({"other": 0}, {"other_in": 0, "other_net": 0})
-    assert [len(rows) for rows in keys.asked] == [0, 0]
+    assert [len(rows) for rows in keys.asked] == [0], "it is as it was"
+    calls, size = each.account(interval(overflow=5), 1.0)
+    calls, size = each.account(interval(), 1.0)
+    assert (deltas(calls), totals(calls)) == ({"other": 0}, {"other": 5})
+
+
+def test_keys_that_did_nothing_for_long_are_forgotten_and_cost_nothing_any_more() -> None:
+    keys = Addresses(1)
+    each = Keyed((CALLS,), keys)
+    account(each, [(1, 500, 0), (2, 400, 0)])
+    for hour in range(4):
+        values = account(each, [], 3600.0)
+        assert (deltas(values), totals(values)) == ({"other": 0}, {"other": 400}), hour
+    asked = len(keys.asked)
+    account(each)
+    assert len(keys.asked) == asked
+    assert deltas(account(each, [(1, 1, 0), (2, 2, 0)])) == {"2": 2, "other": 1}, "what they did no longer counts"
 
 
 def test_what_found_no_row_is_in_other() -> None:
