@@ -198,9 +198,10 @@ def render(snapshot: Snapshot, settings: LogSettings) -> Iterator[str]:
     for stem, table in snapshot.tables.items():
         if not table.is_by_process:
             continue
+        names = _chosen(table, snapshot, settings)
         if stem in snapshot.owners:
-            yield from _applications(table, snapshot.owners[stem], snapshot, settings.applications)
-        yield from _processes(table, snapshot, settings.processes)
+            yield from _applications(table, names, snapshot.owners[stem], snapshot, settings.applications)
+        yield from _processes(table, names, snapshot, settings.processes)
     by_key = [c for c in snapshot.charts if c.chart.scope is Scope.KEYS and c.values]
     for _, charts in groupby((c for c in by_key if not c.chart.buckets), _keys):
         yield from _destinations(list(charts), snapshot, settings.destinations)
@@ -213,12 +214,24 @@ def render(snapshot: Snapshot, settings: LogSettings) -> Iterator[str]:
     )
 
 
-def _applications(table: TableHarvest, owners: Owners, snapshot: Snapshot, count: int) -> Iterator[str]:
+def _chosen(table: TableHarvest, snapshot: Snapshot, settings: LogSettings) -> list[str]:
+    """Which of a table's calls and bytes are shown: where the sink chose charts, those that are in one of them."""
+    names = [n for n in table.totals if n.endswith(("_calls", "_bytes"))]
+    if not settings.charts:
+        return names
+    charts = [c.chart for c in snapshot.charts if c.chart.scope is not Scope.KEYS]
+    fields = {field for chart in charts for d in chart.dimensions for field in (*d.plus, *d.minus)}
+    return [n for n in names if n in fields]
+
+
+def _applications(
+    table: TableHarvest, names: Sequence[str], owners: Owners, snapshot: Snapshot, count: int
+) -> Iterator[str]:
     def of_groups(weights: np.ndarray | None = None) -> np.ndarray:
         return np.bincount(owners.of_rows, weights, len(owners.groups))
 
     rows = of_groups()
-    amounts = {n: of_groups(table.rows[n]) for n in table.totals if n.endswith(("_calls", "_bytes"))}
+    amounts = {n: of_groups(table.rows[n]) for n in names}
     order = _by_calls(amounts)[:count]
     labels = [f"{rows[group]:>8} {_printable(owners.groups[group])[:TASK_COMM_LEN]:{TASK_COMM_LEN}}" for group in order]
     yield from _lines(
@@ -226,13 +239,13 @@ def _applications(table: TableHarvest, owners: Owners, snapshot: Snapshot, count
     )
 
 
-def _processes(table: TableHarvest, snapshot: Snapshot, count: int) -> Iterator[str]:
-    amounts = {n: table.rows[n] for n in table.totals if n.endswith(("_calls", "_bytes"))}
+def _processes(table: TableHarvest, names: Sequence[str], snapshot: Snapshot, count: int) -> Iterator[str]:
+    amounts = {n: table.rows[n] for n in names}
     busiest = table.rows[_by_calls(amounts)[:count]]
     comms = [_printable(row["comm"].decode(errors="replace")) for row in busiest]
     labels = [f"{row['tgid']:>8} {comm:{TASK_COMM_LEN}}" for row, comm in zip(busiest, comms, strict=True)]
     yield from _lines(f"{'PID':>8} {'COMMAND':{TASK_COMM_LEN}}", labels, {n: busiest[n] for n in amounts}, snapshot)
-    if table.overflow_calls and count:
+    if table.overflow_calls and names and count:
         yield f"  {'overflow':>8} {table.overflow_calls} calls of processes that found no room in the table"
 
 

@@ -24,6 +24,7 @@ from ebpfmon import (
     ChartValues,
     Dimension,
     Kind,
+    Owners,
     Scope,
     SinkError,
     SinkGoneError,
@@ -289,6 +290,28 @@ def test_no_name_that_a_process_gives_itself_reaches_the_terminal_as_a_control(c
     lines = list(render(snapshot(tables={"t": table([(7, comm, 5, 0)])}), LogSettings()))
     assert all(line.isprintable() for line in lines)
     assert len([line for line in lines if line.split()[:1] == ["7"]]) == 1
+
+
+@pytest.mark.parametrize(
+    ("charts", "fields", "heading"),
+    [
+        ((), (), "PID COMMAND read read bytes"),
+        (("x.*",), ("read_calls", "read_bytes"), "PID COMMAND read read bytes"),
+        (("x.*",), ("read_bytes",), "PID COMMAND read bytes"),
+        (("x.*",), ("other_calls",), None),
+    ],
+)
+def test_of_rows_a_sink_that_chose_charts_shows_what_is_in_those(
+    charts: tuple[str, ...], fields: tuple[str, ...], heading: str | None
+) -> None:
+    shown = [values(chart(*(Dimension(name, name, (name,)) for name in fields)), *(1 for _ in fields))]
+    rows = {"t": table([(7, b"seven", 5, 9)], overflow_calls=3)}
+    owners = {"t": Owners(("other", "overflow", "group"), np.array([2]))}
+    given = snapshot(charts=shown if fields else [], tables=rows, owners=owners)
+    lines = [" ".join(line.split()) for line in render(given, LogSettings(charts=charts))]
+    assert [line for line in lines if line.startswith("PID")] == ([heading] if heading else [])
+    for begins in ("7 seven", "1 group", "overflow 3 calls"):
+        assert any(line.startswith(begins) for line in lines) is bool(heading), begins
 
 
 def test_rows_by_something_else_than_the_process_are_no_processes() -> None:
