@@ -12,6 +12,7 @@ import time
 from bcc import BPF  # type: ignore[import-not-found]  # Debian's, which is for its own Python
 
 _PROGRAM = """
+#include <linux/ptrace.h>
 struct key_t { u32 tgid; u32 nr; };
 BPF_HASH(counts, struct key_t, u64, 65536);
 RAW_TRACEPOINT_PROBE(sys_exit)
@@ -33,7 +34,7 @@ def main() -> None:
     counts = BPF(text=_PROGRAM.replace("CASES", cases).replace("regs.NR", "regs.orig_ax"))["counts"]
     while True:
         time.sleep(1 - time.time() % 1)
-        rows = [[k.tgid, k.nr, v.value] for k, v in counts.items_lookup_and_delete_batch()]
+        rows = [[k.tgid, k.nr, v] for k, v in counts.items_lookup_and_delete_batch()]
         sys.stdout.write(json.dumps({"time": time.time(), "rows": rows}) + "\n")
         sys.stdout.flush()
 

@@ -36,9 +36,10 @@ def workloads(directory: Path, skipped: dict[str, str]) -> Iterator[list[Workloa
     """All that can be run here, with their servers running; what is missing is said in `skipped`."""
     with ExitStack() as stack:
         found = [
-            Workload("read loop", "calls/s", lambda s: _calls("read", s)),
-            Workload("openat, close loop", "pairs/s", lambda s: _calls("open", s)),
-            Workload("fork loop", "forks/s", lambda s: _calls("fork", s)),
+            Workload("read loop", "calls a CPU second", lambda s: _calls("read", s)),
+            Workload("write loop", "calls a CPU second", lambda s: _calls("write", s)),
+            Workload("openat, close loop", "pairs a CPU second", lambda s: _calls("open", s)),
+            Workload("fork loop", "forks a CPU second", lambda s: _calls("fork", s)),
         ]
         makers: dict[str, tuple[Sequence[str], Callable[[Path, ExitStack], Workload]]] = {
             "stress-ng iomix": (("stress-ng",), _stress_ng),
@@ -60,8 +61,9 @@ def workloads(directory: Path, skipped: dict[str, str]) -> Iterator[list[Workloa
 
 
 def _calls(kind: str, seconds: float) -> float:
-    count = {"read": 400_000, "open": 60_000, "fork": 1_500}[kind]
-    return 1e9 / programs.nanoseconds(kind, max(10, int(count * seconds / 10)), 5)
+    """How many fit into a second of CPU time, by one of the fastest of many short batches."""
+    count = {"read": 10_000, "write": 10_000, "open": 3_000, "fork": 50}[kind]
+    return 1e9 / programs.nanoseconds(kind, count, max(3, round(20 * seconds)))
 
 
 def _out(*command: str) -> str:

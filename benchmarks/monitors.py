@@ -7,10 +7,12 @@ import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from benchmarks import headers
 from benchmarks.watch import Monitor
 
 _HERE = Path(__file__).parent
 _NETDATA = ("/usr/lib/netdata/plugins.d", "/usr/libexec/netdata/plugins.d")
+APPS_PLUGIN = "apps.plugin (Netdata)"
 _COUNTED = "0,1,2,3,17,18,19,20,87,257,263,295,296,327,328,436,437"  # x86-64's numbers of what ebpfmon counts
 BPFTRACE = (
     "tracepoint:raw_syscalls:sys_exit / "
@@ -61,7 +63,7 @@ def all_of_them() -> list[Peer]:
         Peer(psutil(), "I/O, threads, descriptors of those that live"),
         _installed("bpftrace", "bpftrace", ["-q", "-e", BPFTRACE], calls, "bpftrace"),
         _bcc(calls),
-        _peer("apps.plugin (Netdata)", apps, ["1"], "CPU, memory, I/O, descriptors by group", "netdata-core"),
+        _peer(APPS_PLUGIN, apps, ["1"], "CPU, memory, I/O, descriptors by group", "netdata-core"),
         _peer("apps.plugin, without files", apps, ["1", "without-files"], "... and no descriptors", "netdata-core"),
         Peer(
             Monitor("ebpf.plugin (Netdata)", [ebpf or "ebpf.plugin", "1"]), "calls by group", "" if ebpf else
@@ -74,7 +76,6 @@ def all_of_them() -> list[Peer]:
         ),
         _peer("glances", str(glances) if glances.exists() else None, ["--stdout", "cpu.user", "-t", "1"],
               "a screen of everything", "glances (PyPI)"),
-        _installed("top", "top", ["-b", "-d", "1"], "CPU and memory by process", "procps"),
     ]  # fmt: skip
 
 
@@ -91,12 +92,13 @@ def _installed(
 def _peer(
     name: str, program: str | None, arguments: list[str], sees: str, package: str, *, is_asked: bool = False
 ) -> Peer:
-    monitor = Monitor(name, [program or name, *arguments], writes=not is_asked, settle_s=3.0)
+    monitor = Monitor(name, [program or name, *arguments], writes=not is_asked, settle_s=2.0)
     return Peer(monitor, sees, "" if program else f"not installed: {package}", is_asked)
 
 
 def _bcc(sees: str) -> Peer:
     python = "/usr/bin/python3"  # the one that Debian's package is for
-    there = Path("/usr/lib/python3/dist-packages/bcc").exists()
-    monitor = Monitor("BCC", [python, str(_HERE / "bcc_daemon.py")], settle_s=3.0)
-    return Peer(monitor, sees, "" if there else "not installed: python3-bpfcc")
+    there, environment = Path("/usr/lib/python3/dist-packages/bcc").exists(), headers.environment()
+    why_not = "not installed: python3-bpfcc" if not there else "" if environment is not None else "no kernel headers"
+    monitor = Monitor("BCC", [python, str(_HERE / "bcc_daemon.py")], environment=environment or {}, settle_s=2.0)
+    return Peer(monitor, sees, why_not)

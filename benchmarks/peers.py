@@ -2,89 +2,69 @@
 
 from __future__ import annotations
 
-import socket
-import tempfile
-import threading
-import urllib.request
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
-from pathlib import Path
-
 from benchmarks import programs
-from benchmarks.monitors import Peer, all_of_them
+from benchmarks.compare import Costs, in_turn, ratio, ratios
+from benchmarks.monitors import APPS_PLUGIN, Peer, all_of_them
 from benchmarks.result import Bar, Cell, Plot, Result, Table
-from benchmarks.watch import Cost, load, running
+from benchmarks.statistics import significant
+from benchmarks.watch import load
 
 METHOD = (
-    "Each runs alone over so many idle processes, once a second, as its own defaults have it; what it writes is "
+    "They run in turn over so many idle processes, once a second, each as its own defaults have it; what it writes is "
     "read at once, and who must be asked is asked once a second. CPU time is that of its process and of the "
-    "children that it has waited for, its start left out, scaled to 30 s (a core has 30 s). What the programs of "
-    "those that use eBPF cost the others is in the piece 'workloads'."
+    "children that it has waited for, its start left out, scaled to 30 s (a core has 30 s): of the cheapest round, as "
+    'what else runs can only add to it. What the programs of those that use eBPF cost the others is in "What it '
+    'costs the others".'
 )
-_EXPORTER = "process_names:\n  - name: '{{.Comm}}'\n    cmdline: ['.+']\n"
+_OURS = "ebpfmon"
+_BARS = {1_000: 1 / 10, 5_000: 1 / 40}
 
 
 def run(quick: bool) -> Result:
-    """Every peer over every number of processes."""
+    """Every peer over every number of processes; those that there is a bar for round after round."""
     found = Result(name="peers", title="Side by side", method=METHOD)
-    seconds, counts = (3.0, (100,)) if quick else (10.0, (1_000, 5_000))
-    costs: dict[tuple[str, int], Cost] = {}
+    counts = (100,) if quick else tuple(_BARS)
+    costs: dict[int, dict[str, Costs]] = {}
     peers = all_of_them()
+    found.skipped |= {peer.name: peer.why_not for peer in peers if peer.why_not}
+    held = [peer for peer in peers if peer.name in (_OURS, APPS_PLUGIN)]
     for count in counts:
+        skipped = dict(found.skipped)
         with load(programs.build("processes"), "idle", str(count)):
-            for peer in peers:
-                if peer.why_not:
-                    found.skipped[peer.name] = peer.why_not
-                    continue
-                try:
-                    with asked(peer) as monitor, running(monitor.monitor) as run:
-                        costs[peer.name, count] = run.measure(seconds)
-                except (RuntimeError, OSError) as error:
-                    found.skipped[f"{peer.name}, {count:,} processes"] = str(error)
-    rows: list[tuple[Cell, ...]] = []
-    series: dict[str, list[tuple[float | str, float]]] = {f"{count:,} idle processes": [] for count in counts}
-    for peer in peers:
-        for count in counts:
-            cost = costs.get((peer.name, count))
-            if cost:
-                rows.append(
-                    (peer.name, count, round(cost.per_30_s, 3), round(cost.rss_mb, 1), round(cost.pss_mb, 1), peer.sees)
-                )
-                series[f"{count:,} idle processes"].append((peer.name, cost.per_30_s))
-    columns = ("", "idle processes", "CPU s per 30 s", "RSS, MB", "PSS, MB", "sees")
-    found.tables.append(Table("CPU time and memory", columns, rows))
-    found.plots.append(Plot("peers", "CPU time", "", "CPU s per 30 s", series, kind="bars", log="y"))
-    for count, bar in ((1_000, 1 / 10), (5_000, 1 / 40)):
-        ours, theirs = costs.get(("ebpfmon", count)), costs.get(("apps.plugin (Netdata)", count))
-        ratio = round(ours.per_30_s / theirs.per_30_s, 4) if ours and theirs else None
-        found.bars.append(Bar(f"CPU with {count:,} idle processes, against apps.plugin", ratio, bar))
+            of_count = in_turn(held, *((1, 3.0) if quick else (3, 6.0)), skipped)
+            of_count |= in_turn([peer for peer in peers if peer not in held], 1, 3.0 if quick else 5.0, skipped)
+        costs[count] = of_count
+        found.skipped |= {f"{name}, {count:,} processes": why for name, why in skipped.items() - found.skipped.items()}
+    found.tables.append(_table(peers, costs))
+    series: dict[str, list[tuple[float | str, float]]] = {
+        f"{count:,} idle processes": [(peer.name, of_count[peer.name].typical.per_30_s) for peer in peers
+                                      if peer.name in of_count]
+        for count, of_count in costs.items()
+    }  # fmt: skip
+    found.plots.append(
+        Plot("peers", "CPU time of a monitor (less is better)", "", "CPU s per 30 s", series, "bars", "y")
+    )
+    found.bars += [_bar(costs.get(count, {}), count, bar) for count, bar in _BARS.items()]
     return found
 
 
-@contextmanager
-def asked(peer: Peer) -> Iterator[Peer]:
-    """A peer that is asked once a second, if it must be: with the port and the configuration that it gets."""
-    if not peer.is_asked:
-        yield peer
-        return
-    with socket.socket() as free, tempfile.NamedTemporaryFile("w", suffix=".yml") as file, ExitStack() as stack:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-        free.close()
-        file.write(_EXPORTER)
-        file.flush()
-        stop = threading.Event()
-        asking = threading.Thread(target=_ask, args=(f"http://127.0.0.1:{port}/metrics", stop))
-        asking.start()
-        stack.callback(asking.join)
-        stack.callback(stop.set)
-        yield peer.at(port, Path(file.name))
+def _table(peers: list[Peer], costs: dict[int, dict[str, Costs]]) -> Table:
+    rows: list[tuple[Cell, ...]] = []
+    for peer in peers:
+        for count, of_count in costs.items():
+            if peer.name in of_count:
+                of_peer = of_count[peer.name]
+                rows.append((
+                    peer.name, count, significant(of_peer.typical.per_30_s), of_peer.between,
+                    round(of_peer.typical.rss_mb, 1), round(of_peer.typical.pss_mb, 1), peer.sees,
+                ))  # fmt: skip
+    columns = ("monitor", "idle processes", "CPU s per 30 s", "in rounds", "RSS, MB", "PSS, MB", "sees")
+    return Table("CPU time and memory", columns, rows)
 
 
-def _ask(url: str, stop: threading.Event) -> None:
-    while not stop.wait(1):
-        try:
-            with urllib.request.urlopen(url, timeout=30) as answer:  # an address of our own
-                answer.read()
-        except OSError:
-            continue  # not there yet
+def _bar(costs: dict[str, Costs], count: int, bar: float) -> Bar:
+    what = f"CPU with {count:,} idle processes, against apps.plugin"
+    if not {_OURS, APPS_PLUGIN} <= costs.keys():
+        return Bar(what, None, bar)
+    ours, theirs = costs[_OURS], costs[APPS_PLUGIN]
+    return Bar(what, round(ratio(ours, theirs), 4), bar, in_rounds=ratios(ours, theirs))

@@ -21,6 +21,6 @@ def build(name: str) -> str:
 
 
 def nanoseconds(kind: str, count: int, batches: int = 9) -> float:
-    """What one system call of a kind takes, in the fastest of some batches."""
+    """What one system call of a kind takes, in one of the fastest of some batches."""
     command = [build("calls"), kind, str(count), str(batches)]
     return float(subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()[0])

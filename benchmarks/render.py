@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+
 from benchmarks.result import Bar, Cell, Result, Table
+from benchmarks.statistics import spread
 
 
 def text(result: Result) -> str:
@@ -10,7 +13,7 @@ def text(result: Result) -> str:
     lines = [f"{result.name}: {result.title}", ""]
     for table in result.tables:
         lines += [table.title, *_aligned(table), *([table.note] if table.note else []), ""]
-    lines += [f"{bar.what}: {_value(bar)} (bar {_bar(bar)}) {bar.verdict}" for bar in result.bars]
+    lines += [f"{bar.what}: {_value(bar)}{_noise(bar)} (bar {_bar(bar)}) {bar.verdict}" for bar in result.bars]
     lines += [f"skipped: {what}: {why}" for what, why in result.skipped.items()]
     return "\n".join([*lines, f"took {result.took_s:.0f} s", ""])
 
@@ -24,10 +27,14 @@ def markdown(table: Table) -> list[str]:
     ]
 
 
-def bars(found: list[Bar]) -> list[str]:
-    """The numbers to hold, in Markdown."""
-    rows: list[tuple[Cell, ...]] = [(bar.what, _value(bar), _bar(bar), bar.verdict) for bar in found]
-    return markdown(Table("", ("what", "measured", "bar", ""), rows))
+def bars(results: list[Result]) -> list[str]:
+    """The numbers to hold of all pieces, in Markdown."""
+    rows: list[tuple[Cell, ...]] = [
+        (bar.what, _value(bar), bar.in_rounds, _bar(bar), bar.verdict, f"`{result.name}`")
+        for result in results
+        for bar in result.bars
+    ]
+    return markdown(Table("", ("what", "measured", "in rounds", "bar", "", "by"), rows))
 
 
 def shown(cell: Cell) -> str:
@@ -43,12 +50,36 @@ def shown(cell: Cell) -> str:
             return cell
 
 
+def ratio(value: float) -> str:
+    """A ratio as people say it."""
+    return f"1/{1 / value:.3g}" if 0 < value <= 0.5 else f"{value:.3g} x"
+
+
+def between(values: Sequence[float], show: Callable[[float], str] = "{:.3g}".format) -> str:
+    """From the lowest to the highest; empty if there is but one."""
+    return f"{show(min(values))} to {show(max(values))}" if len(values) > 1 else ""
+
+
+def middle(values: Sequence[float]) -> str:
+    """The median, and half the distance between the quartiles."""
+    found = spread(values)
+    return f"{found.median:.3g} ± {found.spread:.2g}"
+
+
 def _value(bar: Bar) -> str:
-    return "-" if bar.value is None else f"{shown(float(bar.value))} {bar.unit}".strip()
+    return "-" if bar.value is None else _of(bar, float(bar.value))
+
+
+def _noise(bar: Bar) -> str:
+    return f", in rounds {bar.in_rounds}" if bar.in_rounds else ""
 
 
 def _bar(bar: Bar) -> str:
-    return f"{shown(float(bar.bar))} {bar.unit}".strip()
+    return _of(bar, float(bar.bar))
+
+
+def _of(bar: Bar, value: float) -> str:
+    return f"{shown(value)} {bar.unit}" if bar.unit else ratio(value)
 
 
 def _row(cells: object) -> str:

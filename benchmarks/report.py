@@ -14,9 +14,15 @@ EXPERIMENTS = HERE / "experiments.md"
 """What was tried to make it cheaper, by hand: what a measurement alone does not tell."""
 _HEAD = """# What ebpfmon costs
 
-Written by `make bench-report` from what `make bench` (and `make bench-instructions`) measured; what was bad is here
-too. Every figure can be measured again with these two commands, and each piece alone with
-`python -m benchmarks NAME`.
+Written by `make bench-report` from what `make bench` (and `make bench-instructions`) measured, good or bad. Each piece
+can be measured again alone, with `make bench ARGS=NAME`.
+
+- Everything that is compared was measured on the same machine in the same run, and ratios are what counts: another
+  machine has other figures.
+- What is compared takes turns, round after round, so that a noisy moment hits all alike; a figure is the median
+  round's (or, of many short ones, the first quartile's). How far the rounds went is shown beside it, as "lowest to
+  highest" or as "median ± half the distance between the quartiles"; where it is not, there was one round.
+- An empty cell: there is no such number, or it was not measured; the reason is below the table.
 """
 
 
@@ -44,7 +50,9 @@ def write(found: Path = OUT, into: Path = HERE, draw: Callable[[Plot], bytes] | 
 def render_report(results: list[Result], experiments: str = "") -> str:
     """The whole of it in Markdown."""
     lines = [_HEAD, "## Numbers to hold", ""]
-    lines += [*render.bars([bar for result in results for bar in result.bars]), ""]
+    lines += [*render.bars(results), ""]
+    if missing := [name for name in ORDER if name not in {result.name for result in results}]:
+        lines += [f"Not measured, and so neither here nor below: {', '.join(missing)}.", ""]
     if any(result.quick for result in results):
         quick = ", ".join(result.name for result in results if result.quick)
         lines += [f"Measured in a hurry (`--quick`), so only roughly: {quick}.", ""]
@@ -57,23 +65,27 @@ def render_report(results: list[Result], experiments: str = "") -> str:
 
 
 def _machines(results: list[Result]) -> list[str]:
-    by_machine: dict[Machine, list[str]] = {}
+    """Each machine, and what was measured there, and when."""
+    lines: dict[str, list[str]] = {}
     for result in results:
         if result.machine:
-            by_machine.setdefault(result.machine, []).append(result.name)
-    return [f"- {', '.join(names)}: {_said(machine)}" for machine, names in by_machine.items()]
+            lines.setdefault(_said(result.machine), []).append(f"  - `{result.name}`: {_when(result.machine)}")
+    return [line for machine, of_machine in lines.items() for line in (f"- {machine}:", *of_machine)]
 
 
 def _said(machine: Machine) -> str:
     return (
-        f"{machine.date}, commit {machine.commit or '?'}, Linux {machine.kernel} ({machine.machine}), "
-        f"{machine.processor}, {machine.cpus} CPUs, {machine.memory_mb:,} MB, Python {machine.python}, "
-        f"load {machine.load} before it began"
+        f"Linux {machine.kernel} ({machine.machine}), {machine.processor}, {machine.cpus} CPUs, "
+        f"{machine.memory_mb:,} MB, Python {machine.python}"
     )
 
 
+def _when(machine: Machine) -> str:
+    return f"{machine.date}, commit {machine.commit or '?'}, load {machine.load} before it began"
+
+
 def _piece(result: Result) -> list[str]:
-    lines = [f"## {result.title}", "", result.method, ""]
+    lines = [f"## {result.title}", "", f"`{result.name}`, {result.took_s:.0f} s. {result.method}", ""]
     for plot in result.plots:
         lines += [f"![{plot.title}](plots/{plot.name}.svg)", ""]
     for table in result.tables:
@@ -83,4 +95,4 @@ def _piece(result: Result) -> list[str]:
         lines += [note, ""]
     if result.skipped:
         lines += ["Not measured:", "", *(f"- {what}: {why}" for what, why in result.skipped.items()), ""]
-    return [*lines, f"It took {result.took_s:.0f} s.", ""]
+    return lines

@@ -50,15 +50,19 @@ class Plot(msgspec.Struct, frozen=True):
     kind: str = "lines"
     log: str = ""
     """The logarithmic axes: "", "x", "y" or "xy"."""
+    spread: dict[str, list[float]] = {}
+    """By series: how far off each point may be, to both sides. Of bars alone."""
 
 
 class Bar(msgspec.Struct, frozen=True):
-    """A number to hold: `value` must not be above `bar`. None: it could not be measured here."""
+    """A number to hold: `value` must not be above `bar`. None: it could not be measured here. No unit: a ratio."""
 
     what: str
     value: float | None
     bar: float
     unit: str = ""
+    in_rounds: str = ""
+    """How far it went from round to round: what the machine's noise makes of it."""
 
     @property
     def verdict(self) -> str:

@@ -16,7 +16,7 @@ from ebpfmon.kernel.libbpf import Libbpf, check
 from ebpfmon.kernel.tables import Table
 
 GROUPS = 50
-"""That many programs the processes run."""
+"""That many programs the processes run, if nothing else is said."""
 
 
 @contextmanager
@@ -29,8 +29,8 @@ def loaded(probe: Probe, rows: int) -> Iterator[LoadedProbe]:
         yield found
 
 
-def fill(probe: LoadedProbe, table: Table, side: int, rows: int) -> None:
-    """Put rows into a side of a table. Raises KernelError."""
+def fill(probe: LoadedProbe, table: Table, side: int, rows: int, groups: int = GROUPS) -> None:
+    """Put rows into a side of a table, of processes that run so many programs. Raises KernelError."""
     name, btf = f"{table.stem}_rows_{side}", Btf(probe.object.btf())
     keys = np.zeros(rows, btf.dtype(probe.object.map_info(name, "btf_key_type_id")))
     values = np.zeros(rows, btf.dtype(probe.object.map_info(name, "btf_value_type_id")))
@@ -38,7 +38,7 @@ def fill(probe: LoadedProbe, table: Table, side: int, rows: int) -> None:
         keys["address_low"], keys["port"], keys["protocol"] = np.arange(rows) << 32, 443, 6
     else:
         keys["tgid"], keys["start_ns"] = np.arange(1, rows + 1), np.arange(rows) * 1_000_000
-        values["comm"] = [b"program-%d" % (row % GROUPS) for row in range(rows)]
+        values["comm"] = [b"program-%d" % (row % groups) for row in range(rows)]
     for counter in table.counters:
         values[counter] = np.arange(rows)
     update = probe.object.libbpf.lib.bpf_map_update_batch

@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from typing import Any
 
 import msgspec
@@ -16,9 +17,9 @@ from benchmarks.start import configured
 from benchmarks.watch import Monitor, running
 
 METHOD = (
-    "Processes come one after the other, 16 at once, and make ten reads each, spread over their life. ebpfmon runs "
-    'with `[apps] by = "process"`, and its reads of that program are added up; of the psutil daemon it is '
-    "read_count of the processes of that name. Both go on for two more seconds."
+    "Processes come one after the other, 16 at once, and make ten reads each, spread over their life. Both monitors "
+    'look at the same ones. ebpfmon runs with `[apps] by = "process"`, and its reads of that program are added up; of '
+    "the psutil daemon it is read_count of the processes of that name. Both go on for two more seconds."
 )
 CALLS = 10
 _LIVES_MS = (1, 10, 100, 1_000, 10_000)
@@ -27,7 +28,7 @@ Snapshot = dict[str, Any]
 
 
 def run(quick: bool) -> Result:
-    """One lifetime after the other, with each monitor."""
+    """One lifetime after the other."""
     found = Result(name="seen", title="Calls seen of calls made", method=METHOD)
     lives = [ms for ms in _LIVES_MS if not quick or ms <= 1_000]
     with configured('[apps]\nby = "process"\n[plugins.network_viewer]\nenabled = false\n') as path:
@@ -39,8 +40,9 @@ def run(quick: bool) -> Result:
         rows: list[tuple[Cell, ...]] = []
         for ms in lives:
             count = min(1_000, max(16, 4_000 // ms * 16)) // (10 if quick else 1)
-            for monitor, seen_in in monitors:
-                made, seen = _try(monitor, seen_in, count, ms)
+            made, lines = _try([monitor for monitor, _ in monitors], count, ms)
+            for (monitor, seen_in), of_monitor in zip(monitors, lines, strict=True):
+                seen = sum(seen_in(msgspec.json.decode(line)) for line in of_monitor)
                 part = round(100 * seen / made, 2)
                 rows.append((f"{ms:,} ms", count, monitor.name, made, seen, part))
                 series[monitor.name].append((ms, part))
@@ -50,13 +52,14 @@ def run(quick: bool) -> Result:
     return found
 
 
-def _try(monitor: Monitor, seen_in: Callable[[Snapshot], int], count: int, ms: int) -> tuple[int, int]:
-    """How many reads were made, and how many of them were seen."""
+def _try(monitors: list[Monitor], count: int, ms: int) -> tuple[int, list[list[bytes]]]:
+    """How many reads were made, and what each monitor wrote meanwhile."""
     command = [programs.build("processes"), "lives", str(count), str(ms), str(CALLS)]
-    with running(monitor) as run:
+    with ExitStack() as stack:
+        runs = [stack.enter_context(running(monitor)) for monitor in monitors]
         made = int(subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()[-1])
         time.sleep(2.2)
-    return made, sum(seen_in(msgspec.json.decode(line)) for _, line in run.lines)
+    return made, [[line for _, line in run.lines] for run in runs]
 
 
 def _of_ebpfmon(snapshot: Snapshot) -> int:

@@ -118,6 +118,9 @@ class Running:
             self._process.wait()
         for reader in self._readers:
             reader.join()
+        for stream in (self._process.stdin, self._process.stdout, self._process.stderr):
+            if stream:
+                stream.close()
 
     def _read(self) -> None:
         assert self._process.stdout

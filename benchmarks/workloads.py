@@ -2,31 +2,38 @@
 
 from __future__ import annotations
 
+import subprocess
 import tempfile
-import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
-from dataclasses import dataclass
+from contextlib import AbstractContextManager, ExitStack, nullcontext
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
-from benchmarks import ladder
+from benchmarks import empties
+from benchmarks.compare import beside
 from benchmarks.loads import Workload, workloads
-from benchmarks.monitors import all_of_them, ebpfmon
+from benchmarks.monitors import Peer, all_of_them, ebpfmon
 from benchmarks.result import Cell, Plot, Result, Table
-from benchmarks.statistics import interleaved, lost, significant, spread
-from benchmarks.watch import Monitor, running
+from benchmarks.statistics import Spread, interleaved, lost, significant, spread
 from ebpfmon.errors import KernelError
 from ebpfmon.kernel.libbpf import Libbpf
 
 METHOD = (
     "Round after round, every other one backwards, each monitor runs while every workload is run once. What a "
-    "workload loses is the median, over the rounds, of its distance to the same round's run with nothing; ± is half "
-    "the distance between the quartiles. What lies within that is noise. 'an empty program' does nothing at the "
-    "hook where ebpfmon counts here."
+    "workload loses is the median, over the rounds, of its distance to the same round's runs with nothing, of which "
+    "there are two, at its begin and its end; ± is half the distance between the quartiles. What lies within that, or "
+    "within what the two runs with nothing differ by, is noise. Empty programs are as many as ebpfmon's, at the same "
+    "hooks, and do nothing. A loop's figure is one of its fastest batches, of its own CPU time; the others' is what "
+    "they say themselves."
 )
-NOTHING, EMPTY = "nothing", "an empty program"
-_PEERS = ("psutil daemon", "bpftrace", "BCC", "apps.plugin (Netdata)", "ebpf.plugin (Netdata)")
+NOTHING, EMPTY = "nothing", "empty programs"
+_LEFT_OUT = "apps.plugin, without files"  # it does less than the other one
+_SETTLED_S = 1.0
+
+
+_IN_TABLE_ALONE = ("process-exporter", "glances")
+"""They read /proc, as others do that are in the plot."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,72 +47,74 @@ class Condition:
 def run(quick: bool) -> Result:
     """Every workload under every condition."""
     found = Result(name="workloads", title="What it costs the others", method=METHOD)
-    rounds, seconds = (2, 0.3) if quick else (4, 0.8)
+    rounds, seconds = (1, 0.3) if quick else (3, 0.8)
     samples: dict[tuple[str, str], list[float]] = {}
     with ExitStack() as stack:
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="ebpfmon-bench-")))
         loads = stack.enter_context(workloads(directory, found.skipped))
         conditions = list(_conditions(found.skipped))
-        for _, condition in interleaved(conditions, rounds):
-            with condition.enter():
-                for load in loads:
-                    samples.setdefault((load.name, condition.name), []).append(load.run(seconds))
-    found.tables.append(_table(loads, conditions, samples))
-    series: dict[str, list[tuple[float | str, float]]] = {
-        condition.name: [
-            (load.name, round(lost(samples[load.name, condition.name], samples[load.name, NOTHING]).median, 2))
-            for load in loads
-        ]
-        for condition in conditions[1:]
-    }
-    found.plots.append(Plot("workloads", "Throughput lost", "", "%", series, kind="bars"))
+        nothing = conditions[0]
+        for _, condition in interleaved([*conditions, nothing], rounds):
+            if condition.name in found.skipped:
+                continue
+            try:
+                with condition.enter():
+                    for load in tuple(loads):
+                        try:
+                            samples.setdefault((load.name, condition.name), []).append(load.run(seconds))
+                        except (RuntimeError, OSError, subprocess.SubprocessError) as error:
+                            found.skipped[load.name] = str(error)
+                            loads.remove(load)
+            except (RuntimeError, OSError, KernelError) as error:
+                found.skipped[condition.name] = str(error)
+    shown = [condition.name for condition in conditions[1:] if condition.name not in found.skipped]
+    found.tables.append(_table(loads, shown, samples))
+    found.plots.append(_plot(loads, [name for name in shown if name not in _IN_TABLE_ALONE], samples))
     return found
 
 
 def _conditions(skipped: dict[str, str]) -> Iterator[Condition]:
-    """All that run here, 'nothing' first. Each is tried once."""
-    libbpf, compiled = Libbpf(), ladder.compile_ladder()
+    """All that can be had here, 'nothing' first."""
+    libbpf = Libbpf()
     yield Condition(NOTHING, nullcontext)
-    for hook in ("fexit", "tp_btf", "kretprobe"):
-        empty = Condition(EMPTY, partial(ladder.attached, libbpf, compiled, f"empty__{hook}"))
-        if not _why_not(empty):
-            yield empty
-            break
-    yield Condition("ebpfmon, entry", partial(_beside, ebpfmon()))
-    yield Condition("ebpfmon, return", partial(_beside, ebpfmon("--load-mode", "return")))
+    yield Condition(EMPTY, partial(empties.attached, libbpf))
+    for name, arguments in (("ebpfmon, entry", ()), ("ebpfmon, return", ("--load-mode", "return"))):
+        yield Condition(name, partial(beside, Peer(ebpfmon(*arguments), "")))
     for peer in all_of_them():
-        if peer.name in _PEERS:
-            condition = Condition(peer.name, partial(_beside, peer.monitor))
-            if why := peer.why_not or _why_not(condition):
-                skipped[peer.name] = why
-            else:
-                yield condition
+        if peer.why_not:
+            skipped[peer.name] = peer.why_not
+        elif not peer.name.startswith("ebpfmon") and peer.name != _LEFT_OUT:
+            yield Condition(
+                peer.name, partial(beside, replace(peer, monitor=replace(peer.monitor, settle_s=_SETTLED_S)))
+            )
 
 
-@contextmanager
-def _beside(monitor: Monitor) -> Iterator[None]:
-    with running(monitor):
-        yield
+def _lost(samples: dict[tuple[str, str], list[float]], load: Workload, name: str) -> Spread:
+    """In %, against the mean of the two runs with nothing that the same round has."""
+    first, last = (samples[load.name, NOTHING][n::2] for n in (0, 1))
+    return lost(samples[load.name, name], [(a + b) / 2 for a, b in zip(first, last, strict=True)])
 
 
-def _why_not(condition: Condition) -> str:
-    try:
-        with condition.enter():
-            time.sleep(0)
-    except (RuntimeError, OSError, KernelError) as error:
-        return str(error)
-    return ""
-
-
-def _table(loads: list[Workload], conditions: list[Condition], samples: dict[tuple[str, str], list[float]]) -> Table:
+def _table(loads: list[Workload], shown: list[str], samples: dict[tuple[str, str], list[float]]) -> Table:
     rows: list[tuple[Cell, ...]] = []
     for load in loads:
         base = samples[load.name, NOTHING]
-        middle = spread(base)
-        row: list[Cell] = [load.name, f"{significant(middle.median):,} {load.unit}"]
-        for condition in conditions[1:]:
-            part = lost(samples[load.name, condition.name], base)
-            row.append(f"{part.median:.1f} % ± {part.spread:.1f}")
+        apart = spread([100 * abs(a - b) / max(a, b) for a, b in zip(base[::2], base[1::2], strict=True)])
+        row: list[Cell] = [load.name, f"{significant(spread(base).median):,} {load.unit}", f"{apart.median:.1f} %"]
+        for name in shown:
+            part = _lost(samples, load, name)
+            row.append(f"{part.median:.1f} ± {part.spread:.1f}")
         rows.append(tuple(row))
-    columns = ("workload", NOTHING, *(f"lost with {condition.name}" for condition in conditions[1:]))
-    return Table("Throughput lost", columns, rows)
+    columns = ("workload", NOTHING, "nothing twice", *shown)
+    note = "In %, beside what it is with nothing. 'nothing twice': what the two runs of a round with nothing differ by."
+    return Table("Throughput lost", columns, rows, note)
+
+
+def _plot(loads: list[Workload], shown: list[str], samples: dict[tuple[str, str], list[float]]) -> Plot:
+    parts = {name: [(load.name, _lost(samples, load, name)) for load in loads] for name in shown}
+    series: dict[str, list[tuple[float | str, float]]] = {
+        name: [(load, round(part.median, 2)) for load, part in of_name] for name, of_name in parts.items()
+    }
+    noise = {name: [round(part.spread, 2) for _, part in of_name] for name, of_name in parts.items()}
+    title = "Throughput that a workload loses (less is better)"
+    return Plot("workloads", title, "", "%", series, kind="bars", spread=noise)

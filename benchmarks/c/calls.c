@@ -1,11 +1,13 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* calls KIND COUNT BATCHES: makes system calls, and prints what one took: nanoseconds of the fastest batch, then of the
- * median one, of this process's CPU time. KIND: read, write, getppid, open (and close), fork. */
+/* calls KIND COUNT BATCHES: makes system calls, and prints what one took: nanoseconds of a batch than which a tenth were
+ * faster, then of the median one, of CPU time. KIND: read, write, getppid, open (and close), fork.
+ * The fastest of many may be one that a virtual machine's clock, which leaves out what its host took, made too short. */
 #define _GNU_SOURCE
 #include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 #include <time.h>
@@ -40,14 +42,21 @@ static void one_fork(void)
 static const struct {
 	const char *name;
 	void (*call)(void);
-	clockid_t clock; /* a fork's cost is the child's, too */
 } kinds[] = {
-	{ "read", one_read, CLOCK_THREAD_CPUTIME_ID },
-	{ "write", one_write, CLOCK_THREAD_CPUTIME_ID },
-	{ "getppid", one_getppid, CLOCK_THREAD_CPUTIME_ID },
-	{ "open", one_open, CLOCK_THREAD_CPUTIME_ID },
-	{ "fork", one_fork, CLOCK_MONOTONIC },
+	{ "read", one_read }, { "write", one_write }, { "getppid", one_getppid }, { "open", one_open }, { "fork", one_fork },
 };
+
+/* CPU time of this process, and of its children that have ended: a fork's cost is the child's, too. */
+static double cpu_ns(void)
+{
+	struct timespec own;
+	struct rusage children;
+
+	clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &own);
+	getrusage(RUSAGE_CHILDREN, &children);
+	return own.tv_sec * 1e9 + own.tv_nsec + 1e9 * (children.ru_utime.tv_sec + children.ru_stime.tv_sec) +
+	       1e3 * (children.ru_utime.tv_usec + children.ru_stime.tv_usec);
+}
 
 static int ascending(const void *a, const void *b)
 {
@@ -72,16 +81,14 @@ int main(int argc, char **argv)
 	if (in < 0 || out < 0 || !took)
 		return perror("calls"), 1;
 	for (int n = -1; n < batches; n++) { /* one batch to get warm */
-		struct timespec a, b;
+		double start = cpu_ns();
 
-		clock_gettime(kinds[kind].clock, &a);
 		for (int i = 0; i < count; i++)
 			kinds[kind].call();
-		clock_gettime(kinds[kind].clock, &b);
 		if (n >= 0)
-			took[n] = ((b.tv_sec - a.tv_sec) * 1e9 + (b.tv_nsec - a.tv_nsec)) / count;
+			took[n] = (cpu_ns() - start) / count;
 	}
 	qsort(took, batches, sizeof(*took), ascending);
-	printf("%.2f %.2f\n", took[0], took[batches / 2]);
+	printf("%.2f %.2f\n", took[batches / 10], took[batches / 2]);
 	return 0;
 }

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import os
+import sys
 import time
 from pathlib import Path
 
 import pytest
 
-from benchmarks import loads, render, report, result, statistics, watch
+from benchmarks import compare, loads, render, report, result, statistics, watch
 from benchmarks.guest import Counted, Found
 from benchmarks.instructions import SERIES, _tables
-from benchmarks.monitors import all_of_them
+from benchmarks.monitors import Peer, all_of_them
 from benchmarks.result import Bar, Machine, Plot, Result, Table
 
 MACHINE = Machine("a processor", 2, 8000, "6.1.0", "x86_64", "3.11.2", 0.5, "2026-01-01 00:00 UTC", "abc")
@@ -24,6 +25,11 @@ def a_result(name: str = "ladder", **more: object) -> Result:
 def test_a_median_stands_with_half_the_distance_of_the_quartiles() -> None:
     assert statistics.spread([5, 1, 3, 2, 4]) == (3, 1)
     assert statistics.spread([7.0]) == (7.0, 0.0)
+
+
+def test_one_sample_that_is_too_short_is_no_figure() -> None:
+    assert statistics.quick([1.0, 100.0, 101.0, 102.0, 150.0]) == 100
+    assert statistics.quick([7.0]) == 7
 
 
 def test_what_drifts_in_both_cancels() -> None:
@@ -62,7 +68,48 @@ def test_cells_are_shown_as_people_read_them(cell: result.Cell, text: str) -> No
 def test_a_bar_is_held_missed_or_not_measured(value: float | None, verdict: str) -> None:
     bar = Bar("a thing", value, 1.0, "ms")
     assert bar.verdict == verdict
-    assert verdict in render.bars([bar])[-1]
+    assert verdict in render.bars([a_result(bars=[bar])])[-1]
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"), [(1 / 30, "1/30"), (0.0459, "1/21.8"), (0.5, "1/2"), (0.99, "0.99 x"), (1.3, "1.3 x")]
+)
+def test_a_ratio_is_shown_as_people_say_it(value: float, shown: str) -> None:
+    assert render.ratio(value) == shown
+
+
+def test_how_far_rounds_went_is_shown_beside_a_figure() -> None:
+    assert render.between([0.3, 0.1, 0.2]) == "0.1 to 0.3"
+    assert render.between([1 / 30, 1 / 20], render.ratio) == "1/30 to 1/20"
+    assert render.between([0.1]) == ""
+    assert render.middle([5, 1, 3, 2, 4]) == "3 ± 1"
+
+
+def a_cost(cpu_s: float, seconds: float = 3.0, jitter_ms: float | None = None) -> watch.Cost:
+    return watch.Cost(seconds, cpu_s / 4, cpu_s * 3 / 4, cpu_s, 40.0, 30.0, jitter_ms)
+
+
+def test_the_figure_of_a_monitor_is_that_of_its_median_round_and_of_two_the_cheaper() -> None:
+    three = compare.Costs([a_cost(0.5, jitter_ms=9.0), a_cost(0.1, jitter_ms=1.0), a_cost(0.2, jitter_ms=2.0)])
+    assert three.typical.per_30_s == 2
+    assert three.between == "1 to 5"
+    assert three.user_part == pytest.approx(0.25)
+    assert three.jitter_ms == 2
+    assert compare.Costs([a_cost(0.5), a_cost(0.1)]).typical.per_30_s == 1
+
+
+def test_monitors_are_compared_by_their_typical_rounds_and_round_by_round() -> None:
+    ours, theirs = (compare.Costs([a_cost(cpu_s) for cpu_s in each]) for each in ((0.1, 0.2, 0.3), (1.0, 4.0, 9.0)))
+    assert compare.ratio(ours, theirs) == pytest.approx(0.05)
+    assert compare.ratios(ours, theirs) == "1/30 to 1/10"
+
+
+def test_a_monitor_that_cannot_run_is_left_out_with_its_reason() -> None:
+    skipped: dict[str, str] = {}
+    monitor = watch.Monitor("a monitor", [sys.executable, "-c", "import sys; sys.exit('no such kernel')"])
+    nowhere = Peer(watch.Monitor("another", ["/nowhere"]), "", "not installed: a package")
+    assert compare.in_turn([Peer(monitor, ""), nowhere], 2, 0.1, skipped) == {}
+    assert skipped == {"a monitor": "it says nothing: no such kernel", "another": "not installed: a package"}
 
 
 def test_a_pipe_in_a_cell_does_not_end_it_in_markdown() -> None:
@@ -87,7 +134,7 @@ def test_a_result_is_read_as_it_was_written(tmp_path: Path) -> None:
 def test_the_report_has_all_pieces_with_what_is_bad_and_what_is_missing(tmp_path: Path) -> None:
     result.save(
         a_result(
-            bars=[Bar("something dear", 50, 40, "ns")],
+            bars=[Bar("something dear", 50, 40, "ns", "50 to 60")],
             plots=[Plot("p", "A plot", "", "ns", {"s": [("a", 1.0)]}, kind="bars")],
             skipped={"kprobes": "this kernel has none"},
             quick=True,
@@ -99,10 +146,12 @@ def test_the_report_has_all_pieces_with_what_is_bad_and_what_is_missing(tmp_path
     written = (tmp_path / "REPORT.md").read_text()
     assert said == "wrote REPORT.md of 2 pieces, and 1 plots"
     assert (tmp_path / "plots/p.svg").read_bytes() == b"A plot"
-    assert "| something dear | 50 ns | 40 ns | MISSED |" in written
+    assert "| something dear | 50 ns | 50 to 60 | 40 ns | MISSED | `ladder` |" in written
     assert "- kprobes: this kernel has none" in written
     assert "only roughly: ladder." in written
-    assert "- ladder, scale: 2026-01-01 00:00 UTC, commit abc, Linux 6.1.0" in written
+    assert "- Linux 6.1.0 (x86_64), a processor, 2 CPUs" in written
+    assert "  - `scale`: 2026-01-01 00:00 UTC, commit abc, load 0.5 before it began" in written
+    assert "neither here nor below: instructions, start, seen, baseline, peers, workloads." in written
     assert "![A plot](plots/p.svg)" in written
     assert "**A table**" in written
 

@@ -1,0 +1,43 @@
+"""Empty programs at the very hooks where ebpfmon counts here: what looking takes, before anything is done."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from benchmarks import ladder
+from benchmarks.result import OUT, ROOT
+from ebpfmon import compiler, config, registry
+from ebpfmon.kernel import attach, features
+from ebpfmon.kernel.bpfobject import BpfObject
+from ebpfmon.kernel.libbpf import Libbpf
+from ebpfmon.loading import wanted_probes
+
+
+@contextmanager
+def attached(libbpf: Libbpf) -> Iterator[int]:
+    """As many programs as ebpfmon attaches with its default settings, all of them empty. Raises KernelError."""
+    sections = _sections(libbpf)
+    source = OUT / "bpf" / "empties.bpf.c"
+    source.parent.mkdir(parents=True, exist_ok=True)
+    programs = [f'SEC("{section}") int empty_{n}(void *ctx) {{ return 0; }}' for n, section in enumerate(sections)]
+    source.write_text("\n".join(['#include "ebpfmon.bpf.h"', *programs, 'LICENSE("GPL");', ""]))
+    machine = features.look().machine
+    compiled = source.with_name(machine) / "empties.bpf.o"
+    compiler.compile_object(source, compiled, machine, ROOT / "bpf")
+    with BpfObject(libbpf, compiled, ladder._kretprobes(libbpf)) as obj:
+        obj.load(obj.programs)
+        for name in obj.programs:
+            obj.attach(name)
+        yield len(sections)
+
+
+def _sections(libbpf: Libbpf) -> list[str]:
+    """Where its programs are attached, one by one."""
+    found = registry.discover()
+    sections = []
+    for probe, options in wanted_probes(config.check({}, "", found), found, ("app",)):
+        with attach.load(probe, libbpf, features.look(), options) as loaded:
+            taken = {name for choice in loaded.choices if choice.taken for name in choice.taken.programs}
+            sections += [loaded.object.section(name) for name in sorted(taken)]
+    return sections
