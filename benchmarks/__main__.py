@@ -33,7 +33,9 @@ def main() -> int:
     if os.geteuid() != 0:
         print("ebpfmon: to load programs needs root: run sudo make bench", file=sys.stderr)
         return 1
+    started = time.monotonic()
     failed = [name for name in given.names or PIECES if not _measure(name, given.quick)]
+    print(f"all of it took {(time.monotonic() - started) / 60:.1f} minutes")
     if failed:
         print(f"missed or failed: {', '.join(failed)}")
     return int(bool(failed))

@@ -31,8 +31,8 @@ def run(quick: bool) -> Result:
     for count in counts:
         skipped = dict(found.skipped)
         with load(programs.build("processes"), "idle", str(count)):
-            of_count = in_turn(held, *((1, 3.0) if quick else (3, 6.0)), skipped)
-            of_count |= in_turn([peer for peer in peers if peer not in held], 1, 3.0 if quick else 5.0, skipped)
+            of_count = in_turn(held, *((1, 3.0) if quick else (3, 5.0)), skipped)
+            of_count |= in_turn([peer for peer in peers if peer not in held], 1, 3.0 if quick else 4.0, skipped)
         costs[count] = of_count
         found.skipped |= {f"{name}, {count:,} processes": why for name, why in skipped.items() - found.skipped.items()}
     found.tables.append(_table(peers, costs))

@@ -56,7 +56,8 @@ def render_report(results: list[Result], experiments: str = "") -> str:
     if any(result.quick for result in results):
         quick = ", ".join(result.name for result in results if result.quick)
         lines += [f"Measured in a hurry (`--quick`), so only roughly: {quick}.", ""]
-    lines += ["## Where it was measured", "", *_machines(results), ""]
+    minutes = sum(result.took_s for result in results) / 60
+    lines += ["## Where it was measured", "", *_machines(results), "", f"All of it took {minutes:.0f} minutes.", ""]
     for result in results:
         lines += _piece(result)
     if experiments:

@@ -27,7 +27,7 @@ class Monitor:
     command: Sequence[str]
     writes: bool = True
     environment: Mapping[str, str] = field(default_factory=dict)
-    settle_s: float = 1.0
+    settle_s: float = 0.5
     """How long it is left alone before it is measured, after its first line or its start."""
 
 
