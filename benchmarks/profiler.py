@@ -1,4 +1,4 @@
-"""`make profile`: where a running daemon's CPU time goes, as a flame graph (SVG) under build/, by py-spy."""
+"""`make profile`: where a running daemon's CPU time in Python goes, as a flame graph (SVG) under build/, by py-spy."""
 
 from __future__ import annotations
 
@@ -29,9 +29,10 @@ def main() -> int:
     out = OUT / "profile.svg"
 
     def record(pid: int) -> int:
-        # a tick takes milliseconds of a second, so it looks often; what waits for the next one is left out
-        command = [spy, "record", "--pid", str(pid), "--duration", str(given.seconds), "--rate", "1000", "--output",
-                   str(out), *(["--native"] if given.native else [])]  # fmt: skip
+        # a tick takes milliseconds of a second, so it looks often; and only at what holds the interpreter's lock, as it
+        # takes threads that wait for busy ones while it stops them: what the drain takes in the kernel is not in it
+        command = [spy, "record", "--gil", "--pid", str(pid), "--duration", str(given.seconds), "--rate", "1000",
+                   "--output", str(out), *(["--native"] if given.native else [])]  # fmt: skip
         return subprocess.run(command, check=False, stdout=subprocess.DEVNULL).returncode
 
     if given.pid:
