@@ -112,10 +112,10 @@ def _plot(costs: _Loads, kernel: dict[tuple[str, int], InKernel]) -> Plot:
                 series.setdefault(f"{name}, {kind}", []).append((count, cpu_s))
                 if name == _OURS and kind == "active":
                     with_programs = cpu_s + kernel[kind, count].run_ns / 1e9
-                    series.setdefault("... and its programs in the kernel", []).append((count, with_programs))
+                    series.setdefault("ebpfmon, active, with its programs", []).append((count, with_programs))
     return Plot(
         "baseline",
-        "CPU time of a monitor (less is better)",
+        "CPU time of ebpfmon and of a psutil daemon (less is better)",
         "processes",
         "CPU s per 30 s",
         series,

@@ -42,7 +42,7 @@ def run(quick: bool) -> Result:
         for count, of_count in costs.items()
     }  # fmt: skip
     found.plots.append(
-        Plot("peers", "CPU time of a monitor (less is better)", "", "CPU s per 30 s", series, "bars", "y")
+        Plot("peers", "CPU time of each monitor (less is better)", "", "CPU s per 30 s", series, "bars", "y")
     )
     found.bars += [_bar(costs.get(count, {}), count, bar) for count, bar in _BARS.items()]
     return found
