@@ -34,7 +34,7 @@ def bars(results: list[Result]) -> list[str]:
         for result in results
         for bar in result.bars
     ]
-    return markdown(Table("", ("what", "measured", "in rounds", "bar", "", "by"), rows))
+    return markdown(Table("", ("what", "measured", "in rounds", "bar", "verdict", "measured by"), rows))
 
 
 def shown(cell: Cell) -> str:

@@ -25,6 +25,11 @@ can be measured again alone, with `make bench ARGS=NAME`.
 - An empty cell: there is no such number, or it was not measured; the reason is below the table.
 """
 
+_BARS = (
+    "What is measured must not be above its bar. A ratio is what ebpfmon takes of what the other takes: 1/30 is a "
+    "thirtieth of it."
+)
+
 
 def write(found: Path = OUT, into: Path = HERE, draw: Callable[[Plot], bytes] | None = None) -> str:
     """Write the report of all results that are there; returns what was written."""
@@ -49,7 +54,7 @@ def write(found: Path = OUT, into: Path = HERE, draw: Callable[[Plot], bytes] | 
 
 def render_report(results: list[Result], experiments: str = "") -> str:
     """The whole of it in Markdown."""
-    lines = [_HEAD, "## Numbers to hold", ""]
+    lines = [_HEAD, "## Numbers to hold", "", _BARS, ""]
     lines += [*render.bars(results), ""]
     if missing := [name for name in ORDER if name not in {result.name for result in results}]:
         lines += [f"Not measured, and so neither here nor below: {', '.join(missing)}.", ""]
