@@ -59,7 +59,7 @@ def run(quick: bool) -> Result:
             if name == "log sink alone":
                 found.tables.append(_mapped(run))
     peak, seen = _peak_with_destinations(_DESTINATIONS)
-    rows.append((f"peak, with {seen:,} destinations in a second", round(peak, 1), None, None, None, None))
+    rows.append((f"peak, with {seen:,} destinations in an interval", round(peak, 1), None, None, None, None))
     columns = ("", "RSS, MB", "PSS, MB", "tables in the kernel, MB", "maps", "programs")
     found.tables.insert(0, Table("Memory", columns, rows))
     found.tables.insert(1, _imports())
@@ -67,7 +67,12 @@ def run(quick: bool) -> Result:
         Bar("start to first harvest, compiled objects", round(min(starts), 2), 1, "s", between(starts)),
         Bar("resident memory, log sink alone", round(resident["log sink alone"], 1), 45, "MB"),
         Bar("resident memory, all sinks", round(resident["all sinks"], 1), 64, "MB"),
-        Bar("peak resident memory, 65,536 destinations at once", round(peak, 1), 96, "MB"),
+        Bar(
+            "peak resident memory, 65,536 destinations at once",
+            round(peak, 1) if seen >= _DESTINATIONS else None,
+            96,
+            "MB",
+        ),
     ]
     said = f"{middle(starts)} s, of {len(starts)} starts"
     found.notes.append(f"Start to first harvest: {said}. The bar is for the fastest, as other programs run as well.")
@@ -103,14 +108,16 @@ def _first_harvest_s() -> float:
 
 
 def _peak_with_destinations(count: int) -> tuple[float, int]:
-    """Peak resident megabytes when one process sends to so many addresses (of 127/8) within a second, and how many were
-    seen in the fullest interval. All of them are to be shown, in a table that has room for them."""
+    """Peak resident megabytes when one process sends to so many addresses (of 127/8) within an interval, which is long
+    enough for that on a busy machine too, and how many were seen in the fullest interval. All of them are to be shown,
+    in a table that has room for them."""
     settings = f'[plugins.network_viewer]\nips = "*"\ntable_size = {1 << (count - 1).bit_length()}\n'
-    with configured(settings) as path, running(ebpfmon("--config", path)) as run:
+    with configured(f"[ebpfmon]\ninterval = 4\n{settings}") as path, running(ebpfmon("--config", path)) as run:
+        run.wait_for_lines(len(run.lines) + 1)
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
             for n in range(count):
                 sender.sendto(b"x", (f"127.{1 + (n >> 16)}.{n >> 8 & 255}.{n & 255}", 9))
-        run.wait_for_lines(len(run.lines) + 3)
+        run.wait_for_lines(len(run.lines) + 2)
         status = Path(f"/proc/{run.pid}/status").read_text()
         snapshots = [msgspec.json.decode(line) for _, line in run.lines]
     peak_kb = next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmHWM"))
