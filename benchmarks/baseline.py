@@ -39,7 +39,7 @@ def run(quick: bool) -> Result:
     kernel: dict[tuple[str, int], InKernel] = {}
     both = [Peer(ebpfmon(), ""), Peer(psutil(), "")]
     for kind, count in _QUICK if quick else LOADS:
-        rounds, seconds = (1, 3.0) if quick else (3, 6.0) if (kind, count) in _HELD else (2, 4.0)
+        rounds, seconds = (1, 3.0) if quick else (3, 6.0) if (kind, count) in _HELD else (2, 3.0)
         with _load(kind, count):
             costs[kind, count] = in_turn(both, rounds, seconds, found.skipped)
             kernel[kind, count] = _programs_time(_COUNTED_S)

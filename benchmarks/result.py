@@ -66,8 +66,10 @@ class Bar(msgspec.Struct, frozen=True):
 
     @property
     def verdict(self) -> str:
-        """Whether it holds."""
-        return "not measured" if self.value is None else "held" if self.value <= self.bar else "MISSED"
+        """Whether it holds. What is negative is above nothing by less than the noise."""
+        if self.value is None:
+            return "not measured"
+        return "too noisy" if self.value < 0 else "held" if self.value <= self.bar else "MISSED"
 
 
 class Result(msgspec.Struct, kw_only=True):

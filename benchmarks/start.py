@@ -51,7 +51,7 @@ def run(quick: bool) -> Result:
     resident = {}
     for name, settings in (("log sink alone", LOG_ALONE), ("all sinks", ALL_SINKS)):
         with configured(settings) as path, running(ebpfmon("--config", path)) as run:
-            run.wait_for_lines(4 if quick else 10)
+            run.wait_for_lines(4 if quick else 7)
             rss, pss = memory_mb(run.pid)
             resident[name] = rss
             kernel = in_kernel(run.pid)

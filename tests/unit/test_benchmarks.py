@@ -64,8 +64,10 @@ def test_cells_are_shown_as_people_read_them(cell: result.Cell, text: str) -> No
     assert render.shown(cell) == text
 
 
-@pytest.mark.parametrize(("value", "verdict"), [(1.0, "held"), (1.1, "MISSED"), (None, "not measured")])
-def test_a_bar_is_held_missed_or_not_measured(value: float | None, verdict: str) -> None:
+@pytest.mark.parametrize(
+    ("value", "verdict"), [(1.0, "held"), (1.1, "MISSED"), (None, "not measured"), (-0.1, "too noisy")]
+)
+def test_a_bar_is_held_missed_or_nobody_can_tell(value: float | None, verdict: str) -> None:
     bar = Bar("a thing", value, 1.0, "ms")
     assert bar.verdict == verdict
     assert verdict in render.bars([a_result(bars=[bar])])[-1]
