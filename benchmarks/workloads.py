@@ -117,4 +117,4 @@ def _plot(loads: list[Workload], shown: list[str], samples: dict[tuple[str, str]
     }
     noise = {name: [round(part.spread, 2) for _, part in of_name] for name, of_name in parts.items()}
     title = "Throughput that a workload loses (less is better)"
-    return Plot("workloads", title, "", "%", series, kind="bars", spread=noise)
+    return Plot("workloads", title, "", "% (lines: how far the rounds went)", series, kind="bars", spread=noise)
