@@ -27,6 +27,7 @@
 KNOB(__u32, cfg_rows);		/* keep rows by process, not totals alone */
 KNOB(__u32, cfg_return);	/* load mode: count errors too */
 KNOB(__u32, cfg_gather);	/* each CPU gathers: see STEM_slots_in_task() */
+KNOB(__u32, cfg_may_cast);	/* this kernel has bpf_rdonly_cast(): see UNTRUSTED() */
 KNOB(__u32, cfg_may_read);	/* kernel memory may be read by helpers: false under lockdown=confidentiality */
 
 /* Which process, exactly: a tgid is used again after its process ended, and execve(2) makes another
@@ -79,6 +80,8 @@ static __always_inline void identify(void *task, struct process_identity *who, c
 {
 	void *leader = 0, *parent = 0, *cred = 0, *css = 0, *cgroup = 0, *kn = 0;
 
+	if (typed)
+		task = UNTRUSTED(task, struct task_struct);
 	LOAD(typed, leader, task, struct task_struct, group_leader);
 	LOAD(typed, parent, leader, struct task_struct, real_parent);
 	LOAD(typed, who->parent_tgid, parent, struct task_struct, tgid);

@@ -23,6 +23,7 @@
 #define LOAD(typed, dst, ptr, type, field) READ(dst, ptr, type, field)
 #define CURRENT_IS_TYPED false
 #define CURRENT_TASK() ((void *)bpf_get_current_task())
+#define UNTRUSTED(ptr, type) (ptr)
 #define HAS_FIELD(type, field) true
 #define OFFSET(type, field) __builtin_offsetof(type, field)
 #define REGISTER(regs, name)                                                         \
@@ -49,6 +50,11 @@
 		else                                                                 \
 			READ(dst, ptr, type, field);                                 \
 	} while (0)
+/* The same pointer, typed, but one that the verifier does not trust. For each load by way of one that it does trust it
+ * searches all the names in the kernel's BTF, which is most of what a load of programs takes. */
+extern void *bpf_rdonly_cast(const void *ptr, __u32 type) __ksym __weak;
+#define UNTRUSTED(ptr, type)                                                         \
+	(cfg_may_cast ? bpf_rdonly_cast(ptr, bpf_core_type_id_kernel(type)) : (void *)(ptr))
 /* Linux 3ca1032ab7ab ("bpf: Introduce bpf_get_current_task_btf()") (in v5.11) */
 #define CURRENT_IS_TYPED                                                             \
 	bpf_core_enum_value_exists(enum bpf_func_id, BPF_FUNC_get_current_task_btf)

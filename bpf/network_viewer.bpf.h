@@ -201,6 +201,8 @@ static __always_inline bool is_listened_at(void *sk, const struct endpoint *end,
 	struct listener at = { .port = end->local_port, .protocol = end->protocol };
 	void *net = 0;
 
+	if (typed)
+		sk = UNTRUSTED(sk, struct sock);
 	LOAD(typed, net, sk, struct sock, __sk_common.skc_net.net);
 	LOAD(typed, at.network, net, struct net, ns.inum);
 	return bpf_map_lookup_elem(MAP(network_listeners), &at);
@@ -212,6 +214,8 @@ static __always_inline void listens(void *sk, const struct endpoint *end, const 
 	__u8 yes = 1;
 	void *net = 0;
 
+	if (typed)
+		sk = UNTRUSTED(sk, struct sock);
 	LOAD(typed, net, sk, struct sock, __sk_common.skc_net.net);
 	LOAD(typed, at.network, net, struct net, ns.inum);
 	bpf_map_update_elem(MAP(network_listeners), &at, &yes, BPF_ANY);

@@ -46,6 +46,8 @@ class Kernel:
     run that program, and so misses calls (it counts how many)."""
     returns_have_room: bool
     """Whether a kretprobe can be had that never runs out of instances."""
+    casts: bool = False
+    """Whether programs may call bpf_rdonly_cast()."""
     refuses: dict[str, str] = field(default_factory=dict, compare=False)
     """The kinds of programs that it does not permit, and how that is said. Unlike the rest it is found out by trying:
     what one probe has tried in vain, the next does not try."""
@@ -67,6 +69,7 @@ class Kernel:
             preempts=frozenset(preempts),
             # Linux "fprobe: Rewrite fprobe on function-graph tracer" (in v6.14): before, it had a pool of instances
             returns_have_room=symbols.has_struct("fprobe", "hlist_array"),
+            casts=symbols.has_function("bpf_rdonly_cast"),
         )
 
     def preempts_it(self, candidate: Candidate) -> bool:
@@ -198,6 +201,7 @@ class Plan:
             "cfg_return": self._mode is LoadMode.RETURN,
             # where a program is preempted, another's would come between a look at whose turn it is and the counting
             "cfg_gather": rows and not any(c.kinds & self._kernel.preempts for c in taken),
+            "cfg_may_cast": self._kernel.casts,
             "cfg_may_read": self._kernel.lockdown != "confidentiality",
         }
         if not of_kit.keys() <= self._spec.knobs.keys():

@@ -26,7 +26,7 @@ SECTIONS = {
 KNOBS = {"cfg_rows": (0, 4), "cfg_return": (4, 4)}
 KNOBS |= {"open__tracepoint__shared": (8, 1), "exit__tracepoint__shared": (9, 1)}
 KNOBS |= {"open__tracepoint__sys_shared": (10, 1), "exit__tracepoint__sys_shared": (11, 1), "cfg_own": (12, 2)}
-KNOBS |= {"cfg_may_read": (14, 1), "cfg_gather": (15, 1)}
+KNOBS |= {"cfg_may_read": (14, 1), "cfg_gather": (15, 1), "cfg_may_cast": (16, 1)}
 SPEC = ObjectSpec(parse_candidates(SECTIONS, KNOBS), KNOBS, by_process=frozenset({"p"}))
 
 
@@ -73,7 +73,7 @@ class FakeObject:
     sizes: dict[str, int] = field(default_factory=dict)
     attached: list[str] = field(default_factory=list)
     filled: dict[str, Mapping[bytes, bytes]] = field(default_factory=dict)
-    data: ctypes.Array[ctypes.c_uint8] = field(default_factory=(ctypes.c_uint8 * 16))
+    data: ctypes.Array[ctypes.c_uint8] = field(default_factory=(ctypes.c_uint8 * 17))
 
     def map_info(self, name: str, what: str) -> int:
         return 12  # BPF_MAP_TYPE_ARRAY_OF_MAPS

@@ -12,7 +12,7 @@ from typing import cast
 import pytest
 
 from ebpfmon import LoadMode, Setup, Strategy
-from ebpfmon.errors import AttachError, LoadError, ObjectError
+from ebpfmon.errors import AttachError, LoadError
 from ebpfmon.kernel.bpfobject import BpfObject
 from ebpfmon.kernel.objects import ObjectSpec, parse_candidates
 from ebpfmon.kernel.plan import Kernel, Plan
@@ -250,36 +250,6 @@ def test_programs_and_events_of_the_other_load_mode_are_out_of_the_question(
     assert taken in obj.attached
     assert left not in obj.attached
     assert obj.data[4] == (mode is RETURN)
-
-
-def test_an_object_of_another_kit_is_to_be_compiled_again() -> None:
-    older = replace(SPEC, knobs={name: at for name, at in SPEC.knobs.items() if name != "cfg_gather"})
-    with pytest.raises(
-        ObjectError, match=r"^probe 'p': its object is of another version of the kit: ebpfmon bpf build"
-    ):
-        try_out(plan_of(spec=older))
-
-
-def test_cpus_gather_where_no_program_that_was_taken_is_preempted() -> None:
-    gathers = SPEC.knobs["cfg_gather"][0]
-    for kernel, symbols, expected in (
-        (NO_KPROBES, FakeSymbols(), True),
-        (PREEMPTS_TRAMPOLINES, FakeSymbols({"f2": 3, "e": 1}), True),  # by kprobes and tracepoints
-        (replace(PREEMPTS_TRAMPOLINES, kprobes=False), FakeSymbols({"f2": 3}, tracepoints=("t",)), False),
-    ):
-        obj = FakeObject()
-        assert try_out(plan_of(kernel, symbols), obj)
-        assert bool(obj.data[gathers]) is expected, (kernel, obj.attached)
-
-
-@pytest.mark.parametrize("rows", [True, False])
-def test_knobs_and_table_sizes_are_set_before_the_load(rows: bool) -> None:
-    plan, obj = plan_of(NO_KPROBES, FakeSymbols({})), FakeObject()
-    obj.data[:] = [0xFF] * 16
-    assert try_out(plan, obj, table_size=99, rows=rows)
-    assert bytes(obj.data) == bytes([rows, 0, 0, 0, 0, 0, 0, 0, 1, *[0xFF] * 5, 1, rows])
-    of_process = 99 if rows else 1
-    assert obj.sizes == {"p_rows_0": of_process, "p_rows_1": of_process, "k_rows_0": 99, "k_rows_1": 99}
 
 
 def test_trampolines_go_behind_kprobes_on_a_kernel_that_preempts_them_and_it_is_said_why() -> None:
