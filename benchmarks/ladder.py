@@ -51,10 +51,9 @@ _OF_HOOK = {"tp_btf": Strategy.TRACEPOINT, "fexit": Strategy.TRAMPOLINE, "kretpr
 NOTHING = "nothing"
 METHOD = (
     "A static program reads one byte of /dev/zero, which is counted, and calls getppid(2), which nobody counts. "
-    "Each step is attached, measured and taken away again, round after round, every other round backwards. A step's "
-    "figure is the fastest batch of all rounds, as whatever else runs can only make one slower; 'in rounds' is the "
-    "median of the distance to the same round's 'nothing', ± half the distance between the quartiles: how quiet the "
-    "machine was."
+    "Each step is attached, measured and taken away again, round after round, every other round backwards; in a round "
+    "one of its fastest batches counts. A distance is the median of those in each round, so that the machine's drift "
+    "cancels; ± is half the distance between the quartiles: how quiet the machine was."
 )
 
 
@@ -185,18 +184,19 @@ def show(found: Result, steps: list[Step]) -> None:
         empty = here[1]
         rows: list[tuple[Cell, ...]] = []
         for step in here:
+            read = spread(step.counted)
+            if step is nothing:
+                rows.append((step.name, _ns(read.median), None, None, f"± {read.spread:.1f}", None))
+                continue
             cost, other = _over(step.counted, nothing.counted), _over(step.uncounted, nothing.uncounted)
-            in_rounds = above(step.counted, nothing.counted)
+            over_empty = above(step.counted, empty.counted)
             rows.append(
-                (step.name, _ns(min(step.counted)), cost, _over(step.counted, empty.counted),
-                 f"{in_rounds.median:.0f} ± {in_rounds.spread:.0f}", other)
-                if step is not nothing
-                else (step.name, _ns(min(step.counted)), None, None, f"± {spread(step.counted).spread:.0f}", None)
-            )  # fmt: skip
-            if step is not nothing and not step.name.startswith("experiment") and hook == _best(steps):
+                (step.name, _ns(read.median), cost, _ns(over_empty.median), f"± {over_empty.spread:.1f}", other)
+            )
+            if not step.name.startswith("experiment") and hook == _best(steps):
                 bars["a counted call"].append((step.name, cost))
                 bars["a call nobody counts"].append((step.name, other))
-        columns = ("step", "read, ns", "above nothing", "above empty", "(in rounds)", "getppid above nothing")
+        columns = ("step", "read, ns", "above nothing", "above empty", "±", "getppid above nothing")
         found.tables.append(Table(where, columns, rows))
     best = _best(steps)
     if best:
@@ -212,17 +212,20 @@ def _best(steps: list[Step]) -> str:
 def _hold(found: Result, steps: list[Step]) -> None:
     of = {step.name: step for step in steps}
     nothing, empty, entry = of[NOTHING], of[STEPS["empty"]], of["process probe, entry"]
-    counted = _over(entry.counted, empty.counted)
-    found.bars += [
-        Bar("kernel cost of a counted call, above an empty program at the same hook", counted, 40, "ns"),
-        Bar("what calls that nobody counts lose", _over(entry.uncounted, nothing.uncounted), 20, "ns"),
-        Bar("... of that above an empty program", _over(entry.uncounted, empty.uncounted), 20, "ns"),
-    ]
+    pairs = {
+        "kernel cost of a counted call, above an empty program at the same hook": (entry.counted, empty.counted, 40),
+        "what calls that nobody counts lose": (entry.uncounted, nothing.uncounted, 20),
+        "... of that above an empty program": (entry.uncounted, empty.uncounted, 20),
+    }
+    for what, (samples, base, bar) in pairs.items():
+        median, around = above(samples, base)
+        value = _ns(median) if median > 0 or median < -around else 0.0  # one below the other by less than the noise
+        found.bars.append(Bar(what, value, bar, "ns", in_rounds=f"{median:.1f} ± {around:.1f}"))
 
 
 def _over(samples: list[float], base: list[float]) -> float:
-    """By how much the fastest round is above the base's: what else runs on the machine can only make one slower."""
-    return _ns(min(samples) - min(base))
+    """By how much a step is above another, in the same rounds."""
+    return _ns(above(samples, base).median)
 
 
 def _ns(value: float) -> float:
