@@ -16,9 +16,8 @@ class Accounting:
         self._charts = tuple(charts)
         counted = (d for c in self._charts if c.kind is Kind.COUNTER for d in c.dimensions)
         self._totals = {name: 0 for d in counted for name in (*d.plus, *d.minus)}
-        self._still: tuple[
-            ChartValues, ...
-        ] = ()  # those of an interval in which nothing happened: the next may be alike
+        # the values of an interval in which nothing happened: the next may be alike
+        self._still: tuple[ChartValues, ...] = ()
         self._still_levels: Fields | None = None
 
     def account(self, fields: Fields, levels: Fields | None = None) -> list[ChartValues]:
