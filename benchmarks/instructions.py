@@ -51,7 +51,7 @@ def run(quick: bool) -> Result:
     of_6_1 = counted["6.1"]
     steps = [] if isinstance(of_6_1, str) else of_6_1.steps
     over = _over(steps, "fexit", "process probe, entry")
-    found.bars.append(Bar("instructions of a counted read(2) above nothing, trampoline, 6.1", over, 300))
+    found.bars.append(Bar("what a counted read(2) takes above nothing, trampoline, 6.1", over, 300, "instructions"))
     found.plots.append(_plot({s: f.steps for s, f in counted.items() if not isinstance(f, str)}))
     return found
 

@@ -52,8 +52,9 @@ NOTHING = "nothing"
 METHOD = (
     "A static program reads one byte of /dev/zero, which is counted, and calls getppid(2), which nobody counts. "
     "Each step is attached, measured and taken away again, round after round, every other round backwards; in a round "
-    "one of its fastest batches counts. A distance is the median of those in each round, so that the machine's drift "
-    "cancels; ± is half the distance between the quartiles: how quiet the machine was."
+    "one of its fastest batches counts. A step's figure is its fastest round, as whatever else runs, or slows the CPU "
+    "down, can only make one slower; 'in rounds' is the median of the distances in each round ± half the distance "
+    "between the quartiles: how quiet the machine was."
 )
 
 
@@ -184,19 +185,17 @@ def show(found: Result, steps: list[Step]) -> None:
         empty = here[1]
         rows: list[tuple[Cell, ...]] = []
         for step in here:
-            read = spread(step.counted)
+            read = _ns(min(step.counted))
             if step is nothing:
-                rows.append((step.name, _ns(read.median), None, None, f"± {read.spread:.1f}", None))
+                rows.append((step.name, read, None, None, f"± {spread(step.counted).spread:.0f}", None))
                 continue
             cost, other = _over(step.counted, nothing.counted), _over(step.uncounted, nothing.uncounted)
-            over_empty = above(step.counted, empty.counted)
-            rows.append(
-                (step.name, _ns(read.median), cost, _ns(over_empty.median), f"± {over_empty.spread:.1f}", other)
-            )
+            over_empty = _over(step.counted, empty.counted)
+            rows.append((step.name, read, cost, over_empty, _in_rounds(step.counted, empty.counted), other))
             if not step.name.startswith("experiment") and hook == _best(steps):
                 bars["a counted call"].append((step.name, cost))
                 bars["a call nobody counts"].append((step.name, other))
-        columns = ("step", "read, ns", "above nothing", "above empty", "±", "getppid above nothing")
+        columns = ("step", "read, ns", "above nothing", "above empty", "(in rounds)", "getppid above nothing")
         found.tables.append(Table(where, columns, rows))
     best = _best(steps)
     if best:
@@ -218,14 +217,20 @@ def _hold(found: Result, steps: list[Step]) -> None:
         "... of that above an empty program": (entry.uncounted, empty.uncounted, 20),
     }
     for what, (samples, base, bar) in pairs.items():
-        median, around = above(samples, base)
-        value = _ns(median) if median > 0 or median < -around else 0.0  # one below the other by less than the noise
-        found.bars.append(Bar(what, value, bar, "ns", in_rounds=f"{median:.1f} ± {around:.1f}"))
+        value = _over(samples, base)
+        if -spread(base).spread < value < 0:
+            value = 0.0  # one below the other by less than the noise
+        found.bars.append(Bar(what, value, bar, "ns", in_rounds=_in_rounds(samples, base)))
 
 
 def _over(samples: list[float], base: list[float]) -> float:
-    """By how much a step is above another, in the same rounds."""
-    return _ns(above(samples, base).median)
+    """By how much the fastest round is above the base's."""
+    return _ns(min(samples) - min(base))
+
+
+def _in_rounds(samples: list[float], base: list[float]) -> str:
+    median, around = above(samples, base)
+    return f"{median:.0f} ± {around:.0f}"
 
 
 def _ns(value: float) -> float:
