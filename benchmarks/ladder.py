@@ -73,7 +73,7 @@ def run(quick: bool) -> Result:
     """Measure every step at every hook that this kernel allows."""
     found = Result(name="ladder", title="What counting a call costs in the kernel", method=METHOD)
     # short batches: one of them is not disturbed
-    rounds, count, batches = (3, 10_000, 15) if quick else (9, 10_000, 31)
+    rounds, count, batches = (3, 10_000, 15) if quick else (15, 10_000, 15)
     steps = list(find_steps(Libbpf(), found.skipped))
     for _, step in interleaved(steps, rounds):
         with step.attach():
