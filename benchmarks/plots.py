@@ -66,7 +66,7 @@ def _lines(axes: Axes, plot: Plot) -> None:
     else:
         axes.set_ylim(bottom=0)
     for axis in (axes.xaxis, axes.yaxis):
-        axis.set_major_formatter(_as_people_read)
+        axis.set_major_formatter(FuncFormatter(_as_people_read))
     axes.set_xlabel(plot.x)
     axes.set_ylabel(plot.y)
 
@@ -87,10 +87,9 @@ def _bars(axes: Axes, plot: Plot) -> None:
         axes.set_xscale("log")
     else:
         axes.axvline(0, color="black", linewidth=0.8)
-    axes.xaxis.set_major_formatter(_as_people_read)
+    axes.xaxis.set_major_formatter(FuncFormatter(_as_people_read))
     axes.set_xlabel(plot.y)
 
 
-@FuncFormatter
 def _as_people_read(value: float, _: int | None = None) -> str:
     return f"{value:,g}"
