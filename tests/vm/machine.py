@@ -90,6 +90,7 @@ def run(kernel: Kernel, job: Job, output: BinaryIO, enough: Callable[[], bool] =
     first = _run_once(kernel, job, output, enough)
     if not first.panics:
         return first
+    (job.share / "console").rename(job.share / "console.panic")
     output.write(f"\nebpfmon: {AGAIN}\n".encode())
     second = _run_once(kernel, job, output, enough)
     return Ended(second.status, time.monotonic() - started, second.trouble, 1 + second.panics)
