@@ -7,11 +7,10 @@ from contextlib import contextmanager
 
 from benchmarks import ladder
 from benchmarks.result import OUT, ROOT
-from ebpfmon import compiler, config, registry
+from ebpfmon import compiler
 from ebpfmon.kernel import attach, features
 from ebpfmon.kernel.bpfobject import BpfObject
 from ebpfmon.kernel.libbpf import Libbpf
-from ebpfmon.loading import wanted_probes
 
 
 @contextmanager
@@ -25,7 +24,7 @@ def attached(libbpf: Libbpf) -> Iterator[int]:
     machine = features.look().machine
     compiled = source.with_name(machine) / "empties.bpf.o"
     compiler.compile_object(source, compiled, machine, ROOT / "bpf")
-    with BpfObject(libbpf, compiled, ladder._kretprobes(libbpf)) as obj:
+    with BpfObject(libbpf, compiled, ladder.kretprobes(libbpf)) as obj:
         obj.load(obj.programs)
         for name in obj.programs:
             obj.attach(name)
@@ -34,9 +33,8 @@ def attached(libbpf: Libbpf) -> Iterator[int]:
 
 def _sections(libbpf: Libbpf) -> list[str]:
     """Where its programs are attached, one by one."""
-    found = registry.discover()
     sections = []
-    for probe, options in wanted_probes(config.check({}, "", found), found, ("app",)):
+    for probe, options in ladder.by_default():
         with attach.load(probe, libbpf, features.look(), options) as loaded:
             taken = {name for choice in loaded.choices if choice.taken for name in choice.taken.programs}
             sections += [loaded.object.section(name) for name in sorted(taken)]

@@ -5,14 +5,13 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from benchmarks import programs
 from benchmarks.result import OUT, ROOT, Bar, Cell, Plot, Result, Table
 from benchmarks.statistics import above, interleaved, significant, spread
-from ebpfmon import LoadMode, Strategy, compiler, registry
-from ebpfmon.attribution import execs
+from ebpfmon import LoadMode, Strategy, compiler, config, registry
 from ebpfmon.errors import KernelError
 from ebpfmon.kernel import attach, features
 from ebpfmon.kernel.attach import LoadOptions
@@ -22,6 +21,7 @@ from ebpfmon.kernel.kretprobes import Kretprobes
 from ebpfmon.kernel.libbpf import Libbpf
 from ebpfmon.kernel.plan import Kernel
 from ebpfmon.kernel.symbols import look_up
+from ebpfmon.loading import Wanted, wanted_probes
 
 SOURCE = Path(__file__).parent / "bpf" / "ladder.bpf.c"
 HOOKS = {
@@ -119,20 +119,23 @@ def _whole_probes(libbpf: Libbpf, hook: str, strategy: Strategy) -> Iterator[Ste
 
 
 @contextmanager
-def everything(libbpf: Libbpf, strategy: Strategy | None = None, mode: LoadMode = LoadMode.ENTRY) -> Iterator[None]:
-    """Every probe, as the default settings have it, and what sees programs start."""
-    on = [probe for probe in registry.discover().probes.values() if probe.settings().enabled]
+def everything(libbpf: Libbpf, strategy: Strategy) -> Iterator[None]:
+    """Every probe that is on by default, and what sees programs start; by another strategy where one has not this."""
     with ExitStack() as stack:
-        for probe in (*on, execs.PROBE):
-            options = LoadOptions(strategy=strategy, mode=mode, setup=probe.setup(probe.settings()))
+        for probe, options in by_default():
             try:
-                stack.enter_context(attach.load(probe, libbpf, features.look(), options))
-            except KernelError:
-                if strategy is None:
-                    raise
-                options = LoadOptions(mode=mode, setup=probe.setup(probe.settings()))
-                stack.enter_context(attach.load(probe, libbpf, features.look(), options))
+                loaded = attach.load(probe, libbpf, features.look(), replace(options, strategy=strategy))
+            except KernelError:  # which has closed its set-up
+                again = replace(options, setup=probe.setup(probe.settings()))
+                loaded = attach.load(probe, libbpf, features.look(), again)
+            stack.enter_context(loaded)
         yield
+
+
+def by_default() -> Iterator[Wanted]:
+    """What the daemon loads with its default settings."""
+    found = registry.discover()
+    return wanted_probes(config.check({}, "", found), found, ("app",))
 
 
 def compile_ladder() -> Path:
@@ -148,8 +151,8 @@ def compile_ladder() -> Path:
 @contextmanager
 def attached(libbpf: Libbpf, compiled: Path, program: str) -> Iterator[BpfObject]:
     """One program of the ladder, attached."""
-    kretprobes = _kretprobes(libbpf) if "kretprobe" in program else None
-    with BpfObject(libbpf, compiled, kretprobes) as obj:
+    of_returns = kretprobes(libbpf) if "kretprobe" in program else None
+    with BpfObject(libbpf, compiled, of_returns) as obj:
         data, knobs = obj.rodata(), Btf(obj.btf()).variables(".rodata")
         for knob in ("cfg_rows", "cfg_gather"):
             offset, size = knobs[knob]
@@ -159,7 +162,7 @@ def attached(libbpf: Libbpf, compiled: Path, program: str) -> Iterator[BpfObject
         yield obj
 
 
-def _kretprobes(libbpf: Libbpf) -> Kretprobes | None:
+def kretprobes(libbpf: Libbpf) -> Kretprobes | None:
     """As the loader makes them: None where the kernel itself has room for all."""
     look = features.look()
     with look_up(libbpf) as symbols:

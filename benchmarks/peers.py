@@ -12,9 +12,8 @@ from benchmarks.watch import load
 METHOD = (
     "They run in turn over so many idle processes, once a second, each as its own defaults have it; what it writes is "
     "read at once, and who must be asked is asked once a second. CPU time is that of its process and of the "
-    "children that it has waited for, its start left out, scaled to 30 s (a core has 30 s): of the cheapest round, as "
-    'what else runs can only add to it. What the programs of those that use eBPF cost the others is in "What it '
-    'costs the others".'
+    "children that it has waited for, its start left out, scaled to 30 s (a core has 30 s), of the median round. "
+    'What the programs of those that use eBPF cost the others is in "What it costs the others".'
 )
 _OURS = "ebpfmon"
 _BARS = {1_000: 1 / 10, 5_000: 1 / 40}

@@ -3,12 +3,6 @@
 #ifndef EXPERIMENTS_BPF_H
 #define EXPERIMENTS_BPF_H
 
-static __always_inline void count(struct ladder_counters *n, __u64 bytes)
-{
-	__sync_fetch_and_add(&n->calls, 1);
-	__sync_fetch_and_add(&n->bytes, bytes);
-}
-
 /* ---- a row, found in the table for each call ---- */
 
 /* Totals beside the row. */
@@ -18,9 +12,7 @@ static __always_inline int step_row_and_totals(__u64 bytes)
 
 	if (ladder_without_row(&to, interval_side(), false))
 		count(to.n, bytes);
-	if (ladder_slots(&to))
-		count(to.n, bytes);
-	return 0;
+	return ladder_slots(&to) ? count(to.n, bytes) : 0;
 }
 
 /* The side's map is named in the program, not looked up in a map of maps: the kernel then calls the hash table's own
@@ -36,9 +28,7 @@ static __always_inline int step_named_map(__u64 bytes)
 	if (!row)
 		row = side ? ladder_new_row(&ladder_rows_1, &key, 0, CURRENT_TASK(), CURRENT_IS_TYPED) :
 			     ladder_new_row(&ladder_rows_0, &key, 0, CURRENT_TASK(), CURRENT_IS_TYPED);
-	if (row)
-		count(&row->n, bytes);
-	return 0;
+	return row ? count(&row->n, bytes) : 0;
 }
 
 /* ... and a key of 8 bytes, where there are 16. (A start alone does not tell processes apart that two CPUs began in the
@@ -61,9 +51,7 @@ static __always_inline int step_short_key(__u64 bytes)
 		bpf_map_update_elem(&ladder_short, &key.start_ns, &fresh, BPF_NOEXIST);
 		row = bpf_map_lookup_elem(&ladder_short, &key.start_ns);
 	}
-	if (row)
-		count(&row->n, bytes);
-	return 0;
+	return row ? count(&row->n, bytes) : 0;
 }
 
 /* The row in the task's own storage: no hash. Nobody could drain such rows but by walking over all tasks. */
@@ -79,9 +67,7 @@ static __always_inline int step_task_storage(__u64 bytes)
 	struct ladder_row *row = bpf_task_storage_get(&ladder_of_task, bpf_get_current_task_btf(), 0,
 						      BPF_LOCAL_STORAGE_GET_F_CREATE);
 
-	if (row)
-		count(&row->n, bytes);
-	return 0;
+	return row ? count(&row->n, bytes) : 0;
 }
 
 /* Each CPU remembers the last process and the place of its row in an array, which a lookup finds without a hash. */
@@ -120,9 +106,7 @@ static __always_inline int step_last_row(__u64 bytes)
 	}
 	place = last->place;
 	row = bpf_map_lookup_elem(&ladder_places, &place);
-	if (row)
-		count(&row->n, bytes);
-	return 0;
+	return row ? count(&row->n, bytes) : 0;
 }
 
 /* ---- a row, gathered by each CPU ---- */
@@ -163,8 +147,7 @@ static __always_inline int step_gathered_side_in_map(__u64 bytes)
 	if ((own->key.start_ns != key.start_ns || own->key.tgid != key.tgid || own->key.exec_id != key.exec_id) &&
 	    !ladder_turn(own, side))
 		return 0;
-	count(&own->row.n, bytes);
-	return 0;
+	return count(&own->row.n, bytes);
 }
 
 /* Totals beside what is gathered. */
@@ -174,9 +157,7 @@ static __always_inline int step_gathered_and_totals(__u64 bytes)
 
 	if (ladder_without_row(&to, interval_side(), false))
 		count(to.n, bytes);
-	if (ladder_slots_in_task(&to))
-		count(to.n, bytes);
-	return 0;
+	return ladder_slots_in_task(&to) ? count(to.n, bytes) : 0;
 }
 
 #endif

@@ -18,37 +18,32 @@ static __always_inline int step_empty(__u64 bytes)
 	return 0;
 }
 
+static __always_inline int count(struct ladder_counters *n, __u64 bytes)
+{
+	__sync_fetch_and_add(&n->calls, 1);
+	__sync_fetch_and_add(&n->bytes, bytes);
+	return 0;
+}
+
 static __always_inline int step_totals(__u64 bytes)
 {
 	struct ladder_slots to;
 
-	if (!ladder_without_row(&to, interval_side(), false))
-		return 0;
-	ADD(&to, calls, 1);
-	ADD(&to, bytes, bytes);
-	return 0;
+	return ladder_without_row(&to, interval_side(), false) ? count(to.n, bytes) : 0;
 }
 
 static __always_inline int step_row(__u64 bytes)
 {
 	struct ladder_slots to;
 
-	if (!ladder_slots(&to))
-		return 0;
-	ADD(&to, calls, 1);
-	ADD(&to, bytes, bytes);
-	return 0;
+	return ladder_slots(&to) ? count(to.n, bytes) : 0;
 }
 
 static __always_inline int step_gathered(__u64 bytes)
 {
 	struct ladder_slots to;
 
-	if (!ladder_slots_in_task(&to))
-		return 0;
-	ADD(&to, calls, 1);
-	ADD(&to, bytes, bytes);
-	return 0;
+	return ladder_slots_in_task(&to) ? count(to.n, bytes) : 0;
 }
 
 #include "experiments.bpf.h"
