@@ -110,6 +110,9 @@ class Monitor(RunningDaemon):
             "sinks": [],
         }
         super().__init__(wanted)
+        asked_for = self.settings.ebpfmon.attach
+        self.may_miss = asked_for == "trampoline" and features.look().preemptible is not False
+        """Whether programs were asked for that this kernel preempts: it leaves out some of their runs, and says so."""
 
     def rows(self, table: str = "process") -> np.ndarray:
         """All rows of a table so far, of all intervals."""
@@ -120,15 +123,26 @@ class Monitor(RunningDaemon):
         return counted(self.rows(), tgid)
 
     def until_gone(self, tgids: Callable[[], np.ndarray], tasks: int) -> None:
-        """Wait until so many tasks of these processes have exited, and were released a moment later."""
+        """Wait until so many tasks of these processes, which have ended, were seen to exit and were released a moment
+        later; where such a run may be left out, long enough."""
         releases = tasks if RELEASES_ARE_SEEN else 0
+        enough = len(self.snapshots) + 3
 
         def gone() -> bool:
             rows = self.rows()
             own = rows[np.isin(rows["tgid"], tgids())]
-            return bool(own["tasks_exited"].sum() >= tasks and own["tasks_released"].sum() >= releases)
+            seen = bool(own["tasks_exited"].sum() >= tasks and own["tasks_released"].sum() >= releases)
+            return seen or (self.may_miss and len(self.snapshots) >= enough)
 
         self.until(gone)
+
+    def assert_counts(self, found: Mapping[str, int], wanted: Mapping[str, int]) -> None:
+        """Every counter is exactly right, or what nobody could count is said to be missing."""
+        if self.may_miss and any(found[name] != wanted[name] for name in wanted):
+            assert all(found[name] <= wanted[name] for name in wanted), (found, wanted)
+            assert not all(s.complete for s in self.snapshots), (found, wanted)
+        else:
+            assert_counts(found, wanted)
 
 
 def assert_counts(found: Mapping[str, int], wanted: Mapping[str, int]) -> None:
