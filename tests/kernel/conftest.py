@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,6 +9,7 @@ import pytest
 
 from ebpfmon.kernel import features
 from tests.kernel import namespaces
+from tests.kernel.programs import program
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -20,15 +19,15 @@ def permission() -> None:
 
 
 @pytest.fixture(scope="session")
-def workload(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def workload() -> Path:
     """The workload, compiled."""
-    return _compiled("workload", tmp_path_factory)
+    return program("workload")
 
 
 @pytest.fixture(scope="session")
-def traffic(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def traffic() -> Path:
     """The traffic program, compiled."""
-    return _compiled("traffic", tmp_path_factory)
+    return program("traffic")
 
 
 @pytest.fixture
@@ -36,11 +35,3 @@ def pair() -> Iterator[namespaces.Pair]:
     """Two network namespaces with a cable between them."""
     with namespaces.pair() as found:
         yield found
-
-
-def _compiled(name: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    compiler = shutil.which("gcc") or shutil.which("clang")
-    assert compiler, "tests/kernel needs gcc or clang"
-    program, source = tmp_path_factory.mktemp(name) / name, Path(__file__).with_name(f"{name}.c")
-    subprocess.run([compiler, "-O1", "-Wall", "-Werror", "-static", "-pthread", "-o", program, source], check=True)
-    return program

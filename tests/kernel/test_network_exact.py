@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from socket import AF_INET, AF_INET6, SOCK_DGRAM, AddressFamily, socket
@@ -48,8 +48,10 @@ def test_every_call_is_counted_and_every_byte(
 ) -> None:
     if cannot(attach, record_property):
         return
-    # where each takes long, and the modes differ in what is an error alone
-    addresses = ADDRESSES[:1] if mode is LoadMode.ENTRY and "EBPFMON_CELL" in os.environ else ADDRESSES
+    addresses: Sequence[str] = ADDRESSES
+    if "EBPFMON_CELL" in os.environ:
+        # where each takes long: IPv6 has programs of its own, and the modes differ in what is an error alone
+        addresses = ADDRESSES[: 1 if mode is LoadMode.ENTRY else 3 if attach == "auto" else 2]
     assert_counted_exactly(traffic, {"ebpfmon": {"load_mode": mode, "attach": attach}}, mode, addresses=addresses)
 
 

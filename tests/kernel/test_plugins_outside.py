@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 
 from tests.kernel.strangers import amounts, programs, running
-from tests.unit.test_plugins_d_stream import Netdata
+from tests.unit.netdata import Netdata
 
 pytestmark = pytest.mark.timeout(300)  # programs are compiled, environments made: a busy machine takes its time
 ROOT = Path(__file__).parents[2]

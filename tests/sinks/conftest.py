@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import shutil
-import subprocess
 from pathlib import Path
 
 import pytest
 
 from ebpfmon.kernel import features
+from tests.kernel.programs import program
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -18,11 +17,6 @@ def permission() -> None:
 
 
 @pytest.fixture(scope="session")
-def workload(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def workload() -> Path:
     """The workload of tests/kernel, compiled."""
-    compiler = shutil.which("gcc") or shutil.which("clang")
-    assert compiler, "tests/sinks needs gcc or clang"
-    program = tmp_path_factory.mktemp("workload") / "workload"
-    source = Path(__file__).parents[1] / "kernel" / "workload.c"
-    subprocess.run([compiler, "-O1", "-static", "-pthread", "-o", program, source], check=True)
-    return program
+    return program("workload")

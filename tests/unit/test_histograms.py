@@ -19,10 +19,10 @@ from ebpfmon_sinks.http_json.metrics import render as metrics
 from ebpfmon_sinks.log import LogSettings, render
 from ebpfmon_sinks.plugins_d_stream import Stream
 from ebpfmon_sinks.statsd import Names, StatsdSettings, form
+from tests.unit.netdata import Netdata
 from tests.unit.support import snapshot
 from tests.unit.test_http_metrics import parsed
 from tests.unit.test_model import SCHEMA
-from tests.unit.test_plugins_d_stream import Netdata
 
 KIT = (Path(__file__).parents[2] / "bpf" / "ebpfmon.bpf.h").read_text()
 TIMES = Buckets.log2("latency", 4, 0.5, "microseconds", sum="call_ns", sum_units="nanoseconds")

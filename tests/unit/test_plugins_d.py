@@ -20,8 +20,9 @@ from ebpfmon.config import check
 from ebpfmon.registry import discover
 from ebpfmon_sinks import plugins_d
 from ebpfmon_sinks.plugins_d import Pace, PluginsDSettings, PluginsDSink
+from tests.unit.netdata import Netdata
 from tests.unit.support import chart, snapshot, values
-from tests.unit.test_plugins_d_stream import IO, READ, Netdata
+from tests.unit.test_plugins_d_stream import IO, READ
 
 LIMIT_S = 20.0
 

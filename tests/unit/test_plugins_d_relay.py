@@ -14,8 +14,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.unit.netdata import Netdata
 from tests.unit.test_plugins_d import LIMIT_S, connected, run, second, sink_of, until
-from tests.unit.test_plugins_d_stream import Netdata
 
 RUN_RELAY = "import os, sys; from ebpfmon_sinks.relay import main; sys.exit(main(sys.argv[1:], os.environ))"
 

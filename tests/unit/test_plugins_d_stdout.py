@@ -14,9 +14,10 @@ import pytest
 from ebpfmon import SinkError, SinkGoneError
 from ebpfmon_sinks import plugins_d
 from ebpfmon_sinks.plugins_d import PluginsDSettings
+from tests.unit.netdata import Netdata
 from tests.unit.support import chart, values
 from tests.unit.test_plugins_d import run, second, until
-from tests.unit.test_plugins_d_stream import READ, Netdata
+from tests.unit.test_plugins_d_stream import READ
 
 
 @contextmanager

@@ -1,0 +1,26 @@
+"""The programs that tests run and watch, compiled from the C beside this."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+HERE = Path(__file__).parent
+BUILT = HERE.parents[1] / "build" / "tests"
+NAMES = ("traffic", "workload")
+
+
+def program(name: str) -> Path:
+    """One of them, compiled again if its source has changed: in an emulated machine that takes ten seconds."""
+    source, built = HERE / f"{name}.c", BUILT / name
+    if built.exists() and built.stat().st_mtime > source.stat().st_mtime:
+        return built
+    compiler = shutil.which("gcc") or shutil.which("clang")
+    assert compiler, "the tests need gcc or clang"
+    BUILT.mkdir(parents=True, exist_ok=True)
+    unfinished = built.with_suffix(f".{os.getpid()}")
+    flags = ("-O1", "-Wall", "-Werror", "-static", "-pthread")
+    subprocess.run([compiler, *flags, "-o", unfinished, source], check=True)
+    return unfinished.replace(built)
