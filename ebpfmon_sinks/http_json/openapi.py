@@ -169,6 +169,7 @@ def _schemas() -> dict[str, Any]:
         "", id="string", family="string", title="string", units="string", scope={"enum": ["system", "apps", "keys"]},
         kind={"enum": ["counter", "level"]}, priority="integer", dimensions=_list(dimension),
     )  # fmt: skip
+    declared["properties"]["buckets"] = {"$ref": f"{_REFS}Snapshot_buckets"}  # of histograms
     process = _object(
         "", tgid="integer", start_ns="integer", exec_id="integer", parent_tgid="integer", uid="integer",
         cgroup_id="integer", comm="string", app=app, **amounts,

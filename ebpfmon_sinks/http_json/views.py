@@ -19,9 +19,9 @@ def snapshot(snapshot: Snapshot) -> bytes:
 
 def charts(snapshot: Snapshot) -> bytes:
     """All charts as they are declared."""
-    return msgspec.json.encode(
-        {"schema": 1, "host": snapshot.host, "charts": [_declared(c.chart) for c in snapshot.charts]}
-    )
+    shown_so = zip(snapshot.charts, to_json(snapshot)["charts"], strict=True)
+    declared = [{**one, **_declared(values.chart)} for values, one in shown_so]
+    return msgspec.json.encode({"schema": 1, "host": snapshot.host, "charts": declared})
 
 
 def chart(snapshot: Snapshot, id: str) -> bytes:
@@ -51,16 +51,8 @@ class NoChartError(QueryError):
 
 
 def _declared(chart: Chart) -> dict[str, Any]:
-    return {
-        "id": chart.id,
-        "family": chart.family,
-        "title": chart.title,
-        "units": chart.units,
-        "scope": chart.scope,
-        "kind": chart.kind,
-        "priority": chart.priority,
-        "dimensions": [_dimension(d) for d in chart.dimensions],
-    }
+    """What a snapshot does not say of a chart, and its dimensions without values."""
+    return {"kind": chart.kind, "priority": chart.priority, "dimensions": [_dimension(d) for d in chart.dimensions]}
 
 
 def _dimension(dimension: Dimension) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import json
 import math
 import re
 import subprocess
@@ -15,7 +16,9 @@ from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 
 from ebpfmon import Buckets, Chart, ChartValues, Dimension, Kind, Scope, Value, histograms, to_json
+from ebpfmon_sinks.http_json import views
 from ebpfmon_sinks.http_json.metrics import render as metrics
+from ebpfmon_sinks.http_json.openapi import document
 from ebpfmon_sinks.log import LogSettings, render
 from ebpfmon_sinks.plugins_d_stream import Stream
 from ebpfmon_sinks.statsd import Names, StatsdSettings, form
@@ -121,6 +124,17 @@ def test_json_has_the_bounds() -> None:
     assert [d["delta"] for d in times["dimensions"]] == [1, 2, 3, 4, 5]
     wrong = {**written, "charts": [{**times, "buckets": {"units": "x"}}]}
     assert not Draft202012Validator(SCHEMA).is_valid(wrong)
+
+
+def test_http_declares_the_bounds_and_says_so_in_its_openapi_document() -> None:
+    given_ = snapshot(charts=[whole(1, 2, 3, 4, 5), whole(1, 2, 3, of=chart(PLAIN))])
+    declared = json.loads(views.charts(given_))
+    openapi = document()
+    said = {**openapi["components"]["schemas"]["Charts"], "components": openapi["components"]}
+    Draft202012Validator(said).validate(declared)
+    assert [c["buckets"] for c in declared["charts"]] == [c["buckets"] for c in to_json(given_)["charts"]]
+    declared["charts"][0]["buckets"] = {"units": "x"}
+    assert not Draft202012Validator(said).is_valid(declared)
 
 
 @pytest.mark.parametrize("as_openmetrics", [False, True])
