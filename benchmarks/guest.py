@@ -7,7 +7,7 @@ from pathlib import Path
 
 import msgspec
 
-from benchmarks import ladder, programs
+from benchmarks import ladder, netdata, programs
 from ebpfmon.kernel.libbpf import Libbpf
 
 COUNT, BATCHES = 1000, 5
@@ -32,7 +32,8 @@ class Found(msgspec.Struct):
 def main() -> None:
     """Every step; the file is written after each, so that a run that is cut short has found something."""
     found = Found([], {})
-    for step in ladder.find_steps(Libbpf(), found.skipped, trial=False):
+    libbpf = Libbpf()
+    for step in (*ladder.find_steps(libbpf, found.skipped, trial=False), *netdata.steps(libbpf)):
         try:
             with step.attach():
                 read, other = (programs.nanoseconds(kind, COUNT, BATCHES) for kind in ("read", "getppid"))

@@ -9,11 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import compare, loads, render, report, result, statistics, watch
+from benchmarks import compare, loads, netdata, render, report, result, statistics, watch
 from benchmarks.guest import Counted, Found
 from benchmarks.instructions import SERIES, _tables
 from benchmarks.monitors import Peer, all_of_them
 from benchmarks.result import Bar, Machine, Plot, Result, Table
+from ebpfmon.kernel.libbpf import Libbpf
 
 MACHINE = Machine("a processor", 2, 8000, "6.1.0", "x86_64", "3.11.2", 0.5, "2026-01-01 00:00 UTC", "abc")
 
@@ -207,3 +208,14 @@ def test_a_number_that_a_tool_did_not_print_is_an_error() -> None:
     assert loads.number(r"reads/s:\s+([\d.]+)", "  reads/s:    12.5") == 12.5
     with pytest.raises(RuntimeError, match="reads/s"):
         loads.number(r"reads/s:\s+([\d.]+)", "usage: sysbench")
+
+
+def test_where_netdatas_source_cannot_be_had_it_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LC_ALL", "C")
+    monkeypatch.setattr(netdata, "_CHECKOUT", tmp_path / "checkout")
+    monkeypatch.setattr(netdata, "_OBJECT", tmp_path / "bpf" / "vfs.bpf.o")
+    monkeypatch.setattr(netdata, "REPOSITORY", str(tmp_path / "nowhere"))
+    assert netdata.build().startswith(f"git: fatal: repository '{tmp_path}/nowhere' does not exist")
+    assert list(netdata.steps(Libbpf())) == []
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert netdata.build() == "git is not installed"
