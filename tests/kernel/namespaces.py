@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import itertools
 import json
-import os
 import shutil
 import subprocess
 import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,12 +27,11 @@ SILENT = {4: "10.66.0.66", 6: "fd00:66::66"}
 """Nobody's addresses, for silence()."""
 
 _LIMIT_S = 20
-_numbers = itertools.count()
 
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """The names of the two namespaces; each has a device `cable` and `lo`, both up."""
+    """The two namespaces, each by its file in /proc; each has a device `cable` and `lo`, both up."""
 
     client: str
     server: str
@@ -49,29 +46,34 @@ def pair() -> Iterator[Pair]:
     """Two namespaces of nobody else, which are gone afterwards. Whoever runs in them must have ended by then."""
     if not shutil.which("ip"):
         pytest.skip("iproute2 is not installed")
-    number = next(_numbers)
-    names = [f"ebpfmon-{os.getpid()}-{number}-{end}" for end in ("client", "server")]
-    made = []
-    try:
-        for name in names:
-            _ip("netns", "add", name)
-            made.append(name)
-        _ip("-n", names[0], "link", "add", "cable", "type", "veth", "peer", "name", "cable", "netns", names[1])
+    with ExitStack() as stack:
+        names = [stack.enter_context(_namespace()) for _ in range(2)]
+        _ip(names[0], "link", "add", "cable", "type", "veth", "peer", "name", "cable", "netns", names[1])
         for name, addresses in zip(names, (CLIENT, SERVER), strict=True):
             for device in ("lo", "cable"):
-                _ip("-n", name, "link", "set", device, "up")
-            _ip("-n", name, "address", "add", f"{addresses[4]}/24", "dev", "cable")
-            _ip("-n", name, "address", "add", f"{addresses[6]}/64", "dev", "cable", "nodad")
+                _ip(name, "link", "set", device, "up")
+            _ip(name, "address", "add", f"{addresses[4]}/24", "dev", "cable")
+            _ip(name, "address", "add", f"{addresses[6]}/64", "dev", "cable", "nodad")
         wait(lambda: all(_is_up(name) for name in names), "the cable to be up")
         yield Pair(*names)
-    finally:
-        for name in made:
-            _ip("netns", "delete", name)
+
+
+@contextmanager
+def _namespace() -> Iterator[str]:
+    """It lasts as long as its `cat`, and has no name: where / is no mount, in a chroot, ip(8) cannot enter by name."""
+    with subprocess.Popen(
+        ("unshare", "--net", "cat"), stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0
+    ) as holder:
+        assert holder.stdin
+        assert holder.stdout
+        holder.stdin.write(b"\n")
+        assert holder.stdout.readline() == b"\n"  # by now it is there
+        yield f"/proc/{holder.pid}/ns/net"
 
 
 def inside(namespace: str, *command: str | Path) -> list[str]:
     """A command as it runs in a namespace; the process that is started is the command's own."""
-    return ["ip", "netns", "exec", namespace, *map(str, command)]
+    return ["nsenter", f"--net={namespace}", *map(str, command)]
 
 
 def write_sysctl(namespace: str, name: str, value: int) -> None:
@@ -83,7 +85,7 @@ def write_sysctl(namespace: str, name: str, value: int) -> None:
 def lose(pair: Pair, sender: str) -> None:
     """From now on 2 % of what this namespace sends are lost."""
     # the queue is long enough for all: what does not get into it was not sent, whatever TcpRetransSegs says
-    netem = ("tc", "-n", sender, "qdisc", "add", "dev", "cable", "root", "netem", "loss", "2%", "limit", "100000")
+    netem = inside(sender, "tc", "qdisc", "add", "dev", "cable", "root", "netem", "loss", "2%", "limit", "100000")
     if not subprocess.run(netem, capture_output=True, timeout=_LIMIT_S).returncode:
         return
     if not shutil.which("nft"):
@@ -96,17 +98,17 @@ def lose(pair: Pair, sender: str) -> None:
 
 def silence(namespace: str, address: str) -> None:
     """Who has this address never answers from now on: what is sent there is for nobody."""
-    _ip("-n", namespace, "neighbour", "replace", address, "dev", "cable", "lladdr", "02:00:00:00:00:66")
+    _ip(namespace, "neighbour", "replace", address, "dev", "cable", "lladdr", "02:00:00:00:00:66")
 
 
 def hear(namespace: str, address: str) -> None:
     """Whoever was silenced may answer."""
-    _ip("-n", namespace, "neighbour", "delete", address, "dev", "cable")
+    _ip(namespace, "neighbour", "delete", address, "dev", "cable")
 
 
 def route(namespace: str, action: str) -> None:
     """`delete` the route between the namespaces as of this one, or `add` it again."""
-    _ip("-n", namespace, "route", action, "10.66.0.0/24", "dev", "cable", "src", CLIENT[4])
+    _ip(namespace, "route", action, "10.66.0.0/24", "dev", "cable", "src", CLIENT[4])
 
 
 def attempts(namespace: str, port: int) -> int:
@@ -215,13 +217,13 @@ def _read(namespace: str, *names: str) -> list[str]:
 
 def _is_up(namespace: str) -> bool:
     """Whether IPv6 has seen that the device is up too: it adds the routes then."""
-    routes = json.loads(_ip("-n", namespace, "-j", "-6", "route", "show", "table", "all"))
-    links = json.loads(_ip("-n", namespace, "-j", "link", "show", "cable"))
+    routes = json.loads(_ip(namespace, "-j", "-6", "route", "show", "table", "all"))
+    links = json.loads(_ip(namespace, "-j", "link", "show", "cable"))
     local = {route["dst"] for route in routes if route.get("dev") == "cable" and "linkdown" not in route["flags"]}
     return "fd00:66::/64" in local and links[0]["operstate"] == "UP"
 
 
-def _ip(*words: str) -> str:
-    done = subprocess.run(("ip", *words), capture_output=True, text=True, timeout=_LIMIT_S)
+def _ip(namespace: str, *words: str) -> str:
+    done = subprocess.run(inside(namespace, "ip", *words), capture_output=True, text=True, timeout=_LIMIT_S)
     assert done.returncode == 0, (words, done.stderr)
     return done.stdout

@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* A known amount of network traffic, for counting: traffic ADDRESS KEY=COUNT ... [server_ns=NAME] [client_ns=NAME]
+/* A known amount of network traffic, for counting: traffic ADDRESS KEY=COUNT ... [server_ns=PATH] [client_ns=PATH]
  *
  * ADDRESS is a local IPv4 or IPv6 literal; at ::ffff:A.B.C.D, the server listens with both protocols on ::, and the
  * client connects an AF_INET6 socket to the mapped address. This process is the client. The server is a fork of it,
- * each in a network namespace of its own if told so (/run/netns/NAME). Both do the same plan in lockstep and wait for
+ * each in a network namespace of its own if told so (/proc/PID/ns/net). Both do the same plan in lockstep and wait for
  * each other by pipes alone: there is no other network call than these, each of which must return what it should.
  * At the end, one line is printed, of names and values: client PID server PID tcp_port PORT udp_port PORT, and where
  * the plan has them: udp_port2 PORT udp_port3 PORT (udp_sendmmsg), refused_port PORT (tcp_refused), child PID (shared)
@@ -272,12 +272,9 @@ static void do_plan(void)
 {
 	const char *network = option(is_client ? "client_ns" : "server_ns");
 	int listener = -1, fd, udp[3];
-	char path[4096];
 
-	if (network) {
-		snprintf(path, sizeof(path), "/run/netns/%s", network);
-		must((fd = open(path, O_RDONLY)) >= 0 && !setns(fd, CLONE_NEWNET), path);
-	}
+	if (network)
+		must((fd = open(network, O_RDONLY)) >= 0 && !setns(fd, CLONE_NEWNET), network);
 	if (is_client) {
 		RETURNS(sizeof(ports), read(from_other, &ports, sizeof(ports)));
 		for (int i = 0; i < 3; i++)
