@@ -17,8 +17,11 @@ from tests.sinks.support import ROOT, Daemon, program, running, traffic, until
 
 JOURNALD = Path("/lib/systemd/systemd-journald")
 SNAPSHOTS = f"MESSAGE_ID={SNAPSHOT_ID}"
-# a /run of its own, in which journald makes its sockets and its journal; it lasts as long as its `cat`
+# a /run of its own, in which journald makes its sockets and its journal; it lasts as long as its `cat`. What is mounted
+# must not be seen outside. unshare(1) would see to that by way of /, which in a chroot is no mount; nsenter(1) leads to
+# the root of the namespace, which is one everywhere
 NAMESPACE = """
+nsenter --mount=/proc/$$/ns/mnt mount --make-rprivate / &&
 mount -t tmpfs none /run && mkdir -p /run/systemd/journald.conf.d /run/log/journal &&
 cd /run/systemd/journald.conf.d && printf '[Journal]\\nStorage=volatile\\nReadKMsg=no\\nAudit=\\n' >test.conf && cd / &&
 echo ready && exec cat
@@ -34,7 +37,7 @@ class Journald:
     """It, and its namespace."""
 
     def __init__(self, holder: int) -> None:
-        self.inside = ["nsenter", "--mount", "--target", str(holder)]
+        self.inside = ["nsenter", "--mount", "--root", "--wd", "--target", str(holder)]
         self._journal = Path("/proc", str(holder), "root/run/log/journal")
         self._socket = Path("/proc", str(holder), "root/run/systemd/journal/socket")
 
@@ -56,7 +59,7 @@ class Journald:
 @pytest.fixture(scope="module")
 def journald() -> Iterator[Journald]:
     program("journalctl", "systemd")
-    command = ["unshare", "--mount", "--propagation", "private", "sh", "-c", NAMESPACE]
+    command = ["unshare", "--mount", "--propagation", "unchanged", "sh", "-c", NAMESPACE]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as holder:
         assert holder.stdout
         assert holder.stdout.readline() == b"ready\n"
