@@ -16,7 +16,6 @@ from typing import TypeVar
 
 import pytest
 
-from ebpfmon_sinks import install_netdata
 from tests.kernel.support import counts_of, work
 from tests.sinks.etsy import LOOPBACKS, Etsy, etsy
 from tests.sinks.netdata import Netdata, netdata
@@ -91,7 +90,7 @@ def watched(workload: Path, where: Path) -> Iterator[Minute]:
         nd = _started(servers, netdata("netdata", statsd=True))
         statsd = _started(servers, etsy(where))
         if isinstance(nd, Netdata):
-            install_netdata.install(directory=nd.where / "plugins", say=lambda line: None)
+            nd.install_relay()
             nd.start()
         sinks = [*_sinks(nd, statsd), {"type": "http_json", "port": port}, _fives(where)]
         settings = f'[apps]\ngroups = "{groups}"\n[plugins.network_viewer]\nips = "*"\n'

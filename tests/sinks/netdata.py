@@ -8,6 +8,7 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 import tempfile
 import urllib.request
 from collections.abc import Iterator
@@ -15,7 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from tests.sinks.support import free_ports, program, until
+from tests.sinks.support import ROOT, free_ports, program, until
 
 CONFIG = """\
 [global]
@@ -87,6 +88,12 @@ class Netdata:
     def socket(self) -> Path:
         """Where its relay looks for the daemon."""
         return self.where / "run" / "ebpfmon" / "plugins.d.sock"
+
+    def install_relay(self) -> None:
+        """By `ebpfmon install netdata`, of a copy that Netdata's user can read: this tree may be in somebody's home."""
+        shutil.copytree(ROOT / "ebpfmon_sinks", self.where / "ebpfmon_sinks")
+        command = [sys.executable, "-m", "ebpfmon", "install", "netdata", "--directory", str(self.where / "plugins")]
+        subprocess.run(command, cwd=self.where, check=True)
 
     def start(self) -> None:
         with (self.where / "netdata.out").open("ab") as out:

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 
-from ebpfmon_sinks import install_netdata
 from tests.sinks.netdata import Netdata, netdata
 from tests.sinks.plugins_d_values import compare, poll
 from tests.sinks.support import ROOT, Daemon, traffic, until
@@ -29,7 +28,7 @@ def check(at: Netdata, daemon: Daemon) -> None:
 @pytest.mark.timeout(300)
 def test_when_the_daemon_or_netdata_is_killed_all_goes_on_with_the_next_one(tmp_path: Path) -> None:
     with netdata("netdata") as at:
-        install_netdata.install(directory=at.where / "plugins", say=lambda line: None)
+        at.install_relay()
         first, second = (Daemon(tmp_path, [{"type": "plugins_d", "socket": str(at.socket)}], name=n) for n in "ab")
         at.start()
         with traffic(tmp_path):
