@@ -68,7 +68,8 @@ class Running:
         self.lines: list[tuple[float, bytes]] = []
         self.said: list[bytes] = []
         self._came = threading.Condition()
-        self._readers = [threading.Thread(target=self._read_errors, daemon=True)]
+        self._errors = threading.Thread(target=self._read_errors, daemon=True)
+        self._readers = [self._errors]
         if monitor.writes:
             self._readers.append(threading.Thread(target=self._read, daemon=True))
         for reader in self._readers:
@@ -93,6 +94,8 @@ class Running:
 
     def last_words(self) -> str:
         """The last line that it wrote to standard error."""
+        if self.ended:  # what it said last may still be on its way
+            self._errors.join(ENDS_S)
         return self.said[-1].decode(errors="replace").strip() if self.said else ""
 
     def measure(self, seconds: float) -> Cost:
