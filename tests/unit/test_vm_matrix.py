@@ -261,6 +261,7 @@ def test_every_cell_is_run_under_each_of_its_kernels_and_the_table_shows_it(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(fetch, "fetch", lambda series: fetch.Kernel(series, f"{series}.1", tmp_path))
     monkeypatch.setattr(matrix, "strategies", dict)
+    monkeypatch.setattr(matrix, "_compile", lambda: None)
     monkeypatch.setattr("signal.signal", lambda *_: None)
     monkeypatch.setattr(matrix.Matrix, "run", run)
     assert matrix.main((), (), 1) == 0
