@@ -12,7 +12,7 @@ from collections.abc import Callable
 from benchmarks import render, report, result
 from benchmarks.result import Result
 
-PIECES = ("ladder", "start", "seen", "baseline", "scale", "workloads", "peers")
+PIECES = ("ladder", "transfers", "start", "seen", "baseline", "scale", "workloads", "peers")
 """In the order in which `make bench` runs them. Each is a module with `run(quick)`."""
 SLOW = ("instructions",)
 """Only when they are asked for."""

@@ -10,18 +10,19 @@ from pathlib import Path
 
 import msgspec
 
-from benchmarks import ladder, netdata, programs
+from benchmarks import ladder, netdata, programs, transfers
 from benchmarks.guest import Counted, Found
 from benchmarks.result import OUT, Bar, Cell, Plot, Result, Table
 from tests.vm import fetch, machine
 
 SERIES = ("6.1", "6.12", "7.2")
 METHOD = (
-    "Each kernel runs in QEMU, emulated (`-icount shift=0,sleep=off`, one CPU, mitigations off): a nanosecond of "
-    "the guest's is an instruction, so a figure is the same in every run. There every step of the ladder is "
-    "attached, while a program reads one byte of /dev/zero and calls getppid(2). These are instructions, not time: "
-    "what a locked instruction, a cache miss or a retpoline takes is not in them. Netdata's own programs are compiled "
-    "from its source; two of them are attached to vfs_read(), as its plugin does, with apps enabled."
+    "Each kernel runs in QEMU, emulated (`-icount shift=0,sleep=off`, one CPU, mitigations off): a nanosecond of the "
+    "guest's is an instruction, so a figure is the same in every run. There every step of the ladder is attached, "
+    "while a program reads one byte of /dev/zero and calls getppid(2), and the network viewer, while it sends and "
+    "receives a byte. These are instructions, not time: what a locked instruction, a cache miss or a retpoline takes "
+    "is not in them. Netdata's own programs are compiled from its source; two of them are attached to vfs_read(), as "
+    "its plugin does, with apps enabled."
 )
 _MINUTES = 20
 
@@ -90,6 +91,8 @@ def _tables(series: str, found: Found) -> list[Table]:
         ]  # fmt: skip
         columns = ("step", "read", "above nothing", "above empty", "getppid above nothing")
         tables.append(Table(f"Linux {series}: {where}", columns, rows))
+    if found.transfers:
+        tables.append(transfers.table(f"Linux {series}: a send and a receive", found.transfers))
     return tables
 
 

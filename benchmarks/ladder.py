@@ -119,7 +119,7 @@ def _whole_probes(libbpf: Libbpf, hook: str, strategy: Strategy) -> Iterator[Ste
 
 
 @contextmanager
-def everything(libbpf: Libbpf, strategy: Strategy) -> Iterator[None]:
+def everything(libbpf: Libbpf, strategy: Strategy | None) -> Iterator[None]:
     """Every probe that is on by default, and what sees programs start; by another strategy where one has not this."""
     with ExitStack() as stack:
         for probe, options in by_default():

@@ -9,7 +9,7 @@ from benchmarks import render
 from benchmarks.result import OUT, Machine, Plot, Result, load
 
 HERE = Path(__file__).parent
-ORDER = ("ladder", "instructions", "start", "seen", "baseline", "peers", "workloads", "scale")
+ORDER = ("ladder", "transfers", "instructions", "start", "seen", "baseline", "peers", "workloads", "scale")
 EXPERIMENTS = HERE / "experiments.md"
 """What was tried to make it cheaper, by hand: what a measurement alone does not tell."""
 _HEAD = """# What ebpfmon costs

@@ -154,7 +154,7 @@ def test_the_report_has_all_pieces_with_what_is_bad_and_what_is_missing(tmp_path
     assert "only roughly: ladder." in written
     assert "- Linux 6.1.0 (x86_64), a processor, 2 CPUs" in written
     assert "  - `scale`: 2026-01-01 00:00 UTC, commit abc, load 0.5 before it began" in written
-    assert "neither here nor below: instructions, start, seen, baseline, peers, workloads." in written
+    assert "neither here nor below: transfers, instructions, start, seen, baseline, peers, workloads." in written
     assert "![A plot](plots/p.svg)" in written
     assert "**A table**" in written
 

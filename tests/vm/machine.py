@@ -24,7 +24,8 @@ from tests.vm.initramfs import cpio
 HERE = Path(__file__).parent
 CPUS, MEMORY = 2, "2560M"  # two, as one CPU shows no mistake with per-CPU tables
 _KERNEL_ARGUMENTS = (
-    "console=ttyS0 quiet loglevel=4 panic=-1 "  # at a panic the machine ends, and so does QEMU
+    "console=ttyS0 quiet loglevel=4 panic=-1 "  # at a panic the machine ends, and so does QEMU ...
+    "oops=panic softlockup_panic=1 watchdog_thresh=30 "  # ... as it does where it would hang until its time is over
     "mitigations=off nokaslr audit=0 no_timer_check random.trust_cpu=on "  # what would only make it slower
     "clocksource=tsc tsc=reliable "  # the other clock is a device, of which all CPUs wait for each other
     "init_on_alloc=0"  # 5.10 takes 1 MB for each 4 kB that it reads over 9p: cleared, that is five times slower
