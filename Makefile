@@ -43,7 +43,7 @@ profile: ready-bench ## where a daemon's CPU time goes, as a flame graph; ARGS='
 	@.venv/bin/python -m benchmarks.profiler $(ARGS)
 
 clean: ## remove all that was built here, .venv too; Debian packages stay
-	@rm -rf .venv build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis plugins/*/objects ebpfmon/attribution/objects
+	@rm -rf .venv build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis plugins/*/objects ebpfmon/grouping/objects
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 ready-bpf ready-run ready-test ready-vm ready-bench: ready-%:

@@ -10,8 +10,8 @@ from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
 
 class CompileBpf(BuildHookInterface):  # type: ignore[type-arg]  # hatchling's own annotation is for its builders
-    """Runs `ebpfmon/compiler.py`, which needs nothing but clang and libbpf's headers."""
+    """Runs `ebpfmon/kernel/compiler.py`, which needs nothing but clang and libbpf's headers."""
 
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:
-        compiler = runpy.run_path(str(Path(self.root) / "ebpfmon" / "compiler.py"))
+        compiler = runpy.run_path(str(Path(self.root) / "ebpfmon" / "kernel" / "compiler.py"))
         compiler["compile_all"](Path(self.root))

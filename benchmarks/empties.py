@@ -7,8 +7,7 @@ from contextlib import contextmanager
 
 from benchmarks import ladder
 from benchmarks.result import OUT, ROOT
-from ebpfmon import compiler
-from ebpfmon.kernel import attach, features
+from ebpfmon.kernel import attach, compiler, features
 from ebpfmon.kernel.bpfobject import BpfObject
 from ebpfmon.kernel.libbpf import Libbpf
 

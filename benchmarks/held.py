@@ -13,7 +13,7 @@ from pathlib import Path
 from benchmarks.rows import fill, loaded
 from benchmarks.stages import Stages
 from benchmarks.watch import in_kernel
-from ebpfmon import registry
+from ebpfmon.plugins import registry
 
 _TICKS = 3
 

@@ -11,9 +11,11 @@ from pathlib import Path
 from benchmarks import programs
 from benchmarks.result import OUT, ROOT, Bar, Cell, Plot, Result, Table
 from benchmarks.statistics import above, interleaved, significant, spread
-from ebpfmon import LoadMode, Strategy, compiler, config, registry
+from ebpfmon import LoadMode, Strategy
+from ebpfmon.config import settings as config
+from ebpfmon.daemon.probes import Wanted, wanted_probes
 from ebpfmon.errors import KernelError
-from ebpfmon.kernel import attach, features
+from ebpfmon.kernel import attach, compiler, features
 from ebpfmon.kernel.attach import LoadOptions
 from ebpfmon.kernel.bpfobject import BpfObject
 from ebpfmon.kernel.btf import Btf
@@ -21,7 +23,7 @@ from ebpfmon.kernel.kretprobes import Kretprobes
 from ebpfmon.kernel.libbpf import Libbpf
 from ebpfmon.kernel.plan import Kernel
 from ebpfmon.kernel.symbols import look_up
-from ebpfmon.loading import Wanted, wanted_probes
+from ebpfmon.plugins import registry
 
 SOURCE = Path(__file__).parent / "bpf" / "ladder.bpf.c"
 HOOKS = {

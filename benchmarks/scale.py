@@ -16,10 +16,11 @@ from benchmarks.result import OUT, Bar, Cell, Plot, Result, Table
 from benchmarks.rows import GROUPS, fill, loaded
 from benchmarks.stages import Stages, Took
 from benchmarks.statistics import interleaved, quick, significant
-from ebpfmon import Probe, Scope, registry
-from ebpfmon.flow.keyed import Keyed
+from ebpfmon import Probe, Scope
 from ebpfmon.kernel import tables
 from ebpfmon.kernel.attach import LoadedProbe
+from ebpfmon.pipeline.keyed import Keyed
+from ebpfmon.plugins import registry
 
 METHOD = (
     "Rows are put into a real table of the kernel, as so many active processes or destinations would, and taken out "

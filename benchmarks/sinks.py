@@ -15,13 +15,14 @@ from pathlib import Path
 from benchmarks.result import OUT, Cell, Table
 from benchmarks.rows import harvested, loaded
 from benchmarks.statistics import spread
-from ebpfmon import Probe, Scope, SinkSettings, Snapshot, registry
-from ebpfmon.attribution.lookup import Found
-from ebpfmon.attribution.naming import ByProcess
-from ebpfmon.flow.accounting import Accounting
-from ebpfmon.flow.applications import Applications
-from ebpfmon.flow.attribution import Attribution
-from ebpfmon.model import TableHarvest
+from ebpfmon import Probe, Scope, SinkSettings, Snapshot
+from ebpfmon.grouping.lookup import Found
+from ebpfmon.grouping.naming import ByProcess
+from ebpfmon.model.everything import TableHarvest
+from ebpfmon.pipeline.accounting import Accounting
+from ebpfmon.pipeline.applications import Applications
+from ebpfmon.pipeline.attribute import Attribution
+from ebpfmon.plugins import registry
 
 _COPIES = (2, 4, 8)
 _COPIES_OVER = 1_000  # rows

@@ -6,12 +6,12 @@ import time
 from typing import NamedTuple
 
 from ebpfmon import Probe, Scope
-from ebpfmon.attribution.lookup import Found
-from ebpfmon.attribution.naming import ByProcess
-from ebpfmon.flow.accounting import Accounting
-from ebpfmon.flow.applications import Applications
-from ebpfmon.flow.attribution import Attribution
+from ebpfmon.grouping.lookup import Found
+from ebpfmon.grouping.naming import ByProcess
 from ebpfmon.kernel.tables import Table
+from ebpfmon.pipeline.accounting import Accounting
+from ebpfmon.pipeline.applications import Applications
+from ebpfmon.pipeline.attribute import Attribution
 
 
 class Took(NamedTuple):

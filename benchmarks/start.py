@@ -162,7 +162,16 @@ for name in sys.argv[1:]:
 
 def _imports() -> Table:
     """What each import adds, in the order in which they come."""
-    names = ["dataclasses", "logging", "msgspec", "numpy", "importlib.metadata", "pluggy", "ebpfmon.cli", "asyncio"]
+    names = [
+        "dataclasses",
+        "logging",
+        "msgspec",
+        "numpy",
+        "importlib.metadata",
+        "pluggy",
+        "ebpfmon.cli.main",
+        "asyncio",
+    ]
     names += ["ebpfmon_sinks.log", "ebpfmon_sinks.statsd", "ebpfmon_sinks.plugins_d", "ebpfmon_network_viewer"]
     names += ["ssl", "aiohttp", "prometheus_client"]
     done = subprocess.run(

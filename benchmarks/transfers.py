@@ -11,10 +11,11 @@ import msgspec
 from benchmarks import empties, ladder, programs
 from benchmarks.result import Cell, Result, Table
 from benchmarks.statistics import interleaved
-from ebpfmon import Strategy, registry
+from ebpfmon import Strategy
 from ebpfmon.kernel import attach, features
 from ebpfmon.kernel.attach import LoadedProbe, LoadOptions
 from ebpfmon.kernel.libbpf import Libbpf
+from ebpfmon.plugins import registry
 
 KINDS = ("tcp", "udp")
 METHOD = (

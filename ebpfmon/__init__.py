@@ -5,10 +5,8 @@ A probe: `Probe`, `Chart`, `Dimension`, `Buckets`, `Kind`, `ProbeSettings`, `Set
 authors test with is in `ebpfmon.testing`.
 """
 
-from ebpfmon.bucketed import Histogram, histograms
 from ebpfmon.errors import EbpfmonError, KernelError, PluginError, SettingsError, SinkError, SinkGoneError
-from ebpfmon.hookspecs import hookimpl
-from ebpfmon.model import (
+from ebpfmon.model.everything import (
     API_VERSION,
     Buckets,
     Chart,
@@ -30,6 +28,8 @@ from ebpfmon.model import (
     Value,
     to_json,
 )
+from ebpfmon.model.histogram import Histogram, histograms
+from ebpfmon.plugins.hookspecs import hookimpl
 
 __version__ = "0.1.0"
 

@@ -2,6 +2,6 @@
 
 import sys
 
-from ebpfmon.cli import main
+from ebpfmon.cli.main import main
 
 sys.exit(main())

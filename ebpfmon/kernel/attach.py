@@ -23,7 +23,7 @@ from ebpfmon.kernel.objects import locate, read_spec
 from ebpfmon.kernel.plan import Choice, Kernel, Plan
 from ebpfmon.kernel.symbols import Symbols, look_up
 from ebpfmon.kernel.tables import INTERVAL, Interval, Table, find_tables
-from ebpfmon.model import Loader, LoadMode, Probe, Setup, Strategy
+from ebpfmon.model.everything import Loader, LoadMode, Probe, Setup, Strategy
 
 NO_SETUP = Setup()
 

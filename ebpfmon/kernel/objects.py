@@ -17,7 +17,7 @@ from ebpfmon.errors import ObjectError
 from ebpfmon.kernel.bpfobject import BpfObject
 from ebpfmon.kernel.btf import Btf
 from ebpfmon.kernel.tables import find_tables
-from ebpfmon.model import LoadMode, Probe, Strategy
+from ebpfmon.model.everything import LoadMode, Probe, Strategy
 
 MODES = frozenset(LoadMode)
 ARCHITECTURES = ("x86_64", "aarch64")

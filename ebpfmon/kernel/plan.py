@@ -15,7 +15,7 @@ from ebpfmon.kernel.kretprobes import MAXACTIVE
 from ebpfmon.kernel.objects import Candidate, ObjectSpec
 from ebpfmon.kernel.symbols import Symbols
 from ebpfmon.kernel.tables import find_tables, set_table_size
-from ebpfmon.model import LoadMode, Probe, Setup, Strategy
+from ebpfmon.model.everything import LoadMode, Probe, Setup, Strategy
 
 # what a kernel answers when it does not know a kind of program at all, rather than this one
 _ENOTSUPP = 524  # not in errno(3), but the kernel's answer all the same

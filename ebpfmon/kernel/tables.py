@@ -16,7 +16,7 @@ from ebpfmon.errors import KernelError, ObjectError
 from ebpfmon.kernel.bpfobject import BpfObject
 from ebpfmon.kernel.btf import Btf
 from ebpfmon.kernel.libbpf import check
-from ebpfmon.model import TableHarvest
+from ebpfmon.model.everything import TableHarvest
 
 _PERCPU_ARRAY, _ARRAY_OF_MAPS = 6, 12  # enum bpf_map_type
 _OVERFLOW = "overflow"

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from ebpfmon.model import Chart, ChartValues, Dimension, Kind, Owners, Snapshot, TableHarvest, Value
+from ebpfmon.model.everything import Chart, ChartValues, Dimension, Kind, Owners, Snapshot, TableHarvest, Value
 
 PROCESS_IDENTITY = [
     ("start_ns", "u8"), ("tgid", "u4"), ("exec_id", "u4"), ("cgroup_id", "u8"), ("parent_tgid", "u4"), ("uid", "u4"),

@@ -8,14 +8,14 @@ from typing import Self
 
 import numpy as np
 
+from ebpfmon.daemon.probes import load_one
 from ebpfmon.errors import KernelError
-from ebpfmon.flow.harvest import Harvester
-from ebpfmon.flow.scheduler import SystemClock
 from ebpfmon.kernel import features
 from ebpfmon.kernel.attach import LoadedProbe, LoadOptions
 from ebpfmon.kernel.libbpf import Libbpf
-from ebpfmon.loading import load_one
-from ebpfmon.model import LoadMode, Probe, ProbeSettings, Strategy, TableHarvest
+from ebpfmon.model.everything import LoadMode, Probe, ProbeSettings, Strategy, TableHarvest
+from ebpfmon.pipeline.harvest import Harvester
+from ebpfmon.pipeline.schedule import SystemClock
 
 
 def why_not() -> str:

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from ebpfmon import contract
-from ebpfmon.contract import Brought
 from ebpfmon.errors import ObjectError, PluginError
 from ebpfmon.kernel.bpfobject import BpfObject
 from ebpfmon.kernel.btf import Btf
 from ebpfmon.kernel.libbpf import Libbpf
 from ebpfmon.kernel.objects import locate
 from ebpfmon.kernel.tables import find_tables
-from ebpfmon.model import Probe
+from ebpfmon.model.everything import Probe
+from ebpfmon.plugins import validate as contract
+from ebpfmon.plugins.validate import Brought
 
 
 def check_plugin(plugin: object) -> Brought:

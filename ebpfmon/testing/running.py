@@ -12,8 +12,10 @@ from typing import Any, Self
 import msgspec
 import numpy as np
 
-from ebpfmon import config, daemon, registry
-from ebpfmon.model import Snapshot
+from ebpfmon.config import settings as config
+from ebpfmon.daemon import run as daemon
+from ebpfmon.model.everything import Snapshot
+from ebpfmon.plugins import registry
 from ebpfmon.testing.sinks import RecordingSettings
 
 _START_S = 300  # BCC compiles for a while, in an emulated machine

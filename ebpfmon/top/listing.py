@@ -9,7 +9,7 @@ from typing import Self
 
 import numpy as np
 
-from ebpfmon.model import Owners, Snapshot, TableHarvest
+from ebpfmon.model.everything import Owners, Snapshot, TableHarvest
 from ebpfmon.top.state import Column, Mode, State
 
 NOBODY = "-"

@@ -15,9 +15,9 @@ from contextlib import ExitStack, suppress
 from dataclasses import replace
 from typing import ClassVar, Self
 
-from ebpfmon.config import By
+from ebpfmon.config.settings import By
 from ebpfmon.errors import SettingsError, SinkGoneError
-from ebpfmon.model import SinkSettings, Snapshot
+from ebpfmon.model.everything import SinkSettings, Snapshot
 from ebpfmon.top.keys import Keys
 from ebpfmon.top.state import State, press
 from ebpfmon.top.text import columns, cut, pad

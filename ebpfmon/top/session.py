@@ -7,12 +7,12 @@ from typing import Any, ClassVar, Self
 
 import msgspec
 
-from ebpfmon import daemon
-from ebpfmon.config import Settings
+from ebpfmon.config.settings import Settings
+from ebpfmon.daemon import run as daemon
 from ebpfmon.errors import KernelError
-from ebpfmon.flow.pipeline import Grouping
-from ebpfmon.model import LoadMode, SinkSettings, Snapshot
-from ebpfmon.registry import Registry
+from ebpfmon.model.everything import LoadMode, SinkSettings, Snapshot
+from ebpfmon.pipeline.pipeline import Grouping
+from ebpfmon.plugins.registry import Registry
 from ebpfmon.top.screen import Screen, TopSettings
 from ebpfmon.top.state import State
 

@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterable
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from ebpfmon.config import By
+from ebpfmon.config.settings import By
 
 Mode = Literal["processes", "groups"]
 FILTER_MAX = 64

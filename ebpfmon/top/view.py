@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from dataclasses import dataclass, replace
 from typing import Any
 
-from ebpfmon.model import Snapshot
+from ebpfmon.model.everything import Snapshot
 from ebpfmon.top.listing import Listing, by_process, chosen, counters, listing
 from ebpfmon.top.state import COLUMNS, RATES, Column, State, press, settle
 from ebpfmon.top.text import columns as width_of

@@ -140,7 +140,7 @@ def _list(of: dict[str, Any]) -> dict[str, Any]:
 
 def _schemas() -> dict[str, Any]:
     snapshot = json.loads(
-        (files("ebpfmon") / "snapshot.schema.json").read_text().replace('"#/$defs/', f'"{_REFS}Snapshot_')
+        (files("ebpfmon.model") / "snapshot.schema.json").read_text().replace('"#/$defs/', f'"{_REFS}Snapshot_')
     )
     parts = {f"Snapshot_{name}": part for name, part in snapshot.pop("$defs").items()}
     head = {name: snapshot["properties"][name] for name in ("schema", "host", "time", "elapsed_s", "complete")}

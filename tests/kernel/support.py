@@ -11,11 +11,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ebpfmon import LoadMode, Strategy, registry
+from ebpfmon import LoadMode, Strategy
 from ebpfmon.errors import AttachError
 from ebpfmon.kernel import attach, features
 from ebpfmon.kernel.attach import LoadOptions
 from ebpfmon.kernel.libbpf import Libbpf
+from ebpfmon.plugins import registry
 from ebpfmon.testing import RunningDaemon
 
 COUNTERS = (

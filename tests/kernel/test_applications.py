@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from ebpfmon import Scope, Snapshot
-from ebpfmon.attribution import execs
+from ebpfmon.grouping import execs
 from tests.kernel.support import PLAN, RELEASES_ARE_SEEN, Monitor, expected, work
 
 SMALL = {"open": 5, "read": 7, "write": 3, "unlink": 2}

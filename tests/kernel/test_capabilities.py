@@ -17,12 +17,13 @@ from typing import Any, NoReturn
 import msgspec
 import pytest
 
-from ebpfmon import LoadMode, registry
+from ebpfmon import LoadMode
 from ebpfmon.errors import KernelError, SettingsError
 from ebpfmon.kernel import attach, capabilities, features
 from ebpfmon.kernel.attach import LoadedProbe, LoadOptions
 from ebpfmon.kernel.capabilities import become, drop, held, held_by_any_thread, needed
 from ebpfmon.kernel.libbpf import Libbpf
+from ebpfmon.plugins import registry
 
 NONE: frozenset[str] = frozenset()
 ALL = held()

@@ -16,14 +16,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ebpfmon import LoadMode, Strategy, registry
+from ebpfmon import LoadMode, Strategy
 from ebpfmon.errors import AttachError, KernelError, LoadError
 from ebpfmon.kernel import attach, bcc, features
 from ebpfmon.kernel.attach import LoadOptions
 from ebpfmon.kernel.bpfobject import BpfObject
 from ebpfmon.kernel.libbpf import Libbpf
 from ebpfmon.kernel.objects import locate
-from ebpfmon.model import Loader
+from ebpfmon.model.everything import Loader
+from ebpfmon.plugins import registry
 from tests.kernel.network import assert_counted_exactly
 from tests.kernel.support import PLAN, Monitor, assert_counts, expected, require_open_tree, work
 

@@ -13,8 +13,8 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from ebpfmon.check.report import Verdict, render
 from ebpfmon.kernel import features
-from ebpfmon.report import Verdict, render
 
 EBPFMON = [sys.executable, "-m", "ebpfmon"]
 WITHOUT_ROOT = ("setpriv", "--bounding-set=-all", "--inh-caps=-all")

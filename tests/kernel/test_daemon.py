@@ -23,7 +23,7 @@ import ebpfmon
 from tests.kernel.support import PLAN, counts_of, work
 
 EBPFMON = [sys.executable, "-m", "ebpfmon"]
-SCHEMA = json.loads((Path(ebpfmon.__file__).parent / "snapshot.schema.json").read_text())
+SCHEMA = json.loads((Path(ebpfmon.__file__).parent / "model" / "snapshot.schema.json").read_text())
 
 
 @contextmanager

@@ -14,13 +14,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ebpfmon import LoadMode, Strategy, registry
+from ebpfmon import LoadMode, Strategy
 from ebpfmon.kernel import attach, features, kprobe_events
 from ebpfmon.kernel.attach import LoadedProbe, LoadOptions
 from ebpfmon.kernel.kretprobes import Kretprobes
 from ebpfmon.kernel.libbpf import Libbpf
 from ebpfmon.kernel.plan import Kernel
 from ebpfmon.kernel.symbols import look_up
+from ebpfmon.plugins import registry
 from tests.kernel.test_daemon import running
 
 FOUND = features.look()

@@ -7,14 +7,15 @@ from pathlib import Path
 
 import pytest
 
-from ebpfmon import Probe, registry
-from ebpfmon.compiler import compile_object
+from ebpfmon import Probe
 from ebpfmon.errors import AttachError, ObjectError
-from ebpfmon.flow.harvest import Harvester
-from ebpfmon.flow.scheduler import SystemClock
 from ebpfmon.kernel import attach, features
 from ebpfmon.kernel.attach import LoadedProbe, LoadOptions
+from ebpfmon.kernel.compiler import compile_object
 from ebpfmon.kernel.libbpf import Libbpf
+from ebpfmon.pipeline.harvest import Harvester
+from ebpfmon.pipeline.schedule import SystemClock
+from ebpfmon.plugins import registry
 
 BPF = Path(__file__).parents[2] / "bpf"
 HEAD = """

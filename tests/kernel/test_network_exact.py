@@ -11,11 +11,12 @@ from socket import AF_INET, AF_INET6, SOCK_DGRAM, AddressFamily, socket
 import numpy as np
 import pytest
 
-from ebpfmon import LoadMode, Strategy, registry
+from ebpfmon import LoadMode, Strategy
 from ebpfmon.errors import AttachError
 from ebpfmon.kernel import attach, features
 from ebpfmon.kernel.attach import LoadOptions
 from ebpfmon.kernel.libbpf import Libbpf
+from ebpfmon.plugins import registry
 from tests.kernel.network import ADDRESSES, VIEWER, assert_counted_exactly, of_ports
 from tests.kernel.support import Monitor
 

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from ebpfmon import kit
-from ebpfmon.compiler import compile_object
+from ebpfmon.kernel.compiler import compile_object
+from ebpfmon.plugins import build as kit
 from tests.kernel.strangers import SOURCE, amounts, programs, running, shut
 
 pytestmark = pytest.mark.timeout(300)  # programs are compiled, environments made: a busy machine takes its time

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import pytest
 
-from ebpfmon import LoadMode, Strategy, registry
+from ebpfmon import LoadMode, Strategy
 from ebpfmon.errors import AttachError
 from ebpfmon.kernel import attach, features
 from ebpfmon.kernel.attach import LoadOptions
 from ebpfmon.kernel.libbpf import Libbpf
 from ebpfmon.kernel.plan import Choice
+from ebpfmon.plugins import registry
 
 
 def choices(strategy: Strategy | None, mode: LoadMode = LoadMode.RETURN) -> tuple[Choice, ...]:

@@ -11,14 +11,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ebpfmon import registry
-from ebpfmon.flow.harvest import Harvester
-from ebpfmon.flow.scheduler import SystemClock
+from ebpfmon.daemon.workers import never_preempted
 from ebpfmon.kernel import attach, features
 from ebpfmon.kernel.attach import LoadOptions
 from ebpfmon.kernel.libbpf import Libbpf
-from ebpfmon.model import Harvest
-from ebpfmon.workers import never_preempted
+from ebpfmon.model.everything import Harvest
+from ebpfmon.pipeline.harvest import Harvester
+from ebpfmon.pipeline.schedule import SystemClock
+from ebpfmon.plugins import registry
 from tests.kernel.support import Monitor, counted
 
 

@@ -14,13 +14,14 @@ from pathlib import Path
 
 import pytest
 
-from ebpfmon import LoadMode, Strategy, registry
-from ebpfmon.attribution import execs
+from ebpfmon import LoadMode, Strategy
 from ebpfmon.errors import AttachError
+from ebpfmon.grouping import execs
 from ebpfmon.kernel import attach, features
 from ebpfmon.kernel.attach import LoadOptions
 from ebpfmon.kernel.bpfobject import BpfObject
 from ebpfmon.kernel.libbpf import Libbpf
+from ebpfmon.plugins import registry
 
 STORED = Path(__file__).with_name("verifier.json")
 SERIES = ".".join(os.uname().release.split(".")[:2])

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 
 import pytest
 
-from ebpfmon.registry import discover
+from ebpfmon.plugins.registry import discover
 from ebpfmon_sinks.plugins_d_stream import dimension_id
 
 BASE = 1 << 32

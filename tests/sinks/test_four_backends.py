@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 
-from ebpfmon import Chart, Scope, registry
+from ebpfmon import Chart, Scope
+from ebpfmon.plugins import registry
 from ebpfmon_sinks.http_json.metrics import is_counter, name_of
 from ebpfmon_sinks.plugins_d_stream import dimension_id
 from tests.kernel.support import counts_of

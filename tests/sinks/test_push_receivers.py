@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from ebpfmon.flow.fanout import MAILBOX_SNAPSHOTS
+from ebpfmon.pipeline.publish import MAILBOX_SNAPSHOTS
 from tests.sinks.receivers import KINDS, Receivers, receivers
 from tests.sinks.support import Daemon, Lines, Sink, until
 

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ebpfmon import Dimension, Kind
-from ebpfmon.flow.accounting import Accounting
+from ebpfmon.pipeline.accounting import Accounting
 from tests.unit.support import chart
 
 READ = Dimension("r", "read", ("reads",))

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ebpfmon import Chart, ChartValues, Dimension, Owners, Scope, TableHarvest
-from ebpfmon.flow.applications import Applications, Shown
+from ebpfmon.pipeline.applications import Applications, Shown
 
 ROW = np.dtype([("tgid", "u8"), ("calls", "u8"), ("some_bytes", "u8")])
 CHARTS = tuple(

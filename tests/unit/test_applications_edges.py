@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ebpfmon import Chart, Dimension, Owners, Scope
-from ebpfmon.flow.applications import Applications, Shown
+from ebpfmon.pipeline.applications import Applications, Shown
 from tests.unit.test_applications import CHARTS, NAMES, ROWS, deltas, interval
 
 DIFFERENCE = Chart(

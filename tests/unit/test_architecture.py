@@ -19,7 +19,10 @@ CORE = {
     for p in sorted((ROOT / "ebpfmon").rglob("*.py"))
 }
 OUTSIDE = sorted(p for top in ("ebpfmon_sinks", "plugins") for p in (ROOT / top).rglob("*.py"))
-STAGES = {n for n in CORE if n.startswith("ebpfmon.flow.")} - {"ebpfmon.flow.pipeline", "ebpfmon.flow.scheduler"}
+STAGES = {n for n in CORE if n.startswith("ebpfmon.pipeline.")} - {
+    "ebpfmon.pipeline.pipeline",
+    "ebpfmon.pipeline.schedule",
+}
 SOURCES = [
     p for top in ("ebpfmon", "ebpfmon_sinks", "plugins", "bpf", "tests", "benchmarks") for p in (ROOT / top).rglob("*")
     if p.suffix in {".py", ".c", ".h"} and "objects" not in p.parts  # those are made by `make bpf`
@@ -53,28 +56,28 @@ def uses(path: Path, *attributes: tuple[str, str]) -> bool:
 
 
 def test_the_law_looks_at_something() -> None:
-    assert {"ebpfmon.flow.accounting", "ebpfmon.flow.fanout", "ebpfmon.flow.harvest"} <= STAGES
+    assert {"ebpfmon.pipeline.accounting", "ebpfmon.pipeline.publish", "ebpfmon.pipeline.harvest"} <= STAGES
     assert len(OUTSIDE) >= 3
-    assert of_core(CORE["ebpfmon.flow.pipeline"]) >= STAGES
+    assert of_core(CORE["ebpfmon.pipeline.pipeline"]) >= STAGES
 
 
-@pytest.mark.parametrize("stage", sorted(STAGES | {"ebpfmon.flow.scheduler"}))
+@pytest.mark.parametrize("stage", sorted(STAGES | {"ebpfmon.pipeline.schedule"}))
 def test_a_stage_imports_the_model_and_the_errors_and_no_other_stage(stage: str) -> None:
-    of_clock = {(m, n) for m, n in imports(CORE[stage]) if m == "ebpfmon.flow.scheduler"}
-    assert of_clock <= ({("ebpfmon.flow.scheduler", "Clock")} if stage == "ebpfmon.flow.harvest" else set())
-    knowledge = {n for n in CORE if n.startswith("ebpfmon.attribution") and stage == "ebpfmon.flow.attribution"}
-    assert of_core(CORE[stage]) - {"ebpfmon.flow.scheduler"} <= {
-        "ebpfmon.model",
+    of_clock = {(m, n) for m, n in imports(CORE[stage]) if m == "ebpfmon.pipeline.schedule"}
+    assert of_clock <= ({("ebpfmon.pipeline.schedule", "Clock")} if stage == "ebpfmon.pipeline.harvest" else set())
+    knowledge = {n for n in CORE if n.startswith("ebpfmon.grouping") and stage == "ebpfmon.pipeline.attribute"}
+    assert of_core(CORE[stage]) - {"ebpfmon.pipeline.schedule"} <= {
+        "ebpfmon.model.everything",
         "ebpfmon.errors",
-        "ebpfmon.alike",
-        "ebpfmon.levels",
-        "ebpfmon.selection",
+        "ebpfmon.pipeline.aggregate",
+        "ebpfmon.pipeline.gauges",
+        "ebpfmon.pipeline.selection",
         *knowledge,
     }
 
 
 def test_only_the_pipeline_knows_all_the_stages() -> None:
-    assert [n for n, path in CORE.items() if of_core(path) >= STAGES] == ["ebpfmon.flow.pipeline"]
+    assert [n for n, path in CORE.items() if of_core(path) >= STAGES] == ["ebpfmon.pipeline.pipeline"]
 
 
 @pytest.mark.parametrize("path", OUTSIDE, ids=lambda p: str(p.relative_to(ROOT)))
@@ -121,7 +124,7 @@ def of_own_package(call: ast.Call, own: str) -> bool:
 GUARDED = """
 import importlib, importlib.abc, importlib.metadata, sys
 import ebpfmon
-from ebpfmon import contract  # which asks the hooks
+from ebpfmon.plugins import validate as contract  # which asks the hooks
 below = {name for name in sys.modules if name.partition(".")[0] == "ebpfmon"}
 
 class Guard(importlib.abc.MetaPathFinder):
@@ -162,14 +165,14 @@ def test_no_imports_go_in_a_circle() -> None:
 
 def test_the_data_words_do_no_io_and_the_core_knows_no_plugin() -> None:
     io = {"os", "io", "pathlib", "socket", "asyncio", "subprocess", "ctypes", "logging", "time"}
-    for name in ("ebpfmon.model", "ebpfmon.errors", "ebpfmon.hookspecs"):
+    for name in ("ebpfmon.model.everything", "ebpfmon.errors", "ebpfmon.plugins.hookspecs"):
         assert not {m for m, _ in imports(CORE[name])} & io, name
     for name, path in CORE.items():
         assert not [m for m, _ in imports(path) if m.startswith(("ebpfmon_", "plugins"))], name
 
 
 def test_the_compiler_needs_the_standard_library_alone() -> None:
-    tops = {m.partition(".")[0] for m, _ in imports(CORE["ebpfmon.compiler"])}
+    tops = {m.partition(".")[0] for m, _ in imports(CORE["ebpfmon.kernel.compiler"])}
     assert tops <= sys.stdlib_module_names
 
 

@@ -16,7 +16,7 @@ from ebpfmon.kernel import attach
 from ebpfmon.kernel.attach import LoadOptions
 from ebpfmon.kernel.features import Features
 from ebpfmon.kernel.libbpf import Libbpf
-from ebpfmon.model import Loader, Setup, Strategy
+from ebpfmon.model.everything import Loader, Setup, Strategy
 from tests.unit.fakes import PROBE, SECTIONS, SPEC, FakeObject, FakeSymbols
 from tests.unit.test_features import FULL
 from tests.unit.test_plan import ROOM

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 from ebpfmon import Owners, TableHarvest
-from ebpfmon.attribution.lookup import Found, Wanted
-from ebpfmon.attribution.naming import Identity
-from ebpfmon.flow import attribution
-from ebpfmon.flow.attribution import Attribution
+from ebpfmon.grouping.lookup import Found, Wanted
+from ebpfmon.grouping.naming import Identity
+from ebpfmon.pipeline import attribute as attribution
+from ebpfmon.pipeline.attribute import Attribution
 
 ROW = np.dtype(
     [("start_ns", "u8"), ("tgid", "u4"), ("exec_id", "u4"), ("cgroup_id", "u8"), ("parent_tgid", "u4"), ("uid", "u4"),

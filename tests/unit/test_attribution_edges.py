@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from ebpfmon import Owners, TableHarvest
-from ebpfmon.attribution.lookup import Found
-from ebpfmon.attribution.naming import Identity
-from ebpfmon.flow import attribution
-from ebpfmon.flow.attribution import Attribution
+from ebpfmon.grouping.lookup import Found
+from ebpfmon.grouping.naming import Identity
+from ebpfmon.pipeline import attribute as attribution
+from ebpfmon.pipeline.attribute import Attribution
 from tests.unit.test_attribution import ROW, FakeNaming, names, rows
 
 WHO = Identity(100, 1, 1, 7, 1, 0, b"a")

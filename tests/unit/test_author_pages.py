@@ -17,11 +17,15 @@ import pytest
 import tomli
 
 import ebpfmon
-from ebpfmon import bounded, cli, config, daemon, folder, registry, testing
-from ebpfmon.contract import HOOKS, misfit
+from ebpfmon import testing
+from ebpfmon.cli import main as cli
+from ebpfmon.config import settings as config
+from ebpfmon.daemon import run as daemon
 from ebpfmon.errors import PluginError, SettingsError
-from ebpfmon.flow import fanout
-from ebpfmon.registry import Wanted, discover
+from ebpfmon.pipeline import publish as fanout
+from ebpfmon.plugins import bounded, folder, registry
+from ebpfmon.plugins.registry import Wanted, discover
+from ebpfmon.plugins.validate import HOOKS, misfit
 from ebpfmon.testing import fixtures
 from tests.unit.samples import FILES, PROBES, ROOT, SINKS, sample, write
 from tests.unit.support import FakeEntryPoint, plugin
@@ -168,8 +172,8 @@ def test_the_entry_points_on_the_pages_are_those_that_there_are() -> None:
     groups = set(re.findall(r'^\[project\.entry-points\."?([\w.]+)"?\]', BOTH, re.M))
     project = tomli.loads((ROOT / "pyproject.toml").read_text())["project"]
     assert groups == set(project["entry-points"])
-    (installer,) = tomli.loads(sample(SINKS, "toml", "ebpfmon.install"))["project"]["entry-points"].values()
-    assert installer == project["entry-points"]["ebpfmon.install"]
+    (installer,) = tomli.loads(sample(SINKS, "toml", "ebpfmon.install.systemd"))["project"]["entry-points"].values()
+    assert installer == project["entry-points"]["ebpfmon.install.systemd"]
 
 
 def test_the_sinks_own_test_on_the_page_passes(tmp_path: Path) -> None:

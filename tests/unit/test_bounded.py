@@ -7,8 +7,8 @@ import time
 
 import pytest
 
-from ebpfmon.bounded import bounded
 from ebpfmon.errors import PluginError
+from ebpfmon.plugins.bounded import bounded
 
 
 def test_what_is_done_in_time_is_returned_and_what_is_raised_is_raised() -> None:

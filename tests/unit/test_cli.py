@@ -17,14 +17,16 @@ import pytest
 
 import ebpfmon
 import ebpfmon_sinks.log
-from ebpfmon import cli, config, registry
-from ebpfmon.config import Settings
-from ebpfmon.daemon import Again
+from ebpfmon.cli import main as cli
+from ebpfmon.config import settings as config
+from ebpfmon.config.settings import Settings
+from ebpfmon.daemon.notify import Notifier
+from ebpfmon.daemon.run import Again
 from ebpfmon.errors import EbpfmonError, KernelError
-from ebpfmon.flow.pipeline import Grouping
 from ebpfmon.kernel import features
-from ebpfmon.model import Loader
-from ebpfmon.notify import Notifier
+from ebpfmon.model.everything import Loader
+from ebpfmon.pipeline.pipeline import Grouping
+from ebpfmon.plugins import registry
 from tests.unit.support import FakeEntryPoint, plugin
 
 NAPS = """
@@ -75,7 +77,7 @@ def replace_daemon(monkeypatch: pytest.MonkeyPatch, act: Callable[[asyncio.Event
         async with asyncio.timeout(5):
             await stop.wait()
 
-    monkeypatch.setattr("ebpfmon.daemon.run", fake)
+    monkeypatch.setattr("ebpfmon.daemon.run.run", fake)
     monkeypatch.setattr("ebpfmon.top.session.Screen", lambda *_, **__: None)  # there may be no terminal
     return given
 

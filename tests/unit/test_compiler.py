@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from ebpfmon.compiler import compile_all
 from ebpfmon.kernel import bcc
 from ebpfmon.kernel.bpfobject import BpfObject
+from ebpfmon.kernel.compiler import compile_all
 from ebpfmon.kernel.libbpf import Libbpf
 
 ROOT = Path(__file__).parents[2]

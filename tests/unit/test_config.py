@@ -11,10 +11,11 @@ import tomli
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from ebpfmon import LoadMode, SettingsError, SinkSettings, Strategy, config
-from ebpfmon.config import CommandLine, Settings, check, read, to_toml
-from ebpfmon.model import Loader
-from ebpfmon.registry import Plugin, Registry, State, discover
+from ebpfmon import LoadMode, SettingsError, SinkSettings, Strategy
+from ebpfmon.config import settings as config
+from ebpfmon.config.settings import CommandLine, Settings, check, read, to_toml
+from ebpfmon.model.everything import Loader
+from ebpfmon.plugins.registry import Plugin, Registry, State, discover
 from ebpfmon_sinks.log import LogSettings
 
 FOUND = discover()

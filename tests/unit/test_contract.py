@@ -9,9 +9,10 @@ from typing import Annotated, Any
 import msgspec
 import pytest
 
-from ebpfmon import Chart, Dimension, Kind, Probe, ProbeSettings, Scope, SinkSettings, hookimpl, hookspecs
-from ebpfmon.contract import HOOKS, ask
+from ebpfmon import Chart, Dimension, Kind, Probe, ProbeSettings, Scope, SinkSettings, hookimpl
 from ebpfmon.errors import PluginError
+from ebpfmon.plugins import hookspecs
+from ebpfmon.plugins.validate import HOOKS, ask
 from tests.unit.support import plugin
 
 DIMENSION = Dimension("d", "d", ("calls",))

@@ -9,11 +9,12 @@ from typing import Any, cast
 import pytest
 import tomli
 
-from ebpfmon import Chart, Dimension, LoadMode, Probe, ProbeSettings, Scope, Setup, config
+from ebpfmon import Chart, Dimension, LoadMode, Probe, ProbeSettings, Scope, Setup
+from ebpfmon.config import settings as config
+from ebpfmon.daemon.probes import charts_of, require_fit, wanted_probes
 from ebpfmon.errors import ObjectError, PluginError
 from ebpfmon.kernel.attach import LoadedProbe
-from ebpfmon.loading import charts_of, require_fit, wanted_probes
-from ebpfmon.registry import Registry
+from ebpfmon.plugins.registry import Registry
 
 ENTRY, RETURN = LoadMode
 

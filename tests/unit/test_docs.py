@@ -13,10 +13,11 @@ import tomli
 
 import ebpfmon
 import ebpfmon_process
-from ebpfmon import config, registry
+from ebpfmon.config import settings as config
+from ebpfmon.daemon.self_metrics import SelfMonitor
 from ebpfmon.errors import SettingsError
-from ebpfmon.flow.fanout import SinkTask
-from ebpfmon.selfmon import SelfMonitor
+from ebpfmon.pipeline.publish import SinkTask
+from ebpfmon.plugins import registry
 from ebpfmon_network_viewer import charts as network_charts
 from ebpfmon_sinks.log import LogSettings
 
@@ -112,7 +113,7 @@ def test_the_error_in_the_readme_is_what_is_said() -> None:
 
 
 def test_the_snapshot_in_the_readme_follows_the_schema() -> None:
-    schema = json.loads((ROOT / "ebpfmon" / "snapshot.schema.json").read_text())
+    schema = json.loads((ROOT / "ebpfmon" / "model" / "snapshot.schema.json").read_text())
     jsonschema.validate(json.loads(block(README, "json", "ebpf.io")), schema)
 
 

@@ -10,7 +10,7 @@ from typing import ClassVar, Self
 import pytest
 
 from ebpfmon import SinkError, SinkGoneError, SinkSettings, Snapshot
-from ebpfmon.flow.fanout import LAST_DELAY_S, MAILBOX_SNAPSHOTS, Fanout, Mailbox, SinkStatistics, SinkTask
+from ebpfmon.pipeline.publish import LAST_DELAY_S, MAILBOX_SNAPSHOTS, Fanout, Mailbox, SinkStatistics, SinkTask
 from tests.unit.support import snapshot
 
 Send = Callable[[Snapshot], Awaitable[None]]

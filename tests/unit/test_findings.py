@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from ebpfmon.findings import Finding, describe
+from ebpfmon.check.findings import Finding, describe
 from ebpfmon.kernel.features import Features
 from ebpfmon.kernel.host import Bcc, Config, Host
 from ebpfmon.kernel.kconfig import COSTS, places

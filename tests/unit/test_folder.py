@@ -9,11 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from ebpfmon import Probe, folder
+from ebpfmon import Probe
 from ebpfmon.errors import ObjectError, PluginError
-from ebpfmon.folder import MODULES, File, files
 from ebpfmon.kernel.objects import locate
-from ebpfmon.registry import State, Wanted, discover
+from ebpfmon.plugins import folder
+from ebpfmon.plugins.folder import MODULES, File, files
+from ebpfmon.plugins.registry import State, Wanted, discover
 from tests.unit.support import FakeEntryPoint, plugin
 
 PLUGIN = """

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ebpfmon.attribution.groups import DEFAULT_PATH, Groups, cut
 from ebpfmon.errors import SettingsError
+from ebpfmon.grouping.groups import DEFAULT_PATH, Groups, cut
 
 
 def parsed(text: str) -> Groups:

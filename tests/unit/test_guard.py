@@ -10,7 +10,7 @@ import pytest
 
 from ebpfmon import Setup
 from ebpfmon.errors import PluginError
-from ebpfmon.guard import GuardedKeys, guarded
+from ebpfmon.plugins.guard import GuardedKeys, guarded
 from ebpfmon.testing import keyed_table
 
 ROWS = keyed_table([("uid", "u4"), ("zero", "u4")], ["calls"], [{"uid": 3}, {"uid": 5}]).rows

@@ -9,7 +9,7 @@ import pytest
 
 from ebpfmon import TableHarvest
 from ebpfmon.errors import KernelError
-from ebpfmon.flow.harvest import Harvester
+from ebpfmon.pipeline.harvest import Harvester
 from tests.unit.support import FakeClock, table
 
 Steps = list[tuple[str, str, int]]
@@ -121,7 +121,7 @@ def test_missed_runs_are_those_of_this_interval_over_all_probes_and_make_it_inco
 
 def test_the_times_of_the_swap_and_of_the_drain_are_told_apart(monkeypatch: pytest.MonkeyPatch) -> None:
     moments = iter((100, 130, 137))
-    monkeypatch.setattr("ebpfmon.flow.harvest.time.perf_counter_ns", lambda: next(moments))
+    monkeypatch.setattr("ebpfmon.pipeline.harvest.time.perf_counter_ns", lambda: next(moments))
     harvester, _, _, _ = build("a")
     harvest = harvester.harvest()
     assert (harvest.swap_ns, harvest.drain_ns) == (30, 7)

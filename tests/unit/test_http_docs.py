@@ -9,7 +9,9 @@ import msgspec
 import pytest
 import tomli
 
-from ebpfmon import SinkSettings, config, registry
+from ebpfmon import SinkSettings
+from ebpfmon.config import settings as config
+from ebpfmon.plugins import registry
 from ebpfmon_sinks.http_json import listen, rows, serve, stream
 from ebpfmon_sinks.http_json.query import QueryError
 from ebpfmon_sinks.http_json.routes import ROUTES

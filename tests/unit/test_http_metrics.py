@@ -15,8 +15,8 @@ from prometheus_client.parser import text_string_to_metric_families as parse_tex
 
 import ebpfmon_process
 from ebpfmon import ChartValues, Dimension, Kind, Scope, Snapshot, Value
-from ebpfmon.flow.fanout import SinkTask
-from ebpfmon.selfmon import SelfMonitor
+from ebpfmon.daemon.self_metrics import SelfMonitor
+from ebpfmon.pipeline.publish import SinkTask
 from ebpfmon_network_viewer.charts import CHARTS as NETWORK
 from ebpfmon_sinks.http_json.metrics import is_counter, name_of, render
 from ebpfmon_sinks.http_json.settings import HttpJsonSettings

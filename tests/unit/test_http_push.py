@@ -21,7 +21,7 @@ from aiohttp import web
 from aiohttp.test_utils import TestServer
 
 from ebpfmon import SinkError, Snapshot, to_json
-from ebpfmon.flow.fanout import MAILBOX_SNAPSHOTS, SinkTask
+from ebpfmon.pipeline.publish import MAILBOX_SNAPSHOTS, SinkTask
 from ebpfmon_sinks.http_json.push import PushSink
 from ebpfmon_sinks.http_json.settings import HttpJsonSettings
 from tests.unit.http_support import SNAPSHOT, later, run, until

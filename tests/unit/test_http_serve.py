@@ -19,7 +19,7 @@ from ebpfmon_sinks.http_json import metrics, serve, views
 from ebpfmon_sinks.http_json.routes import ROUTES
 from tests.unit.http_support import SNAPSHOT, later, run, serving
 
-SCHEMA = json.loads((Path(ebpfmon.__file__).parent / "snapshot.schema.json").read_text())
+SCHEMA = json.loads((Path(ebpfmon.__file__).parent / "model" / "snapshot.schema.json").read_text())
 PATHS = [r.path.replace("{id}", "ebpf.io") for r in ROUTES if r.name != "stream"]
 OF_SNAPSHOT = [r.path.replace("{id}", "ebpf.io") for r in ROUTES if r.of_snapshot]
 

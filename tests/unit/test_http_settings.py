@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 import tomli
 
-from ebpfmon import config, registry
+from ebpfmon.config import settings as config
 from ebpfmon.errors import SettingsError
+from ebpfmon.plugins import registry
 from ebpfmon_sinks.http_json.settings import HttpJsonSettings
 
 FOUND = registry.discover()

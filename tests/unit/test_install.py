@@ -13,10 +13,12 @@ import msgspec
 import pytest
 import tomli
 
-from ebpfmon import cli, config, registry
+from ebpfmon.cli import main as cli
+from ebpfmon.config import settings as config
 from ebpfmon.errors import SettingsError
-from ebpfmon.install import SETTINGS, SHIPPED, UNIT, install_systemd
+from ebpfmon.install.systemd import SETTINGS, SHIPPED, UNIT, install_systemd
 from ebpfmon.kernel import capabilities
+from ebpfmon.plugins import registry
 
 README = (Path(__file__).parents[2] / "README.md").read_text()
 NEXT = "then: systemctl daemon-reload; systemctl enable --now ebpfmon; systemctl status ebpfmon"
@@ -133,7 +135,7 @@ def test_the_command_line_installs_itself(
     root: Path, program: str, called: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(sys, "argv", [program if called == "ebpfmon" else called])
-    monkeypatch.setattr("ebpfmon.cli.sysconfig.get_path", lambda name: str(Path(program).parent))
+    monkeypatch.setattr("ebpfmon.cli.main.sysconfig.get_path", lambda name: str(Path(program).parent))
     assert cli.main(["install", "systemd", "--prefix", str(root)]) == 0
     assert f"ExecStart={program} run\n" in (root / UNIT).read_text()
     assert capsys.readouterr().out.splitlines()[-1] == NEXT

@@ -11,9 +11,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ebpfmon import Chart, ChartValues, Dimension, Scope, TableHarvest, alike
-from ebpfmon.alike import Grouping
-from ebpfmon.flow.keyed import Keyed
+from ebpfmon import Chart, ChartValues, Dimension, Scope, TableHarvest
+from ebpfmon.pipeline import aggregate as alike
+from ebpfmon.pipeline.aggregate import Grouping
+from ebpfmon.pipeline.keyed import Keyed
 
 ROW = np.dtype(
     [("start_ns", "u8"), ("tgid", "u4"), ("port", "u2"), ("zone", "i2"), ("address", "u8"), ("calls", "u8"),

@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from ebpfmon import cli, compiler, kit
+from ebpfmon.cli import main as cli
+from ebpfmon.kernel import compiler
+from ebpfmon.plugins import build as kit
 from tests.unit.samples import FILES
 
 SOURCE = """// SPDX-License-Identifier: GPL-2.0-only

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from ebpfmon import cli
+from ebpfmon.cli import main as cli
 from ebpfmon.errors import KernelError
 from ebpfmon.kernel import features
 from ebpfmon.kernel.kprobe_events import Entry, entries, in_use, ours, remove

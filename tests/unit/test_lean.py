@@ -10,7 +10,8 @@ import pytest
 
 _DAEMON = """
 import sys
-from ebpfmon import cli, registry
+from ebpfmon.cli import main as cli
+from ebpfmon.plugins import registry
 registry.discover()
 assert "asyncio" in sys.modules
 assert not {"ssl", "_ssl", "_hashlib"} & set(sys.modules), "OpenSSL is loaded"

@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ebpfmon import Chart, Dimension, Kind, Scope, TableHarvest
-from ebpfmon.flow.keyed import Keyed
-from ebpfmon.levels import Levels
+from ebpfmon.pipeline.gauges import Levels
+from ebpfmon.pipeline.keyed import Keyed
 
 ROW = np.dtype([("disk", "u4"), ("zone", "u4"), ("began", "u8"), ("ended", "u8"), ("some_ns", "u8")])
 LEVEL = Chart(

@@ -33,7 +33,7 @@ from ebpfmon import (
     Value,
     to_json,
 )
-from ebpfmon.flow.keyed import Keyed
+from ebpfmon.pipeline.keyed import Keyed
 from ebpfmon_network_viewer.charts import DESTINATION_CHARTS
 from ebpfmon_sinks import log
 from ebpfmon_sinks.log import LogSettings, render

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from ebpfmon.attribution.lookup import COMMAND_LINE_BYTES, Found, Lookup, ProcessFacts, Wanted
+from ebpfmon.grouping.lookup import COMMAND_LINE_BYTES, Found, Lookup, ProcessFacts, Wanted
 
 LONG = 60.0
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from ebpfmon.messages import JournalFormatter, for_journal, is_journal
+from ebpfmon.cli.messages import JournalFormatter, for_journal, is_journal
 
 
 @pytest.mark.parametrize(

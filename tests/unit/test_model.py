@@ -18,7 +18,7 @@ import ebpfmon
 from ebpfmon import Chart, ChartValues, Dimension, Kind, Scope, Snapshot, Value, to_json
 from tests.unit.support import chart, snapshot, values
 
-SCHEMA: dict[str, Any] = json.loads((Path(ebpfmon.__file__).parent / "snapshot.schema.json").read_text())
+SCHEMA: dict[str, Any] = json.loads((Path(ebpfmon.__file__).parent / "model" / "snapshot.schema.json").read_text())
 VALIDATOR = Draft202012Validator(SCHEMA)
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=5)
 DIMENSIONS = st.builds(Dimension, TEXT, TEXT, st.just(("f",)), negative=st.booleans())

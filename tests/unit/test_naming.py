@@ -8,9 +8,9 @@ from collections.abc import Mapping
 import numpy as np
 import pytest
 
-from ebpfmon.attribution.groups import Groups
-from ebpfmon.attribution.lookup import Found, ProcessFacts, Wanted
-from ebpfmon.attribution.naming import ByApp, ByCgroup, ByProcess, ByUser, Identity
+from ebpfmon.grouping.groups import Groups
+from ebpfmon.grouping.lookup import Found, ProcessFacts, Wanted
+from ebpfmon.grouping.naming import ByApp, ByCgroup, ByProcess, ByUser, Identity
 
 EXEC = np.dtype(
     [("start_ns", "u8"), ("tgid", "u4"), ("exec_id", "u4"), ("cgroup_id", "u8"), ("parent_tgid", "u4"), ("uid", "u4"),

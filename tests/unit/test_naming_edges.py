@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 
-from ebpfmon.attribution.groups import Groups
-from ebpfmon.attribution.lookup import Found, Wanted
-from ebpfmon.attribution.naming import ByApp, ByProcess
+from ebpfmon.grouping.groups import Groups
+from ebpfmon.grouping.lookup import Found, Wanted
+from ebpfmon.grouping.naming import ByApp, ByProcess
 from tests.unit.test_naming import BEGAN_NS, GROUPS, execs, facts, who
 
 OLD = BEGAN_NS // 2

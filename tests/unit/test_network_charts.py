@@ -9,7 +9,7 @@ import pytest
 from ebpfmon import Scope
 from ebpfmon.kernel.btf import Btf
 from ebpfmon.kernel.objects import ARCHITECTURES, PROCESS_KEY
-from ebpfmon.model import Keys
+from ebpfmon.model.everything import Keys
 from ebpfmon_network_viewer.charts import CHARTS
 from ebpfmon_network_viewer.destinations import Inbound, Outbound
 from ebpfmon_network_viewer.selectors import Hostnames

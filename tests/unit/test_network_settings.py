@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 import tomli
 
-from ebpfmon import SettingsError, config
-from ebpfmon.registry import discover
+from ebpfmon import SettingsError
+from ebpfmon.config import settings as config
+from ebpfmon.plugins.registry import discover
 from ebpfmon_network_viewer import settings as settings_module
 from ebpfmon_network_viewer.destinations import Inbound, Outbound
 from ebpfmon_network_viewer.listening import TCP, UDP

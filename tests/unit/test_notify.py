@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from ebpfmon.notify import Notifier
+from ebpfmon.daemon.notify import Notifier
 
 Hear = Callable[[], str | None]
 
@@ -60,7 +60,7 @@ def test_it_is_alive_at_most_every_half_of_the_watchdogs_time(
 ) -> None:
     address, hear = systemd
     now_s = 1000.0
-    monkeypatch.setattr("ebpfmon.notify.time.monotonic", lambda: now_s)
+    monkeypatch.setattr("ebpfmon.daemon.notify.time.monotonic", lambda: now_s)
     notifier = Notifier(address, 30.0)
     assert notifier.watched
     said = []

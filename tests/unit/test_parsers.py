@@ -18,8 +18,10 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from ebpfmon import SettingsError, SinkError, Snapshot, config, registry, to_json
-from ebpfmon.selection import Charts
+from ebpfmon import SettingsError, SinkError, Snapshot, to_json
+from ebpfmon.config import settings as config
+from ebpfmon.pipeline.selection import Charts
+from ebpfmon.plugins import registry
 from ebpfmon_sinks import plugins_d, relay
 from ebpfmon_sinks.http_json import negotiate, serve, tokens
 from ebpfmon_sinks.http_json.settings import HttpJsonSettings

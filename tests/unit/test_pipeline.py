@@ -10,12 +10,12 @@ from typing import cast
 import numpy as np
 
 from ebpfmon import Chart, Dimension, Kind, Scope, Snapshot, TableHarvest
-from ebpfmon.attribution import execs
-from ebpfmon.flow.fanout import Fanout
-from ebpfmon.flow.harvest import Harvester
-from ebpfmon.flow.pipeline import Charted, Pipeline
-from ebpfmon.model import Harvest
-from ebpfmon.selfmon import SelfMonitor
+from ebpfmon.daemon.self_metrics import SelfMonitor
+from ebpfmon.grouping import execs
+from ebpfmon.model.everything import Harvest
+from ebpfmon.pipeline.harvest import Harvester
+from ebpfmon.pipeline.pipeline import Charted, Pipeline
+from ebpfmon.pipeline.publish import Fanout
 from tests.unit.support import table
 
 PORTS = np.dtype([("port", "u4"), ("calls", "u8")])

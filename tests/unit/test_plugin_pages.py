@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 import tomli
 
-from ebpfmon import Chart, Probe, Scope, config, registry
+from ebpfmon import Chart, Probe, Scope
+from ebpfmon.config import settings as config
+from ebpfmon.plugins import registry
 
 PLUGINS = Path(__file__).parents[2] / "plugins"
 FOUND = registry.discover()

@@ -16,8 +16,8 @@ from pathlib import Path
 import pytest
 
 from ebpfmon import SettingsError, SinkError, Snapshot
-from ebpfmon.config import check
-from ebpfmon.registry import discover
+from ebpfmon.config.settings import check
+from ebpfmon.plugins.registry import discover
 from ebpfmon_sinks import plugins_d
 from ebpfmon_sinks.plugins_d import Pace, PluginsDSettings, PluginsDSink
 from tests.unit.netdata import Netdata

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ebpfmon.attribution.recent import Recent
+from ebpfmon.grouping.recent import Recent
 
 KEYS = st.integers(0, 30)
 

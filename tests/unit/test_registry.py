@@ -10,8 +10,9 @@ from typing import Any
 import msgspec
 import pytest
 
-from ebpfmon import Chart, Dimension, Probe, SinkSettings, bounded, hookimpl
-from ebpfmon.registry import Plugin, State, Wanted, discover, render
+from ebpfmon import Chart, Dimension, Probe, SinkSettings, hookimpl
+from ebpfmon.plugins import bounded
+from ebpfmon.plugins.registry import Plugin, State, Wanted, discover, render
 from tests.unit.support import FakeEntryPoint, plugin
 
 

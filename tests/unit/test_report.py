@@ -7,13 +7,15 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from ebpfmon import config, registry, report
+from ebpfmon.check import report
+from ebpfmon.check.findings import Finding
+from ebpfmon.check.report import Event, ProbeVerdict, Refusal, Verdict, check, render
+from ebpfmon.config import settings as config
 from ebpfmon.errors import AttachError, KernelError, LoadError
-from ebpfmon.findings import Finding
 from ebpfmon.kernel import attach, features
 from ebpfmon.kernel.host import Config, Host
-from ebpfmon.model import Loader
-from ebpfmon.report import Event, ProbeVerdict, Refusal, Verdict, check, render
+from ebpfmon.model.everything import Loader
+from ebpfmon.plugins import registry
 from tests.unit.test_features import FULL
 
 HOST = Host(Config(None, ()), None, None, None, None, None, None, None)

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 import tomli
 
-from ebpfmon import cli, scaffold
+from ebpfmon.cli import main as cli
+from ebpfmon.plugins import scaffold
 
 
 @pytest.mark.parametrize("what", ["probe", "sink"])

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ebpfmon.flow.scheduler import SystemClock, Tick, ticks
+from ebpfmon.pipeline.schedule import SystemClock, Tick, ticks
 from tests.unit.support import FakeClock
 
 Busy = Callable[[int], None]

@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ebpfmon import ChartValues, Dimension, Kind, Owners, SinkSettings, Snapshot, TableHarvest, Value
-from ebpfmon.flow.fanout import SinkTask
-from ebpfmon.selection import Charts, joined
+from ebpfmon.pipeline.publish import SinkTask
+from ebpfmon.pipeline.selection import Charts, joined
 from tests.unit.support import chart, snapshot, table
 
 READ, WRITE, OTHER = (Dimension(name, name, (name,)) for name in ("read", "write", "other"))

@@ -8,10 +8,10 @@ from types import SimpleNamespace
 import pytest
 
 from ebpfmon import Kind, TableHarvest
-from ebpfmon.flow.accounting import Accounting
-from ebpfmon.flow.fanout import SinkTask
-from ebpfmon.model import Harvest
-from ebpfmon.selfmon import SelfMonitor
+from ebpfmon.daemon.self_metrics import SelfMonitor
+from ebpfmon.model.everything import Harvest
+from ebpfmon.pipeline.accounting import Accounting
+from ebpfmon.pipeline.publish import SinkTask
 from ebpfmon_sinks.log import LogSettings
 from tests.unit.support import table
 

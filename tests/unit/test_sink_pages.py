@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 import tomli
 
-from ebpfmon import Chart, Dimension, Kind, Scope, SinkSettings, config, registry
+from ebpfmon import Chart, Dimension, Kind, Scope, SinkSettings
+from ebpfmon.config import settings as config
+from ebpfmon.plugins import registry
 from ebpfmon_sinks import plugins_d, relay
 from ebpfmon_sinks.log import LogSettings
 from ebpfmon_sinks.plugins_d import PluginsDSettings

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from ebpfmon import SinkError
-from ebpfmon.flow import fanout
-from ebpfmon.flow.fanout import SinkTask
+from ebpfmon.pipeline import publish as fanout
+from ebpfmon.pipeline.publish import SinkTask
 from ebpfmon_sinks import statsd
 from ebpfmon_sinks.statsd import StatsdSettings
 from tests.unit.test_statsd_sink import BOTH, Protocol, line, one, run, running, serving, until

@@ -14,8 +14,8 @@ from typing import Literal
 import pytest
 
 from ebpfmon import Dimension, Kind, SinkError, Snapshot
-from ebpfmon.flow import fanout
-from ebpfmon.flow.fanout import SinkTask
+from ebpfmon.pipeline import publish as fanout
+from ebpfmon.pipeline.publish import SinkTask
 from ebpfmon_sinks import statsd
 from ebpfmon_sinks.statsd import StatsdSettings
 from tests.unit.support import chart, snapshot, values

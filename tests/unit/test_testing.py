@@ -16,7 +16,7 @@ import ebpfmon_process
 from ebpfmon import Chart, Dimension, Probe, SinkSettings, Snapshot, testing
 from ebpfmon.errors import ObjectError, PluginError
 from ebpfmon.kernel import features
-from ebpfmon.registry import discover
+from ebpfmon.plugins.registry import discover
 from ebpfmon.testing import RecordingSettings, check_plugin, deliver, keyed_table, process_table, snapshot, why_not
 from tests.unit.support import FakeEntryPoint, plugin
 

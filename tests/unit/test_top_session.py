@@ -7,10 +7,12 @@ from collections.abc import Sequence
 
 import pytest
 
-from ebpfmon import Snapshot, config, registry
-from ebpfmon.config import Settings
+from ebpfmon import Snapshot
+from ebpfmon.config import settings as config
+from ebpfmon.config.settings import Settings
 from ebpfmon.errors import KernelError
-from ebpfmon.flow.pipeline import Grouping
+from ebpfmon.pipeline.pipeline import Grouping
+from ebpfmon.plugins import registry
 from ebpfmon.top.session import one_second
 from tests.unit.top_support import second
 
@@ -28,7 +30,7 @@ def kept(monkeypatch: pytest.MonkeyPatch, sent: Sequence[Snapshot], last: Snapsh
             stop.set()
             await sink.send(last)
 
-    monkeypatch.setattr("ebpfmon.daemon.run", fake)
+    monkeypatch.setattr("ebpfmon.daemon.run.run", fake)
     found = registry.discover([])
     return asyncio.run(one_second(config.check({"sinks": []}, "the test", found), found, "user", asyncio.Event()))
 

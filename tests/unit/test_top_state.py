@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from ebpfmon.config import BY
+from ebpfmon.config.settings import BY
 from ebpfmon.top import view
 from ebpfmon.top.state import COLUMNS, Mode
 from ebpfmon.top.view import State, press, render

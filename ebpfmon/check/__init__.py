@@ -1,0 +1,1 @@
+"""`ebpfmon check`: what this kernel allows."""

@@ -1,0 +1,1 @@
+"""Wire everything together and run it."""

@@ -1,0 +1,198 @@
+"""Which probes are wanted, and loading them: at start, and again where changed settings need it."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import replace
+from typing import Self
+
+from ebpfmon.config.settings import Settings
+from ebpfmon.errors import KernelError, ObjectError, PluginError, SettingsError
+from ebpfmon.grouping import execs
+from ebpfmon.kernel import attach, features
+from ebpfmon.kernel.attach import LoadedProbe, LoadOptions
+from ebpfmon.kernel.features import Features
+from ebpfmon.kernel.libbpf import Libbpf
+from ebpfmon.model.everything import Chart, LoadMode, Probe, ProbeSettings, Setup
+from ebpfmon.plugins.guard import guarded
+from ebpfmon.plugins.registry import Registry
+from ebpfmon.plugins.validate import misfit
+
+log = logging.getLogger(__name__)
+
+Wanted = tuple[Probe, LoadOptions]
+
+
+def wanted_probes(settings: Settings, registry: Registry, groupings: Collection[str]) -> Iterator[Wanted]:
+    """The probes that are enabled and, where applications are told by it, what is started; how each is to be loaded.
+
+    That one comes last: its interval then ends after the others', and what they saw of a program, it has seen start.
+    A probe whose set-up fails is named and left out. Raises SettingsError; PluginError where none is left, or where
+    the settings are strict.
+    """
+    core, apps = settings.ebpfmon, settings.apps
+    options = LoadOptions(mode=core.load_mode, strategy=core.strategy, loader=core.forced_loader, rows=apps.enabled)
+    enabled = [(name, of_probe) for name, of_probe in settings.plugins.items() if of_probe.enabled]
+    failed: dict[str, str] = {}
+    for name, of_probe in enabled:
+        probe = registry.probes[name]
+        try:
+            setup = _set_up(probe, of_probe)
+        except PluginError as error:
+            if core.strict or len(failed) + 1 == len(enabled):
+                raise
+            failed[name] = str(error)
+            log.warning("probe '%s' is left out: %s", name, error)
+            continue
+        yield probe, replace(options, table_size=of_probe.table_size, setup=setup)
+    if enabled and apps.enabled and "app" in groupings:
+        yield execs.PROBE, replace(options, table_size=execs.SIZE)
+
+
+def _set_up(probe: Probe, settings: ProbeSettings) -> Setup:
+    """What a probe makes of its settings. Raises SettingsError, and PluginError for all else that goes wrong."""
+    try:
+        made: object = probe.setup(settings)
+    except SettingsError:
+        raise
+    except Exception as error:  # whatever a stranger's code raises
+        raise PluginError(f"set up probe '{probe.name}': {type(error).__name__}: {error}") from error
+    if not isinstance(made, Setup):
+        raise PluginError(f"set up probe '{probe.name}': it returned {made!r}, not a Setup")
+    try:
+        return guarded(made, probe.name)
+    except PluginError:
+        made.close()
+        raise
+
+
+def load_one(
+    probe: Probe,
+    libbpf: Libbpf,
+    found: Features,
+    options: LoadOptions,
+    beside: LoadedProbe | None = None,
+    known: attach.Known | None = None,
+) -> LoadedProbe:
+    """Load a probe, as `attach.load`, whose charts fit its object. Whatever goes wrong is a KernelError."""
+    try:
+        loaded = attach.load(probe, libbpf, found, options, beside, known)
+    except KernelError:
+        raise
+    except Exception as error:  # what becomes of values that a stranger has set up
+        raise ObjectError(f"load probe '{probe.name}': {type(error).__name__}: {error}") from error
+    try:
+        require_fit(loaded)
+    except BaseException:
+        loaded.close()
+        raise
+    return loaded
+
+
+class Probes:
+    """The probes that are loaded, to be closed at the end."""
+
+    def __init__(self, found: Features) -> None:
+        """`found`: what this kernel allows."""
+        self._found = found
+        self._stack = ExitStack()
+        self._wanted: list[Wanted] = []
+        self.loaded: list[LoadedProbe] = []
+
+    def close(self) -> None:
+        """Detach and free all, in reverse order. Closing twice is harmless."""
+        self._stack.close()
+
+    def load(self, wanted: Iterable[Wanted], *, forced: bool, beside: Sequence[LoadedProbe] = ()) -> Self:
+        """Load these; one that cannot load is named, and the others go on. Where programs of the same probe run
+        already, `beside`, they change sides with it from now on. Blocking.
+
+        Raises KernelError where none can, where a strategy is `forced`, or without the capabilities.
+        """
+        features.require_permission(self._found)
+        libbpf, failed = Libbpf(), dict[str, KernelError]()
+        self._wanted = list(wanted)
+        with attach.Known(libbpf, self._found) as known:
+            for probe, options in self._wanted:
+                other = next((p for p in beside if p.probe.name == probe.name), None)
+                try:
+                    loaded = load_one(probe, libbpf, self._found, options, beside=other, known=known)
+                    self._require_tables(loaded)
+                except KernelError as error:
+                    if forced and probe is not execs.PROBE:
+                        self.close()
+                        raise
+                    failed[probe.name] = error
+                    continue
+                self.loaded.append(self._stack.enter_context(loaded))
+                log.info("probe '%s': %s", probe.name, describe(loaded))
+        if failed and all(p.probe is execs.PROBE for p in self.loaded):
+            self.close()
+            raise next(iter(failed.values()))
+        for name, why in failed.items():
+            log.warning("probe '%s' is left out: %s", name, why)
+        libbpf.trim()
+        return self
+
+    def _require_tables(self, loaded: LoadedProbe) -> None:
+        """Tables are known by their names alone, so those have to be of their own."""
+        for other in self.loaded:
+            for stem in {t.stem for t in other.tables} & {t.stem for t in loaded.tables}:
+                loaded.close()
+                raise ObjectError(
+                    f"probe '{loaded.probe.name}': probe '{other.probe.name}' has brought a table '{stem}' already"
+                )
+
+    def fit(self, wanted: list[Wanted]) -> bool:
+        """Whether what is loaded will do for what is `wanted` now."""
+        return [_of_load(w) for w in wanted] == [_of_load(w) for w in self._wanted]
+
+    def adopt(self, wanted: list[Wanted]) -> None:
+        """Take on what fits, without loading anything: what stands in maps, what keys mean. Blocking. Raises
+        KernelError."""
+        for probe, options in wanted:
+            for loaded in self.loaded:
+                if loaded.probe is probe:
+                    loaded.adopt(options.setup)
+        self._wanted = wanted
+
+
+def _of_load(wanted: Wanted) -> tuple[str, LoadOptions, dict[str, int]]:
+    """What needs a new load if it is another."""
+    probe, options = wanted
+    return probe.name, replace(options, setup=attach.NO_SETUP), dict(options.setup.knobs)
+
+
+def describe(probe: LoadedProbe) -> str:
+    """How a probe's events are seen, in a line."""
+    ways: dict[str, int] = {}
+    for choice in probe.choices:
+        if choice.taken:
+            ways[choice.taken.strategy] = ways.get(choice.taken.strategy, 0) + 1
+    missing = [c.event for c in probe.choices if not c.taken]
+    seen = ", ".join(f"{count} events by {way}" for way, count in ways.items())
+    return seen + (f"; not seen: {', '.join(missing)}" if missing else "")
+
+
+def require_fit(loaded: LoadedProbe) -> None:
+    """Raises ObjectError where a probe's charts or the meaning of its keys do not fit the tables of its object."""
+    probe, counters = loaded.probe, {t.stem: t.counters for t in loaded.tables}
+    if execs.TABLE in counters and probe is not execs.PROBE:
+        raise ObjectError(f"probe '{probe.name}': a table of the name '{execs.TABLE}' is ebpfmon's own")
+    for stem in loaded.setup.keys:
+        if stem not in counters:
+            raise ObjectError(f"probe '{probe.name}': Setup.keys: its object has no table '{stem}'")
+    if wrong := misfit(probe, counters, loaded.setup.keys):
+        raise ObjectError(f"probe '{probe.name}': {wrong}")
+
+
+def charts_of(probes: Collection[LoadedProbe], mode: LoadMode) -> dict[str, tuple[Chart, ...]]:
+    """By table, the charts that exist in a load mode."""
+    charts: dict[str, list[Chart]] = {t.stem: [] for p in probes for t in p.tables}
+    for probe in probes:
+        for chart in probe.probe.charts:
+            if mode is LoadMode.RETURN or not chart.return_only:
+                charts[chart.table or probe.tables[0].stem].append(chart)
+    return {stem: tuple(of_table) for stem, of_table in charts.items()}

@@ -1,0 +1,1 @@
+"""`ebpfmon install`: units, settings and relays."""

@@ -1,0 +1,71 @@
+"""Compiles BPF programs with clang, for every architecture that the wheel is for.
+
+It stands alone (the wheel's build hook runs it before anything is installed): standard library only.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import sysconfig
+from pathlib import Path
+
+TARGETS = {"x86_64": "x86", "aarch64": "arm64"}
+"""uname(2)'s machine: the name that the kernel's sources and libbpf's headers have for it."""
+FLAGS = ("-O2", "-g", "-mcpu=v3", "-target", "bpf", "-Wall", "-Werror", "-Wno-unused-function")
+
+CORE = {"execs": "ebpfmon/grouping"}
+"""What is the core's own, and in which of its packages."""
+
+
+def compile_all(root: Path) -> list[Path]:
+    """Compile each STEM.bpf.c to `objects/MACHINE/STEM.bpf.o` in its package, where something changed.
+
+    What stands in `bpf/` belongs to `plugins/ebpfmon_STEM`, or to one of the core's packages; what stands in a package
+    of `plugins/`, to that. Beside the object goes STEM.bcc.c, the source for BCC.
+    """
+    kit = sorted((root / "bpf").glob("*.h"))
+    built = []
+    for source in sorted((*(root / "bpf").glob("*.bpf.c"), *(root / "plugins").glob("*/*.bpf.c"))):
+        stem = source.name.removesuffix(".bpf.c")
+        package = root / CORE.get(stem, f"plugins/ebpfmon_{stem}") if source.parent == root / "bpf" else source.parent
+        newest = max(path.stat().st_mtime for path in (source, *kit, *source.parent.glob("*.h"), Path(__file__)))
+        for machine in TARGETS:
+            out = package / "objects" / machine / f"{stem}.bpf.o"
+            if not out.exists() or not for_bcc(out).exists() or out.stat().st_mtime < newest:
+                compile_object(source, out, machine, root / "bpf")
+                built.append(out)
+    return built
+
+
+def for_bcc(out: Path) -> Path:
+    """Where the source for BCC is, beside a compiled object."""
+    return out.with_name(out.name.removesuffix(".bpf.o") + ".bcc.c")
+
+
+def compile_object(source: Path, out: Path, machine: str, include: Path) -> None:
+    """Compile one object. Raises SystemExit, naming the package to install or with clang's own words."""
+    out.parent.mkdir(parents=True, exist_ok=True)
+    # the kernel's uapi headers for this machine's own compiler; of the architecture they say nothing that is used
+    multiarch = sysconfig.get_config_var("MULTIARCH") or ""
+    common = ["clang", f"-D__TARGET_ARCH_{TARGETS[machine]}", f"-I{include}", str(source)]
+    command = [*common, *FLAGS, f"-I/usr/include/{multiarch}", f"-fdebug-prefix-map={include.parent}=.",
+               "-fdebug-compilation-dir=.", "-c", "-o", str(out)]  # fmt: skip
+    # BCC's rewriter stumbles over macros, so it gets the source without them
+    expand = [*common, "-target", "bpf", "-nostdinc", "-E", "-P", "-DBCC"]
+    try:
+        subprocess.run(command, check=True)
+        expanded = subprocess.run(expand, check=True, stdout=subprocess.PIPE, text=True).stdout
+        text = f"// SPDX-License-Identifier: GPL-2.0-only\n// {source.name}, preprocessed for BCC\n"
+        text += expanded.replace("#pragma ebpfmon ", "#")
+        for_bcc(out).write_text(text, encoding="utf-8")
+    except FileNotFoundError:
+        raise SystemExit("compile BPF: no clang: apt install clang libbpf-dev linux-libc-dev") from None
+    except subprocess.CalledProcessError as error:
+        out.unlink(missing_ok=True)
+        raise SystemExit(f"compile '{source}' for {machine}: clang failed ({error.returncode})") from None
+
+
+if __name__ == "__main__":
+    for path in compile_all(Path(__file__).resolve().parent.parent.parent):
+        print(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path, file=sys.stderr)

@@ -1,0 +1,1 @@
+"""What travels through ebpfmon: charts, series, snapshots, probes, sinks. Data only, no I/O."""

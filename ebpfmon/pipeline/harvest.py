@@ -1,0 +1,133 @@
+"""Takes one interval out of the kernel: swap, wait for the programs still writing, drain."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Protocol
+
+from ebpfmon.errors import KernelError
+from ebpfmon.model.everything import Harvest, TableHarvest
+from ebpfmon.pipeline.schedule import Clock
+
+log = logging.getLogger(__name__)
+
+
+class Interval(Protocol):
+    """Which side of its tables a probe's programs write to (`ebpfmon.kernel.tables.Interval`)."""
+
+    @property
+    def side(self) -> int: ...
+    def flip(self) -> int: ...
+
+
+class Table(Protocol):
+    """A table of a loaded probe (`ebpfmon.kernel.tables.Table`)."""
+
+    @property
+    def stem(self) -> str: ...
+    def settle(self, side: int) -> None: ...
+    def drain(self, side: int) -> TableHarvest: ...
+
+
+class Source(Protocol):
+    """A loaded probe (`ebpfmon.kernel.attach.LoadedProbe`)."""
+
+    @property
+    def interval(self) -> Interval: ...
+    @property
+    def tables(self) -> Sequence[Table]: ...
+    def missed_runs(self) -> int: ...
+
+
+class Harvester:
+    """Harvests all loaded probes at one instant. Blocking: it runs in a worker thread."""
+
+    def __init__(self, sources: Sequence[Source], clock: Clock) -> None:
+        self._sources, self._clock = sources, clock
+        self._flipped_ns = clock.monotonic_ns()
+        self._missed = self._missed_runs()
+        self._complete, self._missing = True, False
+
+    def change(self, sources: Sequence[Source]) -> Harvest:
+        """From now on other sources, which count beside the former ones already. Returns the interval up to here, as
+        the former ones counted it; what the new ones counted of it is in `begun`.
+
+        Those that share the interval with a former one begin at the very call at which that ends.
+        """
+        before = [source.interval.side for source in sources]
+        begun: list[tuple[str, TableHarvest]] = []
+        for source, side in zip(sources, before, strict=True):  # the sides have changed since they began
+            begun += [(table.stem, table.drain(1 - side)) for table in source.tables]
+        last = self.harvest()
+        for source, side in zip(sources, before, strict=True):
+            if source.interval.side == side:  # a source of its own
+                source.interval.flip()
+            for n, table in enumerate(source.tables):
+                if not n:
+                    table.settle(side)
+                begun.append((table.stem, table.drain(side)))
+        self._sources = sources
+        self._missed = self._missed_runs()
+        return replace(last, begun=tuple(begun))
+
+    def rehearse(self) -> None:
+        """Do all that a harvest does, to the sides that no program writes to: nothing is taken. Raises KernelError."""
+        for source in self._sources:
+            side = 1 - source.interval.side
+            for n, table in enumerate(source.tables):
+                if not n:
+                    table.settle(side)
+                table.drain(side)
+        self._missed_runs()
+
+    def harvest(self) -> Harvest:
+        """The interval since the last call; `complete` is False if a table could not be read, and so is left out, or
+        if the kernel left out runs of programs, so that calls are missing."""
+        time_s, start = self._clock.time(), time.perf_counter_ns()
+        sides = [source.interval.flip() for source in self._sources]
+        flipped_ns = self._clock.monotonic_ns()
+        elapsed_s, self._flipped_ns = (flipped_ns - self._flipped_ns) / 1e9, flipped_ns
+        if self._sources:  # one grace period after the last flip is enough for all
+            self._sources[-1].tables[0].settle(sides[-1])
+        swapped = time.perf_counter_ns()
+        tables, complete = self._drain(sides)
+        missed_runs = self._newly_missed()
+        return Harvest(
+            time_s=time_s,
+            elapsed_s=max(elapsed_s, 1e-9),
+            tables=tables,
+            swap_ns=swapped - start,
+            drain_ns=time.perf_counter_ns() - swapped,
+            missed_runs=missed_runs,
+            complete=complete and not missed_runs,
+        )
+
+    def _drain(self, sides: list[int]) -> tuple[Mapping[str, TableHarvest], bool]:
+        tables, complete = {}, True
+        for source, side in zip(self._sources, sides, strict=True):
+            for table in source.tables:
+                try:
+                    tables[table.stem] = table.drain(side)
+                except KernelError as error:
+                    if self._complete:  # one line for each change of state
+                        log.warning("%s: its counts come with a later interval", error)
+                    complete = False
+        if complete and not self._complete:
+            log.warning("all tables can be read again")
+        self._complete = complete
+        return tables, complete
+
+    def _newly_missed(self) -> int:
+        before, self._missed = self._missed, self._missed_runs()
+        newly = self._missed - before
+        if bool(newly) is not self._missing:  # one line for each change of state
+            self._missing = bool(newly)
+            missing = "the kernel leaves out runs of programs, so calls are missing: see ebpfmon.lost"
+            log.warning(missing if newly else "no calls are missing any more")
+        return newly
+
+    def _missed_runs(self) -> int:
+        return sum(source.missed_runs() for source in self._sources)

@@ -1,0 +1,1 @@
+"""Find, check and load plugins, and what their authors start from."""
