@@ -1,55 +1,84 @@
-"""What plugin authors import. Nothing else in this package is public.
+"""What plugin authors and scripts import. Nothing else in this package is public.
 
-A probe: `Probe`, `Chart`, `Dimension`, `Buckets`, `Kind`, `ProbeSettings`, `Setup`, `Keys`. A sink: `Sink`,
-`SinkSettings`, `Snapshot` and what it holds, `histograms`. Both: `hookimpl`, `API_VERSION`, and the errors. What
-authors test with is in `ebpfmon.testing`.
+A probe: `Probe`, `Event`, `Candidate`, `Chart`, `Dimension`, `Buckets`, `Kind`, `Column`, `ProbeSettings`, `Setup`,
+`LabelSource`. A sink: `Sink`, `SinkSettings`, `Snapshot` and what it holds, `to_json`, `Aggregator`, `printable`. Both:
+`hookimpl`, `API_VERSION`, and the errors. What authors test with is in `ebpfmon.testing`.
 """
 
+from typing import TYPE_CHECKING
+
+from ebpfmon.atomic import replace_file
+from ebpfmon.descriptors import reopened
 from ebpfmon.errors import EbpfmonError, KernelError, PluginError, SettingsError, SinkError, SinkGoneError
-from ebpfmon.model.everything import (
+from ebpfmon.model import (
     API_VERSION,
+    PROCESS_FIELDS,
+    VALUE,
     Buckets,
+    Candidate,
     Chart,
-    ChartValues,
+    ChartData,
+    ChartJson,
+    Column,
     Dimension,
-    Keys,
+    Event,
+    Histogram,
     Kind,
+    LabelSource,
     LoadMode,
-    Owners,
     Probe,
     ProbeSettings,
-    Scope,
+    Role,
+    RowGroups,
+    Rows,
+    Series,
+    SeriesIndex,
     Setup,
     Sink,
     SinkSettings,
     Snapshot,
-    Strategy,
+    SnapshotJson,
     TableHarvest,
-    Value,
+    TableView,
+    chart_to_json,
+    snapshot_schema,
     to_json,
 )
-from ebpfmon.model.histogram import Histogram, histograms
 from ebpfmon.plugins.hookspecs import hookimpl
+from ebpfmon.text import printable
+
+if TYPE_CHECKING:
+    from ebpfmon.pipeline.aggregate import Aggregator
 
 __version__ = "0.1.0"
 
 __all__ = [
     "API_VERSION",
+    "PROCESS_FIELDS",
+    "VALUE",
+    "Aggregator",
     "Buckets",
+    "Candidate",
     "Chart",
-    "ChartValues",
+    "ChartData",
+    "ChartJson",
+    "Column",
     "Dimension",
     "EbpfmonError",
+    "Event",
     "Histogram",
     "KernelError",
-    "Keys",
     "Kind",
+    "LabelSource",
     "LoadMode",
-    "Owners",
     "PluginError",
     "Probe",
     "ProbeSettings",
-    "Scope",
+    "Role",
+    "RowGroups",
+    "Rows",
+    "Series",
+    "SeriesIndex",
     "SettingsError",
     "Setup",
     "Sink",
@@ -57,10 +86,23 @@ __all__ = [
     "SinkGoneError",
     "SinkSettings",
     "Snapshot",
-    "Strategy",
+    "SnapshotJson",
     "TableHarvest",
-    "Value",
-    "histograms",
+    "TableView",
+    "chart_to_json",
     "hookimpl",
+    "printable",
+    "reopened",
+    "replace_file",
+    "snapshot_schema",
     "to_json",
 ]
+
+
+def __getattr__(name: str) -> object:
+    """Import what needs numpy when it is first used: the command line says before how many threads numpy may start."""
+    if name == "Aggregator":
+        from ebpfmon.pipeline.aggregate import Aggregator
+
+        return Aggregator
+    raise AttributeError(f"module '{__name__}' has no attribute '{name}'")
