@@ -1,90 +1,99 @@
-"""Rows to owners: which group each row's process belongs to. Pure: what must be looked up is said, not done."""
+"""Say which groups the processes behind rows belong to. Pure: what must be looked up is said, not done."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from dataclasses import dataclass
 from itertools import repeat
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ebpfmon.grouping import execs
 from ebpfmon.grouping.lookup import Found, Wanted
-from ebpfmon.grouping.naming import OTHER, Identity, Naming
+from ebpfmon.grouping.naming import Identity, Intersection, Naming
 from ebpfmon.grouping.recent import Recent
-from ebpfmon.model.everything import Owners, TableHarvest
+from ebpfmon.model import RowGroups, Rows, TableHarvest
 
-OVERFLOW = "overflow"
-"""The group of what found no row."""
-_NAMES = 4096  # groups known at once
-_IDENTITIES = 16384  # processes whose group is known; some 200 bytes each
+_IDENTITIES = 16384  # processes whose groups are known; some 200 bytes each
+_COMBINATIONS = 1 << 15  # sets of groups, one of each grouping, that are known at once
+_HASH_BITS = (1 << 64) - 1
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Pending:
-    """Rows on their way to their owners: of each table the group of each row, -1 where it is not known yet, and what
-    identifies its process; who is not known, in the order of their start; what should be looked up for them."""
+    """Rows whose groups are being found.
 
-    groups: Mapping[str, np.ndarray]
+    `combinations` has of each table the combination of each row, -1 where it is not known yet, i64 (rows,);
+    `identities` what identifies the process of each row. `new` are the processes that are not known, in the order of
+    their start, and `wanted` is what should be looked up for them.
+    """
+
+    combinations: Mapping[str, NDArray[np.int64]]
     identities: Mapping[str, list[bytes]]
     new: Mapping[bytes, Identity]
     wanted: Wanted
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Attributed:
+    """Which groups the rows of all tables by process belong to.
+
+    A combination is one group of each grouping. `combinations` has that of each row by table, i64 (rows,); `groups` the
+    ids of the groups of each combination, u64 (combinations, groupings), RowGroups.OTHER where a process belongs to
+    none; `names` the names of the groups by id.
+    """
+
+    groupings: tuple[str, ...]
+    combinations: Mapping[str, NDArray[np.int64]]
+    groups: NDArray[np.uint64]
+    names: Mapping[int, str]
+
+    def of_rows(self, table: str) -> dict[str, RowGroups]:
+        """Return the groups of the rows of one table, by grouping."""
+        combinations = self.combinations[table]
+        return {
+            grouping: RowGroups(self.groups[combinations, n], self.names) for n, grouping in enumerate(self.groupings)
+        }
+
+
 class Attribution:
-    """Knows the groups of processes that were seen before, and asks the `naming` that is chosen for the others."""
+    """Remember the groups of processes that were seen before, and ask the namings for those of others."""
 
-    def __init__(self, namings: Mapping[str, Naming], by: str) -> None:
-        """`namings`: all that may be chosen, by the name of what they group by."""
-        self._namings, self._by = namings, by
-        self.names: list[str] = [OTHER, OVERFLOW]
-        """The groups by id. The id of one that was forgotten is another's later."""
+    def __init__(self, namings: Mapping[str, Naming]) -> None:
+        """`namings`: by grouping."""
+        self._namings = dict(namings)
         self.waiting = 0
-        """How many processes had a provisional name in the last interval."""
-        self._ids = {OTHER: Owners.OTHER, OVERFLOW: Owners.OVERFLOW}
-        self._free: list[int] = []
+        """How many processes had a provisional group in the last interval."""
+        self.forgotten = 0
+        """How many processes were forgotten since the start, because too many others came; they are looked at again."""
         self._known: Recent[bytes, int] = Recent(_IDENTITIES)
+        self._combinations: dict[tuple[int, ...], int] = {}
+        self._groups: list[tuple[int, ...]] = []
+        self._array = np.zeros((0, len(self._namings)), np.uint64)  # of `_groups`
+        self._names: dict[int, str] = {}
 
     @property
-    def naming(self) -> Naming:
-        """The one that is chosen."""
-        return self._namings[self._by]
-
-    @property
-    def by(self) -> str:
-        """What is grouped by; setting it groups all processes anew."""
-        return self._by
-
-    @by.setter
-    def by(self, by: str) -> None:
-        if by != self._by:
-            self._by = by
-            self._known = Recent(self._known.bound)
-
-    @property
-    def forgotten(self) -> int:
-        """How many processes were forgotten since the start, as too many others came; they are looked at again."""
-        return self._known.forgotten
-
-    @property
-    def full(self) -> bool:
-        """Whether there is no room for another group: see `forget`."""
-        return len(self.names) >= _NAMES and not self._free
+    def known(self) -> Container[int]:
+        """The processes whose ancestors need not be looked up."""
+        return Intersection(naming.known for naming in self._namings.values())
 
     def look(self, tables: Mapping[str, TableHarvest]) -> Pending:
-        """Who is new in this interval? Then comes `own`."""
+        """Find the processes that are new in this interval. Then comes `assign`."""
         if execs.TABLE in tables:
             for naming in self._namings.values():
                 naming.learn(tables[execs.TABLE].rows)
-        groups, identities = {}, {}
+        if len(self._groups) >= _COMBINATIONS:
+            self._forget()
+        combinations, identities = {}, {}
         new: dict[bytes, Identity] = {}
         for stem, table in tables.items():
             if stem == execs.TABLE or not table.is_by_process:
                 continue
             self._known.bound = max(self._known.bound, table.capacity)
             raw = identities[stem] = _identities(table.rows)
-            ids = groups[stem] = np.fromiter(map(self._known.young.get, raw, repeat(-1)), np.int64, len(raw))
-            unknown = np.flatnonzero(ids < 0)
+            found = combinations[stem] = np.fromiter(map(self._known.young.get, raw, repeat(-1)), np.int64, len(raw))
+            unknown = np.flatnonzero(found < 0)
             if not len(unknown):
                 continue
             who = table.rows[list(Identity._fields)][unknown].tolist()
@@ -93,53 +102,65 @@ class Attribution:
                 if known is None:
                     new[raw[row]] = Identity._make(identity)
                 else:
-                    ids[row] = known
+                    found[row] = known
         new = dict(sorted(new.items(), key=lambda item: item[1].key))
-        return Pending(groups, identities, new, self.naming.wanted(tuple(new.values())))
+        wanted = Wanted()
+        for naming in self._namings.values():
+            wanted |= naming.wanted(tuple(new.values()))
+        return Pending(combinations=combinations, identities=identities, new=new, wanted=wanted)
 
-    def own(self, pending: Pending, found: Found) -> dict[str, Owners]:
-        """Whose the rows are, by table."""
-        self.naming.found(found)
+    def assign(self, pending: Pending, found: Found) -> Attributed:
+        """Say which groups the rows belong to, with the answers that came in time."""
+        for naming in self._namings.values():
+            naming.found(found)
         named: dict[bytes, int] = {}
         self.waiting = 0
         for raw, identity in pending.new.items():
-            name, final = self.naming.name(identity)
-            group = named[raw] = self._id(name)
-            if final:
-                self._known[raw] = group
+            names = [naming.name(identity) for naming in self._namings.values()]
+            combination = named[raw] = self._combination([name for name, _ in names])
+            if all(final for _, final in names):
+                before = self._known.forgotten
+                self._known[raw] = combination
+                self.forgotten += self._known.forgotten - before
             else:
                 self.waiting += 1
-        for stem, ids in pending.groups.items():
+        for stem, combinations in pending.combinations.items():
             raw_of_row = pending.identities[stem]
-            for row in np.flatnonzero(ids < 0).tolist():
-                ids[row] = named[raw_of_row[row]]
-        names = tuple(self.names)
-        return {stem: Owners(names, ids) for stem, ids in pending.groups.items()}
+            for row in np.flatnonzero(combinations < 0).tolist():
+                combinations[row] = named[raw_of_row[row]]
+        if len(self._groups) != len(self._array):
+            self._array = np.array(self._groups, np.uint64).reshape(len(self._groups), len(self._namings))
+        return Attributed(
+            groupings=tuple(self._namings), combinations=pending.combinations, groups=self._array, names=self._names
+        )
 
-    def forget(self, ids: frozenset[int]) -> None:
-        """Make room: these groups are no longer known, nor are their processes, which are named again when they act."""
-        self._known.drop(ids)
-        for group in ids:
-            del self._ids[self.names[group]]
-            self._free.append(group)
+    def _combination(self, names: list[str | None]) -> int:
+        ids = tuple(self._id(name) for name in names)
+        combination = self._combinations.get(ids)
+        if combination is None:
+            combination = self._combinations[ids] = len(self._groups)
+            self._groups.append(ids)
+        return combination
 
-    def _id(self, name: str) -> int:
-        group = self._ids.get(name)
-        if group is None:
-            if self.full:
-                return Owners.OTHER
-            if self._free:
-                group = self._free.pop()
-                self.names[group] = name
-            else:
-                group = len(self.names)
-                self.names.append(name)
-            self._ids[name] = group
-        return group
+    def _id(self, name: str | None) -> int:
+        """Return the id of a group. A hash, so that it is always the same, also if the group was forgotten: Python's
+        own, which nobody outside can make collide."""
+        if name is None:
+            return RowGroups.OTHER
+        id_ = hash(name) & _HASH_BITS or 1
+        self._names[id_] = name
+        return id_
+
+    def _forget(self) -> None:
+        """Make room: all processes are looked at again when they act."""
+        self.forgotten += len(self._known)
+        self._known = Recent(self._known.bound)
+        self._combinations, self._groups, self._names = {}, [], {}
+        self._array = self._array[:0]
 
 
-def _identities(rows: np.ndarray) -> list[bytes]:
-    """All that the rows say of their processes: when any of it changes, the process is looked at again."""
+def _identities(rows: Rows) -> list[bytes]:
+    """Return all that the rows say of their processes: when any of it changes, the process is looked at again."""
     size = sum(rows.dtype[name].itemsize for name in Identity._fields)
     raw = rows.view(np.uint8).reshape(len(rows), rows.dtype.itemsize)[:, :size]
     identities: list[bytes] = np.ascontiguousarray(raw).view(f"V{size}").ravel().tolist()

@@ -1,61 +1,63 @@
-"""Levels by key: of what began and has not ended, whose it is. Pure."""
+"""Keep the gauges of keys: what began and has not ended, by key. Pure."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
-from ebpfmon.model.everything import Chart, Kind, TableHarvest
-from ebpfmon.pipeline.aggregate import Grouping
+from ebpfmon.model import Chart, Dimension, Rows
+from ebpfmon.pipeline.aggregate import Aggregator, concatenated, key_of, taken
 
-_MOST = 16384  # keys whose levels are known, the highest ones; that of any other begins anew at 0
+_MOST = 16384  # keys whose gauges are known, the highest ones; the gauges of any other key begin again at 0
 
 
-class Levels:
-    """The running sums of the levels of every key that has any: what began less what ended, since the probe was loaded.
+class Gauges:
+    """The running sums of every key that has a gauge: `plus` less `minus`, since the probe was loaded.
 
-    A key may do nothing for hours while something of it is under way, so they outlive the rows.
+    A key may do nothing for hours while something of it is under way, so gauges outlive the rows.
     """
 
-    def __init__(self, charts: Iterable[Chart], fields: tuple[str, ...]) -> None:
-        """`charts`: of which the levels are looked at. `fields`: those by which keys are told apart."""
-        self._each = [d for chart in charts if chart.kind is Kind.LEVEL for d in chart.dimensions]
-        self._fields = fields
-        self._grouping = Grouping(len(fields))
-        self.rows: np.ndarray | None = None
-        """A row (structured) of each key that has a level."""
+    def __init__(self, charts: Iterable[Chart], fields: Sequence[str]) -> None:
+        """`charts`: those whose gauges are kept. `fields`: those of a row that make up its key."""
+        self._each = [d for chart in charts if not chart.kind.cumulative for d in chart.columns]
+        self._fields = tuple(fields)
+        self._aggregator = Aggregator(len(self._fields))
+        self.rows: Rows | None = None
+        """A row of each key that has a gauge; None before the first interval."""
         self.values = np.zeros((0, len(self._each)), np.int64)
-        """Its levels: (keys, dimensions of all level charts)."""
+        """The gauges of each of these keys, (keys, gauges of all charts)."""
         self.total = np.zeros(len(self._each), np.int64)
-        """Those of all keys, and of what found no row: (dimensions of all level charts,)."""
+        """The gauges of all keys and of what found no row, (gauges of all charts,)."""
 
     def __len__(self) -> int:
         return len(self._each)
 
-    def add(self, rows: np.ndarray, names: Sequence[str], counters: np.ndarray, totals: np.ndarray) -> None:
-        """Take in an interval: its rows (structured), what they count, i64 (rows, names), and all of it (names,)."""
+    def add(self, rows: Rows, names: Sequence[str], numbers: NDArray[np.int64], totals: NDArray[np.int64]) -> None:
+        """Take in an interval: its rows, their counters (rows, names), and all of it (names,)."""
         if not self._each:
             return
-        signs = np.array([[d.plus.count(n) - d.minus.count(n) for d in self._each] for n in names], np.int64)
+        signs = signs_of(self._each, names)
         self.total += totals @ signs
-        changes = counters @ signs
+        changes = numbers @ signs
         moved = np.flatnonzero(changes.any(axis=1))
-        raw = rows.view(f"V{rows.dtype.itemsize}")[moved]
+        together, changes = taken(rows, moved), changes[moved]
         if self.rows is not None:
-            raw = np.concatenate((self.rows.view(raw.dtype), raw))
-        together, changes = raw.view(rows.dtype), np.vstack((self.values, changes[moved]))
-        keys = np.stack([together[name].astype(np.uint64) for name in self._fields], axis=1)
-        order, starts = self._grouping.group(keys)
-        if len(order):
-            changes = np.add.reduceat(changes[order], starts, axis=0)
-            raw = raw[np.minimum.reduceat(order, starts)]
+            together, changes = concatenated(self.rows, together), np.vstack((self.values, changes))
+        groups = self._aggregator.group(key_of(together, self._fields))
+        changes, first = groups.sums(changes), groups.first
         kept = np.flatnonzero(changes.any(axis=1))
         kept = kept[np.argsort(-np.abs(changes[kept]).sum(axis=1), kind="stable")][:_MOST]
-        self.rows, self.values = raw[kept].view(rows.dtype), changes[kept]
+        self.rows, self.values = taken(together, first[kept]), changes[kept]
 
-    def harvest(self, table: TableHarvest) -> None:
-        """Take in an interval of which nothing else is shown."""
-        names = tuple(table.totals)
-        counters = np.stack([table.rows[name].astype(np.int64) for name in names], axis=1)
-        self.add(table.rows, names, counters, np.array([*table.totals.values()], np.int64))
+    def of(self, counted: NDArray[np.int64], names: Sequence[str]) -> NDArray[np.int64]:
+        """Return the gauges of what was counted since the load (names,): (gauges of all charts,)."""
+        return counted @ signs_of(self._each, names) if self._each else self.total
+
+
+def signs_of(columns: Sequence[Dimension], names: Sequence[str]) -> NDArray[np.int64]:
+    """Return how often each counter counts for each column: (names, columns)."""
+    if not columns:
+        return np.zeros((len(names), 0), np.int64)
+    return np.array([[c.plus.count(n) - c.minus.count(n) for c in columns] for n in names], np.int64)

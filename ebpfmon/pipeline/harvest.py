@@ -9,18 +9,18 @@ from dataclasses import replace
 from typing import Protocol
 
 from ebpfmon.errors import KernelError
-from ebpfmon.model.everything import Harvest, TableHarvest
+from ebpfmon.model import Harvest, TableHarvest
 from ebpfmon.pipeline.schedule import Clock
 
 log = logging.getLogger(__name__)
 
 
 class Interval(Protocol):
-    """Which side of its tables a probe's programs write to (`ebpfmon.kernel.tables.Interval`)."""
+    """Which buffer of its tables a probe's programs write to (`ebpfmon.kernel.tables.Interval`)."""
 
     @property
-    def side(self) -> int: ...
-    def flip(self) -> int: ...
+    def buffer(self) -> int: ...
+    def swap(self) -> int: ...
 
 
 class Table(Protocol):
@@ -28,8 +28,8 @@ class Table(Protocol):
 
     @property
     def stem(self) -> str: ...
-    def settle(self, side: int) -> None: ...
-    def drain(self, side: int) -> TableHarvest: ...
+    def wait_for_programs(self, buffer: int) -> None: ...
+    def drain(self, buffer: int) -> TableHarvest: ...
 
 
 class Source(Protocol):
@@ -43,57 +43,58 @@ class Source(Protocol):
 
 
 class Harvester:
-    """Harvests all loaded probes at one instant. Blocking: it runs in a worker thread."""
+    """Harvest all loaded probes at one instant. Blocking: it runs in a worker thread."""
 
     def __init__(self, sources: Sequence[Source], clock: Clock) -> None:
         self._sources, self._clock = sources, clock
-        self._flipped_ns = clock.monotonic_ns()
+        self._swapped_ns = clock.monotonic_ns()
         self._missed = self._missed_runs()
         self._complete, self._missing = True, False
 
     def change(self, sources: Sequence[Source]) -> Harvest:
-        """From now on other sources, which count beside the former ones already. Returns the interval up to here, as
-        the former ones counted it; what the new ones counted of it is in `begun`.
+        """Harvest other sources from now on, which count beside the former ones already. Return the interval up to here
+        as the former ones counted it; what the new ones counted of it is in `begun`.
 
-        Those that share the interval with a former one begin at the very call at which that ends.
+        A source that shares the interval with a former one begins at the very call at which that one ends.
         """
-        before = [source.interval.side for source in sources]
+        before = [source.interval.buffer for source in sources]
         begun: list[tuple[str, TableHarvest]] = []
-        for source, side in zip(sources, before, strict=True):  # the sides have changed since they began
-            begun += [(table.stem, table.drain(1 - side)) for table in source.tables]
+        for source, buffer in zip(sources, before, strict=True):  # the buffers were swapped since they began
+            begun += [(table.stem, table.drain(1 - buffer)) for table in source.tables]
         last = self.harvest()
-        for source, side in zip(sources, before, strict=True):
-            if source.interval.side == side:  # a source of its own
-                source.interval.flip()
+        for source, buffer in zip(sources, before, strict=True):
+            if source.interval.buffer == buffer:  # a source of its own
+                source.interval.swap()
             for n, table in enumerate(source.tables):
                 if not n:
-                    table.settle(side)
-                begun.append((table.stem, table.drain(side)))
+                    table.wait_for_programs(buffer)
+                begun.append((table.stem, table.drain(buffer)))
         self._sources = sources
         self._missed = self._missed_runs()
         return replace(last, begun=tuple(begun))
 
-    def rehearse(self) -> None:
-        """Do all that a harvest does, to the sides that no program writes to: nothing is taken. Raises KernelError."""
+    def dry_run(self) -> None:
+        """Do all that a harvest does, to the buffers that no program writes to, so nothing is taken. Raises
+        KernelError."""
         for source in self._sources:
-            side = 1 - source.interval.side
+            buffer = 1 - source.interval.buffer
             for n, table in enumerate(source.tables):
                 if not n:
-                    table.settle(side)
-                table.drain(side)
+                    table.wait_for_programs(buffer)
+                table.drain(buffer)
         self._missed_runs()
 
     def harvest(self) -> Harvest:
-        """The interval since the last call; `complete` is False if a table could not be read, and so is left out, or
-        if the kernel left out runs of programs, so that calls are missing."""
+        """Return the interval since the last call. It is not `complete` if a table could not be read, and so is left
+        out, or if the kernel left out runs of programs, so that calls are missing."""
         time_s, start = self._clock.time(), time.perf_counter_ns()
-        sides = [source.interval.flip() for source in self._sources]
-        flipped_ns = self._clock.monotonic_ns()
-        elapsed_s, self._flipped_ns = (flipped_ns - self._flipped_ns) / 1e9, flipped_ns
-        if self._sources:  # one grace period after the last flip is enough for all
-            self._sources[-1].tables[0].settle(sides[-1])
+        buffers = [source.interval.swap() for source in self._sources]
+        swapped_ns = self._clock.monotonic_ns()
+        elapsed_s, self._swapped_ns = (swapped_ns - self._swapped_ns) / 1e9, swapped_ns
+        if self._sources:  # one grace period after the last swap is enough for all
+            self._sources[-1].tables[0].wait_for_programs(buffers[-1])
         swapped = time.perf_counter_ns()
-        tables, complete = self._drain(sides)
+        tables, complete = self._drain(buffers)
         missed_runs = self._newly_missed()
         return Harvest(
             time_s=time_s,
@@ -105,12 +106,12 @@ class Harvester:
             complete=complete and not missed_runs,
         )
 
-    def _drain(self, sides: list[int]) -> tuple[Mapping[str, TableHarvest], bool]:
+    def _drain(self, buffers: list[int]) -> tuple[Mapping[str, TableHarvest], bool]:
         tables, complete = {}, True
-        for source, side in zip(self._sources, sides, strict=True):
+        for source, buffer in zip(self._sources, buffers, strict=True):
             for table in source.tables:
                 try:
-                    tables[table.stem] = table.drain(side)
+                    tables[table.stem] = table.drain(buffer)
                 except KernelError as error:
                     if self._complete:  # one line for each change of state
                         log.warning("%s: its counts come with a later interval", error)

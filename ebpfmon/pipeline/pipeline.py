@@ -1,77 +1,102 @@
-"""The only file that knows all the stages. It runs one tick."""
+"""Run one tick: the only file that knows all the stages."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-from ebpfmon.daemon.self_metrics import SelfMonitor
 from ebpfmon.grouping import execs
 from ebpfmon.grouping.lookup import Found, Lookup
-from ebpfmon.model.everything import Chart, ChartValues, Harvest, Keys, Owners, Scope, Snapshot, TableHarvest
-from ebpfmon.pipeline.accounting import Accounting
-from ebpfmon.pipeline.applications import Applications
-from ebpfmon.pipeline.attribute import Attribution, Pending
+from ebpfmon.grouping.naming import Naming
+from ebpfmon.grouping.registry import Grouping
+from ebpfmon.model import Chart, ChartData, Column, Harvest, LabelSource, Snapshot, TableHarvest, TableView
+from ebpfmon.pipeline.account import Counters, GroupAccount, GroupSums, KeyAccount, SystemAccount, sums_by
+from ebpfmon.pipeline.attribute import Attributed, Attribution, Pending
 from ebpfmon.pipeline.harvest import Harvester, Source
-from ebpfmon.pipeline.keyed import Keyed
-from ebpfmon.pipeline.publish import Fanout
+from ebpfmon.pipeline.publish import Publisher
+from ebpfmon.pipeline.schedule import Moment
+from ebpfmon.pipeline.self_metrics import SelfMetrics
 
 LOOKUP_S = 0.02
 """How long one tick may ask /proc and its like about processes that are new. What is not known then has to wait."""
-_MAKE_ROOM = 0.5  # of the groups that are not shown, when there are too many
 
 
-@dataclass(slots=True)
-class Grouping:
-    """What is grouped by: may be changed at any time."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shown:
+    """What is published, by table: its charts as the probes declare them, the counters that there are, the labels of
+    tables with keys of their own, and the columns of its rows. `by_process` are the tables by process."""
 
-    by: str
+    charts: Mapping[str, tuple[Chart, ...]] = field(default_factory=dict)
+    counters: Counters = field(default_factory=dict)
+    labels: Mapping[str, LabelSource] = field(default_factory=dict)
+    columns: Mapping[str, tuple[Column, ...]] = field(default_factory=dict)
+    by_process: frozenset[str] = frozenset()
 
 
-class Owning:
-    """Attribution, with the facts that it asks for: rows to owners, and groups that nobody asks for forgotten."""
+class GroupStage:
+    """Attribution with the look-ups it needs, and the accounts of all groupings."""
 
     def __init__(
         self,
-        attribution: Attribution,
-        applications: Applications,
+        groupings: Sequence[Grouping],
+        namings: Mapping[str, Naming],
+        shown: Shown,
+        maximum: int,
         lookup: Lookup,
         executor: Executor,
-        grouping: Grouping | None = None,
     ) -> None:
-        """`executor` is for `lookup`, which blocks."""
-        self.attribution, self.applications, self._grouping = attribution, applications, grouping
+        """`namings`: of each of the groupings, by name. `executor` is for `lookup`, which blocks."""
+        self.attribution = Attribution(namings)
         self._lookup, self._executor = lookup, executor
+        counters = {stem: names for stem, names in shown.counters.items() if stem in shown.by_process}
+        self._accounts = [
+            GroupAccount(
+                [
+                    chart.of_grouping(grouping.prefix, grouping.name)
+                    for stem in counters
+                    for chart in shown.charts.get(stem, ())
+                    if chart.grouped
+                ],
+                counters,
+                maximum,
+            )
+            for grouping in groupings
+        ]
         self._asked: asyncio.Future[Found] | None = None
         self._looked_up = self._forgotten = 0
 
     def fields(self) -> dict[str, int]:
-        """What attribution costs and loses, since the last call but for what waits."""
+        """Return what attribution cost and lost since the last call, and how many processes wait."""
         looked_up, self._looked_up = self._looked_up, 0
         forgotten, self._forgotten = self.attribution.forgotten - self._forgotten, self.attribution.forgotten
         return {"looked_up": looked_up, "waiting": self.attribution.waiting, "forgotten": forgotten}
 
-    async def own(self, harvest: Harvest) -> dict[str, Owners]:
-        """Whose the rows of an interval are, by table."""
-        if self._grouping:
-            self.attribution.by = self._grouping.by
-        if self.attribution.full:
-            idle = self.applications.idlest(_MAKE_ROOM)
-            self.attribution.forget(idle)
-            self.applications.forget(idle)
+    async def attribute(self, harvest: Harvest) -> Attributed:
+        """Say which groups the rows of an interval belong to."""
         pending = self.attribution.look(harvest.tables)
-        return self.attribution.own(pending, await self._ask(pending))
+        return self.attribution.assign(pending, await self._ask(pending))
+
+    def account(self, tables: Mapping[str, TableHarvest], attributed: Attributed, moment: Moment) -> list[ChartData]:
+        """Return the charts of all groupings. One pass over the rows serves them all."""
+        sums = {stem: sums_by(combinations, tables[stem]) for stem, combinations in attributed.combinations.items()}
+        charts: list[ChartData] = []
+        for n, account in enumerate(self._accounts):
+            by_group = {
+                stem: GroupSums(attributed.groups[combinations, n], of_each)
+                for stem, (combinations, of_each) in sums.items()
+            }
+            charts += account.account(tables, by_group, attributed.names, moment)
+        return charts
 
     async def _ask(self, pending: Pending) -> Found:
-        """Answers, as far as they come in time: what hangs in /proc must not hold up a tick."""
+        """Return answers, as far as they come in time: a look-up that hangs must not delay a tick."""
         if self._asked is None:
             if not pending.wanted:
                 return Found()
-            known = self.attribution.naming.known
             self._asked = asyncio.get_running_loop().run_in_executor(
-                self._executor, self._lookup.answer, pending.wanted, known, LOOKUP_S
+                self._executor, self._lookup.answer, pending.wanted, self.attribution.known, LOOKUP_S
             )
         done, _ = await asyncio.wait({self._asked}, timeout=2 * LOOKUP_S)
         if not done:
@@ -82,95 +107,100 @@ class Owning:
         return found
 
 
-@dataclass(frozen=True, slots=True)
-class Charted:
-    """What is shown, by table: the charts, and what the keys mean of tables with keys of their own."""
-
-    charts: Mapping[str, tuple[Chart, ...]]
-    keys: Mapping[str, Keys]
-
-
 class Pipeline:
-    """Kernel -> harvest -> attribution -> accounting -> fan-out."""
+    """Kernel -> harvest -> attribution -> accounting -> publish."""
 
-    def __init__(self, host: str, harvester: Harvester, fanout: Fanout, executor: Executor) -> None:
-        """`executor` is for the harvester, which blocks. Then comes `show`."""
-        self._host, self._harvester, self._fanout, self._executor = host, harvester, fanout, executor
-        self._charted = Charted({}, {})
-        self._accounts: dict[str, Accounting] = {}
-        self._keyed: dict[str, Keyed] = {}
-        self._begun: list[tuple[str, TableHarvest]] | None = None
-        self._owning: Owning | None = None
+    def __init__(
+        self,
+        host: str,
+        harvester: Harvester,
+        publisher: Publisher,
+        executor: Executor,
+        shown: Shown,
+        groups: GroupStage | None,
+        self_metrics: SelfMetrics,
+    ) -> None:
+        """`executor` is for the harvester, which blocks. `groups` None: groups are turned off."""
+        self._host, self._harvester, self._publisher, self._executor = host, harvester, publisher, executor
+        self._shown, self._groups, self._self_metrics = Shown(), groups, self_metrics
+        self._system: dict[str, SystemAccount] = {}
+        self._by_key: dict[str, KeyAccount] = {}
+        self._begun: tuple[tuple[str, TableHarvest], ...] | None = None
+        self.show(shown, groups, self_metrics)
 
-    def show(self, charted: Charted, owning: Owning | None, selfmon: SelfMonitor) -> None:
-        """From the next tick on this is shown; what is as it was goes on counting. `owning` None: applications are
-        turned off."""
-        before, self._charted = self._charted, charted
-        self._accounts = {
-            stem: self._accounts[stem]
+    def show(self, shown: Shown, groups: GroupStage | None, self_metrics: SelfMetrics) -> None:
+        """Publish this from the next tick on; what is as it was goes on counting."""
+        before, self._shown = self._shown, shown
+        self._system = {
+            stem: self._system[stem]
             if before.charts.get(stem) == of_table
-            else Accounting(c for c in of_table if c.scope is Scope.SYSTEM)
-            for stem, of_table in charted.charts.items()
+            else SystemAccount((c for c in of_table if not c.labels and not c.grouped), stem, shown.counters[stem])
+            for stem, of_table in shown.charts.items()
         }
-        self._keyed = {
-            stem: self._keyed[stem]
-            if before.keys.get(stem) is keys and before.charts.get(stem) == charted.charts[stem]
-            else self._new_keyed(stem, before, charted)
-            for stem, keys in charted.keys.items()
+        self._by_key = {
+            stem: self._by_key[stem]
+            if before.labels.get(stem) is labels and before.charts.get(stem) == shown.charts[stem]
+            else self._new_by_key(stem, before, labels)
+            for stem, labels in shown.labels.items()
         }
-        self._begun = None
-        self._owning = owning
-        self._selfmon, self._self_account = selfmon, Accounting(selfmon.charts())
+        self._begun, self._groups, self._self_metrics = None, groups, self_metrics
 
-    def _new_keyed(self, stem: str, before: Charted, charted: Charted) -> Keyed:
-        """With the levels that there are already: of what a new probe saw begin before it took over, or of the one that
-        goes on under other settings."""
-        keyed = Keyed((c for c in charted.charts[stem] if c.scope is Scope.KEYS), charted.keys[stem])
+    def _new_by_key(self, stem: str, before: Shown, labels: LabelSource) -> KeyAccount:
+        """Return an account with the gauges that there are already: those of what a new probe saw begin before it took
+        over, or those of the account that goes on under other settings."""
+        charts = (c for c in self._shown.charts[stem] if c.labels)
+        account = KeyAccount(charts, stem, self._shown.counters[stem], labels)
         if self._begun is not None:
             for table in (table for of_stem, table in self._begun if of_stem == stem):
-                keyed.levels.harvest(table)
-        elif stem in self._keyed and before.charts.get(stem) == charted.charts[stem]:
-            keyed.levels = self._keyed[stem].levels
-        return keyed
+                account.begin(table)
+        elif stem in self._by_key and before.charts.get(stem) == self._shown.charts[stem]:
+            account.take_over(self._by_key[stem])
+        return account
 
     async def tick(self, late_ticks: int = 0) -> None:
         """Harvest the interval and publish it. The kernel's part, which waits, runs in the executor."""
         await self._publish(await self._in_executor(self._harvester.harvest), late_ticks)
 
     async def change(self, sources: Sequence[Source]) -> None:
-        """From now on harvest other sources. What the former ones have counted is published. Then comes `show`."""
+        """Harvest other sources from now on. What the former ones have counted is published. Then comes `show`."""
         last = await self._in_executor(lambda: self._harvester.change(sources))
-        self._begun = list(last.begun)
         await self._publish(last, 0)
+        self._begun = last.begun
 
     async def _in_executor(self, harvest: Callable[[], Harvest]) -> Harvest:
         return await asyncio.get_running_loop().run_in_executor(self._executor, harvest)
 
     async def _publish(self, harvest: Harvest, late_ticks: int) -> None:
-        owners = await self._owning.own(harvest) if self._owning else {}
-        self._fanout.publish(self._account(harvest, owners, late_ticks))
+        attributed = await self._groups.attribute(harvest) if self._groups else None
+        self._publisher.publish(self._account(harvest, attributed, late_ticks))
 
-    def _own_fields(self, harvest: Harvest, late_ticks: int) -> dict[str, int | float]:
-        return self._selfmon.fields(harvest, late_ticks) | (self._owning.fields() if self._owning else {})
-
-    def _account(self, harvest: Harvest, owners: Mapping[str, Owners], late_ticks: int) -> Snapshot:
-        charts: list[ChartValues] = []
-        for stem, account in self._accounts.items():
-            if stem in harvest.tables:
-                charts += account.account(harvest.tables[stem].totals, harvest.tables[stem].since_load)
-        for stem, keyed in self._keyed.items():
-            if stem in harvest.tables:
-                charts += keyed.account(harvest.tables[stem], harvest.elapsed_s)
-        if self._owning:
-            charts += self._owning.applications.account(harvest.tables, owners, harvest.elapsed_s)
-        charts += self._self_account.account(self._own_fields(harvest, late_ticks))
+    def _account(self, harvest: Harvest, attributed: Attributed | None, late_ticks: int) -> Snapshot:
+        tables, moment = harvest.tables, Moment(harvest.time_s, harvest.elapsed_s)
+        charts: list[ChartData] = []
+        for stem, system in self._system.items():
+            if stem in tables:
+                charts += system.account(tables[stem], moment)
+        for stem, by_key in self._by_key.items():
+            if stem in tables:
+                charts += by_key.account(tables[stem], moment)
+        if self._groups and attributed:
+            charts += self._groups.account(tables, attributed, moment)
+        charts += self._self_metrics.charts(harvest, late_ticks, self._groups.fields() if self._groups else {}, moment)
         return Snapshot(
             host=self._host,
             time_s=harvest.time_s,
             elapsed_s=harvest.elapsed_s,
             complete=harvest.complete,
             charts=tuple(charts),
-            # command lines may hold secrets: they are for attribution alone
-            tables={stem: table for stem, table in harvest.tables.items() if stem != execs.TABLE},
-            owners=owners,
+            tables={stem: self._view(stem, table, attributed) for stem, table in tables.items() if stem != execs.TABLE},
+        )
+
+    def _view(self, stem: str, table: TableHarvest, attributed: Attributed | None) -> TableView:
+        # the table `execs` has none: command lines may hold secrets, they are for attribution alone
+        has_groups = attributed is not None and stem in attributed.combinations
+        return TableView(
+            harvest=table,
+            columns=self._shown.columns.get(stem, ()),
+            labels=self._shown.labels.get(stem),
+            groups=attributed.of_rows(stem) if attributed is not None and has_groups else {},
         )

@@ -1,4 +1,5 @@
-"""One bounded mailbox and one supervised task per sink: none is in another's way, or in the harvest's."""
+"""Publish snapshots: one bounded mailbox and one supervised task per sink, so that no sink delays another or the
+harvest."""
 
 from __future__ import annotations
 
@@ -12,8 +13,9 @@ from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 
 from ebpfmon.errors import EbpfmonError, SinkError, SinkGoneError
-from ebpfmon.model.everything import Sink, SinkSettings, Snapshot, tag_of
-from ebpfmon.pipeline.selection import Charts, joined
+from ebpfmon.model import Sink, SinkSettings, Snapshot, tag_of
+from ebpfmon.pipeline.selection import ChartFilter, joined
+from ebpfmon.text import escaped
 
 log = logging.getLogger(__name__)
 
@@ -23,18 +25,18 @@ FIRST_DELAY_S, LAST_DELAY_S = 0.5, 60.0
 
 @dataclass(slots=True)
 class SinkStatistics:
-    """What became of a sink's snapshots, since the start."""
+    """What became of a sink's snapshots since the start."""
 
     sent: int = 0
     dropped: int = 0
     errors: int = 0
     queue_length: int = 0
     succeeded_s: float = field(default_factory=time.monotonic, compare=False)
-    """When it last took a snapshot, or was made (time.monotonic)."""
+    """When it last delivered a snapshot, or was made (time.monotonic)."""
 
 
 class Mailbox:
-    """A queue that never makes its writer wait: when full it loses its oldest snapshot, and counts it."""
+    """A queue that never makes its writer wait: when it is full, it drops its oldest snapshot and counts that."""
 
     def __init__(self, statistics: SinkStatistics, size: int = MAILBOX_SNAPSHOTS) -> None:
         self._snapshots: deque[Snapshot] = deque()
@@ -51,12 +53,12 @@ class Mailbox:
         self._update()
 
     def close(self) -> None:
-        """Nothing more will come."""
+        """Say that nothing more will come."""
         self._closed = True
         self._update()
 
     async def take(self) -> Snapshot | None:
-        """The oldest snapshot; None when the mailbox is closed and empty."""
+        """Return the oldest snapshot, or None when the mailbox is closed and empty."""
         while not self._snapshots:
             if self._closed:
                 return None
@@ -67,7 +69,8 @@ class Mailbox:
         return snapshot
 
     def put_back(self, snapshot: Snapshot) -> None:
-        """It was taken but not delivered: it is the oldest again, and so lost if the mailbox is full by now."""
+        """Return a snapshot that could not be delivered. It is the oldest again, and is dropped if the mailbox is
+        full."""
         if len(self._snapshots) == self._size:
             self._statistics.dropped += 1
         else:
@@ -85,7 +88,7 @@ class Mailbox:
 
 
 class SinkTask:
-    """Keeps one sink open and fed. What it raises is counted and logged, and it is opened again after a while."""
+    """Keep one sink open and fed. What it raises is counted and logged, and it is opened again after a while."""
 
     def __init__(self, settings: SinkSettings) -> None:
         self.name = settings.name or tag_of(settings)
@@ -93,17 +96,18 @@ class SinkTask:
         self.mailbox = Mailbox(self.statistics)
         self.settings = settings
         self.tried = asyncio.Event()
-        """It has been opened, or that has failed."""
-        self._charts = Charts(settings.charts)
-        self._gathered: Snapshot | None = None
+        """Set when the sink has been opened, or that has failed."""
+        self._charts = ChartFilter(settings.charts)
+        self._pending: Snapshot | None = None
         self._last: int | None = None
         self._delay_s = FIRST_DELAY_S
         self._failing = False
 
     def put(self, snapshot: Snapshot) -> None:
-        """Take in the newest snapshot: of the charts that the sink chose, and as part of an interval of its own."""
+        """Take in the newest snapshot: the charts that the sink chose, as part of an interval of the sink's own
+        length."""
         snapshot = self._charts.of(snapshot)
-        self._gathered = joined(self._gathered, snapshot) if self._gathered else snapshot
+        self._pending = joined(self._pending, snapshot) if self._pending else snapshot
         interval = self.settings.interval
         now = int(snapshot.time_s // interval) if interval else None
         if now is None or now != self._last:  # on multiples of its interval, whatever came late or not at all
@@ -111,17 +115,17 @@ class SinkTask:
             self._flush()
 
     def close(self) -> None:
-        """Nothing more will come: what is gathered goes out."""
+        """Say that nothing more will come, and deliver what is pending."""
         self._flush()
         self.mailbox.close()
 
     def _flush(self) -> None:
-        if self._gathered:
-            self.mailbox.put(self._gathered)
-        self._gathered = None
+        if self._pending:
+            self.mailbox.put(self._pending)
+        self._pending = None
 
     async def run(self) -> None:
-        """Until the mailbox is closed and empty, or the sink is gone for good."""
+        """Run until the mailbox is closed and empty, or the sink is gone for good."""
         while True:
             try:
                 async with self._opened() as sink:
@@ -130,7 +134,7 @@ class SinkTask:
             except SinkGoneError as gone:
                 log.info("sink '%s' has ended: %s", self.name, gone)
                 return
-            except (Exception, SystemExit) as error:  # a sink may raise anything, and must hurt nobody
+            except (Exception, SystemExit) as error:  # a sink may raise anything, and the daemon goes on
                 self._failed(error)
                 if self.mailbox.closed:
                     return
@@ -139,7 +143,8 @@ class SinkTask:
 
     @asynccontextmanager
     async def _opened(self) -> AsyncIterator[Sink]:
-        """The sink. Closing it has its time, too; what went wrong before is what is raised then."""
+        """Open the sink, and close it within its time limit. An error of the work inside is raised, not one of
+        closing."""
         try:
             sink = self.settings.open()
             async with self._limited():
@@ -158,7 +163,7 @@ class SinkTask:
 
     @asynccontextmanager
     async def _limited(self) -> AsyncIterator[None]:
-        """Raises SinkError if what is done inside takes too long."""
+        """Raise SinkError if the work inside takes too long."""
         try:
             async with asyncio.timeout(self.settings.send_timeout_s) as limit:
                 yield
@@ -189,22 +194,22 @@ class SinkTask:
         self.statistics.errors += 1
         if not self._failing:  # one line for each change of state
             self._failing = True
-            why = str(error) if isinstance(error, EbpfmonError) else f"{type(error).__name__}: {error}"
+            why = str(error) if isinstance(error, EbpfmonError) else f"{type(error).__name__}: {escaped(str(error))}"
             log.warning("sink '%s' does not work, it will be tried again: %s", self.name, why)
 
 
-class Fanout:
-    """All sinks."""
+class Publisher:
+    """Hand snapshots to all sinks."""
 
     def __init__(self, sinks: list[SinkTask]) -> None:
         self.sinks = sinks
 
     def publish(self, snapshot: Snapshot) -> None:
-        """Hand a snapshot to every sink; never waits."""
+        """Hand a snapshot to every sink. Never waits."""
         for sink in self.sinks:
             sink.put(snapshot)
 
     def close(self) -> None:
-        """Nothing more will come: each sink ends when it has delivered what it has."""
+        """Say that nothing more will come: each sink ends when it has delivered what it has."""
         for sink in self.sinks:
             sink.close()

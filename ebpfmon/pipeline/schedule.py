@@ -1,4 +1,4 @@
-"""Ticks on whole seconds of the clock, without drift. What is late is counted, not queued."""
+"""Tick on whole seconds of the clock, without drift. Late ticks are counted, never queued."""
 
 from __future__ import annotations
 
@@ -10,35 +10,35 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 LATE_S = 0.1
-"""A tick that comes later than that is a late one."""
+"""A tick that comes later than that counts as late."""
 
 
 class Clock(Protocol):
-    """Where the time comes from; passed in, so that tests have their own."""
+    """Where the time comes from. It is passed in, so tests have their own."""
 
     def time(self) -> float:
-        """Seconds since the epoch."""
+        """Return seconds since the epoch."""
 
     def monotonic_ns(self) -> int:
-        """Nanoseconds of a clock that never jumps."""
+        """Return nanoseconds of a clock that never jumps."""
 
     async def wait(self, seconds: float, stop: asyncio.Event) -> None:
-        """Until that long from now, or until `stop` is set."""
+        """Wait for so many seconds, or until `stop` is set."""
 
 
 class SystemClock:
     """The machine's clocks."""
 
     def time(self) -> float:
-        """Seconds since the epoch."""
+        """Return seconds since the epoch."""
         return time.time()
 
     def monotonic_ns(self) -> int:
-        """CLOCK_MONOTONIC."""
+        """Return CLOCK_MONOTONIC in nanoseconds."""
         return time.monotonic_ns()
 
     async def wait(self, seconds: float, stop: asyncio.Event) -> None:
-        """Until that long from now, or until `stop` is set."""
+        """Wait for so many seconds, or until `stop` is set."""
         try:
             async with asyncio.timeout(seconds):
                 await stop.wait()
@@ -48,8 +48,8 @@ class SystemClock:
 
 @dataclass(frozen=True, slots=True)
 class Tick:
-    """`due_s` is the whole second (since the epoch) it was due, `skipped` the ticks left out before it, `late_s` how
-    long after its second it comes."""
+    """One tick: `due_s` is the whole second (since the epoch) when it was due, `skipped` is how many ticks were left
+    out before it, and `late_s` is how long after its second it comes."""
 
     due_s: int
     skipped: int
@@ -57,15 +57,28 @@ class Tick:
 
     @property
     def late_ticks(self) -> int:
-        """Ticks that came late or not at all."""
+        """How many ticks came late or not at all."""
         return self.skipped + (self.late_s > LATE_S)
 
 
-async def ticks(interval_s: int, clock: Clock, stop: asyncio.Event) -> AsyncIterator[Tick]:
-    """A tick at every multiple of the interval, until `stop` is set.
+@dataclass(frozen=True, slots=True)
+class Moment:
+    """The end of an interval in seconds since the epoch, and its length."""
 
-    If the consumer is still busy when a tick is due, that tick is skipped and the next one says so; if the clock
-    is set back, ticks go on from its new time.
+    time_s: float
+    elapsed_s: float
+
+    @property
+    def start_s(self) -> float:
+        """When the interval began: totals that begin in it start then."""
+        return self.time_s - self.elapsed_s
+
+
+async def ticks(interval_s: int, clock: Clock, stop: asyncio.Event) -> AsyncIterator[Tick]:
+    """Yield a tick at every multiple of the interval, until `stop` is set.
+
+    If the consumer is still busy when a tick is due, that tick is skipped and the next one says so. If the clock is set
+    back, ticks go on from its new time.
     """
     last = math.floor(clock.time() / interval_s)
     last_due_ns: int | None = None
@@ -73,12 +86,12 @@ async def ticks(interval_s: int, clock: Clock, stop: asyncio.Event) -> AsyncIter
         now = clock.time()
         current = math.floor(now / interval_s)
         if current <= last:
-            # a timer may fire a moment early, then this is still the second that had its tick; but a clock
-            # that was set back starts anew
+            # a timer may fire a moment early: then this is still the second that had its tick; a clock that was set
+            # back starts anew
             last = last if last - current <= 1 else current
             await clock.wait((last + 1) * interval_s - now, stop)
             continue
-        # by the monotonic clock, as a clock that was set forward has skipped no tick
+        # by the monotonic clock, because a clock that was set forward has skipped no tick
         due_ns = clock.monotonic_ns() - int((now - current * interval_s) * 1e9)
         passed = 1 if last_due_ns is None else round((due_ns - last_due_ns) / (interval_s * 1_000_000_000))
         last, last_due_ns = current, due_ns

@@ -1,4 +1,4 @@
-"""What of the snapshots a sink gets: the charts that it chose, over intervals of its own length. Pure."""
+"""Give each sink what it asked for: the charts that it chose, over intervals of its own length. Pure."""
 
 from __future__ import annotations
 
@@ -8,17 +8,19 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
+from numpy.typing import NDArray
 
-from ebpfmon.model.everything import ChartValues, Kind, Owners, Snapshot, TableHarvest, Value
-from ebpfmon.pipeline.aggregate import Grouping
+from ebpfmon.model import ChartData, RowGroups, SeriesIndex, Snapshot, TableHarvest, TableView
+from ebpfmon.model.series import Numbers
+from ebpfmon.pipeline.aggregate import Aggregator
 
 
-class Charts:
+class ChartFilter:
     """A set of charts by their ids: patterns with `*`, of which those after `!` exclude. An exclusion always wins; if
     there are exclusions alone, all else is in; so is everything if there are no patterns."""
 
     def __init__(self, patterns: Sequence[str]) -> None:
-        """Raises ValueError for what is no pattern."""
+        """Raise ValueError for what is no pattern."""
         for pattern in patterns:
             if not re.fullmatch(r"!?[\w.*-]+", pattern):
                 raise ValueError(f"'{pattern}': expected a chart's id, such as ebpf.io, or with * or ! apps.*")
@@ -33,92 +35,96 @@ class Charts:
         return self._known[id_]
 
     def of(self, snapshot: Snapshot) -> Snapshot:
-        """The snapshot with these charts alone."""
+        """Return the snapshot with these charts alone."""
         if not self._included and not self._excluded:
             return snapshot
         return replace(snapshot, charts=tuple(c for c in snapshot.charts if c.chart.id in self))
 
 
 def joined(first: Snapshot, second: Snapshot) -> Snapshot:
-    """Two intervals, one after the other, as one: amounts are summed, levels are the second's. What only the first has
-    is there as well."""
-    tables, owners = _tables(first, second)
+    """Return two successive intervals as one: amounts are summed, gauges are the second's. What only the first has is
+    there as well."""
     return replace(
         second,
         elapsed_s=first.elapsed_s + second.elapsed_s,
         complete=first.complete and second.complete,
         charts=_charts(first.charts, second.charts),
-        tables=tables,
-        owners=owners,
+        tables={
+            **first.tables,
+            **second.tables,
+            **{
+                stem: _view(first.tables[stem], second.tables[stem])
+                for stem in first.tables.keys() & second.tables.keys()
+            },
+        },
     )
 
 
-def _charts(first: Sequence[ChartValues], second: Sequence[ChartValues]) -> tuple[ChartValues, ...]:
-    before = {values.chart.id: values for values in first}
-    charts = [
-        ChartValues(values.chart, _values(values.chart.kind, before[values.chart.id].values, values.values))
-        if values.chart.id in before
-        else values
-        for values in second
-    ]
-    now = {values.chart.id for values in second}
-    return (*charts, *(values for values in first if values.chart.id not in now))
+def _charts(first: Sequence[ChartData], second: Sequence[ChartData]) -> tuple[ChartData, ...]:
+    before = {data.chart.id: data for data in first}
+    charts = [_chart(before.get(data.chart.id), data) for data in second]
+    now = {data.chart.id for data in second}
+    return (*charts, *(data for data in first if data.chart.id not in now))
 
 
-def _values(kind: Kind, first: Sequence[Value], second: Sequence[Value]) -> tuple[Value, ...]:
-    if kind is Kind.LEVEL:
-        return tuple(second)
-    before = {value.dimension.id: value for value in first}
-    summed = [
-        Value(value.dimension, before[value.dimension.id].delta + value.delta, value.total)
-        if value.dimension.id in before
-        else value
-        for value in second
-    ]
-    now = {value.dimension.id for value in second}
-    # what is no more goes first, as `other` and its like are last
-    return (*(value for value in first if value.dimension.id not in now), *summed)
+def _chart(first: ChartData | None, second: ChartData) -> ChartData:
+    if first is None or not second.chart.kind.cumulative:
+        return second
+    if first.index is second.index:
+        both: Numbers = np.add(first.deltas, second.deltas)
+        return replace(second, deltas=both)
+    places = {key: n for n, key in enumerate(second.index.keys)}
+    keys = first.index.keys
+    gone = [n for n, key in enumerate(keys) if key not in places]
+    stays = [n for n, key in enumerate(keys) if key in places]
+    deltas = second.deltas.copy()
+    into = [places[keys[n]] for n in stays]
+    deltas[into] = np.add(deltas[into], first.deltas[stays])
+    if not gone:
+        return replace(second, deltas=deltas)
+    # what is no more goes first, because the rest (`other` and its like) is last
+    return replace(
+        second,
+        index=SeriesIndex(
+            labels=(*(first.index.labels[n] for n in gone), *second.index.labels),
+            names=(*(first.index.names[n] for n in gone), *second.index.names),
+            roles=(*(first.index.roles[n] for n in gone), *second.index.roles),
+            starts_s=(*(first.index.starts_s[n] for n in gone), *second.index.starts_s),
+        ),
+        deltas=np.vstack((first.deltas[gone], deltas)),
+        totals=np.vstack((first.totals[gone], second.totals)),
+    )
 
 
-def _tables(first: Snapshot, second: Snapshot) -> tuple[dict[str, TableHarvest], dict[str, Owners]]:
-    tables: dict[str, TableHarvest] = {**first.tables, **second.tables}
-    owners: dict[str, Owners] = {**first.owners, **second.owners}
-    for stem in first.tables.keys() & second.tables.keys():
-        parts = [first.tables[stem], second.tables[stem]]
-        rows, kept = _rows(parts)
-        tables[stem] = TableHarvest(
-            rows,
-            _added(parts[0].totals, parts[1].totals),
-            _added(parts[0].overflow, parts[1].overflow),
-            parts[0].overflow_calls + parts[1].overflow_calls,
-            parts[1].capacity,
-            parts[1].since_load,
-        )
-        if stem in first.owners and stem in second.owners:
-            owners[stem] = _owners(first.owners[stem], second.owners[stem], kept)
-    return tables, owners
-
-
-def _rows(parts: Sequence[TableHarvest]) -> tuple[np.ndarray, np.ndarray]:
-    """The rows of both, those of one key summed, and which of them, one after the other, they are (the later one)."""
+def _view(first: TableView, second: TableView) -> TableView:
+    parts = [first.harvest, second.harvest]
     dtype, counters = parts[1].rows.dtype, len(parts[1].totals)
     numbers = np.concatenate([part.rows.view(np.uint64).reshape(len(part.rows), dtype.itemsize // 8) for part in parts])
-    order, starts = Grouping(numbers.shape[1] - counters).group(numbers[:, :-counters])
-    kept = np.maximum.reduceat(order, starts) if len(order) else order
+    groups = Aggregator(numbers.shape[1] - counters).group(np.ascontiguousarray(numbers[:, :-counters]))
+    kept = groups.last
     rows = numbers[kept]
-    if len(order):
-        rows[:, -counters:] = np.add.reduceat(numbers[order, -counters:], starts, axis=0)
-    return rows.reshape(-1).view(dtype), kept
+    if len(groups):
+        rows[:, -counters:] = groups.sums(numbers[:, -counters:].view(np.int64)).view(np.uint64)
+    harvest = TableHarvest(
+        rows.reshape(-1).view(dtype),
+        _added(parts[0].totals, parts[1].totals),
+        _added(parts[0].overflow, parts[1].overflow),
+        parts[0].overflow_calls + parts[1].overflow_calls,
+        parts[1].capacity,
+        parts[1].since_load,
+    )
+    both = first.groups.keys() & second.groups.keys()
+    return replace(
+        second,
+        harvest=harvest,
+        groups={name: _groups(first.groups[name], second.groups[name], kept) for name in second.groups if name in both},
+    )
 
 
-def _owners(first: Owners, second: Owners, kept: np.ndarray) -> Owners:
-    """Of rows that were kept of both, in terms of the second's groups and what is missing there."""
-    names = dict.fromkeys(second.groups)
-    names.update(dict.fromkeys(first.groups))
-    ids = {name: n for n, name in enumerate(names)}
-    translated = np.array([ids[name] for name in first.groups], np.int64)
-    of_rows = np.concatenate((translated[first.of_rows], second.of_rows))
-    return Owners(tuple(names), of_rows[kept])
+def _groups(first: RowGroups, second: RowGroups, kept: NDArray[np.intp]) -> RowGroups:
+    # usually the names are one object, of thousands
+    names = second.names if first.names is second.names else {**first.names, **second.names}
+    return RowGroups(np.concatenate((first.ids, second.ids))[kept], names)
 
 
 def _added(first: Mapping[str, int], second: Mapping[str, int]) -> dict[str, int]:
