@@ -1,1 +1,1 @@
-"""Who made a call: names of applications and cgroups from facts about a process. No I/O but reading the groups file."""
+"""Name the group that a process belongs to: its application, program, user or container."""

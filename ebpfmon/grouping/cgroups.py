@@ -1,4 +1,4 @@
-"""A cgroup's name for people, from its path alone: no daemon is asked."""
+"""Name a cgroup for people. Uses its path only, and asks no container runtime."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ _ID = r"(?P<{}>[0-9a-f]{{12}})[0-9a-f]{{52}}"
 
 _POD = re.compile(r"kubepods.*?[-/]pod(?P<uid>[0-9a-f]{8})[0-9a-f_-]*")
 
-# the outermost container is the one that is named: what systemd or Docker make inside of it is its own affair
+# the outermost container gives the name, not what systemd or Docker run inside it
 _CONTAINER = re.compile(
     rf"""/(?:
         (?:[^/]*:)?(?P<runtime>docker|libpod|crio|nerdctl|(?:cri-)?containerd)(?:-conmon)?[-:]{_ID.format("named")}(?:\.scope)?
@@ -35,8 +35,8 @@ _RANDOM = re.compile(
     rf"""(?:
         [-.@](?:{_UUID}|[0-9a-f]{{32}})
       | (?<=run)-(?:u\d+|r[0-9a-f]{{32}}|p\d+-i\d+)   # systemd-run
-      | @\d+-\d+[^/]*(?=\.service$)                   # a service for each connection to its socket
-      | -\d+(?=\.scope$)                              # a desktop's application: a PID
+      | @\d+-\d+[^/]*(?=\.service$)                   # a service started for each connection to a socket
+      | -\d+(?=\.scope$)                              # the PID of a desktop's application
     )(?=\.(?:service|scope)$)""",
     re.VERBOSE,
 )
@@ -46,11 +46,12 @@ _ESCAPED = re.compile(r"(?:\\x[0-9a-f]{2})+")
 
 
 def name(path: str) -> str:
-    r"""The name of the cgroup with this path, as in /proc/PID/cgroup, of version 1 or 2.
+    r"""Return the name of the cgroup with this path (of version 1 or 2, as in /proc/PID/cgroup).
 
-    A container is `RUNTIME-ID` with 12 characters of its ID, in Kubernetes `pod-UID/ID`; a machine and an LXC container
-    have their own names, a service its unit's, a session its user's (`user-1000`), and the root is `root`. Anything
-    else is the last component. What is random in a name is left out, `\x2d` and the like are decoded.
+    A container is called `RUNTIME-ID` with the first 12 characters of its ID, or `pod-UID/ID` in Kubernetes. A virtual
+    machine and an LXC container have their own name, a service has that of its unit, and a session that of its user
+    (`user-1000`). The root is `root`. Any other cgroup has the last component of its path. Random parts of a name are
+    left out, and escapes such as `\x2d` are decoded.
     """
     path = "/" + "/".join(c for c in path.removesuffix(" (deleted)").split("/") if c not in ("", ".", ".."))
     if path == "/":
@@ -82,7 +83,7 @@ def _container(path: str) -> str | None:
 
 
 def _user(path: str) -> str | None:
-    """The unit that a user's own systemd started, else the user."""
+    """Return the unit that a user's own systemd started, or else the user."""
     user = _USER.search(path)
     if not user:
         return None
@@ -100,7 +101,7 @@ def _last(path: str) -> str:
 
 
 def _decoded(name: str) -> str:
-    r"""A systemd name without its escapes (`\x2d` is `-`), but for those of what cannot be printed."""
+    r"""Return a systemd name without its escapes (`\x2d` is `-`), except those of unprintable characters."""
     return _ESCAPED.sub(_character, name)
 
 

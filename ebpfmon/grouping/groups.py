@@ -1,4 +1,4 @@
-"""The groups of applications, from a file in the format of Netdata's apps_groups.conf."""
+"""Read the groups of applications from a file in the format of Netdata's apps_groups.conf."""
 
 from __future__ import annotations
 
@@ -9,35 +9,36 @@ from pathlib import Path
 from typing import Self
 
 from ebpfmon.errors import SettingsError
+from ebpfmon.text import escaped
 
 DEFAULT_PATH = Path(__file__).with_name("apps_groups.conf")
-"""The groups that come with ebpfmon."""
+"""The groups file that comes with ebpfmon."""
 
 _COMM_BYTES = 15
-_OF_NETDATA = ("managers", "interpreters")
+_NETDATA_ONLY = ("managers", "interpreters")  # names with a special meaning to Netdata
 _Rank = tuple[int, str]
-"""The place of a pattern in the file, and its group: the least rank wins."""
+"""The position of a pattern in the file, and its group. The lowest rank wins."""
 _FLAGS = "-+ \t\r\f\v"
-"""What may stand in front of a name: Netdata hides such a process, or tells more of it."""
+"""Characters that Netdata allows before a name, to hide a process or to show more of it."""
 _STAR = re.compile(r"\\(.)|(\*)")
 
 
 @dataclass(frozen=True, slots=True)
 class Pattern:
-    """What a process must look like: literal pieces with anything between them, in its comm or its command line.
+    """A pattern for a comm or a command line: literal pieces, with any text between them.
 
-    One piece is a whole comm; an empty first or last piece lets the text begin or end as it likes.
+    A single piece must be the whole comm. An empty first or last piece matches any beginning or end.
     """
 
     pieces: tuple[str, ...]
 
     @classmethod
     def parse(cls, word: str) -> Self:
-        """The pattern that a word of the file, without flags and quotes, stands for."""
+        """Return the pattern for a word of the file, without its flags and quotes."""
         inner = word.strip("*")
         if not inner:
             return cls(("", ""))
-        if "*" in inner:  # a simple pattern, where a backslash takes the next character's meaning away
+        if "*" in inner:  # one of Netdata's simple patterns, in which a backslash quotes the next character
             return cls(tuple(_unescaped(word)))
         before, after = word.startswith("*"), word.endswith("*")
         if not before:
@@ -46,11 +47,11 @@ class Pattern:
 
     @property
     def of_command_line(self) -> bool:
-        """Whether it is compared with the command line instead of the comm."""
+        """Whether the pattern is compared with the command line instead of the comm."""
         return len(self.pieces) > 2 and not self.pieces[0] and not self.pieces[-1]
 
-    def fits(self, text: str) -> bool:
-        """Whether the text has all the pieces in their order, the first and the last at its ends."""
+    def matches(self, text: str) -> bool:
+        """Say whether the text has all pieces in order, the first at its beginning and the last at its end."""
         first, *middle, last = self.pieces
         at, end = len(first), len(text) - len(last)
         if at > end or not (text.startswith(first) and text.endswith(last)):
@@ -65,7 +66,7 @@ class Pattern:
 
 @dataclass(frozen=True, slots=True)
 class _Scan:
-    """A pattern that can only be tried; `piece` is its longest, and what lacks that need not be looked at closer."""
+    """A pattern that no index finds, so it is tried. `piece` is its longest: text without that cannot match."""
 
     rank: _Rank
     pattern: Pattern
@@ -75,10 +76,10 @@ class _Scan:
 
 @dataclass(frozen=True, slots=True)
 class Groups:
-    """Which group a process belongs to: that of the first pattern of the file that fits.
+    """The groups of a file. A process belongs to the group of the first pattern that matches.
 
-    `problems` are the lines that are not used, or not wholly, with file and line, in words. `names` are the groups in
-    the order of the file. `needs_command_line` says whether any pattern looks at more than the comm.
+    `names` are the groups in the order of the file. `problems` are messages about lines that cannot be used, or only in
+    part, with the file and the line number. `needs_command_line` says whether any pattern looks at more than the comm.
     """
 
     names: tuple[str, ...] = ()
@@ -92,7 +93,7 @@ class Groups:
 
     @classmethod
     def read(cls, path: Path) -> Self:
-        """The groups of a file. Raises SettingsError where it cannot be read at all."""
+        """Return the groups of a file. Raises SettingsError if it cannot be read at all."""
         try:
             text = path.read_bytes().decode("utf-8-sig", "replace")
         except FileNotFoundError:
@@ -103,14 +104,14 @@ class Groups:
 
     @classmethod
     def parse(cls, text: str, source: str) -> Self:
-        """The groups of a file's text; `source` is how `problems` call it."""
+        """Return the groups of a file's text. `source` is its name in `problems`."""
         problems: list[str] = []
         rules: list[tuple[str, Pattern]] = []
         for number, line in enumerate(text.split("\n"), 1):
             try:
                 group, words = _split(line.strip())
             except _UnreadableError as error:
-                problems.append(_printable(f"{source}:{number}: {error}"))
+                problems.append(escaped(f"{source}:{number}: {error}"))
                 continue
             rules += [(group, Pattern.parse(word)) for word in words]
         return cls._of(rules, problems)
@@ -144,9 +145,9 @@ class Groups:
         )
 
     def match(self, comm: str, command_line: str) -> str | None:
-        """The group of a process, None if no pattern fits.
+        """Return the group of a process, or None if no pattern matches.
 
-        `command_line` is its arguments joined by spaces; where that is empty (a kernel thread) the comm stands for it.
+        `command_line` has the arguments joined by spaces. If it is empty (a kernel thread), the comm takes its place.
         """
         best = self._exact.get(comm)
         for length in self._lengths[0]:
@@ -165,22 +166,22 @@ class Groups:
             if best and best < scan.rank:
                 break
             text = (command_line or comm) if scan.of_command_line else comm
-            if scan.piece in text and scan.pattern.fits(text):
+            if scan.piece in text and scan.pattern.matches(text):
                 return scan.rank[1]
         return best[1] if best else None
 
 
 def cut(name: str) -> str:
-    """A program's name as the kernel keeps it in comm: its first 15 bytes."""
+    """Return a program's name as the kernel keeps it in comm: its first 15 bytes."""
     return name.encode("utf-8", "replace")[:_COMM_BYTES].decode("utf-8", "replace")
 
 
 class _UnreadableError(Exception):
-    """A line that is not used; says why."""
+    """A line of the file cannot be used. The message says why."""
 
 
 def _split(line: str) -> tuple[str, list[str]]:
-    """A line's group and its patterns; no patterns for an empty line."""
+    """Return the group of a line and its patterns. An empty line has no patterns."""
     if not line or line.startswith("#"):
         return "", []
     rest = line.lstrip(_FLAGS)
@@ -195,7 +196,7 @@ def _split(line: str) -> tuple[str, list[str]]:
     group = group.strip()
     if not group:
         raise _UnreadableError(f"'{line}': the group has no name: expected 'group: pattern ...'")
-    if group in _OF_NETDATA:
+    if group in _NETDATA_ONLY:
         raise _UnreadableError(f"'{group}' is not used: a process without a group belongs to its parent's")
     words = list(_words(rest))
     if not words:
@@ -204,7 +205,7 @@ def _split(line: str) -> tuple[str, list[str]]:
 
 
 def _words(rest: str) -> Iterator[str]:
-    """The patterns of a line. A quote is one only at the beginning of a word, as with Netdata."""
+    """Yield the patterns of a line. As in Netdata, a quote counts only at the beginning of a word."""
     while (rest := rest.lstrip(_FLAGS)) and not rest.startswith("#"):
         if rest.startswith(('"', "'")):
             word, rest = _quoted(rest)
@@ -217,7 +218,7 @@ def _words(rest: str) -> Iterator[str]:
 
 
 def _quoted(text: str) -> tuple[str, str]:
-    """What stands in the quotes at the beginning of the text, and what comes after them."""
+    """Return the text in the quotes at the beginning, and the text after them."""
     inside, closed, rest = text[1:].partition(text[0])
     if not closed:
         raise _UnreadableError(f"{text}: the quote is not closed")
@@ -225,7 +226,7 @@ def _quoted(text: str) -> tuple[str, str]:
 
 
 def _unescaped(word: str) -> Iterable[str]:
-    """The pieces between the stars of a simple pattern."""
+    """Yield the pieces between the stars of a simple pattern."""
     piece, at = "", 0
     for found in _STAR.finditer(word):
         piece += word[at : found.start()] + (found[1] or "")
@@ -238,7 +239,3 @@ def _unescaped(word: str) -> Iterable[str]:
 
 def _lengths(texts: Iterable[str]) -> tuple[int, ...]:
     return tuple(sorted({len(text) for text in texts}))
-
-
-def _printable(message: str) -> str:
-    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in message)

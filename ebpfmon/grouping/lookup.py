@@ -1,6 +1,6 @@
-"""Facts that eBPF did not give: processes that ran before ebpfmon, names of users, paths of cgroups. Blocking.
+"""Look up facts that eBPF did not see: processes older than ebpfmon, names of users, paths of cgroups.
 
-It runs in a worker thread, within a time budget: what is not answered in time is asked for again.
+This blocks, so it runs in a worker thread and within a time budget. What is not answered in time is asked for again.
 """
 
 from __future__ import annotations
@@ -15,18 +15,17 @@ from pathlib import Path
 from ebpfmon.kernel import features
 
 COMMAND_LINE_BYTES = 4096
-"""So much of a command line is read."""
-_COMM_BYTES = 15  # of a kernel thread /proc says more than the kernel's comm
-_PARENT, _START_TICKS = 1, 19  # fields of /proc/PID/stat behind the comm, from 0
+"""How much of a command line is read."""
+_COMM_BYTES = 15  # for a kernel thread, /proc has a longer name than the kernel's comm
+_PARENT, _START_TICKS = 1, 19  # the fields of /proc/PID/stat after the comm, counted from 0
 
 
 @dataclass(frozen=True, slots=True)
 class ProcessFacts:
-    """What /proc says of a process: its start in USER_HZ ticks since boot, its parent, its names.
+    """What /proc says about a process: its start in ticks of USER_HZ since boot, its parent, its names.
 
-    `comm` is up to 15 bytes; `command_line` has the arguments joined by spaces, and is empty for a kernel thread;
-    `executable` is the name of its file without the path, empty where that cannot be read. What is not UTF-8 in
-    them is replaced.
+    `comm` has up to 15 bytes. `command_line` has the arguments joined by spaces; a kernel thread has none. `executable`
+    is the name of the file without its path, or empty if it cannot be read. Bytes that are not UTF-8 are replaced.
     """
 
     start_ticks: int
@@ -38,7 +37,7 @@ class ProcessFacts:
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """What is asked for: processes by tgid, users by uid, cgroups by id (as bpf_get_current_cgroup_id() has it)."""
+    """Facts to look up: processes by tgid, users by uid, cgroups by the id that bpf_get_current_cgroup_id() returns."""
 
     processes: tuple[int, ...] = ()
     users: tuple[int, ...] = ()
@@ -47,12 +46,19 @@ class Wanted:
     def __bool__(self) -> bool:
         return bool(self.processes or self.users or self.cgroups)
 
+    def __or__(self, other: Wanted) -> Wanted:
+        return Wanted(
+            _union(self.processes, other.processes),
+            _union(self.users, other.users),
+            _union(self.cgroups, other.cgroups),
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """The answers, as far as they came in time. A process or cgroup that is no longer there is None.
+    """The facts that were found in time. A process or cgroup that is gone is None.
 
-    `processes` has ancestors too; `users` a number as text where there is no name; `cgroups` paths as in
+    `processes` also has ancestors. `users` has the number as text if there is no name. `cgroups` has paths as in
     /proc/PID/cgroup.
     """
 
@@ -62,21 +68,21 @@ class Found:
 
 
 class Lookup:
-    """Answers questions from /proc, the user database and the cgroup file system."""
+    """Looks facts up in /proc, the user database and the cgroup file system."""
 
     def __init__(self, proc: Path = Path("/proc"), cgroup: Path | None = None) -> None:
-        """`cgroup`: where cgroup2 is mounted; None looks for it."""
+        """`cgroup` is where cgroup2 is mounted; None looks for it."""
         self._proc, self._cgroup = proc, cgroup or features.mounted(proc, "cgroup2", "/sys/fs/cgroup")
-        self._paths: dict[int, str] = {}  # of the last whole walk, and of the one that is under way
+        self._paths: dict[int, str] = {}  # from the last complete walk, and from the one under way
         self._walk: Iterator[tuple[int, str]] | None = None
         self._walked: dict[int, str] = {}
-        self._sought: frozenset[int] = frozenset()  # what was asked for when the walk began
+        self._sought: frozenset[int] = frozenset()  # the ids that were wanted when the walk began
 
     def answer(self, wanted: Wanted, known: Container[int], seconds: float) -> Found:
-        """What can be found out in so many seconds, one thing at least.
+        """Return what can be found out within this time, and at least one fact.
 
-        Of each process its ancestors are answered too, up to the first that is `known`. Of cgroups a call may answer
-        none, but then it goes on with the walk through their tree, which answers them in a later call.
+        For each process the result also has its ancestors, up to the first that is `known`. It may have no cgroup at
+        all: then the walk through the tree of cgroups goes on in the next call.
         """
         deadline = time.monotonic() + seconds
         processes: dict[int, ProcessFacts | None] = {}
@@ -106,13 +112,13 @@ class Lookup:
         try:
             stat = _head(f"{directory}/stat")
             arguments = _head(f"{directory}/cmdline")
-        except OSError:  # gone, or shielded even from root
+        except OSError:  # the process is gone, or hidden even from root
             return None
         before, _, behind = stat.rpartition(b")")
         fields = behind.split()
         try:
             executable = os.readlink(f"{directory}/exe".encode()).removesuffix(b" (deleted)").rpartition(b"/")[2]
-        except OSError:  # a kernel thread has none
+        except OSError:  # a kernel thread has no executable
             executable = b""
         return ProcessFacts(
             start_ticks=int(fields[_START_TICKS]),
@@ -136,9 +142,14 @@ class Lookup:
                     break
             else:
                 self._walk, self._paths = None, self._walked
-                # what was asked for later may have been made behind the walk's back: the next one tells
+                # a cgroup that was wanted later may have been made where the walk had already been
                 gone = self._sought - self._paths.keys()
         return {i: self._paths.get(i) for i in ids if i in self._paths or i in gone}
+
+
+def _union(first: tuple[int, ...], second: tuple[int, ...]) -> tuple[int, ...]:
+    """Return what is in either, each once."""
+    return tuple(dict.fromkeys(first + second))
 
 
 def _head(path: str) -> bytes:
@@ -157,7 +168,7 @@ def _user(uid: int) -> str:
 
 
 def _directories(top: bytes) -> Iterator[tuple[int, str]]:
-    """(inode, path below the top) of every directory; none where the top itself cannot be read."""
+    """Yield (inode, path below the top) of every directory, or nothing if the top itself cannot be read."""
     try:
         yield os.stat(top).st_ino, "/"
     except OSError:
@@ -168,7 +179,7 @@ def _directories(top: bytes) -> Iterator[tuple[int, str]]:
         try:
             with os.scandir(top + (parent or b"/")) as entries:
                 below = [(e.inode(), parent + b"/" + e.name) for e in entries if e.is_dir(follow_symlinks=False)]
-        except OSError:  # it is gone
+        except OSError:  # the directory is gone
             continue
         for inode, path in below:
             yield inode, path.decode(errors="replace")

@@ -1,4 +1,4 @@
-"""A dictionary that forgets what was not used for long."""
+"""A dictionary of bounded size that forgets what was not used recently."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ V = TypeVar("V")
 
 
 class Recent(Generic[K, V]):
-    """Keeps at least the `bound` entries that were used last, at most twice as many; `forgotten` counts the others.
+    """Keeps at least the `bound` entries that were used last, and at most twice as many. `forgotten` counts the rest.
 
-    Two dictionaries: what is used goes into the younger one. When that is full the older one is dropped, and the
-    younger one takes its place.
+    It has two dictionaries. An entry that is used moves into the younger one. When that is full, the older one is
+    dropped and the younger one takes its place. That costs less per use than keeping all entries in order.
     """
 
     def __init__(self, bound: int) -> None:
         self.bound, self.forgotten = bound, 0
         self.young: dict[K, V] = {}
-        """What was used last: to look many keys up at once. What is not here may still be known to `get`."""
+        """The entries used last, for looking up many keys at once. `get` may know a key that is not here."""
         self._old: dict[K, V] = {}
 
     def __len__(self) -> int:
@@ -28,7 +28,7 @@ class Recent(Generic[K, V]):
         return key in self.young or key in self._old
 
     def get(self, key: K) -> V | None:
-        """The value of a key, None if it is not known (any more)."""
+        """Return the value of a key, or None if there is none or it was forgotten."""
         value = self.young.get(key)
         if value is None and key in self._old:
             value = self._old.pop(key)
@@ -43,6 +43,6 @@ class Recent(Generic[K, V]):
         self.young[key] = value
 
     def drop(self, values: frozenset[V]) -> None:
-        """Forget all entries with one of these values."""
+        """Remove all entries that have one of these values."""
         self.young = {k: v for k, v in self.young.items() if v not in values}
         self._old = {k: v for k, v in self._old.items() if v not in values}

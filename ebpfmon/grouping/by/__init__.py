@@ -1,0 +1,1 @@
+"""The groupings, one module each. A module defines `GROUPING` (see `ebpfmon.grouping.registry`)."""
