@@ -1,4 +1,4 @@
-"""Chooses a strategy for each event of a probe, loads its object and attaches it.
+"""Chooses a candidate for each event of a probe, loads its object and attaches it.
 
 By looking first (has this kernel the function, the tracepoint, kprobes at all?) and then by trying: what the
 kernel refuses is crossed out with its reason and the next best is taken, until the object loads and every
@@ -13,6 +13,7 @@ from functools import cached_property
 from typing import Self
 
 from ebpfmon.errors import KernelError, ObjectError
+from ebpfmon.kernel.attach_methods import Kernel
 from ebpfmon.kernel.bcc import BccObject, compile_source
 from ebpfmon.kernel.bpfobject import BpfObject
 from ebpfmon.kernel.btf import Btf
@@ -20,20 +21,21 @@ from ebpfmon.kernel.features import Features
 from ebpfmon.kernel.kretprobes import Kretprobes
 from ebpfmon.kernel.libbpf import Libbpf
 from ebpfmon.kernel.objects import locate, read_spec
-from ebpfmon.kernel.plan import Choice, Kernel, Plan
+from ebpfmon.kernel.plan import Choice, Plan
 from ebpfmon.kernel.symbols import Symbols, look_up
-from ebpfmon.kernel.tables import INTERVAL, Interval, Table, find_tables
-from ebpfmon.model.everything import Loader, LoadMode, Probe, Setup, Strategy
+from ebpfmon.kernel.tables import INTERVAL, NO_TABLE, Interval, Table, find_tables
+from ebpfmon.model import Loader, LoadMode, Probe, Setup
 
 NO_SETUP = Setup()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoadOptions:
-    """How a probe is to be loaded. `strategy` and `loader` None take the best; `rows` False keeps none by process."""
+    """How a probe is to be loaded. `attach_method` (its name) and `loader` None take the best; without `rows` there
+    are none by process."""
 
     mode: LoadMode = LoadMode.ENTRY
-    strategy: Strategy | None = None
+    attach_method: str | None = None
     loader: Loader | None = None
     table_size: int = 16384
     rows: bool = True
@@ -50,7 +52,7 @@ class LoadedProbe:
         self.interval = Interval(obj)
         self.tables = [Table(obj, btf, stem) for stem in find_tables(obj)]
         if not self.tables:
-            raise ObjectError(f"read '{obj.path.name}': it has no table: PROCESS_TABLE in the kit makes one")
+            raise ObjectError(f"read '{obj.path.name}': {NO_TABLE}")
 
     def __enter__(self) -> Self:
         return self
@@ -64,7 +66,7 @@ class LoadedProbe:
         self.setup.close()
 
     def adopt(self, setup: Setup) -> None:
-        """Another set-up for the same programs: its knobs are as they were. Raises KernelError."""
+        """Another set-up for the same programs: its rodata settings are as they were. Raises KernelError."""
         for name, elements in setup.maps.items():
             self.object.refill(name, self.setup.maps.get(name, {}), elements)
         self.setup.close()
@@ -109,10 +111,10 @@ def load(
     known: Known | None = None,
 ) -> LoadedProbe:
     """Load and attach a probe's best programs. Its set-up is closed with it, or at once if it cannot be loaded. With
-    what is loaded `beside` it shares the interval: both change sides at once. What is `known` already is not looked
-    for again.
+    what is loaded `beside` it shares the interval: the buffers of both are swapped at once. What is `known` already is
+    not looked for again.
 
-    Raises AttachError if a strategy is forced and an event cannot be seen by it, or if no event can be seen;
+    Raises AttachError if an attach method is forced and an event cannot be seen by it, or if no event can be seen;
     ObjectError and LoadError as they come; KernelError if the loader cannot work here.
     """
     try:
@@ -134,12 +136,12 @@ def _load(
         )
     path = locate(probe)
     with BpfObject(libbpf, path) as opened:
-        spec = read_spec(opened, Btf(opened.btf()))
+        spec = read_spec(probe, opened, Btf(opened.btf()))
         compiled = compile_source(opened) if loader is Loader.BCC else None
     kernel = known.kernel
     if compiled is not None:  # the kernel's own have room, but libbpf links only what it loaded itself
         kernel = replace(kernel, returns_have_room=False)
-    plan = Plan(probe, spec, kernel, mode=options.mode, strategy=options.strategy)
+    plan = Plan(probe, spec, kernel, mode=options.mode, attach_method=options.attach_method)
     plan.look(known.symbols, compiled)
     while True:
         kretprobes = None if kernel.returns_have_room else Kretprobes(libbpf, features.tracefs or "")

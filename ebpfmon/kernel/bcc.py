@@ -1,7 +1,7 @@
 """The other loader, for kernels without BTF: BCC compiles a probe's source with this machine's kernel headers.
 
 BCC is the compiler alone, in a process of its own, so that none of its hundred megabytes stay here. What it makes
-has numbers for maps and knobs; they are filled in, and the programs loaded and attached, as libbpf does for a
+has numbers for maps and settings; they are filled in, and the programs loaded and attached, as libbpf does for a
 compiled object, whose map definitions and row types hold here too: a `BccObject` is a `BpfObject`.
 """
 
@@ -20,6 +20,7 @@ from pathlib import Path
 
 from ebpfmon.errors import AttachError, KernelError, LoadError
 from ebpfmon.kernel import bcc_compile, host
+from ebpfmon.kernel.attach_methods import Section
 from ebpfmon.kernel.bpfobject import BpfObject, raise_load_error
 from ebpfmon.kernel.btf import Btf
 from ebpfmon.kernel.kretprobes import Kretprobes
@@ -28,9 +29,9 @@ from ebpfmon.kernel.tables import INTERVAL
 
 _ARRAY, _ARRAY_OF_MAPS = 2, 12  # enum bpf_map_type
 _PROGRAM_TYPES = {"kprobe": 2, "kretprobe": 2, "tp_btf": 17}  # enum bpf_prog_type: KPROBE, RAW_TRACEPOINT
-_LD_IMM64, _MAP_FD, _KNOB = 0x18, 1, 15  # an instruction, and what its source register says that it loads
+_LD_IMM64, _MAP_FD, _SETTING = 0x18, 1, 15  # an instruction, and what its source register says that it loads
 _SELF_CHECK = "ebpfmon_self_check"
-_SELF_CHECK_FACTS = ("tgid", "comm", "cgroup", "start")  # struct self_check in the kit
+_SELF_CHECK_FACTS = ("tgid", "comm", "cgroup", "start")  # struct self_check in the BPF headers
 
 
 class _MapOptions(ctypes.Structure):
@@ -62,8 +63,9 @@ def compile_source(obj: BpfObject) -> dict[str, bytes]:
             f"(Fedora, RHEL: dnf install kernel-devel-{release})"
         )
     flags = [f"-DMAP_{in_source(name)}={n}" for n, name in enumerate((*_maps_of(obj), _SELF_CHECK))]
-    flags += [f"-D{name}=bpf_pseudo_fd({_KNOB},{n})" for n, name in enumerate(_knobs_of(obj))]
-    programs = [*obj.programs, _SELF_CHECK]
+    flags += [f"-D{name}=bpf_pseudo_fd({_SETTING},{n})" for n, name in enumerate(_settings_of(obj))]
+    programs = [name for name in obj.programs if Section.parse(obj.section(name)).kind in _PROGRAM_TYPES]
+    programs.append(_SELF_CHECK)
     request = json.dumps({"text": source.read_text(encoding="utf-8"), "flags": flags, "programs": programs})
     for python in dict.fromkeys((sys.executable, "/usr/bin/python3")):  # Debian's package is for Debian's Python
         done = subprocess.run([python, "-I", bcc_compile.__file__], input=request, capture_output=True, text=True)
@@ -105,21 +107,19 @@ class BccObject(BpfObject):
             self._create_map(name)
         self._map_fds[_SELF_CHECK] = self._new_map(_ARRAY, _SELF_CHECK, 4, 8 * (1 + len(_SELF_CHECK_FACTS)), 1)
         fds = [self._map_fds[name] for name in (*maps, _SELF_CHECK)]
-        knobs = [self._knob(*place) for place in _knobs_of(self).values()]
+        settings = [self._setting(*place) for place in _settings_of(self).values()]
         for name in (_SELF_CHECK, *programs):
-            kind = "tp_btf" if name == _SELF_CHECK else self.section(name).partition("/")[0]
-            code = _fill_in(self._compiled[name], fds, knobs)
+            kind = "tp_btf" if name == _SELF_CHECK else Section.parse(self.section(name)).kind
+            code = _fill_in(self._compiled[name], fds, settings)
             self._program_fds[name] = self._load_program(name, _PROGRAM_TYPES[kind], code)
         self._check_self()
 
-    def attach(self, program: str) -> None:
-        kind, _, target = self.section(program).partition("/")
-        if kind == "kretprobe":
-            super().attach(program)
-        elif kind == "kprobe":
-            self._attach_kprobe(program, target)
+    def link(self, program: str, *, tells_misses: bool = False) -> None:
+        section = Section.parse(self.section(program))
+        if section.kind == "kprobe":
+            self._attach_kprobe(program, section.target)
         else:
-            self._closing.callback(os.close, self._attach_raw_tracepoint(program, target))
+            self._closing.callback(os.close, self._attach_raw_tracepoint(program, section.target))
 
     def _attach_kprobe(self, program: str, function: str) -> None:
         try:
@@ -176,7 +176,7 @@ class BccObject(BpfObject):
                 return fd
         raise_load_error(self.path, name, -fd, log.value.decode(errors="replace"))
 
-    def _knob(self, offset: int, size: int) -> int:
+    def _setting(self, offset: int, size: int) -> int:
         return int.from_bytes(bytes(self.rodata()[offset : offset + size]), "little")
 
     def _check_self(self) -> None:
@@ -199,20 +199,20 @@ class BccObject(BpfObject):
 
 
 def _maps_of(obj: BpfObject) -> list[str]:
-    """The maps that the source names; knobs are not kept in one here."""
+    """The maps that the source names; settings are not kept in one here."""
     return sorted(name for name in obj.maps if name == INTERVAL or "." not in name)
 
 
 def in_source(name: str) -> str:
-    """A map's name as the source has it, in MAP(): that of a variable is its section's."""
+    """Return what the source calls a map, after MAP_: that of a variable is its section's."""
     return name.lstrip(".").replace(".", "_")
 
 
-def _knobs_of(obj: BpfObject) -> dict[str, tuple[int, int]]:
+def _settings_of(obj: BpfObject) -> dict[str, tuple[int, int]]:
     return Btf(obj.btf()).variables(".rodata")
 
 
-def _fill_in(code: bytes, map_fds: list[int], knobs: list[int]) -> bytes:
+def _fill_in(code: bytes, map_fds: list[int], settings: list[int]) -> bytes:
     """The instructions with descriptors and values where the compiler put numbers."""
     filled = bytearray(code)
     for at in range(0, len(code), 8):
@@ -221,6 +221,6 @@ def _fill_in(code: bytes, map_fds: list[int], knobs: list[int]) -> bytes:
             continue
         if registers >> 4 == _MAP_FD:
             struct.pack_into("<i", filled, at + 4, map_fds[number])
-        elif registers >> 4 == _KNOB:
-            struct.pack_into("<BBhi", filled, at, operation, registers & 15, 0, knobs[number])
+        elif registers >> 4 == _SETTING:
+            struct.pack_into("<BBhi", filled, at, operation, registers & 15, 0, settings[number])
     return bytes(filled)

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import NoReturn, Self
 
 from ebpfmon.errors import AttachError, LoadError, ObjectError
+from ebpfmon.kernel.attach_methods import Section, method_of
 from ebpfmon.kernel.kretprobes import Kretprobes
 from ebpfmon.kernel.libbpf import Libbpf, check
 
@@ -34,7 +35,7 @@ class BpfObject:
 
     def __init__(self, libbpf: Libbpf, path: Path, kretprobes: Kretprobes | None = None) -> None:
         self.libbpf, self._lib, self.path, self._kretprobes = libbpf, libbpf.lib, path, kretprobes
-        self._of_kprobes: list[int] = []  # links, which tell what they miss; of others there is nothing to tell
+        self._telling: list[int] = []  # links that tell what they missed
         self._closing = ExitStack()
         libbpf.said()
         self._object: int | None = self._lib.bpf_object__open_file(os.fsencode(path), None)
@@ -93,8 +94,9 @@ class BpfObject:
         wanted = frozenset(programs)
         for name, program in self.programs.items():
             check(self._lib.bpf_program__set_autoload(program, name in wanted), f"select '{name}'")
-            if not self._kretprobes and self.section(name).startswith("kretprobe/"):
-                self._lib.bpf_program__set_expected_attach_type(program, _TRACE_KPROBE_MULTI)
+            section = Section.parse(self.section(name))
+            if method := method_of(section.kind):
+                method.prepare(self, name, section)
         self.libbpf.said()
         result = self._lib.bpf_object__load(self._object)
         if result < 0:
@@ -122,21 +124,37 @@ class BpfObject:
         self.fill(name, now)
 
     def attach(self, program: str) -> None:
-        """Where its section says. Raises AttachError."""
-        kind, _, target = self.section(program).partition("/")
-        if kind == "kretprobe" and self._kretprobes:
-            self._kretprobes.attach(target, self.program_fd(program))
+        """Attach a loaded program where its section says. Raises AttachError."""
+        section = Section.parse(self.section(program))
+        method = method_of(section.kind)
+        if method is None:
+            raise AttachError(f"attach '{program}': no attach method for '{section.kind}' programs")
+        method.attach(self, program, section)
+
+    def expect_return(self, program: str) -> None:
+        """Before the load: the program is going to be attached by `link_return`."""
+        if not self._kretprobes:
+            self._lib.bpf_program__set_expected_attach_type(self.programs[program], _TRACE_KPROBE_MULTI)
+
+    def link(self, program: str, *, tells_misses: bool = False) -> None:
+        """Attach a program as libbpf does it, by its section; `tells_misses`: the link counts the calls it missed."""
+        self.libbpf.said()
+        self._keep_link(program, self._lib.bpf_program__attach(self.programs[program]), tells_misses)
+
+    def link_return(self, program: str, function: str) -> None:
+        """Attach a kretprobe's program, so that it has room for as many calls under way as this kernel allows."""
+        if self._kretprobes:
+            self._kretprobes.attach(function, self.program_fd(program))
             return
         self.libbpf.said()
-        if kind == "kretprobe":
-            link = self._attach_multi(program, target)
-        else:
-            link = self._lib.bpf_program__attach(self.programs[program])
+        self._keep_link(program, self._attach_multi(program, function), True)
+
+    def _keep_link(self, program: str, link: int | None, tells_misses: bool) -> None:
         if not link:
             code = ctypes.get_errno()
             raise AttachError(f"attach '{program}': {os.strerror(code)}", errno=code)
-        if kind in ("kprobe", "kretprobe"):
-            self._of_kprobes.append(link)
+        if tells_misses:
+            self._telling.append(link)
         self._closing.callback(self._lib.bpf_link__destroy, link)
 
     def _attach_multi(self, program: str, function: str) -> int | None:
@@ -155,7 +173,7 @@ class BpfObject:
     def missed_runs(self, programs: Iterable[str]) -> int:
         """How often the kernel should have run one of these programs and did not, as far as it tells."""
         missed = sum(self.libbpf.missed_runs(self.program_fd(program)) for program in programs)
-        missed += sum(self.libbpf.missed_hits(self._lib.bpf_link__fd(link)) for link in self._of_kprobes)
+        missed += sum(self.libbpf.missed_hits(self._lib.bpf_link__fd(link)) for link in self._telling)
         return missed + (self._kretprobes.missed() if self._kretprobes else 0)
 
     def _each(self, what: str) -> Iterator[int]:

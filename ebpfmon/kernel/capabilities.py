@@ -1,7 +1,7 @@
-"""Capabilities (capabilities(7)), which the kernel keeps for each thread: what one drops, the others still have.
+"""Read and drop capabilities (capabilities(7)).
 
-The threads that a thread starts have what it had then. So they are dropped in each thread that runs, or before others
-are started.
+The kernel keeps them for each thread: what one thread drops, the others still have. A new thread has what the thread
+that starts it has at that moment. Therefore each running thread drops them, or the first one before it starts others.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ NAMES = (
 )  # fmt: skip
 """By their number in linux/capability.h."""
 _OF_MAPS = ("bpf", "dac_read_search", "sys_admin")
-"""What reading tables may need: bpf(2) before Linux 5.19, what tracefs says of kretprobes for who is not root."""
+"""What reading tables may need: for bpf(2) before Linux 5.19, and for kretprobes in tracefs without being root."""
 
 _VERSION_3 = 0x20080522
 _SET_KEEPCAPS, _CAPBSET_READ, _CAPBSET_DROP, _SET_NO_NEW_PRIVS = 8, 23, 24, 38  # linux/prctl.h
@@ -43,7 +43,7 @@ class _Header(ctypes.Structure):
 
 
 class _Word(ctypes.Structure):
-    """struct __user_cap_data_struct, of which there are two: for the lower and the upper 32 capabilities."""
+    """struct __user_cap_data_struct. There are two: for the lower and the upper 32 capabilities."""
 
     _fields_ = (("effective", ctypes.c_uint32), ("permitted", ctypes.c_uint32), ("inheritable", ctypes.c_uint32))
 
@@ -52,24 +52,28 @@ _libc = ctypes.CDLL(None, use_errno=True)
 _libc.prctl.argtypes = (ctypes.c_int, *(ctypes.c_ulong,) * 4)
 
 
-def held() -> frozenset[str]:
-    """What the calling thread may use or take up. One that has no name here is called by its number."""
-    words = (_Word * 2)()
-    _capability("get", words)
-    permitted = words[0].permitted | words[1].permitted << 32
-    return frozenset(_name(bit) for bit in range(64) if permitted >> bit & 1)
+def read(status: Path, field: str = "CapPrm") -> frozenset[str]:
+    """Return the capabilities in a field of a thread's status file (proc_pid_status(5)), by default those permitted.
 
-
-def held_by_any_thread() -> frozenset[str]:
-    """What some thread of this process still has."""
-    mask = 0
-    for of_thread in _of_threads():
-        mask |= of_thread
+    A capability that has no name here is called by its number. Nothing if there is no such field. Raises OSError.
+    """
+    found = re.search(rf"^{field}:\s*([0-9a-f]+)$", status.read_text(errors="replace"), re.M)
+    mask = int(found[1], 16) if found else 0
     return frozenset(_name(bit) for bit in range(64) if mask >> bit & 1)
 
 
+def held() -> frozenset[str]:
+    """Return the capabilities that the calling thread may use or take up."""
+    return read(Path("/proc/thread-self/status"))
+
+
+def held_by_any_thread() -> frozenset[str]:
+    """Return the capabilities that some thread of this process still has."""
+    return frozenset[str]().union(*_of_threads())
+
+
 def drop(keep: frozenset[str]) -> None:
-    """From now on the calling thread, and what it starts, has of its capabilities those of `keep` alone, for good.
+    """Drop all capabilities but `keep` for good, in the calling thread and in what it starts from now on.
 
     Programs that it starts gain none, whatever they are (no_new_privs). Raises KernelError.
     """
@@ -81,10 +85,11 @@ def drop(keep: frozenset[str]) -> None:
 
 
 def become(user: str, keep: frozenset[str]) -> None:
-    """Become a user, with all his groups; the calling thread keeps those of `keep` that it has.
+    """Become a user with all of the user's groups. The calling thread keeps those of `keep` that it has.
 
-    All threads become him, and the others lose their capabilities: to be called before there are any. Raises
-    SettingsError for an unknown user, KernelError if it is not permitted or a thread has dropped some already.
+    All threads change the user, and the other threads lose their capabilities, so call this before there are any.
+    Raises SettingsError for an unknown user, and KernelError if it is not permitted or if a thread has already dropped
+    some.
     """
     try:
         found = pwd.getpwnam(user)
@@ -93,7 +98,7 @@ def become(user: str, keep: frozenset[str]) -> None:
     kept = keep & held()
     if len(_of_threads()) > 1:  # where one thread may and another may not, the C library would abort the process
         raise KernelError(f"become user '{user}': some threads have dropped capabilities already")
-    if os.getresuid() == (found.pw_uid,) * 3 and found.pw_uid:  # as who started us wanted it
+    if os.getresuid() == (found.pw_uid,) * 3 and found.pw_uid:  # whoever started this process has already done it
         _set(kept)
         return
     _check(_libc.prctl(_SET_KEEPCAPS, 1, 0, 0, 0), "keep capabilities")
@@ -111,11 +116,11 @@ def become(user: str, keep: frozenset[str]) -> None:
 
 
 def needed(try_it: Callable[[], bool], timeout_s: float = 5.0) -> frozenset[str]:
-    """The fewest capabilities with which `try_it` succeeds: nothing on most kernels, else of `bpf`, `dac_read_search`
-    and `sys_admin`; all that there are if it never does.
+    """Return the fewest capabilities with which `try_it` succeeds; all that are held if it never does.
 
-    It is tried in a thread that has dropped all others, and ends then; one that raises KernelError or OSError fails.
-    No other thread loses anything. All tries together take no longer than `timeout_s`.
+    On most kernels that is none, on others some of `bpf`, `dac_read_search` and `sys_admin`. Each try runs in a thread
+    of its own that has dropped the others, so no other thread loses any. It fails if it raises KernelError or OSError.
+    All tries together take at most `timeout_s`.
     """
     have, deadline_s = held(), time.monotonic() + timeout_s
     candidates = [name for name in _OF_MAPS if name in have]
@@ -126,17 +131,21 @@ def needed(try_it: Callable[[], bool], timeout_s: float = 5.0) -> frozenset[str]
     return have
 
 
-def _of_threads() -> set[int]:
-    masks: set[int] = set()
+def _of_threads() -> set[frozenset[str]]:
+    """Return the different sets that threads of this process have."""
+    found: set[frozenset[str]] = set()
     for status in Path("/proc/self/task").glob("*/status"):
-        with suppress(FileNotFoundError, ProcessLookupError):  # it has ended
-            masks.update(int(found, 16) for found in re.findall(r"^CapPrm:\s*(\w+)", status.read_text(), re.M))
-    return masks
+        with suppress(FileNotFoundError, ProcessLookupError):  # the thread has ended
+            found.add(read(status))
+    return found
 
 
 def _works(try_it: Callable[[], bool], keep: frozenset[str], deadline_s: float) -> bool:
-    """A thread is enough, as capabilities are a thread's; a fork of this process would take its threads' locks along,
-    and be one more process that is counted."""
+    """Say whether `try_it` succeeds with these capabilities.
+
+    A thread is enough, because each has its own capabilities. A fork would inherit locks that other threads hold, and
+    would be counted as one more process.
+    """
     answers: list[bool] = []
 
     def attempt() -> None:
@@ -153,7 +162,7 @@ def _works(try_it: Callable[[], bool], keep: frozenset[str], deadline_s: float) 
 
 
 def _bound(kept: Iterable[str]) -> None:
-    """What is out of the bounding set, no program can have. Without CAP_SETPCAP it stays as it is."""
+    """Reduce the bounding set, so that no program can gain the others. Without CAP_SETPCAP it stays as it is."""
     for bit in range(64):
         if _libc.prctl(_CAPBSET_READ, bit, 0, 0, 0) < 0:  # the kernel has no more
             return
@@ -164,13 +173,8 @@ def _bound(kept: Iterable[str]) -> None:
 def _set(kept: Iterable[str]) -> None:
     mask = sum(1 << _bit(name) for name in kept)
     words = (_Word * 2)(*(_Word(mask >> shift & 0xFFFFFFFF, mask >> shift & 0xFFFFFFFF, 0) for shift in (0, 32)))
-    _capability("set", words)
-
-
-def _capability(what: str, words: ctypes.Array[_Word]) -> None:
     header = _Header(_VERSION_3, 0)
-    call = getattr(_libc, f"cap{what}")
-    _check(call(ctypes.byref(header), ctypes.byref(words)), f"{what} capabilities")
+    _check(_libc.capset(ctypes.byref(header), ctypes.byref(words)), "set capabilities")
 
 
 def _check(result: int, step: str) -> None:

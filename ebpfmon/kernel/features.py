@@ -1,4 +1,4 @@
-"""What the running kernel allows, as far as looking tells; the rest is found out by trying (`attach`)."""
+"""Find out what the running kernel allows by looking. What looking cannot tell, `attach` finds out by trying."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ebpfmon.errors import KernelError
-from ebpfmon.kernel import kconfig
+from ebpfmon.kernel import capabilities, kconfig
 
-_CAPABILITIES = {12: "CAP_NET_ADMIN", 21: "CAP_SYS_ADMIN", 24: "CAP_SYS_RESOURCE", 38: "CAP_PERFMON", 39: "CAP_BPF"}
+_CAPABILITIES = ("net_admin", "sys_admin", "sys_resource", "perfmon", "bpf")  # those that matter
 _OCTAL = re.compile(r"\\([0-7]{3})")  # how the kernel writes blanks and backslashes in a path
 
 
 @dataclass(frozen=True, slots=True)
 class Features:
-    """Each is None where it could not be told."""
+    """What the running kernel allows. Each is None if it could not be told."""
 
     release: str
     machine: str
@@ -25,7 +25,7 @@ class Features:
     btf: bool
     kprobes: bool
     jit: int | None
-    """0: off, 1: on, 2: on, and it prints each program to the kernel's log."""
+    """0: off. 1: on. 2: on, and prints each program to the kernel's log."""
     lockdown: str | None
     """none, integrity or confidentiality."""
     preemption: str | None = None
@@ -35,17 +35,17 @@ class Features:
     debugfs: str | None = None
     """Where it is mounted; None if it is not."""
     version: str = ""
-    """What `uname -v` says."""
+    """The output of `uname -v`."""
 
     @property
     def preemptible(self) -> bool | None:
-        """Whether the kernel can preempt a task that runs a BPF program; None if it could not be told."""
+        """Whether the kernel can preempt a task that runs a BPF program; None if that could not be told."""
         return None if self.preemption is None else self.preemption in ("lazy", "full", "rt")
 
 
 def look(root: Path = Path("/")) -> Features:
-    """Look at the running kernel; `root` is where /proc and /sys are."""
-    effective = _effective_capabilities(root)
+    """Return the features of the running kernel. `root` is where /proc and /sys are."""
+    effective = _effective_capabilities(root / "proc/self/status")
     lockdown = read(root / "sys/kernel/security/lockdown")
     uname = os.uname()
     debugfs = mounted(root / "proc", "debugfs", "/sys/kernel/debug")
@@ -53,7 +53,7 @@ def look(root: Path = Path("/")) -> Features:
         release=uname.release,
         machine=uname.machine,
         root=os.geteuid() == 0,
-        capabilities=tuple(name for bit, name in _CAPABILITIES.items() if effective >> bit & 1),
+        capabilities=tuple(f"CAP_{name.upper()}" for name in _CAPABILITIES if name in effective),
         btf=(root / "sys/kernel/btf/vmlinux").exists(),
         kprobes=(root / "sys/bus/event_source/devices/kprobe/type").exists(),
         jit=number(root / "proc/sys/net/core/bpf_jit_enable"),
@@ -66,7 +66,7 @@ def look(root: Path = Path("/")) -> Features:
 
 
 def read(path: Path) -> str | None:
-    """A small file of the kernel's, or None if it is not there for us. What is not UTF-8 is escaped, as in paths."""
+    """Return the text of a small kernel file, or None if it cannot be read. Surrogates stand for what is not UTF-8."""
     try:
         return path.read_text(errors="surrogateescape").strip()
     except OSError:
@@ -74,21 +74,21 @@ def read(path: Path) -> str | None:
 
 
 def number(path: Path) -> int | None:
-    """Such a file's number."""
+    """Return the number in such a file, or None."""
     text = read(path) or ""
     return int(text) if text.isdecimal() else None
 
 
 def mounted(proc: Path, kind: str, usual: str) -> str | None:
-    """Where a file system of that kind is mounted, by /proc: at the usual place if there too; None if nowhere."""
-    # only these separate: other blanks of Unicode may stand in a path as they are
+    """Return where a file system of that kind is mounted, the usual place if it is among them; None if nowhere."""
+    # not split(): a path may have other spaces of Unicode in it
     mounts = [line.split(" ") for line in (read(proc / "self/mounts") or "").split("\n")]
     found = [_OCTAL.sub(lambda octal: chr(int(octal[1], 8)), m[1]) for m in mounts if len(m) > 2 and m[2] == kind]
     return usual if usual in found else next(iter(found), None)
 
 
 def require_permission(features: Features) -> None:
-    """Raises KernelError, in one line with the remedy, where the capabilities allow no program at all."""
+    """Raise KernelError with the remedy if the capabilities do not allow to load any program."""
     held = set(features.capabilities)
     if "CAP_SYS_ADMIN" not in held and not {"CAP_BPF", "CAP_PERFMON"} <= held:
         raise KernelError(
@@ -99,15 +99,16 @@ def require_permission(features: Features) -> None:
         )
 
 
-def _effective_capabilities(root: Path) -> int:
-    status = read(root / "proc/self/status") or ""
-    line = next((line for line in status.splitlines() if line.startswith("CapEff:")), "CapEff: 0")
-    return int(line.split()[1], 16)
+def _effective_capabilities(status: Path) -> frozenset[str]:
+    try:
+        return capabilities.read(status, "CapEff")
+    except OSError:
+        return frozenset()
 
 
 def _preemption(root: Path, uname: os.uname_result, debugfs: str | None) -> str | None:
     words = set(uname.version.split())
-    if words & {"PREEMPT_RT", "RT"}:  # of such a kernel debugfs only says whether it is also lazy
+    if words & {"PREEMPT_RT", "RT"}:  # debugfs says of such a kernel only whether it is also lazy
         return "rt"
     if debugfs and (found := re.search(r"\((\w+)\)", read(root / debugfs[1:] / "sched/preempt") or "")):
         return found[1]
@@ -127,5 +128,5 @@ def _configured_preemption(root: Path, release: str) -> str | None:
 
 
 def _tracefs_in(root: Path, debugfs: str | None) -> str | None:
-    """The kernel mounts tracefs there as soon as somebody looks into it."""
+    """Return where tracefs is within debugfs: the kernel mounts it there as soon as anybody looks."""
     return f"{debugfs}/tracing" if debugfs and read(root / debugfs[1:] / "tracing/README") is not None else None

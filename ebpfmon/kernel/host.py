@@ -1,4 +1,4 @@
-"""What stands around the kernel's own features, on this machine: only `ebpfmon check` asks."""
+"""Find out what else on this machine matters besides the kernel's features. Only `ebpfmon check` asks."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ebpfmon.kernel import features, kconfig
 
 
 class Config(msgspec.Struct, frozen=True):
-    """The kernel's configuration: where it was found, if at all, and what it lacks (option: what that costs)."""
+    """Where the kernel's configuration was found, and what each option costs that it lacks."""
 
     path: str | None
     looked_at: tuple[str, ...]
@@ -23,31 +23,31 @@ class Config(msgspec.Struct, frozen=True):
 
 
 class Bcc(msgspec.Struct, frozen=True):
-    """BCC's Python module: the directory that it can be imported from."""
+    """The directory that BCC's Python module can be imported from, and its version."""
 
     path: str
     version: str | None
 
 
 class Host(msgspec.Struct, frozen=True):
-    """Each is None where it is not there."""
+    """The facts. Each is None if it does not exist here."""
 
     config: Config
     securityfs: str | None
     memlock_bytes: int | None
-    """RLIMIT_MEMLOCK; None: unlimited."""
+    """RLIMIT_MEMLOCK; None if it is unlimited."""
     unprivileged_bpf_disabled: int | None
     selinux: str | None
     """permissive or enforcing."""
     selinux_domain: str | None
-    """The domain of this process."""
+    """The SELinux domain of this process."""
     bcc: Bcc | None
     headers: str | None
-    """The kernel's, for BCC."""
+    """Where the kernel's headers are, which BCC needs."""
 
 
 def look(release: str, root: Path = Path("/"), path: Sequence[str] | None = None) -> Host:
-    """Look around; `root` is where /proc, /sys and /usr are, `path` is where this Python imports from."""
+    """Return the facts. `root` is where /proc, /sys and /usr are, `path` is where this Python imports from."""
     soft, _ = resource.getrlimit(resource.RLIMIT_MEMLOCK)
     enforce = features.number(root / "sys/fs/selinux/enforce")
     context = features.read(root / "proc/self/attr/current") or "" if enforce is not None else ""
@@ -64,7 +64,7 @@ def look(release: str, root: Path = Path("/"), path: Sequence[str] | None = None
 
 
 def header_places(release: str) -> tuple[str, ...]:
-    """Where BCC finds the headers of a kernel."""
+    """Return where BCC looks for the headers of a kernel."""
     return f"/lib/modules/{release}/build", "/sys/kernel/kheaders.tar.xz"
 
 
@@ -76,8 +76,11 @@ def _config(release: str, root: Path) -> Config:
 
 
 def _bcc(root: Path, path: Sequence[str]) -> Bcc | None:
-    """By its files: a distribution's can be imported by the distribution's own Python alone, and the `bcc` that pip
-    installs is something else."""
+    """Find BCC by its files.
+
+    Only the distribution's own Python can import the distribution's module, and the `bcc` that pip installs is
+    something else.
+    """
     of_others = sorted((root / "usr/lib").glob("python3*/site-packages"))
     places = (*path, "/usr/lib/python3/dist-packages", *(f"/{p.relative_to(root)}" for p in of_others))
     for place in places:

@@ -1,4 +1,4 @@
-"""The configuration that the running kernel was built with, as far as it can be found."""
+"""Read the configuration that the running kernel was built with."""
 
 from __future__ import annotations
 
@@ -28,23 +28,23 @@ COSTS = {
     "FTRACE_SYSCALLS": "no tracepoints of single system calls",
     "CGROUPS": "no cgroups: rows cannot say to which one a process belongs",
 }
-"""What ebpfmon needs of a configuration or profits from, and what its lack costs."""
+"""The options that ebpfmon needs or profits from, and what the lack of each costs."""
 
 
 @dataclass(frozen=True, slots=True)
 class Kconfig:
-    """The options that are set, without their CONFIG_, as they are written: "y", "m", a number or a quoted string."""
+    """The options that are set, by name without CONFIG_. Values are as written: "y", "m", numbers, quoted strings."""
 
     path: str
     options: Mapping[str, str]
 
     def has(self, option: str) -> bool:
-        """Whether an option is built in or a module."""
+        """Say whether an option is built in or a module."""
         return self.options.get(option) in ("y", "m")
 
 
 def places(release: str) -> tuple[str, ...]:
-    """Where a kernel's configuration may be, the surest first: a file in /boot can be of another build."""
+    """Return where a kernel's configuration may be, the surest first: a file in /boot may be of another build."""
     return (
         "/proc/config.gz",
         f"/boot/config-{release}",
@@ -54,7 +54,7 @@ def places(release: str) -> tuple[str, ...]:
 
 
 def read(release: str, root: Path = Path("/")) -> Kconfig | None:
-    """The first configuration that is there and can be read, or None; `root` is where /proc and /boot are."""
+    """Return the first configuration that can be read, or None. `root` is where /proc and /boot are."""
     for place in places(release):
         try:
             data = (root / place[1:]).read_bytes()
@@ -63,6 +63,6 @@ def read(release: str, root: Path = Path("/")) -> Kconfig | None:
             continue
         lines = (line.partition("=") for line in text.splitlines() if line.startswith("CONFIG_"))
         options = {name.removeprefix("CONFIG_"): value for name, _, value in lines}
-        if options:  # an empty file says nothing, least of all that all is off
+        if options:  # an empty file does not mean that everything is off
             return Kconfig(place, options)
     return None

@@ -1,7 +1,7 @@
-"""The kprobes of tracefs, made by writing to `kprobe_events`. Such an entry outlives its maker.
+"""List, make and remove the kprobes of tracefs, which are lines of its file `kprobe_events`.
 
-One that was left costs little, but names a function as probed for ever, and can keep a kernel from being patched
-live.
+Such a kprobe outlives the process that made it. One that was left behind costs little, but its function stays probed,
+which can prevent live patching.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _OWN = re.compile(r"ebpfmon_(\d+)")
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """A line of `kprobe_events`: an event, and the function that it probes."""
+    """A line of `kprobe_events`: an event and the function that it probes."""
 
     group: str
     event: str
@@ -32,13 +32,13 @@ class Entry:
 
     @property
     def owner(self) -> int | None:
-        """The pid of the ebpfmon that made it; None if it is of somebody else."""
+        """The pid of the ebpfmon that made the entry; None if another program did."""
         own = _OWN.fullmatch(self.group)
         return int(own[1]) if own else None
 
 
 def entries(tracefs: str | os.PathLike[str]) -> list[Entry]:
-    """All entries, whoever made them; none where the kernel has no kprobes. Raises KernelError if not allowed to."""
+    """Return all entries, whoever made them; none if the kernel has no kprobes. Raises KernelError if not permitted."""
     path = Path(tracefs, _FILE)
     try:
         text = path.read_text()
@@ -50,19 +50,19 @@ def entries(tracefs: str | os.PathLike[str]) -> list[Entry]:
 
 
 def ours(entry: Entry) -> bool:
-    """Whether it is ebpfmon's, or one that an old Netdata collector left: only those are ours to remove."""
+    """Say whether ebpfmon or an old Netdata collector made the entry. No others may be removed."""
     return entry.owner is not None or "_netdata_" in entry.event
 
 
 def in_use(entry: Entry, root: Path = Path("/")) -> bool:
-    """Whether the ebpfmon that made it is alive, and another than this process; `root` is where /proc is."""
+    """Say whether another ebpfmon that made the entry is still alive. `root` is where /proc is."""
     owner = entry.owner
     return owner not in (None, os.getpid()) and (root / f"proc/{owner}").exists()
 
 
 def write(tracefs: str | os.PathLike[str], command: str) -> None:
-    """Make (`p:` or `r:GROUP/EVENT TARGET`) or remove (`-:GROUP/EVENT`) one. Raises OSError."""
-    # as O_TRUNC removes all, and Python's "a" seeks: EINVAL
+    """Make (`p:GROUP/EVENT TARGET`, or `r:`) or remove (`-:GROUP/EVENT`) an entry by this command. Raises OSError."""
+    # not open(): O_TRUNC would remove all entries, and mode "a" seeks, which this file refuses
     kprobes = os.open(Path(tracefs, _FILE), os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC)
     try:
         os.write(kprobes, f"{command}\n".encode())
@@ -71,7 +71,7 @@ def write(tracefs: str | os.PathLike[str], command: str) -> None:
 
 
 def remove(tracefs: str | os.PathLike[str], entry: Entry) -> None:
-    """Remove one; that it is gone already is no error. Raises KernelError, as when somebody still uses it."""
+    """Remove an entry, if it still exists. Raises KernelError, for example if it is in use."""
     try:
         write(tracefs, f"-:{entry.group}/{entry.event}")
     except OSError as error:

@@ -1,4 +1,4 @@
-"""The only binding to libbpf (>= 1.0): the library itself, and what is asked of the kernel through it."""
+"""Bind libbpf (>= 1.0) with ctypes, and ask the kernel for what libbpf has no function for."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import ctypes
 import fcntl
 import os
 import struct
+import threading
+from collections import deque
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +16,8 @@ from ebpfmon.errors import KernelError
 _P, _INT, _U32, _STR, _SIZE = ctypes.c_void_p, ctypes.c_int, ctypes.c_uint32, ctypes.c_char_p, ctypes.c_size_t
 _PRINT = ctypes.CFUNCTYPE(_INT, _INT, _P, _P)
 _LIBBPF_DEBUG = 2
-_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # malloc.h
-_KEPT_BYTES = 4 << 20  # an interval's rows: 20,000 of them
+_MESSAGES_MAX = 1000
+_MESSAGE_BYTES = 1 << 16  # the verifier's log is one message
 
 _SIGNATURES: dict[str, tuple[Any, ...]] = {  # name: (result, *arguments)
     "libbpf_set_print": (_P, _PRINT),
@@ -58,16 +60,17 @@ _SIGNATURES: dict[str, tuple[Any, ...]] = {  # name: (result, *arguments)
     "bpf_obj_get_info_by_fd": (_INT, _INT, _P, ctypes.POINTER(_U32)),
     "libbpf_num_possible_cpus": (_INT,),
     "btf__raw_data": (_P, _P, ctypes.POINTER(_U32)),
-    "btf__load_vmlinux_btf": (_P,),
+    "btf__new": (_P, _STR, _U32),
     "btf__find_by_name_kind": (_INT, _P, _STR, _U32),
     "btf__type_by_id": (ctypes.POINTER(_U32), _P, _U32),
+    "btf__resolve_type": (_INT, _P, _U32),
     "btf__name_by_offset": (_STR, _P, _U32),
     "btf__free": (None, _P),
 }
 
 
 class _ProgInfo(ctypes.Structure):
-    """struct bpf_prog_info (linux/bpf.h), as far as it is read here."""
+    """The part of struct bpf_prog_info (linux/bpf.h) that is read here."""
 
     _fields_ = (("head", ctypes.c_uint8 * 192), ("run_time_ns", ctypes.c_uint64),
                 ("run_count", ctypes.c_uint64), ("recursion_misses", ctypes.c_uint64),
@@ -75,7 +78,7 @@ class _ProgInfo(ctypes.Structure):
 
 
 class _LinkInfo(ctypes.Structure):
-    """struct bpf_link_info, as far as it is read here: of a kprobe_multi link, and of a perf_event link's kprobe."""
+    """The part of struct bpf_link_info that is read here, of kprobe_multi links and of perf_event links to kprobes."""
 
     _fields_ = (("type", _U32), ("id", _U32), ("prog_id", _U32), ("pad", _U32), ("event_type", _U32),
                 ("before", _U32 * 3), ("multi_missed", ctypes.c_uint64), ("addr", ctypes.c_uint64),
@@ -83,7 +86,7 @@ class _LinkInfo(ctypes.Structure):
 
 
 PERF_TRACEPOINT = 2
-"""The type of a perf event that is an event of tracefs."""
+"""The type of perf events that tracefs lists."""
 _KPROBE_TYPE = Path("/sys/bus/event_source/devices/kprobe/type")
 _PERF_EVENT_OPEN = {"x86_64": 298, "aarch64": 241}
 _PERF_FD_CLOEXEC, _PERF_SET_BPF, _PERF_ENABLE = 8, 0x40042408, 0x2400  # linux/perf_event.h
@@ -91,10 +94,35 @@ _LINK_PERF_EVENT, _LINK_KPROBE_MULTI = 7, 8  # enum bpf_link_type
 _PERF_EVENT_KPROBE, _PERF_EVENT_KRETPROBE = 3, 4  # enum bpf_perf_event_type
 
 
+class _Messages(threading.local):
+    """What libbpf has printed in the calling thread, oldest first. Bounded, because not every caller asks for it."""
+
+    def __init__(self) -> None:
+        self.texts = deque[str](maxlen=_MESSAGES_MAX)
+
+
+_LIBC = ctypes.CDLL(None, use_errno=True)
+_MESSAGES = _Messages()
+
+
+def _keep_message(level: int, form: int, arguments: int) -> int:
+    if level < _LIBBPF_DEBUG:
+        text = ctypes.create_string_buffer(_MESSAGE_BYTES)
+        _LIBC.vsnprintf(text, _SIZE(len(text)), _P(form), _P(arguments))
+        _MESSAGES.texts.append(text.value.decode(errors="replace"))
+    return 0
+
+
+# libbpf has one print callback for the whole process and keeps its address for good. Therefore the callback is a
+# constant of this module: one that belonged to an instance would be freed with it while libbpf still calls it.
+_CALLBACK = _PRINT(_keep_message)
+
+
 class Libbpf:
-    """The shared library. Raises KernelError, naming the package to install, where it is missing or too old."""
+    """The shared library. Its functions are in `lib`."""
 
     def __init__(self, name: str = "libbpf.so.1") -> None:
+        """Raises KernelError, which names the package to install, if the library is missing or too old."""
         try:
             self.lib = ctypes.CDLL(name, use_errno=True)
         except OSError as error:
@@ -104,16 +132,11 @@ class Libbpf:
         for function, (result, *arguments) in _SIGNATURES.items():
             found = getattr(self.lib, function)
             found.restype, found.argtypes = result, arguments
-        self._libc = ctypes.CDLL(None, use_errno=True)
-        if hasattr(self._libc, "mallopt"):  # glibc would raise the threshold as it sees BTF come and go
-            self._libc.mallopt(_M_MMAP_THRESHOLD, 128 << 10)
-        self._said: list[str] = []
-        self._print = _PRINT(self._hear)  # libbpf keeps the pointer, so we keep the object
-        self.lib.libbpf_set_print(self._print)
+        self.lib.libbpf_set_print(_CALLBACK)
 
     @property
     def version(self) -> str:
-        """Such as "1.1.2"."""
+        """The version of the library, such as "1.1.2"."""
         text: bytes = self.lib.libbpf_version_string()
         return text.decode().removeprefix("v")
 
@@ -123,36 +146,22 @@ class Libbpf:
         return check(self.lib.libbpf_num_possible_cpus(), "count the possible CPUs")
 
     def said(self) -> str:
-        """What libbpf has printed since this was asked last."""
-        text = "".join(self._said)
-        self._said.clear()
+        """Return what libbpf has printed in the calling thread since this was last called there.
+
+        libbpf prints in the thread that calls it, and only while the call lasts. So whoever calls said() before and
+        after an operation gets the messages of that operation alone, whatever other threads and instances do.
+        """
+        text = "".join(_MESSAGES.texts)
+        _MESSAGES.texts.clear()
         return text
 
-    def _hear(self, level: int, form: int, arguments: int) -> int:
-        if level < _LIBBPF_DEBUG:
-            text = ctypes.create_string_buffer(1 << 16)
-            self._libc.vsnprintf(text, _SIZE(len(text)), _P(form), _P(arguments))
-            self._said.append(text.value.decode(errors="replace"))
-        return 0
-
-    def trim(self) -> None:
-        """Give back to the system what the loads have freed: reading the kernel's BTF alone takes 8 MB.
-
-        From now on it is rows that come and go, every second. Memory that is given back must be cleared by the kernel
-        when it is wanted again, which takes as long as reading the rows: so a few MB are kept once they were needed.
-        """
-        if hasattr(self._libc, "malloc_trim"):
-            self._libc.malloc_trim(_SIZE(0))
-            self._libc.mallopt(_M_MMAP_THRESHOLD, _KEPT_BYTES)
-            self._libc.mallopt(_M_TRIM_THRESHOLD, 2 * _KEPT_BYTES)
-
     def missed_runs(self, program_fd: int) -> int:
-        """How often the kernel left out a run of a program, because one was running on that CPU."""
-        info = _ProgInfo()  # a kernel that does not know the field (before 5.12) leaves it 0
+        """Return how many runs of a program the kernel left out because one was already running on that CPU."""
+        info = _ProgInfo()  # kernels before 5.12 do not know the field and leave it 0
         return info.recursion_misses if self._info(program_fd, info) else 0
 
     def missed_hits(self, link_fd: int) -> int:
-        """How often a kprobe was hit and could not call its program. Known from Linux 6.7 on, 0 before."""
+        """Return how often a kprobe was hit and could not call its program. Kernels before 6.7 do not tell: 0."""
         info = _LinkInfo()
         if not self._info(link_fd, info):
             return 0
@@ -162,24 +171,24 @@ class Libbpf:
         return int(info.kprobe_missed) if kprobe else 0
 
     def open_event(self, kind: int, config: int, config1: int = 0) -> int:
-        """A perf event of all processes: a descriptor, to be closed with os.close(). Raises OSError."""
+        """Open a perf event of all processes and return its descriptor, for os.close(). Raises OSError."""
         # type, size, config, sample_period, sample_type, read_format, flags, wakeup, bp_type, config1, config2, ...
         attr = struct.pack("=IIQQQQQIIQQQQQ", kind, 96, config, 1, 0, 0, 0, 1, 0, config1, 0, 0, 0, 0)
         number = _PERF_EVENT_OPEN[os.uname().machine]
-        # on one CPU, as the kernel runs a program wherever its probe is hit
-        fd: int = self._libc.syscall(number, attr, -1, 0, -1, _PERF_FD_CLOEXEC)
+        # CPU 0 alone, because the kernel runs the program on whichever CPU hits the probe
+        fd: int = _LIBC.syscall(number, attr, -1, 0, -1, _PERF_FD_CLOEXEC)
         if fd < 0:
             raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
         return fd
 
     def open_kprobe(self, function: str) -> int:
-        """A kprobe at a function's entry, as a perf event. Raises OSError."""
+        """Open a kprobe at a function's entry as a perf event and return its descriptor. Raises OSError."""
         name = ctypes.create_string_buffer(function.encode())
         return self.open_event(int(_KPROBE_TYPE.read_text()), 0, ctypes.addressof(name))
 
     @staticmethod
     def run_at(event_fd: int, program_fd: int) -> None:
-        """From now on the perf event runs the program, until it is closed. Raises OSError."""
+        """Let a perf event run a program until the event is closed. Raises OSError."""
         fcntl.ioctl(event_fd, _PERF_SET_BPF, program_fd)
         fcntl.ioctl(event_fd, _PERF_ENABLE, 0)
 
@@ -189,7 +198,7 @@ class Libbpf:
 
 
 def check(result: int, step: str) -> int:
-    """A libbpf call's result, or KernelError if it is a negative errno."""
+    """Return the result of a libbpf call. Raises KernelError if it is a negative errno."""
     if result < 0:
         raise KernelError(f"{step}: {os.strerror(-result)}")
     return result

@@ -1,63 +1,63 @@
-"""Finds a probe's compiled object and reads from its names which events it can see, and how.
-
-The grammar of the names is that of the kit's macros (`bpf/ebpfmon.bpf.h`):
-program `EVENT__STRATEGY__TARGET[__DETAIL...]`, or knob `EVENT__STRATEGY__PROGRAM[__DETAIL]` where one program,
-named after its target alone, serves several events.
-"""
+"""Finds a probe's compiled object, and binds the probe's events to the object's programs."""
 
 from __future__ import annotations
 
 import importlib.util
 import os
-from collections.abc import Iterable
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from ebpfmon.errors import ObjectError
+from ebpfmon.kernel.attach_methods import AttachMethod, Section, method_of
 from ebpfmon.kernel.bpfobject import BpfObject
 from ebpfmon.kernel.btf import Btf
 from ebpfmon.kernel.tables import find_tables
-from ebpfmon.model.everything import LoadMode, Probe, Strategy
+from ebpfmon.model import Candidate, Event, LoadMode, Probe
 
-MODES = frozenset(LoadMode)
 ARCHITECTURES = ("x86_64", "aarch64")
 PROCESS_KEY = ("start_ns", "tgid", "exec_id")
-"""`struct process_key` in the kit."""
-_IF_ANY = "__if_any"
+"""`struct process_key` in the BPF headers."""
 
 
-@dataclass(frozen=True, slots=True)
-class Candidate:
-    """One way to see an event: the programs it takes, and the knob to turn on where a program is shared."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BoundCandidate:
+    """A candidate of an event, with what the sections of its programs say."""
 
     event: str
-    strategy: Strategy
-    target: str
+    method: AttachMethod
     programs: tuple[str, ...]
-    kinds: frozenset[str]
-    """The kinds of the programs, from their sections: fexit, kretprobe, tp_btf ..."""
-    knob: str | None = None
+    sections: tuple[Section, ...]
+    """One for each program."""
     mode: LoadMode | None = None
-    """The load mode that it is for; None for both."""
     arguments: int | None = None
-    """How many arguments the target must have; None where that does not matter."""
     softirq: bool = False
-    """Whether it is for where softirqs come by, in which no task is preempted."""
+    setting: str = ""
+
+    @property
+    def target(self) -> str:
+        """The function or tracepoint that stands for the candidate in reports: its first program's."""
+        return self.sections[0].target
+
+    @property
+    def kinds(self) -> frozenset[str]:
+        """The section kinds of its programs."""
+        return frozenset(section.kind for section in self.sections)
 
 
 @dataclass(frozen=True, slots=True)
 class ObjectSpec:
-    """What an object says of itself: for each event its candidates, best first; its knobs by name; which events a
-    kernel may have nothing of (IF_ANY in the kit); the stems of its tables by process."""
+    """A probe's events bound to its object: for each event its candidates in their order, the object's rodata settings
+    by name (offset and size), the events that a kernel may have nothing of, and the object's tables by process."""
 
-    candidates: dict[str, tuple[Candidate, ...]]
-    knobs: dict[str, tuple[int, int]] = field(default_factory=dict)
-    if_any: frozenset[str] = frozenset()
+    candidates: dict[str, tuple[BoundCandidate, ...]]
+    settings: dict[str, tuple[int, int]] = field(default_factory=dict)
+    optional: frozenset[str] = frozenset()
     by_process: frozenset[str] = frozenset()
 
 
 def locate(probe: Probe) -> Path:
-    """The compiled object for this machine. Raises ObjectError if there is none."""
+    """Return the compiled object for this machine. Raises ObjectError if there is none."""
     machine = os.uname().machine
     spec = importlib.util.find_spec(probe.package)
     if spec is None or spec.origin is None:
@@ -73,12 +73,16 @@ def locate(probe: Probe) -> Path:
     )
 
 
-def read_spec(obj: BpfObject, btf: Btf) -> ObjectSpec:
-    """Read an opened object's names."""
-    knobs = btf.variables(".rodata")
+def read_spec(probe: Probe, obj: BpfObject, btf: Btf) -> ObjectSpec:
+    """Bind a probe's events to its opened object. Raises ObjectError where they do not fit together."""
+    settings = btf.variables(".rodata")
     sections = {name: obj.section(name) for name in obj.programs}
-    if_any = frozenset(name.removesuffix(_IF_ANY) for name in knobs if name.endswith(_IF_ANY))
-    return ObjectSpec(parse_candidates(sections, knobs), knobs, if_any, _tables_by_process(obj, btf))
+    try:
+        candidates = bind(probe.events, sections, settings)
+    except ObjectError as error:
+        raise ObjectError(f"probe '{probe.name}': {error}") from None
+    optional = frozenset(event.name for event in probe.events if event.optional)
+    return ObjectSpec(candidates, settings, optional, _tables_by_process(obj, btf))
 
 
 def _tables_by_process(obj: BpfObject, btf: Btf) -> frozenset[str]:
@@ -86,59 +90,44 @@ def _tables_by_process(obj: BpfObject, btf: Btf) -> frozenset[str]:
     return frozenset(stem for stem, fields in keys.items() if fields == PROCESS_KEY)
 
 
-def parse_candidates(sections: dict[str, str], knobs: Iterable[str]) -> dict[str, tuple[Candidate, ...]]:
-    """Candidates by event from program names (with their sections) and knob names, in the order of the file."""
-    found: dict[tuple[object, ...], Candidate] = {}
-    for name, section in sections.items():
-        if not _collect(found, name, section, name, None):
-            _accompany(found, name, section)
-    for name in knobs:
-        for program, section in sections.items():
-            # a shared program is named after its target alone
-            if program == _in_c(section.partition("/")[2]):
-                _collect(found, name, section, program, name)
-    by_event: dict[str, list[Candidate]] = {}
-    for candidate in found.values():
-        by_event.setdefault(candidate.event, []).append(candidate)
-    return {event: tuple(candidates) for event, candidates in by_event.items()}
+def bind(
+    events: Iterable[Event], sections: Mapping[str, str], settings: Iterable[str]
+) -> dict[str, tuple[BoundCandidate, ...]]:
+    """Return the candidates by event, in their order; `sections` are those of the object's programs, by name.
+
+    Raises ObjectError, in one line, if an event names what the object does not have, or leaves out what it has.
+    """
+    found = {e.name: tuple(_bind(e.name, c, sections, frozenset(settings)) for c in e.candidates) for e in events}
+    named = {program for candidates in found.values() for c in candidates for program in c.programs}
+    if unnamed := [program for program in sections if program not in named]:
+        raise ObjectError(f"no event names program '{unnamed[0]}' of its object: add it to Probe.events")
+    return found
 
 
-def _collect(
-    found: dict[tuple[object, ...], Candidate], name: str, section: str, program: str, knob: str | None
-) -> bool:
-    """Take a name in; False if it does not say what the section says."""
-    kind, _, target = section.partition("/")
-    event, _, rest = name.partition("__")
-    strategy, _, rest = rest.partition("__")
-    if strategy not in frozenset(Strategy) or not rest.startswith(_in_c(target)):
-        return False
-    details = rest.removeprefix(_in_c(target)).split("__")
-    if details[0]:  # the target was but the beginning of another's name
-        return False
-    mode = next((LoadMode(d) for d in details if d in MODES), None)
-    arguments = next((int(d) for d in details if d.isdecimal()), None)
-    key = (event, strategy, target, mode, arguments)
-    known = found.get(key)
-    programs, kinds = (known.programs, known.kinds) if known else ((), frozenset())
-    found[key] = Candidate(
-        event, Strategy(strategy), target, (*programs, program), kinds | {kind}, knob, mode, arguments,
-        "softirq" in details,
+def _bind(event: str, candidate: Candidate, sections: Mapping[str, str], settings: frozenset[str]) -> BoundCandidate:
+    step = f"event '{event}'"
+    if not candidate.programs:
+        raise ObjectError(f"{step}: a candidate names no program")
+    for program in candidate.programs:
+        if program not in sections:
+            has = ", ".join(sections) or "none"
+            raise ObjectError(f"{step}: its object has no program '{program}': it has {has}")
+    if candidate.setting and candidate.setting not in settings:
+        raise ObjectError(f"{step}: its object has no rodata setting '{candidate.setting}'")
+    parsed = tuple(Section.parse(sections[program]) for program in candidate.programs)
+    methods = {}
+    for program, section in zip(candidate.programs, parsed, strict=True):
+        method = method_of(section.kind)
+        if method is None:
+            raise ObjectError(f"{step}: program '{program}': no attach method for SEC(\"{sections[program]}\")")
+        methods[method.name] = method
+    if len(methods) > 1:
+        raise ObjectError(
+            f"{step}: programs {', '.join(candidate.programs)} of one candidate have several attach methods: "
+            f"{', '.join(methods)}"
+        )
+    (method,) = methods.values()
+    return BoundCandidate(
+        event=event, method=method, programs=candidate.programs, sections=parsed, mode=candidate.mode,
+        arguments=candidate.arguments, softirq=candidate.softirq, setting=candidate.setting,
     )  # fmt: skip
-    return True
-
-
-def _accompany(found: dict[tuple[object, ...], Candidate], name: str, section: str) -> None:
-    """A program that attaches elsewhere, and belongs to the candidate whose event, strategy and target it names."""
-    for key, candidate in found.items():
-        of_candidate = f"{candidate.event}__{candidate.strategy}__{_in_c(candidate.target)}__"
-        if name.startswith(of_candidate) and candidate.knob is None:
-            found[key] = replace(
-                candidate,
-                programs=(*candidate.programs, name),
-                kinds=candidate.kinds | {section.partition("/")[0]},
-            )
-
-
-def _in_c(target: str) -> str:
-    """A target as part of a name: of a classic tracepoint it is SYSTEM/EVENT."""
-    return target.replace("/", "_")

@@ -1,4 +1,4 @@
-"""What the running kernel has: functions, tracepoints, structs. From its BTF, or where it has none from kallsyms."""
+"""Look up the running kernel's functions, tracepoints and structs in its BTF, or else in kallsyms."""
 
 from __future__ import annotations
 
@@ -6,98 +6,94 @@ import re
 from pathlib import Path
 from typing import Protocol, Self
 
+from ebpfmon.errors import ObjectError
+from ebpfmon.kernel import btf
+from ebpfmon.kernel.btf import Btf
 from ebpfmon.kernel.libbpf import Libbpf
+
+KERNEL_BTF = Path("/sys/kernel/btf/vmlinux")
 
 
 class Symbols(Protocol):
-    """The kernel's names. A context manager."""
+    """The kernel's symbols. A context manager."""
 
     def __enter__(self) -> Self: ...
 
     def __exit__(self, *_: object) -> None: ...
 
     def has_function(self, name: str) -> bool:
-        """Whether there is a function to attach to, as far as names tell."""
+        """Say whether there is a function of that name to attach to."""
 
     def arguments(self, function: str) -> int | None:
-        """How many arguments a function has; None if that is not known."""
+        """Return how many arguments a function has; None if that is not known."""
 
     def has_tracepoint(self, name: str) -> bool:
-        """Whether there is a tracepoint."""
+        """Say whether there is a tracepoint of that name."""
 
     def tracepoint_arguments(self, name: str) -> int | None:
-        """How many arguments a tracepoint has; None if that is not known."""
+        """Return how many arguments a tracepoint has; None if that is not known."""
 
     def has_struct(self, name: str, member: str = "") -> bool:
-        """Whether there is a struct, with such a member if one is named."""
+        """Say whether there is a struct of that name, with that member if one is named."""
 
 
-def look_up(libbpf: Libbpf) -> Symbols:
-    """The running kernel's symbols, by the best source that it has."""
-    found = libbpf.lib.btf__load_vmlinux_btf()
-    return BtfSymbols(libbpf, found) if found else Kallsyms()
+def look_up(libbpf: Libbpf, path: Path = KERNEL_BTF) -> Symbols:
+    """Return the running kernel's symbols from the best source that there is: its BTF, or else kallsyms."""
+    try:
+        return BtfSymbols(Btf(path.read_bytes(), libbpf))
+    except (OSError, ObjectError):  # there is none, or libbpf is too old for it
+        return Kallsyms()
 
 
 class BtfSymbols:
-    """From the kernel's BTF, of which it holds some megabytes until it is closed."""
+    """Symbols from the kernel's BTF, which takes some megabytes until this is closed."""
 
-    _STRUCT, _TYPEDEF, _FUNC = 4, 8, 12  # linux/btf.h
-
-    def __init__(self, libbpf: Libbpf, btf: int) -> None:
-        self._lib, self._btf = libbpf.lib, btf
-        self._found: dict[tuple[str, int], int] = {}  # libbpf goes through all types for each name
+    def __init__(self, types: Btf) -> None:
+        self._types = types
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._lib.btf__free(self._btf)
+        self._types.close()
 
     def has_function(self, name: str) -> bool:
-        return self._find(name, self._FUNC) > 0
+        return self._types.find(name, btf.FUNC) is not None
 
     def arguments(self, function: str) -> int | None:
-        found = self._find(function, self._FUNC)
-        if found <= 0:
+        found = self._types.find(function, btf.FUNC)
+        if found is None:
             return None
-        prototype = self._lib.btf__type_by_id(self._btf, self._lib.btf__type_by_id(self._btf, found)[2])
-        return int(prototype[1] & 0xFFFF)
+        return len(self._referred(self._types.type(found)).parts)
 
     def has_tracepoint(self, name: str) -> bool:
-        return self._find(f"btf_trace_{name}", self._TYPEDEF) > 0
+        return self._types.find(f"btf_trace_{name}", btf.TYPEDEF) is not None
 
     def tracepoint_arguments(self, name: str) -> int | None:
-        found = self._find(f"btf_trace_{name}", self._TYPEDEF)
-        if found <= 0:
+        found = self._types.find(f"btf_trace_{name}", btf.TYPEDEF)
+        if found is None:
             return None
-        # typedef of a pointer to void (void *data, arguments ...)
-        pointer = self._lib.btf__type_by_id(self._btf, found)[2]
-        prototype = self._lib.btf__type_by_id(self._btf, self._lib.btf__type_by_id(self._btf, pointer)[2])
-        return int(prototype[1] & 0xFFFF) - 1
+        # a typedef of a pointer to void (void *data, arguments ...)
+        pointer = self._referred(self._types.type(found))
+        return len(self._referred(pointer).parts) - 1
 
     def has_struct(self, name: str, member: str = "") -> bool:
-        found = self._find(name, self._STRUCT)
-        if found <= 0 or not member:
-            return found > 0
-        # struct btf_type: name, info, size; then for each member: name, type, offset
-        struct = self._lib.btf__type_by_id(self._btf, found)
-        names = (struct[3 + 3 * n] for n in range(struct[1] & 0xFFFF))
-        return any(self._lib.btf__name_by_offset(self._btf, n) == member.encode() for n in names)
+        found = self._types.find(name, btf.STRUCT)
+        if found is None or not member:
+            return found is not None
+        return any(self._types.name(offset) == member for offset, *_ in self._types.type(found).parts)
 
-    def _find(self, name: str, kind: int) -> int:
-        found = self._found.get((name, kind))
-        if found is None:
-            found = self._found[name, kind] = self._lib.btf__find_by_name_kind(self._btf, name.encode(), kind)
-        return found
+    def _referred(self, of: btf.Type) -> btf.Type:
+        return self._types.type(of.size_or_type)
 
 
 class Kallsyms:
-    """From /proc/kallsyms, which has names alone."""
+    """Symbols from /proc/kallsyms, which has only names."""
 
     def __init__(self, path: Path = Path("/proc/kallsyms")) -> None:
         found = re.findall(r"^\S+ (\w) (\S+)$", path.read_text(), re.M)
         self._functions = {name for kind, name in found if kind in "tT"}
-        # the function came in v5.10; the variable is listed with CONFIG_KALLSYMS_ALL
+        # kernels from v5.10 on have the function; the variable is listed with CONFIG_KALLSYMS_ALL
         self._tracepoints = {name for _, name in found if name.startswith(("__traceiter_", "__tracepoint_"))}
 
     def __enter__(self) -> Self:
