@@ -1,37 +1,28 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
-/* The kit: what every ebpfmon probe's C file includes.
+/* The runtime headers: what the C file of every ebpfmon probe includes.
  *
- * Tables.  A probe counts into a table by process:
+ * Tables.  A probe counts into tables, each made by an include template: process_table.bpf.h has a row for each process,
+ * keyed_table.bpf.h one for each key of the author's own. count() counts in a row.
  *
- *	struct hello_counters { __u64 calls; };
- *	PROCESS_TABLE(hello, 16384);
+ * Intervals.  Every table has two buffers. Programs write to the one that ebpfmon_interval names; user space names the
+ * other, waits until no program can still write to the first (an RCU grace period: the kernel itself waits for one when
+ * an element of a map of maps is replaced), and then has the first buffer to itself. So its rows *and* its totals belong
+ * to the same interval, to the call.
  *
- * which makes `struct hello_row` (who, and the counters), the interval maps, the totals, and
- * hello_slots(), which says where the current process's call is to be counted. ADD() counts.
- * Rows by something else than the process: KEYED_TABLE().
- *
- * Intervals.  Every table has two sides. Programs write to the one that ebpfmon_interval names; user space
- * names the other, waits until no program can still be at the first (an RCU grace period, which the kernel
- * itself waits for when an element of a map of maps is replaced), and then has the first side to itself: rows
- * *and* totals of one side belong to the same interval, to the call.
- *
- * Programs.  A program's name is EVENT__STRATEGY__TARGET, made by the macros in loaders.bpf.h; which events there
- * are, and how each can be seen, is read from the object.
- *
- * Maps are named as MAP(name), kernel memory is read with READ() or LOAD(): so the source serves libbpf and BCC. */
+ * Programs.  They are written as for libbpf (see loaders.bpf.h), and Python says which programs see which event:
+ * `Probe.events`. */
 #ifndef EBPFMON_BPF_H
 #define EBPFMON_BPF_H
 
 #include "loaders.bpf.h"
 
-KNOB(__u32, cfg_rows);		/* keep rows by process, not totals alone */
-KNOB(__u32, cfg_return);	/* load mode: count errors too */
-KNOB(__u32, cfg_gather);	/* each CPU gathers: see STEM_slots_in_task() */
-KNOB(__u32, cfg_may_cast);	/* this kernel has bpf_rdonly_cast(): see UNTRUSTED() */
-KNOB(__u32, cfg_may_read);	/* kernel memory may be read by helpers: false under lockdown=confidentiality */
+const volatile __u32 cfg_rows = 0;	/* keep rows by process, not totals alone */
+const volatile __u32 cfg_return = 0;	/* load mode: count errors too */
+const volatile __u32 cfg_cache = 0;	/* use per-CPU caches: see process_table.bpf.h */
+const volatile __u32 cfg_may_read = 0;	/* helpers may read kernel memory: not under lockdown=confidentiality */
 
-/* Which process, exactly: a tgid is used again after its process ended, and execve(2) makes another
- * program of the same tgid, so the start of the process and the number of its execs belong to the key. */
+/* Which process, exactly. A tgid is used again after its process has ended, and execve(2) makes another program of the
+ * same tgid, so the start of the process and the number of its execs belong to the key. */
 struct process_key {
 	__u64 start_ns;		/* of the thread group's leader, since boot */
 	__u32 tgid;
@@ -48,68 +39,96 @@ struct process_identity {
 };
 _Static_assert(sizeof(struct process_identity) == 32, "process_identity has no padding");
 
-/* A global variable, which a program reads without a lookup; it is the only element of a map all the same. */
-#ifndef BCC
-volatile __u32 ebpfmon_interval SEC(".data.interval");
-#endif
-
-static __always_inline __u32 interval_side(void)
-{
 #ifdef BCC
-	__u32 zero = 0, *side = bpf_map_lookup_elem(MAP(data_interval), &zero);
 
-	return side ? *side & 1 : 0;
-#else
-	return ebpfmon_interval & 1;
-#endif
+static __always_inline __u32 current_buffer(void)
+{
+	__u32 zero = 0, *buffer = bpf_map_lookup_elem((void *)bpf_pseudo_fd(1, MAP_data_interval), &zero);
+
+	return buffer ? *buffer & 1 : 0;
 }
 
-/* The current task's key: the way every counted call goes. */
+#else
+
+/* A global variable, which a program reads without a lookup. */
+volatile __u32 ebpfmon_interval SEC(".data.interval");
+
+static __always_inline __u32 current_buffer(void)
+{
+	return ebpfmon_interval & 1;
+}
+
+#endif
+
+/* Atomic: a process has threads, and on its CPU a program may be preempted by another task's. */
+static __always_inline void count(__u64 *counter, __u64 amount)
+{
+	__sync_fetch_and_add(counter, amount);
+}
+
+static __always_inline void read_process_key(struct process_key *key, struct task_struct *task, const bool typed)
+{
+	struct task_struct *leader = READ_FIELD(task, group_leader, typed);
+
+	key->start_ns = READ_FIELD(leader, start_boottime, typed);
+	key->tgid = READ_FIELD(task, tgid, typed);
+	key->exec_id = READ_FIELD(task, self_exec_id, typed);
+}
+
+/* The current task's key: every counted call needs it. */
 static __always_inline void current_process(struct process_key *key)
 {
-	void *task = CURRENT_TASK(), *leader = 0;
-
-	LOAD(CURRENT_IS_TYPED, leader, task, struct task_struct, group_leader);
-	LOAD(CURRENT_IS_TYPED, key->start_ns, leader, struct task_struct, start_boottime);
-	LOAD(CURRENT_IS_TYPED, key->tgid, task, struct task_struct, tgid);
-	LOAD(CURRENT_IS_TYPED, key->exec_id, task, struct task_struct, self_exec_id);
+	if (CURRENT_IS_TYPED)
+		read_process_key(key, this_task(), true);
+	else
+		read_process_key(key, this_task(), false);
 }
 
-/* `typed`: the verifier knows that `task` is one (see LOAD). */
-static __always_inline void identify(void *task, struct process_identity *who, const bool typed)
+static __always_inline void read_comm(char *comm, struct task_struct *leader, const bool typed)
 {
-	void *leader = 0, *parent = 0, *cred = 0, *css = 0, *cgroup = 0, *kn = 0;
-
-	if (typed)
-		task = UNTRUSTED(task, struct task_struct);
-	LOAD(typed, leader, task, struct task_struct, group_leader);
-	LOAD(typed, parent, leader, struct task_struct, real_parent);
-	LOAD(typed, who->parent_tgid, parent, struct task_struct, tgid);
-	LOAD(typed, cred, task, struct task_struct, cred);
-	LOAD(typed, who->uid, cred, struct cred, uid.val);
-	LOAD(typed, css, task, struct task_struct, cgroups);
-	LOAD(typed, cgroup, css, struct css_set, dfl_cgrp);
-	LOAD(typed, kn, cgroup, struct cgroup, kn);
-	LOAD(typed, who->cgroup_id, kn, struct kernfs_node, id);
 	if (!typed) {
-		READ_STRING(who->comm, leader, struct task_struct, comm);
+		READ_STRING(*(char (*)[TASK_COMM_LEN])comm, leader, comm);
 		return;
 	}
 #ifndef BCC
-	/* up to its end alone: before Linux 5.17 the rest of a former, longer name stands behind that */
+	/* Only up to its end: before Linux 5.17 the rest of a former, longer name follows. */
 #pragma unroll
 	for (int i = 0; i < TASK_COMM_LEN; i++) {
-		char next = ((struct task_struct *)leader)->comm[i];
+		char next = leader->comm[i];
 
 		if (!next)
 			break;
-		who->comm[i] = next;
+		comm[i] = next;
 	}
 #endif
 }
 
+static __always_inline void read_process_identity(struct process_identity *identity, struct task_struct *task,
+						  const bool typed)
+{
+	struct task_struct *leader = READ_FIELD(task, group_leader, typed);
+	struct task_struct *parent = READ_FIELD(leader, real_parent, typed);
+	struct css_set *css = READ_FIELD(task, cgroups, typed);
+	struct cgroup *cgroup = READ_FIELD(css, dfl_cgrp, typed);
+	struct kernfs_node *kn = READ_FIELD(cgroup, kn, typed);
+
+	identity->parent_tgid = READ_FIELD(parent, tgid, typed);
+	identity->uid = READ_FIELD(READ_FIELD(task, cred, typed), uid.val, typed);
+	identity->cgroup_id = READ_FIELD(kn, id, typed);
+	read_comm(identity->comm, leader, typed);
+}
+
+/* Fill in a zeroed identity from a task. */
+static __always_inline void identify(struct process_identity *identity, struct task_struct *task, const bool typed)
+{
+	if (typed)
+		read_process_identity(identity, UNTRUSTED(task), true);
+	else
+		read_process_identity(identity, task, false);
+}
+
 #ifdef BCC
-/* What the kernel's headers say of a task, against what the kernel itself says: with another kernel's headers every
+/* What the kernel's headers say of a task, compared with what the kernel itself says: with another kernel's headers every
  * offset may be wrong, and nothing else would tell. The loader runs this before it trusts the compiled programs. */
 struct self_check {
 	__u64 checked, wrong_tgid, wrong_comm, wrong_cgroup, wrong_start;
@@ -118,44 +137,42 @@ struct self_check {
 int ebpfmon_self_check(void *ctx)
 {
 	__u32 zero = 0;
-	struct self_check *found = bpf_map_lookup_elem(MAP(ebpfmon_self_check), &zero);
-	void *task = (void *)bpf_get_current_task();
-	struct process_identity who = {};
+	struct self_check *found = bpf_map_lookup_elem((void *)bpf_pseudo_fd(1, MAP_ebpfmon_self_check), &zero);
+	struct task_struct *task = this_task();
+	struct process_identity identity = {};
 	struct process_key key = {};
 	char comm[TASK_COMM_LEN] = {}, read[TASK_COMM_LEN] = {};
 
 	if (!found)
 		return 0;
 	current_process(&key);
-	identify(task, &who, false);
+	identify(&identity, task, false);
 	bpf_get_current_comm(comm, sizeof(comm));
-	READ_STRING(read, task, struct task_struct, comm);
+	READ_STRING(read, task, comm);
 	if (key.tgid != bpf_get_current_pid_tgid() >> 32)
-		__sync_fetch_and_add(&found->wrong_tgid, 1);
+		count(&found->wrong_tgid, 1);
 	if (*(__u64 *)comm != *(__u64 *)read)
-		__sync_fetch_and_add(&found->wrong_comm, 1);
-	if (who.cgroup_id != bpf_get_current_cgroup_id())
-		__sync_fetch_and_add(&found->wrong_cgroup, 1);
+		count(&found->wrong_comm, 1);
+	if (identity.cgroup_id != bpf_get_current_cgroup_id())
+		count(&found->wrong_cgroup, 1);
 	if (key.start_ns > bpf_ktime_get_boot_ns())
-		__sync_fetch_and_add(&found->wrong_start, 1);
-	__sync_fetch_and_add(&found->checked, 1);
+		count(&found->wrong_start, 1);
+	count(&found->checked, 1);
 	return 0;
 }
 #endif
 
-#include "tables.bpf.h"
-
-/* Histograms.  A counter may be an array, of which each element counts the values of one size:
+/* Histograms.  A counter may be an array, each element of which counts the values of one size:
  *
  *	struct hello_counters { __u64 calls, time_ns, latency[24]; };
- *	ADD_SLOT(&to, latency, log2_slot(ns, 250, 24));
+ *	count_slot(counters->latency, log2_slot(ns, 250, 24), 24);
  *
  * Slot 0 is for values of up to `unit`, 1 for up to twice that, 2 for up to four times that ..., the last one for all
- * that are greater: in Python `Buckets.log2("latency", slots=24, first=0.25, units="microseconds")` says so.
+ * that are greater. In Python `Buckets.log2("latency", slots=24, first=0.25, units="microseconds")` says so.
  *
- * Levels.  What is (requests in flight, bytes that wait), not what happened, is counted as what begins and what ends:
- * two counters, whose difference user space keeps (`Kind.LEVEL`). So it belongs to the interval to the unit, whichever
- * CPUs see the two. Count the end of that alone whose beginning you counted: whoever keeps when it began knows. */
+ * Gauges.  What is (requests in flight, bytes that wait), not what happened, is counted as what begins and what ends: two
+ * counters, whose difference user space keeps. So it belongs to the interval to the unit, whichever CPUs see the two.
+ * Count the end only of what you counted the beginning of: whoever keeps when it began knows. */
 static __always_inline __u32 log2_slot(__u64 value, const __u64 unit, const __u32 slots)
 {
 	__u64 rest = value ? (value - 1) / unit : 0;
@@ -172,18 +189,17 @@ static __always_inline __u32 log2_slot(__u64 value, const __u64 unit, const __u3
 	return slot < slots ? slot : slots - 1;
 }
 
-#define ADD_SLOT(to, field, slot)                                                    \
-	add_slot((to)->n->field, slot, sizeof((to)->n->field) / sizeof(__u64))
-
-/* The verifier is shown the bound where it matters: before Linux 5.16 it forgets that of a number on the stack. */
-static __always_inline void add_slot(__u64 *first, __u32 slot, const __u32 slots)
+static __always_inline void count_slot(__u64 *counters, __u32 slot, const __u32 slots)
 {
+	/* The verifier is shown the bound where it matters: before Linux 5.16 it forgets that of a number on the stack. */
 	asm volatile("" : "+r"(slot));
 	if (slot < slots)
-		__sync_fetch_and_add(&first[slot], 1);
+		count(&counters[slot], 1);
 }
 
-/* Atomic: a process has threads, and a program may be preempted on its CPU by another task's. */
-#define ADD(to, field, amount) __sync_fetch_and_add(&(to)->n->field, amount)
+/* For the include templates: TABLE_NAME(rows) is hello_rows where TABLE is hello. */
+#define TABLE_NAME(suffix) TABLE_JOIN_(TABLE, suffix)
+#define TABLE_JOIN_(table, suffix) TABLE_PASTE_(table, suffix)
+#define TABLE_PASTE_(table, suffix) table##_##suffix
 
 #endif

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
-/* The kernel's types, as far as ebpfmon reads them. Only the fields that are used stand here; where they
- * lie is settled at load time from the running kernel's BTF (preserve_access_index), so one list serves
- * every kernel, and every architecture but for the registers. BCC takes them from the kernel's headers: what
- * stands after `#pragma ebpfmon` becomes a directive there. */
+/* The kernel's types, as far as ebpfmon reads them. Only the fields that are used are declared; libbpf finds where they
+ * are in the running kernel's BTF (preserve_access_index), so one list serves every kernel, and every architecture but
+ * for the registers. BCC takes them from the kernel's headers instead: what follows `#pragma ebpfmon` becomes a
+ * directive there. */
 #ifndef EBPFMON_KERNEL_TYPES_H
 #define EBPFMON_KERNEL_TYPES_H
 
@@ -22,6 +22,8 @@
 #include <linux/bpf.h>
 #include <linux/types.h>
 #include <stdbool.h>
+
+#define __VMLINUX_H__	/* it stands in for that: libbpf's PT_REGS_*() take the kernel's names of registers */
 
 #define TASK_COMM_LEN 16
 
@@ -125,35 +127,36 @@ struct pt_regs {
 #endif
 
 #pragma clang attribute pop
+
+#if defined(__TARGET_ARCH_arm64)
+struct user_pt_regs {	/* part of the ABI, it does not change: libbpf's PT_REGS_*() cast to it */
+	__u64 regs[31];
+	__u64 sp;
+	__u64 pc;
+	__u64 pstate;
+};
+#endif
 #endif /* BCC */
 
-/* Where a function's first argument and its result are at a kprobe and a kretprobe; and, at the exit of a
- * system call, its number and the arguments it was made with: of which registers. A 32-bit program's call is
- * numbered otherwise: see in_32_bit_call(). */
+/* At the exit of a system call: its number, and the arguments that it was made with, by the registers of the task. Plain
+ * loads where libbpf's PT_REGS_PARM*_CORE_SYSCALL() would read through a helper. A 32-bit program's call is numbered
+ * otherwise: see in_32_bit_call(). */
 #if defined(__TARGET_ARCH_x86)
-#define KPROBE_ARG1(ctx) ((ctx)->di)
-#define KPROBE_ARG2(ctx) ((ctx)->si)
-#define KPROBE_ARG4(ctx) ((ctx)->cx)
-#define KPROBE_RESULT(ctx) ((ctx)->ax)
-#define SYSCALL_NR orig_ax
-#define SYSCALL_ARG1 di
-#define SYSCALL_ARG2 si
-#define SYSCALL_ARG3 dx
-#define SYSCALL_ARG5 r8
-#define SYSCALL_COMPAT_ARG1 bx
+#define SYSCALL_NR(regs) READ_FIELD(regs, orig_ax, true)
+#define SYSCALL_ARG1(regs) READ_FIELD(regs, di, true)
+#define SYSCALL_ARG2(regs) READ_FIELD(regs, si, true)
+#define SYSCALL_ARG3(regs) READ_FIELD(regs, dx, true)
+#define SYSCALL_ARG5(regs) READ_FIELD(regs, r8, true)
+#define SYSCALL_COMPAT_ARG1(regs) READ_FIELD(regs, bx, true)
 #define COMPAT_FLAGS thread_info.status
 #define COMPAT_FLAG 0x0002	/* TS_COMPAT */
 #else
-#define KPROBE_ARG1(ctx) ((ctx)->regs[0])
-#define KPROBE_ARG2(ctx) ((ctx)->regs[1])
-#define KPROBE_ARG4(ctx) ((ctx)->regs[3])
-#define KPROBE_RESULT(ctx) ((ctx)->regs[0])
-#define SYSCALL_NR syscallno
-#define SYSCALL_ARG1 orig_x0
-#define SYSCALL_ARG2 regs[1]
-#define SYSCALL_ARG3 regs[2]
-#define SYSCALL_ARG5 regs[4]
-#define SYSCALL_COMPAT_ARG1 orig_x0
+#define SYSCALL_NR(regs) READ_FIELD(regs, syscallno, true)
+#define SYSCALL_ARG1(regs) READ_FIELD(regs, orig_x0, true)
+#define SYSCALL_ARG2(regs) READ_FIELD(regs, regs[1], true)
+#define SYSCALL_ARG3(regs) READ_FIELD(regs, regs[2], true)
+#define SYSCALL_ARG5(regs) READ_FIELD(regs, regs[4], true)
+#define SYSCALL_COMPAT_ARG1(regs) READ_FIELD(regs, orig_x0, true)
 #define COMPAT_FLAGS thread_info.flags
 #define COMPAT_FLAG (1 << 22)	/* TIF_32BIT */
 #endif

@@ -1,9 +1,21 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /* One source for two loaders: libbpf, which loads the compiled object, and BCC, which compiles the source on a
- * machine whose kernel has no BTF. What differs between them stands here, and nowhere else.
+ * machine whose kernel has no BTF.
  *
- * For BCC the source is preprocessed when the object is built (its rewriter stumbles over macros), maps are numbers
- * that the loader puts its descriptors for, and knobs are macros that it defines. */
+ * Programs are written for libbpf, in its own idiom: SEC(), BPF_PROG(), BPF_KPROBE(), BPF_KRETPROBE(), BPF_CORE_READ(),
+ * PT_REGS_*(), maps in SEC(".maps"), settings as `const volatile`. What BCC needs instead is defined here and nowhere
+ * else. Because its rewriter stumbles over macros, it gets the source preprocessed, and what it has no use for is taken
+ * out when the object is built (`strip_for_bcc` in ebpfmon/kernel/compiler.py): definitions of maps and settings, and the
+ * programs at trampolines and classic tracepoints.
+ *
+ * To libbpf's words this header adds:
+ * - READ_FIELD(ptr, field, typed): a field of the kernel's memory, whether the verifier knows the type of `ptr` or not.
+ *   Where it does (`typed`, a constant: what fentry, fexit and tp_btf programs get, and what is reached from there) the
+ *   field is loaded directly, which costs less and is allowed under lockdown=confidentiality. Elsewhere it is read
+ *   through a helper, as BPF_CORE_READ() does it.
+ * - READ_STRING(dst, ptr, field): a string, through a helper.
+ * - this_task() and CURRENT_IS_TYPED: the current task, and whether the verifier knows its type.
+ * - UNTRUSTED(ptr): a typed pointer again, for fields whose loads need not be trusted: programs then load faster. */
 #ifndef EBPFMON_LOADERS_BPF_H
 #define EBPFMON_LOADERS_BPF_H
 
@@ -11,191 +23,120 @@
 
 #ifdef BCC
 
-#define SEC(name)
-#define LICENSE(name) /* BCC's own default is the GPL */
-#define KNOB(type, name)
-#define MAP(name) ((void *)bpf_pseudo_fd(1, MAP_##name))
-/* By offsetof, with the type named: for &p->field BCC has been seen to take other offsets than clang does. */
-#define READ(dst, ptr, type, field)                                                  \
-	bpf_probe_read_kernel(&(dst), sizeof(dst), (void *)(ptr) + __builtin_offsetof(type, field))
-#define READ_STRING(dst, ptr, type, field)                                           \
-	bpf_probe_read_kernel_str(dst, sizeof(dst), (void *)(ptr) + __builtin_offsetof(type, field))
-#define LOAD(typed, dst, ptr, type, field) READ(dst, ptr, type, field)
+#if defined(__TARGET_ARCH_x86)
+#define PT_REGS_PARM1(regs) ((regs)->di)
+#define PT_REGS_PARM2(regs) ((regs)->si)
+#define PT_REGS_PARM3(regs) ((regs)->dx)
+#define PT_REGS_PARM4(regs) ((regs)->cx)
+#define PT_REGS_PARM5(regs) ((regs)->r8)
+#define PT_REGS_RC(regs) ((regs)->ax)
+#else
+#define PT_REGS_PARM1(regs) ((regs)->regs[0])
+#define PT_REGS_PARM2(regs) ((regs)->regs[1])
+#define PT_REGS_PARM3(regs) ((regs)->regs[2])
+#define PT_REGS_PARM4(regs) ((regs)->regs[3])
+#define PT_REGS_PARM5(regs) ((regs)->regs[4])
+#define PT_REGS_RC(regs) ((regs)->regs[0])
+#endif
+
+/* As in libbpf's bpf_tracing.h, but without the declaration in front, which BCC would take for a program, too: `int
+ * static inline f()` is C, if not pretty. */
+#define BPF_PROG(name, args...) WRAPPED_(unsigned long long, name, CTX_ARGS_, ##args)
+#define BPF_KPROBE(name, args...) WRAPPED_(struct pt_regs, name, KPROBE_ARGS_, ##args)
+#define BPF_KRETPROBE(name, args...) WRAPPED_(struct pt_regs, name, KRETPROBE_ARGS_, ##args)
+#define WRAPPED_(type, name, pass, args...)                                          \
+	static __always_inline ____##name(type *ctx, ##args);                        \
+	int name(type *ctx) { return ____##name(APPLY_(pass, COUNT_(args))(args)); } \
+	static __always_inline int ____##name(type *ctx, ##args)
+#define COUNT_(args...) NTH_(_, ##args, 6, 5, 4, 3, 2, 1, 0)
+#define NTH_(_0, _1, _2, _3, _4, _5, _6, n, ...) n
+#define APPLY_(function, n) PASTE_(function, n)
+#define PASTE_(a, b) a##b
+#define CTX_ARGS_0() ctx
+#define CTX_ARGS_1(x) ctx, (void *)ctx[0]
+#define CTX_ARGS_2(x, args...) CTX_ARGS_1(args), (void *)ctx[1]
+#define CTX_ARGS_3(x, args...) CTX_ARGS_2(args), (void *)ctx[2]
+#define CTX_ARGS_4(x, args...) CTX_ARGS_3(args), (void *)ctx[3]
+#define CTX_ARGS_5(x, args...) CTX_ARGS_4(args), (void *)ctx[4]
+#define CTX_ARGS_6(x, args...) CTX_ARGS_5(args), (void *)ctx[5]
+#define KPROBE_ARGS_0() ctx
+#define KPROBE_ARGS_1(x) ctx, (void *)PT_REGS_PARM1(ctx)
+#define KPROBE_ARGS_2(x, args...) KPROBE_ARGS_1(args), (void *)PT_REGS_PARM2(ctx)
+#define KPROBE_ARGS_3(x, args...) KPROBE_ARGS_2(args), (void *)PT_REGS_PARM3(ctx)
+#define KPROBE_ARGS_4(x, args...) KPROBE_ARGS_3(args), (void *)PT_REGS_PARM4(ctx)
+#define KPROBE_ARGS_5(x, args...) KPROBE_ARGS_4(args), (void *)PT_REGS_PARM5(ctx)
+#define KRETPROBE_ARGS_0() ctx
+#define KRETPROBE_ARGS_1(x) ctx, (void *)PT_REGS_RC(ctx)
+
+/* By offsetof: for &p->field BCC has been seen to take other offsets than clang does. */
+#define READ_FIELD(ptr, field, typed)                                                \
+	({                                                                           \
+		__typeof__(((__typeof__(ptr))0)->field) value_;                      \
+		bpf_probe_read_kernel(&value_, sizeof(value_),                       \
+			(void *)(ptr) + __builtin_offsetof(__typeof__(*(ptr)), field)); \
+		value_;                                                              \
+	})
+#define READ_STRING(dst, ptr, field)                                                 \
+	bpf_probe_read_kernel_str(dst, sizeof(dst),                                  \
+		(void *)(ptr) + __builtin_offsetof(__typeof__(*(ptr)), field))
+#define BPF_CORE_READ(ptr, fields...) APPLY_(READ_, COUNT_(fields))(ptr, ##fields)
+#define READ_1(ptr, a) READ_FIELD(ptr, a, false)
+#define READ_2(ptr, a, b) READ_1(READ_1(ptr, a), b)
+#define READ_3(ptr, a, b, c) READ_1(READ_2(ptr, a, b), c)
+#define READ_4(ptr, a, b, c, d) READ_1(READ_3(ptr, a, b, c), d)
+#define bpf_core_field_exists(type, field) true
+#define bpf_core_field_offset(type, field) __builtin_offsetof(type, field)
+#define UNTRUSTED(ptr) (ptr)
 #define CURRENT_IS_TYPED false
-#define CURRENT_TASK() ((void *)bpf_get_current_task())
-#define UNTRUSTED(ptr, type) (ptr)
-#define HAS_FIELD(type, field) true
-#define OFFSET(type, field) __builtin_offsetof(type, field)
-#define REGISTER(regs, name)                                                         \
-	({ unsigned long value_ = 0; READ(value_, regs, struct pt_regs, name); value_; })
+
+static __always_inline struct task_struct *this_task(void)
+{
+	return (struct task_struct *)bpf_get_current_task();
+}
 
 #else
 
 #include <bpf/bpf_helpers.h>
 #include <bpf/bpf_core_read.h>
+#include <bpf/bpf_tracing.h>
 
-#define LICENSE(name) char ebpfmon_license[] SEC("license") = name
-/* A setting that user space writes before the load; what it turns off, the verifier removes. */
-#define KNOB(type, name) const volatile type name = 0
-#define MAP(name) (&name)
-#define READ(dst, ptr, type, field) bpf_core_read(&(dst), sizeof(dst), &((type *)(ptr))->field)
-#define READ_STRING(dst, ptr, type, field)                                           \
-	bpf_core_read_str(dst, sizeof(dst), &((type *)(ptr))->field)
-/* Where the verifier knows what a pointer points to (`typed`, a constant), its fields are loaded without a helper:
- * that is cheaper, and is allowed where a kernel's lockdown forbids bpf_probe_read_kernel(). */
-#define LOAD(typed, dst, ptr, type, field)                                           \
-	do {                                                                         \
+#define READ_FIELD(ptr, field, typed)                                                \
+	({                                                                           \
+		__typeof__(ptr) ptr_ = (ptr);                                        \
+		__typeof__(ptr_->field) value_;                                      \
 		if (typed)                                                           \
-			(dst) = ((type *)(ptr))->field;                              \
+			value_ = ptr_->field;                                        \
 		else                                                                 \
-			READ(dst, ptr, type, field);                                 \
-	} while (0)
-/* The same pointer, typed, but one that the verifier does not trust. For each load by way of one that it does trust it
- * searches all the names in the kernel's BTF, which is most of what a load of programs takes. */
+			bpf_core_read(&value_, sizeof(value_), &ptr_->field);        \
+		value_;                                                              \
+	})
+#define READ_STRING(dst, ptr, field) bpf_core_read_str(dst, sizeof(dst), &(ptr)->field)
+
+/* For each load by way of a pointer that it trusts, the verifier searches all the names in the kernel's BTF, which is most
+ * of what a load of programs takes. Linux a35b9af4ec2c ("bpf: Add a kfunc for generic type cast") (in v6.2) */
 extern void *bpf_rdonly_cast(const void *ptr, __u32 type) __ksym __weak;
-#define UNTRUSTED(ptr, type)                                                         \
-	(cfg_may_cast ? bpf_rdonly_cast(ptr, bpf_core_type_id_kernel(type)) : (void *)(ptr))
+const volatile __u32 cfg_may_cast = 0;	/* this kernel has bpf_rdonly_cast() */
+#define UNTRUSTED(ptr)                                                               \
+	((__typeof__(ptr))(cfg_may_cast ? bpf_rdonly_cast(ptr, bpf_core_type_id_kernel(__typeof__(*(ptr)))) : (ptr)))
+
 /* Linux 3ca1032ab7ab ("bpf: Introduce bpf_get_current_task_btf()") (in v5.11) */
 #define CURRENT_IS_TYPED                                                             \
 	bpf_core_enum_value_exists(enum bpf_func_id, BPF_FUNC_get_current_task_btf)
-#define CURRENT_TASK()                                                               \
-	(CURRENT_IS_TYPED ? current_task_btf() : (void *)bpf_get_current_task())
-/* bpf_get_current_task_btf(), of which the compiler knows that it is the same all through a program. */
-static __always_inline void *current_task_btf(void)
+
+/* bpf_get_current_task_btf(), but so that the compiler knows that the result is the same all through a program. */
+static __always_inline struct task_struct *this_task_btf(void)
 {
-	register void *task asm("r0");
+	register struct task_struct *task asm("r0");
 
 	asm("call %[helper]" : "=r"(task) : [helper] "i"(BPF_FUNC_get_current_task_btf) : "r1", "r2", "r3", "r4", "r5");
 	return task;
 }
-#define HAS_FIELD(type, field) bpf_core_field_exists(((type *)0)->field)
-#define OFFSET(type, field) bpf_core_field_offset(((type *)0)->field)
-#define REGISTER(regs, name) ((regs)->name)
 
-#endif
+static __always_inline struct task_struct *this_task(void)
+{
+	return CURRENT_IS_TYPED ? this_task_btf() : (void *)bpf_get_current_task();
+}
 
-/* Programs: each line sees EVENT by one strategy at one TARGET and calls HANDLER. In an object,
- * - several targets of an event and strategy are alternatives, taken in the order of the file;
- * - so are the strategies, but that those which miss calls on the running kernel come last;
- * - programs that share event, strategy and target belong together. What follows the target in the name says
- *   more: `entry` and `return` are for that load mode alone, `softirq` is where no task runs (TRACEPOINT_IN_SOFTIRQ),
- *   a number is how many arguments TARGET must have
- *   in this kernel (a fexit finds the result behind them), any other word just tells companions apart: those may
- *   attach to something else than TARGET.
- * A handler gets the result, of a KPROBE and a FENTRY the first argument and whether it is typed (see LOAD), of a
- * tracepoint its context. */
-#define KPROBE(event, target, handler)                                               \
-	SEC("kprobe/" #target)                                                       \
-	int event##__kprobe__##target(struct pt_regs *ctx)                           \
-	{                                                                            \
-		return handler((void *)KPROBE_ARG1(ctx), false);                            \
-	}
-/* In `entry` mode a kprobe alone counts as well as a kretprobe, costs less and cannot be missed. */
-#define KPROBE_OR_KRETPROBE(event, target, handler)                                  \
-	SEC("kprobe/" #target)                                                       \
-	int event##__kprobe__##target##__entry(struct pt_regs *ctx)                  \
-	{                                                                            \
-		return handler(0);                                                   \
-	}                                                                            \
-	SEC("kretprobe/" #target)                                                    \
-	int event##__kprobe__##target##__return(struct pt_regs *ctx)                 \
-	{                                                                            \
-		return handler(KPROBE_RESULT(ctx));                                  \
-	}
-#define KRETPROBE(event, target, handler)                                            \
-	SEC("kretprobe/" #target)                                                    \
-	int event##__kprobe__##target(struct pt_regs *ctx)                           \
-	{                                                                            \
-		return handler(KPROBE_RESULT(ctx));                                  \
-	}
-/* Where a return needs arguments: ON_ENTRY gets the registers and keeps what is needed, HANDLER the result. */
-#define KPROBE_AND_KRETPROBE(event, target, on_entry, handler)                       \
-	SEC("kprobe/" #target)                                                       \
-	int event##__kprobe__##target##__args(struct pt_regs *ctx)                   \
-	{                                                                            \
-		return on_entry(ctx);                                                \
-	}                                                                            \
-	KRETPROBE(event, target, handler)
-#define TRACEPOINT(event, target, handler)                                           \
-	SEC("tp_btf/" #target)                                                       \
-	int event##__tracepoint__##target(__u64 *ctx)                                \
-	{                                                                            \
-		return handler(ctx);                                                 \
-	}
-
-/* ... where a softirq comes by: there no task is preempted, but kprobes' and classic tracepoints' programs are left out
- * on top of any other of those, and of whoever works on a map. A raw tracepoint's is left out on top of itself alone. */
-#define TRACEPOINT_IN_SOFTIRQ(event, target, handler)                                \
-	SEC("tp_btf/" #target)                                                       \
-	int event##__tracepoint__##target##__softirq(__u64 *ctx)                     \
-	{                                                                            \
-		return handler(ctx);                                                 \
-	}
-
-/* ... where the tracepoint has not the same arguments in every kernel: so many it must have here. BCC, which does without
- * the kernel's BTF, cannot know: it takes the first one that the kernel accepts, which refuses a program that reads more
- * arguments than there are. So those with more arguments come first. */
-#define TRACEPOINT_OF(event, target, nargs, handler)                                 \
-	SEC("tp_btf/" #target)                                                       \
-	int event##__tracepoint__##target##__##nargs##__softirq(__u64 *ctx)          \
-	{                                                                            \
-		return handler(ctx);                                                 \
-	}
-
-/* One program at a busy tracepoint serves several events better than one each. SHARED_TRACEPOINT() is the
- * program; SEEN_AT() makes EVENT one of those that it can see, and is true in the program when it shall. */
-#define SHARED_TRACEPOINT(target, handler)                                           \
-	SEC("tp_btf/" #target)                                                       \
-	int target(__u64 *ctx)                                                       \
-	{                                                                            \
-		return handler(ctx);                                                 \
-	}
-#define SEEN_AT(target, event) KNOB(__u8, event##__tracepoint__##target)
-#define SEEN_AT_IN_RETURN_MODE(target, event) KNOB(__u8, event##__tracepoint__##target##__return)
-
-/* A kernel that has none of an event's targets has nothing to see there: other events see it all. */
-#define IF_ANY(event) KNOB(__u8, event##__if_any)
-
-/* What needs the kernel's BTF, which BCC is there to do without: trampolines, and the classic tracepoints. Those cost
- * more than the raw ones (TRACEPOINT), but the kernel cannot preempt a program there. */
-#ifdef BCC
-#define FEXIT(event, target, nargs, handler)
-#define FEXIT_ARGS(event, target, nargs, handler)
-#define FENTRY(event, target, handler)
-#define CLASSIC_TRACEPOINT(event, system, target, handler)
-#define SHARED_CLASSIC_TRACEPOINT(system, target, handler)
-#else
-#define FEXIT(event, target, nargs, handler)                                         \
-	SEC("fexit/" #target)                                                        \
-	int event##__trampoline__##target##__##nargs(__u64 *ctx)                     \
-	{                                                                            \
-		return handler(ctx[nargs]);                                          \
-	}
-/* The handler gets the arguments, an array of __u64, and then the result. */
-#define FEXIT_ARGS(event, target, nargs, handler)                                    \
-	SEC("fexit/" #target)                                                        \
-	int event##__trampoline__##target##__##nargs(__u64 *ctx)                     \
-	{                                                                            \
-		return handler(ctx, ctx[nargs]);                                     \
-	}
-#define FENTRY(event, target, handler)                                               \
-	SEC("fentry/" #target)                                                       \
-	int event##__trampoline__##target(__u64 *ctx)                                \
-	{                                                                            \
-		return handler((void *)ctx[0], true);                                     \
-	}
-#define CLASSIC_TRACEPOINT(event, system, target, handler)                           \
-	SEC("tp/" #system "/" #target)                                               \
-	int event##__tracepoint__##system##_##target(void *ctx)                      \
-	{                                                                            \
-		return handler(ctx);                                                 \
-	}
-#define SHARED_CLASSIC_TRACEPOINT(system, target, handler)                           \
-	SEC("tp/" #system "/" #target)                                               \
-	int system##_##target(void *ctx)                                             \
-	{                                                                            \
-		return handler(ctx);                                                 \
-	}
 #endif
 
 #endif

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
-/* System calls by what they are to ebpfmon, for programs at sys_exit: kind_of_syscall().
- * The numbers are each architecture's ABI: 64-bit, and that of 32-bit programs on the same kernel. */
+/* What a system call is to ebpfmon, by its number, for programs at sys_exit: kind_of_syscall(). The numbers are those
+ * of each architecture's ABI, of 64-bit programs and of 32-bit programs on the same kernel. */
 #ifndef EBPFMON_SYSCALLS_BPF_H
 #define EBPFMON_SYSCALLS_BPF_H
 
@@ -49,19 +49,17 @@ enum syscall_kind {
 	CALL(CALL_CLONE,	clone,		56,	120,	220,	120) \
 	CALL(CALL_CLONE3,	clone3,		435,	435,	435,	435)
 
-static __always_inline bool in_32_bit_call(void)
+static __always_inline bool has_compat_flag(struct task_struct *task, const bool typed)
 {
-	unsigned long flags = 0;
-
-#if defined(__TARGET_ARCH_x86)
-	LOAD(CURRENT_IS_TYPED, *(__u32 *)&flags, CURRENT_TASK(), struct task_struct, COMPAT_FLAGS);
-#else
-	LOAD(CURRENT_IS_TYPED, flags, CURRENT_TASK(), struct task_struct, COMPAT_FLAGS);
-#endif
-	return flags & COMPAT_FLAG;
+	return READ_FIELD(task, COMPAT_FLAGS, typed) & COMPAT_FLAG;
 }
 
-/* Most calls are none of these, so that is found out first, with one load; a table of constants is what BCC has not. */
+static __always_inline bool in_32_bit_call(void)
+{
+	return CURRENT_IS_TYPED ? has_compat_flag(this_task(), true) : has_compat_flag(this_task(), false);
+}
+
+/* Most calls are none of these, so that is found out first, with one load. BCC has no tables of constants. */
 #ifndef BCC
 static const struct {
 	__u8 native, compat; /* enum syscall_kind */

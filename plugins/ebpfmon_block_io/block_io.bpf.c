@@ -2,7 +2,7 @@
 /* What each disk is asked for: requests from when they are issued to its driver to when they are complete. */
 #include "ebpfmon.bpf.h"
 
-/* Disks that do something in one interval. Two sides of 256 rows of 1 kB, key and hash element included, are 0.5 MB of
+/* Disks that do something in one interval. Two buffers of 256 rows of 1 kB, key and hash element included, are 0.5 MB of
  * kernel memory. The setting table_size changes it. */
 #define DISKS 256
 /* Requests that are under way at once; what finds no room is counted as `unfollowed`. 32,768 of 88 bytes are 2.9 MB: more
@@ -12,7 +12,7 @@
 #define UNIT_NS 8000
 #define SLOTS 24
 
-/* enum req_op: Linux has never renumbered these */
+/* enum req_op: Linux has never renumbered these. The four that are counted are 0 to 3, in the order of their counters. */
 #define REQ_OP_MASK 0xff
 #define REQ_OP_READ 0
 #define REQ_OP_WRITE 1
@@ -54,23 +54,32 @@ struct block_io_key {
 };
 _Static_assert(sizeof(struct block_io_key) == 8, "block_io_key has no padding");
 
-#define OF_EACH_OPERATION(op)                                                        \
-	__u64 op##_issued;	/* and followed until it is complete */              \
-	__u64 op##_requests;	/* that are complete */                              \
-	__u64 op##_errors;	/* ... of which in vain */                           \
-	__u64 op##_bytes;	/* that were moved */                                \
-	__u64 op##_ns;		/* that complete requests took, together */          \
-	__u64 op##_latency[SLOTS]
-
-struct block_io_counters {
-	OF_EACH_OPERATION(read);
-	OF_EACH_OPERATION(write);
-	OF_EACH_OPERATION(flush);
-	OF_EACH_OPERATION(discard);
-	__u64 unfollowed;	/* issued when too many were under way */
+/* What is counted of each operation; a row's fields have flat names, so it has these four times. */
+struct block_io_operation {
+	__u64 issued;		/* and followed until it is complete */
+	__u64 requests;		/* that are complete */
+	__u64 errors;		/* ... of which in vain */
+	__u64 bytes;		/* that were moved */
+	__u64 ns;		/* that complete requests took, together */
+	__u64 latency[SLOTS];
 };
 
-KEYED_TABLE(block_io, struct block_io_key, DISKS);
+#define OPERATION(op)                                                                \
+	__u64 op##_issued, op##_requests, op##_errors, op##_bytes, op##_ns, op##_latency[SLOTS]
+
+struct block_io_counters {
+	OPERATION(read);
+	OPERATION(write);
+	OPERATION(flush);
+	OPERATION(discard);
+	__u64 unfollowed;	/* issued when too many were under way */
+};
+_Static_assert(sizeof(struct block_io_counters) == 4 * sizeof(struct block_io_operation) + 8,
+	       "an operation's counters are struct block_io_operation");
+
+#define TABLE block_io
+#define TABLE_SIZE DISKS
+#include "keyed_table.bpf.h"
 
 struct block_io_request {
 	__u64 issued_ns;
@@ -78,50 +87,45 @@ struct block_io_request {
 	__u32 operation;
 };
 
-#ifndef BCC
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
 	__uint(max_entries, UNDER_WAY);
 	__type(key, __u64);
 	__type(value, struct block_io_request);
 } block_io_under_way SEC(".maps");
-#endif
 
-static __always_inline __u32 device_of(void *request)
+static __always_inline struct gendisk *disk_of(struct request *request)
 {
-	void *queue = 0, *disk = 0;
-	int major = 0, minor = 0;
-
 #ifdef BCC
 	/* The flag went in v5.15 (Linux "block: remove GENHD_FL_UP"), when queues knew their disks already. */
 #pragma ebpfmon ifdef GENHD_FL_UP
-	READ(disk, request, struct request, rq_disk);
+	return READ_FIELD(request, rq_disk, true);
 #pragma ebpfmon else
-	READ(queue, request, struct request, q);
-	READ(disk, queue, struct request_queue, disk);
+	return BPF_CORE_READ(request, q, disk);
 #pragma ebpfmon endif
 #else
-	if (HAS_FIELD(struct request___old, rq_disk)) {
-		LOAD(true, disk, request, struct request___old, rq_disk);
-	} else {
-		LOAD(true, queue, request, struct request, q);
-		LOAD(true, disk, queue, struct request_queue, disk);
-	}
+	struct request___old *old = (void *)request;
+
+	if (bpf_core_field_exists(struct request___old, rq_disk))
+		return old->rq_disk;
+	return request->q->disk;
+#endif
+}
+
+static __always_inline __u32 device_of(struct request *request)
+{
+	struct gendisk *disk = disk_of(request);
+
 	if (!disk)
 		return 0;
-#endif
-	LOAD(true, major, disk, struct gendisk, major);
-	LOAD(true, minor, disk, struct gendisk, first_minor);
-	return (__u32)major << 20 | (__u32)minor;
+	return (__u32)READ_FIELD(disk, major, true) << 20 | (__u32)READ_FIELD(disk, first_minor, true);
 }
 
 /* One of the four, or another number: what programs send to a disk themselves, and zones, is not counted. */
-static __always_inline __u32 operation_of(void *request)
+static __always_inline __u32 operation_of(struct request *request)
 {
-	unsigned int flags = 0, operation;
+	__u32 operation = READ_FIELD(request, cmd_flags, true) & REQ_OP_MASK;
 
-	LOAD(true, flags, request, struct request, cmd_flags);
-	operation = flags & REQ_OP_MASK;
 	if (operation == REQ_OP_WRITE_ZEROES)
 		return REQ_OP_WRITE;
 	if (operation == REQ_OP_SECURE_ERASE)
@@ -129,122 +133,104 @@ static __always_inline __u32 operation_of(void *request)
 	return operation;
 }
 
-#define ADD_OF(to, operation, what)                                                  \
-	do {                                                                         \
-		if (operation == REQ_OP_READ)                                        \
-			ADD(to, read_##what, 1);                                     \
-		else if (operation == REQ_OP_WRITE)                                  \
-			ADD(to, write_##what, 1);                                    \
-		else if (operation == REQ_OP_FLUSH)                                  \
-			ADD(to, flush_##what, 1);                                    \
-		else                                                                 \
-			ADD(to, discard_##what, 1);                                  \
-	} while (0)
+static __always_inline struct block_io_operation *counters_of(struct block_io_counters *counters, __u32 operation)
+{
+	return (struct block_io_operation *)&counters->read_issued + (operation & REQ_OP_DISCARD);
+}
 
 /* Merges are over by then. A driver that is busy gives a request back, and it is issued again: it is the same one. If it
  * is another one in the same place, the kernel left out the program at the end of the last one, and counted that. */
-static __always_inline int on_issue(void *request)
+static __always_inline int on_issue(struct request *request)
 {
 	struct block_io_request issued = {}, *before;
+	struct block_io_counters *counters;
 	__u64 address = (__u64)request;
 	struct block_io_key key = {};
-	struct block_io_slots to;
 
 	issued.operation = operation_of(request);
 	if (issued.operation > REQ_OP_DISCARD)
 		return 0;
 	issued.issued_ns = bpf_ktime_get_ns();
 	issued.device = device_of(request);
-	before = bpf_map_lookup_elem(MAP(block_io_under_way), &address);
+	before = bpf_map_lookup_elem(&block_io_under_way, &address);
 	if (before && before->device == issued.device && before->operation == issued.operation) {
 		before->issued_ns = issued.issued_ns;
 		return 0;
 	}
 	if (before) {
 		key.device = before->device;
-		if (block_io_slots(&to, &key))
-			ADD_OF(&to, before->operation, requests);
+		counters = block_io_find(&key);
+		if (counters)
+			count(&counters_of(counters, before->operation)->requests, 1);
 	}
 	key.device = issued.device;
-	if (!block_io_slots(&to, &key))
+	counters = block_io_find(&key);
+	if (!counters)
 		return 0;
-	if (bpf_map_update_elem(MAP(block_io_under_way), &address, &issued, BPF_ANY)) {
-		ADD(&to, unfollowed, 1);
+	if (bpf_map_update_elem(&block_io_under_way, &address, &issued, BPF_ANY)) {
+		count(&counters->unfollowed, 1);
 		return 0;
 	}
-	ADD_OF(&to, issued.operation, issued);
+	count(&counters_of(counters, issued.operation)->issued, 1);
 	return 0;
 }
 
-#define COMPLETED(to, op)                                                            \
-	do {                                                                         \
-		if (error)                                                           \
-			ADD(to, op##_errors, complete);                              \
-		else                                                                 \
-			ADD(to, op##_bytes, bytes);                                  \
-		if (complete) {                                                      \
-			ADD(to, op##_requests, 1);                                   \
-			ADD(to, op##_ns, took_ns);                                   \
-			ADD_SLOT(to, op##_latency, slot);                            \
-		}                                                                    \
-	} while (0)
-
 /* A request may be complete in parts, and is when this one is all that is left. One that was not issued is not a disk's:
  * a flush with nothing to write, or the end of a write for which the disk was flushed. */
-static __always_inline int on_complete(void *request, int error, __u32 bytes)
+static __always_inline int on_complete(struct request *request, int error, __u32 bytes)
 {
-	struct block_io_key key = {};
-	__u64 address = (__u64)request, took_ns;
+	struct block_io_operation *of_operation;
+	struct block_io_counters *counters;
 	struct block_io_request *issued;
-	struct block_io_slots to;
-	__u32 left = 0, operation, slot;
+	__u64 address = (__u64)request, took_ns;
+	struct block_io_key key = {};
+	__u32 operation;
 	bool complete;
 
-	issued = bpf_map_lookup_elem(MAP(block_io_under_way), &address);
+	issued = bpf_map_lookup_elem(&block_io_under_way, &address);
 	if (!issued)
 		return 0;
-	LOAD(true, left, request, struct request, __data_len);
-	complete = bytes >= left;
+	complete = bytes >= READ_FIELD(request, __data_len, true);
 	took_ns = bpf_ktime_get_ns() - issued->issued_ns;
 	operation = issued->operation;
 	key.device = issued->device;
 	if (complete)
-		bpf_map_delete_elem(MAP(block_io_under_way), &address);
-	if (!block_io_slots(&to, &key))
+		bpf_map_delete_elem(&block_io_under_way, &address);
+	counters = block_io_find(&key);
+	if (!counters)
 		return 0;
-	slot = log2_slot(took_ns, UNIT_NS, SLOTS);
-	if (operation == REQ_OP_READ)
-		COMPLETED(&to, read);
-	else if (operation == REQ_OP_WRITE)
-		COMPLETED(&to, write);
-	else if (operation == REQ_OP_FLUSH)
-		COMPLETED(&to, flush);
+	of_operation = counters_of(counters, operation);
+	if (error)
+		count(&of_operation->errors, complete);
 	else
-		COMPLETED(&to, discard);
+		count(&of_operation->bytes, bytes);
+	if (!complete)
+		return 0;
+	count(&of_operation->requests, 1);
+	count(&of_operation->ns, took_ns);
+	count_slot(of_operation->latency, log2_slot(took_ns, UNIT_NS, SLOTS), SLOTS);
 	return 0;
 }
 
 /* Linux a54895fa057c ("block: remove the request_queue to argument request based tracepoints") (in v5.11,
  * and in Debian's 5.10): TP_PROTO(struct request_queue *q, struct request *rq) became TP_PROTO(struct request *rq). */
-static __always_inline int on_block_rq_issue(__u64 *ctx)
+SEC("tp_btf/block_rq_issue")
+int BPF_PROG(block_rq_issue_of_queue_tp_btf, void *queue, struct request *request)
 {
-	return on_issue((void *)ctx[0]);
+	return on_issue(request);
 }
 
-static __always_inline int on_block_rq_issue_of_queue(__u64 *ctx)
+SEC("tp_btf/block_rq_issue")
+int BPF_PROG(block_rq_issue_tp_btf, struct request *request)
 {
-	return on_issue((void *)ctx[1]);
+	return on_issue(request);
 }
 
-/* TP_PROTO(struct request *rq, int or blk_status_t error, unsigned int nr_bytes) */
-static __always_inline int on_block_rq_complete(__u64 *ctx)
+/* `error` is an int, or a blk_status_t. */
+SEC("tp_btf/block_rq_complete")
+int BPF_PROG(block_rq_complete_tp_btf, struct request *request, int error, unsigned int bytes)
 {
-	return on_complete((void *)ctx[0], ctx[1], ctx[2]);
+	return on_complete(request, error, bytes);
 }
 
-/* In whatever context a disk's queue runs, softirqs too: there the raw tracepoints miss least (see loaders.bpf.h). */
-TRACEPOINT_OF(request_issue, block_rq_issue, 2, on_block_rq_issue_of_queue)
-TRACEPOINT_OF(request_issue, block_rq_issue, 1, on_block_rq_issue)
-TRACEPOINT_IN_SOFTIRQ(request_complete, block_rq_complete, on_block_rq_complete)
-
-LICENSE("GPL");
+char LICENSE[] SEC("license") = "GPL";

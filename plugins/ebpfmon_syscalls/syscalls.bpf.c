@@ -4,7 +4,7 @@
 #include "ebpfmon.bpf.h"
 #include "syscalls.bpf.h"
 
-/* System calls made in one interval, and the errors that each ends with: a kernel has less than 500. Two sides of 1,024
+/* System calls made in one interval, and the errors that each ends with: a kernel has less than 500. Two buffers of 1,024
  * rows of 0.3 kB and of 1,024 of 64 bytes, key and hash element included, are 0.7 MB. The setting table_size changes it. */
 #define CALLS 1024
 /* Threads whose calls can be timed at once; those of others are counted as `unfollowed`. 65,536 of 80 bytes are 5.2 MB. */
@@ -13,6 +13,14 @@
 #define UNIT_NS 500
 #define SLOTS 24
 #define MAX_ERRNO 4095
+
+#ifndef BCC
+#pragma clang attribute push(__attribute__((preserve_access_index)), apply_to = record)
+struct trace_event_raw_sys_enter {
+	long id;
+};
+#pragma clang attribute pop
+#endif
 
 struct syscalls_key {
 	__u32 number;
@@ -29,7 +37,9 @@ struct syscalls_counters {
 	__u64 latency[SLOTS];
 };
 
-KEYED_TABLE(syscalls, struct syscalls_key, CALLS);
+#define TABLE syscalls
+#define TABLE_SIZE CALLS
+#include "keyed_table.bpf.h"
 
 struct syscall_errors_key {
 	__u32 number;
@@ -43,47 +53,49 @@ struct syscall_errors_counters {
 	__u64 failures;
 };
 
-KEYED_TABLE(syscall_errors, struct syscall_errors_key, CALLS);
+#define TABLE syscall_errors
+#define TABLE_SIZE CALLS
+#include "keyed_table.bpf.h"
 
 /* The call that a thread is in, if `began_ns`. A hash, and not storage of the task, which neither Linux 5.10 nor BCC
- * have; its element stays as long as the thread lives, so a call costs two lookups and no insertion. By the task's
- * address, as a thread's ID changes when it calls execve(2) beside others. */
+ * has; its element stays as long as the thread lives, so a call costs two lookups and no insertion. By the task's
+ * address, because a thread's ID changes when it calls execve(2) beside others. */
 struct syscall_begun {
 	__u64 began_ns;
 	struct syscalls_key call;
 };
 
-#ifndef BCC
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
 	__uint(max_entries, THREADS);
 	__type(key, __u64);
 	__type(value, struct syscall_begun);
 } syscalls_begun SEC(".maps");
-#endif
 
 static __always_inline int on_enter(__u32 number)
 {
 	__u64 task = bpf_get_current_task();
 	struct syscall_begun fresh = {}, *begun;
-	struct syscalls_slots to;
+	struct syscalls_counters *counters;
 
 	fresh.began_ns = bpf_ktime_get_ns();
 	fresh.call.number = number;
 	fresh.call.compat = in_32_bit_call();
-	begun = bpf_map_lookup_elem(MAP(syscalls_begun), &task);
+	begun = bpf_map_lookup_elem(&syscalls_begun, &task);
 	if (begun && begun->began_ns) {
 		/* the kernel left out the program at the end of the last one, and counted that */
-		if (syscalls_slots(&to, &begun->call))
-			ADD(&to, ended, 1);
+		counters = syscalls_find(&begun->call);
+		if (counters)
+			count(&counters->ended, 1);
 	}
-	if (!syscalls_slots(&to, &fresh.call))
+	counters = syscalls_find(&fresh.call);
+	if (!counters)
 		return 0;
-	ADD(&to, calls, 1);
+	count(&counters->calls, 1);
 	if (begun)
 		*begun = fresh;
-	else if (bpf_map_update_elem(MAP(syscalls_begun), &task, &fresh, BPF_ANY))
-		ADD(&to, unfollowed, 1);
+	else if (bpf_map_update_elem(&syscalls_begun, &task, &fresh, BPF_ANY))
+		count(&counters->unfollowed, 1);
 	return 0;
 }
 
@@ -92,86 +104,88 @@ static __always_inline int on_enter(__u32 number)
 static __always_inline int on_leave(long result)
 {
 	__u64 task = bpf_get_current_task(), took_ns;
+	struct syscall_errors_counters *of_error;
 	struct syscall_errors_key key = {};
-	struct syscall_errors_slots of_error;
+	struct syscalls_counters *counters;
 	struct syscall_begun *begun;
-	struct syscalls_slots to;
-	__u32 slot;
 
-	begun = bpf_map_lookup_elem(MAP(syscalls_begun), &task);
+	begun = bpf_map_lookup_elem(&syscalls_begun, &task);
 	if (!begun || !begun->began_ns)
 		return 0;
 	took_ns = bpf_ktime_get_ns() - begun->began_ns;
 	begun->began_ns = 0;
-	if (!syscalls_slots(&to, &begun->call))
+	counters = syscalls_find(&begun->call);
+	if (!counters)
 		return 0;
-	ADD(&to, ended, 1);
-	ADD(&to, call_ns, took_ns);
-	slot = log2_slot(took_ns, UNIT_NS, SLOTS);
-	ADD_SLOT(&to, latency, slot);
+	count(&counters->ended, 1);
+	count(&counters->call_ns, took_ns);
+	count_slot(counters->latency, log2_slot(took_ns, UNIT_NS, SLOTS), SLOTS);
 	if (result >= 0 || result < -MAX_ERRNO)
 		return 0;
-	ADD(&to, errors, 1);
+	count(&counters->errors, 1);
 	key.number = begun->call.number;
 	key.compat = begun->call.compat;
 	key.error = -result;
-	if (syscall_errors_slots(&of_error, &key))
-		ADD(&of_error, failures, 1);
+	of_error = syscall_errors_find(&key);
+	if (of_error)
+		count(&of_error->failures, 1);
 	return 0;
 }
 
 /* The current thread exits: with exit(2) and exit_group(2), which do not return, or by a signal. */
-static __always_inline int on_thread_exit(void *ctx)
+static __always_inline int on_thread_exit(void)
 {
 	__u64 task = bpf_get_current_task();
+	struct syscalls_counters *counters;
 	struct syscall_begun *begun;
-	struct syscalls_slots to;
 
-	begun = bpf_map_lookup_elem(MAP(syscalls_begun), &task);
+	begun = bpf_map_lookup_elem(&syscalls_begun, &task);
 	if (!begun)
 		return 0;
-	if (begun->began_ns && syscalls_slots(&to, &begun->call))
-		ADD(&to, ended, 1);
-	bpf_map_delete_elem(MAP(syscalls_begun), &task);
+	if (begun->began_ns) {
+		counters = syscalls_find(&begun->call);
+		if (counters)
+			count(&counters->ended, 1);
+	}
+	bpf_map_delete_elem(&syscalls_begun, &task);
 	return 0;
 }
 
-/* TP_PROTO(struct pt_regs *regs, long id) */
-static __always_inline int on_sys_enter(__u64 *ctx)
+SEC("tp_btf/sys_enter")
+int BPF_PROG(sys_enter_tp_btf, struct pt_regs *regs, long number)
 {
-	return on_enter(ctx[1]);
+	return on_enter(number);
 }
-TRACEPOINT(syscall_enter, sys_enter, on_sys_enter)
 
-/* TP_PROTO(struct pt_regs *regs, long ret) */
-static __always_inline int on_sys_exit(__u64 *ctx)
+SEC("tp_btf/sys_exit")
+int BPF_PROG(sys_exit_tp_btf, struct pt_regs *regs, long result)
 {
-	return on_leave(ctx[1]);
+	return on_leave(result);
 }
-TRACEPOINT(syscall_exit, sys_exit, on_sys_exit)
 
-TRACEPOINT(thread_exit, sched_process_exit, on_thread_exit)
+SEC("tp_btf/sched_process_exit")
+int BPF_PROG(sched_process_exit_tp_btf)
+{
+	return on_thread_exit();
+}
 
 /* For kernels that preempt programs at the raw ones. */
-#ifndef BCC
-#pragma clang attribute push(__attribute__((preserve_access_index)), apply_to = record)
-struct trace_event_raw_sys_enter {
-	long id;
-};
-#pragma clang attribute pop
-
-static __always_inline int on_classic_sys_enter(struct trace_event_raw_sys_enter *ctx)
+SEC("tp/raw_syscalls/sys_enter")
+int sys_enter_tp(struct trace_event_raw_sys_enter *ctx)
 {
 	return on_enter(ctx->id);
 }
-CLASSIC_TRACEPOINT(syscall_enter, raw_syscalls, sys_enter, on_classic_sys_enter)
 
-static __always_inline int on_classic_sys_exit(struct trace_event_raw_sys_exit *ctx)
+SEC("tp/raw_syscalls/sys_exit")
+int sys_exit_tp(struct trace_event_raw_sys_exit *ctx)
 {
 	return on_leave(ctx->ret);
 }
-CLASSIC_TRACEPOINT(syscall_exit, raw_syscalls, sys_exit, on_classic_sys_exit)
-CLASSIC_TRACEPOINT(thread_exit, sched, sched_process_exit, on_thread_exit)
-#endif
 
-LICENSE("GPL");
+SEC("tp/sched/sched_process_exit")
+int sched_process_exit_tp(void *ctx)
+{
+	return on_thread_exit();
+}
+
+char LICENSE[] SEC("license") = "GPL";

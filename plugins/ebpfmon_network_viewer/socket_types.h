@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /* The kernel's types about sockets, in the manner of kernel_types.h. */
-#ifndef EBPFMON_NETWORK_TYPES_H
-#define EBPFMON_NETWORK_TYPES_H
+#ifndef EBPFMON_SOCKET_TYPES_H
+#define EBPFMON_SOCKET_TYPES_H
 
 #include "kernel_types.h"
 
@@ -61,7 +61,7 @@ struct sock_common {
 	__be16 skc_dport;
 	__u16 skc_num;
 	unsigned short skc_family;
-	volatile unsigned char skc_state;
+	unsigned char skc_state;
 	possible_net_t skc_net;
 	struct in6_addr skc_v6_daddr;
 };

@@ -1,0 +1,200 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/* TCP connections: connect, listen, accept, close. */
+#ifndef EBPFMON_CONNECTIONS_H
+#define EBPFMON_CONNECTIONS_H
+
+#include "transfers.h"
+
+/* A TCP socket's state: an attempt to connect begins in the process that makes it, and ends wherever the answer comes
+ * in. An attempt that no packet was sent for (no route) is not one. */
+static __always_inline int on_state(struct sock *sk, int before, int now, const bool typed)
+{
+	struct network_counters *counters;
+	struct endpoint end = {};
+
+	if (!read_endpoint(&end, sk, typed) || end.protocol != IPPROTO_TCP)
+		return 0;
+	if (now == TCP_SYN_SENT) {
+		remember_socket(sk, &end, OUTBOUND, true);
+		counters = network_find();
+		if (!counters)
+			return 0;
+		if (end.inet6)
+			count(&counters->tcp_connects_v6, 1);
+		else
+			count(&counters->tcp_connects_v4, 1);
+	} else if (before == TCP_SYN_SENT && now == TCP_CLOSE) {
+		counters = find_owner(find_socket(sk));
+		if (counters)
+			count(&counters->tcp_connects_failed, 1);
+	} else if (before == TCP_SYN_RECV && now == TCP_ESTABLISHED) {
+		if (!find_socket(sk))
+			remember_socket(sk, &end, INBOUND, false);
+	} else if (now == TCP_LISTEN) {
+		remember_listener(sk, &end, typed);
+		remember_socket(sk, &end, UNDECIDED, true);
+	}
+	return 0;
+}
+
+static __always_inline int on_set_state(struct sock *sk, int now, const bool typed)
+{
+	return on_state(sk, READ_FIELD(sk, __sk_common.skc_state, typed), now, typed);
+}
+
+static __always_inline int on_accept(struct sock *sk, const bool typed)
+{
+	struct network_counters *counters;
+	struct endpoint end = {};
+
+	if (!sk || !read_endpoint(&end, sk, typed) || end.protocol != IPPROTO_TCP)
+		return 0;
+	remember_socket(sk, &end, INBOUND, true);
+	counters = network_find();
+	if (counters)
+		count(&counters->tcp_accepted, 1);
+	return 0;
+}
+
+/* The last descriptor of a socket is closed. */
+static __always_inline int on_close(void)
+{
+	struct network_counters *counters = network_find();
+
+	if (counters)
+		count(&counters->tcp_close_calls, 1);
+	return 0;
+}
+
+/* ... which tracepoints see when the connection is over, then or a little later. A socket that no process ever had is not
+ * closed: it had not been accepted. */
+static __always_inline int on_destroy(struct sock *sk, const bool typed)
+{
+	struct socket_facts *facts = find_socket(sk);
+	struct network_counters *counters;
+	struct endpoint end = {};
+
+	if (!read_endpoint(&end, sk, typed) || (facts && !facts->owned))
+		return 0;
+	if (facts)
+		counters = find_owner(facts);
+	else if (end.peer.port)
+		counters = find_owner(0);
+	else /* what was never connected goes in the call that closes it */
+		counters = network_find();
+	if (counters)
+		count(&counters->tcp_close_calls, 1);
+	return 0;
+}
+
+SEC("tp_btf/inet_sock_set_state")
+int BPF_PROG(inet_sock_set_state_tp_btf, struct sock *sk, int before, int now)
+{
+	return on_state(sk, before, now, true);
+}
+
+SEC("tp/sock/inet_sock_set_state")
+int inet_sock_set_state_tp(struct trace_event_raw_inet_sock_set_state *ctx)
+{
+	return on_state(ctx->skaddr, ctx->oldstate, ctx->newstate, false);
+}
+
+/* listen(2) does not come by there. */
+SEC("fentry/tcp_set_state")
+int BPF_PROG(tcp_set_state_fentry, struct sock *sk, int now)
+{
+	return on_set_state(sk, now, true);
+}
+
+SEC("kprobe/tcp_set_state")
+int BPF_KPROBE(tcp_set_state_kprobe, struct sock *sk, int now)
+{
+	return on_set_state(sk, now, false);
+}
+
+/* Linux "net: change proto and proto_ops accept type" (in v6.10): of the arguments after the socket one is
+ * left, where there were three. */
+SEC("fexit/inet_csk_accept")
+int BPF_PROG(inet_csk_accept_fexit, struct sock *listener, void *arg, struct sock *sk)
+{
+	return on_accept(sk, true);
+}
+
+SEC("fexit/inet_csk_accept")
+int BPF_PROG(inet_csk_accept_old_fexit, struct sock *listener, int flags, void *error, bool kern,
+	     struct sock *sk)
+{
+	return on_accept(sk, true);
+}
+
+SEC("kretprobe/inet_csk_accept")
+int BPF_KRETPROBE(inet_csk_accept_kretprobe, struct sock *sk)
+{
+	return on_accept(sk, false);
+}
+
+/* accept(2) and accept4(2) are two system calls, which are one event. */
+SEC("tp/syscalls/sys_exit_accept4")
+int sys_exit_accept4_tp(struct trace_event_raw_sys_exit *ctx)
+{
+	return ctx->ret < 0 ? 0 : on_accept(socket_of(ctx->ret), false);
+}
+
+SEC("tp/syscalls/sys_exit_accept")
+int sys_exit_accept_tp(struct trace_event_raw_sys_exit *ctx)
+{
+	return ctx->ret < 0 ? 0 : on_accept(socket_of(ctx->ret), false);
+}
+
+SEC("fentry/tcp_close")
+int BPF_PROG(tcp_close_fentry)
+{
+	return on_close();
+}
+
+SEC("kprobe/tcp_close")
+int BPF_KPROBE(tcp_close_kprobe)
+{
+	return on_close();
+}
+
+SEC("tp_btf/tcp_destroy_sock")
+int BPF_PROG(tcp_destroy_sock_tp_btf, struct sock *sk)
+{
+	return on_destroy(sk, true);
+}
+
+SEC("tp/tcp/tcp_destroy_sock")
+int tcp_destroy_sock_tp(struct trace_event_raw_tcp_event_sk *ctx)
+{
+	return on_destroy(ctx->skaddr, false);
+}
+
+/* What was known of the socket. Where it is attached to the same tracepoint as the close, it is attached later (events.py),
+ * because what is attached first runs first. */
+SEC("tp_btf/tcp_destroy_sock")
+int BPF_PROG(forget_socket_tp_btf, struct sock *sk)
+{
+	return forget_socket(sk);
+}
+
+SEC("tp/tcp/tcp_destroy_sock")
+int forget_socket_tp(struct trace_event_raw_tcp_event_sk *ctx)
+{
+	return forget_socket(ctx->skaddr);
+}
+
+/* Of IPv6 too. */
+SEC("fentry/tcp_v4_destroy_sock")
+int BPF_PROG(tcp_v4_destroy_sock_fentry, struct sock *sk)
+{
+	return forget_socket(sk);
+}
+
+SEC("kprobe/tcp_v4_destroy_sock")
+int BPF_KPROBE(tcp_v4_destroy_sock_kprobe, struct sock *sk)
+{
+	return forget_socket(sk);
+}
+
+#endif

@@ -1,0 +1,160 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/* Destinations: what each process sends to and receives from whom, or at which local port, as far as it is selected. */
+#ifndef EBPFMON_DESTINATIONS_H
+#define EBPFMON_DESTINATIONS_H
+
+#include "sockets.h"
+
+/* So many destinations of processes may be active in one interval before any lands in the overflow; two buffers of 16,384
+ * rows are 4.2 MB by remote and 3.7 MB by local port. The setting table_size changes it. */
+#define DESTINATIONS 16384
+/* Networks that are selected by the setting `ips`; less than 1 MB. */
+#define NETWORKS 4096
+/* Elements that have 64 ports each. */
+#define PORT_WORDS 1024
+
+const volatile __u8 cfg_any_port = 0;		/* the setting `ports` selects them all */
+const volatile __u8 cfg_any_address = 0;	/* so does `ips` */
+
+/* By whom, to where. */
+struct outbound_key {
+	struct process_key process;
+	__u64 address_high, address_low;	/* bytes as in a packet */
+	__u32 port;
+	__u32 protocol;
+};
+_Static_assert(sizeof(struct outbound_key) == 40, "outbound_key has no padding");
+
+struct outbound_counters {
+	__u64 sent_calls, sent_bytes, received_calls, received_bytes, retransmits;
+};
+#define TABLE outbound
+#define TABLE_SIZE DESTINATIONS
+#include "keyed_table.bpf.h"
+
+/* By whom, at which of this machine's ports. */
+struct inbound_key {
+	struct process_key process;
+	__u32 port;
+	__u32 protocol;
+};
+_Static_assert(sizeof(struct inbound_key) == 24, "inbound_key has no padding");
+
+struct inbound_counters {
+	__u64 sent_calls, sent_bytes, received_calls, received_bytes, retransmits;
+};
+#define TABLE inbound
+#define TABLE_SIZE DESTINATIONS
+#include "keyed_table.bpf.h"
+
+struct network_prefix {
+	__u32 length;
+	__u8 address[16];
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, PORT_WORDS);
+	__type(key, __u32);
+	__type(value, __u64);
+} network_ports SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_LPM_TRIE);
+	__uint(max_entries, NETWORKS);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, struct network_prefix);
+	__type(value, __u8);
+} network_networks SEC(".maps");
+
+/* Whether somebody wants to see this peer, who is at this end's `port`, or at whose `port` this end is. Where the port is
+ * this end's, it is shown as well for who is not known. */
+static __always_inline bool is_peer_selected(const struct peer *peer, __u16 port, bool may_be_unknown)
+{
+	struct network_prefix address = { .length = 128 };
+	__u32 word = port >> 6;
+	__u64 *ports;
+
+	if (!cfg_any_port) {
+		ports = bpf_map_lookup_elem(&network_ports, &word);
+		if (!ports || !(*ports >> (port & 63) & 1))
+			return false;
+	}
+	if (cfg_any_address || (may_be_unknown && !peer->port))
+		return true;
+	__builtin_memcpy(address.address, peer->address.bytes, sizeof(address.address));
+	return bpf_map_lookup_elem(&network_networks, &address);
+}
+
+/* Whether the socket's peer is selected, or if it has none, the datagram's. */
+static __always_inline bool is_selected(struct socket_facts *facts, const struct endpoint *end, const struct peer *peer)
+{
+	bool inbound = facts->direction == INBOUND, selected;
+	__u16 port = inbound ? end->local_port : peer->port;
+
+	if (end->protocol == IPPROTO_TCP && facts->selected)
+		return facts->selected == SELECTED;
+	selected = is_peer_selected(peer, port, inbound);
+	if (end->protocol == IPPROTO_TCP)
+		facts->selected = selected ? SELECTED : NOT_SELECTED;
+	return selected;
+}
+
+static __always_inline struct outbound_counters *find_outbound(const struct process_key *process,
+							       const struct peer *peer, __u32 protocol)
+{
+	struct outbound_key key = {
+		.process = *process,
+		.address_high = peer->address.halves[0],
+		.address_low = peer->address.halves[1],
+		.port = peer->port,
+		.protocol = protocol,
+	};
+
+	return outbound_find(&key);
+}
+
+static __always_inline struct inbound_counters *find_inbound(const struct process_key *process, __u32 port,
+							     __u32 protocol)
+{
+	struct inbound_key key = { .process = *process, .port = port, .protocol = protocol };
+
+	return inbound_find(&key);
+}
+
+/* `datagram`: the other end of this datagram, where the socket has none. */
+static __always_inline void count_destination(struct sock *sk, struct endpoint *end, const struct peer *datagram,
+					      bool received, __u64 bytes, const bool typed)
+{
+	const struct peer *peer = end->peer.port ? &end->peer : datagram;
+	struct socket_facts *facts = use_socket(sk, end, received, typed);
+	struct outbound_counters *outbound;
+	struct inbound_counters *inbound;
+	struct process_key process = {};
+
+	if (!facts || !is_selected(facts, end, peer))
+		return;
+	if (cfg_rows)
+		current_process(&process);
+	if (facts->direction == INBOUND) {
+		inbound = find_inbound(&process, end->local_port, end->protocol);
+		if (inbound && received) {
+			count(&inbound->received_calls, 1);
+			count(&inbound->received_bytes, bytes);
+		} else if (inbound) {
+			count(&inbound->sent_calls, 1);
+			count(&inbound->sent_bytes, bytes);
+		}
+	} else {
+		outbound = find_outbound(&process, peer, end->protocol);
+		if (outbound && received) {
+			count(&outbound->received_calls, 1);
+			count(&outbound->received_bytes, bytes);
+		} else if (outbound) {
+			count(&outbound->sent_calls, 1);
+			count(&outbound->sent_bytes, bytes);
+		}
+	}
+}
+
+#endif

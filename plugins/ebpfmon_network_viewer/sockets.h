@@ -1,0 +1,233 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/* Sockets and their identity: the ends of a socket, whose it is, which end called the other, who listens. */
+#ifndef EBPFMON_SOCKETS_H
+#define EBPFMON_SOCKETS_H
+
+#include "ebpfmon.bpf.h"
+#include "socket_types.h"
+
+/* Sockets whose owner and direction are known at once; of others they are found out anew. 10 MB. */
+#define SOCKETS 65536
+/* Local ports with a listener. 0.3 MB. */
+#define LISTENERS 16384
+
+/* IPv6, or IPv4 as ::ffff:a.b.c.d; the bytes as they stand in a packet. */
+union address {
+	__u8 bytes[16];
+	__u32 words[4];
+	__u64 halves[2];
+};
+
+/* The other end of a socket, or of one datagram. */
+struct peer {
+	union address address;
+	__u16 port;
+	char reserved[6];
+};
+
+enum direction { UNDECIDED, OUTBOUND, INBOUND };
+enum selected { NOT_ASKED, SELECTED, NOT_SELECTED };
+
+/* What is known of a socket: whose it is, as of connect, accept or its first use, and which end called the other. */
+struct socket_facts {
+	struct process_key process;
+	struct process_identity identity;
+	struct peer last;	/* whom it sent to, if it has no peer: where that must do for who sends to it */
+	__u16 local_port;	/* as an address is used again, by another socket */
+	__u8 direction;
+	__u8 selected;	/* of TCP: its peer never changes */
+	__u8 owned;
+	char reserved[3];
+};
+_Static_assert(sizeof(struct socket_facts) == 80, "socket_facts has no padding");
+
+/* One end of a socket. */
+struct endpoint {
+	struct peer peer;	/* its port is 0 if the socket has none */
+	__u16 local_port;
+	__u16 protocol;
+	bool inet6;	/* ... and not IPv4 in disguise */
+};
+
+struct listener {
+	__u32 network;	/* namespace */
+	__u16 port;
+	__u16 protocol;
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, SOCKETS);
+	__type(key, __u64);
+	__type(value, struct socket_facts);
+} network_sockets SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, LISTENERS);
+	__type(key, struct listener);
+	__type(value, __u8);
+} network_listeners SEC(".maps");
+
+/* What of a socket calls are counted by. False for what is neither TCP nor UDP. */
+static __always_inline bool read_endpoint(struct endpoint *to, struct sock *sk, const bool typed)
+{
+	__u32 *words = to->peer.address.words;
+	__u16 family;
+
+	to->protocol = READ_FIELD(sk, sk_protocol, typed);
+	if (to->protocol != IPPROTO_TCP && to->protocol != IPPROTO_UDP)
+		return false;
+	family = READ_FIELD(sk, __sk_common.skc_family, typed);
+	to->peer.port = __builtin_bswap16(READ_FIELD(sk, __sk_common.skc_dport, typed));
+	to->local_port = READ_FIELD(sk, __sk_common.skc_num, typed);
+	if (family == AF_INET6 && bpf_core_field_exists(struct sock, __sk_common.skc_v6_daddr)) {
+		words[0] = READ_FIELD(sk, __sk_common.skc_v6_daddr.in6_u.u6_addr32[0], typed);
+		words[1] = READ_FIELD(sk, __sk_common.skc_v6_daddr.in6_u.u6_addr32[1], typed);
+		words[2] = READ_FIELD(sk, __sk_common.skc_v6_daddr.in6_u.u6_addr32[2], typed);
+		words[3] = READ_FIELD(sk, __sk_common.skc_v6_daddr.in6_u.u6_addr32[3], typed);
+		to->inet6 = words[0] || words[1] || words[2] != IPV4_IN_IPV6;
+		return true;
+	}
+	if (family != AF_INET)
+		return false;
+	words[0] = words[1] = 0;
+	words[2] = IPV4_IN_IPV6;
+	words[3] = READ_FIELD(sk, __sk_common.skc_daddr, typed);
+	to->inet6 = false;
+	return true;
+}
+
+/* The struct sock of a struct socket, or 0. */
+static __always_inline struct sock *sk_of(struct socket *socket, const bool typed)
+{
+	return READ_FIELD(socket, sk, typed);
+}
+
+static __always_inline struct listener listener_at(struct sock *sk, const struct endpoint *end, const bool typed)
+{
+	struct listener at = { .port = end->local_port, .protocol = end->protocol };
+	struct net *net;
+
+	if (typed)
+		sk = UNTRUSTED(sk);
+	net = READ_FIELD(sk, __sk_common.skc_net.net, typed);
+	at.network = READ_FIELD(net, ns.inum, typed);
+	return at;
+}
+
+static __always_inline bool is_listened_at(struct sock *sk, const struct endpoint *end, const bool typed)
+{
+	struct listener at = listener_at(sk, end, typed);
+
+	return bpf_map_lookup_elem(&network_listeners, &at);
+}
+
+static __always_inline void remember_listener(struct sock *sk, const struct endpoint *end, const bool typed)
+{
+	struct listener at = listener_at(sk, end, typed);
+	__u8 yes = 1;
+
+	bpf_map_update_elem(&network_listeners, &at, &yes, BPF_ANY);
+}
+
+static __always_inline struct socket_facts *find_socket(struct sock *sk)
+{
+	__u64 address = (__u64)sk;
+
+	return bpf_map_lookup_elem(&network_sockets, &address);
+}
+
+/* What is known of a socket from now on; the current process owns it if `owned`. */
+static __always_inline struct socket_facts *remember_socket(struct sock *sk, const struct endpoint *end,
+							    enum direction direction, const bool owned)
+{
+	struct socket_facts facts = { .local_port = end->local_port, .direction = direction };
+	__u64 address = (__u64)sk;
+
+	facts.owned = owned;
+	if (owned && cfg_rows) {
+		current_process(&facts.process);
+		identify(&facts.identity, this_task(), CURRENT_IS_TYPED);
+	}
+	bpf_map_update_elem(&network_sockets, &address, &facts, BPF_ANY);
+	return bpf_map_lookup_elem(&network_sockets, &address);
+}
+
+static __always_inline int forget_socket(struct sock *sk)
+{
+	__u64 address = (__u64)sk;
+
+	bpf_map_delete_elem(&network_sockets, &address);
+	return 0;
+}
+
+/* The socket of a call of the current process that moved bytes. What is not known of it yet, its first use tells: who
+ * sends before anything was received, calls; who receives first, is called. */
+static __always_inline struct socket_facts *use_socket(struct sock *sk, const struct endpoint *end, bool received,
+						       const bool typed)
+{
+	struct socket_facts *facts = find_socket(sk);
+	enum direction direction;
+
+	/* the kernel says when a TCP socket goes, of a UDP socket it does not */
+	if (facts && end->protocol == IPPROTO_UDP && facts->local_port != end->local_port)
+		facts = 0;
+	if (facts && facts->owned)
+		return facts;
+	if (facts && facts->direction)
+		direction = facts->direction;
+	else if (is_listened_at(sk, end, typed))
+		direction = INBOUND;
+	else
+		direction = end->peer.port || !received ? OUTBOUND : INBOUND;
+	return remember_socket(sk, end, direction, true);
+}
+
+/* Where a kprobe sees a call, its arguments are kept until the return, because a kretprobe has none; of each function
+ * apart, because a retransmission may come in the middle of a send. */
+enum function { SENDMSG, RECVMSG, SENDPAGE, SPLICE_READ, RETRANSMIT, SYNACK };
+
+/* Tasks that are within such a call. 1.6 MB. */
+#define CALLS 16384
+
+struct call {
+	__u64 object;	/* its first argument: a struct socket or a struct sock */
+	__u64 second;
+	__u64 flags;
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, CALLS);
+	__type(key, __u64);
+	__type(value, struct call);
+} network_calls SEC(".maps");
+
+static __always_inline __u64 call_id(enum function function)
+{
+	return bpf_get_current_pid_tgid() | (__u64)function << 24; /* a PID has 22 bits */
+}
+
+static __always_inline int keep_call(enum function function, void *object, void *second, __u64 flags)
+{
+	struct call call = { (__u64)object, (__u64)second, flags };
+	__u64 id = call_id(function);
+
+	bpf_map_update_elem(&network_calls, &id, &call, BPF_ANY);
+	return 0;
+}
+
+/* The call that the current task returns from; its object is 0 if that is not known. */
+static __always_inline struct call take_call(enum function function)
+{
+	__u64 id = call_id(function);
+	struct call *found = bpf_map_lookup_elem(&network_calls, &id), call = {};
+
+	if (found)
+		call = *found;
+	bpf_map_delete_elem(&network_calls, &id);
+	return call;
+}
+
+#endif

@@ -1,0 +1,267 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/* Sends and receives of TCP and UDP. They are seen where the socket layer calls the protocols: every call comes by there
+ * (also io_uring's and the kernel's own, and with kTLS the payload as it was before), and its arguments never changed. */
+#ifndef EBPFMON_TRANSFERS_H
+#define EBPFMON_TRANSFERS_H
+
+#include "datagrams.h"
+#include "processes.h"
+
+/* What each of the two programs at the end of a send, and of a receive, counts: the raw tracepoint's, and the classic
+ * one's. One tracepoint is both families'. */
+const volatile __u8 raw_counts_send_ipv4 = 0;
+const volatile __u8 raw_counts_send_ipv6 = 0;
+const volatile __u8 raw_counts_receive_ipv4 = 0;
+const volatile __u8 raw_counts_receive_ipv6 = 0;
+const volatile __u8 classic_counts_send_ipv4 = 0;
+const volatile __u8 classic_counts_send_ipv6 = 0;
+const volatile __u8 classic_counts_receive_ipv4 = 0;
+const volatile __u8 classic_counts_receive_ipv6 = 0;
+
+/* What tells the peer of a datagram: the message, the system call that the task is in, or nothing but the socket. */
+enum peer_by { BY_MESSAGE, BY_CALL, BY_SOCKET };
+
+static __always_inline int on_send(struct sock *sk, const enum peer_by by, struct msghdr *message, long result,
+				   const bool typed)
+{
+	struct peer datagram = {};
+	struct endpoint end = {};
+
+	if (!read_endpoint(&end, sk, typed))
+		return 0;
+	count_call(&end, false, true, result);
+	if (!end.peer.port && end.protocol == IPPROTO_UDP) {
+		if (by == BY_MESSAGE)
+			peer_of_message(&datagram, message, typed);
+		else if (by == BY_CALL)
+			peer_of_call(&datagram, result);
+	}
+	if (result < 0)
+		return 0;
+	count_destination(sk, &end, &datagram, false, result, typed);
+	if (by == BY_CALL && datagram.port)
+		sent_last(sk, &datagram);
+	return 0;
+}
+
+static __always_inline int on_receive(struct sock *sk, const enum peer_by by, int flags, long result, const bool typed)
+{
+	bool moved = !(flags & (MSG_PEEK | MSG_ERRQUEUE));
+	struct peer datagram = {};
+	struct endpoint end = {};
+
+	if (!read_endpoint(&end, sk, typed))
+		return 0;
+	count_call(&end, true, moved, result);
+	if (!end.peer.port && end.protocol == IPPROTO_UDP) {
+		peer_of_received(&datagram);
+		if (by == BY_CALL && !datagram.port && moved && result >= 0) {
+			if (is_pending(sk, &end, typed))
+				return 0;
+			peer_of_last(&datagram, sk);
+		}
+	}
+	if (moved && result >= 0)
+		count_destination(sk, &end, &datagram, true, result, typed);
+	return 0;
+}
+
+static __always_inline int on_send_return(enum function function, const enum peer_by by, long result)
+{
+	struct call call = take_call(function);
+	struct sock *sk = sk_of((struct socket *)call.object, false);
+
+	return sk ? on_send(sk, by, (struct msghdr *)call.second, result, false) : 0;
+}
+
+static __always_inline int on_receive_return(enum function function, const enum peer_by by, long result)
+{
+	struct call call = take_call(function);
+	struct sock *sk = sk_of((struct socket *)call.object, false);
+
+	return sk ? on_receive(sk, by, by == BY_MESSAGE ? call.flags : 0, result, false) : 0;
+}
+
+static __always_inline bool is_counted(struct sock *sk, bool ipv4, bool ipv6, const bool typed)
+{
+	__u16 family = READ_FIELD(sk, __sk_common.skc_family, typed);
+
+	return (family == AF_INET && ipv4) || (family == AF_INET6 && ipv6);
+}
+
+#ifndef BCC /* which could not tell whom a datagram is for */
+/* The socket behind a descriptor of the current process, or 0. */
+static __always_inline struct sock *socket_of(int fd)
+{
+	struct task_struct *task = this_task();
+	struct file **open = BPF_CORE_READ(task, files, fdt, fd), *file = 0;
+	struct socket *socket;
+
+	bpf_probe_read_kernel(&file, sizeof(file), (void *)open + sizeof(file) * (__u32)fd);
+	if ((BPF_CORE_READ(file, f_inode, i_mode) & FILE_TYPE) != FILE_IS_SOCKET)
+		return 0;
+	socket = BPF_CORE_READ(file, private_data);
+	return BPF_CORE_READ(socket, sk);
+}
+
+static __always_inline int on_splice_exit(long result)
+{
+	struct pt_regs *regs = (void *)bpf_task_pt_regs(bpf_get_current_task_btf());
+	struct sock *sk = socket_of(SYSCALL_ARG1(regs));
+
+	return sk ? on_receive(sk, BY_SOCKET, 0, result, false) : 0;
+}
+#endif
+
+SEC("fexit/inet_sendmsg")
+int BPF_PROG(inet_sendmsg_fexit, struct socket *socket, struct msghdr *message, __u64 size, int result)
+{
+	return on_send(sk_of(socket, true), BY_MESSAGE, message, result, true);
+}
+
+SEC("kprobe/inet_sendmsg")
+int BPF_KPROBE(inet_sendmsg_kprobe, struct socket *socket, struct msghdr *message)
+{
+	return keep_call(SENDMSG, socket, message, 0);
+}
+
+SEC("kretprobe/inet_sendmsg")
+int BPF_KRETPROBE(inet_sendmsg_kretprobe, int result)
+{
+	return on_send_return(SENDMSG, BY_MESSAGE, result);
+}
+
+SEC("fexit/inet6_sendmsg")
+int BPF_PROG(inet6_sendmsg_fexit, struct socket *socket, struct msghdr *message, __u64 size, int result)
+{
+	return on_send(sk_of(socket, true), BY_MESSAGE, message, result, true);
+}
+
+SEC("kprobe/inet6_sendmsg")
+int BPF_KPROBE(inet6_sendmsg_kprobe, struct socket *socket, struct msghdr *message)
+{
+	return keep_call(SENDMSG, socket, message, 0);
+}
+
+SEC("kretprobe/inet6_sendmsg")
+int BPF_KRETPROBE(inet6_sendmsg_kretprobe, int result)
+{
+	return on_send_return(SENDMSG, BY_MESSAGE, result);
+}
+
+SEC("fexit/inet_recvmsg")
+int BPF_PROG(inet_recvmsg_fexit, struct socket *socket, struct msghdr *message, __u64 size, int flags, int result)
+{
+	return on_receive(sk_of(socket, true), BY_MESSAGE, flags, result, true);
+}
+
+SEC("kprobe/inet_recvmsg")
+int BPF_KPROBE(inet_recvmsg_kprobe, struct socket *socket, struct msghdr *message, __u64 size, int flags)
+{
+	return keep_call(RECVMSG, socket, message, flags);
+}
+
+SEC("kretprobe/inet_recvmsg")
+int BPF_KRETPROBE(inet_recvmsg_kretprobe, int result)
+{
+	return on_receive_return(RECVMSG, BY_MESSAGE, result);
+}
+
+SEC("fexit/inet6_recvmsg")
+int BPF_PROG(inet6_recvmsg_fexit, struct socket *socket, struct msghdr *message, __u64 size, int flags, int result)
+{
+	return on_receive(sk_of(socket, true), BY_MESSAGE, flags, result, true);
+}
+
+SEC("kprobe/inet6_recvmsg")
+int BPF_KPROBE(inet6_recvmsg_kprobe, struct socket *socket, struct msghdr *message, __u64 size, int flags)
+{
+	return keep_call(RECVMSG, socket, message, flags);
+}
+
+SEC("kretprobe/inet6_recvmsg")
+int BPF_KRETPROBE(inet6_recvmsg_kretprobe, int result)
+{
+	return on_receive_return(RECVMSG, BY_MESSAGE, result);
+}
+
+#ifndef BCC
+SEC("tp_btf/sock_send_length")
+int BPF_PROG(sock_send_length_tp_btf, struct sock *sk, int result)
+{
+	if (!is_counted(sk, raw_counts_send_ipv4, raw_counts_send_ipv6, true))
+		return 0;
+	return on_send(sk, BY_CALL, 0, result, true);
+}
+
+SEC("tp_btf/sock_recv_length")
+int BPF_PROG(sock_recv_length_tp_btf, struct sock *sk, int result, int flags)
+{
+	if (!is_counted(sk, raw_counts_receive_ipv4, raw_counts_receive_ipv6, true))
+		return 0;
+	return on_receive(sk, BY_CALL, flags, result, true);
+}
+
+SEC("tp/sock/sock_send_length")
+int sock_send_length_tp(struct trace_event_raw_sock_msg_length *ctx)
+{
+	if (!is_counted(ctx->sk, classic_counts_send_ipv4, classic_counts_send_ipv6, false))
+		return 0;
+	return on_send(ctx->sk, BY_CALL, 0, ctx->ret, false);
+}
+
+SEC("tp/sock/sock_recv_length")
+int sock_recv_length_tp(struct trace_event_raw_sock_msg_length *ctx)
+{
+	if (!is_counted(ctx->sk, classic_counts_receive_ipv4, classic_counts_receive_ipv6, false))
+		return 0;
+	return on_receive(ctx->sk, BY_CALL, ctx->flags, ctx->ret, false);
+}
+#endif
+
+/* sendfile(2) and splice(2) to a socket had a function of their own:
+ * Linux "sock: Remove ->sendpage*() in favour of sendmsg(MSG_SPLICE_PAGES)" (in v6.5) */
+SEC("fexit/inet_sendpage")
+int BPF_PROG(inet_sendpage_fexit, struct socket *socket, void *page, int offset, __u64 size, int flags, long result)
+{
+	return on_send(sk_of(socket, true), BY_SOCKET, 0, result, true);
+}
+
+SEC("kprobe/inet_sendpage")
+int BPF_KPROBE(inet_sendpage_kprobe, struct socket *socket)
+{
+	return keep_call(SENDPAGE, socket, 0, 0);
+}
+
+SEC("kretprobe/inet_sendpage")
+int BPF_KRETPROBE(inet_sendpage_kretprobe, long result)
+{
+	return on_send_return(SENDPAGE, BY_SOCKET, result);
+}
+
+/* splice(2) from a socket */
+SEC("fexit/tcp_splice_read")
+int BPF_PROG(tcp_splice_read_fexit, struct socket *socket, void *pos, void *pipe, __u64 size, unsigned int flags, long result)
+{
+	return on_receive(sk_of(socket, true), BY_SOCKET, 0, result, true);
+}
+
+SEC("kprobe/tcp_splice_read")
+int BPF_KPROBE(tcp_splice_read_kprobe, struct socket *socket)
+{
+	return keep_call(SPLICE_READ, socket, 0, 0);
+}
+
+SEC("kretprobe/tcp_splice_read")
+int BPF_KRETPROBE(tcp_splice_read_kretprobe, long result)
+{
+	return on_receive_return(SPLICE_READ, BY_SOCKET, result);
+}
+
+SEC("tp/syscalls/sys_exit_splice")
+int sys_exit_splice_tp(struct trace_event_raw_sys_exit *ctx)
+{
+	return on_splice_exit(ctx->ret);
+}
+
+#endif

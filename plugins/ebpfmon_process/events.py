@@ -1,0 +1,74 @@
+"""What the process probe counts, and by which programs (`process.bpf.c`)."""
+
+from ebpfmon import Candidate, Event, LoadMode
+
+
+def _call(name: str, count: str, functions: dict[str, int], *, needs_return: bool = False) -> Event:
+    """Return the event of a call: at the exit of one of these functions, with so many arguments, or of system calls.
+
+    A kprobe alone counts as well as a kretprobe where the result does not matter, costs less and cannot be missed.
+    """
+    returns = [
+        Candidate(programs=(f"{f}_kretprobe",), mode=None if needs_return else LoadMode.RETURN) for f in functions
+    ]
+    entries = [Candidate(programs=(f"{f}_kprobe",), mode=LoadMode.ENTRY) for f in functions]
+    return Event(
+        name,
+        (
+            *(Candidate(programs=(f"{f}_fexit",), arguments=n) for f, n in functions.items()),
+            *(() if needs_return else entries),
+            *returns,
+            Candidate(programs=("sys_exit_tp_btf",), setting=f"raw_counts_{count}"),
+            Candidate(programs=("sys_exit_tp",), setting=f"classic_counts_{count}"),
+        ),
+    )
+
+
+EVENTS = (
+    _call("file_open", "open", {"do_sys_openat2": 3, "do_sys_open": 4}),
+    _call("file_close", "close", {"file_close_fd": 1, "close_fd": 1, "__close_fd": 2}),
+    _call("file_close_range", "close_range", {"__x64_sys_close_range": 1, "__arm64_sys_close_range": 1}),
+    _call("vfs_read", "read", {"vfs_read": 4}, needs_return=True),
+    _call("vfs_readv", "readv", {"vfs_readv": 5}, needs_return=True),
+    _call("vfs_write", "write", {"vfs_write": 4}, needs_return=True),
+    _call("vfs_writev", "writev", {"vfs_writev": 5}, needs_return=True),
+    _call("vfs_unlink", "unlink", {"do_unlinkat": 2, "filename_unlinkat": 2}),
+    Event(
+        "task_create",
+        (
+            Candidate(programs=("task_newtask_tp_btf",)),
+            Candidate(programs=("task_newtask_tp",)),
+            Candidate(programs=("wake_up_new_task_fentry",)),
+            Candidate(programs=("wake_up_new_task_kprobe",)),
+        ),
+    ),
+    Event(
+        "task_exit",
+        (
+            Candidate(programs=("sched_process_exit_tp_btf",)),
+            Candidate(programs=("sched_process_exit_tp",)),
+            Candidate(programs=("do_exit_fentry",)),
+            Candidate(programs=("do_exit_kprobe",)),
+        ),
+    ),
+    Event(
+        "task_release",
+        (
+            Candidate(programs=("sched_process_free_tp_btf",)),
+            Candidate(programs=("cgroup_task_release_fentry",)),
+            Candidate(programs=("cgroup_release_fentry",)),
+            Candidate(programs=("cgroup_task_release_kprobe",)),
+            Candidate(programs=("cgroup_release_kprobe",)),
+        ),
+    ),
+    Event(
+        "task_fail",
+        (
+            Candidate(programs=("kernel_clone_fexit",), mode=LoadMode.RETURN),
+            # a kretprobe has no arguments, so the kprobe keeps them
+            Candidate(programs=("kernel_clone_kprobe", "kernel_clone_kretprobe"), mode=LoadMode.RETURN),
+            Candidate(programs=("sys_exit_tp_btf",), mode=LoadMode.RETURN, setting="raw_counts_failed_clone"),
+            Candidate(programs=("sys_exit_tp",), mode=LoadMode.RETURN, setting="classic_counts_failed_clone"),
+        ),
+    ),
+)

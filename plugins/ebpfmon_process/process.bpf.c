@@ -1,0 +1,465 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/* What processes do with files and with each other: open, close, read, write, delete; create tasks, exit. events.py says
+ * in which order the programs of an event are tried. */
+#include "process.h"
+#include "syscalls.bpf.h"
+
+/* What each of the two programs at the exit of all system calls counts: the raw tracepoint's, and the classic one's, for
+ * kernels that preempt programs at the raw one. */
+const volatile __u8 raw_counts_open = 0;
+const volatile __u8 raw_counts_close = 0;
+const volatile __u8 raw_counts_close_range = 0;
+const volatile __u8 raw_counts_read = 0;
+const volatile __u8 raw_counts_readv = 0;
+const volatile __u8 raw_counts_write = 0;
+const volatile __u8 raw_counts_writev = 0;
+const volatile __u8 raw_counts_unlink = 0;
+const volatile __u8 raw_counts_failed_clone = 0;
+const volatile __u8 classic_counts_open = 0;
+const volatile __u8 classic_counts_close = 0;
+const volatile __u8 classic_counts_close_range = 0;
+const volatile __u8 classic_counts_read = 0;
+const volatile __u8 classic_counts_readv = 0;
+const volatile __u8 classic_counts_write = 0;
+const volatile __u8 classic_counts_writev = 0;
+const volatile __u8 classic_counts_unlink = 0;
+const volatile __u8 classic_counts_failed_clone = 0;
+#define COUNTS(what) (classic ? classic_counts_##what : raw_counts_##what)
+
+/* clone(2) and clone3(2) failed: of a thread, or of a process? clone3's flags are in the caller's memory. */
+static __always_inline __u64 flags_of_clone(struct pt_regs *regs, enum syscall_kind kind)
+{
+	__u64 first = in_32_bit_call() ? (__u32)SYSCALL_COMPAT_ARG1(regs) : SYSCALL_ARG1(regs);
+	__u64 flags = 0;
+
+	if (kind == CALL_CLONE)
+		return first;
+	if (kind == CALL_CLONE3)
+		bpf_probe_read_user(&flags, sizeof(flags), (void *)first);
+	return flags;
+}
+
+static __always_inline int on_syscall(struct pt_regs *regs, __u32 nr, long result, const bool classic)
+{
+	enum syscall_kind kind = kind_of_syscall(nr);
+
+	switch (kind) {
+	case CALL_OPEN:
+		return COUNTS(open) ? on_open(result) : 0;
+	case CALL_CLOSE:
+		return COUNTS(close) ? on_close(result) : 0;
+	case CALL_CLOSE_RANGE:
+		return COUNTS(close_range) ? on_close(result) : 0;
+	case CALL_READ:
+		return COUNTS(read) ? on_read(result) : 0;
+	case CALL_READV:
+		return COUNTS(readv) ? on_read(result) : 0;
+	case CALL_WRITE:
+		return COUNTS(write) ? on_write(result) : 0;
+	case CALL_WRITEV:
+		return COUNTS(writev) ? on_write(result) : 0;
+	case CALL_UNLINKAT:
+		if (SYSCALL_ARG3(regs) & AT_REMOVEDIR)
+			return 0;
+		/* fall through */
+	case CALL_UNLINK:
+		return COUNTS(unlink) ? on_unlink(result) : 0;
+	case CALL_FORK:
+	case CALL_CLONE:
+	case CALL_CLONE3:
+		if (!COUNTS(failed_clone) || result >= 0)
+			return 0;
+		return on_task_fail(flags_of_clone(regs, kind));
+	default:
+		return 0;
+	}
+}
+
+static __always_inline int on_wake_up_new_task(struct task_struct *task, const bool typed)
+{
+	return on_task_create(READ_FIELD(task, pid, typed) != READ_FIELD(task, tgid, typed));
+}
+
+/* An RCU grace period after release_task(). When a thread is freed its leader may be gone already, and another task be in
+ * that memory: so a thread's process is what it was when the thread exited. */
+static __always_inline int on_task_free(struct task_struct *task)
+{
+	__u64 address = (__u64)task;
+	struct process_key key = {}, *at_exit;
+
+	key.tgid = READ_FIELD(task, tgid, true);
+	key.start_ns = READ_FIELD(task, start_boottime, true);
+	key.exec_id = READ_FIELD(task, self_exec_id, true);
+	if (READ_FIELD(task, pid, true) == key.tgid)
+		return on_release(&key, task, true);
+	at_exit = bpf_map_lookup_elem(&process_exiting, &address);
+	if (at_exit && at_exit->tgid == key.tgid)
+		key = *at_exit;
+	bpf_map_delete_elem(&process_exiting, &address);
+	return on_release(&key, task, true);
+}
+
+/* Called for each task by release_task(), which may release a thread and then its leader. */
+static __always_inline int on_cgroup_release(struct task_struct *task, const bool typed)
+{
+	struct process_key key = {};
+
+	read_process_key(&key, task, typed);
+	return on_release(&key, task, typed);
+}
+
+/* kernel_clone() has its flags in an argument block. */
+static __always_inline int on_kernel_clone(struct kernel_clone_args *args, int result, const bool typed)
+{
+	return result < 0 ? on_task_fail(READ_FIELD(args, flags, typed)) : 0;
+}
+
+static __always_inline int keep_clone_args(__u64 args)
+{
+	__u64 id = bpf_get_current_pid_tgid();
+
+	bpf_map_update_elem(&process_forking, &id, &args, BPF_ANY);
+	return 0;
+}
+
+static __always_inline int on_kernel_clone_return(int result)
+{
+	__u64 id = bpf_get_current_pid_tgid(), *args = bpf_map_lookup_elem(&process_forking, &id);
+
+	if (args)
+		on_kernel_clone((struct kernel_clone_args *)*args, result, false);
+	bpf_map_delete_elem(&process_forking, &id);
+	return 0;
+}
+
+/* ---- files, at the kernel's functions ---- */
+
+SEC("fexit/do_sys_openat2")
+int BPF_PROG(do_sys_openat2_fexit, int dfd, void *filename, void *how, int result)
+{
+	return on_open(result);
+}
+
+SEC("kprobe/do_sys_openat2")
+int BPF_KPROBE(do_sys_openat2_kprobe)
+{
+	return on_open(0);
+}
+
+SEC("kretprobe/do_sys_openat2")
+int BPF_KRETPROBE(do_sys_openat2_kretprobe, int result)
+{
+	return on_open(result);
+}
+
+SEC("fexit/do_sys_open")
+int BPF_PROG(do_sys_open_fexit, int dfd, void *filename, int flags, __u32 mode, int result)
+{
+	return on_open(result);
+}
+
+SEC("kprobe/do_sys_open")
+int BPF_KPROBE(do_sys_open_kprobe)
+{
+	return on_open(0);
+}
+
+SEC("kretprobe/do_sys_open")
+int BPF_KRETPROBE(do_sys_open_kretprobe, int result)
+{
+	return on_open(result);
+}
+
+/* close(2) is one function with three names. Where close_fd() and file_close_fd() both are, close(2) calls the
+ * latter (since Linux 6.8). */
+SEC("fexit/file_close_fd")
+int BPF_PROG(file_close_fd_fexit, unsigned int fd, void *file)
+{
+	return on_close_file(file);
+}
+
+SEC("kprobe/file_close_fd")
+int BPF_KPROBE(file_close_fd_kprobe)
+{
+	return on_close_file(0);
+}
+
+SEC("kretprobe/file_close_fd")
+int BPF_KRETPROBE(file_close_fd_kretprobe, void *file)
+{
+	return on_close_file(file);
+}
+
+SEC("fexit/close_fd")
+int BPF_PROG(close_fd_fexit, unsigned int fd, int result)
+{
+	return on_close(result);
+}
+
+SEC("kprobe/close_fd")
+int BPF_KPROBE(close_fd_kprobe)
+{
+	return on_close(0);
+}
+
+SEC("kretprobe/close_fd")
+int BPF_KRETPROBE(close_fd_kretprobe, int result)
+{
+	return on_close(result);
+}
+
+SEC("fexit/__close_fd")
+int BPF_PROG(__close_fd_fexit, void *files, unsigned int fd, int result)
+{
+	return on_close(result);
+}
+
+SEC("kprobe/__close_fd")
+int BPF_KPROBE(__close_fd_kprobe)
+{
+	return on_close(0);
+}
+
+SEC("kretprobe/__close_fd")
+int BPF_KRETPROBE(__close_fd_kretprobe, int result)
+{
+	return on_close(result);
+}
+
+SEC("fexit/__x64_sys_close_range")
+int BPF_PROG(__x64_sys_close_range_fexit, void *regs, long result)
+{
+	return on_close(result);
+}
+
+SEC("kprobe/__x64_sys_close_range")
+int BPF_KPROBE(__x64_sys_close_range_kprobe)
+{
+	return on_close(0);
+}
+
+SEC("kretprobe/__x64_sys_close_range")
+int BPF_KRETPROBE(__x64_sys_close_range_kretprobe, long result)
+{
+	return on_close(result);
+}
+
+SEC("fexit/__arm64_sys_close_range")
+int BPF_PROG(__arm64_sys_close_range_fexit, void *regs, long result)
+{
+	return on_close(result);
+}
+
+SEC("kprobe/__arm64_sys_close_range")
+int BPF_KPROBE(__arm64_sys_close_range_kprobe)
+{
+	return on_close(0);
+}
+
+SEC("kretprobe/__arm64_sys_close_range")
+int BPF_KRETPROBE(__arm64_sys_close_range_kretprobe, long result)
+{
+	return on_close(result);
+}
+
+SEC("fexit/vfs_read")
+int BPF_PROG(vfs_read_fexit, void *file, void *buf, __u64 size, void *pos, long result)
+{
+	return on_read(result);
+}
+
+SEC("kretprobe/vfs_read")
+int BPF_KRETPROBE(vfs_read_kretprobe, long result)
+{
+	return on_read(result);
+}
+
+SEC("fexit/vfs_readv")
+int BPF_PROG(vfs_readv_fexit, void *file, void *vec, __u64 length, void *pos, int flags, long result)
+{
+	return on_read(result);
+}
+
+SEC("kretprobe/vfs_readv")
+int BPF_KRETPROBE(vfs_readv_kretprobe, long result)
+{
+	return on_read(result);
+}
+
+SEC("fexit/vfs_write")
+int BPF_PROG(vfs_write_fexit, void *file, void *buf, __u64 size, void *pos, long result)
+{
+	return on_write(result);
+}
+
+SEC("kretprobe/vfs_write")
+int BPF_KRETPROBE(vfs_write_kretprobe, long result)
+{
+	return on_write(result);
+}
+
+SEC("fexit/vfs_writev")
+int BPF_PROG(vfs_writev_fexit, void *file, void *vec, __u64 length, void *pos, int flags, long result)
+{
+	return on_write(result);
+}
+
+SEC("kretprobe/vfs_writev")
+int BPF_KRETPROBE(vfs_writev_kretprobe, long result)
+{
+	return on_write(result);
+}
+
+/* Not vfs_unlink(): it is called only when the name was found, and again by stacked filesystems. */
+SEC("fexit/do_unlinkat")
+int BPF_PROG(do_unlinkat_fexit, int dfd, void *name, int result)
+{
+	return on_unlink(result);
+}
+
+SEC("kprobe/do_unlinkat")
+int BPF_KPROBE(do_unlinkat_kprobe)
+{
+	return on_unlink(0);
+}
+
+SEC("kretprobe/do_unlinkat")
+int BPF_KRETPROBE(do_unlinkat_kretprobe, int result)
+{
+	return on_unlink(result);
+}
+
+SEC("fexit/filename_unlinkat")
+int BPF_PROG(filename_unlinkat_fexit, int dfd, void *name, int result)
+{
+	return on_unlink(result);
+}
+
+SEC("kprobe/filename_unlinkat")
+int BPF_KPROBE(filename_unlinkat_kprobe)
+{
+	return on_unlink(0);
+}
+
+SEC("kretprobe/filename_unlinkat")
+int BPF_KRETPROBE(filename_unlinkat_kretprobe, int result)
+{
+	return on_unlink(result);
+}
+
+/* ---- files and failed clones, at the exit of all system calls ---- */
+
+SEC("tp_btf/sys_exit")
+int BPF_PROG(sys_exit_tp_btf, struct pt_regs *regs, long result)
+{
+	return on_syscall(regs, SYSCALL_NR(regs), result, false);
+}
+
+SEC("tp/raw_syscalls/sys_exit")
+int sys_exit_tp(struct trace_event_raw_sys_exit *ctx)
+{
+	return on_syscall((void *)bpf_task_pt_regs(bpf_get_current_task_btf()), ctx->id, ctx->ret, true);
+}
+
+/* ---- tasks, at tracepoints, which cost less than a trampoline ---- */
+
+/* Unlike sched_process_fork, which only kernel_clone() reaches, also for the tasks that the kernel makes in a program. */
+SEC("tp_btf/task_newtask")
+int BPF_PROG(task_newtask_tp_btf, struct task_struct *task, unsigned long clone_flags)
+{
+	return on_task_create(clone_flags & CLONE_THREAD);
+}
+
+SEC("tp/task/task_newtask")
+int task_newtask_tp(struct trace_event_raw_task_newtask *ctx)
+{
+	return on_task_create(ctx->clone_flags & CLONE_THREAD);
+}
+
+SEC("tp_btf/sched_process_exit")
+int BPF_PROG(sched_process_exit_tp_btf)
+{
+	return on_task_exit();
+}
+
+SEC("tp/sched/sched_process_exit")
+int sched_process_exit_tp(void *ctx)
+{
+	return on_task_exit();
+}
+
+SEC("tp_btf/sched_process_free")
+int BPF_PROG(sched_process_free_tp_btf, struct task_struct *task)
+{
+	return on_task_free(task);
+}
+
+/* ---- tasks, at the kernel's functions ---- */
+
+SEC("fentry/wake_up_new_task")
+int BPF_PROG(wake_up_new_task_fentry, struct task_struct *task)
+{
+	return on_wake_up_new_task(task, true);
+}
+
+SEC("kprobe/wake_up_new_task")
+int BPF_KPROBE(wake_up_new_task_kprobe, struct task_struct *task)
+{
+	return on_wake_up_new_task(task, false);
+}
+
+SEC("fentry/do_exit")
+int BPF_PROG(do_exit_fentry)
+{
+	return on_task_exit();
+}
+
+SEC("kprobe/do_exit")
+int BPF_KPROBE(do_exit_kprobe)
+{
+	return on_task_exit();
+}
+
+SEC("fentry/cgroup_task_release")
+int BPF_PROG(cgroup_task_release_fentry, struct task_struct *task)
+{
+	return on_cgroup_release(task, true);
+}
+
+SEC("kprobe/cgroup_task_release")
+int BPF_KPROBE(cgroup_task_release_kprobe, struct task_struct *task)
+{
+	return on_cgroup_release(task, false);
+}
+
+SEC("fentry/cgroup_release")
+int BPF_PROG(cgroup_release_fentry, struct task_struct *task)
+{
+	return on_cgroup_release(task, true);
+}
+
+SEC("kprobe/cgroup_release")
+int BPF_KPROBE(cgroup_release_kprobe, struct task_struct *task)
+{
+	return on_cgroup_release(task, false);
+}
+
+SEC("fexit/kernel_clone")
+int BPF_PROG(kernel_clone_fexit, struct kernel_clone_args *args, int result)
+{
+	return on_kernel_clone(args, result, true);
+}
+
+SEC("kprobe/kernel_clone")
+int BPF_KPROBE(kernel_clone_kprobe, __u64 args)
+{
+	return keep_clone_args(args);
+}
+
+SEC("kretprobe/kernel_clone")
+int BPF_KRETPROBE(kernel_clone_kretprobe, int result)
+{
+	return on_kernel_clone_return(result);
+}
+
+char LICENSE[] SEC("license") = "GPL";

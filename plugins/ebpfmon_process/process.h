@@ -1,0 +1,172 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/* What processes do with files and with each other, and how it is counted. */
+#ifndef EBPFMON_PROCESS_H
+#define EBPFMON_PROCESS_H
+
+#include "ebpfmon.bpf.h"
+
+/* 16,384 processes may act in one interval before any lands in the overflow; two buffers of 16,384 rows of
+ * 248 bytes, key and hash element included, are 8.1 MB of kernel memory. The setting table_size changes it. */
+#define PROCESSES 16384
+/* Forks that are under way at once, where kprobes see them: a kretprobe has no arguments. Less than 0.1 MB. */
+#define FORKING 1024
+/* Threads that have exited and are not freed yet: that takes an RCU grace period. Less than 0.5 MB. */
+#define EXITING 4096
+
+struct process_counters {
+	__u64 open_calls, open_errors;
+	__u64 close_calls, close_errors;
+	__u64 read_calls, read_errors, read_bytes;
+	__u64 write_calls, write_errors, write_bytes;
+	__u64 unlink_calls, unlink_errors;
+	__u64 processes_created, processes_failed;
+	__u64 threads_created, threads_failed;
+	__u64 tasks_exited, tasks_released;
+};
+
+#define TABLE process
+#define TABLE_SIZE PROCESSES
+#include "process_table.bpf.h"
+
+/* The process that a thread belonged to when it exited, by the thread's task. */
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, EXITING);
+	__type(key, __u64);
+	__type(value, struct process_key);
+} process_exiting SEC(".maps");
+
+/* The arguments of a clone(2) that is under way, by thread. */
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, FORKING);
+	__type(key, __u64);
+	__type(value, __u64);
+} process_forking SEC(".maps");
+
+static __always_inline int on_open(int result)
+{
+	struct process_counters *counters = process_find_cached();
+
+	if (!counters)
+		return 0;
+	count(&counters->open_calls, 1);
+	if (cfg_return && result < 0)
+		count(&counters->open_errors, 1);
+	return 0;
+}
+
+static __always_inline int on_close(int result)
+{
+	struct process_counters *counters = process_find_cached();
+
+	if (!counters)
+		return 0;
+	count(&counters->close_calls, 1);
+	if (cfg_return && result < 0)
+		count(&counters->close_errors, 1);
+	return 0;
+}
+
+/* file_close_fd() returns the file of the descriptor, or none. */
+static __always_inline int on_close_file(void *file)
+{
+	return on_close(file ? 0 : -1);
+}
+
+static __always_inline int on_read(long result)
+{
+	struct process_counters *counters = process_find_cached();
+
+	if (!counters)
+		return 0;
+	count(&counters->read_calls, 1);
+	if (result > 0)
+		count(&counters->read_bytes, result);
+	else if (cfg_return && result < 0)
+		count(&counters->read_errors, 1);
+	return 0;
+}
+
+static __always_inline int on_write(long result)
+{
+	struct process_counters *counters = process_find_cached();
+
+	if (!counters)
+		return 0;
+	count(&counters->write_calls, 1);
+	if (result > 0)
+		count(&counters->write_bytes, result);
+	else if (cfg_return && result < 0)
+		count(&counters->write_errors, 1);
+	return 0;
+}
+
+static __always_inline int on_unlink(int result)
+{
+	struct process_counters *counters = process_find_cached();
+
+	if (!counters)
+		return 0;
+	count(&counters->unlink_calls, 1);
+	if (cfg_return && result < 0)
+		count(&counters->unlink_errors, 1);
+	return 0;
+}
+
+/* A new task is charged to who made it, the current task. A task with a tgid of its own is a process, any
+ * other a thread: of a program, or of the kernel in a program's name (io_uring's and vhost's workers). */
+static __always_inline int on_task_create(bool thread)
+{
+	struct process_counters *counters = process_find_cached();
+
+	if (!counters)
+		return 0;
+	if (thread)
+		count(&counters->threads_created, 1);
+	else
+		count(&counters->processes_created, 1);
+	return 0;
+}
+
+static __always_inline int on_task_fail(__u64 clone_flags)
+{
+	struct process_counters *counters = process_find_cached();
+
+	if (!counters)
+		return 0;
+	if (clone_flags & CLONE_THREAD)
+		count(&counters->threads_failed, 1);
+	else
+		count(&counters->processes_failed, 1);
+	return 0;
+}
+
+static __always_inline int on_task_exit(void)
+{
+	__u64 task = bpf_get_current_task(), id = bpf_get_current_pid_tgid();
+	struct process_counters *counters;
+	struct process_key key = {};
+
+	current_process(&key);
+	if (cfg_rows && (__u32)id != id >> 32)
+		bpf_map_update_elem(&process_exiting, &task, &key, BPF_ANY);
+	counters = process_find_for(&key, 0, this_task(), CURRENT_IS_TYPED);
+	if (!counters)
+		return 0;
+	count(&counters->tasks_exited, 1);
+	return 0;
+}
+
+/* A task is charged with its own release, whoever reaps it. */
+static __always_inline int on_release(struct process_key *key, struct task_struct *task, const bool typed)
+{
+	struct process_counters *counters = process_find_for(key, 0, task, typed);
+
+	if (!counters)
+		return 0;
+	count(&counters->tasks_released, 1);
+	return 0;
+}
+
+#endif
