@@ -1,4 +1,4 @@
-"""The kit that BPF programs are written with, where it is here, and `ebpfmon bpf build`."""
+"""The BPF headers that programs include, and `ebpfmon bpf build`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Between the daemon and what a probe's set-up brings along: what fails there is said, and stops nothing."""
+"""Keep errors in the code that a probe's set-up provides from stopping the daemon: they are logged instead."""
 
 from __future__ import annotations
 
@@ -7,76 +7,101 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ebpfmon.errors import PluginError
-from ebpfmon.model.everything import Keys, Setup
+from ebpfmon.model import LabelSource, Rows, Setup
+from ebpfmon.text import escaped
 
 log = logging.getLogger(__name__)
 
 
 def guarded(setup: Setup, probe: str) -> Setup:
-    """A set-up whose parts may fail. Raises PluginError where one cannot work from the start."""
-    keys = {stem: GuardedKeys(of_table, f"probe '{probe}': keys of '{stem}'") for stem, of_table in setup.keys.items()}
-    return replace(setup, keys=keys, close=_closing(setup.close, probe))
+    """Return a set-up whose parts may fail. Raises PluginError if one cannot work from the start."""
+    labels = {
+        stem: GuardedLabels(of_table, f"probe '{probe}': labels of '{stem}'") for stem, of_table in setup.labels.items()
+    }
+    return replace(setup, labels=labels, close=_closing(setup.close, probe))
 
 
 def _closing(close: Callable[[], None], probe: str) -> Callable[[], None]:
     def closing() -> None:
         try:
             close()
-        except Exception as error:  # whatever a stranger's code raises
-            log.warning("close what probe '%s' has set up: %s: %s", probe, type(error).__name__, error)
+        except Exception as error:  # whatever a plugin's code raises
+            log.warning("close what probe '%s' has set up: %s: %s", probe, type(error).__name__, escaped(str(error)))
 
     return closing
 
 
-class GuardedKeys:
-    """The meaning of keys that a stranger gives. Where that fails, all rows count, by their numbers."""
+class GuardedLabels(LabelSource):
+    """The labels that a plugin gives to rows. If the plugin's code fails, all rows count, labelled by their numbers."""
 
-    def __init__(self, keys: Keys, called: str) -> None:
-        """`called`: how messages call them. Raises PluginError where they can never work."""
-        self._keys, self._called = keys, called
-        self._failing = False
+    def __init__(self, source: LabelSource, called: str) -> None:
+        """`called`: how messages call them. Raises PluginError if they can never work."""
+        self._source, self._called = source, called
+        self._failing: set[str] = set()
+        """The methods that failed when they were last called."""
         try:
-            self.fields, self.maximum, self.other = tuple(keys.fields), keys.maximum, keys.other
+            self.fields, self.labels = tuple(source.fields), tuple(source.labels)
+            self.maximum, self.other = source.maximum, tuple(source.other) or ("other",) * len(self.labels)
         except (AttributeError, TypeError) as error:
             raise PluginError(f"{called}: {error}") from None
         if not self.fields or not all(isinstance(name, str) for name in self.fields):
             raise PluginError(f"{called}: fields: {self.fields!r}: expected a tuple of a row's fields")
+        if not self.labels or not all(isinstance(name, str) and name for name in self.labels):
+            raise PluginError(f"{called}: labels: {self.labels!r}: expected a tuple of names")
         if not isinstance(self.maximum, int) or self.maximum < 1:
             raise PluginError(f"{called}: maximum: {self.maximum!r}: expected an integer above 0")
-        if not isinstance(self.other, str) or not self.other:
-            raise PluginError(f"{called}: other: {self.other!r}: expected an ID")
+        if len(self.other) != len(self.labels) or not all(isinstance(value, str) for value in self.other):
+            raise PluginError(f"{called}: other: {self.other!r}: expected {len(self.labels)} label values")
 
-    def wanted(self, rows: np.ndarray) -> np.ndarray | None:
-        """Which rows count."""
+    def wanted(self, rows: Rows) -> NDArray[np.bool_] | None:
+        """Return which rows count."""
         try:
-            wanted: object = self._keys.wanted(rows)
-            if wanted is None:
-                return None
-            if isinstance(wanted, np.ndarray) and wanted.dtype == np.bool_ and wanted.shape == rows.shape:
-                return wanted
-            raise TypeError(f"wanted() is to return an array of {len(rows)} bool, or None")
-        except Exception as error:  # whatever a stranger's code raises
-            self._failed(error)
+            wanted: object = self._source.wanted(rows)
+            if wanted is not None and not (
+                isinstance(wanted, np.ndarray) and wanted.dtype == np.bool_ and wanted.shape == rows.shape
+            ):
+                raise TypeError(f"wanted() is to return an array of {len(rows)} bool, or None")
+        except Exception as error:  # whatever a plugin's code raises
+            self._failed("wanted", "cannot say which rows count, so all of them do", error)
             return None
+        self._worked("wanted", "say again which rows count")
+        return wanted
 
-    def labels(self, rows: np.ndarray) -> Sequence[tuple[str, str]]:
-        """ID and name of each row's key."""
+    def values(self, rows: Rows) -> Sequence[tuple[str, ...]]:
+        """Return the label values of each row."""
+        return self._labelled(rows, self._source.values, "values")
+
+    def names(self, rows: Rows) -> Sequence[tuple[str, ...]]:
+        """Return the label values of each row as people read them."""
+        return self._labelled(rows, self._source.names, "names")
+
+    def _labelled(
+        self, rows: Rows, of_rows: Callable[[Rows], Sequence[tuple[str, ...]]], method: str
+    ) -> Sequence[tuple[str, ...]]:
+        width = len(self.labels)
         try:
-            labels: Sequence[tuple[str, str]] = self._keys.labels(rows)
-            if len(labels) != len(rows) or not all(isinstance(i, str) and isinstance(n, str) for i, n in labels):
-                raise TypeError(f"labels() is to return {len(rows)} pairs of str, an ID and a name")
-        except Exception as error:  # likewise
-            self._failed(error)
+            found = of_rows(rows)
+            if len(found) != len(rows) or not all(
+                isinstance(values, tuple) and len(values) == width and all(isinstance(v, str) for v in values)
+                for values in found
+            ):
+                raise TypeError(f"{method}() is to return {len(rows)} tuples of {width} str")
+        except Exception as error:  # whatever a plugin's code raises
+            self._failed(method, "are called by their numbers", error)
             keys = ["_".join(str(row[name]) for name in self.fields) for row in rows]
-            return [(key, key) for key in keys]
-        if self._failing:
-            self._failing = False
-            log.warning("%s are named again", self._called)
-        return labels
+            return [(key, *("",) * (width - 1)) for key in keys]
+        self._worked(method, "are named again")
+        return found
 
-    def _failed(self, error: Exception) -> None:
-        if not self._failing:  # one line for each change of state
-            self._failing = True
-            log.warning("%s are called by their numbers: %s: %s", self._called, type(error).__name__, error)
+    def _failed(self, method: str, effect: str, error: Exception) -> None:
+        if method not in self._failing:  # one line for each change of state
+            self._failing.add(method)
+            log.warning("%s %s: %s: %s", self._called, effect, type(error).__name__, escaped(str(error)))
+
+    def _worked(self, method: str, effect: str) -> None:
+        if method in self._failing:
+            self._failing.remove(method)
+            log.warning("%s %s", self._called, effect)

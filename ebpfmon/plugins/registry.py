@@ -1,4 +1,4 @@
-"""Loads plugins one by one: a broken one is named with its reason, and the others go on without it."""
+"""Load plugins one by one. A broken one is left out with its reason, and the others are used."""
 
 from __future__ import annotations
 
@@ -13,14 +13,13 @@ from typing import Protocol
 import msgspec
 
 from ebpfmon.errors import PluginError
-from ebpfmon.model.everything import Probe, SinkSettings, tag_of
-from ebpfmon.plugins import hookspecs
-from ebpfmon.plugins import validate as contract
-from ebpfmon.plugins.bounded import bounded
+from ebpfmon.model import Probe, SinkSettings, tag_of
+from ebpfmon.plugins import hookspecs, validate
 from ebpfmon.plugins.folder import File, files
-from ebpfmon.plugins.validate import Brought
+from ebpfmon.plugins.validate import Contribution
+from ebpfmon.text import escaped
 
-_OURS = "ebpfmon"  # the distribution whose plugins come first: a stranger's cannot take their place
+_OURS = "ebpfmon"  # the distribution whose plugins come first, so that no third-party plugin can take their place
 
 
 _Origin = tuple[str, str]  # a distribution's name and version
@@ -28,7 +27,7 @@ _NOWHERE = "", ""
 
 
 class EntryPoint(Protocol):
-    """What is used of importlib.metadata.EntryPoint."""
+    """The part of importlib.metadata.EntryPoint that is used here."""
 
     @property
     def name(self) -> str: ...
@@ -38,7 +37,7 @@ class EntryPoint(Protocol):
 
 
 class State(enum.StrEnum):
-    """What became of a plugin."""
+    """Whether a plugin is used."""
 
     ACTIVE = "active"
     DISABLED = "disabled"
@@ -63,13 +62,13 @@ class Plugin(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def origin(self) -> str:
-        """Where it is from, in words."""
+        """Say where the plugin is from: its file, or its distribution and version."""
         return self.file or " ".join(part for part in (self.distribution, self.version) if part) or "nowhere"
 
 
 @dataclass(slots=True)
 class Registry:
-    """What the plugins brought: probes by name, sink settings by type, and the plugins themselves."""
+    """The probes by name, the sink settings by type, and the plugins that they come from."""
 
     probes: dict[str, Probe] = field(default_factory=dict)
     sinks: dict[str, type[SinkSettings]] = field(default_factory=dict)
@@ -77,27 +76,27 @@ class Registry:
 
     @property
     def left_out(self) -> list[Plugin]:
-        """The broken ones."""
+        """The plugins that cannot be used."""
         return [p for p in self.plugins if p.state is State.LEFT_OUT]
 
     @property
     def disabled(self) -> list[Plugin]:
-        """Those that the settings turn off."""
+        """The plugins that the settings turn off."""
         return [p for p in self.plugins if p.state is State.DISABLED]
 
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """Which plugins there shall be: those of a folder too (an absolute path, or ""), and not those of these names."""
+    """Which plugins to load besides those installed (a folder's: an absolute path, or ""), and which not, by name."""
 
     folder: str = ""
     disabled: tuple[str, ...] = ()
 
 
 def discover(entry_points: Iterable[EntryPoint] | None = None, wanted: Wanted = Wanted()) -> Registry:
-    """Load every plugin installed (or the ones given), then those of the folder, by name.
+    """Load the plugins that are installed, or those given, then those of the folder, by name.
 
-    Raises PluginError if the folder cannot be used. A plugin that cannot be is in `Registry.left_out`.
+    A plugin that cannot be used is in `Registry.left_out`. Raises PluginError if the folder cannot be used.
     """
     if entry_points is None:
         entry_points = importlib.metadata.entry_points(group=hookspecs.PROJECT)
@@ -133,7 +132,7 @@ def _of_folder(folder: str) -> Iterator[File]:
 
 
 def _take(registry: Registry, source: EntryPoint | File, origin: _Origin, *, disabled: bool) -> None:
-    """Take one plugin in, or say why not."""
+    """Add one plugin to the registry, or record why it is left out."""
     seen = Plugin(
         name=source.name,
         state=State.ACTIVE,
@@ -141,50 +140,48 @@ def _take(registry: Registry, source: EntryPoint | File, origin: _Origin, *, dis
         version=origin[1],
         file=str(source.path) if isinstance(source, File) else "",
     )
-    loaded: list[object] = []
-
-    def load() -> Brought:
-        loaded.append(source.load())
-        return contract.ask(loaded[0])
-
+    loaded: object = None
     try:
         _require_new_name(registry, seen)
         if disabled:
             registry.plugins.append(msgspec.structs.replace(seen, state=State.DISABLED))
             return
-        brought = bounded(load, f"plugin {source.name}")
-        _require_new(registry, brought)
-    except (Exception, SystemExit) as error:  # whatever a stranger's code raises
-        reason = str(error) if isinstance(error, PluginError) else f"{type(error).__name__}: {error}"
-        reason = _one_line(reason) or type(error).__name__
-        seen = _described(seen, loaded)
-        registry.plugins.append(msgspec.structs.replace(seen, state=State.LEFT_OUT, error=reason))
+        loaded = source.load()
+        found = validate.ask(loaded)
+        _require_new(registry, found)
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # an import or a hook may raise anything, SystemExit too
+        registry.plugins.append(
+            msgspec.structs.replace(_described(seen, loaded), state=State.LEFT_OUT, error=_reason(error))
+        )
         return
-    registry.probes.update({p.name: p for p in brought.probes})
-    registry.sinks.update({tag_of(s): s for s in brought.sinks})
+    registry.probes.update({p.name: p for p in found.probes})
+    registry.sinks.update({tag_of(s): s for s in found.sinks})
     registry.plugins.append(
         msgspec.structs.replace(
             _described(seen, loaded),
-            hooks=brought.hooks,
-            probes=tuple(p.name for p in brought.probes),
-            sinks=tuple(tag_of(s) for s in brought.sinks),
+            hooks=found.hooks,
+            probes=tuple(p.name for p in found.probes),
+            sinks=tuple(tag_of(s) for s in found.sinks),
         )
     )
 
 
-def _one_line(text: str) -> str:
-    """What a stranger's code says goes to root's terminal."""
-    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in " ".join(text.split()))
+def _reason(error: BaseException) -> str:
+    """Return in one line why a plugin cannot be used."""
+    text = str(error) if isinstance(error, PluginError) else f"{type(error).__name__}: {error}"
+    return escaped(" ".join(text.split())).removesuffix(":") or type(error).__name__
 
 
-def _described(seen: Plugin, loaded: list[object]) -> Plugin:
-    """With what the plugin says of itself."""
-    if not loaded:
+def _described(seen: Plugin, loaded: object) -> Plugin:
+    """Return the plugin with what its module says about itself, if it was imported."""
+    if loaded is None:
         return seen
-    said, version = contract.api_version(loaded[0]), getattr(loaded[0], "__version__", "")
+    said, version = validate.api_version(loaded), getattr(loaded, "__version__", "")
     # a module's attribute may be anything
     seen = msgspec.structs.replace(seen, api_version=said if isinstance(said, int) else 0)
-    if isinstance(loaded[0], ModuleType) and seen.file and isinstance(version, str):
+    if isinstance(loaded, ModuleType) and seen.file and isinstance(version, str):
         seen = msgspec.structs.replace(seen, version=version)
     return seen
 
@@ -192,27 +189,27 @@ def _described(seen: Plugin, loaded: list[object]) -> Plugin:
 def _require_new_name(registry: Registry, seen: Plugin) -> None:
     for other in registry.plugins:
         if other.name == seen.name:
-            raise PluginError(f"plugin '{seen.name}' of {other.origin} has that name already: rename or disable one")
+            raise PluginError(f"plugin '{seen.name}' of {other.origin} already has that name: rename or disable one")
 
 
-def _require_new(registry: Registry, brought: Brought) -> None:
-    """Nothing may be called as what another plugin has brought."""
+def _require_new(registry: Registry, found: Contribution) -> None:
+    """Raise PluginError if another plugin already uses one of the names."""
     of_probe = {name: p for p in registry.plugins for name in p.probes}
     of_sink = {name: p for p in registry.plugins for name in p.sinks}
     charts = {chart.id: of_probe[probe.name] for probe in registry.probes.values() for chart in probe.charts}
     for what, names, owners in (
-        ("probe", [p.name for p in brought.probes], of_probe),
-        ("sink type", [tag_of(s) for s in brought.sinks], of_sink),
-        ("chart", [c.id for p in brought.probes for c in p.charts], charts),
+        ("probe", [p.name for p in found.probes], of_probe),
+        ("sink type", [tag_of(s) for s in found.sinks], of_sink),
+        ("chart", [c.id for p in found.probes for c in p.charts], charts),
     ):
         for name in names:
             if name in owners:
                 other = owners[name]
-                raise PluginError(f"plugin '{other.name}' of {other.origin} has brought a {what} '{name}' already")
+                raise PluginError(f"plugin '{other.name}' of {other.origin} already has a {what} '{name}'")
 
 
 def render(plugins: Iterable[Plugin]) -> Iterator[str]:
-    """The plugins for people: a line each, what is left out with the reason."""
+    """Yield a table of the plugins for people, with the reason for each that is left out."""
     rows = [("PLUGIN", "API", "STATE", "FROM", "HOOKS", "BRINGS")]
     for plugin in plugins:
         brings = [f"probe {name}" for name in plugin.probes] + [f"sink {name}" for name in plugin.sinks]

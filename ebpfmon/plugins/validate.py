@@ -1,6 +1,6 @@
-"""What a plugin promises: asks its hooks, and refuses what they return if ebpfmon cannot use it, saying why.
+"""Call a plugin's hooks and validate what they return.
 
-`registry` uses it for every plugin, `ebpfmon.testing.check_plugin` for an author's own: the words are the same.
+`registry` does this for every plugin, and `ebpfmon.testing.check_plugin` for an author, who gets the same messages.
 """
 
 from __future__ import annotations
@@ -15,32 +15,39 @@ import msgspec
 import pluggy
 
 from ebpfmon.errors import PluginError
-from ebpfmon.model.everything import (
+from ebpfmon.model import (
     API_VERSION,
     Buckets,
+    Candidate,
     Chart,
+    Column,
     Dimension,
+    Event,
     Kind,
+    LoadMode,
     Probe,
     ProbeSettings,
-    Scope,
     SinkSettings,
     tag_of,
 )
 from ebpfmon.plugins import hookspecs
 
 HOOKS = ("ebpfmon_register_probes", "ebpfmon_register_sinks")
-"""All there are."""
+"""All hooks."""
 OWN_CHARTS = "ebpfmon."
-"""How the ids of ebpfmon's own charts begin."""
+"""The prefix of the ids of ebpfmon's own charts."""
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _CHART_ID = re.compile(r"[A-Za-z0-9_-]+\.[A-Za-z0-9_.-]+")
+COLUMNS_OF_TOP = frozenset({"pid", "user", "group", "command", "count"})
+"""The ids of the columns that `top` always has."""
+_GROUPED_ID = re.compile(r"[A-Za-z0-9_-]+")
+_LABEL = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _DIMENSION_ID = re.compile(r"[A-Za-z0-9_.:-]+")
 
 
 @dataclass(frozen=True, slots=True)
-class Brought:
-    """What a plugin brings, and by which hooks."""
+class Contribution:
+    """The probes and sinks of a plugin, and the hooks that returned them."""
 
     probes: tuple[Probe, ...] = ()
     sinks: tuple[type[SinkSettings], ...] = ()
@@ -48,11 +55,11 @@ class Brought:
 
 
 def api_version(plugin: object) -> object:
-    """The version of the API that a plugin says it was written for; None if it says nothing."""
+    """Return the API version that a plugin says it was written for; None if it says nothing."""
     return getattr(plugin, "EBPFMON_API_VERSION", None)
 
 
-def ask(plugin: object) -> Brought:
+def ask(plugin: object) -> Contribution:
     """Call a plugin's hooks and check what they return.
 
     Raises PluginError with the reason why it cannot be used, and whatever its hooks raise.
@@ -80,10 +87,10 @@ def ask(plugin: object) -> Brought:
         _check_sink(sink)
     for what, names in (("probe", [p.name for p in probes]), ("sink type", [tag_of(s) for s in sinks])):
         if twice := _twice(names):
-            raise PluginError(f"it brings two of the same name: {what} '{twice}'")
+            raise PluginError(f"it has two of the same name: {what} '{twice}'")
     if twice := _twice(c.id for p in probes for c in p.charts):
-        raise PluginError(f"it brings two charts of the same id: '{twice}'")
-    return Brought(probes, sinks, hooks)
+        raise PluginError(f"it has two charts of the same id: '{twice}'")
+    return Contribution(probes, sinks, hooks)
 
 
 def _hook(manager: pluggy.PluginManager, name: str) -> Any:
@@ -91,7 +98,7 @@ def _hook(manager: pluggy.PluginManager, name: str) -> Any:
 
 
 def _returned(manager: pluggy.PluginManager, hook: str, expected: str) -> tuple[Any, ...]:
-    """What a hook returns, which has to be a list or a tuple."""
+    """Return all that a hook returns. Raises PluginError unless it is a list or a tuple."""
     found: list[Any] = []
     for some in _hook(manager, hook)():
         if inspect.iscoroutine(some):
@@ -116,9 +123,49 @@ def _check_probe(probe: object) -> None:
         raise PluginError(f"{step}: setup: {_shown(probe.setup)}: expected a function from its settings to a Setup")
     if not isinstance(probe.charts, list | tuple):
         raise PluginError(f"{step}: charts: {_shown(probe.charts)}: expected a tuple of Chart")
+    if not isinstance(probe.events, list | tuple):
+        raise PluginError(f"{step}: events: {_shown(probe.events)}: expected a tuple of Event")
     _check_settings(probe.settings, ProbeSettings, step, defaults=True)
+    for event in probe.events:
+        _check_event(event, step)
+    if twice := _twice(e.name for e in probe.events):
+        raise PluginError(f"{step}: it has two events '{twice}'")
     for chart in probe.charts:
         _check_chart(chart, step)
+    if not isinstance(probe.columns, list | tuple) or not all(isinstance(c, Column) for c in probe.columns):
+        raise PluginError(f"{step}: columns: {_shown(probe.columns)}: expected a tuple of Column")
+    for column in probe.columns:
+        if column.id in COLUMNS_OF_TOP:
+            raise PluginError(f"{step}: column '{column.id}': `top` has a column of that id: choose another")
+
+
+def _check_event(event: object, step: str) -> None:
+    if not isinstance(event, Event):
+        raise PluginError(f"{step}: events: {_shown(event)}: expected an Event")
+    if not (isinstance(event.name, str) and _NAME.fullmatch(event.name)):
+        raise PluginError(f"{step}: event {_shown(event.name)}: a name has letters, digits and _")
+    step += f": event '{event.name}'"
+    if not isinstance(event.optional, bool):
+        raise PluginError(f"{step}: optional: {_shown(event.optional)}: expected bool")
+    if not isinstance(event.candidates, list | tuple) or not event.candidates:
+        raise PluginError(f"{step}: candidates: {_shown(event.candidates)}: expected a tuple, of one Candidate or more")
+    for candidate in event.candidates:
+        _check_candidate(candidate, step)
+
+
+def _check_candidate(candidate: object, step: str) -> None:
+    if not isinstance(candidate, Candidate):
+        raise PluginError(f"{step}: candidates: {_shown(candidate)}: expected a Candidate")
+    programs = candidate.programs
+    if not isinstance(programs, list | tuple) or not programs or not all(isinstance(name, str) for name in programs):
+        raise PluginError(f"{step}: programs: {_shown(programs)}: expected a tuple of names, such as ('exec_tp',)")
+    kinds: dict[str, tuple[type, ...]] = {
+        "mode": (LoadMode, type(None)), "arguments": (int, type(None)), "softirq": (bool,), "setting": (str,),
+    }  # fmt: skip
+    for field, kind in kinds.items():
+        value = getattr(candidate, field)
+        if not isinstance(value, kind) or (field == "arguments" and isinstance(value, bool)):
+            raise PluginError(f"{step}: {field}: {_shown(value)}: expected {kind[0].__name__}")
 
 
 def _check_sink(sink: object) -> None:
@@ -136,7 +183,7 @@ def _check_sink(sink: object) -> None:
 
 
 def _check_settings(settings: object, base: type, step: str, *, defaults: bool) -> None:
-    """Whether a section of the settings file can become one of these at all."""
+    """Raise PluginError if no section of a settings file can become such settings."""
     if not (isinstance(settings, type) and issubclass(settings, base)):
         raise PluginError(f"{step}: settings: {_shown(settings)}: expected a subclass of {base.__name__}")
     try:
@@ -144,21 +191,23 @@ def _check_settings(settings: object, base: type, step: str, *, defaults: bool) 
     except msgspec.ValidationError as error:
         if defaults:
             raise PluginError(f"{step}: settings: without a section they must hold as well: {error}") from None
-    except Exception as error:  # what msgspec makes of a stranger's annotations
+    except Exception as error:  # msgspec cannot make sense of the annotations
         raise PluginError(f"{step}: settings: {type(error).__name__}: {error}") from None
 
 
 def _check_chart(chart: object, step: str) -> None:
     if not isinstance(chart, Chart):
         raise PluginError(f"{step}: charts: {_shown(chart)}: expected a Chart")
-    if not (isinstance(chart.id, str) and _CHART_ID.fullmatch(chart.id)):
-        raise PluginError(f"{step}: chart {_shown(chart.id)}: an id is TYPE.NAME, of letters, digits, _ and -")
+    expected = _GROUPED_ID if chart.grouped is True else _CHART_ID
+    if not (isinstance(chart.id, str) and expected.fullmatch(chart.id)):
+        form = "NAME, as a grouped chart gets its type from the grouping," if chart.grouped is True else "TYPE.NAME,"
+        raise PluginError(f"{step}: chart {_shown(chart.id)}: an id is {form} of letters, digits, _ and -")
     step += f": chart '{chart.id}'"
     if chart.id.startswith(OWN_CHARTS):
         raise PluginError(f"{step}: what begins with '{OWN_CHARTS}' is ebpfmon's own")
     kinds: dict[str, type] = {
         "title": str, "units": str, "family": str, "table": str, "priority": int, "return_only": bool, "kind": Kind,
-        "scope": Scope, "key": str,
+        "grouped": bool, "separator": str, "unbounded": bool,
     }  # fmt: skip
     for field, kind in kinds.items():
         value = getattr(chart, field)
@@ -166,24 +215,25 @@ def _check_chart(chart: object, step: str) -> None:
             raise PluginError(f"{step}: {field}: {_shown(value)}: expected {kind.__name__}")
     if chart.buckets is not None and not isinstance(chart.buckets, Buckets):
         raise PluginError(f"{step}: buckets: {_shown(chart.buckets)}: expected Buckets")
-    if not isinstance(chart.dimensions, list | tuple) or not chart.dimensions:
+    if not isinstance(chart.labels, list | tuple) or not all(
+        isinstance(label, str) and _LABEL.fullmatch(label) for label in chart.labels
+    ):
+        raise PluginError(f"{step}: labels: {_shown(chart.labels)}: expected a tuple of names, such as ('disk',)")
+    if chart.grouped and chart.labels:
+        raise PluginError(f"{step}: labels: {_shown(chart.labels)}: a grouped chart gets its label from the grouping")
+    if not isinstance(chart.dimensions, list | tuple) or not (chart.dimensions or chart.buckets):
         raise PluginError(f"{step}: dimensions: {_shown(chart.dimensions)}: expected a tuple, of one Dimension or more")
     for dimension in chart.dimensions:
-        _check_dimension(dimension, step, of_keys=chart.scope is Scope.KEYS)
+        _check_dimension(dimension, step)
     if twice := _twice(d.id for d in chart.dimensions):
         raise PluginError(f"{step}: it has two dimensions '{twice}'")
-    if chart.scope is Scope.APPS and len(chart.dimensions) != 1:
-        raise PluginError(f"{step}: {len(chart.dimensions)} dimensions: a chart by application has one")
-    if chart.scope is Scope.APPS and chart.kind is Kind.LEVEL:
-        raise PluginError(f"{step}: a level: by application there are counters alone")
 
 
-def _check_dimension(dimension: object, step: str, *, of_keys: bool) -> None:
+def _check_dimension(dimension: object, step: str) -> None:
     if not isinstance(dimension, Dimension):
         raise PluginError(f"{step}: dimensions: {_shown(dimension)}: expected a Dimension")
     id_, step = dimension.id, f"{step}: dimension {_shown(dimension.id)}"
-    # of a template it is what follows the key's
-    if not (isinstance(id_, str) and (_DIMENSION_ID.fullmatch(id_) or (of_keys and not id_))):
+    if not (isinstance(id_, str) and _DIMENSION_ID.fullmatch(id_)):
         raise PluginError(f"{step}: an id has letters, digits and _ . : -")
     if not isinstance(dimension.name, str):
         raise PluginError(f"{step}: name: {_shown(dimension.name)}: expected str")
@@ -209,21 +259,38 @@ def _shown(value: object) -> str:
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 
-def misfit(probe: Probe, counters: Mapping[str, Sequence[str]], keyed: Container[str]) -> str:
-    """Why a probe's charts do not fit the tables of its object; empty if they do.
+def violation(
+    probe: Probe, counters: Mapping[str, Sequence[str]], labels: Mapping[str, Sequence[str]], by_process: Container[str]
+) -> str:
+    """Return how a probe's charts and columns contradict the tables of its object; "" if they do not.
 
-    `counters` are the fields of each table, by its stem; `keyed` the tables that have a meaning in Setup.keys.
+    `counters` are the fields of each table, `labels` the label names that Setup.labels gives to tables with keys of
+    their own, `by_process` the tables by process.
     """
     stems = list(counters)
     for chart in probe.charts:
         stem = chart.table or stems[0]
         if stem not in counters:
             return f"chart '{chart.id}': its object has no table '{stem}': it has {', '.join(stems)}"
-        if chart.scope is Scope.KEYS and stem not in keyed:
-            return f"chart '{chart.id}': Setup.keys must say what the keys of table '{stem}' mean"
-        for dimension in chart.dimensions:
+        if chart.grouped and stem not in by_process:
+            return f"chart '{chart.id}': table '{stem}' is not by process, so its rows belong to no group"
+        if chart.labels and stem not in labels:
+            return f"chart '{chart.id}': Setup.labels must say what the rows of table '{stem}' are called"
+        if chart.labels and tuple(chart.labels) != tuple(labels[stem]):
+            return f"chart '{chart.id}': labels: {chart.labels}: Setup.labels of table '{stem}' has {labels[stem]}"
+        for dimension in chart.columns:
             for name in (*dimension.plus, *dimension.minus):
                 if name not in counters[stem]:
-                    has = ", ".join(counters[stem])
-                    return f"chart '{chart.id}': table '{stem}' has no field '{name}': it has {has}"
+                    return f"chart '{chart.id}': {_no_field(stem, name, counters)}"
+    for column in probe.columns:
+        stem = column.table or stems[0]
+        if stem not in counters:
+            return f"column '{column.id}': its object has no table '{stem}': it has {', '.join(stems)}"
+        for name in column.fields:
+            if name not in counters[stem]:
+                return f"column '{column.id}': {_no_field(stem, name, counters)}"
     return ""
+
+
+def _no_field(stem: str, name: str, counters: Mapping[str, Sequence[str]]) -> str:
+    return f"table '{stem}' has no field '{name}': it has {', '.join(counters[stem])}"

@@ -6,7 +6,7 @@ Public, like what `ebpfmon` exports. Nothing here needs pytest but `ebpfmon.test
 """
 
 from ebpfmon.testing.clock import FakeClock
-from ebpfmon.testing.intervals import PROCESS_IDENTITY, chart, keyed_table, process_table, snapshot, values
+from ebpfmon.testing.intervals import PROCESS_IDENTITY, chart, data, keyed_table, process_table, snapshot, view
 from ebpfmon.testing.kernel import Counting, load_probe, why_not
 from ebpfmon.testing.plugins import check_plugin
 from ebpfmon.testing.running import RunningDaemon
@@ -21,11 +21,12 @@ __all__ = [
     "RunningDaemon",
     "chart",
     "check_plugin",
+    "data",
     "deliver",
     "keyed_table",
     "load_probe",
     "process_table",
     "snapshot",
-    "values",
+    "view",
     "why_not",
 ]

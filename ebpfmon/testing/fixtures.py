@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from ebpfmon.model.everything import Probe
+from ebpfmon.model import Probe
 from ebpfmon.testing.clock import FakeClock
 from ebpfmon.testing.kernel import Counting, load_probe, why_not
 

@@ -1,4 +1,4 @@
-"""Charts, tables and snapshots of a test's making, as small as it likes."""
+"""Make charts, tables and snapshots for tests, as small as they like."""
 
 from __future__ import annotations
 
@@ -7,7 +7,20 @@ from typing import Any
 
 import numpy as np
 
-from ebpfmon.model.everything import Chart, ChartValues, Dimension, Kind, Owners, Snapshot, TableHarvest, Value
+from ebpfmon.model import (
+    Chart,
+    ChartData,
+    Column,
+    Dimension,
+    Kind,
+    LabelSource,
+    Role,
+    RowGroups,
+    SeriesIndex,
+    Snapshot,
+    TableHarvest,
+    TableView,
+)
 
 PROCESS_IDENTITY = [
     ("start_ns", "u8"), ("tgid", "u4"), ("exec_id", "u4"), ("cgroup_id", "u8"), ("parent_tgid", "u4"), ("uid", "u4"),
@@ -22,22 +35,48 @@ def chart(
     kind: Kind = Kind.COUNTER,
     units: str = "calls/s",
     family: str = "VFS",
+    labels: tuple[str, ...] = (),
 ) -> Chart:
-    """A chart of no importance."""
-    return Chart(id=id, title="Calls", units=units, family=family, priority=1, dimensions=dimensions, kind=kind)
+    """Return a chart of no importance."""
+    return Chart(
+        id=id, title="Calls", units=units, family=family, priority=1, dimensions=dimensions, kind=kind, labels=labels
+    )
 
 
-def values(of: Chart, *deltas: int | float) -> ChartValues:
-    """A chart with these values, one for each dimension, and totals of 1000 where it counts."""
-    total = 1000 if of.kind is Kind.COUNTER else 0
-    return ChartValues(of, tuple(Value(d, delta, total) for d, delta in zip(of.dimensions, deltas, strict=True)))
+def data(
+    of: Chart,
+    *deltas: int | float,
+    series: Mapping[tuple[str, ...], Sequence[int | float]] | None = None,
+    names: Mapping[tuple[str, ...], tuple[str, ...]] | None = None,
+    other: Sequence[int | float] | None = None,
+    overflow: Sequence[int | float] | None = None,
+) -> ChartData:
+    """Return a chart with these numbers: without labels one number for each column, else by label values in `series`,
+    then those of `other` and `overflow` if they are given. `names` are what people call label values. Totals are 1000
+    where the chart counts."""
+    rows: list[tuple[tuple[str, ...], Role, Sequence[int | float]]] = []
+    if not of.labels:
+        rows.append(((), Role.ITEM, deltas))
+    rows += [(labels, Role.ITEM, numbers) for labels, numbers in (series or {}).items()]
+    for role, numbers in ((Role.OTHER, other), (Role.OVERFLOW, overflow)):
+        if numbers is not None:
+            rows.append(((role.value,) * len(of.labels), role, numbers))
+    index = SeriesIndex(
+        labels=tuple(labels for labels, _, _ in rows),
+        names=tuple((names or {}).get(labels, labels) for labels, _, _ in rows),
+        roles=tuple(role for _, role, _ in rows),
+        starts_s=(1.6e9,) * len(rows),
+    )
+    array = np.array([list(numbers) for _, _, numbers in rows]).reshape(len(rows), len(of.columns))
+    totals = np.full(array.shape, 1000 if of.kind.cumulative else 0, np.int64)
+    return ChartData(chart=of, index=index, deltas=array, totals=totals)
 
 
 def process_table(
     counters: Sequence[str], rows: Sequence[Mapping[str, Any]], *, overflow_calls: int = 0, capacity: int = 64
 ) -> TableHarvest:
-    """A table by process: of each row what is said, 0 where nothing is. `overflow_calls` of the first counter found no
-    room."""
+    """Return a table by process: of each row what is said, 0 where nothing is. `overflow_calls` of the first counter
+    found no room."""
     return keyed_table(PROCESS_IDENTITY, counters, rows, overflow_calls=overflow_calls, capacity=capacity)
 
 
@@ -49,7 +88,8 @@ def keyed_table(
     overflow_calls: int = 0,
     capacity: int = 64,
 ) -> TableHarvest:
-    """A table by a key of its own: names and numpy types of the key's fields, names of the counters, and as above."""
+    """Return a table by a key of its own: names and numpy types of the key's fields, names of the counters, and as
+    above."""
     array = np.zeros(len(rows), np.dtype([*key, *((name, "u8") for name in counters)]))
     for n, row in enumerate(rows):
         for name, value in row.items():
@@ -59,14 +99,30 @@ def keyed_table(
     return TableHarvest(array, totals, overflow, overflow_calls, capacity)
 
 
+def view(
+    harvest: TableHarvest,
+    *,
+    columns: Sequence[Column] = (),
+    labels: LabelSource | None = None,
+    groups: Mapping[str, Sequence[str | None]] | None = None,
+) -> TableView:
+    """Return a table as a snapshot has it. `groups`: by grouping, the group of each row, None if it belongs to none."""
+    return TableView(
+        harvest=harvest,
+        columns=tuple(columns),
+        labels=labels,
+        groups={grouping: _row_groups(of_rows) for grouping, of_rows in (groups or {}).items()},
+    )
+
+
+def _row_groups(of_rows: Sequence[str | None]) -> RowGroups:
+    ids = {name: n for n, name in enumerate(dict.fromkeys(name for name in of_rows if name is not None), 1)}
+    numbers = [RowGroups.OTHER if name is None else ids[name] for name in of_rows]
+    return RowGroups(np.array(numbers, np.uint64), {n: name for name, n in ids.items()})
+
+
 def snapshot(
-    host: str = "h",
-    charts: Sequence[ChartValues] = (),
-    tables: Mapping[str, TableHarvest] | None = None,
-    owners: Mapping[str, Owners] | None = None,
+    host: str = "h", charts: Sequence[ChartData] = (), tables: Mapping[str, TableView] | None = None
 ) -> Snapshot:
-    """One interval of half a second."""
-    return Snapshot(
-        host=host, time_s=1.7e9, elapsed_s=0.5, complete=True, charts=tuple(charts), tables=tables or {},
-        owners=owners or {},
-    )  # fmt: skip
+    """Return one interval of half a second."""
+    return Snapshot(host=host, time_s=1.7e9, elapsed_s=0.5, complete=True, charts=tuple(charts), tables=tables or {})

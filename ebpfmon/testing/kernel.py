@@ -13,7 +13,7 @@ from ebpfmon.errors import KernelError
 from ebpfmon.kernel import features
 from ebpfmon.kernel.attach import LoadedProbe, LoadOptions
 from ebpfmon.kernel.libbpf import Libbpf
-from ebpfmon.model.everything import LoadMode, Probe, ProbeSettings, Strategy, TableHarvest
+from ebpfmon.model import LoadMode, Probe, ProbeSettings, Rows, TableHarvest
 from ebpfmon.pipeline.harvest import Harvester
 from ebpfmon.pipeline.schedule import SystemClock
 
@@ -39,9 +39,9 @@ class Counting:
         self._harvests: dict[str, list[TableHarvest]] = {}
 
     @property
-    def events(self) -> dict[str, Strategy | None]:
-        """How each of its events is seen here, None if it cannot be."""
-        return {c.event: c.taken.strategy if c.taken else None for c in self._loaded.choices}
+    def events(self) -> dict[str, str | None]:
+        """The attach method by which each of its events is seen here, None if it cannot be."""
+        return {c.event: c.taken.method.name if c.taken else None for c in self._loaded.choices}
 
     def harvest(self) -> dict[str, TableHarvest]:
         """End the interval: what each table counted in it."""
@@ -50,7 +50,7 @@ class Counting:
             self._harvests.setdefault(stem, []).append(table)
         return tables
 
-    def rows(self, table: str = "") -> np.ndarray:
+    def rows(self, table: str = "") -> Rows:
         """The rows of a table, or of the only one, of all intervals so far; ends the interval."""
         self.harvest()
         return np.concatenate([harvest.rows for harvest in self._of(table)])
@@ -84,7 +84,7 @@ def load_probe(
     settings: ProbeSettings | None = None,
     *,
     mode: LoadMode = LoadMode.RETURN,
-    strategy: Strategy | None = None,
+    attach_method: str | None = None,
 ) -> Counting:
     """Load a probe and attach it, with its settings (by default its defaults), as the daemon does.
 
@@ -93,5 +93,7 @@ def load_probe(
     settings = settings or probe.settings()
     kernel = features.look()
     features.require_permission(kernel)
-    options = LoadOptions(mode=mode, strategy=strategy, table_size=settings.table_size, setup=probe.setup(settings))
+    options = LoadOptions(
+        mode=mode, attach_method=attach_method, table_size=settings.table_size, setup=probe.setup(settings)
+    )
     return Counting(load_one(probe, Libbpf(), kernel, options))

@@ -12,9 +12,9 @@ from typing import Any, Self
 import msgspec
 import numpy as np
 
-from ebpfmon.config import settings as config
+from ebpfmon import config
 from ebpfmon.daemon import run as daemon
-from ebpfmon.model.everything import Snapshot
+from ebpfmon.model import Rows, Snapshot
 from ebpfmon.plugins import registry
 from ebpfmon.testing.sinks import RecordingSettings
 
@@ -51,9 +51,9 @@ class RunningDaemon:
         self._loop.call_soon_threadsafe(self._asked.set)
 
     def _run(self) -> None:
-        again = daemon.Again(self._asked, lambda: self.settings)
+        reload = daemon.Reload(self._asked, lambda: self.settings)
         try:
-            self._loop.run_until_complete(daemon.run(self.settings, self._registry, self._stop, again=again))
+            self._loop.run_until_complete(daemon.run(self.settings, self._registry, self._stop, reload=reload))
         except BaseException as error:
             self._error = error
         finally:
@@ -83,11 +83,12 @@ class RunningDaemon:
             assert time.monotonic() < end, "what was waited for did not come"
             time.sleep(0.05)
 
-    def rows(self, table: str) -> np.ndarray:
+    def rows(self, table: str) -> Rows:
         """All rows of a table so far, of all intervals."""
-        return np.concatenate([s.tables[table].rows for s in self.snapshots])
+        return np.concatenate([s.tables[table].harvest.rows for s in self.snapshots])
 
-    def total(self, chart: str, dimension: str) -> int | float:
-        """What a dimension's intervals come to so far."""
-        charts = [c for s in self.snapshots for c in s.charts if c.chart.id == chart]
-        return sum(v.delta for c in charts for v in c.values if v.dimension.id == dimension)
+    def total(self, chart: str, dimension: str, **labels: str) -> int | float:
+        """Return what a dimension's intervals come to so far: of the series with these label values, or of all."""
+        found = [s for snapshot in self.snapshots for data in [snapshot.chart(chart)] if data for s in data.series()]
+        chosen = [s for s in found if labels.items() <= s.label_map.items()]
+        return sum(s.deltas[[c.id for c in s.chart.columns].index(dimension)] for s in chosen)

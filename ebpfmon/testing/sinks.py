@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import Any, Self
 
-from ebpfmon.model.everything import SinkSettings, Snapshot
+from ebpfmon.model import SinkSettings, Snapshot
 
 
 class RecordingSettings(SinkSettings, tag="recording", frozen=True):

@@ -3,16 +3,24 @@
 from collections.abc import Sequence
 
 from ebpfmon import Probe, hookimpl
-from ebpfmon_block_io.charts import CHARTS
+from ebpfmon_block_io.charts import CHARTS, COLUMNS
 from ebpfmon_block_io.disks import BlockIoSettings, setup
+from ebpfmon_block_io.events import EVENTS
 
-EBPFMON_API_VERSION = 1
+EBPFMON_API_VERSION = 2
 
 
 @hookimpl
 def ebpfmon_register_probes() -> Sequence[Probe]:
     return [
         Probe(
-            name="block_io", package=__name__, object="block_io", charts=CHARTS, settings=BlockIoSettings, setup=setup
+            name="block_io",
+            package=__name__,
+            object="block_io",
+            charts=CHARTS,
+            columns=COLUMNS,
+            events=EVENTS,
+            settings=BlockIoSettings,
+            setup=setup,
         )
     ]

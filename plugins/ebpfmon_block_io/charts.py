@@ -1,11 +1,12 @@
 """What is shown of disks: of all together, and of each. The fields are the counters in `block_io.bpf.c`."""
 
-from ebpfmon import Buckets, Chart, Dimension, Kind, Scope
+from ebpfmon import Buckets, Chart, Column, Dimension, Kind
 
 SLOTS = 24
 OPERATIONS = ("read", "write", "flush", "discard")
 _MOVING = ("read", "write", "discard")  # a flush has no bytes of its own
 _FAMILY = "Disks"
+LABELS = ("disk",)
 
 
 def _each(suffix: str, operations: tuple[str, ...] = OPERATIONS, minus: str = "") -> tuple[Dimension, ...]:
@@ -23,30 +24,28 @@ def _latency(operation: str) -> Buckets:
     )
 
 
-def _charts(scope: Scope, what: str, of: str, priority: int) -> tuple[Chart, ...]:
-    key = "disk" if scope is Scope.KEYS else ""
+def _charts(labels: tuple[str, ...], what: str, of: str, priority: int) -> tuple[Chart, ...]:
     return (
         Chart(
             id=f"ebpf.{what}_io", title=f"Bytes moved{of}", units="bytes/s", family=_FAMILY, priority=priority,
-            scope=scope, key=key, dimensions=_each("bytes", _MOVING),
+            labels=labels, dimensions=_each("bytes", _MOVING),
         ),
         Chart(
             id=f"ebpf.{what}_requests", title=f"Requests completed{of}", units="requests/s", family=_FAMILY,
-            priority=priority + 1, scope=scope, key=key, dimensions=_each("requests"),
+            priority=priority + 1, labels=labels, dimensions=_each("requests"),
         ),
         Chart(
             id=f"ebpf.{what}_errors", title=f"Requests that failed{of}", units="requests/s", family=_FAMILY,
-            priority=priority + 2, scope=scope, key=key, dimensions=_each("errors"),
+            priority=priority + 2, labels=labels, dimensions=_each("errors"),
         ),
         Chart(
             id=f"ebpf.{what}_in_flight", title=f"Requests in flight{of}", units="requests", family=_FAMILY,
-            priority=priority + 3, scope=scope, key=key, kind=Kind.LEVEL, dimensions=_each("issued", minus="requests"),
+            priority=priority + 3, labels=labels, kind=Kind.GAUGE, dimensions=_each("issued", minus="requests"),
         ),
         *(
             Chart(
                 id=f"ebpf.{what}_{op}_latency", title=f"Time of a {op}{of}", units="requests/s", family=_FAMILY,
-                priority=priority + 4 + n, scope=scope, key=key, buckets=_latency(op),
-                dimensions=_latency(op).dimensions,
+                priority=priority + 4 + n, labels=labels, buckets=_latency(op),
             )
             for n, op in enumerate(OPERATIONS)
         ),
@@ -58,7 +57,15 @@ UNFOLLOWED = Chart(
     priority=21508, dimensions=(Dimension("unfollowed", "not followed", ("unfollowed",)),),
 )  # fmt: skip
 CHARTS = (
-    *_charts(Scope.SYSTEM, "block", "", 21500),
+    *_charts((), "block", "", 21500),
     UNFOLLOWED,
-    *_charts(Scope.KEYS, "disk", " by disk", 21510),
+    *_charts(LABELS, "disk", " by disk", 21510),
+)
+
+COLUMNS = (
+    *(Column(id=f"{op}_bytes", header=op.upper(), fields=(f"{op}_bytes",), units="bytes/s") for op in _MOVING),
+    *(
+        Column(id=f"{op}_requests", header=f"{op.upper()}S", fields=(f"{op}_requests",), units="requests/s")
+        for op in OPERATIONS
+    ),
 )

@@ -1,4 +1,4 @@
-"""The settings of the probe, and what disks are called."""
+"""The settings of the probe, and the names of disks."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Annotated
 
 import msgspec
-import numpy as np
 
-from ebpfmon import ProbeSettings, Setup
+from ebpfmon import LabelSource, ProbeSettings, Rows, Setup
+from ebpfmon_block_io.charts import LABELS
 
 _MINOR_BITS = 20
 _KNOWN = 4096  # names that are remembered
@@ -26,30 +26,28 @@ class BlockIoSettings(ProbeSettings, frozen=True):
 
 
 def setup(settings: BlockIoSettings) -> Setup:
-    """The keys of the table are disks."""
-    return Setup(keys={"block_io": Disks(settings.maximum_disks)})
+    """Name the disks."""
+    return Setup(labels={"block_io": Disks(settings.maximum_disks)})
 
 
-class Disks:
+class Disks(LabelSource):
     """Whole disks, by the names that they have in /sys/block."""
 
     fields = ("device",)
-    other = "other"
+    labels = LABELS
 
     def __init__(self, maximum: int, of_numbers: Path = Path("/sys/dev/block")) -> None:
         """`of_numbers`: where links named MAJOR:MINOR lead to them."""
         self.maximum, self._of_numbers = maximum, of_numbers
         self._names: dict[int, str] = {}
 
-    def wanted(self, rows: np.ndarray) -> None:
-        """All of them."""
-
-    def labels(self, rows: np.ndarray) -> Sequence[tuple[str, str]]:
-        """`sda`, or what is left of a disk that has no name: its numbers. A disk may go, and its numbers be another's
-        later: it keeps its name as long as it is shown."""
-        names = {device: self._names.get(device) or self._name(device) for device in rows["device"].tolist()}
+    def values(self, rows: Rows) -> Sequence[tuple[str, ...]]:
+        """Return `sda`, or the numbers of a disk that has no name. A disk may go, and its numbers may become another
+        disk's: the former keeps its name as long as it has a series."""
+        devices: list[int] = rows["device"].tolist()
+        names = {device: self._names.get(device) or self._name(device) for device in devices}
         self._names = {**self._names, **names} if len(self._names) < _KNOWN else names
-        return [(names[device], names[device]) for device in rows["device"].tolist()]
+        return [(names[device],) for device in devices]
 
     def _name(self, device: int) -> str:
         numbers = f"{device >> _MINOR_BITS}:{device & (1 << _MINOR_BITS) - 1}"

@@ -3,10 +3,11 @@
 from collections.abc import Sequence
 
 from ebpfmon import Probe, hookimpl
-from ebpfmon_network_viewer.charts import CHARTS
+from ebpfmon_network_viewer.charts import CHARTS, COLUMNS
+from ebpfmon_network_viewer.events import EVENTS
 from ebpfmon_network_viewer.settings import NetworkViewerSettings, setup
 
-EBPFMON_API_VERSION = 1
+EBPFMON_API_VERSION = 2
 
 
 @hookimpl
@@ -17,6 +18,8 @@ def ebpfmon_register_probes() -> Sequence[Probe]:
             package=__name__,
             object="network_viewer",
             charts=CHARTS,
+            columns=COLUMNS,
+            events=EVENTS,
             settings=NetworkViewerSettings,
             setup=setup,
         )

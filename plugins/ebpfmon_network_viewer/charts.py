@@ -1,10 +1,12 @@
 """What the network viewer shows. Ids, titles, families, dimensions and priorities are those that dashboards made for
-Netdata's eBPF collector know. The fields are the counters in `bpf/network_viewer.bpf.h`.
+Netdata's eBPF collector know. The fields are the counters in `processes.h` and `destinations.h`.
 """
 
-from ebpfmon import Chart, Dimension, Scope
+from ebpfmon import Chart, Column, Dimension
 
 _NETWORK, _OUTBOUND, _INBOUND = "network", "outbound", "inbound"  # tables
+LABELS = {_OUTBOUND: ("port", "protocol", "address"), _INBOUND: ("port", "protocol")}
+"""By table, what tells destinations apart: another machine's port and address, or one of this machine's ports."""
 
 SYSTEM_CHARTS = (
     Chart(
@@ -77,21 +79,21 @@ SYSTEM_CHARTS = (
 )  # fmt: skip
 
 
-def _by_application(priority: int, id_: str, title: str, units: str, *fields: str) -> Chart:
+def _grouped(priority: int, id_: str, title: str, units: str, *fields: str) -> Chart:
     return Chart(
-        id=f"apps.{id_}", title=title, units=units, family="ebpf net", priority=priority, scope=Scope.APPS,
-        table=_NETWORK, dimensions=(Dimension("application", "application", fields),),
+        id=id_, title=title, units=units, family="ebpf net", priority=priority, grouped=True, table=_NETWORK,
+        dimensions=(Dimension.value(*fields),),
     )  # fmt: skip
 
 
-APPLICATION_CHARTS = (
-    _by_application(20080, "bandwidth_sent", "Bytes sent", "bytes/s", "tcp_send_bytes", "udp_send_bytes"),
-    _by_application(20081, "bandwidth_recv", "Bytes received", "bytes/s", "tcp_recv_bytes", "udp_recv_bytes"),
-    _by_application(20082, "bandwidth_tcp_send", "TCP calls that send", "calls/s", "tcp_send_calls"),
-    _by_application(20083, "bandwidth_tcp_recv", "TCP calls that receive", "calls/s", "tcp_recv_calls"),
-    _by_application(20084, "bandwidth_tcp_retransmit", "TCP segments retransmitted", "segments/s", "tcp_retransmits"),
-    _by_application(20085, "bandwidth_udp_send", "UDP calls that send", "calls/s", "udp_send_calls"),
-    _by_application(20086, "bandwidth_udp_recv", "UDP calls that receive", "calls/s", "udp_recv_calls"),
+GROUPED_CHARTS = (
+    _grouped(20080, "bandwidth_sent", "Bytes sent", "bytes/s", "tcp_send_bytes", "udp_send_bytes"),
+    _grouped(20081, "bandwidth_recv", "Bytes received", "bytes/s", "tcp_recv_bytes", "udp_recv_bytes"),
+    _grouped(20082, "bandwidth_tcp_send", "TCP calls that send", "calls/s", "tcp_send_calls"),
+    _grouped(20083, "bandwidth_tcp_recv", "TCP calls that receive", "calls/s", "tcp_recv_calls"),
+    _grouped(20084, "bandwidth_tcp_retransmit", "TCP segments retransmitted", "segments/s", "tcp_retransmits"),
+    _grouped(20085, "bandwidth_udp_send", "UDP calls that send", "calls/s", "udp_send_calls"),
+    _grouped(20086, "bandwidth_udp_recv", "UDP calls that receive", "calls/s", "udp_recv_calls"),
 )
 
 
@@ -100,7 +102,7 @@ def _by_destination(
 ) -> Chart:
     return Chart(
         id=f"ebpf.{id_}", title=title, units=units, family="Network connections", priority=priority,
-        scope=Scope.KEYS, table=table, dimensions=dimensions,
+        labels=LABELS[table], unbounded=True, table=table, dimensions=dimensions,
     )  # fmt: skip
 
 
@@ -112,7 +114,7 @@ _CALLS = (
     Dimension("sent", "sent", ("sent_calls",), negative=True),
     Dimension("recv", "recv", ("received_calls",)),
 )
-_RETRANSMITS = (Dimension("", "", ("retransmits",)),)
+_RETRANSMITS = (Dimension.value("retransmits"),)
 
 DESTINATION_CHARTS = (
     _by_destination(21080, "outbound_bytes", "Outbound connections (bytes)", "bytes/s", _OUTBOUND, _BYTES),
@@ -123,4 +125,32 @@ DESTINATION_CHARTS = (
     _by_destination(21084, "inbound_bytes", "Inbound connections (bytes)", "bytes/s", _INBOUND, _BYTES),
     _by_destination(21085, "inbound_packets", "Inbound connections (calls)", "calls/s", _INBOUND, _CALLS),
 )
-CHARTS = SYSTEM_CHARTS + APPLICATION_CHARTS + DESTINATION_CHARTS
+CHARTS = SYSTEM_CHARTS + GROUPED_CHARTS + DESTINATION_CHARTS
+
+COLUMNS = (
+    Column(
+        id="sent", header="SENT", fields=("tcp_send_bytes", "udp_send_bytes"), units="bytes/s", letter="S", rank=6,
+        name="sent", table=_NETWORK,
+    ),
+    Column(
+        id="recv", header="RECV", fields=("tcp_recv_bytes", "udp_recv_bytes"), units="bytes/s", letter="V", rank=7,
+        name="recv", table=_NETWORK,
+    ),
+    Column(
+        id="err", header="ERR", units="errors/s", letter="E", width=5, rank=8, return_only=True, table=_NETWORK,
+        fields=(
+            "tcp_send_errors", "tcp_recv_errors", "udp_send_errors", "udp_recv_errors", "tcp_connects_failed",
+        ),
+    ),
+    *(
+        column
+        for table in (_OUTBOUND, _INBOUND)
+        for column in (
+            Column(id="bytes_sent", header="SENT", fields=("sent_bytes",), units="bytes/s", table=table),
+            Column(id="bytes_received", header="RECV", fields=("received_bytes",), units="bytes/s", table=table),
+            Column(id="calls_sent", header="SENDS", fields=("sent_calls",), table=table),
+            Column(id="calls_received", header="RECVS", fields=("received_calls",), table=table),
+            Column(id="retransmits", header="RETRANS", fields=("retransmits",), units="segments/s", table=table),
+        )
+    ),
+)  # fmt: skip

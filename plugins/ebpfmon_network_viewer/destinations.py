@@ -1,4 +1,4 @@
-"""What destinations are called, and which of them are wanted: the keys of the tables `outbound` and `inbound`."""
+"""Say what destinations are called, and which are wanted: the labels of the tables `outbound` and `inbound`."""
 
 from __future__ import annotations
 
@@ -7,7 +7,10 @@ from functools import lru_cache
 from ipaddress import IPv6Address
 
 import numpy as np
+from numpy.typing import NDArray
 
+from ebpfmon import LabelSource, Rows
+from ebpfmon_network_viewer.charts import LABELS
 from ebpfmon_network_viewer.resolver import Resolver
 from ebpfmon_network_viewer.selectors import Hostnames
 from ebpfmon_network_viewer.services import Services
@@ -15,29 +18,32 @@ from ebpfmon_network_viewer.services import Services
 PROTOCOLS = {6: "TCP", 17: "UDP"}
 
 
-class Inbound:
-    """This machine's ports that others talk to: `https:TCP`."""
+class Inbound(LabelSource):
+    """This machine's ports that others talk to: `443`, `TCP`, which people read as `https`, `TCP`."""
 
     fields = ("port", "protocol")
-    other = "other:ALL"
+    labels = LABELS["inbound"]
+    other = ("other", "ALL")
 
     def __init__(self, maximum: int, services: Services | None) -> None:
-        """`services` None: ports keep their numbers."""
+        """`services` None: ports have no names."""
         self.maximum, self._services = maximum, services
 
-    def wanted(self, rows: np.ndarray) -> None:
-        """All of them: the filters act in the kernel."""
+    def values(self, rows: Rows) -> Sequence[tuple[str, ...]]:
+        """Return port and protocol."""
+        return [(str(port), PROTOCOLS[protocol]) for port, protocol in rows[list(self.fields)].tolist()]
 
-    def labels(self, rows: np.ndarray) -> Sequence[tuple[str, str]]:
-        """`443:TCP` and `https:TCP`."""
+    def names(self, rows: Rows) -> Sequence[tuple[str, ...]]:
+        """Return the service's name and the protocol."""
         return [_port(port, protocol, self._services) for port, protocol in rows[list(self.fields)].tolist()]
 
 
-class Outbound:
-    """Other machines' ports: `https:TCP:192.0.2.1`, `domain:UDP:[2001:db8::1]`."""
+class Outbound(LabelSource):
+    """Other machines' ports: `443`, `TCP`, `192.0.2.1`, which people read as `https`, `TCP`, `example.org`."""
 
     fields = ("address_high", "address_low", "port", "protocol")
-    other = "other:ALL:other"
+    labels = LABELS["outbound"]
+    other = ("other", "ALL", "other")
 
     def __init__(
         self, maximum: int, services: Services | None, resolver: Resolver | None, hostnames: Hostnames
@@ -46,29 +52,33 @@ class Outbound:
         self.maximum, self._services = maximum, services
         self._resolver, self._hostnames = resolver, hostnames
 
-    def wanted(self, rows: np.ndarray) -> np.ndarray | None:
-        """Those whose names are, or are not known (yet)."""
+    def wanted(self, rows: Rows) -> NDArray[np.bool_] | None:
+        """Choose destinations whose host is selected by its name, or has no name (yet)."""
         if self._resolver is None or self._hostnames.all:
             return None
         addresses, of_rows = np.unique(rows[["address_high", "address_low"]], return_inverse=True)
         names = [self._resolver.name(address_text(*address)) for address in addresses.tolist()]
         return np.array([name is None or name in self._hostnames for name in names], bool)[of_rows]
 
-    def labels(self, rows: np.ndarray) -> Sequence[tuple[str, str]]:
-        """`443:TCP:192.0.2.1` and `https:TCP:example.org`."""
-        labels = []
-        for high, low, port, protocol in rows[list(self.fields)].tolist():
-            address = address_text(high, low)
-            name = self._resolver.name(address) if self._resolver else None
-            shown = f"[{address}]" if ":" in address else address
-            id_, label = _port(port, protocol, self._services)
-            labels.append((f"{id_}:{shown}", f"{label}:{name or shown}"))
-        return labels
+    def values(self, rows: Rows) -> Sequence[tuple[str, ...]]:
+        """Return port, protocol and address."""
+        keys = rows[list(self.fields)].tolist()
+        return [(str(port), PROTOCOLS[protocol], address_text(high, low)) for high, low, port, protocol in keys]
+
+    def names(self, rows: Rows) -> Sequence[tuple[str, ...]]:
+        """Return the names of service and host, as far as they are known."""
+        return [
+            (*_port(port, protocol, self._services), self._host(address_text(high, low)))
+            for high, low, port, protocol in rows[list(self.fields)].tolist()
+        ]
+
+    def _host(self, address: str) -> str:
+        return (self._resolver.name(address) if self._resolver else None) or address
 
 
 @lru_cache(4096)
 def address_text(high: int, low: int) -> str:
-    """An address out of its halves, whose bytes are as in a packet."""
+    """Return an address given as its halves, whose bytes are as in a packet."""
     address = IPv6Address(high.to_bytes(8, "little") + low.to_bytes(8, "little"))
     return str(address.ipv4_mapped or address)
 
@@ -76,4 +86,4 @@ def address_text(high: int, low: int) -> str:
 def _port(port: int, protocol: int, services: Services | None) -> tuple[str, str]:
     what = PROTOCOLS[protocol]
     name = services.name(port, what.lower()) if services else None
-    return f"{port}:{what}", f"{name or port}:{what}"
+    return name or str(port), what

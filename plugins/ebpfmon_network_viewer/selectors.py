@@ -1,8 +1,8 @@
-"""What the user wants to see: lists of ports, of addresses and of names of hosts.
+"""Parse what the user wants to see: lists of ports, addresses and host names.
 
-All three read alike: words between blanks, a `!` in front of a word (blanks may stand between) excludes what it says.
-The order does not matter: what is excluded stays out, whatever includes it. Exclusions alone include the rest, and no
-words at all select everything. A word that cannot be read raises ValueError, which names it and says why.
+All three are written alike: words separated by blanks. A `!` before a word (blanks may follow it) excludes what the
+word stands for. The order does not matter, because an exclusion always wins. A list of exclusions only selects the
+rest, and an empty list selects everything. A word that cannot be read raises ValueError, which names it and says why.
 """
 
 from __future__ import annotations
@@ -18,32 +18,32 @@ from typing import Self
 
 Address = IPv4Address | IPv6Address
 Range = tuple[int, int]
-"""First and last of what is selected, both inclusive."""
+"""The first and the last number that is selected."""
 
 DEFAULT_IPS = "!127.0.0.0/8 !::1 10.0.0.0/8 172.16.0.0/12 192.168.0.0/16 fc00::/7"
-"""The private networks, without the machine itself."""
+"""The private networks without the loopback addresses."""
 LAST_PORT = 65535
 MOST_NETWORKS = 4096
-"""One by one they go into a map of the kernel that is made as large."""
+"""The size of the kernel's map, which gets one element for each network."""
 
 _PORTS = re.compile(r"([0-9]{1,9})(?:[-:]([0-9]{1,9}))?")
 _V4 = (0xFFFF << 32, (0xFFFF << 32) + 0xFFFFFFFF)
-"""IPv4 as it stands among the IPv6 addresses: ::ffff:0:0/96."""
+"""The IPv4 addresses as IPv6 addresses: ::ffff:0:0/96."""
 _LAST_ADDRESS = (1 << 128) - 1
 
 
 @dataclass(frozen=True, slots=True)
 class Ports:
-    """A set of ports; port p is bit p % 8 of byte p // 8."""
+    """A set of ports. Port p is bit p % 8 of byte p // 8."""
 
     bits: bytes
 
     @classmethod
     def parse(cls, text: str, services: Callable[[str], frozenset[int]]) -> Self:
-        """The ports that `text` selects: numbers, ranges (`a-b`, `a:b`), names of services, or `*`.
+        """Return the ports that `text` selects: numbers, ranges (`a-b`, `a:b`), names of services, or `*`.
 
-        `services` has the ports of a name, none if there is no such service. Port 0, which nobody can name, is in
-        where everything is that is not excluded.
+        `services` returns the ports of a service, none if there is no such service. Port 0 has no name, so it is
+        selected only where everything is that is not excluded.
         """
         included, excluded = _words(text)
         every = (1 << LAST_PORT + 1) - 1
@@ -55,7 +55,7 @@ class Ports:
         return cls(selected.to_bytes((LAST_PORT + 1) // 8, "little"))
 
     def bitmap(self) -> bytes:
-        """8192 bytes: port p is bit p % 64 of the little-endian u64 number p // 64."""
+        """Return 8192 bytes, in which port p is bit p % 64 of the little-endian u64 number p // 64."""
         return self.bits
 
     def __contains__(self, port: int) -> bool:
@@ -78,17 +78,17 @@ def _port_bits(word: str, services: Callable[[str], frozenset[int]]) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Addresses:
-    """A set of addresses: ranges, ascending and with something between any two, of IPv6, where IPv4 has its place."""
+    """A set of addresses: ascending ranges of IPv6 addresses that do not touch. IPv4 addresses are mapped into IPv6."""
 
     ranges: tuple[Range, ...]
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """The addresses that `text` selects: addresses, ranges (`a-b`), networks (`a/n`; what is set beyond the first
-        n bits does not matter), or `*`.
+        """Return the addresses that `text` selects: addresses, ranges (`a-b`), networks (`a/n`, whose bits after the
+        first n do not matter), or `*`.
 
-        IPv4 is apart from IPv6: `::/0` is all of IPv6 and nothing of IPv4. Only what says so is IPv4
-        (`::ffff:10.0.0.0/104`). Raises ValueError also if the set needs more than MOST_NETWORKS networks.
+        `::/0` is all of IPv6 and nothing of IPv4. An IPv6 word selects IPv4 addresses only if all its addresses are
+        mapped ones (`::ffff:10.0.0.0/104`). Raises ValueError also if the set needs more than MOST_NETWORKS networks.
         """
         included, excluded = (_union(r for word in words for r in _address_ranges(word)) for words in _words(text))
         unwanted = _complement(included) if included else []
@@ -97,8 +97,8 @@ class Addresses:
         return found
 
     def networks(self) -> list[tuple[bytes, int]]:
-        """The fewest networks that make up the set, ascending: 16 bytes of address (IPv4 as ::ffff:a.b.c.d) and the
-        length of the prefix (IPv4's and 96)."""
+        """Return the fewest networks that make up the set, ascending: 16 bytes of address (IPv4 as ::ffff:a.b.c.d) and
+        the length of the prefix (96 more than in IPv4)."""
         found = (n for a, b in self.ranges for n in summarize_address_range(IPv6Address(a), IPv6Address(b)))
         networks = [(n.network_address.packed, n.prefixlen) for n in islice(found, MOST_NETWORKS + 1)]
         if len(networks) > MOST_NETWORKS:
@@ -116,7 +116,7 @@ def _number(address: Address) -> int:
 
 
 def _address_ranges(word: str) -> list[Range]:
-    """What a word stands for; that of IPv6 without the place of IPv4."""
+    """Return the addresses that a word stands for. An IPv6 range leaves out the mapped IPv4 addresses."""
     if word == "*":
         return [(0, _LAST_ADDRESS)]
     first, last = _ends(word)
@@ -132,7 +132,7 @@ def _address_ranges(word: str) -> list[Range]:
 
 
 def _ends(word: str) -> tuple[Address, Address]:
-    """The first address and the last."""
+    """Return the first and the last address that a word stands for."""
     if "%" in word:
         raise ValueError(f"'{word}': an address is selected without its zone (%...)")
     try:
@@ -146,7 +146,7 @@ def _ends(word: str) -> tuple[Address, Address]:
 
 
 def _union(ranges: Iterable[Range]) -> list[Range]:
-    """The same addresses in ascending ranges that neither overlap nor touch."""
+    """Return the same addresses as ascending ranges that neither overlap nor touch."""
     found: list[Range] = []
     for first, last in sorted(ranges):
         if found and first <= found[-1][1] + 1:
@@ -157,7 +157,7 @@ def _union(ranges: Iterable[Range]) -> list[Range]:
 
 
 def _complement(ranges: Iterable[Range]) -> list[Range]:
-    """All other addresses; `ranges` is a union."""
+    """Return all other addresses. `ranges` must be a union."""
     found, start = list[Range](), 0
     for first, last in ranges:
         if start < first:
@@ -168,17 +168,17 @@ def _complement(ranges: Iterable[Range]) -> list[Range]:
 
 @dataclass(frozen=True, slots=True)
 class Hostnames:
-    """A set of names of hosts. Case does not matter in them, nor does a dot at the end."""
+    """A set of host names. Case and a dot at the end do not matter."""
 
     included: tuple[re.Pattern[str], ...]
     excluded: tuple[re.Pattern[str], ...]
     all: bool
-    """Whether every name is in the set, so that none needs to be known."""
+    """Whether every name is in the set, so that no address needs to be resolved."""
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        r"""The names that `text` selects: in its words `*` is any run of characters, and `\` takes the next one as
-        it is."""
+        r"""Return the names that `text` selects. In its words `*` stands for any characters, and `\` takes the next
+        character literally."""
         included, excluded = _words(text)
         everything = not included or any(not word.strip("*") for word in included)
         return cls(tuple(map(_pattern, included)), tuple(map(_pattern, excluded)), everything and not excluded)
@@ -195,17 +195,17 @@ def _plain(name: str) -> str:
 
 
 def _pattern(word: str) -> re.Pattern[str]:
-    """As fnmatch has it, which never goes back over a name, so that nobody can make us slow by theirs."""
+    """Return a pattern as fnmatch makes it: such a pattern never backtracks, so no host name can make it slow."""
 
     def literal(found: re.Match[str]) -> str:
         char: str = found[1] or found[0]
-        return f"[{char}]" if char in "*?[" else char  # signs of fnmatch that are none here
+        return f"[{char}]" if char in "*?[" else char  # only `*` is special here
 
     return re.compile(fnmatch.translate(re.sub(r"\\(.)|[?[]", literal, _plain(word))))
 
 
 def _words(text: str) -> tuple[list[str], list[str]]:
-    """The words that include, and those that exclude."""
+    """Return the words that include, and those that exclude."""
     both: tuple[list[str], list[str]] = ([], [])
     for word in _joined(text.split()):
         excludes, rest = word.startswith("!"), word.removeprefix("!")
@@ -216,7 +216,7 @@ def _words(text: str) -> tuple[list[str], list[str]]:
 
 
 def _joined(words: Iterable[str]) -> Iterator[str]:
-    """The words, a `!` that stands alone with that after it."""
+    """Yield the words, with a lone `!` joined to the word after it."""
     alone = ""
     for word in words:
         if word == "!":

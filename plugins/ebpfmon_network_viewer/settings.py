@@ -67,7 +67,7 @@ def setup(settings: NetworkViewerSettings) -> Setup:
     maximum, shown = settings.maximum_dimensions // 2 - 1, services if settings.resolve_service_names else None
     resolver = _resolver(settings)
     return Setup(
-        knobs={"cfg_any_port": any_port, "cfg_any_address": any_address},
+        rodata={"cfg_any_port": any_port, "cfg_any_address": any_address},
         maps={
             "network_ports": {} if any_port else _ports(ports),
             "network_networks": {} if any_address else {struct.pack("=I", n) + a: b"\1" for a, n in networks},
@@ -76,7 +76,7 @@ def setup(settings: NetworkViewerSettings) -> Setup:
                 for namespace, protocol, port in listening(ephemeral=ephemeral_ports())
             },
         },
-        keys={
+        labels={
             "outbound": Outbound(maximum, shown, resolver, Hostnames.parse(settings.hostnames)),
             "inbound": Inbound(maximum, shown),
         },

@@ -5,9 +5,10 @@ from typing import Annotated
 
 import msgspec
 
-from ebpfmon import Chart, Dimension, Probe, ProbeSettings, Scope, hookimpl
+from ebpfmon import Chart, Column, Dimension, Probe, ProbeSettings, hookimpl
+from ebpfmon_oom_and_signals.events import EVENTS
 
-EBPFMON_API_VERSION = 1
+EBPFMON_API_VERSION = 2
 SIGNALS = (
     "SIGRT", "SIGHUP", "SIGINT", "SIGQUIT", "SIGILL", "SIGTRAP", "SIGABRT", "SIGBUS", "SIGFPE", "SIGKILL", "SIGUSR1",
     "SIGSEGV", "SIGUSR2", "SIGPIPE", "SIGALRM", "SIGTERM", "SIGSTKFLT", "SIGCHLD", "SIGCONT", "SIGSTOP", "SIGTSTP",
@@ -31,10 +32,10 @@ def _fields(*names: str) -> tuple[str, ...]:
     return tuple(f"died_by_{SIGNALS.index(name)}" for name in names)
 
 
-def _by_application(priority: int, id_: str, title: str, *fields: str) -> Chart:
+def _grouped(priority: int, id_: str, title: str, *fields: str) -> Chart:
     return Chart(
-        id=f"apps.{id_}", title=title, units="processes/s", family="ebpf signals", priority=priority, scope=Scope.APPS,
-        dimensions=(Dimension("application", "application", fields),),
+        id=id_, title=title, units="processes/s", family="ebpf signals", priority=priority, grouped=True,
+        dimensions=(Dimension.value(*fields),),
     )  # fmt: skip
 
 
@@ -54,15 +55,20 @@ CHARTS = (
             Dimension("victims", "chosen", ("oom_victims",)),
         ),
     ),
-    _by_application(20400, "signal_deaths", "Processes that died by a signal", "deaths"),
-    _by_application(20401, "signal_crashes", "Processes that crashed", *_fields(*CRASHES)),
-    _by_application(20402, "signal_kills", "Processes that died by SIGKILL", *_fields("SIGKILL")),
-    _by_application(20403, "signal_segfaults", "Processes that died by SIGSEGV", *_fields("SIGSEGV")),
-    _by_application(20404, "signal_aborts", "Processes that died by SIGABRT", *_fields("SIGABRT")),
-    _by_application(20405, "signal_terminations", "Processes that died by SIGTERM", *_fields("SIGTERM")),
-    _by_application(20406, "oom_kills", "Processes that the OOM killer killed", "oom_kills"),
-    _by_application(20407, "oom_causes", "Processes that asked for memory that there was not", "oom_victims"),
+    _grouped(20400, "signal_deaths", "Processes that died by a signal", "deaths"),
+    _grouped(20401, "signal_crashes", "Processes that crashed", *_fields(*CRASHES)),
+    _grouped(20402, "signal_kills", "Processes that died by SIGKILL", *_fields("SIGKILL")),
+    _grouped(20403, "signal_segfaults", "Processes that died by SIGSEGV", *_fields("SIGSEGV")),
+    _grouped(20404, "signal_aborts", "Processes that died by SIGABRT", *_fields("SIGABRT")),
+    _grouped(20405, "signal_terminations", "Processes that died by SIGTERM", *_fields("SIGTERM")),
+    _grouped(20406, "oom_kills", "Processes that the OOM killer killed", "oom_kills"),
+    _grouped(20407, "oom_causes", "Processes that asked for memory that there was not", "oom_victims"),
 )  # fmt: skip
+
+COLUMNS = (
+    Column(id="deaths", header="DEATHS", fields=("deaths",), units="processes/s", rank=20),
+    Column(id="oom", header="OOM", fields=("oom_kills",), units="processes/s", rank=21),
+)
 
 
 @hookimpl
@@ -73,6 +79,8 @@ def ebpfmon_register_probes() -> Sequence[Probe]:
             package=__name__,
             object="oom_and_signals",
             charts=CHARTS,
+            columns=COLUMNS,
+            events=EVENTS,
             settings=OomAndSignalsSettings,
         )
     ]

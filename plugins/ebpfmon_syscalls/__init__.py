@@ -4,15 +4,23 @@ from collections.abc import Sequence
 
 from ebpfmon import Probe, hookimpl
 from ebpfmon_syscalls.calls import SyscallsSettings, setup
-from ebpfmon_syscalls.charts import CHARTS
+from ebpfmon_syscalls.charts import CHARTS, COLUMNS
+from ebpfmon_syscalls.events import EVENTS
 
-EBPFMON_API_VERSION = 1
+EBPFMON_API_VERSION = 2
 
 
 @hookimpl
 def ebpfmon_register_probes() -> Sequence[Probe]:
     return [
         Probe(
-            name="syscalls", package=__name__, object="syscalls", charts=CHARTS, settings=SyscallsSettings, setup=setup
+            name="syscalls",
+            package=__name__,
+            object="syscalls",
+            charts=CHARTS,
+            columns=COLUMNS,
+            events=EVENTS,
+            settings=SyscallsSettings,
+            setup=setup,
         )
     ]

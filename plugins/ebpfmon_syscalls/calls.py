@@ -8,11 +8,10 @@ from collections.abc import Sequence
 from typing import Annotated
 
 import msgspec
-import numpy as np
 
-from ebpfmon import ProbeSettings, Setup
+from ebpfmon import LabelSource, ProbeSettings, Rows, Setup
 from ebpfmon_syscalls import names
-from ebpfmon_syscalls.charts import LATENCY
+from ebpfmon_syscalls.charts import LABELS, LATENCY
 
 _OF_MACHINE = {"x86_64": (names.X86_64, names.I386, "32-bit"), "aarch64": (names.ARM64, names.ARM, "32-bit")}
 _X32 = 1 << 30
@@ -26,21 +25,21 @@ class SyscallsSettings(ProbeSettings, frozen=True):
 
     enabled: bool = False
     table_size: Annotated[int, msgspec.Meta(ge=1, le=1 << 16)] = 1024
-    maximum_dimensions: Annotated[int, msgspec.Meta(ge=len(LATENCY.dimensions), le=25000)] = 1000
+    maximum_dimensions: Annotated[int, msgspec.Meta(ge=len(LATENCY.columns), le=25000)] = 1000
     """Dimensions that a chart may have, of the most frequent calls; that of times has 25 a call."""
 
 
 def setup(settings: SyscallsSettings) -> Setup:
-    """The keys of the tables are calls, and calls with errors."""
-    calls = settings.maximum_dimensions // len(LATENCY.dimensions)
-    return Setup(keys={"syscalls": Calls(calls), "syscall_errors": Errors(settings.maximum_dimensions)})
+    """Name calls, and calls with errors."""
+    calls = settings.maximum_dimensions // len(LATENCY.columns)
+    return Setup(labels={"syscalls": Calls(calls), "syscall_errors": Errors(settings.maximum_dimensions)})
 
 
-class Calls:
+class Calls(LabelSource):
     """System calls by their names: `openat`, of a 32-bit program `openat (32-bit)`."""
 
     fields: tuple[str, ...] = ("number", "compat")
-    other = "other"
+    labels: tuple[str, ...] = LABELS["syscalls"]
 
     def __init__(self, maximum: int, machine: str = os.uname().machine) -> None:
         self.maximum = maximum
@@ -48,13 +47,9 @@ class Calls:
         self._names = {0: _by_number(native), 1: _by_number(compat)}
         self._how = how
 
-    def wanted(self, rows: np.ndarray) -> None:
-        """All of them."""
-
-    def labels(self, rows: np.ndarray) -> Sequence[tuple[str, str]]:
-        """ID and name are the same, as a number is a name's for ever."""
-        named = (self.name(number, compat) for number, compat in rows[["number", "compat"]].tolist())
-        return [(name, name) for name in named]
+    def values(self, rows: Rows) -> Sequence[tuple[str, ...]]:
+        """Return the call's name: a number is a name's for ever."""
+        return [(self.name(number, compat),) for number, compat in rows[["number", "compat"]].tolist()]
 
     def name(self, number: int, compat: int) -> str:
         """What a call is called; one that is newer than the table, or that no kernel has, by its number."""
@@ -66,15 +61,16 @@ class Calls:
 
 
 class Errors(Calls):
-    """System calls with the errors that they ended with: `openat ENOENT`."""
+    """System calls with the errors that they ended with: `openat`, `ENOENT`."""
 
     fields = ("number", "compat", "error")
+    labels = LABELS["syscall_errors"]
+    other = ("other", "")
 
-    def labels(self, rows: np.ndarray) -> Sequence[tuple[str, str]]:
-        """ID and name are the same."""
+    def values(self, rows: Rows) -> Sequence[tuple[str, ...]]:
+        """Return the call's name and the error's."""
         keys = rows[["number", "compat", "error"]].tolist()
-        named = (f"{self.name(number, compat)} {error_name(error)}" for number, compat, error in keys)
-        return [(name, name) for name in named]
+        return [(self.name(number, compat), error_name(error)) for number, compat, error in keys]
 
 
 def error_name(error: int) -> str:

@@ -1,0 +1,131 @@
+"""What the process probe shows.
+
+Chart ids, titles, families, dimensions and priorities are those that dashboards made for Netdata's eBPF collector know
+(its first era). The fields are the counters of `struct process_counters` in the probe's C.
+"""
+
+from ebpfmon import Chart, Column, Dimension
+
+SYSTEM_CHARTS = (
+    Chart(
+        id="ebpf.file_descriptor", title="Open and close calls", units="calls/s", family="File", priority=21000,
+        dimensions=(
+            Dimension("do_sys_open", "open", ("open_calls",)),
+            Dimension("__close_fd", "close", ("close_calls",)),
+        ),
+    ),
+    Chart(
+        id="ebpf.file_error", title="Open and close fails", units="calls/s", family="File", priority=21001,
+        return_only=True,
+        dimensions=(
+            Dimension("do_sys_open", "open", ("open_errors",)),
+            Dimension("__close_fd", "close", ("close_errors",)),
+        ),
+    ),
+    Chart(
+        id="ebpf.deleted_objects", title="Remove files", units="calls/s", family="VFS", priority=21002,
+        dimensions=(Dimension("vfs_unlink", "delete", ("unlink_calls",)),),
+    ),
+    Chart(
+        id="ebpf.io", title="Calls to IO", units="calls/s", family="VFS", priority=21003,
+        dimensions=(
+            Dimension("vfs_read", "read", ("read_calls",)),
+            Dimension("vfs_write", "write", ("write_calls",)),
+        ),
+    ),
+    Chart(
+        id="ebpf.io_bytes", title="Bytes written and read", units="bytes/s", family="VFS", priority=21004,
+        dimensions=(
+            Dimension("vfs_read", "read", ("read_bytes",)),
+            Dimension("vfs_write", "write", ("write_bytes",), negative=True),
+        ),
+    ),
+    Chart(
+        id="ebpf.io_error", title="Fails to write or read", units="calls/s", family="VFS", priority=21005,
+        return_only=True,
+        dimensions=(
+            Dimension("vfs_unlink", "delete", ("unlink_errors",)),
+            Dimension("vfs_read", "read", ("read_errors",)),
+            Dimension("vfs_write", "write", ("write_errors",)),
+        ),
+    ),
+    Chart(
+        id="ebpf.process_thread", title="Start process", units="calls/s", family="Process", priority=21006,
+        dimensions=(
+            Dimension("_do_fork", "process", ("processes_created",)),
+            Dimension("sys_clone", "thread", ("threads_created",)),
+        ),
+    ),
+    Chart(
+        id="ebpf.exit", title="Exit process", units="calls/s", family="Process", priority=21007,
+        dimensions=(
+            Dimension("do_exit", "process", ("tasks_exited",)),
+            Dimension("release_task", "task", ("tasks_released",), negative=True),
+        ),
+    ),
+    Chart(
+        id="ebpf.process_status", title="Process not closed", units="difference", family="Process", priority=21008,
+        dimensions=(
+            Dimension("process", "process", ("processes_created", "threads_created"), ("tasks_exited",)),
+            Dimension("zombie", "zombie", ("tasks_exited",), ("tasks_released",)),
+        ),
+    ),
+    Chart(
+        id="ebpf.task_error", title="Fails to create process", units="calls/s", family="Process", priority=21009,
+        return_only=True,
+        dimensions=(
+            Dimension("_do_fork", "process", ("processes_failed",)),
+            Dimension("sys_clone", "thread", ("threads_failed",)),
+        ),
+    ),
+)  # fmt: skip
+
+
+def _grouped(
+    priority: int, id_: str, title: str, family: str, field: str, units: str = "calls/s", *, return_only: bool = False
+) -> Chart:
+    return Chart(
+        id=id_, title=title, units=units, family=f"ebpf {family}", priority=priority, grouped=True,
+        dimensions=(Dimension.value(field),), return_only=return_only,
+    )  # fmt: skip
+
+
+GROUPED_CHARTS = (
+    _grouped(20061, "file_open", "Number of open files", "file", "open_calls"),
+    _grouped(20062, "file_open_error", "Fails to open files", "file", "open_errors", return_only=True),
+    _grouped(20063, "file_closed", "Files closed", "file", "close_calls"),
+    _grouped(20064, "file_close_error", "Fails to close files", "file", "close_errors", return_only=True),
+    _grouped(20065, "file_deleted", "Files deleted", "vfs", "unlink_calls"),
+    _grouped(20066, "vfs_write_call", "Write to disk", "vfs", "write_calls"),
+    _grouped(20067, "vfs_write_error", "Fails to write", "vfs", "write_errors", return_only=True),
+    _grouped(20068, "vfs_read_call", "Read from disk", "vfs", "read_calls"),
+    _grouped(20069, "vfs_read_error", "Fails to read", "vfs", "read_errors", return_only=True),
+    _grouped(20070, "vfs_write_bytes", "Bytes written on disk", "vfs", "write_bytes", "bytes/s"),
+    _grouped(20071, "vfs_read_bytes", "Bytes read from disk", "vfs", "read_bytes", "bytes/s"),
+    _grouped(20072, "process_create", "Process started", "process", "processes_created"),
+    _grouped(20073, "thread_create", "Threads started", "process", "threads_created"),
+    _grouped(20074, "task_close", "Tasks closed", "process", "tasks_released"),
+)
+CHARTS = SYSTEM_CHARTS + GROUPED_CHARTS
+
+COLUMNS = (
+    Column(id="open", header="OPEN", fields=("open_calls",), letter="O", width=5, rank=10),
+    Column(id="close", header="CLOSE", fields=("close_calls",), letter="C", width=5, rank=12),
+    Column(id="read", header="READ", fields=("read_calls",), letter="R", rank=2),
+    Column(id="rbytes", header="RBYTES", fields=("read_bytes",), units="bytes/s", name="read", letter="B", rank=4),
+    Column(id="write", header="WRITE", fields=("write_calls",), letter="W", rank=3),
+    Column(id="wbytes", header="WBYTES", fields=("write_bytes",), units="bytes/s", name="write", letter="Y", rank=5),
+    Column(id="unlink", header="UNLINK", fields=("unlink_calls",), letter="D", rank=13),
+    Column(
+        id="new", header="NEW", fields=("processes_created", "threads_created"), units="tasks/s", letter="F", width=4,
+        rank=11,
+    ),
+    Column(id="exit", header="EXIT", fields=("tasks_exited",), units="tasks/s", width=4, summary=True),
+    Column(
+        id="err", header="ERR", units="errors/s", letter="E", width=5, rank=8, return_only=True,
+        fields=(
+            "open_errors", "close_errors", "read_errors", "write_errors", "unlink_errors", "processes_failed",
+            "threads_failed",
+        ),
+    ),
+)  # fmt: skip
