@@ -1,1 +1,1 @@
-"""`ebpfmon check`: what this kernel allows."""
+"""Find out what this kernel allows, for `ebpfmon check`."""

@@ -1,4 +1,4 @@
-"""The facts about a machine in words: what `ebpfmon check` says of each, and the remedy where something is amiss."""
+"""Describe what was found on a machine, and the remedy for what is missing."""
 
 from __future__ import annotations
 
@@ -11,32 +11,32 @@ from ebpfmon.kernel.features import Features
 from ebpfmon.kernel.host import Host
 
 _CAPABILITIES = {
-    "CAP_BPF": "loads programs and makes tables (CAP_SYS_ADMIN does it too)",
-    "CAP_PERFMON": "attaches programs and lets them read the kernel's memory (CAP_SYS_ADMIN does it too)",
-    "CAP_SYS_ADMIN": "does what kernels without these two ask for",
+    "CAP_BPF": "allows loading programs and creating tables (CAP_SYS_ADMIN does, too)",
+    "CAP_PERFMON": "allows attaching programs that read the kernel's memory (CAP_SYS_ADMIN does, too)",
+    "CAP_SYS_ADMIN": "replaces these two on kernels that do not have them",
 }
 _LOCKDOWN = {
     "none": "none",
-    "integrity": "integrity: forbids bpf_probe_write_user alone, which ebpfmon does not use",
+    "integrity": "integrity: only forbids bpf_probe_write_user, which ebpfmon does not use",
     "confidentiality": "confidentiality: forbids bpf_probe_read_kernel, kprobes, tracefs and the kernel's perf events",
 }
 _PREEMPTIBLE = {True: ": the kernel preempts itself", False: ": the kernel does not preempt itself", None: ""}
 _UNKNOWN = "could not tell"
 _UNPRIVILEGED: dict[int | None, str] = {
     0: "0: all users may load some kinds of programs",
-    1: "1: only those with CAP_BPF may load programs, until the next boot",
-    2: "2: only those with CAP_BPF may load programs, until root changes it",
+    1: "1: loading programs takes CAP_BPF, until the next boot",
+    2: "2: loading programs takes CAP_BPF, until root changes this",
 }
-_JIT: dict[int | None, str] = {0: "0: off", 1: "1: on", 2: "2: on, and it prints each program to the kernel's log"}
+_JIT: dict[int | None, str] = {0: "0: off", 1: "1: on", 2: "2: on, and prints each program to the kernel's log"}
 _JIT_COSTS: dict[int | None, str] = {
     0: "each event costs more, and there are no trampolines",
-    2: "that is for debugging, and slow",
+    2: "this is for debugging, and slow",
 }
 _SELINUX = "map_create map_read map_write prog_load prog_run"
 
 
 class Finding(msgspec.Struct, frozen=True):
-    """What was found, in words; `advice` says what is amiss, what that costs, and the remedy, a line each."""
+    """One fact about the machine. Each line of `advice` says what is missing, what that costs, or the remedy."""
 
     about: str
     says: str
@@ -44,11 +44,11 @@ class Finding(msgspec.Struct, frozen=True):
 
 
 def describe(kernel: Features, host: Host, libbpf: str | None, refusals: Collection[int]) -> Iterator[Finding]:
-    """All findings; `libbpf` is its version, `refusals` are the errnos with which probes failed to load."""
+    """Yield all findings. `libbpf` is its version, `refusals` are the errnos of probes that failed to load."""
     yield Finding("kernel", f"{kernel.release} ({kernel.machine}), {kernel.version}")
     yield _btf(kernel)
     yield _config(host)
-    yield _mount("tracefs", kernel.tracefs, "/sys/kernel/tracing", "shows what kprobes are there (ebpfmon reset)")
+    yield _mount("tracefs", kernel.tracefs, "/sys/kernel/tracing", "lists the kprobes that exist (ebpfmon reset)")
     yield _mount("debugfs", kernel.debugfs, "/sys/kernel/debug", "says how the kernel preempts itself")
     yield Finding("kprobes", "yes" if kernel.kprobes else "not in this kernel")
     yield Finding("preemption", (kernel.preemption or _UNKNOWN) + _PREEMPTIBLE[kernel.preemptible])
@@ -73,12 +73,16 @@ def _config(host: Host) -> Finding:
     about, config = "kernel config", host.config
     if config.path is None:
         says = f"no config found, looked at {', '.join(config.looked_at)}"
-        return Finding(about, says, ("modprobe configs  # makes /proc/config.gz, if the kernel can",))
+        return Finding(about, says, ("modprobe configs  # creates /proc/config.gz, if the kernel can",))
     costs: dict[str, list[str]] = {}
     for option, cost in config.missing.items():
         costs.setdefault(cost, []).append(f"CONFIG_{option}")
     advice = tuple(f"without {', '.join(options)}: {cost}" for cost, options in costs.items())
-    return Finding(about, f"{config.path}: " + ("not all is set" if advice else "all that ebpfmon uses is set"), advice)
+    return Finding(
+        about,
+        f"{config.path}: " + ("some options are not set" if advice else "all options that ebpfmon uses are set"),
+        advice,
+    )
 
 
 def _mount(kind: str, at: str | None, usual: str, what_for: str) -> Finding:
@@ -99,12 +103,12 @@ def _capabilities(kernel: Features) -> Finding:
     advice = [
         f"{name} is missing: it {what}" for name, what in _CAPABILITIES.items() if name not in kernel.capabilities
     ]
-    return Finding("capabilities", ", ".join(kernel.capabilities) or "none that matter", tuple(advice))
+    return Finding("capabilities", ", ".join(kernel.capabilities) or "none that ebpfmon uses", tuple(advice))
 
 
 def _memlock(host: Host, refusals: Collection[int]) -> Finding:
     limit = host.memlock_bytes
-    says = "unlimited" if limit is None else f"{limit // 1024} kB: only kernels before 5.11 charge tables to it"
+    says = "unlimited" if limit is None else f"{limit // 1024} kB: only kernels before 5.11 count tables against it"
     refused = limit is not None and errno.EPERM in refusals
     remedy = "on such a kernel: ulimit -l unlimited; in a systemd unit, LimitMEMLOCK=infinity"
     return Finding("memlock", says, (remedy,) if refused else ())
@@ -118,15 +122,17 @@ def _jit(kernel: Features) -> Finding:
 
 def _selinux(host: Host, refusals: Collection[int]) -> Finding:
     if host.selinux is None:
-        return Finding("SELinux", "not there")
+        return Finding("SELinux", "not in use")
     usual = "unconfined_service_t"
     domain = host.selinux_domain or usual
-    says = f"{host.selinux}; this process is {host.selinux_domain or 'something unknown'}, a service usually {usual}"
+    says = (
+        f"{host.selinux}; this process runs as {host.selinux_domain or 'an unknown type'}, services usually as {usual}"
+    )
     denied = (
         f"if the audit log has: denied {{ map_create }} ... {domain} ... tclass=bpf, then allow it:",
         "ausearch -m AVC -ts recent | grep tclass=bpf | audit2allow -M ebpfmon",
         "semodule -i ebpfmon.pp",
-        "and again, as each denial hides the next one; or the whole at once, as ebpfmon.te:",
+        "repeat this, because each denial hides the next one; or allow all of it at once with ebpfmon.te:",
         "module ebpfmon 1.0;",
         f"require {{ type {domain}; class bpf {{ {_SELINUX} }}; }}",
         f"allow {domain} self:bpf {{ {_SELINUX} }};",
@@ -141,8 +147,12 @@ def _selinux(host: Host, refusals: Collection[int]) -> Finding:
 def _bcc(kernel: Features, host: Host) -> Finding:
     if host.bcc:
         return Finding("bcc", f"{host.bcc.version or 'some version'}, in {host.bcc.path}")
-    advice = () if kernel.btf else ("apt install python3-bpfcc (Fedora: python3-bcc); not pip's bcc, which is another",)
-    return Finding("bcc", "not found" + ("; it is for kernels without BTF" if kernel.btf else ""), advice)
+    advice = (
+        ()
+        if kernel.btf
+        else ("apt install python3-bpfcc (Fedora: python3-bcc); not bcc from PyPI, which is another package",)
+    )
+    return Finding("bcc", "not found" + ("; only needed on kernels without BTF" if kernel.btf else ""), advice)
 
 
 def _headers(kernel: Features, host: Host) -> Finding:
@@ -150,4 +160,4 @@ def _headers(kernel: Features, host: Host) -> Finding:
         return Finding("kernel headers", host.headers)
     release = kernel.release
     advice = () if kernel.btf else (f"apt install linux-headers-{release} (Fedora: kernel-devel-{release})",)
-    return Finding("kernel headers", "not found" + ("; they are for BCC" if kernel.btf else ""), advice)
+    return Finding("kernel headers", "not found" + ("; only needed by BCC" if kernel.btf else ""), advice)

@@ -1,4 +1,4 @@
-"""`ebpfmon check`: what this kernel allows, and for each event the way taken and why not a better one."""
+"""Check what this kernel allows: load every probe, and report how each event is attached and why not better."""
 
 from __future__ import annotations
 
@@ -16,32 +16,33 @@ from ebpfmon.kernel import features, host
 from ebpfmon.kernel.attach import Known, LoadOptions
 from ebpfmon.kernel.libbpf import Libbpf
 from ebpfmon.kernel.plan import Choice
-from ebpfmon.model.everything import Loader, Probe
+from ebpfmon.model import Loader, Probe
 from ebpfmon.plugins.registry import Registry
+from ebpfmon.text import printable
 
 _WIDTH, _INDENT = 100, 21
 
 
 class Refusal(msgspec.Struct, frozen=True):
-    """A better way that was not to be had."""
+    """An attach method that is better than the one taken, and the kernel's reason against it."""
 
-    strategy: str
+    attach_method: str
     target: str
     reason: str
 
 
 class Event(msgspec.Struct, frozen=True):
-    """How an event is seen; strategy and target are empty if it is not. `misses`: why it may miss calls, if it may."""
+    """How an event is attached; method and target are empty if it is not. `misses` says why calls may be missed."""
 
     event: str
-    strategy: str
+    attach_method: str
     target: str
     refused: tuple[Refusal, ...]
     misses: str = ""
 
 
 class ProbeVerdict(msgspec.Struct, frozen=True):
-    """A probe's events, or the error that kept it from loading; `errno` is the kernel's answer, 0 if there was none."""
+    """A probe's events, or the error that kept it from loading. `errno` is the kernel's answer, 0 if there was none."""
 
     name: str
     loader: Loader | None = None
@@ -51,7 +52,7 @@ class ProbeVerdict(msgspec.Struct, frozen=True):
 
 
 class Verdict(msgspec.Struct, frozen=True):
-    """All of it. `status` is the command's exit status: 0 every event seen, 1 some missing, 2 none."""
+    """The whole report. `status` is the exit status of the command: 0 all events seen, 1 some, 2 none."""
 
     status: int
     ebpfmon: str
@@ -64,7 +65,7 @@ class Verdict(msgspec.Struct, frozen=True):
 
 
 def check(settings: Settings, registry: Registry) -> Verdict:
-    """Look, and try: every enabled probe is really loaded, attached and taken out again."""
+    """Return the verdict. Really loads and attaches every enabled probe, and removes it again."""
     kernel = features.look()
     around = host.look(kernel.release)
     libbpf: Libbpf | None = None
@@ -76,7 +77,7 @@ def check(settings: Settings, registry: Registry) -> Verdict:
     except KernelError as refusal:
         error = str(refusal)
     else:
-        wanted = wanted_probes(settings, registry, (settings.apps.by,))
+        wanted = wanted_probes(settings, registry)
         with Known(libbpf, kernel) as known:
             probes = tuple(_try(probe, options, libbpf, kernel, known) for probe, options in wanted)
     version = libbpf.version if libbpf else None
@@ -85,7 +86,7 @@ def check(settings: Settings, registry: Registry) -> Verdict:
 
 
 def _status(probes: Iterable[ProbeVerdict]) -> int:
-    seen = [bool(event.strategy) for probe in probes for event in probe.events]
+    seen = [bool(event.attach_method) for probe in probes for event in probe.events]
     if not any(seen):
         return 2
     return int(not all(seen) or any(p.error for p in probes))
@@ -101,14 +102,14 @@ def _try(probe: Probe, options: LoadOptions, libbpf: Libbpf, kernel: features.Fe
 
 
 def _event(choice: Choice) -> Event:
-    refused = tuple(Refusal(c.strategy, c.target, reason) for c, reason in choice.refused)
+    refused = tuple(Refusal(c.method.name, c.target, reason) for c, reason in choice.refused)
     if not choice.taken:
         return Event(choice.event, "", "", refused)
-    return Event(choice.event, choice.taken.strategy, choice.taken.target, refused, choice.misses)
+    return Event(choice.event, choice.taken.method.name, choice.taken.target, refused, choice.misses)
 
 
 def render(verdict: Verdict) -> Iterator[str]:
-    """The verdict for people, in lines of 100 columns at most, so that it can be pasted into a ticket."""
+    """Yield the verdict as text in lines of at most 100 columns, so that it can be pasted into a ticket."""
     yield from _aligned("verdict", _sum_up(verdict.probes))
     if verdict.error:
         yield from _aligned("error", verdict.error)
@@ -126,23 +127,24 @@ def render(verdict: Verdict) -> Iterator[str]:
 
 
 def _sum_up(probes: Iterable[ProbeVerdict]) -> str:
-    seen = [bool(event.strategy) for probe in probes for event in probe.events]
+    seen = [bool(event.attach_method) for probe in probes for event in probe.events]
     failed = "".join(f"; probe '{p.name}' cannot be loaded" for p in probes if p.error)
     return (f"{sum(seen)} of {len(seen)} events can be seen" if any(seen) else "no event can be seen") + failed
 
 
 def _render_events(events: Iterable[Event]) -> Iterator[str]:
-    notes: dict[str, int] = {}  # many events share a reason, which is said once
+    notes: dict[str, int] = {}  # many events have the same reason, which is printed once
     for event in events:
-        yield from _aligned(f"  {event.event}", f"{event.strategy} at {event.target}" if event.strategy else "not seen")
+        seen = f"{event.attach_method} at {event.target}" if event.attach_method else "not seen"
+        yield from _aligned(f"  {event.event}", seen)
         if event.misses:
             yield from _aligned("", event.misses)
         targets: dict[tuple[str, str], list[str]] = {}
         for refusal in event.refused:
-            targets.setdefault((refusal.strategy, refusal.reason), []).append(refusal.target)
-        for (strategy, reason), names in targets.items():
+            targets.setdefault((refusal.attach_method, refusal.reason), []).append(refusal.target)
+        for (method, reason), names in targets.items():
             note = notes.setdefault(reason, len(notes) + 1)
-            yield from _aligned("", f"no {strategy} at {', '.join(names)} ({note})")
+            yield from _aligned("", f"no {method} at {', '.join(names)} ({note})")
     for reason, note in notes.items():
         yield from _wrapped(f"  ({note}) {reason}", 6)
 
@@ -152,5 +154,7 @@ def _aligned(about: str, says: str) -> list[str]:
 
 
 def _wrapped(line: str, indent: int) -> list[str]:
-    # at spaces alone: names and paths stay whole
-    return textwrap.wrap(line, _WIDTH, subsequent_indent=" " * indent, break_long_words=False, break_on_hyphens=False)
+    # only break at spaces, so that names and paths stay whole
+    return textwrap.wrap(
+        printable(line), _WIDTH, subsequent_indent=" " * indent, break_long_words=False, break_on_hyphens=False
+    )

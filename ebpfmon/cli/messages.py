@@ -1,16 +1,33 @@
-"""ebpfmon's own messages as the journal reads them from a stream: a priority in front of each line (sd-daemon(3))."""
+"""Write ebpfmon's messages to stderr: for people, or for the journal.
+
+A program tells the journal the priority of a line with a number in front of it, such as `<3>` (sd-daemon(3)).
+"""
 
 from __future__ import annotations
 
 import logging
 import os
+import sys
 from contextlib import suppress
 
-_PRIORITIES = {logging.CRITICAL: 2, logging.ERROR: 3, logging.WARNING: 4, logging.INFO: 6}  # syslog's
+_PRIORITIES = {logging.CRITICAL: 2, logging.ERROR: 3, logging.WARNING: 4, logging.INFO: 6}  # of syslog(3)
+_STDERR = 2
+
+
+def set_up() -> None:
+    """Send log messages to stderr."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(JournalFormatter() if _in_journal() else logging.Formatter("ebpfmon: %(message)s"))
+    logging.basicConfig(level=logging.INFO, handlers=[handler])
+
+
+def complain(error: Exception) -> None:
+    """Write an error to stderr, without a traceback."""
+    print(for_journal(str(error), logging.ERROR) if _in_journal() else f"ebpfmon: {error}", file=sys.stderr)
 
 
 def is_journal(fd: int, stream: str) -> bool:
-    """Whether a descriptor is the stream that $JOURNAL_STREAM names, as `device:inode`."""
+    """Say whether a descriptor is the stream that $JOURNAL_STREAM names, as `device:inode`."""
     with suppress(OSError):
         found = os.fstat(fd)
         return stream == f"{found.st_dev}:{found.st_ino}"
@@ -18,14 +35,18 @@ def is_journal(fd: int, stream: str) -> bool:
 
 
 def for_journal(text: str, level: int) -> str:
-    """The text, each line with the priority of a level of logging's."""
+    """Return the text with the priority of this logging level in front of each line."""
     priority = next((number for least, number in _PRIORITIES.items() if level >= least), 7)
     return "\n".join(f"<{priority}>{line}" for line in text.splitlines())
 
 
 class JournalFormatter(logging.Formatter):
-    """Without the program's name, which the journal knows."""
+    """Formats a record for the journal, which already knows the program's name."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """The message, and a traceback if there is one."""
+        """Return the message, with a traceback if there is one."""
         return for_journal(super().format(record), record.levelno)
+
+
+def _in_journal() -> bool:
+    return is_journal(_STDERR, os.environ.get("JOURNAL_STREAM", ""))

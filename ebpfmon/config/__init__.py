@@ -1,1 +1,6 @@
-"""Settings: TOML to typed values."""
+"""The settings: their types, and how they are read from TOML."""
+
+from ebpfmon.config.reading import DEFAULT_PATH, Document, check, parse, read
+from ebpfmon.config.settings import CommandLine, Core, GroupSettings, Settings
+
+__all__ = ["DEFAULT_PATH", "CommandLine", "Core", "Document", "GroupSettings", "Settings", "check", "parse", "read"]

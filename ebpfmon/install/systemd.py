@@ -1,4 +1,4 @@
-"""`ebpfmon install systemd`: the unit, and settings to begin with. For other programs, what a package brings for it."""
+"""Install the systemd unit and the first settings, and find the installers for other programs (`ebpfmon install`)."""
 
 from __future__ import annotations
 
@@ -8,40 +8,44 @@ import re
 from pathlib import Path
 from typing import Protocol
 
+from ebpfmon.atomic import replace_file
 from ebpfmon.errors import SettingsError
 
 SHIPPED = Path(__file__).with_name("files")
-"""Where the unit and the settings are that come with ebpfmon."""
+"""The directory of the unit and the settings that come with ebpfmon."""
 UNIT = Path("etc/systemd/system/ebpfmon.service")
 SETTINGS = Path("etc/ebpfmon/ebpfmon.toml")
 _EXECUTABLE = "@EXECUTABLE@"
-_PLAIN = re.compile(r"/[\w./+@:=~-]+")  # systemd reads nothing else into such a path
+_PLAIN = re.compile(r"/[\w./+@:=~-]+")  # systemd gives a meaning to other characters
 
 
 class Installer(Protocol):
-    """What an entry point of the group `ebpfmon.install` names: `ebpfmon install NAME` calls it, and it says on stdout
-    what it does, below `prefix`, or with `dry_run` would do. Raises SettingsError."""
+    """The function that an entry point of the group `ebpfmon.install` names, for `ebpfmon install NAME`.
+
+    It installs below `prefix`, and says on stdout what it does, or would do with `dry_run`. Raises SettingsError.
+    """
 
     def __call__(self, prefix: Path, directory: Path | None, *, dry_run: bool) -> object:
         """Install."""
 
 
 def installer(name: str) -> Installer:
-    """The installer of that name. Raises SettingsError if there is none, or if it cannot be imported."""
+    """Return the installer of that name. Raises SettingsError if there is none, or if it cannot be imported."""
     found = importlib.metadata.entry_points(group="ebpfmon.install")
     if name not in found.names:
         raise SettingsError(f"install '{name}': expected one of {', '.join(sorted({*found.names, 'systemd'}))}")
     try:
         loaded: Installer = found[name].load()
-    except Exception as error:  # whatever a stranger's module raises
+    except Exception as error:  # a third-party module may raise anything
         raise SettingsError(f"install '{name}': {type(error).__name__}: {error}") from None
     return loaded
 
 
 def install_systemd(prefix: Path, executable: str, dry_run: bool) -> list[str]:
-    """Write the unit below `prefix`, which runs `executable` (an absolute path), and the settings if there are none.
+    """Write the unit that runs `executable` (an absolute path) below `prefix`, and the settings if there are none.
 
-    Returns lines that say what was done, or with `dry_run` what would be, and what to do next. Raises SettingsError.
+    Returns lines that say what was done, or with `dry_run` what would be done, and what to do next. Raises
+    SettingsError.
     """
     if not os.access(executable, os.X_OK) or not os.path.isfile(executable):
         raise SettingsError(f"install systemd: '{executable}': no such program: install ebpfmon with pip first")
@@ -70,10 +74,7 @@ def _write(path: Path, text: str, dry_run: bool, *, replace: bool) -> str:
         if dry_run:
             return f"would write {path}: is {what}"
         path.parent.mkdir(parents=True, exist_ok=True)
-        new = path.with_name(f".{path.name}.new")
-        new.write_text(text)
-        new.chmod(0o644)
-        new.replace(path)  # all at once: nobody sees half of it
+        replace_file(path, text)
     except OSError as error:
         remedy = ": run as root (sudo)" if isinstance(error, PermissionError) else ""
         raise SettingsError(f"install systemd: write '{path}': {error.strerror}{remedy}") from None
@@ -81,7 +82,7 @@ def _write(path: Path, text: str, dry_run: bool, *, replace: bool) -> str:
 
 
 def _shut(executable: str) -> Path | None:
-    """A directory on the way to a program that root without its capabilities cannot enter."""
+    """Return a directory on the way to a program that root cannot enter without its capabilities, or None."""
     ways = [parent for path in (Path(executable), Path(executable).resolve()) for parent in path.parents]
     for directory in ways:
         found = directory.stat()
