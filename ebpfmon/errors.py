@@ -1,28 +1,30 @@
-"""What can go wrong, as far as a caller can act on it.
+"""The errors that a caller can act on.
 
-EbpfmonError            every error that ebpfmon raises on purpose; str() is one line for the user
-├── SettingsError       a wrong settings file or option: nothing was loaded (exit status 2)
-├── PluginError         a plugin that cannot be used: others go on without it
-├── SinkError           a sink that cannot deliver now: it is tried again
-│   └── SinkGoneError   ... and never will again, as its reader has gone: it ends
-└── KernelError         the kernel, or what stands between it and us, refuses
-    ├── ObjectError     a compiled object is missing or is not one of ours
-    ├── LoadError       the kernel does not take a program or a map: says which, and the verifier's last word
-    └── AttachError     an event cannot be seen in the way that was asked for
+EbpfmonError            the base of all errors that ebpfmon raises on purpose
+├── SettingsError       a wrong settings file or option; nothing was loaded (exit status 2)
+├── PluginError         a plugin that cannot be used; the others can
+├── SinkError           a sink that cannot deliver now; it will be tried again
+│   └── SinkGoneError   a sink whose reader has gone for good; it ends
+└── KernelError         the kernel, or what is needed to talk to it, refuses
+    ├── ObjectError     a compiled object that is missing, or that is not one of ours
+    ├── LoadError       a program or map that the kernel does not accept
+    └── AttachError     an event that cannot be attached as asked
 
-A message reads: step, quoted object, cause, remedy.
+A message says what failed, on which object (in quotes), why, and what to do.
 """
+
+from ebpfmon.text import escaped
 
 
 class EbpfmonError(Exception):
-    """The base of the tree."""
+    """The base of the tree. Its text is one line for the user, whatever names from outside are in it."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(escaped(message))
 
 
 class SettingsError(EbpfmonError):
-    """A setting is wrong: names the source, the key path, and what was expected."""
-
-    def __init__(self, message: str) -> None:
-        super().__init__("".join(c if c.isprintable() else repr(c)[1:-1] for c in message))
+    """A setting is wrong. The message names its source, its key, and what was expected."""
 
 
 class PluginError(EbpfmonError):
@@ -34,11 +36,11 @@ class SinkError(EbpfmonError):
 
 
 class SinkGoneError(SinkError):
-    """A sink's reader has gone away for good, and that is no failure (`| head`)."""
+    """A sink's reader has gone away for good, which is no failure (`| head`)."""
 
 
 class KernelError(EbpfmonError):
-    """The kernel refuses, or what we need to speak with it is missing."""
+    """The kernel refuses, or what is needed to talk to it is missing."""
 
 
 class ObjectError(KernelError):
@@ -48,7 +50,7 @@ class ObjectError(KernelError):
 class LoadError(KernelError):
     """The kernel refused to load an object.
 
-    `program` is the program at fault where it is known, `errno` the kernel's answer (positive, 0 if unknown).
+    `program` is the program at fault, if that is known. `errno` is the kernel's answer: positive, or 0 if unknown.
     """
 
     def __init__(self, message: str, *, program: str | None = None, errno: int = 0) -> None:
@@ -58,7 +60,7 @@ class LoadError(KernelError):
 
 
 class AttachError(KernelError):
-    """An event cannot be attached; `errno` is the kernel's answer (positive, 0 if unknown)."""
+    """An event cannot be attached. `errno` is the kernel's answer: positive, or 0 if unknown."""
 
     def __init__(self, message: str, *, errno: int = 0) -> None:
         super().__init__(message)

@@ -1,4 +1,4 @@
-"""Tells systemd, or whoever started the daemon and speaks sd_notify(3), how it is: a datagram for each word."""
+"""Tell systemd, or another service manager that speaks sd_notify(3), how the daemon is doing."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from contextlib import suppress
 
 
 class Notifier:
-    """Speaks to $NOTIFY_SOCKET: a path, or with `@` in front an abstract name; None says nothing to nobody.
+    """Send datagrams to $NOTIFY_SOCKET: a path, or an abstract name that begins with `@`. None: nobody is told.
 
-    `watchdog_s` is $WATCHDOG_USEC in seconds: without a sign of life for so long the daemon is killed; None: it is not
-    watched. No method blocks, and none raises: what cannot be said now goes unsaid.
+    `watchdog_s` is $WATCHDOG_USEC in seconds: a daemon that is not heard of for so long is killed; None: there is no
+    watchdog. No method blocks or raises: what cannot be sent now is not sent.
     """
 
     def __init__(self, address: str | None, watchdog_s: float | None) -> None:
@@ -21,23 +21,23 @@ class Notifier:
 
     @property
     def watched(self) -> bool:
-        """Whether anybody waits for signs of life."""
+        """Whether there is a watchdog."""
         return self._every_s is not None
 
     def ready(self, status: str = "") -> None:
-        """Everything is started, or was started anew after `reloading`."""
+        """Say that everything is started, or that a reload is over."""
         self._say("READY=1", *_status(status))
 
     def status(self, text: str) -> None:
-        """A line for `systemctl status`."""
+        """Send a line for `systemctl status`."""
         self._say(*_status(text))
 
     def reloading(self) -> None:
-        """The settings are being read again; `ready` says that it is over."""
+        """Say that the settings are being read again; `ready` says that it is over."""
         self._say("RELOADING=1", f"MONOTONIC_USEC={time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000}")
 
     def stopping(self) -> None:
-        """The daemon is about to end."""
+        """Say that the daemon is about to end."""
         self._say("STOPPING=1")
 
     def alive(self) -> None:

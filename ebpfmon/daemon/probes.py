@@ -3,37 +3,44 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from typing import Self
 
 from ebpfmon.config.settings import Settings
+from ebpfmon.daemon import memory
 from ebpfmon.errors import KernelError, ObjectError, PluginError, SettingsError
 from ebpfmon.grouping import execs
+from ebpfmon.grouping.registry import groupings
 from ebpfmon.kernel import attach, features
 from ebpfmon.kernel.attach import LoadedProbe, LoadOptions
 from ebpfmon.kernel.features import Features
 from ebpfmon.kernel.libbpf import Libbpf
-from ebpfmon.model.everything import Chart, LoadMode, Probe, ProbeSettings, Setup
+from ebpfmon.model import Chart, Column, LoadMode, Probe, ProbeSettings, Setup
+from ebpfmon.pipeline.pipeline import Shown
 from ebpfmon.plugins.guard import guarded
 from ebpfmon.plugins.registry import Registry
-from ebpfmon.plugins.validate import misfit
+from ebpfmon.plugins.validate import violation
 
 log = logging.getLogger(__name__)
 
 Wanted = tuple[Probe, LoadOptions]
 
 
-def wanted_probes(settings: Settings, registry: Registry, groupings: Collection[str]) -> Iterator[Wanted]:
-    """The probes that are enabled and, where applications are told by it, what is started; how each is to be loaded.
+def wanted_probes(settings: Settings, registry: Registry) -> Iterator[Wanted]:
+    """Yield the probes that are enabled, and how each is to be loaded; last the core's own `execs`, if a grouping needs
+    it.
 
-    That one comes last: its interval then ends after the others', and what they saw of a program, it has seen start.
-    A probe whose set-up fails is named and left out. Raises SettingsError; PluginError where none is left, or where
-    the settings are strict.
+    `execs` is swapped last, so every program that appears in another table has already been seen starting. A probe
+    whose set-up fails is named and left out. Raises SettingsError; PluginError if no probe is left, or if the settings
+    are strict.
     """
-    core, apps = settings.ebpfmon, settings.apps
-    options = LoadOptions(mode=core.load_mode, strategy=core.strategy, loader=core.forced_loader, rows=apps.enabled)
+    core, by = settings.ebpfmon, settings.groups.by
+    options = LoadOptions(
+        mode=core.load_mode, attach_method=core.attach_method, loader=core.forced_loader, rows=bool(by)
+    )
     enabled = [(name, of_probe) for name, of_probe in settings.plugins.items() if of_probe.enabled]
     failed: dict[str, str] = {}
     for name, of_probe in enabled:
@@ -47,7 +54,8 @@ def wanted_probes(settings: Settings, registry: Registry, groupings: Collection[
             log.warning("probe '%s' is left out: %s", name, error)
             continue
         yield probe, replace(options, table_size=of_probe.table_size, setup=setup)
-    if enabled and apps.enabled and "app" in groupings:
+    there_are = groupings()
+    if enabled and any(there_are[name].needs_execs for name in by):
         yield execs.PROBE, replace(options, table_size=execs.SIZE)
 
 
@@ -57,7 +65,7 @@ def _set_up(probe: Probe, settings: ProbeSettings) -> Setup:
         made: object = probe.setup(settings)
     except SettingsError:
         raise
-    except Exception as error:  # whatever a stranger's code raises
+    except Exception as error:  # a plugin's code may raise anything
         raise PluginError(f"set up probe '{probe.name}': {type(error).__name__}: {error}") from error
     if not isinstance(made, Setup):
         raise PluginError(f"set up probe '{probe.name}': it returned {made!r}, not a Setup")
@@ -81,7 +89,7 @@ def load_one(
         loaded = attach.load(probe, libbpf, found, options, beside, known)
     except KernelError:
         raise
-    except Exception as error:  # what becomes of values that a stranger has set up
+    except Exception as error:  # values from a plugin's set-up may be anything
         raise ObjectError(f"load probe '{probe.name}': {type(error).__name__}: {error}") from error
     try:
         require_fit(loaded)
@@ -109,7 +117,7 @@ class Probes:
         """Load these; one that cannot load is named, and the others go on. Where programs of the same probe run
         already, `beside`, they change sides with it from now on. Blocking.
 
-        Raises KernelError where none can, where a strategy is `forced`, or without the capabilities.
+        Raises KernelError where none can, where an attach method is `forced`, or without the capabilities.
         """
         features.require_permission(self._found)
         libbpf, failed = Libbpf(), dict[str, KernelError]()
@@ -133,7 +141,7 @@ class Probes:
             raise next(iter(failed.values()))
         for name, why in failed.items():
             log.warning("probe '%s' is left out: %s", name, why)
-        libbpf.trim()
+        memory.return_freed()
         return self
 
     def _require_tables(self, loaded: LoadedProbe) -> None:
@@ -142,7 +150,7 @@ class Probes:
             for stem in {t.stem for t in other.tables} & {t.stem for t in loaded.tables}:
                 loaded.close()
                 raise ObjectError(
-                    f"probe '{loaded.probe.name}': probe '{other.probe.name}' has brought a table '{stem}' already"
+                    f"probe '{loaded.probe.name}': probe '{other.probe.name}' already has a table '{stem}'"
                 )
 
     def fit(self, wanted: list[Wanted]) -> bool:
@@ -162,17 +170,14 @@ class Probes:
 def _of_load(wanted: Wanted) -> tuple[str, LoadOptions, dict[str, int]]:
     """What needs a new load if it is another."""
     probe, options = wanted
-    return probe.name, replace(options, setup=attach.NO_SETUP), dict(options.setup.knobs)
+    return probe.name, replace(options, setup=attach.NO_SETUP), dict(options.setup.rodata)
 
 
 def describe(probe: LoadedProbe) -> str:
     """How a probe's events are seen, in a line."""
-    ways: dict[str, int] = {}
-    for choice in probe.choices:
-        if choice.taken:
-            ways[choice.taken.strategy] = ways.get(choice.taken.strategy, 0) + 1
+    methods = Counter(choice.taken.method.name for choice in probe.choices if choice.taken)
     missing = [c.event for c in probe.choices if not c.taken]
-    seen = ", ".join(f"{count} events by {way}" for way, count in ways.items())
+    seen = ", ".join(f"{count} events by {way}" for way, count in methods.items())
     return seen + (f"; not seen: {', '.join(missing)}" if missing else "")
 
 
@@ -181,18 +186,34 @@ def require_fit(loaded: LoadedProbe) -> None:
     probe, counters = loaded.probe, {t.stem: t.counters for t in loaded.tables}
     if execs.TABLE in counters and probe is not execs.PROBE:
         raise ObjectError(f"probe '{probe.name}': a table of the name '{execs.TABLE}' is ebpfmon's own")
-    for stem in loaded.setup.keys:
+    for stem in loaded.setup.labels:
         if stem not in counters:
-            raise ObjectError(f"probe '{probe.name}': Setup.keys: its object has no table '{stem}'")
-    if wrong := misfit(probe, counters, loaded.setup.keys):
+            raise ObjectError(f"probe '{probe.name}': Setup.labels: its object has no table '{stem}'")
+    labels = {stem: of_table.labels for stem, of_table in loaded.setup.labels.items()}
+    by_process = {t.stem for t in loaded.tables if t.is_by_process}
+    if wrong := violation(probe, counters, labels, by_process):
         raise ObjectError(f"probe '{probe.name}': {wrong}")
 
 
-def charts_of(probes: Collection[LoadedProbe], mode: LoadMode) -> dict[str, tuple[Chart, ...]]:
-    """By table, the charts that exist in a load mode."""
-    charts: dict[str, list[Chart]] = {t.stem: [] for p in probes for t in p.tables}
-    for probe in probes:
-        for chart in probe.probe.charts:
+def shown(probes: Sequence[LoadedProbe], mode: LoadMode) -> Shown:
+    """Return what is published of these probes in a load mode."""
+    tables = [(probe, table) for probe in probes for table in probe.tables]
+    charts: dict[str, list[Chart]] = {table.stem: [] for _, table in tables}
+    columns: dict[str, list[Column]] = {table.stem: [] for _, table in tables}
+    for loaded in probes:
+        first = loaded.tables[0].stem
+        for chart in loaded.probe.charts:
             if mode is LoadMode.RETURN or not chart.return_only:
-                charts[chart.table or probe.tables[0].stem].append(chart)
-    return {stem: tuple(of_table) for stem, of_table in charts.items()}
+                charts[chart.table or first].append(replace(chart, table=chart.table or first))
+        for column in loaded.probe.columns:
+            if mode is LoadMode.RETURN or not column.return_only:
+                columns[column.table or first].append(column)
+    return Shown(
+        charts={stem: tuple(of_table) for stem, of_table in charts.items()},
+        counters={table.stem: table.counters for _, table in tables},
+        labels={stem: labels for probe in probes for stem, labels in probe.setup.labels.items()},
+        columns={stem: tuple(of_table) for stem, of_table in columns.items()},
+        by_process=frozenset(
+            table.stem for probe, table in tables if table.is_by_process and probe.probe is not execs.PROBE
+        ),
+    )
