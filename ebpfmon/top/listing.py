@@ -1,154 +1,188 @@
-"""The rows of all tables by process as lines: one for each process, or one for each group. Pure, and vectorised: rows
-are many."""
+"""Merge the rows of all tables by process into lines: one for each process, or one for each group. Pure.
+
+There may be many rows, so nothing loops over them.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Self
 
 import numpy as np
+from numpy.typing import NDArray
 
-from ebpfmon.model.everything import Owners, Snapshot, TableHarvest
-from ebpfmon.top.state import Column, Mode, State
+from ebpfmon.model import Role, RowGroups, Rows, Snapshot, TableView
+from ebpfmon.pipeline.aggregate import Aggregator, Groups, key_of
+from ebpfmon.top.columns import Column, rates
+from ebpfmon.top.state import State
 
 NOBODY = "-"
-"""The group of what has no owner."""
+"""What stands for the group of a process if nothing is grouped by the chosen grouping."""
+OTHER = "other"
+"""What stands for the group of a process that belongs to none."""
 _WHO = np.dtype(
     [("tgid", "u4"), ("start_ns", "u8"), ("exec_id", "u4"), ("parent_tgid", "u4"), ("uid", "u4"), ("comm", "S16")]
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Listing:
-    """Lines, as arrays of one length. `who` has the fields tgid, start_ns, exec_id, parent_tgid, uid and comm (zeros
-    where a line is a group); line n belongs to `names[group[n]]` and stands for `count[n]` processes; `amounts` are
-    the interval's counters (u64) by name."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Counters:
+    """The counters that declared columns name, each of one table.
 
-    who: np.ndarray
-    group: np.ndarray
-    count: np.ndarray
+    `names` has (table, counter); `columns` says which of them each column sums, by the column's key.
+    """
+
+    names: tuple[tuple[str, str], ...]
+    columns: Mapping[str, list[int]]
+
+    @classmethod
+    def declared(cls, tables: Mapping[str, TableView]) -> Self:
+        """Return the counters that the columns of these tables name."""
+        names: dict[tuple[str, str], int] = {}
+        columns: dict[str, list[int]] = {}
+        for table, view in tables.items():
+            for column in view.columns:
+                of_column = columns.setdefault(column.id, [])
+                of_column += [names.setdefault((table, name), len(names)) for name in column.fields]
+        return cls(names=tuple(names), columns=columns)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Listing:
+    """Lines, as arrays.
+
+    `who` (lines,) has the fields tgid, start_ns, exec_id, parent_tgid, uid and comm, zeros where a line is a group.
+    Line n belongs to the group `names[group[n]]`, whose role is `roles[group[n]]`, and stands for `count[n]`
+    processes. `amounts`, i64 (lines, counters), are the interval's.
+    """
+
+    who: Rows
+    group: NDArray[np.intp]
+    count: NDArray[np.int64]
     names: tuple[str, ...]
-    amounts: Mapping[str, np.ndarray]
+    roles: tuple[Role, ...]
+    counters: Counters
+    amounts: NDArray[np.int64]
 
     def __len__(self) -> int:
         return len(self.group)
 
-    def amount(self, column: Column) -> np.ndarray:
-        """What a column of rates shows of each line, as the interval's amount (u64)."""
-        return self.total(column.counters(self.amounts))
-
-    def total(self, names: Collection[str]) -> np.ndarray:
-        """The sum of these counters by line (u64)."""
-        total = np.zeros(len(self), np.uint64)
-        for name in names:
-            total += self.amounts[name]
+    def amount(self, *keys: str) -> NDArray[np.int64]:
+        """Return the sum of these columns by line, (lines,)."""
+        counters = [counter for key in keys for counter in self.counters.columns[key]]
+        total: NDArray[np.int64] = self.amounts[:, counters].sum(axis=1, dtype=np.int64)
         return total
 
-    def take(self, lines: np.ndarray | slice) -> Self:
-        """These lines, in this order."""
-        amounts = {n: a[lines] for n, a in self.amounts.items()}
-        return replace(self, who=self.who[lines], group=self.group[lines], count=self.count[lines], amounts=amounts)
+    def take(self, lines: NDArray[np.intp] | slice) -> Self:
+        """Return these lines, in this order."""
+        return replace(
+            self, who=self.who[lines], group=self.group[lines], count=self.count[lines], amounts=self.amounts[lines]
+        )
 
 
-def by_process(snapshot: Snapshot) -> dict[str, TableHarvest]:
-    """The tables whose rows are of processes. What others count by keys of their own, these count as well."""
-    return {stem: table for stem, table in snapshot.tables.items() if table.is_by_process}
+def by_process(snapshot: Snapshot) -> dict[str, TableView]:
+    """Return the tables whose rows are processes, those with the most important columns first.
+
+    They count everything that tables with other keys count as well.
+    """
+    found = [(name, view) for name, view in snapshot.tables.items() if view.harvest.is_by_process]
+    return dict(sorted(found, key=lambda item: min((column.rank for column in item[1].columns), default=math.inf)))
 
 
-def counters(tables: Collection[TableHarvest], errors: bool) -> list[str]:
-    """The names of all that was counted; without `errors`, what failed is left out."""
-    names = dict.fromkeys(n for t in tables for n in t.totals)
-    return [n for n in names if errors or not n.endswith(("_errors", "_failed"))]
+def rates_of(snapshot: Snapshot) -> tuple[Column, ...]:
+    """Return the rates that can be shown of each process."""
+    return rates(column for view in by_process(snapshot).values() for column in view.columns)
 
 
-def listing(snapshot: Snapshot, mode: Mode, errors: bool) -> Listing:
-    """All lines, in no order that matters. Rows of one process are one line: those of several tables, and those before
-    and after an execve(2), of which the last says how the process is called."""
-    rows = _gather(snapshot, errors)
-    who = rows.who
-    rows = rows.take(np.lexsort((who["exec_id"], who["start_ns"], who["tgid"])))
-    first = _changes(rows.who["tgid"]) | _changes(rows.who["start_ns"])
-    starts = np.flatnonzero(first)
-    if mode == "processes":
-        return _summed(replace(rows, count=first.astype(np.int64)), starts)
-    process = np.cumsum(first) - 1
-    order = np.lexsort((process, rows.group))
-    rows, first = rows.take(order), _changes(rows.group[order])
-    count = first | _changes(process[order])
-    return _summed(replace(rows, who=np.zeros(len(rows), _WHO), count=count.astype(np.int64)), np.flatnonzero(first))
+def listing(snapshot: Snapshot, state: State) -> Listing:
+    """Return all lines, in no particular order.
+
+    The rows of one process are one line, also those of several tables and those before and after an execve(2); the
+    last one says how the process is called.
+    """
+    rows = _gather(snapshot, state.by)
+    key = key_of(rows.who, ("tgid", "start_ns"))
+    if state.mode == "processes":
+        return _summed(rows, Aggregator(2).group(key))
+    of_group = np.column_stack((rows.group.astype(np.uint64), key))
+    lines = _summed(rows, Aggregator(3).group(of_group))  # one for each process in each group
+    groups = Aggregator(1).group(lines.group.astype(np.uint64)[:, np.newaxis])
+    processes = groups.sums(lines.count[:, np.newaxis])[:, 0]
+    return replace(_summed(lines, groups), who=np.zeros(len(groups), _WHO), count=processes)
 
 
 def chosen(lines: Listing, state: State, users: Mapping[int, str]) -> Listing:
-    """The lines that the filter lets through, as the state sorts them; where that makes no difference, those with most
-    calls come first. `users`: what is shown for a uid."""
+    """Return the lines that the filter lets through, as the resolved state sorts them.
+
+    Lines that are equal in the sort column are sorted by their calls. `users` is what is shown for a uid.
+    """
     if state.filter:
         lines = lines.take(np.flatnonzero(_matches(lines, state.filter)))
-    calls = lines.total([n for n in lines.amounts if n.endswith("_calls")])
-    key = _sort_key(lines, state, users)
+    calls = lines.amount(*(column.key for column in state.rates if column.units == "calls/s")).astype(np.uint64)
+    key = _sort_key(lines, state.sort_column, users)
     return lines.take(np.lexsort((lines.group, lines.who["tgid"], ~calls, ~key if state.descending else key)))
 
 
-def _gather(snapshot: Snapshot, errors: bool) -> Listing:
-    """The rows of all tables by process, one after the other."""
+def _gather(snapshot: Snapshot, by: str) -> Listing:
+    """Return the rows of all tables by process as lines, the last execve(2) of each process last."""
     tables = by_process(snapshot)
-    size = sum(len(t.rows) for t in tables.values())
-    who, group = np.zeros(size, _WHO), np.zeros(size, np.int64)
-    amounts = {n: np.zeros(size, np.uint64) for n in counters(tables.values(), errors)}
-    wanted = {n: who[n] for n in _WHO.names or ()} | amounts
-    names, end = {NOBODY: 0}, 0
-    for stem, table in tables.items():
-        part = slice(end, end + len(table.rows))
-        end = part.stop
-        for name in wanted.keys() & {*(table.rows.dtype.names or ())}:
-            wanted[name][part] = table.rows[name]
-        if stem in snapshot.owners:
-            group[part] = _groups(snapshot.owners[stem], names)
-    return Listing(who, group, np.ones(size, np.int64), tuple(names), amounts)
+    counters = Counters.declared(tables)
+    size = sum(len(view.harvest.rows) for view in tables.values())
+    who, group = np.zeros(size, _WHO), np.zeros(size, np.intp)
+    amounts = np.zeros((size, len(counters.names)), np.int64)
+    places = {(Role.OTHER, NOBODY): 0}
+    end = 0
+    for table, view in tables.items():
+        rows = view.harvest.rows
+        part = slice(end, end := end + len(rows))
+        for name in _WHO.names or ():
+            who[name][part] = rows[name]
+        for n, (of_table, name) in enumerate(counters.names):
+            if of_table == table:
+                amounts[part, n] = rows[name]
+        if by in view.groups:
+            group[part] = _places(view.groups[by], places)
+    lines = Listing(
+        who=who, group=group, count=np.ones(size, np.int64), names=tuple(name for _, name in places),
+        roles=tuple(role for role, _ in places), counters=counters, amounts=amounts,
+    )  # fmt: skip
+    return lines.take(np.argsort(who["exec_id"], kind="stable"))
 
 
-def _groups(owners: Owners, names: dict[str, int]) -> np.ndarray:
-    """The group of each row, by its place in `names`, which grows."""
-    used, of_rows = np.unique(owners.of_rows, return_inverse=True)
-    ids = [names.setdefault(owners.groups[group], len(names)) for group in used.tolist()]
-    return np.array(ids, np.int64)[of_rows]
+def _places(groups: RowGroups, places: dict[tuple[Role, str], int]) -> NDArray[np.intp]:
+    """Return the place of each row's group, (rows,), among all groups by role and name; new groups are added there."""
+    ids, of_rows = np.unique(groups.ids, return_inverse=True)
+    found = np.empty(len(ids), np.intp)
+    for n, id_ in enumerate(ids.tolist()):
+        group = (Role.OTHER, OTHER) if id_ == RowGroups.OTHER else (Role.ITEM, groups.names[id_])
+        found[n] = places.setdefault(group, len(places))
+    return found[of_rows]
 
 
-def _changes(values: np.ndarray) -> np.ndarray:
-    """Where something else begins."""
-    changes = np.ones(len(values), bool)
-    changes[1:] = values[1:] != values[:-1]
-    return changes
+def _summed(lines: Listing, groups: Groups) -> Listing:
+    """Return one line for each group of lines: their sum, called as the last of them, for one process."""
+    last = lines.take(groups.last)
+    return replace(last, amounts=groups.sums(lines.amounts))
 
 
-def _lasts(starts: np.ndarray, size: int) -> np.ndarray:
-    return np.append(starts[1:], size)[: len(starts)] - 1
-
-
-def _summed(rows: Listing, starts: np.ndarray) -> Listing:
-    """The rows from each start to the next as one line, which is called as the last of them."""
-    lasts = _lasts(starts, len(rows))
-    amounts = {n: np.add.reduceat(a, starts) for n, a in rows.amounts.items()}
-    return Listing(rows.who[lasts], rows.group[lasts], np.add.reduceat(rows.count, starts), rows.names, amounts)
-
-
-def _matches(lines: Listing, text: str) -> np.ndarray:
-    """Which lines have the text in their command or group, or are the process of that PID."""
+def _matches(lines: Listing, text: str) -> NDArray[np.bool_]:
+    """Return which lines have the text in their command or group, or are the process of that PID."""
     text = text.lower()
     of_names = np.array([text in name.lower() for name in lines.names], bool)
-    commands = np.char.lower(lines.who["comm"])  # bytes: of ASCII letters alone
-    matches: np.ndarray = of_names[lines.group] | (np.char.find(commands, text.encode(errors="replace")) >= 0)
+    commands = np.char.lower(lines.who["comm"])  # bytes: only ASCII letters become lower case
+    matches: NDArray[np.bool_] = of_names[lines.group] | (np.char.find(commands, text.encode(errors="replace")) >= 0)
     if text.isascii() and text.isdigit():
         matches |= lines.who["tgid"].astype(np.uint64) == min(int(text), 1 << 63)
     return matches
 
 
-def _sort_key(lines: Listing, state: State, users: Mapping[int, str]) -> np.ndarray:
-    """A number (u64) for each line, by which the sort column sorts."""
-    column = next((c for c in state.choice if c.key == state.sort), None)
-    if column and column.is_rate:
-        return lines.amount(column)
-    match state.sort:
+def _sort_key(lines: Listing, column: Column, users: Mapping[int, str]) -> NDArray[np.uint64]:
+    """Return a number for each line, (lines,), by which the column sorts."""
+    if column.is_rate:
+        return lines.amount(column.key).astype(np.uint64)
+    match column.key:
         case "pid":
             key = lines.who["tgid"]
         case "count":
@@ -160,11 +194,12 @@ def _sort_key(lines: Listing, state: State, users: Mapping[int, str]) -> np.ndar
             key = np.unique(np.char.lower(lines.who["comm"]), return_inverse=True)[1]
         case _:
             key = _ranks([(name.lower(), name) for name in lines.names])[lines.group]
-    return key.astype(np.uint64)
+    found: NDArray[np.uint64] = key.astype(np.uint64)
+    return found
 
 
-def _ranks(words: list[tuple[bool, str, int]] | list[tuple[str, str]]) -> np.ndarray:
-    """The place of each when all are in order."""
+def _ranks(words: Sequence[tuple[bool, str, int]] | Sequence[tuple[str, str]]) -> NDArray[np.int64]:
+    """Return the place of each of these when all are in order, (words,)."""
     ranks = np.empty(len(words), np.int64)
     ranks[sorted(range(len(words)), key=words.__getitem__)] = np.arange(len(words))
     return ranks

@@ -1,135 +1,74 @@
-"""What the user has chosen, and what each key changes of it; the columns that there are to choose from. Pure."""
+"""What the user has chosen, and what each key changes of it. Pure."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from typing import Literal
 
-from ebpfmon.config.settings import By
+from ebpfmon.grouping.registry import DEFAULT
+from ebpfmon.top.columns import WHO, Column, Mode
 
-Mode = Literal["processes", "groups"]
 FILTER_MAX = 64
-"""Characters that a filter may have."""
+"""How many characters a filter may have."""
 END = 1 << 30
-"""A scroll offset beyond any last line: `view.frame` brings it back to what there is."""
+"""A scroll offset beyond any last line. `view.frame` reduces it to what there is."""
 
 
-@dataclass(frozen=True, slots=True)
-class Column:
-    """One column of the table.
-
-    A number is the sum of those counters that are named in `fields` or end with one of `endings`, as a rate in
-    `width` columns (digits, then units). A name has neither, and grows up to `widest` columns. `letter` is the key
-    that sorts by it. Where there is no room for all, those with the greatest `rank` go first.
-    """
-
-    key: str
-    letter: str
-    header: str
-    width: int
-    rank: int
-    fields: tuple[str, ...] = ()
-    endings: tuple[str, ...] = ()
-    is_bytes: bool = False
-    widest: int = 0
-
-    @property
-    def is_rate(self) -> bool:
-        """Whether it is a sum of counters."""
-        return bool(self.fields or self.endings)
-
-    @property
-    def is_name(self) -> bool:
-        """Whether it is words: those stand at the left, and sort from a to z at first."""
-        return self.widest > 0
-
-    def counters(self, names: Iterable[str]) -> list[str]:
-        """Those of these counters that it sums up."""
-        return [n for n in names if n in self.fields or n.endswith(self.endings or "\0")]
-
-
-_ERRORS = ("_errors", "_failed")
-RATES = (
-    Column("open", "O", "OPEN", 5, 10, ("open_calls",)),
-    Column("close", "C", "CLOSE", 5, 12, ("close_calls",)),
-    Column("read", "R", "READ", 6, 2, ("read_calls",)),
-    Column("rbytes", "B", "RBYTES", 6, 4, ("read_bytes",), is_bytes=True),
-    Column("write", "W", "WRITE", 6, 3, ("write_calls",)),
-    Column("wbytes", "Y", "WBYTES", 6, 5, ("write_bytes",), is_bytes=True),
-    Column("unlink", "D", "UNLINK", 6, 13, ("unlink_calls",)),
-    Column("new", "F", "NEW", 4, 11, ("processes_created", "threads_created")),
-    Column("err", "E", "ERR", 5, 8, endings=_ERRORS),
-    Column("sent", "S", "SENT", 6, 6, ("tcp_send_bytes", "udp_send_bytes"), is_bytes=True),
-    Column("recv", "V", "RECV", 6, 7, ("tcp_recv_bytes", "udp_recv_bytes"), is_bytes=True),
-)
-"""What can be counted, in calls, bytes, tasks or errors per second."""
-COLUMNS: dict[Mode, tuple[Column, ...]] = {
-    "processes": (
-        Column("pid", "P", "PID", 7, 0),
-        Column("user", "U", "USER", 8, 14, widest=16),
-        Column("group", "G", "GROUP", 10, 9, widest=24),
-        Column("command", "N", "COMMAND", 12, 1, widest=16),
-        *RATES,
-    ),
-    "groups": (Column("group", "G", "GROUP", 12, 0, widest=48), Column("count", "P", "PROCS", 5, 1), *RATES),
-}
-"""All columns by mode, in their order on the screen."""
-DEFAULT_SORT = "read"
-_NEXT_BY: dict[By, By] = {"app": "process", "process": "user", "user": "cgroup", "cgroup": "app"}
-
-
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class State:
-    """What the user has chosen.
+    """What the user has chosen, and what the last frame offers to choose from.
 
-    `sort` is the key of a column; `scroll` counts the lines of the table that are above the screen. `columns` (the keys
-    of the columns that what is measured can fill; empty: all) and `page` (lines of the table on the screen) are as the
-    last frame had them.
+    `sort` is the key of a column; empty or unknown, it stands for the most important rate. `by` is a grouping.
+    `scroll` counts the lines of the table above the screen. From the last frame come `rates` (the columns that probes
+    declare of what is measured), `groupings` and `page` (how many lines of the table are on the screen).
     """
 
-    sort: str = DEFAULT_SORT
+    sort: str = ""
     descending: bool = True
     filter: str = ""
     editing: bool = False
     paused: bool = False
     mode: Mode = "processes"
-    by: By = "app"
+    by: str = DEFAULT
     scroll: int = 0
     help: bool = False
     quit: bool = False
-    columns: tuple[str, ...] = ()
+    rates: tuple[Column, ...] = ()
+    groupings: tuple[str, ...] = ()
     page: int = 10
 
     @property
     def choice(self) -> tuple[Column, ...]:
-        """The columns that can be sorted by."""
-        return tuple(c for c in COLUMNS[self.mode] if not self.columns or c.key in self.columns)
+        """The columns that can be sorted by, in their order on the screen."""
+        return (*WHO[self.mode], *(column for column in self.rates if not column.summary))
+
+    @property
+    def sort_column(self) -> Column:
+        """The column of this key. The state must be resolved."""
+        return next(column for column in self.choice if column.key == self.sort)
 
 
-def settle(state: State, available: Collection[Column]) -> State:
-    """The state where these columns of its mode are available: its sort column is one of them."""
-    keys = tuple(c.key for c in available)
-    state = replace(state, columns=keys)
-    if state.sort in keys:
+def resolve(state: State, rates: Iterable[Column], groupings: Iterable[str]) -> State:
+    """Return the state where these rates and groupings are available: its sort column is one of the choice."""
+    state = replace(state, rates=tuple(rates), groupings=tuple(groupings))
+    if any(column.key == state.sort for column in state.choice):
         return state
-    rates = [c for c in available if c.is_rate]
-    keys = tuple(c.key for c in rates) or keys
-    return _sorted(state, DEFAULT_SORT if DEFAULT_SORT in keys else keys[0])
+    default = _default_sort(state)
+    return _sorted(state, default) if state.sort else replace(state, sort=default.key)
 
 
 def press(state: State, key: str) -> State:
-    """The state after a key: a character, or one of left, right, up, down, pgup, pgdn, home, end, enter, escape,
-    backspace and ctrl-c. Keys that mean nothing change nothing."""
+    """Return the state after a key: a character, or one of left, right, up, down, pgup, pgdn, home, end, enter, escape,
+    backspace and ctrl-c. Keys without a meaning change nothing."""
     if key == "ctrl-c":
         return replace(state, quit=True)
     if state.editing:
         return _edit(state, key)
     if state.help:
         return replace(state, help=False, quit=key == "q")
-    letters = {c.letter: c.key for c in state.choice}
-    if key in letters:
-        return _sorted(state, letters[key])
+    for column in state.choice:
+        if key == column.letter:
+            return _sorted(state, column)
     match key:
         case "q":
             return replace(state, quit=True)
@@ -144,10 +83,9 @@ def press(state: State, key: str) -> State:
         case "r":
             return replace(state, descending=not state.descending, scroll=0)
         case "g":
-            return replace(state, mode="groups" if state.mode == "processes" else "processes", columns=(), scroll=0)
+            return replace(state, mode="groups" if state.mode == "processes" else "processes", scroll=0)
         case "b":
-            # a second that has passed cannot be grouped anew
-            return replace(state, by=_NEXT_BY[state.by], paused=False, scroll=0)
+            return replace(state, by=_next(state.groupings, state.by), scroll=0)
         case "left" | "<":
             return _beside(state, -1)
         case "right" | ">":
@@ -155,15 +93,25 @@ def press(state: State, key: str) -> State:
     return replace(state, scroll=_scrolled(state, key))
 
 
-def _sorted(state: State, key: str) -> State:
-    name = any(c.is_name or c.key == "pid" for c in COLUMNS[state.mode] if c.key == key)
-    return replace(state, sort=key, descending=not name, scroll=0)
+def _default_sort(state: State) -> Column:
+    columns = [column for column in state.choice if column.is_rate] or state.choice
+    return min(columns, key=lambda column: column.rank)
+
+
+def _sorted(state: State, column: Column) -> State:
+    return replace(state, sort=column.key, descending=not (column.is_name or column.key == "pid"), scroll=0)
 
 
 def _beside(state: State, step: int) -> State:
-    keys = [c.key for c in state.choice]
-    at = keys.index(state.sort) if state.sort in keys else 0
-    return _sorted(state, keys[(at + step) % len(keys)])
+    state = resolve(state, state.rates, state.groupings)
+    columns = state.choice
+    return _sorted(state, columns[(columns.index(state.sort_column) + step) % len(columns)])
+
+
+def _next(words: tuple[str, ...], word: str) -> str:
+    if word not in words:
+        return words[0] if words else word
+    return words[(words.index(word) + 1) % len(words)]
 
 
 def _scrolled(state: State, key: str) -> int:

@@ -1,33 +1,37 @@
-"""Words and numbers in so many columns of a terminal. Pure."""
+"""Fit words and numbers into columns of a terminal. Pure."""
 
 from __future__ import annotations
 
-import unicodedata
+from wcwidth import wcwidth
 
-_CUT = "+"  # ends what was longer
+from ebpfmon.text import printable
+
+_CUT = "+"  # ends a text that was longer
 _UNITS = "kMGTPEZY"
 
 
-def printable(name: str) -> str:
-    """A name as it may go to a terminal: a process names itself, so what would move the cursor, or would take no
-    column of its own, becomes `?`."""
-    if name.isascii() and name.isprintable():
-        return name
-    return "".join(c if c.isprintable() and _columns(c) else "?" for c in name)
+def drawable(name: str) -> str:
+    """Return a name as a terminal can show it, with "?" for each character that it cannot or that takes no column.
+
+    Processes choose their own names; a character without a column, such as a combining mark, would change the one
+    before it, which may be ours.
+    """
+    name = printable(name)
+    return name if name.isascii() else "".join(c if wcwidth(c) > 0 else "?" for c in name)
 
 
 def columns(text: str) -> int:
-    """How many columns a printable text takes."""
-    return len(text) if text.isascii() else sum(map(_columns, text))
+    """Return how many columns a drawable text takes."""
+    return len(text) if text.isascii() else sum(map(wcwidth, text))
 
 
 def cut(text: str, width: int) -> str:
-    """A printable text in at most `width` columns; that it was longer is marked."""
+    """Return a drawable text in at most `width` columns, with a mark at the end if it was longer."""
     if columns(text) <= width:
         return text
     kept, used = "", columns(_CUT)
     for c in text:
-        used += _columns(c)
+        used += wcwidth(c)
         if used > width:
             break
         kept += c
@@ -35,15 +39,15 @@ def cut(text: str, width: int) -> str:
 
 
 def pad(text: str, width: int, *, right: bool = False) -> str:
-    """A printable text in exactly `width` columns, at the left or the right of them."""
+    """Return a drawable text in exactly `width` columns, at their left or their right end."""
     text = cut(text, width)
     blanks = " " * (width - columns(text))
     return blanks + text if right else text + blanks
 
 
 def short(rate: float, width: int, digits: int) -> str:
-    """A rate in at most `width` (4 or more) columns: whole with so many digits, beyond in thousands (k), millions (M)
-    and so on; a dash where nothing was done, and never 0 where something was."""
+    """Return a rate in at most `width` (4 or more) columns: a whole number of up to `digits` digits, and beyond that
+    in thousands (k), millions (M) and so on. Zero is a dash; anything else is at least 0.1."""
     if not rate:
         return "-"
     if rate < 9.95:
@@ -59,10 +63,3 @@ def short(rate: float, width: int, digits: int) -> str:
         if rate < 999.5:
             break
     return text
-
-
-def _columns(c: str) -> int:
-    # marks are drawn over the character before them
-    if unicodedata.category(c) in ("Mn", "Me"):
-        return 0
-    return 2 if unicodedata.east_asian_width(c) in ("W", "F") else 1

@@ -1,4 +1,4 @@
-"""A second as lines for a terminal, or as a dictionary for programs. Pure: no I/O, and the time is the snapshot's."""
+"""Show one interval: as lines for a terminal, or as a dictionary for programs. Pure: the time is the snapshot's."""
 
 from __future__ import annotations
 
@@ -7,35 +7,28 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from dataclasses import dataclass, replace
 from typing import Any
 
-from ebpfmon.model.everything import Snapshot
-from ebpfmon.top.listing import Listing, by_process, chosen, counters, listing
-from ebpfmon.top.state import COLUMNS, RATES, Column, State, press, settle
+from ebpfmon.model import Snapshot
+from ebpfmon.top.columns import Column
+from ebpfmon.top.listing import Counters, Listing, by_process, chosen, listing, rates_of
+from ebpfmon.top.state import State, resolve
 from ebpfmon.top.text import columns as width_of
-from ebpfmon.top.text import cut, pad, printable, short
+from ebpfmon.top.text import cut, drawable, pad, short
 
-__all__ = ["COLUMNS", "Column", "Frame", "State", "frame", "press", "render", "to_json"]
-
+SCHEMA = 2
+"""The version of `to_json`."""
 NO_USERS: Mapping[int, str] = {}
-_FULL, _SMALL = 9, 4  # lines below which the totals, then all but the table, make room for it
+_FULL, _SMALL = 9, 4  # with fewer lines first the totals, then everything but the table, makes room for the table
 _KEYS = ("q quit", "h help", "< > sort", "r reverse", "/ filter", "space pause", "g groups", "b by", "arrows scroll")
-_RATE = {c.key: c for c in RATES}
-_TOTALS = (
-    ("calls/s", [_RATE[key] for key in ("open", "close", "read", "write", "unlink")]),
-    ("bytes/s", [_RATE[key] for key in ("rbytes", "wbytes", "sent", "recv")]),
-    ("tasks/s", [_RATE["new"], Column("exit", "", "EXIT", 4, 0, ("tasks_exited",))]),
-    ("err/s", [_RATE["err"]]),
-)
-_WORDS = {"rbytes": "read", "wbytes": "write", "err": ""}  # where the line's first word says the rest
 _HELP = (
     "q, ctrl-c      quit",
-    "left, right    sort by the column before or after (also < and >)",
+    "left, right    sort by the previous or the next column (also < and >)",
     "capitals       sort by a column:",
-    "r              turn the order round",
-    "/              show what has these letters in its command or its group, or has",
-    "               this PID: enter accepts, escape clears",
+    "r              reverse the order",
+    "/              show what has this text in its command or its group, or this",
+    "               PID: enter accepts, escape clears",
     "space, p       pause, go on",
-    "g              processes, or groups of them",
-    "b              what groups are: by app, process, user, cgroup",
+    "g              show processes, or groups of them",
+    "b              group by:",
     "up, down, page up, page down, home, end    scroll",
     "h, ?           this help",
     "",
@@ -43,10 +36,13 @@ _HELP = (
 )
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Frame:
-    """What stands on the terminal: `lines`, of which number `heading` heads the table (-1: none does), and the state
-    with what depends on that: how far it is scrolled, which columns there are, the length of a page."""
+    """What is on the terminal.
+
+    `heading` is the number of the line that heads the table, -1 if none does. `state` is the state with what depends
+    on the frame: how far it is scrolled, what there is to choose from, the length of a page.
+    """
 
     lines: list[str]
     heading: int
@@ -59,12 +55,11 @@ def render(
     width: int,
     height: int | None,
     *,
-    errors: bool = True,
     users: Mapping[int, str] = NO_USERS,
     top: int | None = None,
 ) -> list[str]:
-    """The lines of `frame`."""
-    return frame(snapshot, state, width, height, errors=errors, users=users, top=top).lines
+    """Return the lines of `frame`."""
+    return frame(snapshot, state, width, height, users=users, top=top).lines
 
 
 def frame(
@@ -73,17 +68,19 @@ def frame(
     width: int,
     height: int | None,
     *,
-    errors: bool = True,
     users: Mapping[int, str] = NO_USERS,
     top: int | None = None,
 ) -> Frame:
-    """At most `height` lines of at most `width` columns, printable whatever processes call themselves; amounts are per
-    second. `height` None: the first `top` lines of the table, or all of it, and no words about keys. `errors`: whether
-    errors were counted (load mode `return`). `users`: what is shown for a uid, by default the number."""
-    given, state = state, _settled(snapshot, state, errors)
-    given = replace(given, columns=state.columns)  # its sort column may be back in the next interval
-    lines = chosen(listing(snapshot, state.mode, errors), state, users)
-    head, foot, has_status, has_heading = [_title(snapshot, state, width), *_totals(snapshot, errors, width)], "", 1, 1
+    """Return at most `height` lines of at most `width` columns, safe to draw whatever processes call themselves.
+
+    Amounts are shown per second. If `height` is None, there are the first `top` lines of the table, or all of it, and
+    no words about keys. `users` is what is shown for a uid, by default the number.
+    """
+    given, state = state, _resolved(snapshot, state)
+    # the sort column that the user chose stays chosen: it may be back in the next interval
+    given = replace(given, rates=state.rates, groupings=state.groupings)
+    lines = chosen(listing(snapshot, state), state, users)
+    head, foot, has_status, has_heading = [_title(snapshot, state, width), *_totals(snapshot, state, width)], "", 1, 1
     page, scroll = len(lines) if top is None else top, 0
     if height is not None:
         head, has_status, has_heading = head[: _room_above(height)], int(height >= _FULL), int(height > 1)
@@ -92,7 +89,7 @@ def frame(
         scroll = min(state.scroll, max(len(lines) - page, 0))
     if height is not None and state.help:
         help_ = _screen([*_help(state, width)], "any key closes this help", width, height)
-        return Frame(help_, -1, replace(given, scroll=scroll))
+        return Frame(lines=help_, heading=-1, state=replace(given, scroll=scroll))
     state = replace(state, scroll=scroll)
     shown, columns = lines.take(slice(scroll, scroll + page)), _fitting(state, width)
     body = [
@@ -101,91 +98,110 @@ def frame(
         *[_heading(columns, state.sort)][:has_heading],
         *_table(shown, columns, snapshot.elapsed_s or 1.0, users),
     ]
-    heading = len(head) + has_status if has_heading else -1
-    return Frame(_screen(body, foot, width, height), heading, replace(given, scroll=scroll, page=max(page, 1)))
+    return Frame(
+        lines=_screen(body, foot, width, height),
+        heading=len(head) + has_status if has_heading else -1,
+        state=replace(given, scroll=scroll, page=max(page, 1)),
+    )
 
 
-def to_json(snapshot: Snapshot, state: State, *, top: int | None = None, errors: bool = True) -> dict[str, Any]:
-    """The interval as the state filters and sorts it, the first `top` lines. All numbers are the interval's amounts,
-    not rates; `totals` are over everything, with what found no room (`overflow`), which is in no line."""
-    state = _settled(snapshot, state, errors)
-    lines = chosen(listing(snapshot, state.mode, errors), state, NO_USERS).take(slice(top))
-    tables = by_process(snapshot).values()
-    names = counters(tables, errors)
-    of_lines: list[dict[str, Any]] = [{"group": lines.names[group]} for group in lines.group.tolist()]
+def to_json(snapshot: Snapshot, state: State, *, top: int | None = None) -> dict[str, Any]:
+    """Return the interval as the state filters and sorts it, the first `top` lines.
+
+    Each line has the counters that the columns are made of, by their names in C. All numbers are the interval's
+    amounts, not rates. `totals` are over everything, with what found no room in the tables: that is `overflow`, which
+    is in no line.
+    """
+    state = _resolved(snapshot, state)
+    lines = chosen(listing(snapshot, state), state, NO_USERS).take(slice(top))
+    tables, counters = by_process(snapshot), lines.counters
+    of_lines: list[dict[str, Any]] = [
+        {"group": lines.names[group], "role": lines.roles[group].value} for group in lines.group.tolist()
+    ]
     if state.mode == "groups":
         for line, count in zip(of_lines, lines.count.tolist(), strict=True):
             line["processes"] = count
     else:
         for line, (tgid, start_ns, _, parent, uid, comm) in zip(of_lines, lines.who.tolist(), strict=True):
             line |= {"pid": tgid, "parent": parent, "uid": uid, "command": _text(comm), "start_ns": start_ns}
-    for name, amounts in lines.amounts.items():
-        for line, amount in zip(of_lines, amounts.tolist(), strict=True):
-            line[name] = amount
+    for line, amounts in zip(of_lines, lines.amounts.tolist(), strict=True):
+        line |= _by_name(counters, amounts)
     return {
-        "schema": 1,
+        "schema": SCHEMA,
         "host": snapshot.host,
         "time": round(snapshot.time_s, 3),
         "elapsed_s": round(snapshot.elapsed_s, 4),
         "complete": snapshot.complete,
         "by": state.by,
-        "totals": {n: sum(t.totals.get(n, 0) for t in tables) for n in names},
-        "overflow": {n: sum(t.overflow.get(n, 0) for t in tables) for n in names},
-        "overflow_calls": sum(t.overflow_calls for t in tables),
+        "totals": _by_name(counters, [tables[table].harvest.totals[name] for table, name in counters.names]),
+        "overflow": _by_name(counters, [tables[table].harvest.overflow[name] for table, name in counters.names]),
+        "overflow_calls": _overflow_calls(snapshot),
         state.mode: of_lines,
     }
 
 
-def _settled(snapshot: Snapshot, state: State, errors: bool) -> State:
-    names = counters(by_process(snapshot).values(), errors)
-    return settle(state, [c for c in COLUMNS[state.mode] if not c.is_rate or c.counters(names)])
+def _by_name(counters: Counters, amounts: Iterable[int]) -> dict[str, int]:
+    """Return amounts by the name of the counter. Those of several tables that have one name add up."""
+    found: dict[str, int] = {}
+    for (_, name), amount in zip(counters.names, amounts, strict=True):
+        found[name] = found.get(name, 0) + amount
+    return found
+
+
+def _resolved(snapshot: Snapshot, state: State) -> State:
+    groupings = dict.fromkeys(name for view in by_process(snapshot).values() for name in view.groups)
+    return resolve(state, rates_of(snapshot), groupings)
+
+
+def _overflow_calls(snapshot: Snapshot) -> int:
+    return sum(view.harvest.overflow_calls for view in by_process(snapshot).values())
 
 
 def _room_above(height: int) -> int:
-    """How many lines may say what is no part of the table: a third, where there is room for that."""
+    """Return how many lines may stand above the table: a third, where there is room for that."""
     return max(height // 3 - 1, 2) if height >= _FULL else int(height >= _SMALL)
 
 
 def _screen(body: list[str], foot: str, width: int, height: int | None) -> list[str]:
-    """The lines cut to size, with the foot at the bottom."""
+    """Return the lines cut to size, with the foot at the bottom."""
     if height is not None:
         body = body[: max(height - bool(foot), 0)]
         if foot and height > 0:
             body += [*[""] * (height - 1 - len(body)), foot]
-    return [cut(printable(line), width).rstrip() for line in body]
+    return [cut(drawable(line), width).rstrip() for line in body]
 
 
 def _title(snapshot: Snapshot, state: State, width: int) -> str:
-    overflow = sum(t.overflow_calls for t in by_process(snapshot).values())
+    overflow = _overflow_calls(snapshot)
     marks = {"PAUSED": state.paused, "INCOMPLETE": not snapshot.complete, f"OVERFLOW {overflow} calls": overflow > 0}
     said = "".join(f"  {mark}" for mark, holds in marks.items() if holds)
     when = time.localtime(snapshot.time_s)
-    now, host, elapsed = time.strftime("%H:%M:%S", when), printable(snapshot.host), f"{snapshot.elapsed_s:.3f} s"
+    now, host, elapsed = time.strftime("%H:%M:%S", when), drawable(snapshot.host), f"{snapshot.elapsed_s:.3f} s"
     longest = f"ebpfmon top  {host}  {time.strftime('%Y-%m-%d', when)} {now}  {elapsed}{said}"
     forms = (longest, f"{host}  {now}  {elapsed}{said}", f"{now}  {elapsed}{said}", f"{now}{said}")
     return next((form for form in forms if width_of(form) <= width), said.lstrip() or now)
 
 
-def _totals(snapshot: Snapshot, errors: bool, width: int) -> list[str]:
-    """What everybody together did, several kinds to a line where they fit."""
-    tables = by_process(snapshot).values()
-    names = counters(tables, errors)
+def _totals(snapshot: Snapshot, state: State, width: int) -> list[str]:
+    """Return what all processes together did, by units, the numbers of several units on a line where they fit."""
+    totals = dict.fromkeys((column.key for column in state.rates), 0)
+    for view in by_process(snapshot).values():
+        for declared in view.columns:
+            totals[declared.id] += sum(view.harvest.totals[name] for name in declared.fields)
+    by_units: dict[str, list[str]] = {}
+    for column in state.rates:
+        number = _number(totals[column.key] / (snapshot.elapsed_s or 1.0), column)
+        units, word = column.words
+        by_units.setdefault(units, []).append(f"{word} {number}" if word else number)
     lines: list[str] = []
-    for label, columns in _TOTALS:
-        items = []
-        for column in columns:
-            if fields := column.counters(names):
-                rate = sum(t.totals.get(n, 0) for t in tables for n in fields) / (snapshot.elapsed_s or 1.0)
-                word = _WORDS.get(column.key, column.header.lower())
-                items.append(" ".join(filter(None, (word, _number(rate, column)))))
-        if items:
-            kind = [*_filled([f"{label}  {items[0]}", *items[1:]], "  ", width)]
-            lines = [*_filled([*lines, *kind[:1]], " | ", width), *kind[1:]]
+    for units, items in by_units.items():
+        of_units = [*_filled([f"{units}  {items[0]}", *items[1:]], "  ", width)]
+        lines = [*_filled([*lines, *of_units[:1]], " | ", width), *of_units[1:]]
     return lines
 
 
 def _filled(words: Iterable[str], between: str, width: int) -> Iterator[str]:
-    """The words in lines of this width."""
+    """Yield the words in lines of this width."""
     line = ""
     for word in words:
         if line and width_of(line + between + word) > width:
@@ -198,19 +214,20 @@ def _filled(words: Iterable[str], between: str, width: int) -> Iterator[str]:
 
 
 def _status(state: State, shown: int, count: int) -> str:
-    """Which lines of the table are shown, and why those."""
+    """Return which lines of the table are shown, and why those."""
     lines = (
         f"{state.scroll + 1}-{state.scroll + shown} of {count}" if shown else f"none of {count}" if count else "none"
     )
     matching = f" with '{state.filter}'" if state.filter else ""
-    header = next(c.header for c in state.choice if c.key == state.sort)
     order = "descending" if state.descending else "ascending"
-    return f"{state.mode} {lines}{matching}, by {header} {order}, grouped by {state.by}"
+    return f"{state.mode} {lines}{matching}, by {state.sort_column.header} {order}, grouped by {state.by}"
 
 
 def _fitting(state: State, width: int) -> list[tuple[Column, int]]:
-    """The columns for which there is room, with their widths: what is sorted by, then the first by rank. What is left
-    of the room is the names', as far as they can use it."""
+    """Return the columns for which there is room, with their widths: the sort column, then those of the lowest rank.
+
+    Names get what is left of the room, as far as they can use it.
+    """
     by_rank = sorted(state.choice, key=lambda c: (c.key != state.sort, c.rank))
     widths: dict[str, int] = {}
     for column in by_rank:
@@ -229,7 +246,7 @@ def _fitting(state: State, width: int) -> list[tuple[Column, int]]:
 
 
 def _heading(columns: Sequence[tuple[Column, int]], sort: str) -> str:
-    """The columns' headers over their columns, that of the sort column in brackets, which may stand between columns."""
+    """Return the headers over their columns. The brackets of the sort column's may stand between columns."""
     line = ""
     for column, width in columns:
         if column.key != sort:
@@ -257,9 +274,9 @@ def _table(
     cells: list[list[str]] = []
     for column, width in columns:
         if column.is_rate:
-            shown = [_number(amount / elapsed_s, column) for amount in lines.amount(column).tolist()]
+            shown = [_number(amount / elapsed_s, column) for amount in lines.amount(column.key).tolist()]
         else:
-            shown = [printable(str(word)) for word in words[column.key]()]
+            shown = [drawable(str(word)) for word in words[column.key]()]
         cells.append([pad(word, width, right=not column.is_name) for word in shown])
     yield from map(" ".join, zip(*cells, strict=True))
 
@@ -277,12 +294,13 @@ def _foot(state: State, width: int) -> str:
 
 
 def _help(state: State, width: int) -> Iterator[str]:
+    letters = [f"{column.letter} {column.header}" for column in state.choice if column.letter]
     for line in _HELP:
         yield line
-        if line.startswith("capitals"):
+        if words := {"capitals": letters, "b": list(state.groupings)}.get(line.partition(" ")[0]):
             indent = " " * 15
-            for letters in _filled((f"{c.letter} {c.header}" for c in state.choice), ", ", max(width - len(indent), 8)):
-                yield indent + letters
+            for filled in _filled(words, ", ", max(width - len(indent), 8)):
+                yield indent + filled
 
 
 def _text(comm: bytes) -> str:
