@@ -1,1 +1,1 @@
-"""The sinks that come with ebpfmon, registered as a stranger's would be."""
+"""The sinks that come with ebpfmon, registered as a third party's would be."""

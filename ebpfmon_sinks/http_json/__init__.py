@@ -1,11 +1,11 @@
-"""The HTTP sink: snapshots as JSON and as Prometheus metrics, served to whoever asks, or posted to a receiver."""
+"""Serve snapshots over HTTP, as JSON and as Prometheus metrics."""
 
 from collections.abc import Sequence
 
 from ebpfmon import SinkSettings, hookimpl
 from ebpfmon_sinks.http_json.settings import HttpJsonSettings
 
-EBPFMON_API_VERSION = 1
+EBPFMON_API_VERSION = 2
 
 
 @hookimpl

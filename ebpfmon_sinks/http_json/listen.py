@@ -1,4 +1,4 @@
-"""The server's socket and connections: how many there may be, for how long, and what they may send."""
+"""Listen, and limit connections: how many there are, how long they last, and what they may send."""
 
 from __future__ import annotations
 
@@ -6,46 +6,41 @@ import asyncio
 import logging
 import os
 import ssl
-from collections.abc import Awaitable, Callable
 from typing import Any
 
-import msgspec
 from aiohttp import web
 
 from ebpfmon import SinkError
+from ebpfmon_sinks.http_json.middlewares import problem
 from ebpfmon_sinks.http_json.settings import HttpJsonSettings
 
 CONNECTIONS = 64
 IDLE_S = 30.0
-"""How long a connection may be without a (whole) request."""
+"""How long a connection may have no complete request."""
 _HANDSHAKE_S = 10.0
 _STOP_S = 0.5  # for requests that are being answered; the daemon gives all sinks 1.5 s
 _BACKLOG = 64
 _LIMITS: dict[str, Any] = {
     "max_line_size": 8190, "max_field_size": 8190, "keepalive_timeout": IDLE_S,
-    "lingering_time": 0.0,  # of a body nobody reads a byte
+    "lingering_time": 0.0,  # no byte of a body is read
     "access_log": None,
 }  # fmt: skip
 _log = logging.getLogger(__name__)
 
 
-def problem(status: int, message: str, headers: dict[str, str] | None = None) -> web.Response:
-    """An error as JSON."""
-    body = msgspec.json.encode({"schema": 1, "status": status, "error": message})
-    more = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff", "Server": "ebpfmon", **(headers or {})}
-    return web.Response(status=status, body=body, content_type="application/json", headers=more)
-
-
 class Connection(web.RequestHandler):
-    """One client's. What it sends that is not HTTP is its own fault: it is told so, and the log is not."""
+    """One client's connection. A client that does not send HTTP is told so; the log is not."""
 
     async def start(self) -> None:
-        """Answer its requests. Some kill aiohttp's task (3.14.5: `CONNECT` of nothing), and their connection would stay
-        for good."""
+        """Answer the connection's requests.
+
+        Some requests end aiohttp's task with an exception (in 3.14.5, `CONNECT` without a target). Their connections
+        would stay open for good, so they are closed here.
+        """
         try:
             await super().start()
         except Exception as error:
-            _log.debug("a connection is closed: %s: %s", type(error).__name__, error)
+            _log.debug("closed a connection: %s: %s", type(error).__name__, error)
             self.force_close()
 
     def handle_error(
@@ -55,23 +50,23 @@ class Connection(web.RequestHandler):
         exc: BaseException | None = None,
         message: str | None = None,
     ) -> web.StreamResponse:
-        """The answer to what could not be handled; then the connection is closed."""
+        """Return the answer to what could not be parsed or handled. The connection is then closed."""
         if status >= 500:
-            _log.error("a request could not be answered: %s: %s", type(exc).__name__, exc)
+            _log.error("cannot answer a request: %s: %s", type(exc).__name__, exc)
         if request.writer.output_size > 0:
-            raise ConnectionError("an answer is on its way already")
-        response = problem(status, "this is not HTTP as it should be" if status < 500 else "something went wrong")
+            raise ConnectionError("part of an answer has been sent already")
+        response = problem(status, "this is not valid HTTP" if status < 500 else "internal error")
         response.force_close()
         return response
 
     def log_exception(self, *args: Any, **kw: Any) -> None:
-        """A line, and no traceback."""
+        """Log one line, without a traceback."""
         error = kw.get("exc_info")
-        _log.error("a connection has failed: %s: %s", type(error).__name__, error)
+        _log.error("a connection failed: %s: %s", type(error).__name__, error)
 
 
-class _Refused(asyncio.Protocol):
-    """What is one too many."""
+class _RefusedConnection(asyncio.Protocol):
+    """A connection above the limit."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)
@@ -79,61 +74,63 @@ class _Refused(asyncio.Protocol):
 
 
 class Listener:
-    """A socket whose requests go to `answer`. `port` is where."""
+    """A listening socket that serves an application.
 
-    def __init__(
-        self, settings: HttpJsonSettings, answer: Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
-    ) -> None:
-        self._settings, self._answer = settings, answer
-        self._web: web.Server | None = None
-        self._socket: asyncio.Server | None = None
+    aiohttp's TCPSite limits neither connections nor handshakes, so the socket is opened here. The rest is AppRunner's.
+    """
+
+    def __init__(self, settings: HttpJsonSettings, application: web.Application) -> None:
+        self._settings = settings
+        self._runner = web.AppRunner(application, handler_cancellation=True, shutdown_timeout=_STOP_S)
+        self._server: asyncio.Server | None = None
         self.port = settings.port
+        """The port that it listens on, once it is open."""
 
     async def open(self) -> None:
-        """Raises SinkError."""
-        context = await asyncio.to_thread(_tls, self._settings) if self._settings.tls_certificate else None
-        self._web = web.Server(self._answer, handler_cancellation=True)
+        """Listen. Raises SinkError."""
+        settings = self._settings
+        context = await asyncio.to_thread(_tls_context, settings) if settings.tls_certificate else None
+        await self._runner.setup()
         try:
-            self._socket = await asyncio.get_running_loop().create_server(
-                self._connection, self._settings.host, self._settings.port, ssl=context, backlog=_BACKLOG,
-                reuse_address=True, ssl_handshake_timeout=_HANDSHAKE_S if context else None,
+            self._server = await asyncio.get_running_loop().create_server(
+                self._connect, settings.host, settings.port, ssl=context, backlog=_BACKLOG, reuse_address=True,
+                ssl_handshake_timeout=_HANDSHAKE_S if context else None,
             )  # fmt: skip
         except OSError as error:
             why = os.strerror(error.errno) if error.errno and error.errno > 0 else str(error)
-            raise SinkError(f"listen at '{self._settings.host}' port {self._settings.port}: {why}") from None
-        self.port = self._socket.sockets[0].getsockname()[1]
+            raise SinkError(f"cannot listen on '{settings.host}' port {settings.port}: {why}") from None
+        self.port = self._server.sockets[0].getsockname()[1]
 
     async def close(self) -> None:
-        """End all connections."""
-        if self._socket:
-            self._socket.close()
-        if self._web:
-            await asyncio.sleep(0)  # requests that have come are begun
-            self._web.pre_shutdown()
-            await self._web.shutdown(_STOP_S)
+        """Stop listening and end all connections."""
+        if self._server:
+            self._server.close()
+        await self._runner.cleanup()
 
     @property
     def connections(self) -> int:
-        """How many there are."""
-        return len(self._web.connections) if self._web else 0
+        """How many connections there are."""
+        return len(self._runner.server.connections) if self._runner.server else 0
 
-    def _connection(self) -> asyncio.Protocol:
-        assert self._web
-        if self.connections >= CONNECTIONS:
-            return _Refused()
-        return Connection(self._web, loop=asyncio.get_running_loop(), **_LIMITS)
+    def _connect(self) -> asyncio.Protocol:
+        server = self._runner.server
+        if server is None or self.connections >= CONNECTIONS:
+            return _RefusedConnection()
+        return Connection(server, loop=asyncio.get_running_loop(), **_LIMITS)
 
 
-def _tls(settings: HttpJsonSettings) -> ssl.SSLContext:
-    """Blocks. Raises SinkError."""
+def _tls_context(settings: HttpJsonSettings) -> ssl.SSLContext:
+    """Return the server's certificate and key. Blocks. Raises SinkError."""
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     try:
         context.load_cert_chain(settings.tls_certificate, settings.tls_key, password=_no_password)
     except (OSError, ValueError) as error:
         why = error.strerror or str(error) if isinstance(error, OSError) else str(error)
-        raise SinkError(f"use the certificate '{settings.tls_certificate}' with '{settings.tls_key}': {why}") from None
+        raise SinkError(
+            f"cannot use the certificate '{settings.tls_certificate}' with '{settings.tls_key}': {why}"
+        ) from None
     return context
 
 
 def _no_password() -> str:
-    raise ValueError("the key is encrypted, and nobody is there to be asked for its password")
+    raise ValueError("the key is encrypted; store it without a password")

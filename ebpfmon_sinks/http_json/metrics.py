@@ -1,181 +1,174 @@
-"""Charts as Prometheus metrics, by one rule for every probe.
+"""Turn charts into Prometheus metrics, by one rule for all charts.
 
-The chart `ebpf.io` of calls/s becomes the counter `ebpfmon_io_calls_total{dimension="read"}`; by application the label
-is `app`, by key what the chart calls its keys (`disk`). Levels are gauges, and so are differences, which may fall;
-charts with buckets are histograms. Units are base units. Charts by key that call their keys nothing are left out: those
-are remote addresses, whose number has no bound, and their totals begin anew.
+The chart `ebpf.io` in calls/s is the counter `ebpfmon_io_calls_total{dimension="read"}`. A metric's labels are the
+chart's, and `dimension` unless the chart shows one number. Gauges are gauges, and so are differences, because they may
+decrease; histograms are histograms. Units are base units. Charts whose label values have no limit are left out.
 """
 
 from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator
-from dataclasses import replace
+from collections.abc import Callable, Iterator
 from importlib.metadata import version
 from itertools import accumulate
 
-from prometheus_client import CollectorRegistry, ProcessCollector
-from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, generate_latest
+from prometheus_client import CollectorRegistry, ProcessCollector, exposition
 from prometheus_client.metrics_core import Metric
-from prometheus_client.openmetrics import exposition as openmetrics
 from prometheus_client.registry import Collector
 from prometheus_client.utils import floatToGoString
 
-from ebpfmon import Chart, ChartValues, Dimension, Kind, Scope, Snapshot, Value, histograms
+from ebpfmon import VALUE, Chart, ChartData, Kind, Series, Snapshot, printable
 
+Encoder = Callable[[Collector], bytes]
 Labels = tuple[tuple[str, str], ...]
-TEXT, OPENMETRICS = CONTENT_TYPE_PLAIN_0_0_4, openmetrics.CONTENT_TYPE_LATEST
 _BASE_UNITS = {
     "milliseconds": ("seconds", 1, 1000), "microseconds": ("seconds", 1, 10**6), "nanoseconds": ("seconds", 1, 10**9),
     "kB": ("bytes", 10**3, 1), "MB": ("bytes", 10**6, 1), "GB": ("bytes", 10**9, 1), "%": ("ratio", 1, 100),
 }  # fmt: skip
+"""The base unit of each unit, and the quotient that a value is multiplied by."""
 
 
-def render(snapshot: Snapshot | None, streams: int, cut: int, *, as_openmetrics: bool) -> bytes:
-    """All metrics. `streams`: how many clients are being streamed to, and how many were cut off."""
+def choose_encoder(accept: str) -> tuple[Encoder, str]:
+    """Return how to encode metrics for a client with this Accept header, and the media type."""
+    try:
+        return exposition.choose_encoder(accept)
+    except TypeError:  # the client asked for a version that is not a number
+        return exposition.choose_encoder("")
+
+
+def render(snapshot: Snapshot | None, streams: int, cut: int, encode: Encoder) -> bytes:
+    """Return all metrics. `streams` clients are streaming; `cut` have been cut off."""
     registry = CollectorRegistry()
     registry.register(_Charts(snapshot, streams, cut))
     ProcessCollector(registry=registry)
-    generate = openmetrics.generate_latest if as_openmetrics else generate_latest
-    return generate(registry)
+    return encode(registry)
 
 
-def name_of(chart: Chart) -> tuple[str, int, int]:
-    """What a chart's metric is called, without `_total`, and by which quotient its values become base units."""
-    unit, times, by = _BASE_UNITS.get(chart.units.removesuffix("/s"), (chart.units.removesuffix("/s"), 1, 1))
+def name_of(chart: Chart) -> str:
+    """Return the name of a chart's metric, without `_total`."""
+    units = chart.buckets.units if chart.buckets else chart.units.removesuffix("/s")
+    unit, _, _ = _base(units)
     name, unit = _word(chart.id.removeprefix("ebpf.").removeprefix("ebpfmon.")), _word(unit)
     singular = unit.removesuffix("s")
     if name != unit and name.endswith(f"_{singular}"):
         name = name.removesuffix(f"_{singular}")
     if unit and name != unit and not name.endswith(f"_{unit}"):
         name += f"_{unit}"
-    return f"ebpfmon_{name}", times, by
+    return f"ebpfmon_{name}"
 
 
-def is_counter(chart: Chart) -> bool:
-    """Whether its totals never fall."""
-    return chart.kind is Kind.COUNTER and not any(d.minus for d in chart.dimensions)
+def type_of(chart: Chart) -> str:
+    """Return the Prometheus type of a chart's metric: counter, gauge or histogram."""
+    if chart.kind is Kind.COUNTER and any(dimension.minus for dimension in chart.dimensions):
+        return "gauge"
+    return chart.kind.name
 
 
-def _word(text: str) -> str:
-    return re.sub(r"[^a-zA-Z0-9]+", "_", text).strip("_")
+def in_base_units(amount: float, units: str) -> float:
+    """Return an amount in base units: seconds, bytes, ratios."""
+    _, times, by = _base(units.removesuffix("/s"))
+    return amount * times / by if by > 1 else amount * times
 
 
 class _Charts(Collector):
-    """Makes metrics of one snapshot."""
+    """The metrics of one snapshot."""
 
     def __init__(self, snapshot: Snapshot | None, streams: int, cut: int) -> None:
         self._snapshot, self._streams, self._cut = snapshot, streams, cut
 
     def collect(self) -> Iterator[Metric]:
-        """The snapshot's charts, then the sink itself."""
+        """Yield the snapshot's charts, then what the sink knows of itself."""
         if self._snapshot:
             yield from _of_charts(self._snapshot)
-            yield _one(
-                "ebpfmon_snapshot_time_seconds", "When the interval ended.", round(self._snapshot.time_s, 3), "seconds"
-            )
-            yield _one(
-                "ebpfmon_snapshot_elapsed_seconds", "How long it was.", round(self._snapshot.elapsed_s, 4), "seconds"
-            )
-            yield _one("ebpfmon_snapshot_complete", "Whether all could be read.", int(self._snapshot.complete))
-        yield _one("ebpfmon_http_streams", "Clients that are being streamed to.", self._streams)
-        cut = Metric("ebpfmon_http_streams_cut", "Clients that were cut off, as they read too slowly.", "counter")
+            time_s, elapsed_s = round(self._snapshot.time_s, 3), round(self._snapshot.elapsed_s, 4)
+            yield _gauge("ebpfmon_snapshot_time_seconds", "The end of the interval.", time_s, "seconds")
+            yield _gauge("ebpfmon_snapshot_elapsed_seconds", "The length of the interval.", elapsed_s, "seconds")
+            complete = int(self._snapshot.complete)
+            yield _gauge("ebpfmon_snapshot_complete", "Whether everything could be read.", complete)
+        yield _gauge("ebpfmon_http_streams", "Clients that are streaming.", self._streams)
+        cut = Metric("ebpfmon_http_streams_cut", "Clients that were cut off because they read too slowly.", "counter")
         cut.add_sample("ebpfmon_http_streams_cut_total", {}, self._cut)
         yield cut
-        build = Metric("ebpfmon_build", "Which ebpfmon this is.", "info")
+        build = Metric("ebpfmon_build", "The version of ebpfmon.", "info")
         build.add_sample("ebpfmon_build_info", {"version": version("ebpfmon")}, 1)
         yield build
 
 
-def _one(name: str, documentation: str, value: float, unit: str = "") -> Metric:
+def _gauge(name: str, documentation: str, value: float, unit: str = "") -> Metric:
     metric = Metric(name, documentation, "gauge", unit)
     metric.add_sample(name, {}, value)
     return metric
 
 
 def _of_charts(snapshot: Snapshot) -> Iterator[Metric]:
-    found: dict[str, tuple[Chart, dict[Labels, float]]] = {}
-    of_buckets: dict[str, Metric] = {}
-    for values in snapshot.charts:
-        if values.chart.scope is Scope.KEYS and not values.chart.key:
+    """Yield a metric for each name. Charts of one name and type are one metric: twice the same would fail a scrape."""
+    by_name: dict[str, list[ChartData]] = {}
+    for data in snapshot.charts:
+        if data.chart.unbounded:
             continue
-        if values.chart.buckets:
-            metric = _histogram(values)
-            of_buckets.setdefault(metric.name, metric)  # else one scrape would have one name twice
-            continue
-        name, times, by = name_of(values.chart)
-        first, series = found.setdefault(name, (values.chart, {}))
-        if is_counter(first) is is_counter(values.chart):  # else one scrape would have two types of one name
-            _add(series, values, times, by)
-    yield from of_buckets.values()
-    for name, (chart, series) in found.items():
-        if name in of_buckets:
-            continue
-        counter = is_counter(chart)
-        metric = Metric(name, f"{chart.title} ({chart.id}).", "counter" if counter else "gauge", _unit(name))
-        for labels, value in series.items():
-            metric.add_sample(f"{name}_total" if counter else name, dict(labels), value)
+        charts = by_name.setdefault(name_of(data.chart), [])
+        if not charts or type_of(charts[0].chart) == type_of(data.chart):
+            charts.append(data)
+    for name, charts in by_name.items():
+        chart = charts[0].chart
+        metric = Metric(name, f"{chart.title} ({chart.id}).", type_of(chart), _unit(name))
+        add = _add_histograms if chart.kind is Kind.HISTOGRAM else _add_values
+        add(metric, charts)
         yield metric
 
 
-def _add(series: dict[Labels, float], values: ChartValues, times: int, by: int) -> None:
-    """Two of one name would make a scrape fail: they are one."""
-    templates = values.chart.dimensions
-    for n, value in enumerate(values.values):
-        labels = _labels(values.chart, templates[n % len(templates)] if templates else value.dimension, value)
-        amount = _amount(values.chart, value) * times
-        series[labels] = series.get(labels, 0) + (amount / by if by > 1 else amount)
+def _add_values(metric: Metric, charts: list[ChartData]) -> None:
+    values: dict[Labels, float] = {}
+    for data in charts:
+        chart = data.chart
+        for series in data.series():
+            numbers = series.totals if chart.kind.cumulative else series.deltas
+            for column, number in zip(chart.columns, numbers, strict=True):
+                dimension = () if column.id == VALUE else (("dimension", printable(column.name)),)
+                labels = _labels(series) + dimension
+                values[labels] = values.get(labels, 0) + in_base_units(number, chart.units)
+    sample = f"{metric.name}_total" if metric.type == "counter" else metric.name
+    for labels, value in values.items():
+        metric.add_sample(sample, dict(labels), value)
 
 
-def _labels(chart: Chart, template: Dimension, value: Value) -> Labels:
-    """Whose a value is; `template`: the dimension of the chart that it is one of."""
-    name = value.dimension.name
-    if chart.scope is not Scope.KEYS:
-        return (("app" if chart.scope is Scope.APPS else "dimension", _text(name)),)
-    if not template.id:
-        return ((_word(chart.key), _text(name)),)
-    key = name.removesuffix(f"_{template.name}")
-    return (_word(chart.key), _text(key)), ("dimension", _text(template.name))
-
-
-def _histogram(values: ChartValues) -> Metric:
-    """Counts and sums since the start, the counts with all that are below."""
-    chart, of = values.chart, values.chart.buckets
+def _add_histograms(metric: Metric, charts: list[ChartData]) -> None:
+    """Add totals: of each bucket the number of values that are at most its bound."""
+    of = charts[0].chart.buckets
     assert of
-    name, _, _ = name_of(replace(chart, units=of.units))
-    in_base_units = (*(_based(bound, of.units) for bound in of.bounds), math.inf)
-    bounds = [floatToGoString(bound) for bound in in_base_units]  # type: ignore[no-untyped-call]  # it has no types
-    metric = Metric(name, f"{chart.title} ({chart.id}).", "histogram", _unit(name))
-    merged: dict[str, tuple[list[int], int]] = {}
-    for each in histograms(values):
-        counts, total = merged.get(_text(each.name), ([0] * len(bounds), 0))
-        counts = [a + value.total for a, value in zip(counts, each.counts, strict=True)]
-        merged[_text(each.name)] = counts, total + (each.sum.total if each.sum else 0)
-    for key, (counts, total) in merged.items():
-        labels = {_word(chart.key): key} if chart.scope is Scope.KEYS else {}
+    in_base = (*(in_base_units(bound, of.units) for bound in of.bounds), math.inf)
+    bounds = [floatToGoString(bound) for bound in in_base]  # type: ignore[no-untyped-call]  # it has no types
+    found: dict[Labels, tuple[list[int], int]] = {}
+    for data in charts:
+        if data.chart.buckets != of:
+            continue
+        for series in data.series():
+            total = series.total_histogram
+            counts, sum_ = found.get(_labels(series), ([0] * len(bounds), 0))
+            counts = [a + b for a, b in zip(counts, total.counts, strict=True)]
+            found[_labels(series)] = counts, sum_ + (total.sum or 0)
+    for key, (counts, sum_) in found.items():
+        labels = dict(key)
         for bound, count in zip(bounds, accumulate(counts), strict=True):
-            metric.add_sample(f"{name}_bucket", {**labels, "le": bound}, count)
-        metric.add_sample(f"{name}_count", labels, sum(counts))
+            metric.add_sample(f"{metric.name}_bucket", {**labels, "le": bound}, count)
+        metric.add_sample(f"{metric.name}_count", labels, sum(counts))
         if of.sum:
-            metric.add_sample(f"{name}_sum", labels, _based(total, of.sum_units))
-    return metric
+            metric.add_sample(f"{metric.name}_sum", labels, in_base_units(sum_, of.sum_units))
 
 
-def _based(amount: float, units: str) -> float:
-    """In base units."""
-    _, times, by = _BASE_UNITS.get(units, (units, 1, 1))
-    return amount * times / by
+def _labels(series: Series) -> Labels:
+    return tuple((_word(label), printable(value)) for label, value in series.label_map.items())
 
 
-def _text(name: str) -> str:
-    return name.encode(errors="replace").decode()
+def _base(units: str) -> tuple[str, int, int]:
+    return _BASE_UNITS.get(units, (units, 1, 1))
 
 
-def _amount(chart: Chart, value: Value) -> int | float:
-    return value.total if chart.kind is Kind.COUNTER else value.delta
+def _word(text: str) -> str:
+    return re.sub(r"[^a-zA-Z0-9]+", "_", text).strip("_")
 
 
 def _unit(name: str) -> str:
-    """OpenMetrics' UNIT: the metric's name must end with it."""
+    """Return OpenMetrics' UNIT: the metric's name must end with it."""
     return next((unit for unit in ("seconds", "bytes", "ratio") if name.endswith(f"_{unit}")), "")

@@ -1,17 +1,16 @@
-"""What the API is, as an OpenAPI 3.1 document for programs and as a page for people; both made of `routes.ROUTES`."""
+"""Describe the API: an OpenAPI 3.1 document for programs, and a page for people. Both are made from `routes.ROUTES`."""
 
 from __future__ import annotations
 
 import base64
 import hashlib
 import html
-import json
 from importlib.metadata import version
-from importlib.resources import files
 from typing import Any
 
 import msgspec
 
+from ebpfmon_sinks.http_json.answers import ProblemJson
 from ebpfmon_sinks.http_json.routes import JSON, ROUTES, Route
 
 _STYLE = (
@@ -22,15 +21,15 @@ PAGE_POLICY = (
     "default-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'; "
     f"style-src 'sha256-{base64.b64encode(hashlib.sha256(_STYLE.encode()).digest()).decode()}'"
 )
-_REFS = "#/components/schemas/"
+_REFS = "#/components/schemas/{name}"
 
 
 def page() -> bytes:
-    """A page without anything from elsewhere."""
+    """Return a page that loads nothing from elsewhere."""
     rows = []
     for route in ROUTES:
         parameters = "".join(
-            f"<br><code>?{html.escape(p.name)}=</code> {html.escape(p.description)}" for p in route.parameters
+            f"<br><code>?{html.escape(p['name'])}=</code> {html.escape(p['description'])}" for p in _parameters(route)
         )
         path = html.escape(route.path)
         link = f"<code>{path}</code>" if "{" in path else f'<a href="{path}"><code>{path}</code></a>'
@@ -43,52 +42,59 @@ def page() -> bytes:
 
 
 def document_bytes() -> bytes:
-    """The document as JSON."""
+    """Return the document as JSON."""
     return msgspec.json.encode(document())
 
 
 def document() -> dict[str, Any]:
-    """The OpenAPI document."""
+    """Return the OpenAPI document."""
+    types: list[type] = [ProblemJson, *(route.answer for route in ROUTES if route.answer)]
+    references, schemas = msgspec.json.schema_components(types, ref_template=_REFS)
+    by_type = dict(zip(types, references, strict=True))
     return {
         "openapi": "3.1.0",
         "info": {
             "title": "ebpfmon",
             "version": version("ebpfmon"),
-            "description": "What processes do in this machine's kernel, as of the newest interval. Nothing is kept.",
+            "description": "What processes do in this machine's kernel, in the newest interval. Nothing is kept.",
             "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
         },
         "servers": [{"url": "/"}],
         "security": [{}, {"token": []}],
-        "paths": {route.path: {"get": _operation(route), "head": _operation(route, head=True)} for route in ROUTES},
+        "paths": {
+            route.path: {
+                "get": _operation(route, by_type) | {"operationId": route.name},
+                "head": _without_content(_operation(route, by_type)) | {"operationId": f"head_{route.name}"},
+            }
+            for route in ROUTES
+        },
         "components": {
             "securitySchemes": {
-                "token": {"type": "http", "scheme": "bearer", "description": "Where the setting token_file is set."}
+                "token": {"type": "http", "scheme": "bearer", "description": "Needed if token_file is set."}
             },
-            "schemas": _schemas(),
+            "schemas": schemas,
         },
     }
 
 
-def _operation(route: Route, *, head: bool = False) -> dict[str, Any]:
-    parameters = [p.schema() for p in route.parameters]
-    if "{id}" in route.path:
-        parameters.insert(0, {"name": "id", "in": "path", "required": True, "schema": {"type": "string"}})
-    schema = {"$ref": _REFS + route.schema} if route.schema else {"type": "object"}
+def _operation(route: Route, by_type: dict[type, dict[str, Any]]) -> dict[str, Any]:
+    """Describe GET of a route. `by_type`: references to the schemas of answers."""
+    schema = by_type[route.answer] if route.answer else {"type": "object"}
     content = {
-        media: {"schema": schema if media == JSON else {"type": "string", "description": _other(media)}}
+        media: {
+            "schema": schema if media == JSON else {"type": "string", "description": _DESCRIPTIONS.get(media, media)}
+        }
         for media in route.media
     }
-    done: dict[str, Any] = {"description": route.summary}
-    if not head:
-        done["content"] = content
-    responses = {"200": done}
+    responses: dict[str, Any] = {"200": {"description": route.summary, "content": content}}
     for status, description in _failures(route).items():
-        responses[status] = {"description": description}
-        if status != "304" and not head:
-            name = "Health" if route.schema == "Health" and status == "503" else "Error"
-            responses[status]["content"] = {JSON: {"schema": {"$ref": _REFS + name}}}
+        of_health = status == "503" and route.name == "readyz"
+        failure = {"schema": schema if of_health else by_type[ProblemJson]}
+        responses[status] = {"description": description, **({} if status == "304" else {"content": {JSON: failure}})}
+    parameters = _parameters(route)
+    if "{id}" in route.path:
+        parameters.insert(0, {"name": "id", "in": "path", "required": True, "schema": {"type": "string"}})
     return {
-        "operationId": f"head_{route.name}" if head else route.name,
         "summary": route.summary,
         **({"parameters": parameters} if parameters else {}),
         **({"security": []} if route.open else {}),
@@ -96,97 +102,44 @@ def _operation(route: Route, *, head: bool = False) -> dict[str, Any]:
     }
 
 
-def _other(media: str) -> str:
-    """What a body is that is no JSON object."""
-    return {
-        "application/x-ndjson": "A Snapshot on each line.",
-        "text/event-stream": "Events named snapshot, whose data is a Snapshot, and whose id is its number.",
-    }.get(media, media)
+def _without_content(operation: dict[str, Any]) -> dict[str, Any]:
+    """Return the same operation for HEAD, whose answers have no body."""
+    responses = {status: {"description": r["description"]} for status, r in operation["responses"].items()}
+    return {**operation, "responses": responses}
+
+
+def _parameters(route: Route) -> list[dict[str, Any]]:
+    """Describe the query of a route."""
+    _, components = msgspec.json.schema_components([route.query])
+    parameters = []
+    for name, schema in components[route.query.__name__]["properties"].items():
+        description = schema.pop("description")
+        parameters.append({"name": name, "in": "query", "description": description, "schema": schema})
+    return parameters
+
+
+_DESCRIPTIONS = {
+    "application/x-ndjson": "A snapshot on each line.",
+    "text/event-stream": "Events named snapshot. Their data is a snapshot, their id its number.",
+}
+"""Bodies that are not one JSON object, by media type."""
 
 
 def _failures(route: Route) -> dict[str, str]:
+    """Return what each status other than 200 means."""
     found = {
-        "400": "A parameter is wrong: the error says which, and what was expected.",
+        "400": "A parameter is wrong. The error says which, and what was expected.",
         "403": "The Host header is neither an address nor localhost.",
         "413": "The request has a body.",
     }
     if not route.open:
         found["401"] = "The token is missing or wrong."
     if route.of_snapshot:
-        found["304"] = "If-None-Match names the newest already."
+        found["304"] = "The client has the newest already (If-None-Match)."
     if "{id}" in route.path:
         found["404"] = "There is no such chart."
     if route.of_snapshot or not route.open or route.name == "readyz":
-        found["503"] = "Not for now: there is no snapshot yet, too many clients are there, or no token can be checked."
+        found["503"] = (
+            "Try again later: there is no snapshot yet, too many clients stream, or the token cannot be checked."
+        )
     return dict(sorted(found.items()))
-
-
-def _object(description: str = "", **properties: Any) -> dict[str, Any]:
-    """One whose properties are all required; those are given as schemas, or as the names of types."""
-    named = {name: {"type": of} if isinstance(of, str) else of for name, of in properties.items()}
-    about = {"description": description} if description else {}
-    return {
-        **about,
-        "type": "object",
-        "additionalProperties": False,
-        "required": [*named],
-        "properties": named,
-    }
-
-
-def _list(of: dict[str, Any]) -> dict[str, Any]:
-    return {"type": "array", "items": of}
-
-
-def _schemas() -> dict[str, Any]:
-    snapshot = json.loads(
-        (files("ebpfmon.model") / "snapshot.schema.json").read_text().replace('"#/$defs/', f'"{_REFS}Snapshot_')
-    )
-    parts = {f"Snapshot_{name}": part for name, part in snapshot.pop("$defs").items()}
-    head = {name: snapshot["properties"][name] for name in ("schema", "host", "time", "elapsed_s", "complete")}
-    nullable = {"type": ["string", "null"]}
-    amounts = {
-        "amounts": {
-            "description": "What it did in the interval, by counter. What is not there is 0.",
-            "type": "object",
-            "additionalProperties": {"type": "integer", "minimum": 1},
-        },
-        "rates": {
-            "description": "The same divided by elapsed_s, to two places.",
-            "type": "object",
-            "additionalProperties": {"type": "number"},
-        },
-    }
-    found = {"type": "integer", "description": "How many there are, of which the busiest are shown."}
-    overflow = {"type": "integer", "description": "Calls in the interval that found no row, and are in none of these."}
-    app = {**nullable, "description": "The application's group; null if it is not known, or groups are turned off."}
-    dimension = _object(
-        "What a chart declares: in charts of scope apps and keys a template, of which every one that is shown has its "
-        "own.",
-        id="string", name="string", plus=_list({"type": "string"}), minus=_list({"type": "string"}), negative="boolean",
-    )  # fmt: skip
-    declared = _object(
-        "", id="string", family="string", title="string", units="string", scope={"enum": ["system", "apps", "keys"]},
-        kind={"enum": ["counter", "level"]}, priority="integer", dimensions=_list(dimension),
-    )  # fmt: skip
-    declared["properties"]["buckets"] = {"$ref": f"{_REFS}Snapshot_buckets"}  # of histograms
-    process = _object(
-        "", tgid="integer", start_ns="integer", exec_id="integer", parent_tgid="integer", uid="integer",
-        cgroup_id="integer", comm="string", app=app, **amounts,
-    )  # fmt: skip
-    connection = _object(
-        "", tgid="integer", start_ns="integer", exec_id="integer", comm=nullable, app=app,
-        direction={"type": "string", "description": "outbound: its port of that address; inbound: our port."},
-        address={**nullable, "description": "Of the other machine; null where rows are told apart by port alone."},
-        port="integer", protocol="string", **amounts,
-    )  # fmt: skip
-    return {
-        "Snapshot": {key: value for key, value in snapshot.items() if not key.startswith("$")},
-        **parts,
-        "Chart": _object("One chart of a snapshot.", **head, chart={"$ref": f"{_REFS}Snapshot_chart"}),
-        "Charts": _object("", schema={"const": 1}, host="string", charts=_list(declared)),
-        "Processes": _object("", **head, found=found, overflow_calls=overflow, processes=_list(process)),
-        "Connections": _object("", **head, found=found, overflow_calls=overflow, connections=_list(connection)),
-        "Health": _object("", schema={"const": 1}, status="string"),
-        "Error": _object("", schema={"const": 1}, status="integer", error="string"),
-    }

@@ -1,86 +1,71 @@
-"""What can be asked for: the one list from which the server, its page and its OpenAPI document are made."""
+"""List what can be asked for. The server, its page and its OpenAPI document are all made from this list."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ebpfmon_sinks.http_json.query import Parameter
-from ebpfmon_sinks.http_json.rows import SUMS
+import msgspec
+
+from ebpfmon import SnapshotJson
+from ebpfmon_sinks.http_json import answers
+from ebpfmon_sinks.http_json.query import NoQuery
 
 JSON, HTML, TEXT, OPENMETRICS = "application/json", "text/html", "text/plain", "application/openmetrics-text"
 NDJSON, EVENTS = "application/x-ndjson", "text/event-stream"
 
-_SORT = Parameter(
-    name="sort", default="calls", description=f"Busiest by a counter, or by the sum of all {' or '.join(SUMS)}."
-)
-_TOP = Parameter(name="top", default=50, maximum=1000, description="How many at most.")
-_APP = Parameter(name="app", default="", description="Of this application alone, by its exact name.")
-_FORMAT = Parameter(
-    name="format", default="", choices=("sse", "ndjson"), description="How to stream, whatever Accept says."
-)
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Route:
-    """A path, and what a GET or HEAD of it answers. `schema` is what the document calls the JSON; it is empty where the
-    answer is something else. `of_snapshot`: 503 until there is one, and 304 if the client has it already."""
+    """A path, and what the answers to GET and HEAD are."""
 
     path: str
     name: str
     summary: str
     media: tuple[str, ...] = (JSON,)
-    schema: str = ""
-    parameters: tuple[Parameter, ...] = ()
+    answer: type[msgspec.Struct] | None = None
+    """The type of the JSON, or of each snapshot in a stream; None if the answer is something else."""
+    query: type[msgspec.Struct] = NoQuery
     of_snapshot: bool = False
+    """Whether it is made from the newest snapshot: 503 until there is one, 304 if the client has it already."""
     open: bool = False
-    """Answered without the token."""
+    """Whether it is answered without the token."""
 
 
 ROUTES = (
     Route(path="/", name="page", summary="This page.", media=(HTML,)),
     Route(
-        path="/api/v1/snapshot", name="snapshot", schema="Snapshot", of_snapshot=True,
-        summary="The newest interval: all charts with their values.",
+        path="/api/v1/snapshot", name="snapshot", answer=SnapshotJson, of_snapshot=True,
+        summary="The newest interval: all charts with their series.",
     ),
     Route(
-        path="/api/v1/charts", name="charts", schema="Charts", of_snapshot=True,
-        summary="All charts as they are declared, without values.",
+        path="/api/v1/charts", name="charts", answer=answers.ChartsJson, of_snapshot=True,
+        summary="All charts as they are declared, without series.",
     ),
     Route(
-        path="/api/v1/charts/{id}", name="chart", schema="Chart", of_snapshot=True,
-        summary="One chart with its values, by its id.",
+        path="/api/v1/charts/{id}", name="chart", answer=answers.OneChartJson, of_snapshot=True,
+        summary="One chart with its series, by its id.",
     ),
     Route(
-        path="/api/v1/processes", name="processes", schema="Processes", of_snapshot=True,
-        summary="The processes that did most in the newest interval.", parameters=(_SORT, _TOP, _APP),
+        path="/api/v1/processes", name="processes", answer=answers.ProcessesJson, of_snapshot=True,
+        summary="The processes that did most in the newest interval.", query=answers.ProcessesQuery,
     ),
     Route(
-        path="/api/v1/connections", name="connections", schema="Connections", of_snapshot=True,
-        summary="The processes and destinations that exchanged most in the newest interval.", parameters=(_SORT, _TOP),
+        path="/api/v1/connections", name="connections", answer=answers.ConnectionsJson, of_snapshot=True,
+        summary="The connections over which most was exchanged in the newest interval.",
+        query=answers.ConnectionsQuery,
     ),
     Route(
-        path="/api/v1/stream", name="stream", schema="Snapshot", media=(EVENTS, NDJSON), parameters=(_FORMAT,),
+        path="/api/v1/stream", name="stream", answer=SnapshotJson, media=(EVENTS, NDJSON), query=answers.StreamQuery,
         summary="Every snapshot from now on: server-sent events, or NDJSON if Accept prefers it.",
     ),
     Route(
         path="/metrics", name="metrics", summary="For Prometheus, as text or as OpenMetrics.",
         media=(TEXT, OPENMETRICS),
     ),
-    Route(path="/healthz", name="healthz", schema="Health", open=True, summary="Whether it is alive."),
+    Route(path="/healthz", name="healthz", answer=answers.HealthJson, open=True, summary="200 while it is alive."),
     Route(
-        path="/readyz", name="readyz", schema="Health", open=True,
+        path="/readyz", name="readyz", answer=answers.HealthJson, open=True,
         summary="200 if a snapshot came within the last three intervals, else 503.",
     ),
-    Route(path="/openapi.json", name="openapi", schema="", summary="This API as an OpenAPI document."),
+    Route(path="/openapi.json", name="openapi", summary="This API as an OpenAPI document."),
 )  # fmt: skip
-_BY_PATH = {route.path: route for route in ROUTES}
-_CHART = _BY_PATH["/api/v1/charts/{id}"]
-
-
-def find(path: str) -> tuple[Route, dict[str, str]] | None:
-    """The route of a path, and what the path itself says; None if there is none."""
-    stem, _, id_ = path.partition("/api/v1/charts/")
-    if not stem and id_:
-        return _CHART, {"id": id_}
-    route = _BY_PATH.get(path)
-    return None if route is None or route is _CHART else (route, {})

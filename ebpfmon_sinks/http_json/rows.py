@@ -1,178 +1,223 @@
-"""The rows of a snapshot's tables, as far as somebody wants to see them: processes and connections. Pure, and
-vectorised up to the rows that are shown: there may be many."""
+"""List the busiest processes and connections: rows of a snapshot's tables, with the columns that probes declare.
+
+Pure. A snapshot may have many rows, so nothing loops over those that are not listed.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from ipaddress import IPv6Address
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from ebpfmon import Snapshot, TableHarvest
+from ebpfmon import PROCESS_FIELDS, Aggregator, Column, Snapshot, TableView, printable
+from ebpfmon_sinks.http_json.answers import (
+    ColumnJson,
+    ConnectionJson,
+    ConnectionsJson,
+    ProcessesJson,
+    ProcessJson,
+)
 from ebpfmon_sinks.http_json.query import QueryError, shown
 
 SUMS = ("calls", "bytes")
-"""What rows can be sorted by besides counters: the sum of all whose names end so."""
-_WHO = np.dtype(
-    [
-        ("tgid", "u4"), ("start_ns", "u8"), ("exec_id", "u4"), ("parent_tgid", "u4"), ("uid", "u4"),
-        ("cgroup_id", "u8"), ("comm", "S16"),
-    ]
-)  # fmt: skip
-_CONNECTION = {"tgid", "start_ns", "exec_id", "port", "protocol"}
-_PROTOCOLS = {6: "TCP", 17: "UDP"}
+"""What rows can be sorted by besides columns: the sum of all columns in these units."""
+_PROCESS_KEY = PROCESS_FIELDS[:3]
+"""How a key begins that has the process in it."""
 
 
 @dataclass(frozen=True, slots=True)
-class Processes:
-    """Arrays of one length, by tgid and start_ns. Row n is of the group `groups[group[n]]` (of nobody's, if that is
-    None); `amounts` are the interval's counters (u64) by name."""
+class _Rows:
+    """The rows of several tables, one table after the other.
 
-    who: np.ndarray
-    group: np.ndarray
-    groups: tuple[str | None, ...]
-    amounts: Mapping[str, np.ndarray]
+    Table n has the rows from `starts[n]` to `starts[n + 1]`. `amounts` are i64 (rows,) by the id of the column.
+    """
+
+    views: tuple[TableView, ...]
+    names: tuple[str, ...]
+    starts: NDArray[np.intp]
+    columns: Mapping[str, Column]
+    amounts: Mapping[str, NDArray[np.int64]]
+
+    @classmethod
+    def of(cls, tables: Mapping[str, TableView]) -> _Rows:
+        """Read the columns of the tables. Those of one id are one column."""
+        views = tuple(tables.values())
+        starts = np.cumsum([0, *(len(view.harvest.rows) for view in views)])
+        columns = {c.id: c for view in views for c in view.columns if not c.summary}
+        amounts = {id_: np.zeros(starts[-1], np.int64) for id_ in columns}
+        for view, start in zip(views, starts.tolist(), strict=False):
+            rows = view.harvest.rows
+            for column in view.columns:
+                for field in set(column.fields) & view.harvest.totals.keys() if column.id in columns else ():
+                    amounts[column.id][start : start + len(rows)] += rows[field].astype(np.int64)
+        return cls(views, tuple(tables), starts, columns, amounts)
+
+    def __len__(self) -> int:
+        return int(self.starts[-1])
+
+    def field(self, name: str) -> NDArray[Any]:
+        """Return a field that the rows of all tables have, (rows,)."""
+        parts = [view.harvest.rows[name] for view in self.views]
+        return np.concatenate(parts) if parts else np.zeros(0, np.uint64)
+
+    def in_group(self, grouping: str, group: str) -> NDArray[np.bool_]:
+        """Return which rows belong to a group, (rows,)."""
+        found = np.zeros(len(self), bool)
+        for view, start in zip(self.views, self.starts.tolist(), strict=False):
+            if groups := view.groups.get(grouping):
+                ids = [id_ for id_, name in groups.names.items() if name == group]
+                found[start : start + len(groups.ids)] = np.isin(groups.ids, np.array(ids, np.uint64))
+        return found
+
+    def place(self, row: int) -> tuple[int, int]:
+        """Return the number of a row's table, and that of the row in it."""
+        table = int(np.searchsorted(self.starts, row, side="right")) - 1
+        return table, row - int(self.starts[table])
+
+    def sort_key(self, amounts: Mapping[str, NDArray[np.int64]], sort: str, size: int) -> NDArray[np.int64]:
+        """Return the number that rows with these amounts are sorted by, (size,). Raises QueryError."""
+        if sort in SUMS:
+            summed = [amounts[id_] for id_, column in self.columns.items() if column.units == f"{sort}/s"]
+            return np.sum(summed, axis=0, dtype=np.int64) if summed else np.zeros(size, np.int64)
+        if sort not in self.columns:
+            raise QueryError(f"sort: no column '{shown(sort)}': expected one of {', '.join((*SUMS, *self.columns))}")
+        return amounts[sort]
 
 
-def processes(snapshot: Snapshot) -> Processes:
-    """The rows of all tables by process. Those of one process are one: of several tables, and those before and after an
-    execve(2), of which the last says how the process is called, and whose it is."""
-    tables = {stem: t for stem, t in snapshot.tables.items() if t.is_by_process}
-    size = sum(len(t.rows) for t in tables.values())
-    who, group = np.zeros(size, _WHO), np.zeros(size, np.int64)
-    amounts = {name: np.zeros(size, np.uint64) for t in tables.values() for name in t.totals}
-    groups: dict[str | None, int] = {None: 0}
-    end = 0
-    for stem, table in tables.items():
-        part = slice(end, end := end + len(table.rows))
-        for name in _WHO.names or ():
-            who[name][part] = table.rows[name]
-        for name in table.totals:
-            amounts[name][part] = table.rows[name]
-        if owners := snapshot.owners.get(stem):
-            used, of_rows = np.unique(owners.of_rows, return_inverse=True)
-            numbers = [groups.setdefault(owners.groups[n], len(groups)) for n in used.tolist()]
-            group[part] = np.array(numbers, np.int64)[of_rows]
-    order = np.lexsort((who["exec_id"], who["start_ns"], who["tgid"]))
-    who = who[order]
-    first = np.ones(size, bool)
-    first[1:] = (who["tgid"][1:] != who["tgid"][:-1]) | (who["start_ns"][1:] != who["start_ns"][:-1])
-    starts = np.flatnonzero(first)
-    lasts = np.append(starts[1:], size)[: len(starts)] - 1
-    sums = {name: np.add.reduceat(of_rows[order], starts) for name, of_rows in amounts.items()}
-    return Processes(who[lasts], group[order][lasts], tuple(groups), sums)
+@dataclass(frozen=True, slots=True)
+class _Processes:
+    """All processes of a snapshot. `last` is the row, (processes,), of the program that each executed last; `amounts`
+    are i64 (processes,) by column."""
+
+    rows: _Rows
+    last: NDArray[np.intp]
+    amounts: Mapping[str, NDArray[np.int64]]
 
 
-def processes_to_json(snapshot: Snapshot, sort: str, top: int, app: str) -> dict[str, Any]:
-    """The processes that did most, of one application if `app` is not empty. Raises QueryError."""
-    found = processes(snapshot)
-    key = _sum(found.amounts, sort, len(found.who))
-    if app:
-        mine = np.flatnonzero(found.group == (found.groups.index(app) if app in found.groups else -1))
-    else:
-        mine = np.arange(len(found.who))
-    busiest = mine[np.lexsort((found.who["tgid"][mine], ~key[mine]))[:top]]
-    amounts = _amounts({name: a[busiest] for name, a in found.amounts.items()}, len(busiest), snapshot.elapsed_s)
-    names = _WHO.names or ()
-    lines = zip(found.who[busiest].tolist(), found.group[busiest].tolist(), amounts, strict=True)
-    return _head(snapshot) | {
-        "found": len(mine),
-        "overflow_calls": sum(t.overflow_calls for t in snapshot.tables.values() if t.is_by_process),
-        "processes": [
-            {**_named(dict(zip(names, who, strict=True))), "app": found.groups[group], **amount}
-            for who, group, amount in lines
+def processes_to_json(snapshot: Snapshot, sort: str, top: int, group: str, by: str) -> ProcessesJson:
+    """Return the processes that did most, those of one group if `group` is not empty. Raises QueryError."""
+    found = _processes(snapshot)
+    rows = found.rows
+    key = rows.sort_key(found.amounts, sort, len(found.last))
+    candidates = np.arange(len(found.last))
+    grouping = _grouping(snapshot, by)
+    if group:
+        candidates = np.flatnonzero(rows.in_group(grouping, group)[found.last])
+    tgids = rows.field("tgid")[found.last] if len(rows) else np.zeros(0, np.uint32)
+    busiest = candidates[np.lexsort((tgids[candidates], -key[candidates]))[:top]]
+    amounts = _amounts({id_: a[busiest] for id_, a in found.amounts.items()}, snapshot.elapsed_s)
+    return ProcessesJson(
+        **_head(snapshot, rows, len(candidates)),
+        processes=[
+            ProcessJson(**_identity(rows, n), groups=_groups(rows, n), **amount)
+            for n, amount in zip(found.last[busiest].tolist(), amounts, strict=True)
         ],
-    }
+    )
 
 
-def connections_to_json(snapshot: Snapshot, sort: str, top: int) -> dict[str, Any]:
-    """The busiest of who talks to whom: the rows of all tables whose keys have a process, a port and a protocol.
-    Raises QueryError."""
-    tables = {stem: t for stem, t in snapshot.tables.items() if {*(t.rows.dtype.names or ())} >= _CONNECTION}
-    names = {name: None for t in tables.values() for name in t.totals}
-    sizes = [len(t.rows) for t in tables.values()]
-    amounts = {name: np.zeros(sum(sizes), np.uint64) for name in names}
-    starts = np.cumsum([0, *sizes])
-    for table, start, size in zip(tables.values(), starts.tolist(), sizes, strict=False):
-        for name in table.totals:
-            amounts[name][start : start + size] = table.rows[name]
-    key = _sum(amounts, sort, sum(sizes))
-    busiest = np.argsort(~key, kind="stable")[:top]
-    of_table = np.searchsorted(starts, busiest, side="right") - 1
-    each = _amounts({name: a[busiest] for name, a in amounts.items()}, len(busiest), snapshot.elapsed_s)
-    stems, found = [*tables], []
-    for number, n, amount in zip(busiest.tolist(), of_table.tolist(), each, strict=True):
-        found.append({**_ends(tables[stems[n]], number - int(starts[n])), "direction": stems[n], **amount})
-    owners = _owners(snapshot, [line["tgid"] for line in found])
-    nobody = {"comm": None, "app": None}
-    return _head(snapshot) | {
-        "found": sum(sizes),
-        "overflow_calls": sum(t.overflow_calls for t in tables.values()),
-        "connections": [{**owners.get((line["tgid"], line["start_ns"]), nobody), **line} for line in found],
-    }
+def connections_to_json(snapshot: Snapshot, sort: str, top: int) -> ConnectionsJson:
+    """Return the busiest connections: rows of tables whose keys are a process and more. Raises QueryError."""
+    rows = _Rows.of({name: view for name, view in snapshot.tables.items() if _is_by_process_and_more(view)})
+    busiest = np.argsort(-rows.sort_key(rows.amounts, sort, len(rows)), kind="stable")[:top].tolist()
+    amounts = _amounts({id_: a[busiest] for id_, a in rows.amounts.items()}, snapshot.elapsed_s)
+    known = _names(_processes(snapshot), {_process(rows, n) for n in busiest})
+    unknown: dict[str, Any] = {"comm": None, "groups": {}}
+    found = []
+    for n, amount in zip(busiest, amounts, strict=True):
+        table, row = rows.place(n)
+        view = rows.views[table]
+        of_row = view.harvest.rows[row : row + 1]
+        assert view.labels
+        (values,) = view.labels.values(of_row)
+        found.append(
+            ConnectionJson(
+                table=rows.names[table], tgid=int(of_row["tgid"][0]), start_ns=int(of_row["start_ns"][0]),
+                exec_id=int(of_row["exec_id"][0]),
+                **known.get(_process(rows, n), unknown), labels=dict(zip(view.labels.labels, values, strict=True)),
+                **amount,
+            )
+        )  # fmt: skip
+    return ConnectionsJson(**_head(snapshot, rows, len(rows)), connections=found)
 
 
-def _head(snapshot: Snapshot) -> dict[str, Any]:
+def _processes(snapshot: Snapshot) -> _Processes:
+    """Sum the rows of each process: those of several tables, and those before and after an execve(2)."""
+    rows = _Rows.of({name: view for name, view in snapshot.tables.items() if view.harvest.is_by_process})
+    if not len(rows):
+        return _Processes(rows, np.zeros(0, np.intp), rows.amounts)
+    order = np.argsort(rows.field("exec_id"), kind="stable")  # the last row of a group is then of its last program
+    keys = np.stack([rows.field("tgid").astype(np.uint64), rows.field("start_ns")], axis=1)[order]
+    groups = Aggregator(2).group(keys)
+    amounts = {id_: groups.sums(a[order, np.newaxis])[:, 0] for id_, a in rows.amounts.items()}
+    return _Processes(rows, order[groups.last], amounts)
+
+
+def _is_by_process_and_more(view: TableView) -> bool:
+    fields = view.harvest.rows.dtype.names or ()
+    return bool(view.labels) and {*fields} >= {*_PROCESS_KEY}
+
+
+def _grouping(snapshot: Snapshot, by: str) -> str:
+    """Return the grouping of that name, the first one if it is empty. Raises QueryError."""
+    groupings = list(dict.fromkeys(name for view in snapshot.tables.values() for name in view.groups))
+    if by and by not in groupings:
+        expected = f"expected one of {', '.join(groupings)}" if groupings else "groups are turned off"
+        raise QueryError(f"by: no grouping '{shown(by)}': {expected}")
+    return by or next(iter(groupings), "")
+
+
+def _head(snapshot: Snapshot, rows: _Rows, found: int) -> dict[str, Any]:
+    """Return what every list of rows has."""
     return {
-        "schema": 1,
         "host": snapshot.host,
         "time": round(snapshot.time_s, 3),
         "elapsed_s": round(snapshot.elapsed_s, 4),
         "complete": snapshot.complete,
+        "found": found,
+        "overflow_calls": sum(view.harvest.overflow_calls for view in rows.views),
+        "columns": [ColumnJson(id=c.id, name=c.name or c.id, units=c.units) for c in rows.columns.values()],
     }
 
 
-def _sum(amounts: Mapping[str, np.ndarray], sort: str, size: int) -> np.ndarray:
-    """By what rows are sorted (u64). Raises QueryError."""
-    if sort not in amounts and sort not in SUMS:
-        raise QueryError(f"sort: no counter '{shown(sort)}': expected one of {', '.join((*SUMS, *amounts))}")
-    total = np.zeros(size, np.uint64)
-    for name, of_rows in amounts.items():
-        if name == sort or (sort in SUMS and name.endswith(f"_{sort}")):
-            total += of_rows
-    return total
+def _amounts(amounts: Mapping[str, NDArray[np.int64]], elapsed_s: float) -> Iterator[dict[str, Any]]:
+    """Yield what each row did, and the rates. What it did not do is left out, because that is most."""
+    for numbers in zip(*(a.tolist() for a in amounts.values()), strict=True):
+        did = {id_: number for id_, number in zip(amounts, numbers, strict=True) if number}
+        yield {"amounts": did, "rates": {id_: round(number / elapsed_s, 2) for id_, number in did.items()}}
 
 
-def _amounts(amounts: Mapping[str, np.ndarray], size: int, elapsed_s: float) -> Iterator[dict[str, Any]]:
-    """What each row did, and at which rate. What it did not do is left out: that is most."""
-    columns = [of_rows.tolist() for of_rows in amounts.values()]
-    for n in range(size):
-        did = {name: column[n] for name, column in zip(amounts, columns, strict=True) if column[n]}
-        yield {"amounts": did, "rates": {name: round(amount / elapsed_s, 2) for name, amount in did.items()}}
+def _identity(rows: _Rows, n: int) -> dict[str, Any]:
+    """Return the fields of a row that say which process it is."""
+    table, row = rows.place(n)
+    of_row = rows.views[table].harvest.rows[row]
+    identity = {name: of_row[name].item() for name in PROCESS_FIELDS}
+    return {**identity, "comm": printable(identity["comm"].decode(errors="replace"))}
 
 
-def _named(who: dict[str, Any]) -> dict[str, Any]:
-    return {**who, "comm": who["comm"].decode(errors="replace")}
+def _groups(rows: _Rows, n: int) -> dict[str, str | None]:
+    table, row = rows.place(n)
+    return {grouping: groups.name(row) for grouping, groups in rows.views[table].groups.items()}
 
 
-def _ends(table: TableHarvest, number: int) -> dict[str, Any]:
-    """Who a connection is between: a process and a port, of another machine if there is an address."""
-    row = table.rows[number]
-    ends = {name: int(row[name]) for name in ("tgid", "start_ns", "exec_id", "port", "protocol")}
-    fields = table.rows.dtype.names or ()
-    address = None
-    if "address_high" in fields and "address_low" in fields:
-        address = _address(int(row["address_high"]), int(row["address_low"]))
-    protocol = _PROTOCOLS.get(ends["protocol"], str(ends["protocol"]))
-    return {**ends, "protocol": protocol, "address": address}
+def _process(rows: _Rows, n: int) -> tuple[int, int]:
+    """Return tgid and start_ns of a row's process."""
+    table, row = rows.place(n)
+    of_row = rows.views[table].harvest.rows[row]
+    return int(of_row["tgid"]), int(of_row["start_ns"])
 
 
-def _address(high: int, low: int) -> str:
-    """Out of its halves, whose bytes are as in a packet."""
-    address = IPv6Address(high.to_bytes(8, "little") + low.to_bytes(8, "little"))
-    return str(address.ipv4_mapped or address)
-
-
-def _owners(snapshot: Snapshot, tgids: Sequence[int]) -> dict[tuple[int, int], dict[str, str | None]]:
-    """Command and group of these processes, by tgid and start_ns, where a table by process has them."""
-    found = processes(snapshot)
-    numbers = np.flatnonzero(np.isin(found.who["tgid"], np.array(tgids, np.uint32)))
+def _names(found: _Processes, wanted: Iterable[tuple[int, int]]) -> dict[tuple[int, int], dict[str, Any]]:
+    """Return command and groups of those processes that are in a table by process, by tgid and start_ns."""
+    rows, wanted = found.rows, set(wanted)
+    if not len(rows):
+        return {}
+    tgids = np.array([tgid for tgid, _ in wanted], np.uint32)
+    candidates = found.last[np.isin(rows.field("tgid")[found.last], tgids)].tolist()
     return {
-        (int(found.who["tgid"][n]), int(found.who["start_ns"][n])): {
-            "comm": bytes(found.who["comm"][n]).decode(errors="replace"),
-            "app": found.groups[int(found.group[n])],
-        }
-        for n in numbers.tolist()
+        process: {"comm": _identity(rows, n)["comm"], "groups": _groups(rows, n)}
+        for n in candidates
+        if (process := _process(rows, n)) in wanted
     }

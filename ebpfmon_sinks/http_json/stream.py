@@ -1,4 +1,4 @@
-"""Snapshots to whoever wants every one of them, each in a queue of a few: who reads too slowly is cut off."""
+"""Stream every snapshot to clients, each with a short queue. A client that reads too slowly is cut off."""
 
 from __future__ import annotations
 
@@ -8,50 +8,44 @@ from collections.abc import Awaitable, Callable
 
 from aiohttp import web
 
-from ebpfmon_sinks.http_json.moment import Moment
+from ebpfmon_sinks.http_json.forms import Moment
 
 CLIENTS = 16
 WAITING = 4
-"""Snapshots that may wait for a client. They are the same objects for all clients."""
-_SEND_BUFFER = 1 << 17  # bytes in the kernel; what it would grow to by itself holds minutes
+"""Snapshots that may wait for a client. All clients share the same objects."""
+_SEND_BUFFER = 1 << 17  # bytes in the kernel, which would otherwise grow until it holds minutes
 _WRITE_BUFFER = 1 << 16
 
 Encode = Callable[[Moment], Awaitable[bytes]]
 
 
-class TooManyError(Exception):
-    """As many clients as there may be are being streamed to."""
-
-
 class Client:
-    """One reader: what waits for it, and how to get rid of it."""
+    """A client's queue and connection."""
 
     def __init__(self, transport: asyncio.Transport | None) -> None:
         self.waiting: asyncio.Queue[Moment | None] = asyncio.Queue(WAITING)
-        self.transport = transport
-        self.was_cut = False
+        self._transport = transport
 
     def cut(self) -> None:
-        """Drop the connection, with all that is on its way."""
-        self.was_cut = True
-        if self.transport:
-            self.transport.abort()
+        """Drop the connection with everything that is being sent."""
+        if self._transport:
+            self._transport.abort()
 
 
 class Streams:
-    """All clients that are being streamed to."""
+    """All clients that stream."""
 
     def __init__(self) -> None:
         self._clients: set[Client] = set()
         self._closed = False
         self.cut = 0
-        """How many were cut off."""
+        """How many clients were cut off."""
 
     def __len__(self) -> int:
         return len(self._clients)
 
     def publish(self, moment: Moment) -> None:
-        """A snapshot for everybody; never waits."""
+        """Queue a snapshot for every client. Never waits."""
         for client in list(self._clients):
             if client.waiting.full():
                 self.cut += 1
@@ -61,7 +55,7 @@ class Streams:
                 client.waiting.put_nowait(moment)
 
     def close(self) -> None:
-        """No more snapshots: whoever waits for one has had the last."""
+        """End all streams after what is queued."""
         self._closed = True
         for client in self._clients:
             if client.waiting.full():
@@ -70,31 +64,31 @@ class Streams:
                 client.waiting.put_nowait(None)
 
     async def serve(
-        self, request: web.BaseRequest, newest: Moment | None, encode: Encode, headers: dict[str, str]
+        self, request: web.Request, newest: Moment | None, encode: Encode, headers: dict[str, str]
     ) -> web.StreamResponse:
-        """Stream to a client until it goes, is cut off, or there is no more. Raises TooManyError."""
+        """Stream to a client until it goes, is cut off, or the sink closes. Raises HTTPServiceUnavailable."""
         if len(self._clients) >= CLIENTS or self._closed:
-            raise TooManyError
+            raise web.HTTPServiceUnavailable(text="too many clients are streaming", headers={"Retry-After": "10"})
         client = Client(request.transport)
         if newest:
             client.waiting.put_nowait(newest)
         self._clients.add(client)
         response = web.StreamResponse(headers=headers)
         try:
-            _narrow(request.transport)
+            _shrink_buffers(request.transport)
             await response.prepare(request)
             while moment := await client.waiting.get():
                 await response.write(await encode(moment))
         except ConnectionError:
-            if request.transport:  # it is for the server to see that the connection has gone
+            if request.transport:  # the server notices the lost connection and cleans up
                 request.transport.abort()
         finally:
             self._clients.discard(client)
         return response
 
 
-def _narrow(transport: asyncio.Transport | None) -> None:
-    """Have little on its way, so that a reader who does not read is seen soon."""
+def _shrink_buffers(transport: asyncio.Transport | None) -> None:
+    """Limit what a connection buffers, so that a client that does not read is noticed soon."""
     if transport is None:
         return
     transport.set_write_buffer_limits(_WRITE_BUFFER)

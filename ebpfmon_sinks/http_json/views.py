@@ -1,65 +1,59 @@
-"""The newest snapshot as JSON, one function for each route of that name. Pure; called in a thread."""
+"""Encode the newest snapshot as JSON: one function for each route of that name. Pure; called in a thread."""
 
 from __future__ import annotations
 
-import dataclasses
-from typing import Any
-
 import msgspec
 
-from ebpfmon import Chart, Dimension, Snapshot, to_json
+from ebpfmon import Chart, Snapshot, chart_to_json, to_json
 from ebpfmon_sinks.http_json import rows
-from ebpfmon_sinks.http_json.query import QueryError, shown
+from ebpfmon_sinks.http_json.answers import ChartsJson, DeclaredChartJson, DeclaredDimensionJson, OneChartJson
+from ebpfmon_sinks.http_json.query import NotFoundError, shown
 
 
 def snapshot(snapshot: Snapshot) -> bytes:
-    """All charts with their values."""
+    """Return all charts with their series."""
     return msgspec.json.encode(to_json(snapshot))
 
 
 def charts(snapshot: Snapshot) -> bytes:
-    """All charts as they are declared."""
-    shown_so = zip(snapshot.charts, to_json(snapshot)["charts"], strict=True)
-    declared = [{**one, **_declared(values.chart)} for values, one in shown_so]
-    return msgspec.json.encode({"schema": 1, "host": snapshot.host, "charts": declared})
+    """Return all charts as they are declared."""
+    declared = [_declared(data.chart) for data in snapshot.charts]
+    return msgspec.json.encode(ChartsJson(host=snapshot.host, charts=declared))
 
 
 def chart(snapshot: Snapshot, id: str) -> bytes:
-    """One chart. Raises NoChartError."""
-    found = tuple(c for c in snapshot.charts if c.chart.id == id)
-    if not found:
-        raise NoChartError(f"there is no chart '{shown(id)}': see /api/v1/charts")
-    whole = to_json(dataclasses.replace(snapshot, charts=found[:1]))
-    (one,) = whole.pop("charts")
-    return msgspec.json.encode({**whole, "chart": one})
+    """Return one chart with its series. Raises NotFoundError."""
+    data = snapshot.chart(id)
+    if data is None:
+        raise NotFoundError(f"there is no chart '{shown(id)}': see /api/v1/charts")
+    answer = OneChartJson(
+        host=snapshot.host, time=round(snapshot.time_s, 3), elapsed_s=round(snapshot.elapsed_s, 4),
+        complete=snapshot.complete, chart=chart_to_json(data, snapshot.elapsed_s),
+    )  # fmt: skip
+    return msgspec.json.encode(answer)
 
 
-def processes(snapshot: Snapshot, sort: str, top: int, app: str) -> bytes:
-    """The busiest processes. Raises QueryError."""
-    return msgspec.json.encode(rows.processes_to_json(snapshot, sort, top, app))
+def processes(snapshot: Snapshot, sort: str, top: int, group: str, by: str) -> bytes:
+    """Return the busiest processes. Raises QueryError."""
+    return msgspec.json.encode(rows.processes_to_json(snapshot, sort, top, group, by))
 
 
 def connections(snapshot: Snapshot, sort: str, top: int) -> bytes:
-    """The busiest connections. Raises QueryError."""
+    """Return the busiest connections. Raises QueryError."""
     return msgspec.json.encode(rows.connections_to_json(snapshot, sort, top))
 
 
-class NoChartError(QueryError):
-    """There is none of this id."""
-
-    status = 404
-
-
-def _declared(chart: Chart) -> dict[str, Any]:
-    """What a snapshot does not say of a chart, and its dimensions without values."""
-    return {"kind": chart.kind, "priority": chart.priority, "dimensions": [_dimension(d) for d in chart.dimensions]}
-
-
-def _dimension(dimension: Dimension) -> dict[str, Any]:
-    return {
-        "id": dimension.id,
-        "name": dimension.name,
-        "plus": dimension.plus,
-        "minus": dimension.minus,
-        "negative": dimension.negative,
-    }
+def _declared(chart: Chart) -> DeclaredChartJson:
+    dimensions = [
+        DeclaredDimensionJson(id=d.id, name=d.name, plus=list(d.plus), minus=list(d.minus), negative=d.negative)
+        for d in chart.dimensions
+    ]
+    declared = DeclaredChartJson(
+        id=chart.id, family=chart.family, title=chart.title, units=chart.units,
+        kind=chart.kind.name,  # type: ignore[arg-type]  # the names of KINDS
+        labels=list(chart.labels), priority=chart.priority, unbounded=chart.unbounded, dimensions=dimensions,
+    )  # fmt: skip
+    if of := chart.buckets:
+        sum_units = of.sum_units if of.sum else msgspec.UNSET
+        return msgspec.structs.replace(declared, bounds=list(of.bounds), bucket_units=of.units, sum_units=sum_units)
+    return declared

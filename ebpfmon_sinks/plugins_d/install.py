@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ebpfmon import SettingsError
-from ebpfmon_sinks import relay
+from ebpfmon import SettingsError, replace_file
+from ebpfmon_sinks.plugins_d import relay
 
 NAME = "ebpfmon.plugin"
 DIRECTORIES = (
@@ -49,7 +49,7 @@ def plan(prefix: Path = Path("/"), directory: Path | None = None, pythons: Seque
     Raises SettingsError where there is no such directory, and where Netdata's user could not run the relay.
     """
     path = _directory(prefix, directory) / NAME
-    package = Path(relay.__file__).parents[1]
+    package = Path(relay.__file__).parents[2]
     text = _script(_python(pythons, package), package)
     is_done = path.is_file() and path.read_text(errors="replace") == text and bool(path.stat().st_mode & 0o001)
     what = "is as it should be" if is_done else "is replaced" if path.exists() else "is new"
@@ -94,7 +94,7 @@ def _script(python: str, package: Path) -> str:
     return (
         f"#!{python} -IS\n"
         f"import os, sys; sys.path.append({str(package)!r})  # made by `ebpfmon install netdata`\n"
-        f"from ebpfmon_sinks.relay import main; sys.exit(main(sys.argv[1:], os.environ))\n"
+        f"from ebpfmon_sinks.plugins_d.relay import main; sys.exit(main(sys.argv[1:], os.environ))\n"
     )
 
 
@@ -116,7 +116,7 @@ def _refusal(python: str, package: Path) -> str:
     """Why not, by trying it; empty if it can."""
     if " " in python or len(f"#!{python} -IS") > _LONGEST_FIRST_LINE:
         return "its path is too long, or has a blank in it"
-    code = f"import sys; sys.path.append({str(package)!r}); import ebpfmon_sinks.relay"
+    code = f"import sys; sys.path.append({str(package)!r}); import ebpfmon_sinks.plugins_d.relay"
     identity: dict[str, Any] = {}
     if os.geteuid() == 0:
         with suppress(KeyError):
@@ -134,10 +134,7 @@ def _refusal(python: str, package: Path) -> str:
 
 def _write(step: Step) -> None:
     """All at once: Netdata may look just now."""
-    new = step.path.with_name(f".{step.path.name}.new")
     try:
-        new.write_text(step.text)
-        new.chmod(step.mode)
-        new.replace(step.path)
+        replace_file(step.path, step.text, step.mode)
     except OSError as error:
         raise SettingsError(f"install netdata: write '{step.path}': {error.strerror}") from None

@@ -1,7 +1,7 @@
-"""systemd's journal: each snapshot as one entry with a field for every number.
+"""Write each snapshot to systemd's journal, as one entry with a field for every number.
 
-The native protocol (systemd.io/JOURNAL_NATIVE_PROTOCOL) is written here, as it is short: the packages that speak it,
-systemd-python and cysystemd, are C that blocks, and must be compiled against systemd's headers.
+The native protocol (systemd.io/JOURNAL_NATIVE_PROTOCOL) is implemented here because it is short. The packages that
+speak it, systemd-python and cysystemd, are C that blocks, and must be compiled against systemd's headers.
 """
 
 from __future__ import annotations
@@ -14,13 +14,15 @@ import re
 import socket
 import struct
 import zlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import suppress
-from typing import Self
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, suppress
+from dataclasses import replace
 
 import msgspec
 
-from ebpfmon import ChartValues, Scope, SinkError, Snapshot, Value
+from ebpfmon import VALUE, ChartData, Role, Series, SinkError, Snapshot
+from ebpfmon_sinks.joined import joined_name, of_column
+from ebpfmon_sinks.log.text import is_by_process
 
 SOCKET = "/run/systemd/journal/socket"
 SNAPSHOT_ID = "43e9ae4b1c7a4f0c9a1b3f4e7c4d52a6"
@@ -37,9 +39,9 @@ Fields = Mapping[str, str]
 
 
 def is_journal(fd: int) -> bool:
-    """Whether a descriptor is a stream to the journal, as systemd gives one to services.
+    """Return whether a descriptor is a stream to the journal, as systemd gives one to services.
 
-    The other end's name tells; so does $JOURNAL_STREAM, but the environment is the command line's alone.
+    The name of the other end tells. So does $JOURNAL_STREAM, but only the command line reads the environment.
     """
     with suppress(OSError):
         end = socket.socket(fileno=os.dup(fd))
@@ -49,7 +51,7 @@ def is_journal(fd: int) -> bool:
 
 
 def encode(fields: Fields) -> bytes:
-    """An entry as one datagram. A value of several lines has its length in front, as 64 bits."""
+    """Return an entry as one datagram. A value of several lines has its length in front, as 64 bits."""
     entry = bytearray()
     for name, text in fields.items():
         value = text.encode(errors="replace")
@@ -60,43 +62,44 @@ def encode(fields: Fields) -> bytes:
     return bytes(entry)
 
 
-class JournalSink:
-    """Writes without ever blocking the event loop."""
-
-    def __init__(self, message: Callable[[Snapshot], str], applications: int, destinations: int) -> None:
-        """`message`: what people read of a snapshot. The others: see `fields_of`."""
-        self._message, self._applications, self._destinations = message, applications, destinations
-        self._names = Names()
-        self._socket: socket.socket | None = None
-
-    async def __aenter__(self) -> Self:
-        end = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+@asynccontextmanager
+async def connected(
+    message: Callable[[Snapshot], str], applications: int, destinations: int
+) -> AsyncIterator[JournalSink]:
+    """Yield a sink that is connected to journald. Raise SinkError. See `JournalSink` for the arguments."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as end:
         end.setblocking(False)
         try:
             end.connect(SOCKET)
         except OSError as error:
-            end.close()
             raise SinkError(f"open the journal's socket '{SOCKET}': {error.strerror}") from error
-        self._socket = end
-        return self
+        yield JournalSink(end, message, applications, destinations)
 
-    async def __aexit__(self, *_: object) -> None:
-        if self._socket:
-            self._socket.close()
+
+class JournalSink:
+    """Write entries without ever blocking the event loop."""
+
+    def __init__(
+        self, end: socket.socket, message: Callable[[Snapshot], str], applications: int, destinations: int
+    ) -> None:
+        """`end`: connected to journald, non-blocking. `message`: what people read of a snapshot. See `fields_of` for
+        the others."""
+        self._end, self._message = end, message
+        self._applications, self._destinations = applications, destinations
+        self._names = Names()
 
     async def send(self, snapshot: Snapshot) -> None:
-        """Write one snapshot. Raises SinkError; a journal that was started anew has another socket."""
-        assert self._socket, "it is not open"
+        """Write one snapshot. Raise SinkError; a journald that was started anew has another socket."""
         said = {"MESSAGE": self._message(snapshot)}
         entry = encode(said | fields_of(snapshot, self._names, self._applications, self._destinations))
         try:
-            await _send(self._socket, entry)
+            await _send(self._end, entry)
         except OSError as error:
             raise SinkError(f"write to the journal: {error.strerror}") from error
 
 
 async def _send(end: socket.socket, entry: bytes) -> None:
-    """Whether it is busy is the other side's queue, of which a connected socket is told."""
+    """Send an entry, and wait while the other side's queue is full."""
     large = -1
     try:
         while True:
@@ -118,7 +121,7 @@ async def _send(end: socket.socket, entry: bytes) -> None:
 
 
 def _sealed(entry: bytes) -> int:
-    """A file in memory that nobody can change any more: the other way to hand over an entry, of any size."""
+    """Return a file in memory that nobody can change any more: the way to hand over an entry of any size."""
     fd = os.memfd_create("ebpfmon", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
     try:
         with open(fd, "wb", closefd=False) as file:
@@ -140,21 +143,21 @@ async def _writable(end: socket.socket) -> None:
 
 
 class Names:
-    """What fields are called: `ebpf.io` with `read` is EBPFMON_IO_READ. No two have one name: where one had it first,
-    or it would be too long, it ends in a checksum."""
+    """Name fields: `ebpf.io` with `read` is EBPFMON_IO_READ. No two fields have one name: if another one had it first,
+    or if it would be too long, it ends in a checksum."""
 
     def __init__(self) -> None:
         self._known: dict[tuple[str, ...], str] = {}
         self._taken: set[str] = set()
 
     def trim(self) -> None:
-        """Forget all if it has become too much. Not within a snapshot, whose names are to differ."""
+        """Forget all names if there are too many. Not within a snapshot, whose names must differ."""
         if len(self._known) > 4 * FIELDS_MOST:
             self._known.clear()
             self._taken.clear()
 
     def of(self, *words: str) -> str:
-        """The name for these words, always the same."""
+        """Return the name for these words, always the same."""
         name = self._known.get(words)
         if name is None:
             name = self._known[words] = self._made(words)
@@ -176,10 +179,12 @@ _OWN = ("EBPFMON_TIME", "EBPFMON_ELAPSED_S", "EBPFMON_COMPLETE", "EBPFMON_LEFT_O
 
 
 def fields_of(snapshot: Snapshot, names: Names, applications: int, destinations: int) -> dict[str, str]:
-    """A snapshot as fields, but for its MESSAGE.
+    """Return a snapshot as fields, but for its MESSAGE.
 
-    Of a chart of the system every dimension has one: its delta, or level. A chart by application or by destination has
-    one, a JSON object of what is not 0: of so many of the busiest, and the rest in `other`. With 0 it has none.
+    A chart without labels has a field for each dimension: its delta, or the value of a gauge. A chart with labels has
+    one field, a JSON object of what is not 0. If its series add up to a whole, the object has the busiest ones alone
+    (so many `applications` of a chart by process, so many `destinations` of others), and the rest is in `other`; with 0
+    the chart has no field.
     """
     names.trim()
     fields = {
@@ -188,8 +193,9 @@ def fields_of(snapshot: Snapshot, names: Names, applications: int, destinations:
         "EBPFMON_COMPLETE": str(snapshot.complete).lower(),
     }  # fmt: skip
     left_out = 0
-    for values in snapshot.charts:
-        for name, value in _of_chart(values, names, {Scope.APPS: applications, Scope.KEYS: destinations}):
+    for data in snapshot.charts:
+        most = applications if is_by_process(snapshot, data.chart) else destinations
+        for name, value in _of_chart(data, names, most):
             if len(fields) < FIELDS_MOST:
                 fields[name] = value
             else:
@@ -197,32 +203,27 @@ def fields_of(snapshot: Snapshot, names: Names, applications: int, destinations:
     return fields | ({"EBPFMON_LEFT_OUT": str(left_out)} if left_out else {})
 
 
-def _of_chart(values: ChartValues, names: Names, most: Mapping[Scope, int]) -> Iterator[tuple[str, str]]:
-    chart = values.chart
-    if chart.scope is Scope.SYSTEM:
-        for value in values.values:
-            yield names.of(chart.id, value.dimension.name), str(value.delta)
-    elif most[chart.scope] and values.values:
-        amounts = _busiest(values, most[chart.scope])
-        yield names.of(chart.id), msgspec.json.encode(amounts).decode()
+def _of_chart(data: ChartData, names: Names, most: int) -> Iterator[tuple[str, str]]:
+    chart = data.chart
+    if not chart.labels:
+        for column, delta in zip(chart.columns, data.deltas[0].tolist(), strict=True):
+            yield names.of(chart.id, *(() if column.id == VALUE else (column.name,))), str(delta)
+    elif Role.OTHER not in data.index.roles:
+        yield names.of(chart.id), _json(data.series())
+    elif most:
+        items = [series for series in data.series() if series.role is Role.ITEM]
+        rest = [series for series in data.series() if series.role is not Role.ITEM]
+        items.sort(key=lambda series: -sum(map(abs, series.deltas)))
+        hidden = [replace(rest[0], deltas=series.deltas) for series in items[most:]]
+        yield names.of(chart.id), _json([*items[:most], *rest, *hidden])
 
 
-def _busiest(values: ChartValues, most: int) -> dict[str, int | float]:
-    """By name, what so many keys did, and the rest: in all, what the chart says."""
-    width = len(values.chart.dimensions)
-    keys: list[Sequence[Value]] = [values.values[n : n + width] for n in range(0, len(values.values), width)]
-    others = 2 if values.chart.scope is Scope.APPS else 1  # `other`, and `overflow`, which are last
-    keys, rest = keys[:-others], keys[-others:]
-    keys.sort(key=lambda key: -sum(abs(value.delta) for value in key))
+def _json(several: Iterable[Series]) -> str:
+    """Return what series did, by their joined names. Series that are called the same are summed."""
     amounts: dict[str, int | float] = {}
-    for key in (*keys[:most], *rest):
-        for value in key:
-            _add(amounts, value.dimension.name, value.delta)
-    for key in keys[most:]:
-        for value, other in zip(key, rest[0], strict=True):
-            _add(amounts, other.dimension.name, value.delta)
-    return {name: amount for name, amount in amounts.items() if amount}
-
-
-def _add(amounts: dict[str, int | float], name: str, amount: int | float) -> None:
-    amounts[name] = amounts.get(name, 0) + amount
+    for series in several:
+        name = joined_name(series.chart, series.labels, series.names)
+        for column, delta in zip(series.chart.columns, series.deltas, strict=True):
+            called = of_column(series.chart, name, column, column.name)
+            amounts[called] = amounts.get(called, 0) + delta
+    return msgspec.json.encode({name: amount for name, amount in amounts.items() if amount}).decode()

@@ -1,5 +1,5 @@
-"""The plugins_d sink: feeds Netdata. It serves the plugins.d protocol on a Unix socket, for the small `ebpfmon.plugin`
-that each Netdata runs (`relay.py`); or speaks it on stdout, where Netdata runs the daemon itself."""
+"""Feed Netdata. The daemon serves the plugins.d protocol on a Unix socket for the small `ebpfmon.plugin` that each
+Netdata runs (`relay.py`). If Netdata runs the daemon itself, the daemon speaks the protocol on stdout."""
 
 from __future__ import annotations
 
@@ -10,109 +10,86 @@ import os
 import re
 import socket
 import stat
-from collections.abc import Callable, Sequence
-from contextlib import suppress
-from typing import Self
+from collections.abc import AsyncIterator, Callable, Collection
+from contextlib import asynccontextmanager, suppress
 
-from ebpfmon import SinkError, SinkGoneError, SinkSettings, Snapshot, hookimpl
-from ebpfmon_sinks.plugins_d_stream import Stream
-from ebpfmon_sinks.relay import DEFAULT_SOCKET
+from ebpfmon import SinkError, SinkGoneError, Snapshot, reopened
+from ebpfmon_sinks.plugins_d.stream import Stream
 
-EBPFMON_API_VERSION = 1
 _STDIN, _STDOUT = 0, 1
-_STANDARD = "-"  # stdin and stdout, as command lines call it
 _RELAYS = 16
-"""So many at most are fed: one for each Netdata."""
+"""How many relays at most are fed: one for each Netdata."""
 _HELLO_S, _HELLO_BYTES = 5.0, 64
 """How long a relay may take to say its line, and how long that may be."""
 _PATIENCE_S = 10.0
-"""So long a relay may take to read an update. None is made for it in the meantime: what happens is added up."""
-_LONGEST_PATH = 107  # bytes: sockaddr_un.sun_path
+"""How long a relay may take to read an update. None is made for it in the meantime: what happens is added up."""
 
 log = logging.getLogger(__name__)
 
 
-class PluginsDSettings(SinkSettings, tag="plugins_d", frozen=True):
-    """`[[sinks]] type = "plugins_d"`."""
+@asynccontextmanager
+async def serving(path: str, group: str, name: str) -> AsyncIterator[PluginsDSink]:
+    """Yield a sink that feeds the relays that connect to a Unix socket. Raise SinkError.
 
-    socket: str = DEFAULT_SOCKET
-    """Where relays connect; `-`: stdin and stdout, of a daemon that Netdata runs as its plugin."""
-    group: str = "netdata"
-    """Who may connect beside root, if there is such a group; empty: nobody."""
+    `group` may connect beside root. `name` is how messages call the sink.
+    """
+    readers: set[_Reader] = set()
+    try:
+        listening = await asyncio.to_thread(_bind, path, group)
+        inode = _inode(path)
+        server = await asyncio.get_running_loop().create_unix_server(lambda: _Relay(name, readers), sock=listening)
+    except OSError as error:
+        raise SinkError(f"listen on '{path}': {error.strerror or error}") from error
+    try:
+        yield PluginsDSink(readers)
+    finally:
+        server.close()
+        if _inode(path) == inode:
+            os.unlink(path)
+        for reader in tuple(readers):
+            reader.close()
 
-    def __post_init__(self) -> None:
-        if self.socket != _STANDARD and not (self.socket.startswith("/") and "\0" not in self.socket):
-            raise ValueError(f"socket: '{self.socket}': expected an absolute path, or '-' for stdin and stdout")
-        if len(self.socket.encode()) > _LONGEST_PATH:
-            raise ValueError(f"socket: longer than {_LONGEST_PATH} bytes, which is all that a Unix socket can have")
 
-    @property
-    def capabilities(self) -> frozenset[str]:
-        return frozenset({"chown"} if self.group and self.socket != _STANDARD else ())
-
-    def open(self) -> PluginsDSink:
-        return PluginsDSink(self)
-
-
-@hookimpl
-def ebpfmon_register_sinks() -> Sequence[type[SinkSettings]]:
-    return [PluginsDSettings]
+@asynccontextmanager
+async def on_standard_streams() -> AsyncIterator[PluginsDSink]:
+    """Yield a sink that feeds the Netdata that reads stdout. Raise SinkError if stdout is a file."""
+    standard = await _Standard.open(asyncio.get_running_loop())
+    try:
+        yield PluginsDSink({standard})
+    finally:
+        standard.close()
 
 
 class PluginsDSink:
-    """Feeds every Netdata that listens, and waits for none."""
+    """Feed every Netdata that listens, and wait for none."""
 
-    def __init__(self, settings: PluginsDSettings) -> None:
-        self._settings = settings
-        self._name = settings.name or "plugins_d"
+    def __init__(self, readers: Collection[_Reader]) -> None:
+        """`readers` come and go."""
+        self.readers = readers
         self._pace = Pace()
-        self._readers: set[_Reader] = set()
-        self._server: asyncio.Server | None = None
-        self._inode: tuple[int, int] | None = None
-        self._standard: _Standard | None = None
-
-    async def __aenter__(self) -> Self:
-        loop = asyncio.get_running_loop()
-        if self._settings.socket == _STANDARD:
-            self._standard = await _Standard.open(loop)
-            self._readers = {self._standard}
-            return self
-        try:
-            listening = await asyncio.to_thread(_bind, self._settings.socket, self._settings.group)
-            self._inode = _inode(self._settings.socket)
-            self._server = await loop.create_unix_server(lambda: _Relay(self._name, self._readers), sock=listening)
-        except OSError as error:
-            raise SinkError(f"listen on '{self._settings.socket}': {error.strerror or error}") from error
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        if self._server:
-            self._server.close()
-            if _inode(self._settings.socket) == self._inode:
-                os.unlink(self._settings.socket)
-        for reader in tuple(self._readers):
-            reader.close()
 
     async def send(self, snapshot: Snapshot) -> None:
-        """Hand one snapshot to all readers. Raises SinkGoneError if stdout is the only one, and Netdata left it."""
-        if self._standard and self._standard.gone:
-            raise SinkGoneError(self._standard.gone)
+        """Hand one snapshot to all readers. Raise SinkGoneError if a reader has gone for good: then it is the only
+        one."""
         interval_s = self._pace.see(snapshot.elapsed_s)
-        if interval_s:
-            for reader in tuple(self._readers):
+        for reader in tuple(self.readers):
+            if reader.gone:
+                raise SinkGoneError(reader.gone)
+            if interval_s:
                 reader.feed(snapshot, interval_s)
 
 
 class Pace:
-    """How many whole seconds lie between two snapshots. Nobody says so; but it can be seen."""
+    """Find out how many whole seconds are between two snapshots. Nobody says it, but it can be seen."""
 
     def __init__(self) -> None:
         self._interval_s = self._before_s = 0
 
     def see(self, elapsed_s: float) -> int:
-        """An interval ends. Returns 0 as long as nothing is known: the first interval begins at any moment.
+        """Take in the length of an interval, and return the seconds between snapshots; 0 as long as they are not known.
 
-        The second may be too long, where a tick was left out. So what two in a row agree on counts, if it is less.
+        The first interval begins at any moment, and the second may be too long because a tick was left out. So a
+        shorter one counts as soon as two in a row agree on it.
         """
         now_s = max(round(elapsed_s), 1)
         if self._before_s and (not self._interval_s or self._before_s == now_s < self._interval_s):
@@ -122,12 +99,14 @@ class Pace:
 
 
 class _Reader(asyncio.BaseProtocol):
-    """Who is fed, through a transport that keeps what cannot be written at once: one update at most."""
+    """Somebody who is fed, through a transport that keeps what cannot be written at once: one update at most."""
 
-    _transport: asyncio.WriteTransport
+    _transport: asyncio.WriteTransport  # asyncio sets it before anything else, by connection_made
 
     def __init__(self, stream: Stream | None = None) -> None:
         self._stream = stream
+        self.gone = ""
+        """Why it has gone for good; empty if it has not, or if others may come."""
         self._full_since: float | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -142,7 +121,7 @@ class _Reader(asyncio.BaseProtocol):
         self._full_since = None
 
     def feed(self, snapshot: Snapshot, interval_s: int) -> None:
-        """An interval has ended. What the reader still has to read of the last update is not added to."""
+        """Take in an interval. Write an update, unless the reader still has to read of the last one."""
         if self._stream and not self._transport.is_closing():
             self._stream.add(snapshot)
             if self._full_since is None:
@@ -151,15 +130,15 @@ class _Reader(asyncio.BaseProtocol):
                 self.wait(asyncio.get_running_loop().time() - self._full_since)
 
     def wait(self, seconds: float) -> None:
-        """It has not read for so long."""
+        """Decide what to do about a reader that has not read for so long."""
 
     def close(self) -> None:
-        """Nothing more will come; but what is begun is not left in the middle of a line."""
+        """End, but not in the middle of a line."""
         self._transport.close()
 
 
 class _Relay(_Reader, asyncio.Protocol):
-    """A relay that has connected. It says one line first: how many seconds it wants between two updates."""
+    """A relay that has connected. Its first line says how many seconds it wants between two updates."""
 
     def __init__(self, sink: str, readers: set[_Reader]) -> None:
         super().__init__()
@@ -208,17 +187,16 @@ class _Relay(_Reader, asyncio.Protocol):
 
 
 class _Standard(_Reader):
-    """stdout, that Netdata reads. stdin, on which it says QUIT, is read where Netdata can be there at all."""
+    """stdout, which Netdata reads. stdin, on which it says QUIT, is read if it is a pipe or a socket."""
 
     def __init__(self) -> None:
         super().__init__(Stream(1))
-        self.gone = ""
         self._forget_stdin: Callable[[], object] = lambda: None
 
     @classmethod
     async def open(cls, loop: asyncio.AbstractEventLoop) -> _Standard:
-        """Raises SinkError where stdout is a file."""
-        self, stdout = cls(), os.fdopen(_duplicate(_STDOUT), "wb", buffering=0)
+        """Return it connected. Raise SinkError if stdout is a file."""
+        self, stdout = cls(), os.fdopen(reopened(_STDOUT), "wb", buffering=0)
         try:
             await loop.connect_write_pipe(lambda: self, stdout)
         except (OSError, ValueError) as error:
@@ -247,16 +225,8 @@ class _Standard(_Reader):
             self.gone = "Netdata says QUIT"
 
 
-def _duplicate(fd: int) -> int:
-    """A descriptor of the same pipe. Opened anew where that works, as O_NONBLOCK would be set for others as well."""
-    with suppress(OSError):
-        if stat.S_ISFIFO(os.fstat(fd).st_mode):
-            return os.open(f"/proc/self/fd/{fd}", os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-    return os.dup(fd)
-
-
 def _bind(path: str, group: str) -> socket.socket:
-    """A socket there that does not listen yet, so that nobody connects before it has its owner and mode."""
+    """Return a socket that does not listen yet, so that nobody connects before it has its owner and mode."""
     if not os.path.isdir(directory := os.path.dirname(path)):
         os.makedirs(directory)
         os.chmod(directory, 0o755)  # noqa: S103  # whatever the umask: the socket has a mode of its own

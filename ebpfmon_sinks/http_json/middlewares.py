@@ -1,0 +1,189 @@
+"""Check requests and finish answers: aiohttp middlewares, in the order in which `middlewares` lists them."""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+import logging
+import time
+from collections.abc import Container
+from ipaddress import ip_address
+from urllib.parse import urlsplit
+
+import msgspec
+from aiohttp import HttpVersion10, HttpVersion11, hdrs, web
+from aiohttp.typedefs import Handler, Middleware
+
+from ebpfmon import SinkError
+from ebpfmon_sinks.http_common import read_token
+from ebpfmon_sinks.http_json.answers import ProblemJson
+from ebpfmon_sinks.http_json.query import QueryError, shown
+from ebpfmon_sinks.http_json.settings import HttpJsonSettings
+
+WRITE_S = 10.0
+"""How long a client may take to read an answer."""
+_SECURITY_HEADERS = {"Server": "ebpfmon", "X-Content-Type-Options": "nosniff"}
+_log = logging.getLogger(__name__)
+
+
+def middlewares(
+    settings: HttpJsonSettings, token: Token | None, open_routes: Container[str | None]
+) -> list[Middleware]:
+    """Return the server's middlewares, the outermost first. `open_routes`: names of the routes without a token."""
+    wanted: list[Middleware] = [_limit_write_time, _errors_as_json(), _refuse_bodies]
+    if token:
+        wanted.append(_require_token(token, open_routes))
+    elif settings.is_local:
+        wanted.append(_require_address_as_host)
+    return wanted
+
+
+async def add_security_headers(request: web.BaseRequest, response: web.StreamResponse) -> None:
+    """Add the headers of every answer: a handler of the signal on_response_prepare, so streams have them too."""
+    response.headers.update(_SECURITY_HEADERS)
+    response.headers.setdefault("Cache-Control", "no-cache")
+    response.headers.setdefault("Vary", "Accept, Accept-Encoding, Authorization")
+
+
+def problem(status: int, message: str, headers: dict[str, str] | None = None) -> web.Response:
+    """Return an error as JSON."""
+    body = msgspec.json.encode(ProblemJson(status=status, error=message))
+    return web.Response(
+        status=status, body=body, content_type="application/json",
+        headers={**_SECURITY_HEADERS, "Cache-Control": "no-store", **(headers or {})},
+    )  # fmt: skip
+
+
+class Token:
+    """The token that clients must send, read from its file again at most once a second."""
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+        self._token = ""
+        self._read_s = 0.0
+
+    async def read(self) -> str:
+        """Return the token. Raises SinkError."""
+        if not self._token or time.monotonic() - self._read_s >= 1:
+            self._token = await asyncio.to_thread(read_token, self._path)
+            self._read_s = time.monotonic()
+        return self._token
+
+    async def is_sent_by(self, request: web.Request) -> bool:
+        """Return whether a request has the token. Raises SinkError."""
+        expected = await self.read()
+        kind, _, given = request.headers.get(hdrs.AUTHORIZATION, "").partition(" ")
+        return kind.lower() == "bearer" and hmac.compare_digest(
+            given.strip().encode(errors="replace"), expected.encode()
+        )
+
+
+@web.middleware
+async def _limit_write_time(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Send the answer, and close the connection if the client does not read it in time."""
+    response = await handler(request)
+    if request.body_exists:
+        response.force_close()  # no byte of the body is read
+    try:
+        async with asyncio.timeout(WRITE_S):
+            await response.prepare(request)
+            await response.write_eof()
+    except TimeoutError:
+        if request.transport:
+            request.transport.abort()
+    except ConnectionError:
+        pass  # the client has gone; the server notices by itself
+    return response
+
+
+def _errors_as_json() -> Middleware:
+    """Return the middleware that turns exceptions into answers. It logs a failure that repeats once."""
+    last_logged = ""
+
+    @web.middleware
+    async def answer(request: web.Request, handler: Handler) -> web.StreamResponse:
+        nonlocal last_logged
+        try:
+            return await handler(request)
+        except web.HTTPException as error:
+            return _http_problem(request, error)
+        except QueryError as error:
+            return problem(error.status, str(error))
+        except Exception as error:
+            failure = f"cannot answer GET '{shown(request.path)}': {type(error).__name__}: {error}"
+            if failure != last_logged:
+                last_logged = failure
+                _log.error("%s", failure)
+            if request.writer.output_size and request.transport:
+                request.transport.abort()  # in the middle of a stream no error can be sent
+            return problem(500, "internal error; see ebpfmon's log")
+
+    return answer
+
+
+def _http_problem(request: web.Request, error: web.HTTPException) -> web.Response:
+    """Return as JSON what aiohttp or a handler raised."""
+    headers = {name: error.headers[name] for name in ("Allow", "Retry-After") if name in error.headers}
+    if isinstance(error, web.HTTPMethodNotAllowed):
+        headers["Allow"] = allowed = ", ".join(sorted(error.allowed_methods))
+        return problem(405, f"'{shown(request.method)}' is not allowed here: use {allowed}", headers)
+    if isinstance(error, web.HTTPNotFound):
+        return problem(404, f"there is no '{shown(request.path)}': see / for what there is", headers)
+    return problem(error.status, error.text or error.reason, headers)
+
+
+@web.middleware
+async def _refuse_bodies(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Refuse what no client of this server sends: bodies and other versions of HTTP."""
+    if request.body_exists:
+        return problem(413, "requests must not have a body")
+    if request.version not in (HttpVersion10, HttpVersion11):
+        return problem(400, "expected HTTP/1.1 or HTTP/1.0")
+    return await handler(request)
+
+
+@web.middleware
+async def _require_address_as_host(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Refuse host names other than localhost.
+
+    Otherwise a page in a browser could let its own name resolve to 127.0.0.1, and read what is served here.
+    """
+    host = request.headers.get(hdrs.HOST, "")
+    if not _is_address(host):
+        return problem(403, f"host '{shown(host)}': without a token the host must be an address or localhost")
+    return await handler(request)
+
+
+def _require_token(token: Token, open_routes: Container[str | None]) -> Middleware:
+    """Return the middleware that answers 401 to requests without the token. It logs a failure that repeats once."""
+    last_logged = ""
+
+    @web.middleware
+    async def check(request: web.Request, handler: Handler) -> web.StreamResponse:
+        nonlocal last_logged
+        if request.match_info.route.name in open_routes:
+            return await handler(request)
+        try:
+            is_known = await token.is_sent_by(request)
+        except SinkError as error:
+            if str(error) != last_logged:
+                last_logged = str(error)
+                _log.error("%s", error)
+            return problem(503, "cannot check the token", {"Retry-After": "10"})
+        last_logged = ""
+        if not is_known:
+            return problem(401, "expected Authorization: Bearer TOKEN", {"WWW-Authenticate": "Bearer"})
+        return await handler(request)
+
+    return check
+
+
+def _is_address(host: str) -> bool:
+    """Return whether a Host header is an address, localhost, or missing (HTTP/1.0)."""
+    if not host:
+        return True
+    try:
+        name = urlsplit(f"//{host}").hostname or ""
+        return name == "localhost" or bool(ip_address(name))
+    except ValueError:
+        return False

@@ -1,0 +1,116 @@
+"""Post snapshots to one receiver, one or several in a request. The core does the queueing and the retries."""
+
+from __future__ import annotations
+
+import asyncio
+import gzip
+import ssl
+from importlib.metadata import version
+from types import TracebackType
+from typing import Self
+from urllib.parse import urlsplit
+
+import aiohttp
+import msgspec
+
+from ebpfmon import SinkError, Snapshot, printable, to_json
+from ebpfmon_sinks.http_common import read_token
+from ebpfmon_sinks.http_push.settings import HttpPushSettings
+
+_MEDIA = {"json": "application/json", "ndjson": "application/x-ndjson"}
+_GZIP_FROM = 1024  # bytes
+_SHOWN = 200  # characters of what a receiver says
+
+
+class HttpPushSink:
+    """Post snapshots, and raise SinkError, with the status if there is one, for any answer that is not 2xx."""
+
+    def __init__(self, settings: HttpPushSettings) -> None:
+        self._settings = settings
+        url = urlsplit(settings.url)
+        self._failure = f"cannot post to '{url.scheme}://{url.netloc}{url.path}'"  # the query may hold a secret
+        self._session: aiohttp.ClientSession | None = None
+        self._batch: list[bytes] = []
+        self._works = False
+
+    async def __aenter__(self) -> Self:
+        context = await asyncio.to_thread(self._tls_context)
+        self._session = aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(limit=1, ssl=context, resolver=aiohttp.ThreadedResolver()),
+            timeout=aiohttp.ClientTimeout(total=self._settings.timeout_s),
+            cookie_jar=aiohttp.DummyCookieJar(),
+            headers={"User-Agent": f"ebpfmon/{version('ebpfmon')}", **self._settings.headers},
+        )
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        assert self._session
+        try:
+            if self._batch and error is None:
+                await self._post()
+        finally:
+            await self._session.close()
+
+    async def send(self, snapshot: Snapshot) -> None:
+        """Add a snapshot to the batch, and post the batch when it is complete.
+
+        The first snapshot is posted at once. If the receiver does not work, the sink fails before it has collected a
+        batch: the snapshots stay in the core's queue, and the core counts those that it drops.
+        """
+        self._batch.append(await asyncio.to_thread(_encode, snapshot))
+        if not self._works or len(self._batch) >= self._settings.batch:
+            await self._post()
+            self._works = True
+
+    async def _post(self) -> None:
+        assert self._session
+        lines, self._batch = self._batch, []
+        lost = f"; {len(lines) - 1} earlier snapshots are lost" if len(lines) > 1 else ""
+        body, headers = await asyncio.to_thread(self._request, lines)
+        try:
+            # a redirect is not followed because the token would go where it leads
+            async with self._session.post(
+                self._settings.url, data=body, headers=headers, allow_redirects=False
+            ) as response:
+                status, reason = response.status, response.reason or ""
+        except TimeoutError:
+            raise SinkError(f"{self._failure}: no answer within {self._settings.timeout_s:g} s{lost}") from None
+        except (aiohttp.ClientError, OSError) as error:
+            raise SinkError(f"{self._failure}: {printable(str(error), _SHOWN) or type(error).__name__}{lost}") from None
+        if not 200 <= status < 300:
+            raise SinkError(f"{self._failure}: {status} {printable(reason, _SHOWN)}{_remedy(status)}{lost}")
+
+    def _request(self, lines: list[bytes]) -> tuple[bytes, dict[str, str]]:
+        """Return a request's body and headers. Blocks. Raises SinkError."""
+        headers = {"Content-Type": _MEDIA[self._settings.format]}
+        body = lines[0] if self._settings.format == "json" else b"".join(line + b"\n" for line in lines)
+        if self._settings.gzip and len(body) >= _GZIP_FROM:
+            body, headers["Content-Encoding"] = gzip.compress(body, 4, mtime=0), "gzip"
+        if self._settings.token_file:
+            headers["Authorization"] = f"Bearer {read_token(self._settings.token_file)}"
+        return body, headers
+
+    def _tls_context(self) -> ssl.SSLContext:
+        """Return the context that verifies the receiver. Blocks. Raises SinkError."""
+        path = self._settings.ca_file
+        try:
+            return ssl.create_default_context(cafile=path or None)
+        except OSError as error:
+            raise SinkError(f"cannot use the certificates in '{path}': {error.strerror or error}") from None
+
+
+def _encode(snapshot: Snapshot) -> bytes:
+    return msgspec.json.encode(to_json(snapshot))
+
+
+def _remedy(status: int) -> str:
+    """Return what to check when a receiver answers with this status."""
+    if status in (401, 403):
+        return "; check token_file and headers"
+    if 300 <= status < 400:
+        return "; redirects are not followed: set url to where it leads"
+    if 400 <= status < 500 and status not in (408, 429):
+        return "; the receiver does not accept this: check url and format"
+    return ""

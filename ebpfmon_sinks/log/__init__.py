@@ -1,0 +1,13 @@
+"""The log sink: text for people or JSON, on the terminal, in a file or in systemd's journal."""
+
+from collections.abc import Sequence
+
+from ebpfmon import SinkSettings, hookimpl
+from ebpfmon_sinks.log.settings import LogSettings
+
+EBPFMON_API_VERSION = 2
+
+
+@hookimpl
+def ebpfmon_register_sinks() -> Sequence[type[SinkSettings]]:
+    return [LogSettings]

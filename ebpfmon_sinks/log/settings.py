@@ -1,0 +1,69 @@
+"""The settings of the log sink: `[[sinks]] type = "log"`."""
+
+from __future__ import annotations
+
+import os
+import stat
+from contextlib import AbstractAsyncContextManager
+from functools import partial
+from pathlib import Path
+from typing import Annotated, ClassVar, Literal
+
+import msgspec
+
+from ebpfmon import Sink, SinkSettings, Snapshot, to_json
+from ebpfmon_sinks.log import journal, stream
+from ebpfmon_sinks.log.text import Most, render
+
+_STREAMS = {"stdout": 1, "stderr": 2}
+_JOURNAL = "journal"
+
+
+class LogSettings(SinkSettings, tag="log", frozen=True):
+    """`[[sinks]] type = "log"`."""
+
+    format: Literal["text", "json"] = "text"
+    path: Annotated[str, msgspec.Meta(min_length=1)] = "stdout"
+    """A file, `stdout`, `stderr`, or `journal`, which is also used if systemd has made the journal that stream."""
+    applications: Annotated[int, msgspec.Meta(ge=0, le=1000)] = 5
+    """How many of the busiest groups the text or the journal shows."""
+    processes: Annotated[int, msgspec.Meta(ge=0, le=1000)] = 5
+    """How many of the busiest processes the text shows."""
+    destinations: Annotated[int, msgspec.Meta(ge=0, le=1000)] = 5
+    """How many of the busiest series the text or the journal shows of each table that has keys of its own."""
+    # a reader may take its time (a terminal that was stopped): the mailbox drops what is too old by then
+    send_timeout_s: ClassVar[float | None] = None
+
+    @property
+    def capabilities(self) -> frozenset[str]:
+        # a file is opened again for each snapshot
+        is_file = self.path != _JOURNAL and self.path not in _STREAMS
+        return frozenset({"dac_override"} if is_file and _is_for_others(self.path) else ())
+
+    def open(self) -> AbstractAsyncContextManager[Sink]:
+        fd = _STREAMS.get(self.path)
+        if self.path == _JOURNAL or (fd is not None and journal.is_journal(fd)):
+            return journal.connected(partial(message, settings=self), self.applications, self.destinations)
+        return stream.opened(self.path, fd, partial(message, settings=self))
+
+
+def message(snapshot: Snapshot, settings: LogSettings) -> str:
+    """Return a snapshot in the format of the settings, without the last newline."""
+    if settings.format == "json":
+        return msgspec.json.encode(to_json(snapshot)).decode()
+    most = Most(groups=settings.applications, processes=settings.processes, series=settings.destinations)
+    return "\n".join(render(snapshot, most, chose_charts=bool(settings.charts)))
+
+
+def _is_for_others(path: str) -> bool:
+    """Return whether root could not write a file if root were a user like any other."""
+    if not os.path.exists(path):
+        path = os.path.dirname(os.path.abspath(path))
+    try:
+        ways = [os.stat(directory) for directory in Path(os.path.realpath(path)).parents]
+        last = os.stat(path)
+    except OSError:
+        return False
+    me = os.geteuid()
+    writable = last.st_uid == me or last.st_mode & stat.S_IWOTH
+    return not writable or any(way.st_uid != me and not way.st_mode & stat.S_IXOTH for way in ways)

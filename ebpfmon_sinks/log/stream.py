@@ -1,0 +1,100 @@
+"""Write snapshots to a stream or a file, without ever blocking the event loop."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+import stat
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+
+from ebpfmon import Sink, SinkError, SinkGoneError, Snapshot, reopened
+
+_APPEND = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC
+
+Message = Callable[[Snapshot], str]
+
+
+@asynccontextmanager
+async def opened(path: str, stream: int | None, message: Message) -> AsyncIterator[Sink]:
+    """Yield a sink that writes messages to a file, or to the standard stream of this number. Raise SinkError."""
+    try:
+        fd = await asyncio.to_thread(_open, path) if stream is None else reopened(stream)
+    except OSError as error:
+        raise SinkError(f"open '{path}': {error.strerror}") from error
+    if fd is None:
+        yield FileSink(path, message)
+        return
+    try:
+        yield StreamSink(path, fd, message)
+    finally:
+        os.close(fd)
+
+
+class FileSink:
+    """Append to a regular file, which is opened for each snapshot, so that it may be rotated at any time."""
+
+    def __init__(self, path: str, message: Message) -> None:
+        self._path, self._message = path, message
+
+    async def send(self, snapshot: Snapshot) -> None:
+        """Append one snapshot. Raise SinkError."""
+        try:
+            await asyncio.to_thread(self._append, self._message(snapshot).encode() + b"\n")
+        except OSError as error:
+            raise SinkError(f"write '{self._path}': {error.strerror}") from error
+
+    def _append(self, data: bytes) -> None:
+        with open(os.open(self._path, _APPEND, 0o640), "ab") as file:
+            file.write(data)
+
+
+class StreamSink:
+    """Write to a terminal, a pipe or a socket, which stays open."""
+
+    def __init__(self, path: str, fd: int, message: Message) -> None:
+        self._path, self._fd, self._message = path, fd, message
+
+    async def send(self, snapshot: Snapshot) -> None:
+        """Write one snapshot. Raise SinkError, or SinkGoneError if the reader has gone."""
+        loop, data = asyncio.get_running_loop(), self._message(snapshot).encode() + b"\n"
+        try:
+            while data:
+                try:
+                    data = data[_write(self._fd, data) :]
+                except BlockingIOError:
+                    await _writable(loop, self._fd)
+        except BrokenPipeError:
+            raise SinkGoneError(f"the reader of {self._path} has gone") from None
+        except OSError as error:
+            raise SinkError(f"write '{self._path}': {error.strerror}") from error
+
+
+def _open(path: str) -> int | None:
+    """Return a descriptor of what stays open, None for a regular file that can be written."""
+    # O_NONBLOCK: a named pipe without a reader is refused (ENXIO), where it would keep the daemon waiting
+    fd = os.open(path, _APPEND | os.O_NONBLOCK, 0o640)
+    if not stat.S_ISREG(os.fstat(fd).st_mode):
+        return fd
+    os.close(fd)
+    return None
+
+
+async def _writable(loop: asyncio.AbstractEventLoop, fd: int) -> None:
+    writable = asyncio.Event()
+    loop.add_writer(fd, writable.set)
+    try:
+        await writable.wait()
+    finally:
+        loop.remove_writer(fd)
+
+
+def _write(fd: int, data: bytes) -> int:
+    if not stat.S_ISSOCK(os.fstat(fd).st_mode):
+        return os.write(fd, data)
+    end = socket.socket(fileno=fd)  # inetd's, or such: it is shared, so only this call may not block
+    try:
+        return end.send(data, socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
+    finally:
+        end.detach()

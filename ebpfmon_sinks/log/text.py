@@ -1,0 +1,243 @@
+"""Render a snapshot as lines of text for people. Pure."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ebpfmon import VALUE, Chart, ChartData, Column, Dimension, Histogram, Role, Series, Snapshot, TableView, printable
+from ebpfmon_sinks.joined import joined_name, of_column
+
+TASK_COMM_LEN = 16
+_OWN = "ebpfmon"
+"""The family of the charts of ebpfmon itself."""
+_NEVER_ZERO = "ebpfmon.sinks_age"
+"""Of ebpfmon's own charts those are shown that are not 0, but this would always be there, and says nothing in a log."""
+_LABEL, _NAME, _NUMBER = 34, 8, 9  # widths of the columns
+_WHO, _WHO_MOST = 9 + TASK_COMM_LEN, 60  # of the first one, if lines are of somebody
+_QUANTILES = (("p50", 0.5), ("p90", 0.9), ("p99", 0.99))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Most:
+    """How many are shown: of the groups and processes of each table by process, and of the series of other tables."""
+
+    groups: int
+    processes: int
+    series: int
+
+
+def render(snapshot: Snapshot, most: Most, *, chose_charts: bool = False) -> Iterator[str]:
+    """Yield a snapshot as lines: a chart a line, then the busiest groups and processes of each table by process, the
+    busiest series of other tables, histograms, and ebpfmon itself.
+
+    `chose_charts`: the snapshot has the charts that the sink chose, so of the rows only what is in those is shown.
+    """
+    partial = "" if snapshot.complete else ", incomplete"
+    now = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(snapshot.time_s))
+    yield f"{now}  {snapshot.host}  ({snapshot.elapsed_s:.3f} s{partial})"
+    charts = [data for data in snapshot.charts if data.chart.family != _OWN]
+    for data in charts:
+        if not data.chart.labels:
+            yield from _histograms(data, snapshot, 1) if data.chart.buckets else _whole(data, snapshot)
+    for table, view in snapshot.tables.items():
+        if view.harvest.is_by_process:
+            columns = [c for c in view.columns if not c.summary and (not chose_charts or _is_shown(c, table, charts))]
+            yield from _groups(view, columns, snapshot, most.groups)
+            yield from _processes(view, columns, snapshot, most.processes)
+    labelled = [data for data in charts if data.chart.labels]
+    of_keys = [d for d in labelled if not d.chart.buckets and not is_by_process(snapshot, d.chart)]
+    for _, of_table in groupby(of_keys, _table_and_series):
+        yield from _series(list(of_table), snapshot, most.series)
+    for data in labelled:
+        count = most.groups if is_by_process(snapshot, data.chart) else most.series
+        yield from _histograms(data, snapshot, count) if data.chart.buckets else ()
+    yield f"  {_OWN}  " + " | ".join(_own(data, snapshot) for data in snapshot.charts if _is_own(data))
+
+
+def is_by_process(snapshot: Snapshot, chart: Chart) -> bool:
+    """Return whether the rows behind a chart are processes: then its series, if it has labels, are groups of them."""
+    view = snapshot.tables.get(chart.table)
+    return view is not None and view.harvest.is_by_process
+
+
+def _whole(data: ChartData, snapshot: Snapshot) -> Iterator[str]:
+    """A chart without labels as one line."""
+    of = data.chart
+    numbers = ""
+    for column, delta in zip(of.columns, data.deltas[0].tolist(), strict=True):
+        name = "" if column.id == VALUE else column.name
+        numbers += f"  {name:>{_NAME}} {_number(of, delta, snapshot):>{_NUMBER}}"
+    yield f"  {f'{of.family:8} {of.title}':{_LABEL}}{numbers}  {of.units}"
+
+
+def _is_shown(column: Column, table: str, charts: Sequence[ChartData]) -> bool:
+    """Return whether charts of the table have all fields of the column."""
+    columns = [c for data in charts if data.chart.table == table for c in data.chart.columns]
+    fields = {field for c in columns for field in (*c.plus, *c.minus)}
+    return fields.issuperset(column.fields)
+
+
+def _amounts(view: TableView, columns: Sequence[Column]) -> NDArray[np.int64]:
+    """Return what each row did, (rows, columns)."""
+    rows = view.harvest.rows
+    amounts = np.zeros((len(rows), len(columns)), np.int64)
+    for n, column in enumerate(columns):
+        for field in column.fields:
+            amounts[:, n] += rows[field].astype(np.int64)
+    return amounts
+
+
+def _groups(view: TableView, columns: Sequence[Column], snapshot: Snapshot, count: int) -> Iterator[str]:
+    """The busiest groups of the first grouping."""
+    for grouping, groups in list(view.groups.items())[:1]:
+        ids, of_rows, rows = np.unique(groups.ids, return_inverse=True, return_counts=True)
+        amounts = np.zeros((len(ids), len(columns)), np.int64)
+        np.add.at(amounts, of_rows, _amounts(view, columns))
+        busiest = _busiest(amounts, columns)[:count]
+        names = [groups.names.get(id_, Role.OTHER.value) for id_ in ids[busiest].tolist()]
+        labels = [
+            f"{n:>8} {printable(name, TASK_COMM_LEN):{TASK_COMM_LEN}}"
+            for n, name in zip(rows[busiest].tolist(), names, strict=True)
+        ]
+        heading = f"{'ROWS':>8} {printable(grouping.upper(), TASK_COMM_LEN):{TASK_COMM_LEN}}"
+        yield from _lines(heading, labels, columns, amounts[busiest], snapshot)
+
+
+def _processes(view: TableView, columns: Sequence[Column], snapshot: Snapshot, count: int) -> Iterator[str]:
+    """The busiest processes."""
+    amounts = _amounts(view, columns)
+    busiest = _busiest(amounts, columns)[:count]
+    labels = [
+        f"{tgid:>8} {printable(comm.decode(errors='replace')):{TASK_COMM_LEN}}"
+        for tgid, comm in view.harvest.rows[["tgid", "comm"]][busiest].tolist()
+    ]
+    yield from _lines(f"{'PID':>8} {'COMMAND':{TASK_COMM_LEN}}", labels, columns, amounts[busiest], snapshot)
+    if view.harvest.overflow_calls and columns and count:
+        yield f"  {'overflow':>8} {view.harvest.overflow_calls} calls of processes that found no room in the table"
+
+
+def _busiest(amounts: NDArray[np.int64], columns: Sequence[Column]) -> NDArray[np.intp]:
+    """Return the numbers of the rows that did something, the busiest first: by calls, if any column has those."""
+    calls = [n for n, column in enumerate(columns) if column.units == "calls/s"]
+    activity = amounts[:, calls or slice(None)].sum(axis=1)
+    order = np.argsort(-activity, kind="stable")
+    return order[amounts[order].any(axis=1)]
+
+
+def _lines(
+    heading: str, labels: Sequence[str], columns: Sequence[Column], amounts: NDArray[np.int64], snapshot: Snapshot
+) -> Iterator[str]:
+    """A table of rates; what nobody did has no column."""
+    shown = [(n, column) for n, column in enumerate(columns) if amounts[:, n].any()]
+    if not shown:
+        return
+    yield f"  {heading}" + "".join(f"  {column.header:>{_NUMBER}}" for _, column in shown)
+    for row, label in enumerate(labels):
+        numbers = ""
+        for n, column in shown:
+            amount = int(amounts[row, n])
+            rate = _scaled(amount / snapshot.elapsed_s, column.is_bytes) if amount else "-"
+            numbers += f"  {rate:>{max(_NUMBER, len(column.header))}}"
+        yield f"  {label}{numbers}"
+
+
+def _table_and_series(data: ChartData) -> tuple[object, ...]:
+    """What charts have in common that stand side by side."""
+    return data.chart.table or data.chart.family, data.index.labels, data.index.roles
+
+
+def _series(charts: Sequence[ChartData], snapshot: Snapshot, count: int) -> Iterator[str]:
+    """The charts of one table: a line for each of the busiest series, then one for everything that has no line.
+    What nobody did has no column."""
+    columns = [(d.chart, c, d.deltas[:, n].tolist()) for d in charts for n, c in enumerate(d.chart.columns)]
+    columns = [column for column in columns if any(column[2])]
+    if not columns or not count:
+        return
+    first, index = charts[0].chart, charts[0].index
+    items: list[tuple[str, tuple[int | float, ...]]] = []
+    rest: list[tuple[str, tuple[int | float, ...]]] = []
+    numbers = zip(*(amounts for _, _, amounts in columns), strict=True)
+    for role, labels, names, of_series in zip(index.roles, index.labels, index.names, numbers, strict=True):
+        (items if role is Role.ITEM else rest).append((joined_name(first, labels, names), of_series))
+    items.sort(key=lambda item: -sum(map(abs, item[1])))
+    if Role.OTHER in index.roles:
+        name, of_other = rest[0]
+        rest[0] = name, tuple(map(sum, zip(of_other, *(item[1] for item in items[count:]), strict=True)))
+    lines = [(printable(name, _WHO_MOST), amounts) for name, amounts in (*items[:count], *rest) if any(amounts)]
+    width = max(_WHO, *(len(name) for name, _ in lines)) if lines else _WHO
+    headings = [f"{_heading(chart, column):>{_NUMBER}}" for chart, column, _ in columns]
+    yield f"  {printable(str(_table_and_series(charts[0])[0])).upper():{width}}" + "".join(f"  {h}" for h in headings)
+    for name, of_line in lines:
+        shown = ""
+        for (chart, _, _), heading, amount in zip(columns, headings, of_line, strict=True):
+            shown += f"  {_number(chart, amount, snapshot) if amount else '-':>{len(heading)}}"
+        yield f"  {name:{width}}{shown}"
+
+
+def _heading(chart: Chart, column: Dimension) -> str:
+    """Return the unit and what is done, or, if that has no name, what is counted."""
+    if column.id == VALUE:
+        return " ".join(column.plus).replace("_", " ")
+    return printable(f"{chart.units.removesuffix('/s')} {column.name}")
+
+
+def _histograms(data: ChartData, snapshot: Snapshot, count: int) -> Iterator[str]:
+    """A line for each of the busiest series: what half, nine tenths and 99 of 100 values do not exceed."""
+    chart = data.chart
+    found = [(series, series.histogram) for series in data.series()]
+    found.sort(key=lambda each: -each[1].count)
+    for series, histogram in found[:count]:
+        if not histogram.count:
+            return
+        label = f"{chart.family:8} {chart.title}" + (f": {_name(series)}" if chart.labels else "")
+        quantiles = "".join(f"  {name} {_bound(histogram, part)}" for name, part in _QUANTILES)
+        rate = _scaled(histogram.count / snapshot.elapsed_s, is_bytes=False)
+        yield f"  {label[:_WHO_MOST]:{_LABEL}}{quantiles}  {histogram.of.units}  of {rate} {chart.units}"
+
+
+def _bound(histogram: Histogram, part: float) -> str:
+    bound = histogram.quantile(part)
+    shown = f"<= {bound:.15g}" if math.isfinite(bound) else f"> {histogram.of.bounds[-1]:.15g}"
+    return f"{shown:>{_NUMBER}}"
+
+
+def _name(series: Series) -> str:
+    return printable(joined_name(series.chart, series.labels, series.names))
+
+
+def _is_own(data: ChartData) -> bool:
+    return data.chart.family == _OWN and data.chart.id != _NEVER_ZERO and bool(data.deltas.any())
+
+
+def _own(data: ChartData, snapshot: Snapshot) -> str:
+    """One of ebpfmon's own charts: all its numbers, and their unit."""
+    chart = data.chart
+    numbers = [
+        f"{of_column(chart, _name(series), column, column.name)} {_number(chart, delta, snapshot)}"
+        for series in data.series()
+        for column, delta in zip(chart.columns, series.deltas, strict=True)
+    ]
+    return f"{', '.join(numbers)} {chart.units}"
+
+
+def _number(chart: Chart, delta: int | float, snapshot: Snapshot) -> str:
+    if not chart.kind.cumulative or not chart.units.endswith("/s"):
+        return str(delta) if isinstance(delta, int) else f"{delta:g}"
+    return _scaled(delta / snapshot.elapsed_s, chart.units.startswith("bytes"))
+
+
+def _scaled(rate: float, is_bytes: bool) -> str:
+    if not is_bytes:
+        return str(round(rate))
+    for unit in ("B", "kB", "MB", "GB"):
+        if abs(rate) < 999.5 or unit == "GB":
+            break
+        rate /= 1000
+    return f"{rate:.0f} {unit}" if unit == "B" else f"{rate:.1f} {unit}"
