@@ -129,13 +129,13 @@ def key_of(address: str) -> tuple[int, int]:
 
 
 def assert_balanced(snapshots: list[Snapshot]) -> None:
-    """In every interval the dimensions of each chart of destinations make up the totals."""
+    """In every interval the series of each chart of destinations make up the totals."""
     for snapshot in snapshots:
-        for values in snapshot.charts:
-            stem = values.chart.table
-            if stem in ("outbound", "inbound"):
-                fields = {d.plus[0] for d in values.chart.dimensions}
-                assert sum(v.delta for v in values.values) == sum(snapshot.tables[stem].totals[f] for f in fields)
+        for data in snapshot.charts:
+            if data.chart.table in ("outbound", "inbound"):
+                totals = snapshot.tables[data.chart.table].harvest.totals
+                wanted = {d.id: sum(totals[field] for field in d.plus) for d in data.chart.dimensions}
+                assert data.sums() == wanted, data.chart.id
 
 
 def assert_counted_exactly(

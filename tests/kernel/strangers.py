@@ -11,22 +11,41 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from ebpfmon import VALUE
+
 SOURCE = """// SPDX-License-Identifier: GPL-2.0-only
 #include "ebpfmon.bpf.h"
-struct NAME_counters { __u64 started; };
-PROCESS_TABLE(NAME, 1024);
-static __always_inline int on_exec(void *ctx)
+struct NAME_counters {
+	__u64 started;
+};
+#define TABLE NAME
+#define TABLE_SIZE 1024
+#include "process_table.bpf.h"
+
+static __always_inline int on_exec(void)
 {
-	struct NAME_slots to;
+	struct NAME_counters *counters;
 
 	BODY
-	if (NAME_slots(&to))
-		ADD(&to, started, 1);
+	counters = NAME_find();
+	if (counters)
+		count(&counters->started, 1);
 	return 0;
 }
-TRACEPOINT(exec, sched_process_exec, on_exec)
-CLASSIC_TRACEPOINT(exec, sched, sched_process_exec, on_exec)
-LICENSE("GPL");
+
+SEC("tp_btf/sched_process_exec")
+int BPF_PROG(sched_process_exec_tp_btf)
+{
+	return on_exec();
+}
+
+SEC("tp/sched/sched_process_exec")
+int sched_process_exec_tp(void *ctx)
+{
+	return on_exec();
+}
+
+char LICENSE[] SEC("license") = "GPL";
 """
 """A probe that counts programs that are started; BODY may be anything."""
 
@@ -81,9 +100,10 @@ def programs(where: Path, name: str, times: int) -> None:
         subprocess.run([path], check=True)
 
 
-def amounts(snapshots: Sequence[dict[str, Any]], chart: str, dimension: str) -> list[int]:
-    """What each snapshot says of a dimension, where it is there."""
-    shown = [d for s in snapshots for c in s["charts"] if c["id"] == chart for d in c["dimensions"]]
+def amounts(snapshots: Sequence[dict[str, Any]], chart: str, dimension: str = VALUE, **labels: str) -> list[int]:
+    """Return what each snapshot says of a dimension of the series with these labels, where they are there."""
+    series = [each for s in snapshots for c in s["charts"] if c["id"] == chart for each in c["series"]]
+    shown = [d for each in series if labels.items() <= each["labels"].items() for d in each["dimensions"]]
     return [d["delta"] for d in shown if d["id"] == dimension]
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ebpfmon import LoadMode, Strategy
+from ebpfmon import ChartData, LoadMode, TableHarvest
 from ebpfmon.errors import AttachError
 from ebpfmon.kernel import attach, features
 from ebpfmon.kernel.attach import LoadOptions
@@ -105,7 +105,7 @@ class Monitor(RunningDaemon):
         # most tests want one probe's rows and nothing else: BCC takes long for each object that it compiles
         wanted = {
             "ebpfmon": {"load_mode": "return"},
-            "apps": {"by": "process"},
+            "groups": {"by": ["process"]},
             "plugins": {"network_viewer": {"enabled": False}},
             **(settings or {}),
             "sinks": [],
@@ -118,6 +118,19 @@ class Monitor(RunningDaemon):
     def rows(self, table: str = "process") -> np.ndarray:
         """All rows of a table so far, of all intervals."""
         return super().rows(table)
+
+    def harvests(self, table: str = "process") -> list[TableHarvest]:
+        """What a table counted in each interval so far."""
+        return [s.tables[table].harvest for s in self.snapshots]
+
+    def charts(self, id: str) -> list[ChartData]:
+        """A chart in each interval so far that has it."""
+        return [data for s in self.snapshots if (data := s.chart(id))]
+
+    @property
+    def missed_runs(self) -> int:
+        """How many runs of programs the kernel says that it left out."""
+        return int(self.total("ebpfmon.lost", "missed_runs"))
 
     def of(self, tgid: int) -> dict[str, int]:
         """What a process did, over all intervals."""
@@ -161,9 +174,9 @@ def counted(rows: np.ndarray, tgid: int) -> dict[str, int]:
     return {name: int(own[name].sum()) for name in COUNTERS}
 
 
-def require_strategy(strategy: Strategy) -> None:
+def require_attach_method(strategy: str) -> None:
     """Skip the test if this kernel does not allow a strategy: that is for `test_strategies.py` to judge."""
-    probe, options = registry.discover().probes["process"], LoadOptions(strategy=strategy)
+    probe, options = registry.discover().probes["process"], LoadOptions(attach_method=strategy)
     try:
         attach.load(probe, Libbpf(), features.look(), options).close()
     except AttachError as error:

@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ebpfmon import LoadMode, Snapshot, histograms
+from ebpfmon import LoadMode
 from tests.kernel.support import RELEASES_ARE_SEEN, Monitor
 
 READS, WRITES, FLUSHES, DISCARDS = 211, 103, 13, 7
@@ -35,7 +35,7 @@ def settings(attach: str = "auto", mode: str = "entry") -> dict[str, object]:
     others = {name: {"enabled": False} for name in ("process", "network_viewer")}
     return {
         "ebpfmon": {"load_mode": mode, "attach": attach},
-        "apps": {"enabled": False},
+        "groups": {"by": []},
         "plugins": {**others, "block_io": {"enabled": True}},
     }
 
@@ -103,17 +103,6 @@ def counted(rows: np.ndarray) -> dict[str, int]:
     return {name: int(rows[name].sum()) for name in STAT}
 
 
-def levels(snapshots: list[Snapshot], what: str, name: str) -> list[int]:
-    """What was in flight at the end of each interval: of an operation, or of a disk."""
-    charts = [c for s in snapshots for c in s.charts if c.chart.id == f"ebpf.{what}_in_flight"]
-    return [int(sum(v.delta for v in c.values if v.dimension.name.startswith(name))) for c in charts]
-
-
-def missed_runs(snapshots: list[Snapshot]) -> int:
-    lost = [v for s in snapshots for c in s.charts if c.chart.id == "ebpfmon.lost" for v in c.values]
-    return int(sum(v.delta for v in lost if v.dimension.id == "missed_runs"))
-
-
 def until_harvested(monitor: Monitor, left: Callable[[], int], happened: int) -> int:
     """Wait until nothing is left, or until nothing more comes of what the kernel left out. Returns how many ends of
     requests may be missing: as many as it says, and where it runs no program on top of PID 1 (RELEASES_ARE_SEEN) some
@@ -122,10 +111,10 @@ def until_harvested(monitor: Monitor, left: Callable[[], int], happened: int) ->
 
     def enough() -> bool:
         settled = len(monitor.snapshots) > begun + 3
-        return not left() or (settled and left() <= missed_runs(monitor.snapshots) + unsaid)
+        return not left() or (settled and left() <= monitor.missed_runs + unsaid)
 
     monitor.until(enough)
-    return missed_runs(monitor.snapshots) + unsaid if left() else 0
+    return monitor.missed_runs + unsaid if left() else 0
 
 
 @pytest.mark.parametrize("mode", LoadMode)
@@ -161,12 +150,10 @@ def test_a_disks_requests_and_bytes_are_those_that_the_kernel_counts(
         assert sum(rows[f"{op}_latency_{n}"].sum() for n in range(SLOTS)) == rows[f"{op}_requests"].sum()
         assert not rows[f"{op}_errors"].any()
         assert (rows[f"{op}_ns"] >= rows[f"{op}_requests"]).all()
-    shown = {h.name: h for s in monitor.snapshots for c in s.charts if c.chart.id == "ebpf.disk_read_latency"
-             for h in histograms(c) if h.count}  # fmt: skip
-    assert sum(value.total for value in shown[name].counts) == found["read_requests"]
-    took = shown[name].sum
-    assert took
-    assert took.total == rows["read_ns"].sum()
+    latency = [s.total_histogram for c in monitor.charts("ebpf.disk_read_latency") for s in c.series()
+               if s.labels == (name,)]  # fmt: skip
+    assert latency[-1].count == found["read_requests"]
+    assert latency[-1].sum == rows["read_ns"].sum()
 
 
 def kept(monitor: Monitor, disk: Disk) -> int:
@@ -220,11 +207,16 @@ def test_under_load_from_many_threads_what_is_in_flight_is_never_less_than_nothi
         rows = of_disk(monitor, name)
         assert rows["write_requests"].sum() <= wanted["write_requests"]
         assert rows["write_bytes"].sum() <= wanted["write_bytes"]
-    found = levels(monitor.snapshots, "disk", name)
+    # no series: nothing of the disk was in flight
+    found = [
+        int(sum(sum(s.deltas) for s in c.series() if s.labels == (name,)))
+        for c in monitor.charts("ebpf.disk_in_flight")
+    ]
     assert min(found) >= 0
     # where the kernel left out a run, and said so, a request's end may be missing
     assert found[-1] <= missed
     # for each interval, what was in flight is what was issued until then, and is not complete
-    everything = itertools.accumulate(int(s.tables["block_io"].totals["read_issued"]) for s in monitor.snapshots)
-    done = itertools.accumulate(int(s.tables["block_io"].totals["read_requests"]) for s in monitor.snapshots)
-    assert levels(monitor.snapshots, "block", "read") == [a - b for a, b in zip(everything, done, strict=True)]
+    everything = itertools.accumulate(int(table.totals["read_issued"]) for table in monitor.harvests("block_io"))
+    done = itertools.accumulate(int(table.totals["read_requests"]) for table in monitor.harvests("block_io"))
+    in_flight = [c.sums()["read"] for c in monitor.charts("ebpf.block_in_flight")]
+    assert in_flight == [a - b for a, b in zip(everything, done, strict=True)]

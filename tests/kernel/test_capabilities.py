@@ -94,8 +94,8 @@ def probe() -> Iterator[LoadedProbe]:
 
 def harvest(probe: LoadedProbe) -> dict[int, int]:
     """One interval: how many files each process opened."""
-    side = probe.interval.flip()
-    probe.tables[0].settle(side)
+    side = probe.interval.swap()
+    probe.tables[0].wait_for_programs(side)
     rows = probe.tables[0].drain(side).rows
     probe.missed_runs()
     return {int(row["tgid"]): int(row["open_calls"]) for row in rows}

@@ -16,14 +16,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ebpfmon import LoadMode, Strategy
+from ebpfmon import LoadMode
 from ebpfmon.errors import AttachError, KernelError, LoadError
 from ebpfmon.kernel import attach, bcc, features
 from ebpfmon.kernel.attach import LoadOptions
 from ebpfmon.kernel.bpfobject import BpfObject
 from ebpfmon.kernel.libbpf import Libbpf
 from ebpfmon.kernel.objects import locate
-from ebpfmon.model.everything import Loader
+from ebpfmon.model import Loader
 from ebpfmon.plugins import registry
 from tests.kernel.network import assert_counted_exactly
 from tests.kernel.support import PLAN, Monitor, assert_counts, expected, require_open_tree, work
@@ -40,8 +40,8 @@ def counts_exactly(workload: Path, tmp_path: Path, attach: str, mode: LoadMode =
     assert_counts(monitor.of(tgid), expected(PLAN, mode=mode))
 
 
-def load(strategy: Strategy | None = None, loader: Loader | None = None) -> attach.LoadedProbe:
-    options = LoadOptions(strategy=strategy, loader=loader, mode=LoadMode.RETURN)
+def load(strategy: str | None = None, loader: Loader | None = None) -> attach.LoadedProbe:
+    options = LoadOptions(attach_method=strategy, loader=loader, mode=LoadMode.RETURN)
     return attach.load(registry.discover().probes["process"], Libbpf(), FOUND, options)
 
 
@@ -63,7 +63,7 @@ def compiled_once() -> Iterator[None]:
 @btf_hidden
 @pytest.mark.timeout(400)
 @pytest.mark.parametrize("mode", LoadMode)
-@pytest.mark.parametrize("attach", [Strategy.KPROBE, Strategy.TRACEPOINT])
+@pytest.mark.parametrize("attach", ["kprobe", "tracepoint"])
 @pytest.mark.usefixtures("compiled_once")
 def test_with_btf_hidden_bcc_counts_exactly(workload: Path, tmp_path: Path, attach: str, mode: LoadMode) -> None:
     counts_exactly(workload, tmp_path, attach, mode)
@@ -92,7 +92,7 @@ def test_with_btf_hidden_another_kernels_headers_are_found_out(tmp_path: Path, m
     shutil.copytree(compiled.parent, tmp_path / "objects")
     source = tmp_path / "objects" / "process.bcc.c"
     # as with headers in which the field lies elsewhere
-    source.write_text(source.read_text().replace("(struct task_struct, tgid)", "(struct task_struct, start_boottime)"))
+    source.write_text(source.read_text().replace("(*(task)), tgid)", "(*(task)), start_boottime)"))
     monkeypatch.setattr(attach, "locate", lambda probe: tmp_path / "objects" / compiled.name)
     with pytest.raises(LoadError, match=r"the headers are not those of kernel .* wrong tgid of a task"):
         load()
@@ -118,7 +118,7 @@ def test_under_lockdown_traffic_is_counted_exactly_by_process(traffic: Path) -> 
 @locked_down
 def test_under_lockdown_kprobes_are_refused_and_the_error_says_so() -> None:
     with pytest.raises(AttachError, match="lockdown: confidentiality"):
-        load(Strategy.KPROBE)
+        load("kprobe")
 
 
 def unlimited_locked_memory() -> None:

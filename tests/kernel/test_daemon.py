@@ -23,7 +23,7 @@ import ebpfmon
 from tests.kernel.support import PLAN, counts_of, work
 
 EBPFMON = [sys.executable, "-m", "ebpfmon"]
-SCHEMA = json.loads((Path(ebpfmon.__file__).parent / "model" / "snapshot.schema.json").read_text())
+SCHEMA = ebpfmon.snapshot_schema()
 
 
 @contextmanager
@@ -59,9 +59,8 @@ def test_json_lines_follow_the_schema_and_show_the_workload(workload: Path, tmp_
 
 def total(lines: list[dict[str, Any]], chart: str, dimension: str) -> int:
     """A dimension's deltas, summed; checks the running total on the way."""
-    shown = [
-        d for line in lines for c in line["charts"] if c["id"] == chart for d in c["dimensions"] if d["id"] == dimension
-    ]
+    series = [each for line in lines for c in line["charts"] if c["id"] == chart for each in c["series"]]
+    shown = [d for each in series for d in each["dimensions"] if d["id"] == dimension]
     for before, after in itertools.pairwise(shown):
         assert before["total"] + after["delta"] == after["total"]
     return sum(d["delta"] for d in shown)
@@ -138,7 +137,7 @@ def test_check_says_how_each_event_is_seen() -> None:
     events = {p["name"]: len(p["events"]) for p in verdict["probes"]}
     assert events.pop("network_viewer") in (12, 13)  # up to Linux 6.4 sendfile(2) is one of its own
     assert events == {"process": 12, "execs": 1}
-    assert all(event["strategy"] for probe in verdict["probes"] for event in probe["events"])
+    assert all(event["attach_method"] for probe in verdict["probes"] for event in probe["events"])
     text = subprocess.run([*EBPFMON, "check"], capture_output=True, text=True, check=True).stdout
     assert "  vfs_read           " in text
 
@@ -183,7 +182,7 @@ def test_a_reader_that_leaves_ends_it() -> None:
     done = subprocess.run(
         f"{' '.join(EBPFMON)} run --json --for 60 | head -n 1", shell=True, capture_output=True, timeout=30, check=True
     )
-    assert json.loads(done.stdout)["schema"] == 1
+    assert json.loads(done.stdout)["schema"] == 2
 
 
 def test_a_file_that_is_rotated_is_opened_again(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import shutil
 from collections import Counter
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from tests.kernel import servers
@@ -21,7 +22,7 @@ def test_less_than_a_twentieth_of_the_calls_of_a_busy_server_are_in_other(tmp_pa
     missing = [p for p in (servers.NGINX, servers.REDIS, "pgbench", "ab", "make") if not shutil.which(p)]
     if missing:
         pytest.skip(f"not installed: {', '.join(missing)}")
-    with Monitor({"apps": {"by": "app"}}) as monitor:
+    with Monitor({"groups": {"by": ["application"]}}) as monitor:
         for number, server in enumerate(servers.SERVERS):
             with server(_directory(tmp_path, f"server{number}")) as started:
                 started.load()
@@ -32,9 +33,11 @@ def test_less_than_a_twentieth_of_the_calls_of_a_busy_server_are_in_other(tmp_pa
     assert_it_adds_up(monitor.snapshots)
     calls: Counter[str] = Counter()
     for snapshot in monitor.snapshots:
-        rows, owners = snapshot.tables["process"].rows, snapshot.owners["process"]
-        for group, name in enumerate(owners.groups):
-            calls[name] += sum(int(rows[counter][owners.of_rows == group].sum()) for counter in CALLS)
+        table = snapshot.tables["process"]
+        rows, groups = table.harvest.rows, table.groups["application"]
+        for group in np.unique(groups.ids).tolist():
+            own = rows[groups.ids == group]
+            calls[groups.names.get(group, "other")] += sum(int(own[counter].sum()) for counter in CALLS)
     assert {name for name in WANTED if calls[name] > 100} == WANTED
     assert calls["other"] < 0.05 * calls.total(), calls
 

@@ -14,12 +14,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ebpfmon import LoadMode, Strategy
+from ebpfmon import LoadMode
 from ebpfmon.kernel import attach, features, kprobe_events
 from ebpfmon.kernel.attach import LoadedProbe, LoadOptions
+from ebpfmon.kernel.attach_methods import Kernel
 from ebpfmon.kernel.kretprobes import Kretprobes
 from ebpfmon.kernel.libbpf import Libbpf
-from ebpfmon.kernel.plan import Kernel
 from ebpfmon.kernel.symbols import look_up
 from ebpfmon.plugins import registry
 from tests.kernel.test_daemon import running
@@ -46,7 +46,7 @@ def until(condition: Callable[[], bool]) -> None:
 
 
 def load() -> LoadedProbe:
-    options = LoadOptions(strategy=Strategy.KPROBE, mode=LoadMode.RETURN)
+    options = LoadOptions(attach_method="kprobe", mode=LoadMode.RETURN)
     return attach.load(registry.discover().probes["process"], Libbpf(), FOUND, options)
 
 
@@ -66,8 +66,8 @@ def reads_seen(probe: LoadedProbe, count: int) -> int:
 
 
 def drained(probe: LoadedProbe) -> np.ndarray:
-    side = probe.interval.flip()
-    probe.tables[0].settle(side)
+    side = probe.interval.swap()
+    probe.tables[0].wait_for_programs(side)
     return probe.tables[0].drain(side).rows
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from ebpfmon import Probe
+from ebpfmon import Candidate, Event, Probe
 from ebpfmon.errors import AttachError, ObjectError
 from ebpfmon.kernel import attach, features
 from ebpfmon.kernel.attach import LoadedProbe, LoadOptions
@@ -21,44 +21,58 @@ BPF = Path(__file__).parents[2] / "bpf"
 HEAD = """
 #include "ebpfmon.bpf.h"
 struct strange_counters { __u64 calls; };
-PROCESS_TABLE(strange, 128);
-static __always_inline int count(void *unused)
+#define TABLE strange
+#define TABLE_SIZE 128
+#include "process_table.bpf.h"
+static __always_inline int on_call(void)
 {
-	struct strange_slots to;
+	struct strange_counters *counters = strange_find();
 
-	if (strange_slots(&to))
-		ADD(&to, calls, 1);
+	if (counters)
+		count(&counters->calls, 1);
 	return 0;
 }
-static __always_inline int read_wildly(void *unused)
+static __always_inline int read_wildly(void)
 {
 	return *(volatile int *)0x1234;
 }
-LICENSE("GPL");
+char LICENSE[] SEC("license") = "GPL";
+"""
+PROGRAM = """
+SEC("tp_btf/%s")
+int BPF_PROG(program_%d)
+{
+	return %s();
+}
 """
 
 
-def strange(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, programs: str, package: str) -> LoadedProbe:
-    """Compile and load a probe as a stranger would write it."""
+def strange(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, package: str, *programs: tuple[str, str], more: str = ""
+) -> LoadedProbe:
+    """Compile and load a probe of one event, as a third party would write it: a raw tracepoint and a handler each."""
     source, machine = tmp_path / "strange.bpf.c", os.uname().machine
-    source.write_text(HEAD + programs)
+    text = [PROGRAM % (tracepoint, n, handler) for n, (tracepoint, handler) in enumerate(programs)]
+    source.write_text("".join([HEAD, more, *text]))
     (tmp_path / package).mkdir()
     (tmp_path / package / "__init__.py").touch()
     compile_object(source, tmp_path / package / "objects" / machine / "strange.bpf.o", machine, BPF)
     monkeypatch.syspath_prepend(tmp_path)
-    probe = Probe(name="strange", package=package, object="strange", charts=())
+    candidates = tuple(Candidate(programs=(f"program_{n}",)) for n in range(len(programs)))
+    events = (Event("exec", candidates),)
+    probe = Probe(name="strange", package=package, object="strange", charts=(), events=events)
     return attach.load(probe, Libbpf(), features.look(), LoadOptions())
 
 
 def test_a_program_that_the_verifier_refuses_gives_way_to_the_next(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    programs = """
-TRACEPOINT(exec, sched_process_exec, read_wildly)
-TRACEPOINT(exec, task_rename, count)
-TRACEPOINT(exec, no_such_tracepoint, count)
-"""
-    with strange(tmp_path, monkeypatch, programs, "gives_way") as loaded:
+    programs = (
+        ("sched_process_exec", "read_wildly"),
+        ("task_rename", "on_call"),
+        ("no_such_tracepoint", "on_call"),
+    )
+    with strange(tmp_path, monkeypatch, "gives_way", *programs) as loaded:
         (choice,) = loaded.choices
     assert choice.taken
     assert choice.taken.target == "task_rename"
@@ -68,34 +82,38 @@ TRACEPOINT(exec, no_such_tracepoint, count)
 
 
 def test_an_interval_in_which_nothing_happened_has_no_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with strange(tmp_path, monkeypatch, "TRACEPOINT(hang, sched_process_hang, count)", "nothing") as loaded:
+    with strange(tmp_path, monkeypatch, "nothing", ("sched_process_hang", "on_call")) as loaded:
         harvest = Harvester([loaded], SystemClock()).harvest()
     table = harvest.tables["strange"]
     assert (len(table.rows), dict(table.totals), dict(table.overflow)) == (0, {"calls": 0}, {"calls": 0})
 
 
 def test_a_verifier_error_is_told_in_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    programs = "TRACEPOINT(exec, sched_process_exec, read_wildly)"
     with pytest.raises(AttachError) as caught:
-        strange(tmp_path, monkeypatch, programs, "refused")
+        strange(tmp_path, monkeypatch, "refused", ("sched_process_exec", "read_wildly"))
     assert str(caught.value).startswith("attach 'exec' for probe 'strange' at 'sched_process_exec': ")
     assert "invalid mem access" in str(caught.value)
     assert "\n" not in str(caught.value)
 
 
 def test_a_table_without_totals_is_not_ours(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    programs = """
-INTERVAL_TABLE(other_rows, struct process_key, struct strange_row, 64);
-static __always_inline int touch(void *unused)
+    more = """
+struct other_counters { __u64 calls; };
+#define TABLE other
+#define TABLE_SIZE 64
+#define TABLE_KEY struct process_key
+#define TABLE_ROW struct other_counters
+#define other_totals no_totals
+#include "table_maps.bpf.h"
+static __always_inline int touch(void)
 {
-	__u32 side = interval_side();
+	__u32 buffer = current_buffer();
 
-	return bpf_map_lookup_elem(&other_rows, &side) ? count(0) : 0;
+	return bpf_map_lookup_elem(&other_rows, &buffer) ? on_call() : 0;
 }
-TRACEPOINT(exec, sched_process_exec, touch)
 """
     with pytest.raises(ObjectError, match="table 'other' has no per-CPU array 'other_totals'"):
-        strange(tmp_path, monkeypatch, programs, "no_totals")
+        strange(tmp_path, monkeypatch, "no_totals", ("sched_process_exec", "touch"), more=more)
 
 
 def test_a_file_that_is_no_object_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

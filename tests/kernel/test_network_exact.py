@@ -11,9 +11,9 @@ from socket import AF_INET, AF_INET6, SOCK_DGRAM, AddressFamily, socket
 import numpy as np
 import pytest
 
-from ebpfmon import LoadMode, Strategy
+from ebpfmon import LoadMode
 from ebpfmon.errors import AttachError
-from ebpfmon.kernel import attach, features
+from ebpfmon.kernel import attach, attach_methods, features
 from ebpfmon.kernel.attach import LoadOptions
 from ebpfmon.kernel.libbpf import Libbpf
 from ebpfmon.plugins import registry
@@ -25,7 +25,7 @@ def refused(attach_by: str) -> str:
     """Why this kernel cannot see sends and receives by a strategy; empty if it can."""
     if attach_by == "auto":
         return ""
-    probe, options = registry.discover().probes["network_viewer"], LoadOptions(strategy=Strategy(attach_by))
+    probe, options = registry.discover().probes["network_viewer"], LoadOptions(attach_method=attach_by)
     try:
         attach.load(probe, Libbpf(), features.look(), options).close()
     except AttachError as error:
@@ -43,7 +43,7 @@ def cannot(attach_by: str, record_property: Callable[[str, object], None]) -> bo
 
 
 @pytest.mark.parametrize("mode", LoadMode)
-@pytest.mark.parametrize("attach", ["auto", *Strategy])
+@pytest.mark.parametrize("attach", ["auto", *attach_methods.NAMES])
 def test_every_call_is_counted_and_every_byte(
     traffic: Path, attach: str, mode: LoadMode, record_property: Callable[[str, object], None]
 ) -> None:
@@ -56,7 +56,7 @@ def test_every_call_is_counted_and_every_byte(
     assert_counted_exactly(traffic, {"ebpfmon": {"load_mode": mode, "attach": attach}}, mode, addresses=addresses)
 
 
-@pytest.mark.parametrize("attach", ["auto", *Strategy])
+@pytest.mark.parametrize("attach", ["auto", *attach_methods.NAMES])
 def test_a_datagram_is_charged_to_its_true_peer_whoever_was_written_to_last(
     attach: str, record_property: Callable[[str, object], None]
 ) -> None:

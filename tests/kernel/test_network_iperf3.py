@@ -56,7 +56,7 @@ def sums(monitor: Monitor, tgid: int, table: str = "network") -> dict[str, int]:
     """All counters of a process."""
     rows = monitor.rows(table)
     own = rows[rows["tgid"] == tgid]
-    return {name: int(own[name].sum()) for name in monitor.snapshots[0].tables[table].totals}
+    return {name: int(own[name].sum()) for name in monitor.harvests(table)[0].totals}
 
 
 @pytest.mark.parametrize("way", ["to server", "to client"])

@@ -37,24 +37,16 @@ def test_both_ends_see_every_byte_and_each_other(traffic: Path, pair: Pair) -> N
     assert_balanced(monitor.snapshots)
 
 
-def test_destinations_are_in_the_charts_by_name(traffic: Path, pair: Pair) -> None:
+def test_destinations_are_in_the_charts_by_their_labels(traffic: Path, pair: Pair) -> None:
     plan = {"tcp_send": 53, "udp_send": 59}
     with Monitor(DEFAULT) as monitor:
         found = [run(traffic, pair, version, plan) for version in SERVER]
         namespaces.until_closed(pair)
-    for charts in ("ebpf.outbound_bytes", "ebpf.inbound_bytes"):
-        way = "sent" if charts == "ebpf.outbound_bytes" else "recv"
-        shown: dict[str, int] = {}
-        for snapshot in monitor.snapshots:
-            for values in snapshot.charts:
-                if values.chart.id == charts:
-                    for value in values.values:
-                        shown[value.dimension.id] = shown.get(value.dimension.id, 0) + int(value.delta)
-        for one, address in zip(found, (SERVER[4], f"[{SERVER[6]}]"), strict=True):
-            for name, size in (("tcp", 53 * 97), ("udp", 59 * 101)):
-                of = f"{one.ports[f'{name}_port']}:{name.upper()}"
-                key = f"{of}:{address}" if way == "sent" else of
-                assert shown[f"{key}_{way}"] == size, (key, shown)
+    for one, address in zip(found, SERVER.values(), strict=True):
+        for name, size in (("tcp", 53 * 97), ("udp", 59 * 101)):
+            at = {"port": str(one.ports[f"{name}_port"]), "protocol": name.upper()}
+            assert monitor.total("ebpf.outbound_bytes", "sent", **at, address=address) == size
+            assert monitor.total("ebpf.inbound_bytes", "recv", **at) == size
 
 
 def test_loopback_is_no_destination_unless_asked_for(traffic: Path, pair: Pair) -> None:
@@ -70,7 +62,7 @@ def test_loopback_is_no_destination_unless_asked_for(traffic: Path, pair: Pair) 
         client, server = (counted(monitor.rows("network"), tgid) for tgid in (one.client, one.server))
         assert client["tcp_send_bytes"] == server["tcp_recv_bytes"] == 53 * 97
         assert client["udp_send_bytes"] == server["udp_recv_bytes"] == 61 * 103 + 59 * 101
-    totals = [s.tables["network"].totals for s in monitor.snapshots]
+    totals = [table.totals for table in monitor.harvests("network")]
     assert sum(t["tcp_send_bytes"] for t in totals) >= 2 * 53 * 97
     assert_balanced(monitor.snapshots)
 

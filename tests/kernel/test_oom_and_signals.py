@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ebpfmon import LoadMode, Snapshot
+from ebpfmon import LoadMode
 from tests.kernel.support import Monitor
 
 DEATHS = {signal.SIGKILL: 7, signal.SIGSEGV: 5, signal.SIGABRT: 3, signal.SIGTERM: 11, signal.SIGRTMIN: 2}
@@ -32,15 +32,9 @@ def settings(attach: str = "auto", mode: str = "entry") -> dict[str, object]:
     others = {name: {"enabled": False} for name in ("process", "network_viewer")}
     return {
         "ebpfmon": {"load_mode": mode, "attach": attach},
-        "apps": {"by": "process"},
+        "groups": {"by": ["process"]},
         "plugins": {**others, "oom_and_signals": {"enabled": True}},
     }
-
-
-def total(snapshots: list[Snapshot], chart: str, dimension: str) -> int:
-    """What a dimension came to over all intervals; a process may have been named anew in between."""
-    found = [v for s in snapshots for c in s.charts if c.chart.id == chart for v in c.values]
-    return int(sum(v.delta for v in found if v.dimension.name == dimension))
 
 
 @pytest.fixture
@@ -74,10 +68,10 @@ def test_each_process_that_dies_by_a_signal_is_counted_once(attach: str, mode: L
         assert own[field].sum() == wanted, number
     assert own["deaths"].sum() == sum(DEATHS.values())
     assert not own["oom_kills"].any()
-    assert total(monitor.snapshots, "apps.signal_deaths", "mortal") == sum(DEATHS.values())
-    assert total(monitor.snapshots, "apps.signal_crashes", "mortal") == 5 + 3
-    assert total(monitor.snapshots, "apps.signal_segfaults", "mortal") == 5
-    assert total(monitor.snapshots, "ebpf.signal_deaths", "other") >= 2
+    assert monitor.total("processes.signal_deaths", "value", process="mortal") == sum(DEATHS.values())
+    assert monitor.total("processes.signal_crashes", "value", process="mortal") == 5 + 3
+    assert monitor.total("processes.signal_segfaults", "value", process="mortal") == 5
+    assert monitor.total("ebpf.signal_deaths", "other") >= 2
 
 
 def test_a_process_of_many_threads_dies_once() -> None:
@@ -132,4 +126,4 @@ def test_who_is_killed_as_there_is_no_memory_left_is_told_from_who_is_killed() -
         monitor.until(lambda: bool(of_them()["oom_kills"].sum() >= 3))
     assert of_them()["oom_kills"].sum() == of_them()["died_by_9"].sum() == of_them()["deaths"].sum() == 3
     assert of_them()["oom_victims"].sum() == 3  # they asked for it themselves
-    assert total(monitor.snapshots, "apps.oom_kills", "tail") == 3
+    assert monitor.total("processes.oom_kills", "value", process="tail") == 3

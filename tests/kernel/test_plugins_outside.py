@@ -24,8 +24,8 @@ pytestmark = pytest.mark.timeout(300)  # programs are compiled, environments mad
 ROOT = Path(__file__).parents[2]
 TIMES = 13
 SETTINGS = """
-[apps]
-by = "process"
+[groups]
+by = ["process"]
 
 [plugins.process]
 enabled = false
@@ -150,8 +150,8 @@ def test_packages_from_the_templates_pass_their_own_tests_and_are_listed(made: O
         said = made.run("python", "-m", "pytest", "-q", "-p", "no:cacheprovider", cwd=made.where / package)
         assert re.search(r"\b3 passed in ", said), said
     listed = made.run("ebpfmon", "plugins")
-    assert re.search(r"^naps +1 +active +ebpfmon-naps 0\.1\.0 +probes +probe naps$", listed, re.M)
-    assert re.search(r"^lines_out +1 +active +ebpfmon-lines-out 0\.1\.0 +sinks +sink lines_out$", listed, re.M)
+    assert re.search(r"^naps +2 +active +ebpfmon-naps 0\.1\.0 +probes +probe naps$", listed, re.M)
+    assert re.search(r"^lines_out +2 +active +ebpfmon-lines-out 0\.1\.0 +sinks +sink lines_out$", listed, re.M)
     objects = [str(path) for path in (made.where / "venv").rglob("naps.b*")]
     assert sorted(Path(path).name for path in objects) == ["naps.bcc.c"] * 2 + ["naps.bpf.c"] + ["naps.bpf.o"] * 2
     made.run("ebpfmon", "config", "check", "--config", made.where / "ebpfmon_naps" / "ebpfmon.toml")
@@ -187,9 +187,9 @@ def test_what_the_strangers_probe_counts_is_seen_on_every_backend_and_by_the_str
 
         def seen() -> dict[str, int]:
             of_statsd = re.findall(r"\.naps_started\.outsider:(\d+)\|c", statsd.text)
-            of_its_sink = re.findall(r"\.naps_started\.outsider (\d+) \d+", lines_out.text)
+            of_its_sink = re.findall(r"\.naps_started\.outsider\.value (\d+) \d+", lines_out.text)
             return {
-                "JSON": sum(amounts(daemon.snapshots(), "apps.naps_started", "outsider")),
+                "JSON": sum(amounts(daemon.snapshots(), "processes.naps_started", process="outsider")),
                 "StatsD": sum(map(int, of_statsd)),
                 "Netdata": shown_by_netdata(),
                 "its sink": sum(map(int, of_its_sink)),

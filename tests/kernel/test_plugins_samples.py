@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import re
 import signal
-import socket
+import sqlite3
 import subprocess
 import sys
-import threading
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -23,8 +22,8 @@ SETTINGS = """
 [ebpfmon]
 plugins_dir = "{folder}"
 strict = true
-[apps]
-by = "process"
+[groups]
+by = ["process"]
 [plugins.process]
 enabled = false
 [plugins.network_viewer]
@@ -35,9 +34,9 @@ minimum_uid = 54321
 type = "log"
 format = "json"
 [[sinks]]
-type = "graphite"
-port = {port}
-charts = ["apps.hello*"]
+type = "sqlite"
+path = "{database}"
+charts = ["processes.hello*"]
 """
 
 
@@ -46,7 +45,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The samples in a folder, compiled with the page's own command."""
     place = write(
         tmp_path_factory.mktemp("samples") / "plugins",
-        "hello.bpf.c", "hello.py", "test_hello.py", "users.bpf.c", "users.py", "graphite.py",
+        "hello.bpf.c", "hello.py", "test_hello.py", "users.bpf.c", "users.py", "sqlite_sink.py",
     )  # fmt: skip
     command = next(line for line in sample(PROBES, "sh", "bpf build").splitlines() if "bpf build" in line)
     for name in ("hello", "users"):
@@ -75,41 +74,37 @@ def test_the_pages_test_of_the_probe_passes(folder: Path) -> None:
 
 
 def test_the_pages_probes_count_and_the_pages_sink_gets_what_they_count(folder: Path, tmp_path: Path) -> None:
-    received: list[str] = []
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        server.settimeout(100)
+    settings, database = tmp_path / "e.toml", tmp_path / "rows.db"
+    settings.write_text(SETTINGS.format(folder=folder, database=database))
+    with running([*EBPFMON, "run", "--config", str(settings)], tmp_path) as daemon:
+        daemon.until(daemon.snapshots)
+        programs(tmp_path, "outsider", TIMES)
+        for _ in range(TIMES):
+            subprocess.run(["true"], user=USER, check=True)
 
-        def serve() -> None:
-            connection, _ = server.accept()
-            with connection, connection.makefile() as lines:
-                received.extend(lines)
+        def seen() -> list[int]:
+            shots = daemon.snapshots()
+            by_process = sum(amounts(shots, "processes.hello_started", process="outsider"))
+            by_user = sum(amounts(shots, "users.started", user=str(USER)))
+            return [by_process, by_user, stored(database)]
 
-        thread = threading.Thread(target=serve, name="graphite")
-        thread.start()
-        settings = tmp_path / "e.toml"
-        settings.write_text(SETTINGS.format(folder=folder, port=server.getsockname()[1]))
-        with running([*EBPFMON, "run", "--config", str(settings)], tmp_path) as daemon:
-            daemon.until(daemon.snapshots)
-            programs(tmp_path, "outsider", TIMES)
-            for _ in range(TIMES):
-                subprocess.run(["true"], user=USER, check=True)
+        daemon.until(lambda: min(seen()) >= TIMES, what=lambda: str(seen()))
+        assert seen() == [TIMES] * 3
+        daemon.stop()
+        assert "Traceback" not in daemon.text("stderr")
 
-            def seen() -> list[int]:
-                shots = daemon.snapshots()
-                sent = [m[1] for line in received if (m := re.search(r"hello_started\.outsider (\d+) \d+$", line))]
-                by_user = sum(amounts(shots, "users.started", f"uid_{USER}_started"))
-                return [sum(amounts(shots, "apps.hello_started", "outsider")), by_user, sum(map(int, sent))]
 
-            daemon.until(lambda: min(seen()) >= TIMES, what=lambda: str(seen()))
-            assert seen() == [TIMES] * 3
-            daemon.stop()
-            assert "Traceback" not in daemon.text("stderr")
-        thread.join(100)
+def stored(database: Path) -> int:
+    """How many programs called outsider the page's sink has written down."""
+    with closing(sqlite3.connect(database)) as connection:
+        query = "SELECT sum(delta) FROM rows WHERE chart = 'processes.hello_started' AND dimension = 'value'"
+        ((amount,),) = connection.execute(f"{query} AND json_extract(labels, '$.process') = 'outsider'")
+        return amount or 0
 
 
 def test_on_sighup_the_settings_of_plugins_change_and_the_plugins_stay(folder: Path, tmp_path: Path) -> None:
     settings = tmp_path / "e.toml"
-    core = f'[ebpfmon]\nplugins_dir = "{folder}"\ndisabled_plugins = [%s]\n[apps]\nenabled = false\n'
+    core = f'[ebpfmon]\nplugins_dir = "{folder}"\ndisabled_plugins = [%s]\n[groups]\nby = []\n'
     others = "[plugins.process]\nenabled = false\n[plugins.network_viewer]\nenabled = false\n"
     sink = '[[sinks]]\ntype = "log"\nformat = "json"\n'
     settings.write_text(core % '"hello"' + others + "[plugins.users]\nminimum_uid = 0\n" + sink)
@@ -121,11 +116,11 @@ def test_on_sighup_the_settings_of_plugins_change_and_the_plugins_stay(folder: P
         before = len(daemon.snapshots())
         for user in (USER, USER - 1):
             subprocess.run(["true"], user=user, check=True)
-        daemon.until(lambda: f"uid_{USER}_started" in daemon.text("stdout"))
+        daemon.until(lambda: amounts(daemon.snapshots(), "users.started", user=str(USER)))
         daemon.stop()
         after = daemon.snapshots()[before:]
-        assert sum(amounts(after, "users.started", f"uid_{USER}_started")) == 1
-        assert not amounts(after, "users.started", f"uid_{USER - 1}_started")
+        assert sum(amounts(after, "users.started", user=str(USER))) == 1
+        assert not amounts(after, "users.started", user=str(USER - 1))
         assert not [c for s in daemon.snapshots() for c in s["charts"] if c["id"] == "hello.started"]
         said = "ebpfmon: the plugins stay as they are until ebpfmon is started again"
         assert daemon.text("stderr").splitlines().count(said) == 1

@@ -10,7 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ebpfmon import LoadMode, Snapshot, Strategy
+from ebpfmon import LoadMode, Snapshot
+from ebpfmon.kernel import attach_methods
 from tests.kernel.support import (
     COUNTERS,
     PLAN,
@@ -20,7 +21,7 @@ from tests.kernel.support import (
     assert_counts,
     counts_of,
     expected,
-    require_strategy,
+    require_attach_method,
     work,
 )
 
@@ -33,17 +34,17 @@ SMALL = {
 def assert_nothing_unseen(snapshots: list[Snapshot]) -> None:
     """In every interval: nothing overflowed unseen, and every CPU gathered for a process that has a row."""
     for snapshot in snapshots:
-        table = snapshot.tables["process"]
+        table = snapshot.tables["process"].harvest
         assert table.overflow_calls or not any(table.overflow.values())
         counted = np.column_stack([table.rows[name] for name in COUNTERS])
         assert counted.any(axis=1).all(), table.rows[~counted.any(axis=1)]
 
 
 @pytest.mark.parametrize("mode", LoadMode)
-@pytest.mark.parametrize("attach", ["auto", *Strategy])
+@pytest.mark.parametrize("attach", ["auto", *attach_methods.NAMES])
 def test_a_process_is_counted_exactly(workload: Path, tmp_path: Path, attach: str, mode: LoadMode) -> None:
     if attach != "auto":
-        require_strategy(Strategy(attach))
+        require_attach_method(attach)
     with Monitor({"ebpfmon": {"load_mode": mode, "attach": attach}}) as monitor:
         tgid = work(workload, tmp_path, PLAN)
         monitor.until_gone(lambda: np.array([tgid]), 38)
@@ -51,10 +52,10 @@ def test_a_process_is_counted_exactly(workload: Path, tmp_path: Path, attach: st
     assert_nothing_unseen(monitor.snapshots)
 
 
-@pytest.mark.parametrize("attach", ["auto", *Strategy])
+@pytest.mark.parametrize("attach", ["auto", *attach_methods.NAMES])
 def test_many_threads_are_counted_exactly_as_their_process(workload: Path, tmp_path: Path, attach: str) -> None:
     if attach != "auto":
-        require_strategy(Strategy(attach))
+        require_attach_method(attach)
     plan = {**PLAN, "fork": 3, "thread": 5}
     with Monitor({"ebpfmon": {"load_mode": "return", "attach": attach}}) as monitor:
         tgid = work(workload, tmp_path, plan, workers=17)
@@ -80,10 +81,10 @@ def test_two_thousand_short_lived_processes_each_have_their_exact_row(workload: 
     assert_nothing_unseen(monitor.snapshots)
 
 
-@pytest.mark.parametrize("attach", ["auto", *Strategy])
+@pytest.mark.parametrize("attach", ["auto", *attach_methods.NAMES])
 def test_processes_that_take_turns_on_a_cpu_are_told_apart(workload: Path, tmp_path: Path, attach: str) -> None:
     if attach != "auto":
-        require_strategy(Strategy(attach))
+        require_attach_method(attach)
     with Monitor({"ebpfmon": {"load_mode": "return", "attach": attach}}) as monitor:
         tgid = work(workload, tmp_path, {"turns": 5003}, pinned=1)
         monitor.until_gone(lambda: np.append(children_of(monitor.rows(), tgid), tgid), 2)
@@ -119,7 +120,7 @@ def test_the_totals_are_the_workloads_where_nothing_else_does_such_calls(workloa
     plan = {"thread_fail": 1009, "process_fail": 2003}
     with Monitor() as monitor:
         work(workload, tmp_path, plan)
-    totals = [s.tables["process"].totals for s in monitor.snapshots]
+    totals = [table.totals for table in monitor.harvests()]
     assert sum(t["threads_failed"] for t in totals) == 1009
     assert sum(t["processes_failed"] for t in totals) == 2003
 
@@ -160,7 +161,7 @@ def test_strace_counts_the_same(workload: Path, tmp_path: Path) -> None:
 def test_a_table_of_64_rows_under_a_thousand_processes_loses_nothing(workload: Path, tmp_path: Path) -> None:
     with Monitor({"plugins": {"process": {"table_size": 64}}}) as monitor:
         work(workload, tmp_path, SMALL, children=1000)
-    tables = [s.tables["process"] for s in monitor.snapshots]
+    tables = monitor.harvests()
     assert max(len(t.rows) for t in tables) == 64
     assert sum(t.overflow_calls for t in tables) > 0
     # failed forks are the workload's alone, so that the whole machine's total is known

@@ -12,13 +12,13 @@ import pytest
 
 from tests.kernel.support import Monitor
 
-# what needs nothing but another sink, other groups, other selectors; and what needs a new load
+# what needs nothing but another sink, other groupings, other selectors; and what needs a new load
 VIEWER = {"ips": "10.0.0.0/8", "ports": "1-1024"}
 PLAIN: dict[str, Any] = {
-    "ebpfmon": {}, "apps": {"by": "process"}, "plugins": {"network_viewer": VIEWER}, "sinks": [],
+    "ebpfmon": {}, "groups": {"by": ["process"]}, "plugins": {"network_viewer": VIEWER}, "sinks": [],
 }  # fmt: skip
 LIGHT: list[dict[str, Any]] = [
-    {**PLAIN, "apps": {"by": "user"}},
+    {**PLAIN, "groups": {"by": ["user", "process"]}},
     {**PLAIN, "plugins": {"network_viewer": {"ips": "!10.0.0.0/8", "ports": "!80"}}},
     {**PLAIN, "sinks": [{"type": "log", "path": "/dev/null"}]},
     PLAIN,
@@ -62,7 +62,7 @@ def test_what_is_wrong_with_new_settings_is_said_and_the_old_ones_hold(
     with caplog.at_level(logging.INFO), Monitor(PLAIN) as monitor:
         missing = tmp_path / "groups.conf"
         missing.write_text("a: a")
-        settings = {**PLAIN, "apps": {"by": "app", "groups": str(missing)}}
+        settings = {**PLAIN, "groups": {"by": ["application"], "file": str(missing)}}
         monitor.settings = monitor.checked(settings)
         missing.unlink()
         monitor.reload()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from ebpfmon import LoadMode, Strategy
+from ebpfmon import LoadMode
 from ebpfmon.errors import AttachError
 from ebpfmon.kernel import attach, features
 from ebpfmon.kernel.attach import LoadOptions
@@ -13,33 +13,33 @@ from ebpfmon.kernel.plan import Choice
 from ebpfmon.plugins import registry
 
 
-def choices(strategy: Strategy | None, mode: LoadMode = LoadMode.RETURN) -> tuple[Choice, ...]:
+def choices(strategy: str | None, mode: LoadMode = LoadMode.RETURN) -> tuple[Choice, ...]:
     """How the process probe's events are seen."""
     probe = registry.discover().probes["process"]
-    with attach.load(probe, Libbpf(), features.look(), LoadOptions(strategy=strategy, mode=mode)) as loaded:
+    with attach.load(probe, Libbpf(), features.look(), LoadOptions(attach_method=strategy, mode=mode)) as loaded:
         return loaded.choices
 
 
 def test_tracepoints_see_every_event() -> None:
-    assert all(c.taken and c.taken.strategy is Strategy.TRACEPOINT for c in choices(Strategy.TRACEPOINT))
+    assert all(c.taken and c.taken.method.name == "tracepoint" for c in choices("tracepoint"))
 
 
 def test_kprobes_see_every_event_where_the_kernel_has_kprobes() -> None:
     if features.look().kprobes:
-        assert all(c.taken and c.taken.strategy is Strategy.KPROBE for c in choices(Strategy.KPROBE))
+        assert all(c.taken and c.taken.method.name == "kprobe" for c in choices("kprobe"))
     else:
         with pytest.raises(AttachError, match=r"this kernel has no kprobes \(CONFIG_KPROBE_EVENTS\)"):
-            choices(Strategy.KPROBE)
+            choices("kprobe")
 
 
 def test_trampolines_see_every_event_unless_the_kernel_refuses_them_as_such() -> None:
     refused = ""
     try:
-        found = choices(Strategy.TRAMPOLINE)
+        found = choices("trampoline")
     except AttachError as error:
         found, refused = (), str(error)
     assert bool(found) is not ("the kernel refuses trampoline programs" in refused)
-    assert all(c.taken and c.taken.strategy is Strategy.TRAMPOLINE for c in found)
+    assert all(c.taken and c.taken.method.name == "trampoline" for c in found)
 
 
 @pytest.mark.parametrize("mode", LoadMode)

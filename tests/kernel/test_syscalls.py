@@ -20,7 +20,6 @@ from ebpfmon_syscalls.charts import SLOTS
 from tests.kernel.support import Monitor
 
 CALLS, BLOCKED = 1009, 5
-LEVEL = ("calls", "ended", "unfollowed")
 # threads of which each makes one call and stays in it, a number of calls that nobody knows, a program out of a thread
 CALLER = textwrap.dedent("""
     import ctypes, os, sys, threading, time
@@ -45,7 +44,7 @@ def settings(attach: str = "auto", mode: str = "entry") -> dict[str, object]:
     others = {name: {"enabled": False} for name in ("process", "network_viewer")}
     return {
         "ebpfmon": {"load_mode": mode, "attach": attach},
-        "apps": {"enabled": False},
+        "groups": {"by": []},
         "plugins": {**others, "syscalls": {"enabled": True, "maximum_dimensions": 10000}},
     }
 
@@ -65,11 +64,6 @@ def of_call(rows: np.ndarray, number: int) -> np.ndarray:
     return found
 
 
-def missed_runs(monitor: Monitor) -> int:
-    lost = [v for s in monitor.snapshots for c in s.charts if c.chart.id == "ebpfmon.lost" for v in c.values]
-    return int(sum(v.delta for v in lost if v.dimension.id == "missed_runs"))
-
-
 def under_way(monitor: Monitor, number: int) -> int:
     rows = of_call(monitor.rows("syscalls"), number)
     return int(rows["calls"].sum()) - int(rows["ended"].sum()) - int(rows["unfollowed"].sum())
@@ -77,7 +71,12 @@ def under_way(monitor: Monitor, number: int) -> int:
 
 def ended(monitor: Monitor, number: int) -> bool:
     """Whether no such call is under way; where the kernel left out a run, and said so, an end may be missing."""
-    return under_way(monitor, number) <= missed_runs(monitor)
+    return under_way(monitor, number) <= monitor.missed_runs
+
+
+def names(monitor: Monitor) -> set[str]:
+    """The calls that have a series of their own."""
+    return {name for c in monitor.charts("ebpf.syscall_calls") for (name,) in c.index.labels}
 
 
 @pytest.mark.parametrize("mode", LoadMode)
@@ -88,7 +87,7 @@ def test_each_call_is_counted_with_its_error_and_its_time(attach: str, mode: Loa
         with caller(number, CALLS) as process:
             process.communicate("")
         monitor.until(lambda: bool(of_call(monitor.rows("syscalls"), number)["ended"].sum() >= CALLS))
-    assert not missed_runs(monitor)
+    assert not monitor.missed_runs
     rows = of_call(monitor.rows("syscalls"), number)
     for counter in ("calls", "ended", "errors"):
         assert rows[counter].sum() == CALLS, counter
@@ -97,12 +96,9 @@ def test_each_call_is_counted_with_its_error_and_its_time(attach: str, mode: Loa
     errors = of_call(monitor.rows("syscall_errors"), number)
     assert set(errors["error"]) == {38}
     assert errors["failures"].sum() == CALLS
-    shown = {v.dimension.name: v.total for s in monitor.snapshots for c in s.charts
-             if c.chart.id == "ebpf.syscall_errors" for v in c.values}  # fmt: skip
-    assert shown[f"number {number} ENOSYS"] == CALLS
-    names = {v.dimension.name for s in monitor.snapshots for c in s.charts for v in c.values
-             if c.chart.id == "ebpf.syscall_calls"}  # fmt: skip
-    assert {"execve_calls", "exit_group_calls", "read_calls"} <= names
+    shown = {s.labels: s.totals for c in monitor.charts("ebpf.syscall_errors") for s in c.series()}
+    assert shown[f"number {number}", "ENOSYS"] == (CALLS,)
+    assert {"execve", "exit_group", "read"} <= names(monitor)
 
 
 def test_what_is_under_way_is_what_began_and_has_not_ended() -> None:
@@ -123,14 +119,14 @@ def test_what_is_under_way_is_what_began_and_has_not_ended() -> None:
     never = of_call(monitor.rows("syscalls"), EXIT_GROUP)
     assert never["calls"].sum() >= 2
     assert not any(never[f"latency_{n}"].any() for n in range(SLOTS))
-    totals = [s.tables["syscalls"].totals for s in monitor.snapshots]
-    levels = [t["calls"] - t["ended"] - t["unfollowed"] for t in totals]
-    charts = [c for s in monitor.snapshots for c in s.charts if c.chart.id == "ebpf.syscalls_under_way"]
-    assert [c.values[0].delta for c in charts] == list(itertools.accumulate(levels))
-    by_key = [c for s in monitor.snapshots for c in s.charts if c.chart.id == "ebpf.syscall_under_way"]
-    assert [sum(v.delta for v in c.values) for c in by_key] == [c.values[0].delta for c in charts]
-    if not missed_runs(monitor):
-        assert min(v.delta for c in by_key for v in c.values) >= 0
+    totals = [table.totals for table in monitor.harvests("syscalls")]
+    grown = [t["calls"] - t["ended"] - t["unfollowed"] for t in totals]
+    system = [c.sums()["calls"] for c in monitor.charts("ebpf.syscalls_under_way")]
+    assert system == list(itertools.accumulate(grown))
+    by_name = monitor.charts("ebpf.syscall_under_way")
+    assert [c.sums()["now"] for c in by_name] == system
+    if not monitor.missed_runs:
+        assert min(c.deltas.min() for c in by_name) >= 0
 
 
 def test_calls_of_32_bit_programs_have_names_of_their_own(workload: Path, tmp_path: Path) -> None:
@@ -146,6 +142,4 @@ def test_calls_of_32_bit_programs_have_names_of_their_own(workload: Path, tmp_pa
             return int(rows["ended"][(rows["compat"] == 1) & (rows["number"] == 3)].sum())
 
         monitor.until(lambda: reads() >= 17)
-    names = {v.dimension.name for s in monitor.snapshots for c in s.charts for v in c.values
-             if c.chart.id == "ebpf.syscall_calls"}  # fmt: skip
-    assert "read (32-bit)_calls" in names
+    assert "read (32-bit)" in names(monitor)

@@ -69,7 +69,7 @@ def test_it_is_drawn_on_a_terminal_and_keys_switch_group_and_quit() -> None:
             seen = seen.partition(what)[2]
 
         try:
-            until(b"grouped by app")
+            until(b"grouped by application")
             os.write(ours, b"b")
             until(b"grouped by process")
             os.write(ours, b"g")

@@ -14,10 +14,10 @@ from pathlib import Path
 
 import pytest
 
-from ebpfmon import LoadMode, Strategy
+from ebpfmon import LoadMode
 from ebpfmon.errors import AttachError
 from ebpfmon.grouping import execs
-from ebpfmon.kernel import attach, features
+from ebpfmon.kernel import attach, attach_methods, features
 from ebpfmon.kernel.attach import LoadOptions
 from ebpfmon.kernel.bpfobject import BpfObject
 from ebpfmon.kernel.libbpf import Libbpf
@@ -27,7 +27,7 @@ STORED = Path(__file__).with_name("verifier.json")
 SERIES = ".".join(os.uname().release.split(".")[:2])
 _STATISTICS = 4  # BPF_LOG_STATS
 
-Measured = dict[str, dict[str, int]]  # program: {insns, stack}
+Measured = dict[str, dict[str, int]]  # OBJECT/PROGRAM: {insns, stack}
 
 
 def measure(monkeypatch: pytest.MonkeyPatch) -> Measured:
@@ -51,17 +51,21 @@ def measure(monkeypatch: pytest.MonkeyPatch) -> Measured:
             insns, stack = re.search(r"processed (\d+) insns", said), re.search(r"stack depth ([\d+]+)", said)
             assert insns, said
             assert stack, said
-            measured[name] = {"insns": int(insns[1]), "stack": max(map(int, stack[1].split("+")))}
+            program = f"{self.path.name.removesuffix('.bpf.o')}/{name}"
+            measured[program] = {"insns": int(insns[1]), "stack": max(map(int, stack[1].split("+")))}
 
     monkeypatch.setattr(BpfObject, "load", load)
     for probe in (*registry.discover().probes.values(), execs.PROBE):
         # the mode `entry` has programs of its own by kprobes alone
-        for strategy, mode in (*((s, LoadMode.RETURN) for s in (None, *Strategy)), (Strategy.KPROBE, LoadMode.ENTRY)):
-            options = LoadOptions(strategy=strategy, mode=mode)
+        for method, mode in (
+            *((m, LoadMode.RETURN) for m in (None, *attach_methods.NAMES)),
+            ("kprobe", LoadMode.ENTRY),
+        ):
+            options = LoadOptions(attach_method=method, mode=mode)
             try:
                 attach.load(probe, libbpf, features.look(), options).close()
             except AttachError:
-                assert strategy  # this kernel does not have it: test_strategies.py judges that
+                assert method  # this kernel does not have it: test_strategies.py judges that
     return measured
 
 

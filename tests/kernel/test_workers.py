@@ -45,7 +45,7 @@ def wait_until(holds: Callable[[], bool]) -> None:
 
 
 def test_each_thread_keeps_what_it_needs_and_what_changes_is_still_loaded(workload: Path, tmp_path: Path) -> None:
-    settings = {"ebpfmon": {"load_mode": "return"}, "apps": {"by": "process"}, "sinks": []}
+    settings = {"ebpfmon": {"load_mode": "return"}, "groups": {"by": ["process"]}, "sinks": []}
     with Monitor(settings) as monitor:
         monitor.until(lambda: not of_threads()["daemon"])
         before = of_threads()
@@ -54,7 +54,7 @@ def test_each_thread_keeps_what_it_needs_and_what_changes_is_still_loaded(worklo
         assert before["loading"] <= {"bpf", "perfmon", "sys_ptrace"}
         seen = len(monitor.snapshots)
         monitor.reload({**settings, "plugins": {"network_viewer": {"enabled": False}, "process": {"table_size": 512}}})
-        monitor.until(lambda: monitor.snapshots[-1].tables["process"].capacity == 512 and len(monitor.snapshots) > seen)
+        monitor.until(lambda: monitor.harvests()[-1].capacity == 512 and len(monitor.snapshots) > seen)
         tgid = work(workload, tmp_path, PLAN)
         monitor.until_gone(lambda: np.array([tgid]), 38)
         assert of_threads() == before

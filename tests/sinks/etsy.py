@@ -9,15 +9,14 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from tests.sinks.support import ROOT, Lines, free_ports, program, until
+from tests.sinks.support import ROOT, Lines, Number, free_ports, numbers_of, program, until
 
 STATS_JS = ROOT / "build" / "npm" / "node_modules" / "statsd" / "stats.js"
 LOOPBACKS = {"4": "127.0.0.1", "6": "::1"}
-Namer = Callable[[Mapping[str, Any], Mapping[str, Any]], str]
+Namer = Callable[[Number], str]
 
 
 class Etsy:
@@ -84,17 +83,15 @@ def clean(text: str) -> str:
 
 
 def names(prefix: str, tags: str = "none") -> Namer:
-    """How a dimension of the JSON log is called by etsy's daemon, which takes Datadog's tags for Graphite's."""
+    """How a number of the JSON log is called by etsy's daemon, which takes Datadog's tags for Graphite's."""
 
-    def name(chart: Mapping[str, Any], dimension: Mapping[str, Any]) -> str:
-        key = {"apps": "application", "keys": "destination"}.get(chart["scope"], "dimension")
-        who, what = dimension["name"], ""
-        if chart["scope"] == "keys" and who.endswith(("_sent", "_recv")):
-            who, _, what = who.rpartition("_")
-        metric = f"{prefix}.{clean(chart['id'])}"
+    def name(of: Number) -> str:
+        metric = f"{prefix}.{clean(of.chart['id'])}"
         if tags == "none":
-            return ".".join([metric, *(clean(each).replace(".", "_") for each in (who, what) if each)])
-        return f"{metric};{key}={clean(who)}" + (f";dimension={clean(what)}" if what else "")
+            parts = [of.joined_names, *of.column] if of.labels else of.column
+            return ".".join([metric, *(clean(part).replace(".", "_") for part in parts)])
+        pairs = [*zip(of.chart["labels"], of.names, strict=True), *(("dimension", text) for text in of.column)]
+        return ";".join([metric, *(f"{key}={clean(text)}" for key, text in pairs)])
 
     return name
 
@@ -102,19 +99,19 @@ def names(prefix: str, tags: str = "none") -> Namer:
 def summed(lines: Lines, name: Namer) -> dict[str, float]:
     """All that was counted, by name: what was ever other than 0."""
     sums: dict[str, float] = defaultdict(float)
-    for chart, dimension in each(lines):
-        if dimension.get("delta"):
-            sums[name(chart, dimension)] += dimension["delta"]
+    for number in each(lines):
+        if number.amount and not number.is_gauge:
+            sums[name(number)] += number.amount
     return dict(sums)
 
 
-def levels(lines: Lines, name: Namer) -> dict[str, float]:
-    """The last value of each level."""
-    return {name(chart, dimension): dimension["value"] for chart, dimension in each(lines) if "value" in dimension}
+def gauges(lines: Lines, name: Namer) -> dict[str, float]:
+    """The last value of each gauge."""
+    return {name(number): number.amount for number in each(lines) if number.is_gauge}
 
 
-def each(lines: Lines) -> Iterator[tuple[Mapping[str, Any], Mapping[str, Any]]]:
-    return ((chart, dimension) for line in lines for chart in line["charts"] for dimension in chart["dimensions"])
+def each(lines: Lines) -> Iterator[Number]:
+    return (number for line in lines for number in numbers_of(line))
 
 
 def of(prefix: str, found: Mapping[str, float]) -> dict[str, float]:

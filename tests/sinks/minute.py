@@ -93,7 +93,7 @@ def watched(workload: Path, where: Path) -> Iterator[Minute]:
             nd.install_relay()
             nd.start()
         sinks = [*_sinks(nd, statsd), {"type": "http_json", "port": port}, _fives(where)]
-        settings = f'[apps]\ngroups = "{groups}"\n[plugins.network_viewer]\nips = "*"\n'
+        settings = f'[groups]\nfile = "{groups}"\n[plugins.network_viewer]\nips = "*"\n'
         daemon = servers.enter_context(Daemon(where, sinks, settings).running("--load-mode", "return"))
         prom = _started(servers, prometheus(where, f"127.0.0.1:{port}"))
         work(busy, where, PLAN)  # so that its series is there before what is measured
@@ -169,7 +169,7 @@ def _counted(prom: Prometheus | str, since: Mapping[str, float], times: int) -> 
     """What Prometheus has of each counter of the workload, once that is so many runs more."""
     if isinstance(prom, str):
         return dict.fromkeys(COUNTERS, 0.0)
-    found = {metric: prom.ask(f'{metric}{{app="busy"}}') for metric in COUNTERS}
+    found = {metric: prom.ask(f'{metric}{{application="busy"}}') for metric in COUNTERS}
     values = {metric: float(series[0]["value"][1]) for metric, series in found.items() if series}
     wanted = counts_of(PLAN)
     enough = all(values.get(m, -1) >= since.get(m, 0) + times * wanted[c] for m, c in COUNTERS.items())

@@ -13,8 +13,10 @@ from typing import Any, Protocol
 
 import pytest
 
+from ebpfmon import Chart
 from ebpfmon.plugins.registry import discover
-from ebpfmon_sinks.plugins_d_stream import dimension_id
+from ebpfmon_sinks.plugins_d.stream import dimension_id
+from tests.sinks.support import Number, numbers_of
 
 BASE = 1 << 32
 Key = tuple[str, str]  # ids of a chart and of a dimension
@@ -52,7 +54,7 @@ def poll(api: Api, seconds: float) -> list[Poll]:
 
 def is_whole(one: Poll, snapshot: Mapping[str, Any]) -> bool:
     """Whether no update was under way: the last chart is of the same time as the first."""
-    of_charts = [c["id"] for c in snapshot["charts"] if c["scope"] == "system" and c["dimensions"]]
+    of_charts = [c["id"] for c in snapshot["charts"] if not c["labels"]]
     first, last = (
         next((ms for (chart, _), (_, ms) in one.items() if chart == id_), 0) for id_ in of_charts[:: len(of_charts) - 1]
     )
@@ -80,21 +82,36 @@ class Line:
         return found
 
 
+def declarations(*, enabled: bool = False) -> dict[str, Chart]:
+    """The charts of all probes, or of those that are enabled by default, as they are published by application."""
+    probes = [probe for probe in discover().probes.values() if probe.settings().enabled or not enabled]
+    charts = [chart for probe in probes for chart in probe.charts]
+    published = [chart.of_grouping("apps", "application") if chart.grouped else chart for chart in charts]
+    return {chart.id: chart for chart in published}
+
+
+def dimension_of(number: Number) -> str:
+    """The id that a number's dimension has in Netdata."""
+    if not number.labels:
+        return dimension_id(number.id)
+    return dimension_id("_".join([number.joined_labels, *([number.id] if number.id != "value" else [])]))
+
+
 def lines_of(snapshots: Sequence[Mapping[str, Any]]) -> dict[Key, Line]:
     """All that was written down."""
-    charts = {c.id: c for p in discover().probes.values() for c in p.charts}
+    charts = declarations()
     found: dict[Key, Line] = {}
     for n, snapshot in enumerate(snapshots):
-        for chart in snapshot["charts"]:
-            declared = charts.get(chart["id"])
-            is_difference = declared is not None and any(d.minus for d in declared.dimensions)
-            for dim in chart["dimensions"]:
-                key = chart["id"], dimension_id(dim["id"])
-                if key not in found:
-                    of = [d for d in declared.dimensions if d.id and dim["id"].endswith(d.id)] if declared else []
-                    is_rate = "delta" in dim and chart["units"].endswith("/s") and not is_difference
-                    found[key] = Line([None] * len(snapshots), is_rate, bool(of) and of[0].negative)
-                found[key].values[n] = dim.get("delta", dim.get("value"))
+        for number in numbers_of(snapshot):
+            key = number.chart["id"], dimension_of(number)
+            if key not in found:
+                declared = charts.get(number.chart["id"])
+                columns = declared.columns if declared else ()
+                is_difference = any(column.minus for column in columns)
+                is_rate = not number.is_gauge and number.chart["units"].endswith("/s") and not is_difference
+                is_negative = any(column.negative for column in columns if column.id == number.id)
+                found[key] = Line([None] * len(snapshots), is_rate, is_negative)
+            found[key].values[n] = number.amount
     return found
 
 
@@ -113,8 +130,11 @@ class Compared:
 
 def compare(api: Api, polls: Sequence[Poll], snapshots: Sequence[Mapping[str, Any]]) -> Compared:
     """All that Netdata collected, and shows, of this run of the daemon, with what the daemon wrote down."""
-    reads = [next(d["delta"] for c in s["charts"] if c["id"] == "ebpf.io" for d in c["dimensions"]) for s in snapshots]
-    totals = list(itertools.accumulate(reads))
+    reads = [
+        next(int(n.amount) for n in numbers_of(s) if (n.chart["id"], n.id) == ("ebpf.io", "vfs_read"))
+        for s in snapshots
+    ]
+    totals: list[int] = list(itertools.accumulate(reads))
     whole = [{key: value for key, (value, _) in one.items()} for one in polls if is_whole(one, snapshots[0])]
     counted = [one["ebpf.io", "vfs_read"] - BASE for one in whole]
     assert counted
@@ -132,8 +152,11 @@ def compare(api: Api, polls: Sequence[Poll], snapshots: Sequence[Mapping[str, An
 
 
 def declared(snapshot: Mapping[str, Any]) -> dict[str, set[Key]]:
-    """By chart, the ids and names of its dimensions."""
-    return {c["id"]: {(d["id"], d["name"]) for d in c["dimensions"]} for c in snapshot["charts"]}
+    """By chart, what tells its dimensions apart, and their names."""
+    found: dict[str, set[Key]] = {}
+    for number in numbers_of(snapshot):
+        found.setdefault(number.chart["id"], set()).add((dimension_of(number), number.joined_names))
+    return found
 
 
 def compare_collected(raw: Mapping[Key, int], lines: Mapping[Key, Line], n: int) -> int:

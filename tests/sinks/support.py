@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -84,6 +85,70 @@ def running(
             process.wait()
 
 
+@dataclass(frozen=True)
+class Number:
+    """One number of a line of the JSON log: a dimension of a series, or a bucket.
+
+    `amount` is what happened in the interval, or the value of a gauge. `id` and `name` are the dimension's.
+    """
+
+    chart: Mapping[str, Any]
+    role: str
+    labels: tuple[str, ...]
+    names: tuple[str, ...]
+    id: str
+    name: str
+    amount: float
+    total: float | None
+
+    @property
+    def is_gauge(self) -> bool:
+        return bool(self.chart["kind"] == "gauge")
+
+    @property
+    def joined_labels(self) -> str:
+        """The label values as backends without labels have them."""
+        return self._joined(self.labels)
+
+    @property
+    def joined_names(self) -> str:
+        """The same as people read it."""
+        return self._joined(self.names)
+
+    def _joined(self, texts: tuple[str, ...]) -> str:
+        pairs = zip(texts, self.labels, strict=True)
+        return ":".join(
+            f"[{text}]" if len(texts) > 1 and ":" in text and text == label else text for text, label in pairs
+        )
+
+    @property
+    def column(self) -> list[str]:
+        """The name of the dimension, if it needs one."""
+        return [] if self.id == "value" else [self.name]
+
+
+def numbers_of(line: Mapping[str, Any]) -> Iterator[Number]:
+    """All numbers of a line of the JSON log, as its schema says."""
+    for chart in line["charts"]:
+        for series in chart["series"]:
+            labels = tuple(series["labels"].values())
+            names = tuple((series["labels"] | series.get("names", {})).values())
+            for id_, name, amount, total in _columns(chart, series):
+                yield Number(chart, series["role"], labels, names, id_, name, amount, total)
+
+
+def _columns(chart: Mapping[str, Any], series: Mapping[str, Any]) -> Iterator[tuple[str, str, float, float | None]]:
+    if chart["kind"] != "histogram":
+        for d in series["dimensions"]:
+            yield d["id"], d["name"], d.get("delta", d.get("value")), d.get("total")
+        return
+    bounds = [*(f"{bound:.15g}" for bound in chart["bounds"]), "+Inf"]
+    for name, amount, total in zip(bounds, series["buckets"], series["total"]["buckets"], strict=True):
+        yield f"le_{name.strip('+')}", name, amount, total
+    if "sum" in series:
+        yield "sum", "sum", series["sum"], series["total"]["sum"]
+
+
 class Daemon:
     """`ebpfmon run` with these sinks, and with one that logs JSON."""
 
@@ -144,10 +209,11 @@ class Daemon:
     def of_sink(self, what: str, sink: str) -> float:
         """One of ebpfmon's own charts of sinks: what it says of one, in all."""
         return sum(
-            float(dimension.get("delta", 0))
-            for line in self.lines() for chart in line["charts"] if chart["id"] == f"ebpfmon.sinks_{what}"
-            for dimension in chart["dimensions"] if dimension["id"] == sink
-        )  # fmt: skip
+            number.amount
+            for line in self.lines()
+            for number in numbers_of(line)
+            if number.chart["id"] == f"ebpfmon.sinks_{what}" and number.labels == (sink,)
+        )
 
 
 @contextmanager

@@ -4,23 +4,20 @@ exactly what the log says, and the log what a known workload did."""
 from __future__ import annotations
 
 import subprocess
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from ebpfmon import Chart, Scope
-from ebpfmon.plugins import registry
-from ebpfmon_sinks.http_json.metrics import is_counter, name_of
-from ebpfmon_sinks.plugins_d_stream import dimension_id
+from ebpfmon_sinks.http_json.metrics import name_of, type_of
 from tests.kernel.support import counts_of
-from tests.sinks.etsy import dropped, levels, names, of, summed
+from tests.sinks.etsy import dropped, gauges, names, of, summed
 from tests.sinks.minute import COUNTERS, PLAN, TO_ETSY, TO_NETDATA, WATCHED_S, Minute, there, watched
-from tests.sinks.plugins_d_values import compare
+from tests.sinks.plugins_d_values import compare, declarations, dimension_of
 from tests.sinks.prometheus import rate
-from tests.sinks.support import Lines, program, until
+from tests.sinks.support import Lines, Number, numbers_of, program, until
 
 pytestmark = pytest.mark.timeout(400)  # with the fixture, which takes the minute
 
@@ -40,8 +37,8 @@ def test_no_sink_has_failed_or_lost_anything(minute: Minute) -> None:
 
 
 def test_a_sink_with_an_interval_of_its_own_has_the_sums(minute: Minute) -> None:
-    def name(chart: Mapping[str, Any], dimension: Mapping[str, Any]) -> str:
-        return f"{chart['id']} {dimension['id']}"
+    def name(number: Number) -> str:
+        return f"{number.chart['id']} {number.role} {number.labels} {number.id}"
 
     assert len({line["time"] // 5 for line in minute.fives[:-1]}) == len(minute.fives) - 1  # the last may be shorter
     # a sink that is slow loses what is not out when the daemon's time to stop is over, so up to there
@@ -50,25 +47,25 @@ def test_a_sink_with_an_interval_of_its_own_has_the_sums(minute: Minute) -> None
     of_fives, of_lines = summed(fives, name), summed(lines, name)
     # what goes up and down again within five seconds, such as a difference, is 0 in these
     assert of_fives == pytest.approx({key: value for key, value in of_lines.items() if value or key in of_fives})
-    assert levels(fives, name) == levels(lines, name)
+    assert gauges(fives, name) == gauges(lines, name)
 
 
 def test_netdata_has_every_chart_as_it_is_declared(minute: Minute) -> None:
     charts = {id_: c for id_, c in there(minute.netdata).json("charts")["charts"].items() if c["plugin"] == "ebpfmon"}
-    declared = {c.id: c for p in registry.discover().probes.values() if p.settings().enabled for c in p.charts}
-    shown = {c["id"]: c for line in minute.lines for c in line["charts"] if c["dimensions"]}
+    shown = {c["id"]: c for line in minute.lines for c in line["charts"] if c["series"]}
+    declared = declarations(enabled=True)
     assert {*declared} <= {*shown}, "a chart of the probes was never there"
     assert {*charts} == {*shown}
     for id_, chart in shown.items():
         has = charts[id_]
         assert has["title"] == f"{chart['title']} ({id_})"  # as Netdata shows all titles
         assert (has["units"], has["family"], has["context"]) == (chart["units"], chart["family"], id_)
-        assert has["chart_type"] == ("line" if chart["scope"] == "system" else "stacked")
+        assert has["chart_type"] == ("stacked" if any(s["role"] == "other" for s in chart["series"]) else "line")
         assert (has["plugin"], has["module"], has["update_every"]) == ("ebpfmon", chart["family"], 1)
         if id_ in declared:
             assert has["priority"] == declared[id_].priority
-        if chart["scope"] == "system":
-            dimensions = {dimension_id(d["id"]): d["name"] for d in chart["dimensions"]}
+        if not chart["labels"]:
+            dimensions = {dimension_of(n): n.name for n in numbers_of({"charts": [chart]})}
             assert {i: d["name"] for i, d in has["dimensions"].items()} == dimensions
 
 
@@ -97,7 +94,7 @@ State = tuple[dict[str, float], dict[str, float]]
 def expected(lines: Lines, sink: str, tags: str) -> list[State]:
     """What a server should have: all; or all but the last, which comes with the end and has little time."""
     name = names(sink, tags)
-    return [(summed(some, name), levels(some, name)) for some in (lines, lines[:-1])]
+    return [(summed(some, name), gauges(some, name)) for some in (lines, lines[:-1])]
 
 
 def compare_states(found: State, states: Sequence[State]) -> None:
@@ -148,43 +145,49 @@ def _is_chosen(chart: str) -> bool:
 def test_prometheus_has_exactly_what_the_workload_did_and_its_rate(minute: Minute, metric: str) -> None:
     at, seconds = minute.measured
     spent = f"{round(seconds)}s"
-    (series,) = there(minute.prometheus).ask(f'{metric}{{app="busy"}}[{spent}]', at)
+    (series,) = there(minute.prometheus).ask(f'{metric}{{application="busy"}}[{spent}]', at)
     values = [float(value) for _, value in series["values"]]
     did = minute.runs * counts_of(PLAN)[COUNTERS[metric]]
     assert minute.runs >= 4
     assert values == sorted(values), "it fell"
     assert values[-1] - minute.counted_once[metric] == did
     assert values[0] == minute.counted_once[metric]
-    (resets,) = there(minute.prometheus).ask(f'resets({metric}{{app="busy"}}[{spent}])', at)
+    (resets,) = there(minute.prometheus).ask(f'resets({metric}{{application="busy"}}[{spent}])', at)
     assert resets["value"][1] == "0"
-    (found,) = there(minute.prometheus).ask(f'rate({metric}{{app="busy"}}[{spent}])', at)
+    (found,) = there(minute.prometheus).ask(f'rate({metric}{{application="busy"}}[{spent}])', at)
     assert float(found["value"][1]) == pytest.approx(rate(series["values"], at, seconds), rel=1e-6)
     # which is the workload by the time, but for what Prometheus adds for the ends, where there was no scrape
     assert 1 <= float(found["value"][1]) * 1.001 / (did / seconds) < 1.2
 
 
+FROM_PROMETHEUS = {"__name__", "instance", "job"}
+
+
+def labels_of(number: Number) -> frozenset[tuple[str, str]]:
+    """The labels that a number has in Prometheus."""
+    return frozenset(
+        [*zip(number.chart["labels"], number.labels, strict=True), *(("dimension", c) for c in number.column)]
+    )
+
+
 def test_every_number_that_prometheus_scraped_is_the_logs_of_that_interval(minute: Minute) -> None:
     at, seconds = minute.measured
     spent = f"{round(seconds)}s"
-    charts: dict[str, Chart] = {c.id: c for p in registry.discover().probes.values() for c in p.charts}
-    logged = {
-        line["time"]: {(c["id"], d["name"]): d.get("total") for c in line["charts"] for d in c["dimensions"]}
-        for line in minute.lines
-    }
+    logged = {line["time"]: {(n.chart["id"], labels_of(n)): n.total for n in numbers_of(line)} for line in minute.lines}
     (clock,) = there(minute.prometheus).ask(f"ebpfmon_snapshot_time_seconds[{spent}]", at)
     interval_of = {scraped: float(when) for scraped, when in clock["values"]}
     print(f"{len(interval_of)} scrapes of {len({*interval_of.values()})} intervals in {spent}")
     assert len({*interval_of.values()}) >= seconds / 4  # on a machine that is very busy some take too long
     compared = 0
-    for chart in charts.values():
-        name, _, _ = name_of(chart)
-        if chart.scope is Scope.KEYS:
-            assert not there(minute.prometheus).ask(f"{name}_total", at)
+    for chart in declarations(enabled=True).values():
+        name = f"{name_of(chart)}{'_total' if type_of(chart) == 'counter' else ''}"
+        if chart.unbounded:
+            assert not there(minute.prometheus).ask(name, at)
             continue
-        for series in there(minute.prometheus).ask(f"{name}{'_total' if is_counter(chart) else ''}[{spent}]", at):
-            whose = series["metric"]["app" if chart.scope is Scope.APPS else "dimension"]
+        for series in there(minute.prometheus).ask(f"{name}[{spent}]", at):
+            labels = frozenset(pair for pair in series["metric"].items() if pair[0] not in FROM_PROMETHEUS)
             for scraped, value in series["values"]:
-                assert logged[interval_of[scraped]][chart.id, whose] == float(value), (name, whose)
+                assert logged[interval_of[scraped]][chart.id, labels] == float(value), (name, labels)
                 compared += 1
     assert compared > 50 * len(interval_of)
 

@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
-from ebpfmon_sinks.journal import SNAPSHOT_ID
-from tests.sinks.support import ROOT, Daemon, program, running, traffic, until
+from ebpfmon_sinks.log.journal import SNAPSHOT_ID
+from tests.sinks.support import ROOT, Daemon, numbers_of, program, running, traffic, until
 
 JOURNALD = Path("/lib/systemd/systemd-journald")
 SNAPSHOTS = f"MESSAGE_ID={SNAPSHOT_ID}"
@@ -68,37 +68,34 @@ def journald() -> Iterator[Journald]:
         holder.stdin.close()
 
 
-def numbers(line: Mapping[str, Any]) -> dict[str, float]:
-    """Of a line of the JSON log what an entry should have, by the rule of the page."""
-    found = {}
-    for chart in line["charts"]:
-        name = f"EBPFMON_{chart['id'].removeprefix('ebpf.').removeprefix('ebpfmon.')}"
-        for dimension in chart["dimensions"]:
-            if chart["scope"] == "system":
-                found[f"{name}_{dimension['name']}".upper().replace(".", "_").replace(" ", "_")] = amount(dimension)
-    return found
-
-
-def amount(dimension: Mapping[str, Any]) -> float:
-    return float(dimension.get("delta", dimension.get("value", 0)))
+def field(*words: str) -> str:
+    """The name of a field, by the rule of the page."""
+    chart, *more = words
+    plain = "_".join(("EBPFMON", chart.removeprefix("ebpf.").removeprefix("ebpfmon."), *more))
+    return plain.upper().replace(".", "_").replace(" ", "_")
 
 
 def compare(line: Mapping[str, Any], entry: Mapping[str, Any]) -> int:
     """Number by number; how many."""
-    expected = numbers(line)
-    assert {name: float(entry[name]) for name in expected} == expected
+    compared = 0
     for chart in line["charts"]:
-        if chart["scope"] != "system":
-            shown = json.loads(
-                entry.get(f"EBPFMON_{chart['id'].removeprefix('ebpf.')}".upper().replace(".", "_"), "{}")
-            )
-            assert sum(shown.values()) == sum(map(amount, chart["dimensions"])), chart["id"]
-            width = len({d["name"].rpartition("_")[2] for d in chart["dimensions"]}) if chart["scope"] == "keys" else 1
-            assert len(shown) <= (5 + 2) * max(width, 1)
+        numbers = list(numbers_of({"charts": [chart]}))
+        if chart["labels"]:
+            shown = json.loads(entry[field(chart["id"])])
+            assert sum(shown.values()) == pytest.approx(sum(n.amount for n in numbers), rel=1e-12), chart["id"]
+            if any(n.role == "other" for n in numbers):
+                assert len(shown) <= (5 + 2) * len({n.id for n in numbers})
+            else:  # its series are no parts of a whole, so none may be left out
+                assert shown == {"_".join([n.joined_names, *n.column]): n.amount for n in numbers if n.amount}
+            compared += len(shown)
+            continue
+        expected = {field(chart["id"], *n.column): n.amount for n in numbers}
+        assert {name: float(entry[name]) for name in expected} == expected
+        compared += len(expected)
     assert entry["EBPFMON_ELAPSED_S"] == f"{line['elapsed_s']:.4f}"
     assert entry["EBPFMON_COMPLETE"] == str(line["complete"]).lower()
     assert entry["PRIORITY"] == ("6" if line["complete"] else "4")
-    return len(expected)
+    return compared
 
 
 def of_time(entries: Sequence[Mapping[str, Any]]) -> dict[str, Mapping[str, Any]]:
@@ -147,9 +144,9 @@ def test_a_journald_that_was_killed_and_started_anew_gets_what_it_missed(journal
 @pytest.mark.timeout(60)
 def test_a_message_of_a_megabyte_arrives_whole(journald: Journald) -> None:
     code = (
-        "import asyncio\nfrom ebpfmon import Snapshot\nfrom ebpfmon_sinks.journal import JournalSink\n"
+        "import asyncio\nfrom ebpfmon import Snapshot\nfrom ebpfmon_sinks.log.journal import connected\n"
         "async def run():\n"
-        "    async with JournalSink(lambda snapshot: 'line\\n' * 200_000, 5, 5) as sink:\n"
+        "    async with connected(lambda snapshot: 'line\\n' * 200_000, 5, 5) as sink:\n"
         "        await sink.send(Snapshot(host='h', time_s=7, elapsed_s=1, complete=True, charts=()))\n"
         "asyncio.run(run())"
     )

@@ -51,17 +51,17 @@ def many_destinations() -> Iterator[None]:
 
 def push(to: Receivers, kind: str) -> Sink:
     return {
-        "type": "http_json", "name": kind, "push_url": f"http://127.0.0.1:{to.ports[kind]}/in", "push_gzip": False,
-        "push_timeout_s": 2.0,
+        "type": "http_push", "name": kind, "url": f"http://127.0.0.1:{to.ports[kind]}/in", "gzip": False,
+        "timeout_s": 2.0,
     }  # fmt: skip
 
 
-def own(lines: Lines, chart: str, dimension: str) -> list[float]:
-    """One of ebpfmon's own numbers, by snapshot."""
+def own(lines: Lines, chart: str, which: str) -> list[float]:
+    """Return one of ebpfmon's own numbers by snapshot: that of a sink, or a dimension."""
     return [
         d.get("delta", d.get("value"))
         for line in lines for c in line["charts"] if c["id"] == f"ebpfmon.{chart}"
-        for d in c["dimensions"] if d["id"] == dimension
+        for series in c["series"] for d in series["dimensions"] if which in (d["id"], *series["labels"].values())
     ]  # fmt: skip
 
 

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from ebpfmon import Chart, ChartValues, Dimension, Kind, Snapshot, Value
-from ebpfmon_sinks.statsd import StatsdSettings
+from ebpfmon import Chart, ChartData, Dimension, Kind, Snapshot
+from ebpfmon.testing import data
+from ebpfmon_sinks.statsd.settings import StatsdSettings
 from tests.sinks.etsy import etsy, names, of, summed
 from tests.sinks.support import Daemon, Sink, free_ports, traffic, until
 
@@ -17,26 +19,29 @@ NASTY = ("a b", "a:b", "a|b", "A_B", "a\nb:1|c", "x;y=z", "k,v=w", "#t:1", "|#t"
 
 
 @pytest.mark.parametrize("tags", ["none", "datadog", "graphite"])
-def test_no_name_confuses_etsy_and_a_level_below_zero_is_what_it_is(tmp_path: Path, tags: Any) -> None:
-    def shown(kind: Kind, amount: float) -> ChartValues:
+def test_no_name_confuses_etsy_and_a_gauge_below_zero_is_what_it_is(tmp_path: Path, tags: Any) -> None:
+    def shown(kind: Kind, amount: float) -> list[ChartData]:
+        """The texts as names of dimensions, and as label values."""
         dimensions = tuple(Dimension(text, text, ("f",)) for text in NASTY)
         chart = Chart(
             id=f"x.{kind}", title="T", units="u", family="F", priority=1, dimensions=dimensions, kind=kind
         )  # fmt: skip
-        return ChartValues(chart, tuple(Value(d, amount - n, 0) for n, d in enumerate(dimensions)))
+        of_items = replace(chart, id=f"y.{kind}", labels=("who", "what"), dimensions=(Dimension.value("f"),))
+        series: dict[tuple[str, ...], list[float]] = {(text, "x"): [amount - n] for n, text in enumerate(NASTY)}
+        return [data(chart, *(amount - n for n in range(len(NASTY)))), data(of_items, series=series)]
 
     async def send(port: int, *amounts: float) -> None:
         async with StatsdSettings(port=port, tags=tags).open() as sink:
             for amount in amounts:
-                charts = (shown(Kind.COUNTER, amount), shown(Kind.LEVEL, amount))
+                charts = (*shown(Kind.COUNTER, amount), *shown(Kind.GAUGE, amount))
                 await sink.send(Snapshot(host="h", time_s=0, elapsed_s=1, complete=True, charts=charts))
 
     with etsy(tmp_path) as server:
         asyncio.run(send(server.port, 20, 2.5))
         counters, gauges = server.ask("counters"), server.ask("gauges")
     assert counters.pop("statsd.bad_lines_seen") == 0
-    assert sorted(of("ebpfmon", counters).values()) == sorted(22.5 - 2 * n for n in range(len(NASTY)))
-    assert sorted(of("ebpfmon", gauges).values()) == sorted(2.5 - n for n in range(len(NASTY)))
+    assert sorted(of("ebpfmon", counters).values()) == sorted([22.5 - 2 * n for n in range(len(NASTY))] * 2)
+    assert sorted(of("ebpfmon", gauges).values()) == sorted([2.5 - n for n in range(len(NASTY))] * 2)
 
 
 PROTOCOLS = ("udp", "tcp")

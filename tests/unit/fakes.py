@@ -6,28 +6,57 @@ import ctypes
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
-from ebpfmon import Probe
+from ebpfmon import Candidate, Event, LoadMode, Probe
 from ebpfmon.errors import AttachError, LoadError
-from ebpfmon.kernel.objects import ObjectSpec, parse_candidates
+from ebpfmon.kernel.objects import ObjectSpec, bind
 
 PROBE = Probe(name="p", package="nowhere", object="p", charts=())
 SECTIONS = {
-    "open__trampoline__f2__3": "fexit/f2",
-    "open__trampoline__f1__4": "fexit/f1",
-    "open__kprobe__f2__entry": "kprobe/f2",
-    "open__kprobe__f2__return": "kretprobe/f2",
-    "exit__tracepoint__t": "tp_btf/t",
-    "exit__tracepoint__sys_t": "tp/sys/t",
-    "exit__trampoline__e": "fentry/e",
-    "fail__trampoline__c__return": "fexit/c",
+    "f2_fexit": "fexit/f2",
+    "f1_fexit": "fexit/f1",
+    "f2_kprobe": "kprobe/f2",
+    "f2_kretprobe": "kretprobe/f2",
+    "t_tp_btf": "tp_btf/t",
+    "t_tp": "tp/sys/t",
+    "e_fentry": "fentry/e",
+    "c_fexit": "fexit/c",
     "shared": "tp_btf/shared",
     "sys_shared": "tp/sys/shared",
 }
-KNOBS = {"cfg_rows": (0, 4), "cfg_return": (4, 4)}
-KNOBS |= {"open__tracepoint__shared": (8, 1), "exit__tracepoint__shared": (9, 1)}
-KNOBS |= {"open__tracepoint__sys_shared": (10, 1), "exit__tracepoint__sys_shared": (11, 1), "cfg_own": (12, 2)}
-KNOBS |= {"cfg_may_read": (14, 1), "cfg_gather": (15, 1), "cfg_may_cast": (16, 1)}
-SPEC = ObjectSpec(parse_candidates(SECTIONS, KNOBS), KNOBS, by_process=frozenset({"p"}))
+SETTINGS = {"cfg_rows": (0, 4), "cfg_return": (4, 4)}
+SETTINGS |= {"shared_counts_open": (8, 1), "shared_counts_exit": (9, 1)}
+SETTINGS |= {"sys_shared_counts_open": (10, 1), "sys_shared_counts_exit": (11, 1), "cfg_own": (12, 2)}
+SETTINGS |= {"cfg_may_read": (14, 1), "cfg_cache": (15, 1), "cfg_may_cast": (16, 1)}
+EVENTS = (
+    Event(
+        "open",
+        (
+            Candidate(programs=("f2_fexit",), arguments=3),
+            Candidate(programs=("f1_fexit",), arguments=4),
+            Candidate(programs=("f2_kprobe",), mode=LoadMode.ENTRY),
+            Candidate(programs=("f2_kretprobe",), mode=LoadMode.RETURN),
+            Candidate(programs=("shared",), setting="shared_counts_open"),
+            Candidate(programs=("sys_shared",), setting="sys_shared_counts_open"),
+        ),
+    ),
+    Event(
+        "exit",
+        (
+            Candidate(programs=("t_tp_btf",)),
+            Candidate(programs=("t_tp",)),
+            Candidate(programs=("e_fentry",)),
+            Candidate(programs=("shared",), setting="shared_counts_exit"),
+            Candidate(programs=("sys_shared",), setting="sys_shared_counts_exit"),
+        ),
+    ),
+    Event("fail", (Candidate(programs=("c_fexit",), mode=LoadMode.RETURN),)),
+)
+SPEC = ObjectSpec(bind(EVENTS, SECTIONS, SETTINGS), SETTINGS, by_process=frozenset({"p"}))
+
+
+def spec_of(*events: Event, **sections: str) -> ObjectSpec:
+    """These events, bound to programs with these sections."""
+    return ObjectSpec(bind(events, sections, SETTINGS), SETTINGS)
 
 
 @dataclass(frozen=True)

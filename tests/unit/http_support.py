@@ -11,29 +11,75 @@ from typing import Any
 
 import aiohttp
 import numpy as np
+from numpy.typing import NDArray
 
-from ebpfmon import Chart, ChartValues, Dimension, Kind, Owners, Scope, Snapshot, TableHarvest, Value
-from ebpfmon_sinks.http_json.serve import ServeSink
+from ebpfmon import (
+    Buckets,
+    Chart,
+    ChartData,
+    Column,
+    Dimension,
+    Kind,
+    LabelSource,
+    Role,
+    RowGroups,
+    Rows,
+    SeriesIndex,
+    Snapshot,
+    TableHarvest,
+    TableView,
+)
+from ebpfmon_sinks.http_json.serve import HttpJsonSink
 from ebpfmon_sinks.http_json.settings import HttpJsonSettings
-from tests.unit.support import IDENTITY, ROW
 
+IDENTITY = [
+    ("start_ns", "u8"), ("tgid", "u4"), ("exec_id", "u4"), ("cgroup_id", "u8"), ("parent_tgid", "u4"), ("uid", "u4"),
+    ("comm", "S16"),
+]  # fmt: skip
+ROW = np.dtype([*IDENTITY, ("read_calls", "u8"), ("read_bytes", "u8")])
 SENT = np.dtype([*IDENTITY, ("send_calls", "u8"), ("send_bytes", "u8")])
 OUTBOUND = np.dtype(
     [
-        *IDENTITY[:3], ("address_high", "u8"), ("address_low", "u8"), ("port", "u4"), ("protocol", "u4"),
-        ("sent_calls", "u8"), ("sent_bytes", "u8"), ("retransmits", "u8"),
+        *IDENTITY[:3], ("address", "u4"), ("port", "u4"), ("sent_calls", "u8"), ("sent_bytes", "u8"),
+        ("retransmits", "u8"),
     ]
 )  # fmt: skip
-INBOUND = np.dtype([*IDENTITY[:3], ("port", "u4"), ("protocol", "u4"), ("sent_calls", "u8"), ("sent_bytes", "u8")])
+INBOUND = np.dtype([*IDENTITY[:3], ("port", "u4"), ("sent_calls", "u8"), ("sent_bytes", "u8"), ("retransmits", "u8")])
+DISK = np.dtype([("disk", "u4"), ("io_calls", "u8"), ("reserved", "u4")])
+READ = (
+    Column(id="read", header="READ", fields=("read_calls",)),
+    Column(id="rbytes", header="RBYTES", fields=("read_bytes",), units="bytes/s", name="read"),
+    Column(id="all", header="ALL", fields=("read_calls",), units="things/s", summary=True),
+    Column(id="moved", header="MOVED", fields=("read_bytes",), units="bytes/s"),
+)
+SEND = (
+    Column(id="send", header="SEND", fields=("send_calls",)),
+    Column(id="moved", header="MOVED", fields=("send_bytes",), units="bytes/s"),
+)
+CONNECTION = (
+    Column(id="sends", header="SENDS", fields=("sent_calls",)),
+    Column(id="sent", header="SENT", fields=("sent_bytes",), units="bytes/s"),
+    Column(id="retransmits", header="RETRANS", fields=("retransmits", "missing"), units="segments/s"),
+)
 
 
-def harvested(rows: np.ndarray, overflow_calls: int = 0) -> TableHarvest:
+class Fields(LabelSource):
+    """Label rows with their fields as they are."""
+
+    def __init__(self, *labels: str) -> None:
+        self.fields = self.labels = labels
+
+    def values(self, rows: Rows) -> list[tuple[str, ...]]:
+        return [tuple(str(row[name]) for name in self.labels) for row in rows]
+
+
+def harvested(rows: Rows, overflow_calls: int = 0) -> TableHarvest:
     """These rows as a table of 64; the counters are the last fields, u64."""
     names = [n for n in rows.dtype.names or () if n.endswith(("_calls", "_bytes", "retransmits"))]
     return TableHarvest(rows, {n: int(rows[n].sum()) for n in names}, dict.fromkeys(names, 0), overflow_calls, 64)
 
 
-def row(dtype: np.dtype, **fields: object) -> np.ndarray:
+def row(dtype: np.dtype[np.void], **fields: object) -> Rows:
     """One row; what is not given is 0."""
     made = np.zeros(1, dtype)
     for name, value in fields.items():
@@ -41,77 +87,96 @@ def row(dtype: np.dtype, **fields: object) -> np.ndarray:
     return made
 
 
-def halves(packed: bytes) -> dict[str, int]:
-    """An address as the kernel has it."""
-    high, low = (int.from_bytes(packed[n : n + 8], "little") for n in (0, 8))
-    return {"address_high": high, "address_low": low}
+def groups(*ids: int) -> RowGroups:
+    """Which group each row belongs to: 1 is `web`, 2 is `tools`, 0 none."""
+    return RowGroups(np.array(ids, np.uint64), {1: "web", 2: "tools"})
 
 
-def tables() -> dict[str, TableHarvest]:
-    """Two tables by process, two by destination."""
+def users(*ids: int) -> RowGroups:
+    """Which user's group each row belongs to: 7 is `root`, 8 is `web`."""
+    return RowGroups(np.array(ids, np.uint64), {7: "root", 8: "web"})
+
+
+def tables() -> dict[str, TableView]:
+    """Two tables by process, two by process and more, and one of disks."""
     nginx = {"start_ns": 10, "tgid": 100, "cgroup_id": 7, "parent_tgid": 1, "uid": 33}
     process = [
-        row(ROW, **nginx, exec_id=1, comm=b"sh", read_calls=3, read_bytes=30),
         row(ROW, **nginx, exec_id=2, comm=b"nginx", read_calls=4, read_bytes=70),
+        row(ROW, **nginx, exec_id=1, comm=b"sh", read_calls=3, read_bytes=30),
         row(ROW, start_ns=20, tgid=200, comm=b"\xffcat", read_calls=50),
         row(ROW, start_ns=30, tgid=200, comm=b"other", read_calls=1),
     ]
     network = [row(SENT, **nginx, exec_id=2, comm=b"nginx", send_calls=9, send_bytes=900)]
     outbound = [
-        row(
-            OUTBOUND, start_ns=10, tgid=100, exec_id=2, port=443, protocol=6, sent_calls=9, sent_bytes=900,
-            **halves(bytes(10) + b"\xff\xff\xc0\x00\x02\x01"),
-        ),
-        row(
-            OUTBOUND, start_ns=99, tgid=999, port=53, protocol=17, sent_calls=1, sent_bytes=5000, retransmits=2,
-            **halves(b"\x20\x01\x0d\xb8" + bytes(11) + b"\x01"),
-        ),
-    ]  # fmt: skip
+        row(OUTBOUND, start_ns=10, tgid=100, exec_id=2, port=443, address=1, sent_calls=9, sent_bytes=900),
+        row(OUTBOUND, start_ns=99, tgid=999, port=53, address=2, sent_calls=1, sent_bytes=5000, retransmits=2),
+    ]
     return {
-        "process": harvested(np.concatenate(process), overflow_calls=6),
-        "network": harvested(np.concatenate(network)),
-        "outbound": harvested(np.concatenate(outbound), overflow_calls=3),
-        "inbound": harvested(row(INBOUND, start_ns=20, tgid=200, port=80, protocol=132, sent_calls=2)),
-        "strange": harvested(row(np.dtype([("disk", "u4"), ("io_calls", "u8")]), disk=1, io_calls=7)),
-    }
+        "process": TableView(
+            harvest=harvested(np.concatenate(process), overflow_calls=6), columns=READ,
+            groups={"application": groups(1, 2, 2, 0), "user": users(8, 7, 7, 7)},
+        ),
+        "network": TableView(
+            harvest=harvested(np.concatenate(network)), columns=SEND,
+            groups={"application": groups(1), "user": users(8)},
+        ),
+        "outbound": TableView(
+            harvest=harvested(np.concatenate(outbound), overflow_calls=3), columns=CONNECTION,
+            labels=Fields("port", "address"),
+        ),
+        "inbound": TableView(
+            harvest=harvested(row(INBOUND, start_ns=20, tgid=200, port=80, sent_calls=2)), columns=CONNECTION,
+            labels=Fields("port"),
+        ),
+        "strange": TableView(
+            harvest=harvested(row(DISK, disk=1, io_calls=7)), labels=Fields("disk"),
+            columns=(Column(id="io", header="IO", fields=("io_calls",)),),
+        ),
+    }  # fmt: skip
 
 
-OWNERS = {
-    "process": Owners(("other", "overflow", "web", "tools"), np.array([3, 2, 3, 0])),
-    "network": Owners(("other", "overflow", "web", "tools"), np.array([2])),
-}
+def chart(id_: str, units: str, *dimensions: Dimension, **more: Any) -> Chart:
+    """A chart, called as its id is. It shows one number unless dimensions or buckets are given."""
+    if not dimensions and "buckets" not in more:
+        dimensions = (Dimension.value("x"),)
+    return Chart(id=id_, title=f"T {id_}", units=units, family="F", priority=7, dimensions=dimensions, **more)
 
 
-def chart(id_: str, units: str, scope: Scope, *dimensions: Dimension, kind: Kind = Kind.COUNTER) -> Chart:
-    """A chart, called as its id is."""
-    return Chart(
-        id=id_, title=f"T {id_}", units=units, family="F", priority=7, dimensions=dimensions, kind=kind, scope=scope
+def data(of: Chart, *series: tuple[Any, ...]) -> ChartData:
+    """A chart with series: for each its label values, its deltas and its totals. One labelled `other` has that role."""
+    labels = tuple(tuple(each[0]) for each in series)
+    roles = tuple(Role.OTHER if "other" in values else Role.ITEM for values in labels)
+    index = SeriesIndex(labels=labels, names=labels, roles=roles, starts_s=(1.6e9,) * len(series))
+    size = (len(series), len(of.columns))
+    deltas: NDArray[Any] = np.array([each[1] for each in series]).reshape(size)
+    return ChartData(
+        chart=of, index=index, deltas=deltas, totals=np.array([each[2] for each in series], np.int64).reshape(size)
     )
 
 
-def valued(of: Chart, *values: tuple[str, float, int]) -> ChartValues:
-    """Dimensions of these names with a delta and a total each."""
-    return ChartValues(of, tuple(Value(Dimension(f"id_{n}", n, ("x",)), delta, total) for n, delta, total in values))
-
-
-APP, KEY = Dimension("application", "application", ("x",)), Dimension("sent", "sent", ("x",), negative=True)
+READS = (Dimension("id_read", "read", ("read_calls",)), Dimension("id_write", "write", ("write_calls",)))
+SENDS = (Dimension("sent", "sent", ("x",), negative=True), Dimension("recv", "recv", ("y",)))
+LATENCY = Buckets(field="l", bounds=(128, 256), units="microseconds", sum="s", sum_units="nanoseconds")
+DISKS = chart("disk.latency", "operations/s", labels=("disk",), buckets=LATENCY)
 CHARTS = (
-    valued(
-        chart("ebpf.io", "calls/s", Scope.SYSTEM, Dimension("id_read", "read", ("read_calls",))),
-        ("read", 58, 1058), ("write", 0, 7),
+    data(chart("ebpf.io", "calls/s", *READS), ((), (58, 0), (1058, 7))),
+    data(chart("ebpf.difference", "difference", Dimension("d", "d", ("a",), ("b",))), ((), (-5,), (-17,))),
+    data(
+        chart("apps.vfs_write_call", "calls/s", labels=("application",)),
+        (("web",), (7,), (70,)), (("other",), (51,), (510,)),
     ),
-    valued(
-        chart("ebpf.difference", "difference", Scope.SYSTEM, Dimension("d", "d", ("a",), ("b",))), ("d", -5, -17)
+    data(
+        chart("ebpf.outbound_bytes", "bytes/s", *SENDS, labels=("port", "protocol", "address"), unbounded=True),
+        (("443", "TCP", "192.0.2.1"), (9, 0), (9, 0)), (("other", "ALL", "other"), (0, 0), (0, 0)),
     ),
-    valued(chart("apps.vfs_write_call", "calls/s", Scope.APPS, APP), ("web", 7, 70), ("other", 51, 510)),
-    valued(chart("ebpf.outbound_bytes", "bytes/s", Scope.KEYS, KEY), ("443:TCP:192.0.2.1_sent", 9, 9)),
-    valued(
-        chart("ebpfmon.harvest_time", "milliseconds", Scope.SYSTEM, Dimension("s", "s", ("s",)), kind=Kind.LEVEL),
-        ("swap", 12.345, 0),
+    data(
+        chart("ebpfmon.harvest_time", "milliseconds", Dimension("s", "swap", ("s",)), kind=Kind.GAUGE),
+        ((), (12.345,), (0,)),
     ),
-    valued(chart("ebpfmon.cpu", "milliseconds/s", Scope.SYSTEM, Dimension("s", "s", ("s",))), ("user", 3, 1234)),
+    data(chart("ebpfmon.cpu", "milliseconds/s", Dimension("u", "user", ("s",))), ((), (3,), (1234,))),
+    data(DISKS, (("sda",), (1, 0, 2, 5000), (10, 5, 2, 7_000_000)), (("other",), (0, 0, 0, 0), (0, 0, 0, 0))),
 )  # fmt: skip
-SNAPSHOT = Snapshot(host="h", time_s=1.7e9, elapsed_s=0.5, complete=True, charts=CHARTS, tables=tables(), owners=OWNERS)
+SNAPSHOT = Snapshot(host="h", time_s=1.7e9, elapsed_s=0.5, complete=True, charts=CHARTS, tables=tables())
 
 
 def later(seconds: float, elapsed_s: float = 1.0) -> Snapshot:
@@ -143,7 +208,7 @@ class Answer:
 class Served:
     """A sink that serves, and a client of it."""
 
-    sink: ServeSink
+    sink: HttpJsonSink
     session: aiohttp.ClientSession
     url: str
 
@@ -156,7 +221,7 @@ class Served:
 @asynccontextmanager
 async def serving(settings: HttpJsonSettings | None = None, *given: Snapshot) -> AsyncIterator[Served]:
     """A sink that has had these snapshots."""
-    async with ServeSink(settings or local()) as sink:
+    async with HttpJsonSink(settings or local()) as sink:
         for one in given:
             await sink.send(one)
         async with aiohttp.ClientSession(

@@ -22,8 +22,8 @@ FILES = {
     "test_hello.py": sample(PROBES, "python", "import hello"),
     "users.bpf.c": sample(PROBES, "c", "users_counters"),
     "users.py": sample(PROBES, "python", 'name="users"'),
-    "graphite.py": sample(SINKS, "python", "class Graphite:"),
-    "test_graphite.py": sample(SINKS, "python", "import graphite"),
+    "sqlite_sink.py": sample(SINKS, "python", "class Sqlite:"),
+    "test_sqlite_sink.py": sample(SINKS, "python", "import sqlite_sink"),
 }
 """All samples that are files, by their names."""
 

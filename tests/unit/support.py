@@ -12,9 +12,9 @@ import numpy as np
 
 from ebpfmon import API_VERSION, TableHarvest, hookimpl
 from ebpfmon.testing import PROCESS_IDENTITY as IDENTITY
-from ebpfmon.testing import FakeClock, chart, process_table, snapshot, values
+from ebpfmon.testing import FakeClock, chart, data, process_table, snapshot
 
-__all__ = ["IDENTITY", "ROW", "FakeClock", "FakeEntryPoint", "chart", "plugin", "snapshot", "table", "values"]
+__all__ = ["IDENTITY", "ROW", "FakeClock", "FakeEntryPoint", "chart", "data", "plugin", "snapshot", "table"]
 
 COUNTERS = ("read_calls", "read_bytes")
 ROW = np.dtype([*IDENTITY, *((name, "u8") for name in COUNTERS)])

@@ -16,7 +16,7 @@ from ebpfmon.kernel import attach
 from ebpfmon.kernel.attach import LoadOptions
 from ebpfmon.kernel.features import Features
 from ebpfmon.kernel.libbpf import Libbpf
-from ebpfmon.model.everything import Loader, Setup, Strategy
+from ebpfmon.model import Loader, Setup
 from tests.unit.fakes import PROBE, SECTIONS, SPEC, FakeObject, FakeSymbols
 from tests.unit.test_features import FULL
 from tests.unit.test_plan import ROOM
@@ -79,7 +79,7 @@ def load(monkeypatch: pytest.MonkeyPatch, symbols: list[FakeSymbols]) -> Load:
         return cast(Object, attach.load(PROBE, cast(Libbpf, None), features, options, known=known))
 
     fakes: dict[str, Any] = {
-        "locate": lambda probe: Path("p.bpf.o"), "Btf": lambda raw: None, "read_spec": lambda obj, types: SPEC,
+        "locate": lambda probe: Path("p.bpf.o"), "Btf": lambda raw: None, "read_spec": lambda probe, obj, types: SPEC,
         "look_up": lambda libbpf: symbols[0], "compile_source": lambda obj: COMPILED,
         "BpfObject": make("core"), "BccObject": make("bcc"), "Kretprobes": lambda libbpf, tracefs: tracefs,
         "LoadedProbe": lambda probe, obj, types, choices, setup: obj.with_setup(setup),
@@ -91,8 +91,8 @@ def load(monkeypatch: pytest.MonkeyPatch, symbols: list[FakeSymbols]) -> Load:
 
 def test_every_object_that_was_tried_in_vain_is_closed(load: Load) -> None:
     tried = [
-        Object({"open__trampoline__f2__3": errno.EPERM}),
-        Object({"exit__tracepoint__t": errno.EINVAL}, "attach"),
+        Object({"f2_fexit": errno.EPERM}),
+        Object({"t_tp_btf": errno.EINVAL}, "attach"),
         Object(),
     ]
     assert load(NO_KPROBES, BEST, *tried) is tried[2]
@@ -100,10 +100,10 @@ def test_every_object_that_was_tried_in_vain_is_closed(load: Load) -> None:
 
 
 def test_an_object_is_closed_when_nothing_is_left_to_try(load: Load) -> None:
-    only = Object({"open__trampoline__f2__3": errno.EPERM})
+    only = Object({"f2_fexit": errno.EPERM})
     last = Object()
     with pytest.raises(AttachError, match="attach 'open' for probe 'p' by trampoline at 'f1'"):
-        load(CALM, LoadOptions(strategy=Strategy.TRAMPOLINE), only, last)
+        load(CALM, LoadOptions(attach_method="trampoline"), only, last)
     assert (only.closed, last.closed) == (1, 1)
 
 
@@ -116,7 +116,7 @@ def test_bcc_loads_where_the_kernel_has_no_btf_or_it_is_forced(
 ) -> None:
     obj = load(features, LoadOptions(loader=loader))
     assert obj.kind == expected
-    assert obj.loaded[0] == ("open__trampoline__f2__3" if expected == "core" else "open__kprobe__f2__entry")
+    assert obj.loaded[0] == ("f2_fexit" if expected == "core" else "f2_kprobe")
 
 
 def test_a_kernel_without_btf_is_refused_to_the_core_loader_with_the_remedy(load: Load) -> None:
@@ -154,8 +154,8 @@ def test_without_rows_a_table_by_process_takes_no_memory_and_one_by_other_keys_h
 def test_what_a_probe_makes_of_its_settings_reaches_the_object_and_the_loaded_probe(
     load: Load,
 ) -> None:
-    setup = Setup(knobs={"cfg_own": 5}, maps={"ports": {b"a": b"1"}})
-    for refused in (Object(), Object({"open__trampoline__f2__3": errno.EACCES})):
+    setup = Setup(rodata={"cfg_own": 5}, maps={"ports": {b"a": b"1"}})
+    for refused in (Object(), Object({"f2_fexit": errno.EACCES})):
         last = Object()
         loaded = load(CALM, LoadOptions(setup=setup), refused, last)
         assert loaded is (last if refused.refuse else refused)
@@ -174,7 +174,7 @@ def test_several_loads_look_at_the_kernel_once_and_try_once_what_it_does_not_per
         said.append("closed")
 
     monkeypatch.setattr(attach, "look_up", look_up)
-    refusal = {"open__trampoline__f2__3": errno.EPERM}
+    refusal = {"f2_fexit": errno.EPERM}
     with attach.Known(cast(Libbpf, None), CALM) as known:
         assert not said, "it looks when it needs to"
         tried, second, third = Object(refusal), Object(refusal), Object(refusal)

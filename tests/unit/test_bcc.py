@@ -32,7 +32,7 @@ def load(target: int, source: int, number: int) -> bytes:
     return instruction(LD_IMM64, target, source, 0, number) + instruction(0)
 
 
-def test_a_maps_number_becomes_its_descriptor_and_a_knobs_number_its_value() -> None:
+def test_a_maps_number_becomes_its_descriptor_and_a_settings_number_its_value() -> None:
     code = load(1, 1, 2) + load(2, 15, 0) + load(3, 15, 1) + load(4, 1, 0) + instruction(EXIT)
     filled = bcc._fill_in(code, [70, 71, 72], [7, 0])
     assert filled == load(1, 1, 72) + load(2, 0, 7) + load(3, 0, 0) + load(4, 1, 70) + instruction(EXIT)
@@ -74,9 +74,11 @@ def obj(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> BpfObject:
     """An opened object whose source lies beside it, on a machine with the kernel's headers."""
     (tmp_path / "p.bcc.c").write_text("int f() { return 0; }")
     monkeypatch.setattr(host, "header_places", lambda release: (f"/no/{release}", str(tmp_path)))
-    monkeypatch.setattr(bcc, "_knobs_of", lambda obj: {"cfg_rows": (0, 4), "cfg_return": (4, 4)})
+    monkeypatch.setattr(bcc, "_settings_of", lambda obj: {"cfg_rows": (0, 4), "cfg_return": (4, 4)})
     maps = {"p_totals": 1, "p_rows": 2, "p.rodata": 3, "ebpfmon_interval": 4}
-    return cast(BpfObject, SimpleNamespace(path=tmp_path / "p.bpf.o", programs={"f": 1, "g": 2}, maps=maps))
+    sections = {"f": "kprobe/f", "g": "tp_btf/g", "h": "fexit/h", "i": "tp/system/i"}
+    found = SimpleNamespace(path=tmp_path / "p.bpf.o", programs=sections, maps=maps, section=sections.__getitem__)
+    return cast(BpfObject, found)
 
 
 def answer(monkeypatch: pytest.MonkeyPatch, **by_python: tuple[int, str, str]) -> Answers:
@@ -91,7 +93,7 @@ COMPILED = json.dumps({name: base64.b64encode(code).decode() for name, code in C
 NONE = (bcc_compile.NO_BCC, "", "")
 
 
-def test_the_source_beside_the_object_is_compiled_with_numbers_for_maps_and_knobs(
+def test_the_source_beside_the_object_is_compiled_with_numbers_for_maps_and_settings(
     obj: BpfObject, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     answers = answer(monkeypatch, own=(0, COMPILED, ""))

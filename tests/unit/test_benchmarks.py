@@ -61,7 +61,7 @@ def test_ticks_that_come_on_time_have_no_jitter() -> None:
 @pytest.mark.parametrize(
     ("cell", "text"), [(None, ""), (12345, "12,345"), (12345.6, "12,346"), (0.12345, "0.1235"), ("x", "x")]
 )
-def test_cells_are_shown_as_people_read_them(cell: result.Cell, text: str) -> None:
+def test_table_cells_are_shown_as_people_read_them(cell: result.Cell, text: str) -> None:
     assert render.shown(cell) == text
 
 
@@ -115,7 +115,7 @@ def test_a_monitor_that_cannot_run_is_left_out_with_its_reason() -> None:
     assert skipped == {"a monitor": "it says nothing: no such kernel", "another": "not installed: a package"}
 
 
-def test_a_pipe_in_a_cell_does_not_end_it_in_markdown() -> None:
+def test_a_pipe_in_a_table_cell_does_not_end_it_in_markdown() -> None:
     assert render.markdown(Table("t", ("a", "b"), [("x|y", 1)]))[-1] == "| x\\|y | 1 |"
 
 
@@ -134,7 +134,7 @@ def test_a_result_is_read_as_it_was_written(tmp_path: Path) -> None:
     assert result.load(result.save(found, tmp_path)) == found
 
 
-def test_the_report_has_all_pieces_with_what_is_bad_and_what_is_missing(tmp_path: Path) -> None:
+def test_the_report_has_all_benchmarks_with_what_is_bad_and_what_is_missing(tmp_path: Path) -> None:
     result.save(
         a_result(
             bars=[Bar("something dear", 50, 40, "ns", "50 to 60")],
@@ -147,7 +147,7 @@ def test_the_report_has_all_pieces_with_what_is_bad_and_what_is_missing(tmp_path
     result.save(a_result("scale", tables=[Table("A table", ("a",), [("b",)])]), tmp_path)
     said = report.write(tmp_path, tmp_path, lambda plot: plot.title.encode())
     written = (tmp_path / "REPORT.md").read_text()
-    assert said == "wrote REPORT.md of 2 pieces, and 1 plots"
+    assert said == "wrote REPORT.md of 2 benchmarks, and 1 plots"
     assert (tmp_path / "plots/p.svg").read_bytes() == b"A plot"
     assert "| something dear | 50 ns | 50 to 60 | 40 ns | MISSED | `ladder` |" in written
     assert "- kprobes: this kernel has none" in written
@@ -164,10 +164,10 @@ def test_a_report_of_nothing_says_what_to_do(tmp_path: Path) -> None:
     assert not (tmp_path / "REPORT.md").exists()
 
 
-def test_every_piece_of_the_suite_is_in_the_report() -> None:
-    from benchmarks.__main__ import PIECES, SLOW
+def test_every_benchmark_is_in_the_report() -> None:
+    from benchmarks.__main__ import BENCHMARKS, SLOW
 
-    assert sorted(report.ORDER) == sorted((*PIECES, *SLOW))
+    assert sorted(report.ORDER) == sorted((*BENCHMARKS, *SLOW))
 
 
 def test_instructions_are_shown_above_nothing_and_above_an_empty_program() -> None:

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from ebpfmon.errors import ObjectError
 from ebpfmon.kernel import btf
 from ebpfmon.kernel.btf import Btf
-from ebpfmon_process import CHARTS
+from ebpfmon_process.charts import CHARTS
 
 OBJECTS = sorted((Path(__file__).parents[2] / "plugins/ebpfmon_process/objects").glob("*/process.bpf.o"))
 
@@ -35,7 +35,9 @@ def fields(dtype: np.dtype) -> dict[str, tuple[str, int]]:
 
 
 def id_of(types: Btf, name: str) -> int:
-    return next(n for n, t in enumerate(types._types) if t.name == name and t.kind == btf.STRUCT)
+    found = types.find(name, btf.STRUCT)
+    assert found is not None
+    return found
 
 
 class Blob:
@@ -91,9 +93,11 @@ def read_all(raw: bytes) -> None:
         types.variables(".rodata")
     except ObjectError:
         return
-    for type_id in range(len(types._types) + 2):
+    for type_id in range(len(SAMPLE) // 12 + 2):  # no type is shorter
         with suppress(ObjectError):
             assert isinstance(types.dtype(type_id), np.dtype)
+        with suppress(ObjectError):
+            types.type(type_id)
 
 
 @pytest.mark.parametrize("path", OBJECTS, ids=lambda p: p.parent.name)
@@ -110,10 +114,10 @@ def test_the_rows_of_the_process_probe_are_what_its_c_file_says(path: Path) -> N
 
 
 @pytest.mark.parametrize("path", OBJECTS, ids=lambda p: p.parent.name)
-def test_the_knobs_of_the_process_probe_are_found(path: Path) -> None:
-    knobs = Btf(elf_section(path, b".BTF")).variables(".rodata")
-    assert {"cfg_rows": 4, "cfg_return": 4, "file_open__tracepoint__sys_exit": 1}.items() <= {
-        name: size for name, (_, size) in knobs.items()
+def test_the_rodata_settings_of_the_process_probe_are_found(path: Path) -> None:
+    settings = Btf(elf_section(path, b".BTF")).variables(".rodata")
+    assert {"cfg_rows": 4, "cfg_return": 4, "raw_counts_open": 1}.items() <= {
+        name: size for name, (_, size) in settings.items()
     }.items()
 
 
@@ -209,3 +213,36 @@ def test_an_array_of_u64_is_as_many_fields_and_one_of_anything_else_is_refused()
         ObjectError, match=r"field 'bad\.latency' is neither an integer nor an array of char or of __u64"
     ):
         types.dtype(id_of(types, "bad"))
+
+
+def test_closed_btf_says_so_and_closing_twice_is_harmless() -> None:
+    with Btf(SAMPLE) as types:
+        assert types.find("outer", btf.STRUCT) == 7
+    types.close()
+    with pytest.raises(ObjectError, match="closed"):
+        types.dtype(7)
+    with pytest.raises(ObjectError, match="closed"):
+        types.find("inner", btf.STRUCT)
+
+
+def test_a_type_has_its_kind_its_name_and_its_parts() -> None:
+    types = Btf(SAMPLE)
+    outer = types.type(7)
+    assert (outer.kind, outer.name, outer.size_or_type) == (btf.STRUCT, "outer", 24)
+    assert [(types.name(name), type_id, bits) for name, type_id, bits in outer.parts] == [
+        ("delta", 1, 0), ("n", 6, 64),
+    ]  # fmt: skip
+    assert types.type(9) == btf.Type(btf.PTR, "", 7, ())
+    assert types.type(4).parts == ((3, 1, 7),)
+    assert types.find("outer", btf.UNION) is None
+    with pytest.raises(ObjectError):
+        types.type(99)
+
+
+def test_an_array_of_pointers_is_no_text() -> None:
+    blob = sample()
+    blob.add(btf.PTR, "", 1)
+    blob.add(btf.ARRAY, "", 0, 13, 1, 7)
+    blob.struct("s", 56, ("x", 14, 0))
+    with pytest.raises(ObjectError, match=r"field 's\.x' is neither"):
+        Btf(blob.raw()).dtype(15)

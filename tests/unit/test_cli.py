@@ -9,7 +9,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,23 +17,23 @@ import pytest
 
 import ebpfmon
 import ebpfmon_sinks.log
+from ebpfmon import config
 from ebpfmon.cli import main as cli
-from ebpfmon.config import settings as config
-from ebpfmon.config.settings import Settings
+from ebpfmon.config import Settings
 from ebpfmon.daemon.notify import Notifier
-from ebpfmon.daemon.run import Again
+from ebpfmon.daemon.run import Reload
 from ebpfmon.errors import EbpfmonError, KernelError
 from ebpfmon.kernel import features
-from ebpfmon.model.everything import Loader
-from ebpfmon.pipeline.pipeline import Grouping
+from ebpfmon.model import Loader
 from ebpfmon.plugins import registry
+from ebpfmon.top.state import State
 from tests.unit.support import FakeEntryPoint, plugin
 
 NAPS = """
 from typing import Annotated
 import msgspec
 from ebpfmon import Probe, ProbeSettings, hookimpl
-EBPFMON_API_VERSION = 1
+EBPFMON_API_VERSION = 2
 class NapsSettings(ProbeSettings, frozen=True):
     nap: Annotated[int, msgspec.Meta(ge=0)] = 3
 @hookimpl
@@ -46,9 +46,10 @@ WATCHING = [["run"], ["top"], ["top", "--once"]]
 
 
 @pytest.fixture
-def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Run:
+def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Run]:
     """Runs a command: (exit status, stdout, stderr). No settings of this machine are read."""
-    monkeypatch.setattr(config, "DEFAULT_PATH", tmp_path / "default.toml")
+    level = logging.getLogger().level  # top changes it
+    monkeypatch.setattr("ebpfmon.config.reading.DEFAULT_PATH", tmp_path / "default.toml")
 
     def command(*arguments: str) -> Outcome:
         try:
@@ -57,7 +58,8 @@ def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp
             status = int(end.code or 0)
         return (status, *capsys.readouterr())
 
-    return command
+    yield command
+    logging.getLogger().setLevel(level)
 
 
 def replace_daemon(monkeypatch: pytest.MonkeyPatch, act: Callable[[asyncio.Event], object]) -> list[Settings]:
@@ -68,8 +70,7 @@ def replace_daemon(monkeypatch: pytest.MonkeyPatch, act: Callable[[asyncio.Event
         settings: Settings,
         found: registry.Registry,
         stop: asyncio.Event,
-        grouping: Grouping | None = None,
-        again: Again | None = None,
+        reload: Reload | None = None,
         notifier: Notifier | None = None,
     ) -> None:
         given.append(settings)
@@ -209,6 +210,57 @@ def test_config_check_tells_a_right_file_from_one_that_is_not_there(run: Run, tm
     assert run("config", "check") == (0, f"{tmp_path}/default.toml: right\n", "")
 
 
+def test_config_check_says_what_to_write_instead_of_the_old_section(run: Run, tmp_path: Path) -> None:
+    path = tmp_path / "default.toml"
+    path.write_text('[apps]\nby = "user"\nmaximum = 50\n')
+    assert run("config", "check") == (
+        0,
+        f"{path}: right\n[groups] has replaced [apps]; write instead:\n\n"
+        '[groups]\nby = [\n    "user",\n]\nmaximum = 50\n\n'
+        "The charts by user are now called users.*, not apps.*.\n",
+        "",
+    )
+    path.write_text('[groups]\nby = ["user"]\n')
+    assert run("config", "check") == (0, f"{path}: right\n", "")
+
+
+def test_a_start_with_the_old_section_says_so_in_one_line(
+    run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    given = replace_daemon(monkeypatch, lambda stop: stop.set())
+    path = tmp_path / "default.toml"
+    path.write_text('[apps]\nby = "cgroup"\n')
+    assert run("run")[0] == 0
+    assert given[0].groups == config.GroupSettings(by=("container",))
+    assert caplog.messages == [f"{path}: [groups] has replaced [apps]: see `ebpfmon config check`"]
+
+
+@pytest.mark.parametrize(
+    ("settings", "option", "by"),
+    [
+        ("", [], "application"),
+        ('[groups]\nby = ["user", "process"]', [], "user"),
+        ("[groups]\nby = []", [], "application"),
+        ("", ["--by", "container"], "container"),
+        ("", ["--by", "app"], "application"),
+        ("", ["--by", "cgroup"], "container"),
+    ],
+    ids=repr,
+)
+def test_top_begins_with_the_grouping_that_is_named_by_its_old_name_or_by_its_new_one(
+    run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, settings: str, option: list[str], by: str
+) -> None:
+    states: list[State] = []
+
+    async def live(_: object, __: object, state: State, *___: object) -> None:
+        states.append(state)
+
+    monkeypatch.setattr("ebpfmon.top.session.live", live)
+    (tmp_path / "default.toml").write_text(settings)
+    assert run("top", *option) == (0, "", "")
+    assert [state.by for state in states] == [by]
+
+
 def test_the_settings_that_are_shown_are_a_file_that_says_the_same(run: Run, tmp_path: Path) -> None:
     (tmp_path / "default.toml").write_text("[ebpfmon]\ninterval = 3\n[plugins.process]\ntable_size = 99\n")
     status, shown, _ = run("config", "show")
@@ -224,12 +276,12 @@ def test_plugins_are_listed_and_one_that_is_left_out_makes_the_status_1(
     status, out, _ = run("plugins")
     assert status == 0
     brought = {line.split("0.1.0")[1].strip() for line in out.splitlines()[1:]}
-    sinks = {f"sinks   sink {name}" for name in ("http_json", "log", "plugins_d", "statsd")}
+    sinks = {f"sinks   sink {name}" for name in ("http_json", "http_push", "log", "plugins_d", "statsd")}
     probes = {"block_io", "network_viewer", "oom_and_signals", "process", "syscalls"}
     assert {*(f"probes  probe {name}" for name in probes), *sinks} <= brought
     listed = {plugin["name"]: plugin for plugin in json.loads(run("plugins", "--json")[1])}
     log = [listed["log"][key] for key in ("state", "sinks", "distribution", "api_version", "error")]
-    assert log == ["active", ["log"], "ebpfmon", 1, None]
+    assert log == ["active", ["log"], "ebpfmon", 2, None]
     real = registry.discover
     bad, good = FakeEntryPoint("bad", plugin(version=7)), FakeEntryPoint("log", ebpfmon_sinks.log)
     monkeypatch.setattr(registry, "discover", lambda wanted: real([bad, good], wanted))
@@ -268,7 +320,7 @@ def test_the_settings_say_which_plugins_there_are_and_those_type_the_rest_of_the
     status, out, _ = run("plugins")
     assert status == 1
     shown = [" ".join(line.split()) for line in out.splitlines()]
-    assert f"naps 1 active {folder}/naps.py probes probe naps" in shown
+    assert f"naps 2 active {folder}/naps.py probes probe naps" in shown
     assert "statsd - disabled ebpfmon 0.1.0 - -" in shown
     settings.write_text(core + "[plugins.naps]\nnap = -1\n")
     assert run("config", "check") == (2, "", f"ebpfmon: {settings}: plugins.naps.nap: expected int >= 0\n")
@@ -278,6 +330,13 @@ def test_the_settings_say_which_plugins_there_are_and_those_type_the_rest_of_the
     status, _, err = run("plugins")
     assert (status, err.count("\n")) == (1, 1)
     assert err.startswith(f"ebpfmon: look for plugins in ebpfmon.plugins_dir: '{folder}' is ")
+
+
+def test_the_program_starts_no_thread_but_its_own() -> None:
+    """One that numpy starts would keep all capabilities, because capabilities are dropped thread by thread."""
+    script = "import os, ebpfmon.cli.main, numpy; print(len(os.listdir('/proc/self/task')))"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout == "1\n"
 
 
 @pytest.mark.parametrize("arguments", [["plugins"], ["config", "show"], ["--version"]], ids=" ".join)

@@ -17,8 +17,13 @@ from ebpfmon.kernel.libbpf import Libbpf
 ROOT = Path(__file__).parents[2]
 OBJECTS = ROOT / "plugins/ebpfmon_process/objects"
 # defined for libbpf's loader alone: in BCC's source they are the kernel headers' own
-OF_THE_KERNEL = {"TASK_COMM_LEN"}
+OF_THE_KERNEL = {"TASK_COMM_LEN", "AF_INET", "AF_INET6", "IPPROTO_TCP", "IPPROTO_UDP", "MSG_PEEK", "MSG_ERRQUEUE"}
 FOR_BTF = ("fexit/", "fentry/", "tp/")
+
+
+def macros_of(*paths: Path) -> set[str]:
+    """What these files define."""
+    return {name for path in paths for name in re.findall(r"^#define (\w+)", path.read_text(), re.M)}
 
 
 @pytest.fixture(params=["x86_64", "aarch64"])
@@ -35,24 +40,23 @@ def test_the_source_for_bcc_has_no_directive_but_the_includes_of_the_kernels_hea
 
 
 def test_the_source_for_bcc_has_no_macro_left(source: str) -> None:
-    kit = "".join(path.read_text() for path in sorted((ROOT / "bpf").glob("*.[ch]")))
-    macros = set(re.findall(r"^#define (\w+)", kit, re.M))
-    assert {"MAP", "SEC", "KNOB", "READ", "LOAD", "ADD", "PROCESS_TABLE"} <= macros
+    macros = macros_of(*(ROOT / "bpf").glob("*.[ch]"))
+    assert {"READ_FIELD", "BPF_PROG", "BPF_KPROBE", "TABLE_NAME", "UNTRUSTED"} <= macros
     assert set(re.findall(r"\w+", source)) & macros <= OF_THE_KERNEL
 
 
 def test_what_the_source_for_bcc_leaves_open_is_what_the_loader_defines(source: str) -> None:
     # of this machine's object: names are the same in both
     with BpfObject(Libbpf(), OBJECTS / "x86_64" / "process.bpf.o") as obj:
-        maps, knobs = bcc._maps_of(obj), bcc._knobs_of(obj)
+        maps, settings = bcc._maps_of(obj), bcc._settings_of(obj)
         programs = {name: obj.section(name) for name in obj.programs}
     named = {bcc.in_source(name) for name in maps} | {"ebpfmon_self_check"}
     # the loader's own business, and what BCC does without
-    used = named - {"process_rows_0", "process_rows_1", "process_gathered"}
+    used = named - {"process_rows_0", "process_rows_1", "process_cache"}
     assert set(re.findall(r"\bMAP_(\w+)", source)) == used
     words = set(re.findall(r"\w+", source))
-    # a knob of the kit that this probe has no use for is not in its source
-    assert {k for k in knobs if "raw_syscalls" not in k} - {"cfg_may_read", "cfg_gather", "cfg_may_cast"} <= words
+    # a setting of the headers that this probe has no use for is not in its source
+    assert settings.keys() - {"cfg_may_read", "cfg_cache", "cfg_may_cast"} <= words
     functions = set(re.findall(r"(?<!inline )\bint (\w+)\(", source))
     assert functions - {"ebpfmon_self_check"} == {p for p, s in programs.items() if not s.startswith(FOR_BTF)}
     assert "ebpfmon_self_check" in functions
@@ -65,23 +69,24 @@ def test_a_source_in_a_package_is_compiled_there_and_for_bcc_has_no_macro_left(p
     made = path.parent / "objects" / machine
     assert (made / f"{stem}.bpf.o").stat().st_size > 1000
     for_bcc = (made / f"{stem}.bcc.c").read_text()
-    kit = "".join(header.read_text() for header in sorted((ROOT / "bpf").glob("*.[ch]"))) + path.read_text()
-    macros = set(re.findall(r"^#define (\w+)", kit, re.M))
-    assert {"KEYED_TABLE", "ADD_SLOT"} <= macros
+    macros = macros_of(*(ROOT / "bpf").glob("*.[ch]"), *path.parent.glob("*.[ch]"))
     assert set(re.findall(r"\w+", for_bcc)) & macros <= OF_THE_KERNEL
+    assert "SEC(" not in for_bcc
+    assert "__uint" not in for_bcc
 
 
 def test_a_source_in_a_package_is_found_with_its_own_headers(tmp_path: Path) -> None:
-    """What is made anew, and when: of a tree with a kit, one probe there and one in its package."""
-    for name in ("bpf/one.bpf.c", "plugins/ebpfmon_two/two.bpf.c"):
+    """What is made anew, and when: of a tree with headers, the core's program beside them, a probe in its package."""
+    for name in ("bpf/execs.bpf.c", "plugins/ebpfmon_two/two.bpf.c"):
         (tmp_path / name).parent.mkdir(parents=True)
         text = '#include "own.h"\n' if "two" in name else ""
         (tmp_path / name).write_text(f"{text}int x;\n")
     (tmp_path / "plugins/ebpfmon_two/own.h").write_text("\n")
     made = {str(path.relative_to(tmp_path)) for path in compile_all(tmp_path)}
     assert made == {
-        f"plugins/ebpfmon_{stem}/objects/{machine}/{stem}.bpf.o"
-        for stem in ("one", "two") for machine in ("x86_64", "aarch64")
+        f"{package}/objects/{machine}/{stem}.bpf.o"
+        for package, stem in (("ebpfmon/grouping", "execs"), ("plugins/ebpfmon_two", "two"))
+        for machine in ("x86_64", "aarch64")
     }  # fmt: skip
     assert compile_all(tmp_path) == []
     later = time.time() + 5

@@ -11,12 +11,12 @@ import tomli
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from ebpfmon import LoadMode, SettingsError, SinkSettings, Strategy
-from ebpfmon.config import settings as config
-from ebpfmon.config.settings import CommandLine, Settings, check, read, to_toml
-from ebpfmon.model.everything import Loader
+from ebpfmon import LoadMode, SettingsError, SinkSettings, config
+from ebpfmon.config import CommandLine, Settings, check, read
+from ebpfmon.config.writing import to_toml
+from ebpfmon.model import Loader
 from ebpfmon.plugins.registry import Plugin, Registry, State, discover
-from ebpfmon_sinks.log import LogSettings
+from ebpfmon_sinks.log.settings import LogSettings
 
 FOUND = discover()
 SCALARS = (
@@ -25,7 +25,7 @@ SCALARS = (
 )  # fmt: skip
 KEYS = st.text(st.characters(exclude_categories=["Cs"]), max_size=6) | st.sampled_from(
     ["ebpfmon", "interval", "load_mode", "attach", "plugins", "process", "enabled", "table_size", "type", "name",
-     "sinks", "format", "path", "processes"]
+     "sinks", "format", "path", "processes", "groups", "apps", "by", "maximum", "file"]
 )  # fmt: skip
 TOML = st.recursive(
     SCALARS, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(KEYS, inner, max_size=3), max_leaves=6
@@ -41,6 +41,8 @@ TREES = st.fixed_dictionaries(
     {},
     optional={
         "ebpfmon": section("interval", "load_mode", "attach", "loader", "x"),
+        "groups": section("by", "file", "maximum"),
+        "apps": section("enabled", "by", "groups", "maximum"),
         "plugins": section("process", "x") | st.fixed_dictionaries({"process": section("enabled", "table_size")}),
         "sinks": TOML | st.lists(section("type", "name", "format", "path", "processes"), max_size=3),
     },
@@ -64,6 +66,8 @@ def error_of(text: str, tmp_path: Path) -> str:
 @example({"sinks": [{"type": "a\nb"}]})
 @example({"ebpfmon": {"a\nb": 1}})
 @example({"ebpfmon": {"": 1}})
+@example({"groups": {"by": ["a\nb"]}})
+@example({"groups": {"file": "a\0b"}})
 @example({"ebpfmon": {"interval": 10**400}})
 @example({"ebpfmon": {"interval": datetime.date(2020, 1, 1)}})
 def test_any_tree_of_values_is_settings_or_an_error_of_one_line(tree: dict[str, Any]) -> None:
@@ -98,11 +102,25 @@ def test_any_tree_of_values_is_settings_or_an_error_of_one_line(tree: dict[str, 
         ('[ebpfmon]\nattach = "x"', "ebpfmon.attach: 'x': expected one of auto, kprobe, tracepoint, trampoline"),
         ('[ebpfmon]\nloader = "x"', "ebpfmon.loader: 'x': expected one of auto, bcc, core"),
         ("[plugins.process]\ntable_size = 0", "plugins.process.table_size: expected int >= 1"),
-        ("[[sinks]]", "sinks[0].type: none given: expected one of http_json, log, plugins_d, statsd"),
-        ('[[sinks]]\ntype = "lgo"', "sinks[0].type: 'lgo': expected one of http_json, log, plugins_d, statsd"),
+        ("[[sinks]]", "sinks[0].type: none given: expected one of http_json, http_push, log, plugins_d, statsd"),
+        (
+            '[[sinks]]\ntype = "lgo"',
+            "sinks[0].type: 'lgo': expected one of http_json, http_push, log, plugins_d, statsd",
+        ),
         ('[[sinks]]\ntype = "log"\nformat = "xml"', "sinks[0].format: 'xml': expected one of json, text"),
         ('[[sinks]]\ntype = "log"\n[[sinks]]\ntype = "log"', "sinks[1].name: 'log' is taken"),
         ('[[sinks]]\ntype = "log"\nname = "a"\n[[sinks]]\ntype = "log"\nname = "a"', "sinks[1].name: 'a' is taken"),
+        (
+            '[groups]\nby = ["user", "cgroup"]',
+            "groups.by: 'cgroup': expected any of application, process, user, container",
+        ),
+        ('[groups]\nby = ["user", "user"]', "groups.by: 'user' is there twice: expected any of application, process"),
+        ('[groups]\nby = "user"', "groups.by: expected array, got str"),
+        ("[groups]\nmaximum = 1001", "groups.maximum: expected int <= 1000"),
+        ("[groups]\nmaxmum = 1", "groups.maxmum: no such setting: did you mean 'maximum'?"),
+        ("[apps]\nmaximum = 0", "apps.maximum: expected int >= 1"),
+        ('[apps]\nby = "container"', "apps.by: 'container': expected one of app, cgroup, process, user"),
+        ("[apps]\n[groups]", "apps: [groups] has replaced [apps]: remove [apps]"),
         ("plugins = 5", "plugins: expected "),
         ("[plugins]\nprocess = 5", "plugins.process: expected "),
         ("[sinks]", "sinks: expected array"),
@@ -129,10 +147,10 @@ def test_a_file_that_is_named_must_be_there_and_be_readable_text(tmp_path: Path)
 
 
 def test_without_a_file_the_defaults_hold(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(config, "DEFAULT_PATH", tmp_path / "absent.toml")
+    monkeypatch.setattr("ebpfmon.config.reading.DEFAULT_PATH", tmp_path / "absent.toml")
     settings = read(None, FOUND)
     assert settings.ebpfmon == config.Core(interval=1, load_mode=LoadMode.ENTRY, attach="auto", loader="auto")
-    assert (settings.ebpfmon.strategy, settings.ebpfmon.forced_loader) == (None, None)
+    assert (settings.ebpfmon.attach_method, settings.ebpfmon.forced_loader) == (None, None)
     assert settings.plugins["process"].enabled
     assert settings.sinks == (LogSettings(),)
 
@@ -145,7 +163,7 @@ def test_a_file_says_what_holds() -> None:
     """
     settings = check(tomli.loads(text), "e.toml", FOUND)
     assert settings.ebpfmon == config.Core(interval=5, load_mode=LoadMode.RETURN, attach="kprobe", loader="bcc")
-    assert (settings.ebpfmon.strategy, settings.ebpfmon.forced_loader) == (Strategy.KPROBE, Loader.BCC)
+    assert (settings.ebpfmon.attach_method, settings.ebpfmon.forced_loader) == ("kprobe", Loader.BCC)
     assert (settings.plugins["process"].enabled, settings.plugins["process"].table_size) == (False, 64)
     assert settings.sinks == (LogSettings(name="a", format="json", path="/x"), LogSettings())
 
@@ -184,7 +202,7 @@ def test_shown_settings_read_back_as_the_same_settings(
         "sinks": [{"type": "log", "name": name, "path": path}],
     }
     settings = check(raw, "e.toml", FOUND)
-    assert check(tomli.loads("\n".join(to_toml(settings))), "shown", FOUND) == settings
+    assert check(tomli.loads(to_toml(settings)), "shown", FOUND) == settings
 
 
 def test_what_is_for_a_plugin_that_is_not_in_use_is_passed_over_and_said(caplog: pytest.LogCaptureFixture) -> None:
@@ -230,3 +248,42 @@ def test_a_check_of_a_plugins_own_that_fails_is_an_error_of_one_line() -> None:
     with pytest.raises(SettingsError) as caught:
         check({"sinks": [{"type": "odd"}]}, "e.toml", Registry(sinks={"odd": OddSettings}))
     assert str(caught.value) == "e.toml: sinks[0]: KeyError: 'oops'"
+
+
+@pytest.mark.parametrize("name", ["application", "process", "user", "container"])
+def test_any_groupings_are_settings_and_none_turns_groups_off(name: str) -> None:
+    assert check({"groups": {"by": [name]}}, "e.toml", FOUND).groups == config.GroupSettings(by=(name,))
+    assert check({"groups": {"by": ["container", "process"]}}, "e.toml", FOUND).groups.by == ("container", "process")
+    assert check({"groups": {"by": []}}, "e.toml", FOUND).groups.by == ()
+
+
+def test_the_file_of_groups_is_relative_to_the_settings_and_must_be_there(tmp_path: Path) -> None:
+    assert error_of('[groups]\nfile = "my.conf"', tmp_path) == f"groups.file: {tmp_path}/my.conf: no such file"
+    assert error_of('[apps]\ngroups = "my.conf"', tmp_path) == f"apps.groups: {tmp_path}/my.conf: no such file"
+    (tmp_path / "my.conf").write_text("web: nginx\n")
+    for raw in ({"groups": {"file": "my.conf"}}, {"apps": {"groups": "my.conf"}}):
+        assert check(raw, f"{tmp_path}/e.toml", FOUND).groups.file == f"{tmp_path}/my.conf"
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ({}, {}),
+        ({"enabled": True, "maximum": 200}, {}),
+        ({"enabled": False, "by": "user"}, {"by": []}),
+        ({"by": "app"}, {"by": ["application"]}),
+        ({"by": "process", "maximum": 7}, {"by": ["process"], "maximum": 7}),
+        ({"by": "user"}, {"by": ["user"]}),
+        ({"by": "cgroup"}, {"by": ["container"]}),
+    ],
+    ids=repr,
+)
+def test_the_old_section_is_read_as_the_new_one_and_the_advice_is_the_new_one(
+    old: dict[str, Any], new: dict[str, Any]
+) -> None:
+    meant = check({"groups": new}, "e.toml", FOUND)
+    assert check({"apps": old}, "e.toml", FOUND) == meant
+    advice = config.Document({"apps": old}, "e.toml").advice
+    written = "\n".join(line for line in advice[1:] if not line.startswith("The charts"))
+    assert check(tomli.loads(written), "e.toml", FOUND) == meant
+    assert config.Document({"groups": new}, "e.toml").advice == ()

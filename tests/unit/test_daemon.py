@@ -9,10 +9,10 @@ from typing import Any, cast
 import pytest
 import tomli
 
-from ebpfmon import Chart, Dimension, LoadMode, Probe, ProbeSettings, Scope, Setup
-from ebpfmon.config import settings as config
-from ebpfmon.daemon.probes import charts_of, require_fit, wanted_probes
+from ebpfmon import Chart, Column, Dimension, LabelSource, LoadMode, Probe, ProbeSettings, Setup, config
+from ebpfmon.daemon.probes import require_fit, shown, wanted_probes
 from ebpfmon.errors import ObjectError, PluginError
+from ebpfmon.grouping import execs
 from ebpfmon.kernel.attach import LoadedProbe
 from ebpfmon.plugins.registry import Registry
 
@@ -20,37 +20,70 @@ ENTRY, RETURN = LoadMode
 
 
 def chart(
-    name: str, table: str = "", *, return_only: bool = False, scope: Scope = Scope.SYSTEM, field: str = "calls"
+    name: str, table: str = "", *labels: str, return_only: bool = False, grouped: bool = False, field: str = "calls"
 ) -> Chart:
     return Chart(
-        id=name, title="", units="calls/s", family="f", priority=1, table=table, return_only=return_only, scope=scope,
-        dimensions=(Dimension("d", "d", (field,)),),
+        id=name, title="", units="calls/s", family="f", priority=1, table=table, return_only=return_only, labels=labels,
+        grouped=grouped, dimensions=(Dimension("d", "d", (field,)),),
     )  # fmt: skip
 
 
-def loaded(name: str, tables: str, *charts: Chart, keys: Mapping[str, Any] | None = None) -> LoadedProbe:
-    """A probe with these tables."""
-    probe = Probe(name=name, package="nowhere", object=name, charts=charts)
-    stems = [SimpleNamespace(stem=s, counters=("calls", "bytes")) for s in tables.split()]
-    return cast(LoadedProbe, SimpleNamespace(probe=probe, tables=stems, setup=Setup(keys=keys or {})))
+class Ports(LabelSource):
+    fields, labels = ("port",), ("port",)
+
+
+def loaded(
+    name: str,
+    tables: str,
+    *charts: Chart,
+    labels: Mapping[str, LabelSource] | None = None,
+    columns: tuple[Column, ...] = (),
+    of: Probe | None = None,
+) -> LoadedProbe:
+    """A probe with these tables, of which those in capitals are by process."""
+    probe = of or Probe(name=name, package="nowhere", object=name, charts=charts, columns=columns)
+    stems = [
+        SimpleNamespace(stem=s.lower(), counters=("calls", "bytes"), is_by_process=s.isupper()) for s in tables.split()
+    ]
+    return cast(LoadedProbe, SimpleNamespace(probe=probe, tables=stems, setup=Setup(labels=labels or {})))
 
 
 def ids(*probes: LoadedProbe, mode: LoadMode = RETURN) -> dict[str, list[str]]:
-    return {stem: [c.id for c in of_table] for stem, of_table in charts_of(probes, mode).items()}
+    return {stem: [c.id for c in of_table] for stem, of_table in shown(probes, mode).charts.items()}
 
 
 def test_a_chart_is_over_the_table_that_it_names_or_its_probes_first_and_every_table_is_there() -> None:
     one = loaded("one", "a b empty", chart("1", "b"), chart("2"), chart("3", "a"), chart("4", "b"))
     two = loaded("two", "c", chart("5"))
     assert ids(one, two) == {"a": ["2", "3"], "b": ["1", "4"], "empty": [], "c": ["5"]}
+    assert {c.table for of_table in shown([one, two], ENTRY).charts.values() for c in of_table} == {"a", "b", "c"}
     assert ids(loaded("none", "t")) == {"t": []}
-    assert charts_of([], ENTRY) == {}
+    assert shown([], ENTRY).charts == {}
 
 
-@pytest.mark.parametrize(("mode", "shown"), [(ENTRY, ["always"]), (RETURN, ["errors", "always"])])
-def test_charts_of_errors_are_left_out_where_errors_are_not_counted(mode: LoadMode, shown: list[str]) -> None:
+def test_what_is_shown_has_the_counters_labels_and_columns_of_each_table_and_says_which_are_by_process() -> None:
+    ports = Ports()
+    columns = (Column(id="1", header="1", fields=("calls",)), Column(id="2", header="2", fields=("calls",), table="b"))
+    one = loaded("one", "A b", labels={"b": ports}, columns=columns)
+    found = shown([one, loaded("execs", "EXECS", of=execs.PROBE)], RETURN)
+    assert found.counters == dict.fromkeys(("a", "b", "execs"), ("calls", "bytes"))
+    assert found.labels == {"b": ports}
+    assert found.columns == {"a": columns[:1], "b": columns[1:], "execs": ()}
+    assert found.by_process == {"a"}, "what was started belongs to no group"
+
+
+@pytest.mark.parametrize(("mode", "expected"), [(ENTRY, ("always",)), (RETURN, ("errors", "always"))])
+def test_columns_of_errors_are_left_out_if_errors_are_not_counted(mode: LoadMode, expected: tuple[str, ...]) -> None:
+    columns = tuple(
+        Column(id=id_, header="", fields=("calls",), return_only=id_ == "errors") for id_ in ("errors", "always")
+    )
+    assert tuple(c.id for c in shown([loaded("p", "A", columns=columns)], mode).columns["a"]) == expected
+
+
+@pytest.mark.parametrize(("mode", "expected"), [(ENTRY, ["always"]), (RETURN, ["errors", "always"])])
+def test_charts_of_errors_are_left_out_if_errors_are_not_counted(mode: LoadMode, expected: list[str]) -> None:
     probe = loaded("p", "a t", chart("errors", "t", return_only=True), chart("always", "t"))
-    assert ids(probe, mode=mode) == {"a": [], "t": shown}
+    assert ids(probe, mode=mode) == {"a": [], "t": expected}
 
 
 @pytest.mark.parametrize(
@@ -66,10 +99,26 @@ def test_charts_of_errors_are_left_out_where_errors_are_not_counted(mode: LoadMo
             "chart 'x.y': table 'a' has no field 'z': it has calls, bytes",
         ),
         (
-            loaded("p", "a b", chart("x.y", "b", scope=Scope.KEYS), keys={"a": None}),
-            "chart 'x.y': Setup.keys must say what the keys of table 'b' mean",
+            loaded("p", "a b", chart("x.y", "b", "port"), labels={"a": Ports()}),
+            "chart 'x.y': Setup.labels must say what the rows of table 'b' are called",
         ),
-        (loaded("p", "a b", keys={"c": None}), "Setup.keys: its object has no table 'c'"),
+        (
+            loaded("p", "a b", chart("x.y", "b", "address"), labels={"b": Ports()}),
+            "chart 'x.y': labels: ('address',): Setup.labels of table 'b' has ('port',)",
+        ),
+        (
+            loaded("p", "A b", chart("y", "b", grouped=True)),
+            "chart 'y': table 'b' is not by process, so its rows belong to no group",
+        ),
+        (
+            loaded("p", "a", columns=(Column(id="c", header="", fields=("z",)),)),
+            "column 'c': table 'a' has no field 'z': it has calls, bytes",
+        ),
+        (
+            loaded("p", "a", columns=(Column(id="c", header="", fields=("calls",), table="b"),)),
+            "column 'c': its object has no table 'b': it has a",
+        ),
+        (loaded("p", "a b", labels={"c": Ports()}), "Setup.labels: its object has no table 'c'"),
         (loaded("p", "execs"), "a table of the name 'execs' is ebpfmon's own"),
     ],
 )
@@ -80,7 +129,28 @@ def test_a_probe_that_does_not_fit_its_object_is_named_with_what_there_is(probe:
 
 
 def test_a_probe_that_fits_its_object_is_taken() -> None:
-    require_fit(loaded("p", "a b", chart("x.y", "b", scope=Scope.KEYS, field="bytes"), keys={"b": None}))
+    charts = chart("x.y", "b", "port", field="bytes"), chart("y", grouped=True)
+    require_fit(loaded("p", "A b", *charts, labels={"b": Ports()}))
+
+
+@pytest.mark.parametrize(
+    ("by", "rows", "has_execs"),
+    [
+        (["application"], True, True),
+        (["user"], True, False),
+        (["process", "user", "container"], True, False),
+        (["user", "application"], True, True),
+        ([], False, False),
+    ],
+)
+def test_what_was_started_is_seen_if_a_grouping_needs_it_and_without_any_there_are_no_rows(
+    by: list[str], rows: bool, has_execs: bool
+) -> None:
+    found = Registry(probes={"a": Probe(name="a", package="x", object="a", charts=())})
+    settings = config.check({"groups": {"by": by}, "sinks": []}, "e.toml", found)
+    wanted = list(wanted_probes(settings, found))
+    assert [probe.name for probe, _ in wanted] == ["a", *["execs"] * has_execs]
+    assert {options.rows for _, options in wanted} == {rows}
 
 
 class PortsSettings(ProbeSettings, frozen=True, kw_only=True):
@@ -91,7 +161,7 @@ class PortsSettings(ProbeSettings, frozen=True, kw_only=True):
 
 def test_each_probe_that_is_enabled_makes_its_setup_of_its_own_settings() -> None:
     def setup(settings: PortsSettings) -> Setup:
-        return Setup(knobs={"cfg_port": settings.port})
+        return Setup(rodata={"cfg_port": settings.port})
 
     probes = [
         Probe(name="a", package="x", object="a", charts=(), settings=PortsSettings, setup=setup),
@@ -101,10 +171,10 @@ def test_each_probe_that_is_enabled_makes_its_setup_of_its_own_settings() -> Non
     found = Registry(probes={p.name: p for p in probes})
     text = "plugins = {a = {port = 80, table_size = 7}, off = {enabled = false}}\nsinks = []"
     settings = config.check(tomli.loads(text), "e.toml", found)
-    wanted = {probe.name: options for probe, options in wanted_probes(settings, found, ("app",))}
+    wanted = {probe.name: options for probe, options in wanted_probes(settings, found)}
     assert [*wanted] == ["a", "b", "execs"]
-    assert (wanted["a"].setup.knobs, wanted["a"].table_size) == ({"cfg_port": 80}, 7)
-    assert (wanted["b"].setup.knobs, wanted["b"].setup.keys, wanted["execs"].setup) == ({}, {}, Setup())
+    assert (wanted["a"].setup.rodata, wanted["a"].table_size) == ({"cfg_port": 80}, 7)
+    assert (wanted["b"].setup.rodata, wanted["b"].setup.labels, wanted["execs"].setup) == ({}, {}, Setup())
 
 
 def broken(settings: ProbeSettings) -> Setup:
@@ -127,8 +197,8 @@ def test_a_probe_whose_set_up_fails_is_named_and_left_out_unless_it_is_the_last_
 
     def wanted(*probes: Probe, strict: bool = False) -> list[str]:
         found = Registry(probes={p.name: p for p in probes})
-        settings = config.check({"ebpfmon": {"strict": strict}, "sinks": []}, "e.toml", found)
-        return [probe.name for probe, _ in wanted_probes(settings, found, ())]
+        settings = config.check({"ebpfmon": {"strict": strict}, "groups": {"by": []}, "sinks": []}, "e.toml", found)
+        return [probe.name for probe, _ in wanted_probes(settings, found)]
 
     assert wanted(bad, good) == ["good"]
     assert caplog.messages == [f"probe 'bad' is left out: set up probe 'bad': {said}"]

@@ -12,21 +12,22 @@ import pytest
 import tomli
 
 import ebpfmon
-import ebpfmon_process
-from ebpfmon.config import settings as config
-from ebpfmon.daemon.self_metrics import SelfMonitor
+from ebpfmon import config
 from ebpfmon.errors import SettingsError
 from ebpfmon.pipeline.publish import SinkTask
+from ebpfmon.pipeline.self_metrics import SelfMetrics
 from ebpfmon.plugins import registry
 from ebpfmon_network_viewer import charts as network_charts
-from ebpfmon_sinks.log import LogSettings
+from ebpfmon_process import charts as process_charts
+from ebpfmon_process.events import EVENTS
+from ebpfmon_sinks.log.settings import LogSettings
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
 PROCESS = (ROOT / "plugins" / "ebpfmon_process" / "README.md").read_text()
 NETWORK = (ROOT / "plugins" / "ebpfmon_network_viewer" / "README.md").read_text()
-C = (ROOT / "bpf" / "process.bpf.c").read_text()
-HEADER = (ROOT / "bpf" / "process.bpf.h").read_text()
+C = (ROOT / "plugins" / "ebpfmon_process" / "process.bpf.c").read_text()
+HEADER = (ROOT / "plugins" / "ebpfmon_process" / "process.h").read_text()
 
 
 def block(page: str, language: str, about: str) -> str:
@@ -35,18 +36,21 @@ def block(page: str, language: str, about: str) -> str:
     return next(text for found, text in blocks if found == language and about in text)
 
 
-PAGES = [(c, PROCESS) for c in ebpfmon_process.CHARTS] + [(c, NETWORK) for c in network_charts.CHARTS]
+PAGES = [(c, PROCESS) for c in process_charts.CHARTS] + [(c, NETWORK) for c in network_charts.CHARTS]
 
 
 @pytest.mark.parametrize(("chart", "page"), PAGES, ids=lambda of: str(getattr(of, "id", "")))
 def test_the_probes_page_has_every_chart_with_its_dimensions_and_counters(chart: ebpfmon.Chart, page: str) -> None:
-    start = page.index(f"| `{chart.id}`{' *' if chart.return_only else ''} | {chart.units} |")
+    id_ = f"apps.{chart.id}" if chart.grouped else chart.id
+    start = page.index(f"| `{id_}`{' *' if chart.return_only else ''} | {chart.units} |")
     entry = page[start : page.find("\n| `", start + 1)]
     for dimension in chart.dimensions:
-        if chart.scope is ebpfmon.Scope.SYSTEM:
+        if dimension.id == ebpfmon.VALUE:
+            pass  # the chart's title says what it is
+        elif not chart.labels:
             assert f"{dimension.name} (`{dimension.id}`)" in entry
-        elif chart.scope is ebpfmon.Scope.KEYS:
-            assert f"_{dimension.id}`" in entry or not dimension.id or "| the same |" in entry
+        else:
+            assert f"_{dimension.id}`" in entry or f"`{dimension.id}`" in entry or "| the same |" in entry
         if not dimension.minus:
             assert all(f"`{field}`" in entry for field in dimension.plus)
 
@@ -54,13 +58,14 @@ def test_the_probes_page_has_every_chart_with_its_dimensions_and_counters(chart:
 def test_the_charts_show_every_counter_that_there_is() -> None:
     struct = HEADER.partition("struct process_counters {")[2].partition("};")[0]
     counters = set(re.findall(r"\w+(?=[,;])", struct))
-    shown = {f for chart in ebpfmon_process.CHARTS for d in chart.dimensions for f in (*d.plus, *d.minus)}
+    shown = {f for chart in process_charts.CHARTS for d in chart.dimensions for f in (*d.plus, *d.minus)}
     assert shown == counters
 
 
 def test_the_probes_page_has_every_event_and_every_function() -> None:
-    programs = re.findall(r"^(?:FEXIT|FENTRY|KPROBE\w*|KRETPROBE|TRACEPOINT)\((\w+), (\w+)", C, re.M)
-    programs += re.findall(r"^CLASSIC_TRACEPOINT\((\w+), \w+, (\w+)", C, re.M)
+    found = re.findall(r'^SEC\("\w+/(?:\w+/)?(\w+)"\)\nint (?:BPF_\w+\()?(\w+)', C, re.M)
+    targets = {program: target for target, program in found}
+    programs = [(e.name, targets[p]) for e in EVENTS for c in e.candidates for p in c.programs if not c.setting]
     assert len(programs) > 30
     page = PROCESS.replace("\\", "")
     for event, target in programs:
@@ -69,7 +74,7 @@ def test_the_probes_page_has_every_event_and_every_function() -> None:
 
 
 def test_the_readme_has_every_chart_of_ebpfmon_itself() -> None:
-    for chart in SelfMonitor(["process"], [SinkTask(LogSettings())]).charts():
+    for chart in SelfMetrics(["process"], [SinkTask(LogSettings())]).declared:
         name = chart.id if "sinks" not in chart.id else chart.id.removeprefix("ebpfmon.sinks")
         assert f"`{name}`" in README or f"`{chart.id}`" in README
 
@@ -80,8 +85,8 @@ def test_the_settings_in_the_readme_are_all_settings_with_their_defaults() -> No
     shown = config.check(sample, "README.md", found)
     assert msgspec.to_builtins(shown.ebpfmon) == msgspec.to_builtins(config.Core())
     assert set(sample["ebpfmon"]) == set(config.Core.__struct_fields__)
-    assert shown.apps == config.Apps()
-    assert set(sample["apps"]) == set(config.Apps.__struct_fields__)
+    assert shown.groups == config.GroupSettings()
+    assert set(sample["groups"]) == set(config.GroupSettings.__struct_fields__)
     for name, probe in found.probes.items():
         assert shown.plugins[name] == probe.settings()
         assert set(sample["plugins"][name]) == set(probe.settings.__struct_fields__)
@@ -113,8 +118,7 @@ def test_the_error_in_the_readme_is_what_is_said() -> None:
 
 
 def test_the_snapshot_in_the_readme_follows_the_schema() -> None:
-    schema = json.loads((ROOT / "ebpfmon" / "model" / "snapshot.schema.json").read_text())
-    jsonschema.validate(json.loads(block(README, "json", "ebpf.io")), schema)
+    jsonschema.validate(json.loads(block(README, "json", "ebpf.io")), ebpfmon.snapshot_schema())
 
 
 def test_every_make_target_that_is_mentioned_is_there() -> None:

@@ -43,17 +43,17 @@ def test_where_all_is_well_nothing_is_advised() -> None:
     assert {about: (f.says, f.advice) for about, f in findings().items()} == {
         "kernel": ("9.9 (x86_64), #1 SMP", ()),
         "BTF": ("/sys/kernel/btf/vmlinux", ()),
-        "kernel config": ("/proc/config.gz: all that ebpfmon uses is set", ()),
+        "kernel config": ("/proc/config.gz: all options that ebpfmon uses are set", ()),
         "tracefs": ("/sys/kernel/tracing", ()),
         "debugfs": ("/sys/kernel/debug", ()),
         "kprobes": ("yes", ()),
         "preemption": ("voluntary: the kernel does not preempt itself", ()),
         "lockdown": ("none", ()),
         "capabilities": ("CAP_SYS_ADMIN, CAP_PERFMON, CAP_BPF", ()),
-        "memlock": ("64 kB: only kernels before 5.11 charge tables to it", ()),
-        "unprivileged BPF": ("2: only those with CAP_BPF may load programs, until root changes it", ()),
+        "memlock": ("64 kB: only kernels before 5.11 count tables against it", ()),
+        "unprivileged BPF": ("2: loading programs takes CAP_BPF, until root changes this", ()),
         "JIT": ("1: on", ()),
-        "SELinux": ("not there", ()),
+        "SELinux": ("not in use", ()),
         "libbpf": ("1.1", ()),
         "bcc": ("0.26.0, in /usr/lib/python3/dist-packages", ()),
         "kernel headers": ("/lib/modules/9.9/build", ()),
@@ -65,7 +65,7 @@ def test_what_the_config_lacks_is_said_once_for_each_cost() -> None:
     config = Config("/boot/config-9.9", places("9.9"), {option: COSTS[option] for option in lack})
     assert of_host(config=config)["kernel config"] == Finding(
         "kernel config",
-        "/boot/config-9.9: not all is set",
+        "/boot/config-9.9: some options are not set",
         ("without CONFIG_KPROBES, CONFIG_KPROBE_EVENTS: no kprobes", f"without CONFIG_FPROBE: {COSTS['FPROBE']}"),
     )
 
@@ -89,13 +89,14 @@ def test_a_config_that_is_not_found_is_said_to_be_so_with_the_places() -> None:
         ({"preemption": "lazy"}, "preemption", "lazy: the kernel preempts itself", None),
         ({"preemption": None}, "preemption", "could not tell", None),
         ({"lockdown": None}, "lockdown", "not in this kernel", None),
-        ({"lockdown": "integrity"}, "lockdown", "bpf_probe_write_user alone, which ebpfmon does not use", None),
+        ({"lockdown": "integrity"}, "lockdown", "only forbids bpf_probe_write_user, which ebpfmon does not use", None),
         ({"lockdown": "confidentiality"}, "lockdown", "bpf_probe_read_kernel, kprobes, tracefs and the kernel's perf",
          "lockdown=integrity"),
-        ({"capabilities": ()}, "capabilities", "none that matter", "CAP_BPF is missing: it loads programs"),
+        ({"capabilities": ()}, "capabilities", "none that ebpfmon uses",
+         "CAP_BPF is missing: it allows loading programs"),
         ({"capabilities": ("CAP_BPF", "CAP_PERFMON")}, "capabilities", "CAP_BPF, CAP_PERFMON", "CAP_SYS_ADMIN is"),
         ({"jit": 0}, "JIT", "0: off", "no trampolines: sysctl net.core.bpf_jit_enable=1"),
-        ({"jit": 2}, "JIT", "2: on, and it prints", "for debugging, and slow: sysctl net.core.bpf_jit_enable=1"),
+        ({"jit": 2}, "JIT", "2: on, and prints", "for debugging, and slow: sysctl net.core.bpf_jit_enable=1"),
         ({"jit": None}, "JIT", "could not tell", None),
     ],
 )  # fmt: skip
@@ -130,7 +131,7 @@ def test_memlock_is_advised_upon_only_where_a_load_was_not_permitted() -> None:
 def test_where_selinux_denies_the_load_the_policy_that_allows_it_is_given(domain: str) -> None:
     enforcing = msgspec.structs.replace(HOST, selinux="enforcing", selinux_domain=domain)
     assert findings(host=enforcing)["SELinux"] == Finding(
-        "SELinux", f"enforcing; this process is {domain}, a service usually unconfined_service_t"
+        "SELinux", f"enforcing; this process runs as {domain}, services usually as unconfined_service_t"
     )
     advice = findings(host=enforcing, refusals=[errno.EACCES])["SELinux"].advice
     assert f"allow {domain} self:bpf {{ map_create map_read map_write prog_load prog_run }};" in advice

@@ -20,7 +20,7 @@ from tests.unit.support import FakeEntryPoint, plugin
 PLUGIN = """
 from ebpfmon import Chart, Dimension, Probe, ProbeSettings, hookimpl
 
-EBPFMON_API_VERSION = 1
+EBPFMON_API_VERSION = 2
 __version__ = "1.5"
 
 class NapsSettings(ProbeSettings, frozen=True):
@@ -64,7 +64,7 @@ def test_each_file_is_a_plugin_and_what_begins_with_an_underscore_is_not(place: 
     found = discover([], Wanted(str(place)))
     assert found.probes["naps"].settings().nap == 3  # type: ignore[attr-defined]  # its own setting
     (naps,) = found.plugins
-    assert (naps.file, naps.version, naps.distribution, naps.api_version) == (str(place / "naps.py"), "1.5", "", 1)
+    assert (naps.file, naps.version, naps.distribution, naps.api_version) == (str(place / "naps.py"), "1.5", "", 2)
     assert naps.hooks == ("ebpfmon_register_probes",)
     assert not (place / "__pycache__").exists()
 
@@ -177,7 +177,7 @@ def test_a_file_and_a_package_of_the_same_name_clash_and_the_package_stays(place
         (State.ACTIVE, ""),
         (State.LEFT_OUT, str(place / "naps.py")),
     ]
-    assert found.left_out[0].error == "plugin 'naps' of nowhere has that name already: rename or disable one"
+    assert found.left_out[0].error == "plugin 'naps' of nowhere already has that name: rename or disable one"
 
 
 def test_what_is_disabled_is_not_even_read(place: Path) -> None:

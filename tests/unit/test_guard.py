@@ -2,72 +2,96 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import pytest
 
-from ebpfmon import Setup
+from ebpfmon import LabelSource, Rows, Setup
 from ebpfmon.errors import PluginError
-from ebpfmon.plugins.guard import GuardedKeys, guarded
+from ebpfmon.plugins.guard import GuardedLabels, guarded
 from ebpfmon.testing import keyed_table
 
 ROWS = keyed_table([("uid", "u4"), ("zero", "u4")], ["calls"], [{"uid": 3}, {"uid": 5}]).rows
 
 
-class Named:
-    """Keys that do what they are told to."""
+class Named(LabelSource):
+    """Labels that do what they are told to."""
 
     fields: Any = ("uid", "zero")
+    labels: Any = ("user",)
     maximum: Any = 20
-    other: Any = "other"
+    other: Any = ()
 
-    def __init__(self, wanted: Any = None, labels: Any = (("uid_3", "three"), ("uid_5", "five"))) -> None:
-        self.said, self.named = wanted, labels
+    def __init__(
+        self, wanted: Any = None, values: Any = (("3",), ("5",)), names: Any = (("three",), ("five",))
+    ) -> None:
+        self.answers = {"wanted": wanted, "values": values, "names": names}
 
-    def wanted(self, rows: np.ndarray) -> np.ndarray | None:
-        if isinstance(self.said, Exception):
-            raise self.said
-        return self.said  # type: ignore[no-any-return]  # whatever it is
+    def answer(self, method: str) -> Any:
+        if isinstance(answer := self.answers[method], Exception):
+            raise answer
+        return answer
 
-    def labels(self, rows: np.ndarray) -> Sequence[tuple[str, str]]:
-        if isinstance(self.named, Exception):
-            raise self.named
-        return self.named  # type: ignore[no-any-return]  # likewise
+    def wanted(self, rows: Rows) -> Any:
+        return self.answer("wanted")
+
+    def values(self, rows: Rows) -> Any:
+        return self.answer("values")
+
+    def names(self, rows: Rows) -> Any:
+        return self.answer("names")
 
 
 def test_what_works_is_handed_on() -> None:
-    keys = GuardedKeys(Named(np.array([True, False])), "keys")
-    assert (keys.fields, keys.maximum, keys.other) == (("uid", "zero"), 20, "other")
-    wanted = keys.wanted(ROWS)
+    labels = GuardedLabels(Named(np.array([True, False])), "labels")
+    assert (labels.fields, labels.labels, labels.maximum, labels.other) == (("uid", "zero"), ("user",), 20, ("other",))
+    wanted = labels.wanted(ROWS)
     assert wanted is not None
     assert wanted.tolist() == [True, False]
-    assert keys.labels(ROWS) == (("uid_3", "three"), ("uid_5", "five"))
-    assert GuardedKeys(Named(), "keys").wanted(ROWS) is None
+    assert labels.values(ROWS) == (("3",), ("5",))
+    assert labels.names(ROWS) == (("three",), ("five",))
+    assert GuardedLabels(Named(), "labels").wanted(ROWS) is None
+    with_other = Named()
+    with_other.labels, with_other.other = ("port", "protocol"), ["rest", ""]
+    assert GuardedLabels(with_other, "labels").other == ("rest", "")
 
 
-@pytest.mark.parametrize("broken", [ZeroDivisionError("oops"), 7, [("a", "b")], [("a", 1), ("b", 2)], ["ab", "cde"]])
-def test_keys_that_are_not_named_are_called_by_their_numbers_and_it_is_said_once(
-    broken: object, caplog: pytest.LogCaptureFixture
+@pytest.mark.parametrize(
+    "broken",
+    [ZeroDivisionError("oops"), 7, [("a",)], [("a",), (1,)], [("a", "b"), ("c", "d")], ["a", "b"], [["a"], ["b"]]],
+)
+@pytest.mark.parametrize("method", ["values", "names"])
+def test_rows_that_get_no_labels_are_called_by_their_numbers_and_it_is_said_once(
+    method: str, broken: object, caplog: pytest.LogCaptureFixture
 ) -> None:
-    named = Named(labels=broken)
-    keys = GuardedKeys(named, "probe 'p': keys of 't'")
-    for _ in range(3):
-        assert keys.labels(ROWS) == [("3_0", "3_0"), ("5_0", "5_0")]
+    named = Named(**{method: broken})
+    labels = GuardedLabels(named, "probe 'p': labels of 't'")
+    for _ in range(3):  # as in every tick
+        found = {"wanted": labels.wanted(ROWS), "values": labels.values(ROWS), "names": labels.names(ROWS)}
+        assert found[method] == [("3_0",), ("5_0",)]
     (said,) = caplog.messages
-    assert said.startswith("probe 'p': keys of 't' are called by their numbers: ")
-    named.named = [("a", "a"), ("b", "b")]
-    assert keys.labels(ROWS) == named.named
-    assert caplog.messages[1:] == ["probe 'p': keys of 't' are named again"]
+    assert said.startswith("probe 'p': labels of 't' are called by their numbers: ")
+    named.answers[method] = [("a",), ("b",)]
+    assert getattr(labels, method)(ROWS) == named.answers[method]
+    assert caplog.messages[1:] == ["probe 'p': labels of 't' are named again"]
+
+
+def test_rows_that_get_no_labels_have_as_many_label_values_as_others() -> None:
+    named = Named(values=7)
+    named.labels = ("port", "protocol", "address")
+    assert GuardedLabels(named, "labels").values(ROWS) == [("3_0", "", ""), ("5_0", "", "")]
 
 
 @pytest.mark.parametrize("broken", [ZeroDivisionError("oops"), 7, [True, True], np.array([True]), np.array([1, 0])])
-def test_where_it_cannot_be_said_which_rows_count_all_of_them_do(
-    broken: object, caplog: pytest.LogCaptureFixture
-) -> None:
-    assert GuardedKeys(Named(broken), "keys").wanted(ROWS) is None
-    assert len(caplog.messages) == 1
+def test_if_it_cannot_be_said_which_rows_count_all_of_them_do(broken: object, caplog: pytest.LogCaptureFixture) -> None:
+    labels = GuardedLabels(Named(broken), "labels")
+    for _ in range(3):  # as in every tick
+        assert labels.wanted(ROWS) is None
+        assert labels.values(ROWS) == (("3",), ("5",))
+        assert labels.names(ROWS) == (("three",), ("five",))
+    (said,) = caplog.messages
+    assert said.startswith("labels cannot say which rows count, so all of them do: ")
 
 
 @pytest.mark.parametrize(
@@ -76,17 +100,21 @@ def test_where_it_cannot_be_said_which_rows_count_all_of_them_do(
         ("fields", (), "fields: (): expected a tuple of a row's fields"),
         ("fields", (1,), "fields: (1,): expected a tuple of a row's fields"),
         ("fields", 7, "'int' object is not iterable"),
+        ("labels", (), "labels: (): expected a tuple of names"),
+        ("labels", ("",), "labels: ('',): expected a tuple of names"),
+        ("labels", 7, "'int' object is not iterable"),
         ("maximum", 0, "maximum: 0: expected an integer above 0"),
         ("maximum", "1", "maximum: '1': expected an integer above 0"),
-        ("other", "", "other: '': expected an ID"),
+        ("other", ("a", "b"), "other: ('a', 'b'): expected 1 label values"),
+        ("other", (1,), "other: (1,): expected 1 label values"),
     ],
 )
-def test_keys_that_can_never_work_are_refused(field: str, value: object, said: str) -> None:
+def test_labels_that_can_never_work_are_refused(field: str, value: object, said: str) -> None:
     named = Named()
     setattr(named, field, value)
     with pytest.raises(PluginError) as caught:
-        guarded(Setup(keys={"t": named}), "p")
-    assert str(caught.value) == f"probe 'p': keys of 't': {said}"
+        guarded(Setup(labels={"t": named}), "p")
+    assert str(caught.value) == f"probe 'p': labels of 't': {said}"
 
 
 def test_what_cannot_be_closed_is_said_and_stops_nothing(caplog: pytest.LogCaptureFixture) -> None:

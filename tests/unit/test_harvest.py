@@ -21,7 +21,7 @@ class FakeTable:
     steps: Steps
     broken: bool = False
 
-    def settle(self, side: int) -> None:
+    def wait_for_programs(self, side: int) -> None:
         self.steps.append(("settle", self.stem, side))
 
     def drain(self, side: int) -> TableHarvest:
@@ -36,10 +36,10 @@ class FakeInterval:
     stem: str
     steps: Steps
     clock: FakeClock
-    side: int = 0
+    buffer: int = 0
 
-    def flip(self) -> int:
-        left, self.side = self.side, 1 - self.side
+    def swap(self) -> int:
+        left, self.buffer = self.buffer, 1 - self.buffer
         self.steps.append(("flip", self.stem, left))
         self.clock.advance(0.001)
         return left
@@ -133,7 +133,7 @@ def test_other_sources_begin_where_the_former_ones_end() -> None:
     own = FakeSource(FakeInterval("own", steps, clock), [FakeTable("own", steps), FakeTable("own too", steps)])
     last = harvester.change([beside, own])
     assert set(last.tables) == {"one"}
-    # with the flip of the former one the one beside it is flipped too; what they counted before is for levels alone
+    # with the flip of the former one the one beside it is flipped too; what they counted before is for gauges alone
     assert [stem for stem, _ in last.begun] == ["new", "own", "own too"] * 2
     assert steps == [
         ("drain", "new", 1), ("drain", "own", 1), ("drain", "own too", 1),
@@ -148,12 +148,12 @@ def test_other_sources_begin_where_the_former_ones_end() -> None:
     assert following.missed_runs == 0  # what was missed before is nobody's
 
 
-def test_a_rehearsal_does_all_that_a_harvest_does_and_takes_nothing() -> None:
+def test_a_dry_run_does_all_that_a_harvest_does_and_takes_nothing() -> None:
     harvester, sources, _, steps = build("a", "b")
-    harvester.rehearse()
+    harvester.dry_run()
     assert {(what, side) for what, _, side in steps} == {("settle", 1), ("drain", 1)}
     assert {stem for what, stem, _ in steps if what == "drain"} == {"a", "b"}
-    assert [source.interval.side for source in sources] == [0, 0]
+    assert [source.interval.buffer for source in sources] == [0, 0]
     sources[1].tables[0].broken = True
     with pytest.raises(KernelError):
-        harvester.rehearse()
+        harvester.dry_run()

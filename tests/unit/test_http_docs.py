@@ -1,52 +1,55 @@
-"""The HTTP sink's page says what there is."""
+"""The pages of the HTTP sinks say what there is."""
 
 from __future__ import annotations
 
 import re
 from pathlib import Path
 
-import msgspec
 import pytest
 import tomli
 
-from ebpfmon import SinkSettings
-from ebpfmon.config import settings as config
+from ebpfmon import SinkSettings, config
 from ebpfmon.plugins import registry
-from ebpfmon_sinks.http_json import listen, rows, serve, stream
-from ebpfmon_sinks.http_json.query import QueryError
-from ebpfmon_sinks.http_json.routes import ROUTES
+from ebpfmon_sinks.http_json import listen, middlewares, rows, serve, stream
+from ebpfmon_sinks.http_json.query import QueryError, parse
+from ebpfmon_sinks.http_json.routes import ROUTES, Route
 from ebpfmon_sinks.http_json.settings import HttpJsonSettings
+from ebpfmon_sinks.http_push.settings import HttpPushSettings
 
-PAGE = (Path(__file__).parents[2] / "ebpfmon_sinks" / "http_json" / "README.md").read_text()
+SINKS = Path(__file__).parents[2] / "ebpfmon_sinks"
+PAGE = (SINKS / "http_json" / "README.md").read_text()
+PUSH_PAGE = (SINKS / "http_push" / "README.md").read_text()
 
 
-def test_the_settings_on_the_page_are_all_of_them_with_their_defaults() -> None:
-    sample = tomli.loads(PAGE.partition("```toml\n")[2].partition("```")[0])
-    shown = config.check(sample, "README.md", registry.discover()).sinks
-    assert shown == (HttpJsonSettings(name="http"), HttpJsonSettings(name="push", push_url=shown[1].push_url))  # type: ignore[attr-defined]
-    assert {key for sink in sample["sinks"] for key in sink} == {
-        "type", "name", *HttpJsonSettings.__struct_fields__
-    } - ({*SinkSettings.__struct_fields__} - {"name"})  # fmt: skip
-    assert msgspec.to_builtins(shown[0])["push_batch"] == 1
+@pytest.mark.parametrize(
+    ("page", "expected"),
+    [(PAGE, HttpJsonSettings()), (PUSH_PAGE, HttpPushSettings(url="https://receiver.example/in"))],
+    ids=["http_json", "http_push"],
+)
+def test_the_settings_on_the_page_are_all_of_them_with_their_defaults(page: str, expected: SinkSettings) -> None:
+    sample = tomli.loads(page.partition("```toml\n")[2].partition("```")[0])
+    assert config.check(sample, "README.md", registry.discover()).sinks == (expected,)
+    (section,) = sample["sinks"]
+    assert section.keys() == {"type", *expected.__struct_fields__} - {*SinkSettings.__struct_fields__}
 
 
 @pytest.mark.parametrize("route", ROUTES, ids=lambda r: r.name)
-def test_the_page_has_every_path_with_its_parameters(route: object) -> None:
-    line = next(line for line in PAGE.splitlines() if line.startswith(f"| `{route.path}` |"))  # type: ignore[attr-defined]
-    assert set(re.findall(r"`\?(\w+)=", line)) == {p.name for p in route.parameters}  # type: ignore[attr-defined]
-    assert ("no token" in line) is route.open  # type: ignore[attr-defined]
+def test_the_page_has_every_path_with_its_parameters(route: Route) -> None:
+    line = next(line for line in PAGE.splitlines() if line.startswith(f"| `{route.path}` |"))
+    assert set(re.findall(r"`\?(\w+)=", line)) == {*route.query.__struct_fields__}
+    assert ("no token" in line) is route.open
 
 
 def test_the_bounds_on_the_page_are_the_ones_that_hold() -> None:
-    top = next(p for r in ROUTES for p in r.parameters if p.name == "top")
+    (processes,) = (r for r in ROUTES if r.name == "processes")
     with pytest.raises(QueryError) as caught:
-        top.parse("0")
+        parse([("top", "0")], processes.query)
     assert str(caught.value) in PAGE
     text = " ".join(PAGE.split())
     assert f"There may be {listen.CONNECTIONS} connections, {stream.CLIENTS} of them streams" in text
     assert f"for {listen.IDLE_S:.0f} s is closed" in text
-    assert f"for {serve._WRITE_S:.0f} s." in text
+    assert f"for {middlewares.WRITE_S:.0f} s." in text
     assert stream.WAITING == 4
     assert "four snapshots behind" in text
-    assert serve._INTERVALS == 3
+    assert serve._LATE_INTERVALS == 3
     assert all(f"`{name}`" in PAGE for name in rows.SUMS)

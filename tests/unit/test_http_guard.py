@@ -17,7 +17,7 @@ import aiohttp
 import pytest
 
 from ebpfmon import SinkError
-from ebpfmon_sinks.http_json import listen, serve, views
+from ebpfmon_sinks.http_json import listen, middlewares, views
 from ebpfmon_sinks.http_json.routes import ROUTES
 from ebpfmon_sinks.http_json.settings import HttpJsonSettings
 from tests.unit.http_support import SNAPSHOT, local, run, serving, until
@@ -42,16 +42,17 @@ def test_without_the_token_there_is_only_whether_it_is_alive(tmp_path: Path, cap
             for path in PATHS:
                 assert (await served.get(path, {"Authorization": "bearer secret-1"})).status == 200
             file.write_text("secret-3\n")
-            served.sink._token_s -= 1
+            assert served.sink._token
+            served.sink._token._read_s -= 1
             assert (await served.get("/", {"Authorization": "Bearer secret-1"})).status == 401
             assert (await served.get("/", {"Authorization": "Bearer secret-3"})).status == 200
             file.unlink()
-            served.sink._token_s -= 1
+            served.sink._token._read_s -= 1
             for _ in range(5):
                 assert (await served.get("/", {"Authorization": "Bearer secret-3"})).status == 503
 
     run(of)
-    assert [r.getMessage() for r in caplog.records] == [f"read the token in '{file}': No such file or directory"]
+    assert [r.getMessage() for r in caplog.records] == [f"cannot read the token in '{file}': No such file or directory"]
 
 
 @pytest.mark.parametrize(
@@ -109,7 +110,7 @@ def test_without_a_host_old_clients_are_answered_and_others_are_not(request_: by
 def test_a_port_that_is_taken_is_an_error_that_names_it() -> None:
     async def of() -> None:
         async with serving() as served:
-            with pytest.raises(SinkError, match=rf"^listen at '127.0.0.1' port {served.sink.port}: Address already"):
+            with pytest.raises(SinkError, match=rf"^cannot listen on .* port {served.sink.port}: Address already"):
                 await HttpJsonSettings(port=served.sink.port).open().__aenter__()
 
     run(of)
@@ -118,7 +119,7 @@ def test_a_port_that_is_taken_is_an_error_that_names_it() -> None:
 @pytest.mark.parametrize("host", ["192.0.2.77", "no.such.host.invalid"])
 def test_a_host_that_is_not_this_machines_is_an_error_that_names_it(host: str) -> None:
     async def of() -> None:
-        with pytest.raises(SinkError, match=f"^listen at '{host}' port 0: "):
+        with pytest.raises(SinkError, match=f"^cannot listen on '{host}' port 0: "):
             await HttpJsonSettings(host=host, port=0, insecure=True).open().__aenter__()
 
     run(of)
@@ -166,7 +167,7 @@ def test_a_certificate_that_cannot_be_used_is_an_error_that_names_it(
             ("/no/such", certificate[1], "No such file"), (str(tmp_path / "x"), certificate[1], "PEM|SSL"),
             (certificate[0], str(locked), "encrypted"),
         ):  # fmt: skip
-            with pytest.raises(SinkError, match=f"use the certificate '{cert}' with '{key}': .*({said})"):
+            with pytest.raises(SinkError, match=f"cannot use the certificate '{cert}' with '{key}': .*({said})"):
                 await local(tls_certificate=cert, tls_key=key).open().__aenter__()
 
     run(of)
@@ -216,7 +217,7 @@ def test_who_sends_no_whole_request_is_hung_up_on(monkeypatch: pytest.MonkeyPatc
 
 
 def test_who_does_not_read_its_answer_is_hung_up_on(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(serve, "_WRITE_S", 0.2)
+    monkeypatch.setattr(middlewares, "WRITE_S", 0.2)
     big = replace(SNAPSHOT, host="h" * 30_000_000)
 
     async def of() -> None:
@@ -246,7 +247,7 @@ def test_what_goes_wrong_inside_is_told_to_the_log_and_not_to_the_client(
 
     run(of)
     assert [r.getMessage() for r in caplog.records if r.levelno >= logging.ERROR] == [
-        "GET '/api/v1/snapshot': RuntimeError: inner secret"
+        "cannot answer GET '/api/v1/snapshot': RuntimeError: inner secret"
     ]
     assert not any(r.exc_info for r in caplog.records)
 

@@ -95,11 +95,12 @@ def test_ten_thousand_malformed_requests_are_refused_and_leave_nothing_in_the_lo
                     answer = await answer_to(served.sink.port, request)
                     assert b"Traceback" not in answer
                     assert b"aiohttp" not in answer
+                    answer = answer.removeprefix(b"HTTP/1.1 100 Continue\r\n\r\n")
                     status = answer.split(b" ", 2)[1] if answer.startswith(b"HTTP/") else answer
                     statuses[status] = statuses.get(status, 0) + 1
                     assert status == b"" or status[:1] in (b"2", b"4"), (request, answer)
                     if status[:1] == b"4" and b"\r\n\r\n{" in answer:
-                        assert b'"schema":1,"status":' + status in answer, (request, answer)
+                        assert b'"schema":2,"status":' + status in answer, (request, answer)
 
             await asyncio.gather(*(some(seed) for seed in range(20)))
             answer = await served.get("/api/v1/processes")
@@ -135,7 +136,7 @@ def test_a_body_is_refused_before_it_is_read(length: bytes) -> None:
             writer.write(b"GET /api/v1/snapshot HTTP/1.1\r\nHost: localhost\r\nContent-Length: " + length + b"\r\n\r\n")
             answer = await asyncio.wait_for(reader.read(), 5)
             assert answer.startswith(b"HTTP/1.1 413 ")
-            assert b"a request has no body here" in answer
+            assert b"requests must not have a body" in answer
             writer.close()
 
     run(of)

@@ -6,6 +6,7 @@ import shutil
 import subprocess
 from dataclasses import replace
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -13,26 +14,38 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 
-import ebpfmon_process
-from ebpfmon import ChartValues, Dimension, Kind, Scope, Snapshot, Value
-from ebpfmon.daemon.self_metrics import SelfMonitor
+from ebpfmon import Chart, Dimension, Kind, Snapshot
 from ebpfmon.pipeline.publish import SinkTask
-from ebpfmon_network_viewer.charts import CHARTS as NETWORK
-from ebpfmon_sinks.http_json.metrics import is_counter, name_of, render
+from ebpfmon.pipeline.self_metrics import SelfMetrics
+from ebpfmon.plugins import registry
+from ebpfmon.text import printable
+from ebpfmon_sinks.http_json.metrics import choose_encoder, in_base_units, name_of, render, type_of
 from ebpfmon_sinks.http_json.settings import HttpJsonSettings
-from tests.unit.http_support import APP, SNAPSHOT, chart, valued
+from tests.unit.http_support import DISKS, LATENCY, SNAPSHOT, chart, data
 
-SHIPPED = [*ebpfmon_process.CHARTS, *NETWORK, *SelfMonitor(["process"], [SinkTask(HttpJsonSettings())]).charts()]
+OPENMETRICS = "application/openmetrics-text; version=1.0.0"
+SHIPPED = [
+    *(
+        each.of_grouping("apps", "application") if each.grouped else each
+        for probe in registry.discover().probes.values()
+        for each in probe.charts
+    ),
+    *SelfMetrics(["process"], [SinkTask(HttpJsonSettings())]).declared,
+]
 
 
 def full() -> Snapshot:
-    """All charts that there are, each dimension with a value of its own."""
-    return replace(
-        SNAPSHOT,
-        charts=tuple(
-            ChartValues(c, tuple(Value(d, n, 10 * n) for n, d in enumerate(c.dimensions, 1))) for c in SHIPPED
-        ),
-    )
+    """All charts that there are, with a series whose numbers differ."""
+    charts = []
+    for of in SHIPPED:
+        numbers = np.arange(1, len(of.columns) + 1)
+        charts.append(data(of, (("x",) * len(of.labels), numbers, 10 * numbers)))
+    return replace(SNAPSHOT, charts=tuple(charts))
+
+
+def text_of(snapshot: Snapshot | None, *, as_openmetrics: bool = False) -> str:
+    encode, _ = choose_encoder(OPENMETRICS if as_openmetrics else "")
+    return render(snapshot, 1, 2, encode).decode()
 
 
 def parsed(text: str, as_openmetrics: bool) -> list[Metric]:
@@ -41,19 +54,18 @@ def parsed(text: str, as_openmetrics: bool) -> list[Metric]:
 
 
 def samples(snapshot: Snapshot | None, *, as_openmetrics: bool = False) -> dict[str, dict[str, float]]:
-    """Values by metric and label."""
-    text = render(snapshot, 1, 2, as_openmetrics=as_openmetrics).decode()
+    """Values by metric and the values of labels, joined."""
     found: dict[str, dict[str, float]] = {}
-    for family in parsed(text, as_openmetrics):
+    for family in parsed(text_of(snapshot, as_openmetrics=as_openmetrics), as_openmetrics):
         for sample in family.samples:
-            (label,) = sample.labels.values() or [""]
-            assert label not in found.setdefault(sample.name, {}), "a series twice"
-            found[sample.name][label] = sample.value
+            labels = " ".join(sample.labels.values())
+            assert labels not in found.setdefault(sample.name, {}), "a series twice"
+            found[sample.name][labels] = sample.value
     return found
 
 
 @pytest.mark.parametrize("as_openmetrics", [False, True])
-def test_counters_are_totals_in_base_units_and_levels_are_gauges(as_openmetrics: bool) -> None:
+def test_counters_are_totals_in_base_units_and_gauges_are_gauges(as_openmetrics: bool) -> None:
     found = samples(SNAPSHOT, as_openmetrics=as_openmetrics)
     assert found["ebpfmon_io_calls_total"] == {"read": 1058, "write": 7}
     assert found["ebpfmon_apps_vfs_write_calls_total"] == {"web": 70, "other": 510}
@@ -67,11 +79,48 @@ def test_counters_are_totals_in_base_units_and_levels_are_gauges(as_openmetrics:
     assert found["ebpfmon_build_info"].values()
 
 
-def test_no_remote_address_and_no_process_is_a_label() -> None:
-    text = render(SNAPSHOT, 0, 0, as_openmetrics=False).decode()
+def test_labels_are_the_charts_and_the_dimension_unless_it_shows_one_number() -> None:
+    text = text_of(SNAPSHOT)
+    assert 'ebpfmon_apps_vfs_write_calls_total{application="web"} 70.0' in text
+    assert 'ebpfmon_apps_vfs_write_calls_total{application="other"} 510.0' in text
+    assert 'ebpfmon_io_calls_total{dimension="read"} 1058.0' in text
+    dimensions = (Dimension("read", "read", ("r",)), Dimension("write", "write", ("w",)))
+    kinds = (Kind.COUNTER, Kind.GAUGE)
+    charts = [
+        data(chart(f"ebpf.{kind}", "requests", *dimensions, labels=("disk",), kind=kind), (("sda",), (3, 4), (30, 40)))
+        for kind in kinds
+    ]
+    text = text_of(replace(SNAPSHOT, charts=tuple(charts)))
+    assert 'ebpfmon_counter_requests_total{dimension="read",disk="sda"} 30.0' in text
+    assert 'ebpfmon_gauge_requests{dimension="write",disk="sda"} 4.0' in text
+
+
+def test_no_label_without_bound_and_no_process_is_a_label() -> None:
+    text = text_of(SNAPSHOT)
     assert "192.0.2.1" not in text
     assert "outbound" not in text
     assert "nginx" not in text
+
+
+@pytest.mark.parametrize("as_openmetrics", [False, True])
+def test_a_histogram_counts_what_is_at_most_each_bound_in_base_units(as_openmetrics: bool) -> None:
+    families = parsed(text_of(SNAPSHOT, as_openmetrics=as_openmetrics), as_openmetrics)
+    (family,) = (f for f in families if f.type == "histogram")
+    assert family.name == "ebpfmon_disk_latency_seconds"
+    found = {(s.name.partition("_seconds")[2], s.labels["disk"], s.labels.get("le")): s.value for s in family.samples}
+    assert {le: found["_bucket", "sda", le] for le in ("0.000128", "0.000256", "+Inf")} == {
+        "0.000128": 10, "0.000256": 15, "+Inf": 17,
+    }  # fmt: skip
+    assert found["_count", "sda", None] == 17
+    assert found["_sum", "sda", None] == pytest.approx(0.007)
+    assert found["_count", "other", None] == 0
+
+
+def test_a_histogram_without_a_sum_has_none_and_one_without_labels_has_the_bound_alone() -> None:
+    of = chart("ebpf.size", "operations/s", buckets=replace(LATENCY, units="bytes", sum="", sum_units=""))
+    found = samples(replace(SNAPSHOT, charts=(data(of, ((), (1, 1, 1), (1, 2, 3))),)))
+    assert found["ebpfmon_size_bytes_bucket"] == {"128.0": 1, "256.0": 3, "+Inf": 6}
+    assert "ebpfmon_size_bytes_sum" not in found
 
 
 def test_before_the_first_snapshot_there_is_the_process_itself() -> None:
@@ -94,38 +143,50 @@ def test_before_the_first_snapshot_there_is_the_process_itself() -> None:
     ],
 )  # fmt: skip
 def test_a_name_follows_from_id_and_units(id_: str, units: str, name: str) -> None:
-    assert name_of(chart(id_, units, Scope.SYSTEM, APP))[0] == name
+    assert name_of(chart(id_, units)) == name
 
 
 def test_every_chart_that_is_shipped_has_a_name_of_its_own_and_is_there() -> None:
-    named = [c for c in SHIPPED if c.scope is not Scope.KEYS]
-    names = [name_of(c)[0] for c in named]
+    named = [c for c in SHIPPED if not c.unbounded]
+    names = [name_of(c) for c in named]
     assert len(set(names)) == len(names)
     found = samples(full())
     for of, name in zip(named, names, strict=True):
-        assert len(found[f"{name}_total" if is_counter(of) else name]) == len(of.dimensions), of.id
+        suffix = {"counter": "_total", "gauge": "", "histogram": "_bucket"}[type_of(of)]
+        columns = len(of.buckets.bounds) + 1 if of.buckets else len(of.columns)
+        assert len(found[name + suffix]) == columns, of.id
 
 
 def test_promtool_has_nothing_to_say() -> None:
     promtool = shutil.which("promtool")
     if not promtool:
         pytest.skip("promtool is not installed (Debian's prometheus)")
-    text = render(full(), 1, 2, as_openmetrics=False)  # it reads plain text alone
-    done = subprocess.run([promtool, "check", "metrics"], input=text, capture_output=True, check=False)
+    done = subprocess.run(
+        [promtool, "check", "metrics"], input=text_of(full()).encode(), capture_output=True, check=False
+    )
     assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"")
 
 
 def test_two_series_of_one_name_are_one() -> None:
-    of = chart("ebpf.io", "calls/s", Scope.SYSTEM, APP)
-    twice = replace(SNAPSHOT, charts=(valued(of, ("x", 1, 5), ("x", 1, 6)), valued(of, ("x", 1, 7))))
-    assert samples(twice)["ebpfmon_io_calls_total"] == {"x": 18}
+    of = chart("ebpf.io", "calls/s", labels=("a",))
+    charts = (data(of, (("x",), (1,), (5,)), (("x",), (1,), (6,))), data(of, (("x",), (1,), (7,))))
+    assert samples(replace(SNAPSHOT, charts=charts))["ebpfmon_io_calls_total"] == {"x": 18}
+    twice = data(DISKS, (("sda",), (1, 0, 2, 5), (1, 0, 2, 5)), (("sda",), (1, 0, 2, 5), (1, 0, 2, 5)))
+    assert samples(replace(SNAPSHOT, charts=(twice,)))["ebpfmon_disk_latency_seconds_count"] == {"sda": 6}
 
 
 def test_two_types_of_one_name_are_the_first() -> None:
-    counter, level = (chart("ebpf.io", "calls/s", Scope.SYSTEM, APP, kind=k) for k in Kind)
-    found = samples(replace(SNAPSHOT, charts=(valued(counter, ("x", 1, 5)), valued(level, ("y", 3, 0)))))
+    counter, gauge = (chart("ebpf.io", "calls/s", labels=("a",), kind=k) for k in (Kind.COUNTER, Kind.GAUGE))
+    charts = (data(counter, (("x",), (1,), (5,))), data(gauge, (("y",), (3,), (0,))))
+    found = samples(replace(SNAPSHOT, charts=charts))
     assert found["ebpfmon_io_calls_total"] == {"x": 5}
     assert "ebpfmon_io_calls" not in found
+
+
+def test_two_histograms_of_one_name_with_other_bounds_are_the_first() -> None:
+    other: Chart = replace(DISKS, buckets=replace(LATENCY, bounds=(1, 2)))
+    charts = (data(DISKS, (("sda",), (1, 0, 2, 5), (1, 0, 2, 5))), data(other, (("sdb",), (1, 0, 2, 5), (1, 0, 2, 5))))
+    assert samples(replace(SNAPSHOT, charts=charts))["ebpfmon_disk_latency_seconds_count"] == {"sda": 3}
 
 
 @given(
@@ -138,21 +199,21 @@ def test_two_types_of_one_name_are_the_first() -> None:
 def test_whatever_things_are_called_it_can_be_read(
     names: list[str], id_: str, units: str, title: str, as_openmetrics: bool
 ) -> None:
-    made = replace(chart(id_, units, Scope.APPS, APP), title=title)
-    values = tuple(Value(Dimension(n, n, ()), 1, 10**12 + n_) for n_, n in enumerate(names))
-    text = render(replace(SNAPSHOT, charts=(ChartValues(made, values),)), 0, 0, as_openmetrics=as_openmetrics).decode()
-    families = parsed(text, as_openmetrics)
+    made = replace(chart(id_, units, labels=("application",)), title=title)
+    charts = (data(made, *(((name,), (1,), (10**12 + n,)) for n, name in enumerate(names))),)
+    families = parsed(text_of(replace(SNAPSHOT, charts=charts), as_openmetrics=as_openmetrics), as_openmetrics)
     assert any(f.name.startswith("ebpfmon_snapshot_time") for f in families)
-    (found,) = (f for f in families for s in f.samples[:1] if "app" in s.labels)
-    _, times, by = name_of(made)
-    assert sum(s.value for s in found.samples) == pytest.approx(sum(v.total for v in values) * times / by, rel=1e-12)
+    (found,) = (f for f in families for s in f.samples[:1] if "application" in s.labels)
+    assert {s.labels["application"] for s in found.samples} == {*map(printable, names)}
+    total = sum(10**12 + n for n in range(len(names)))
+    assert sum(s.value for s in found.samples) == pytest.approx(in_base_units(total, units), rel=1e-12)
 
 
 def test_totals_never_fall_when_an_application_gives_its_place_to_another() -> None:
     """Its series ends, and nobody else's total is smaller for it."""
-    of = chart("apps.x", "calls/s", Scope.APPS, APP)
-    before = samples(replace(SNAPSHOT, charts=(valued(of, ("a", 5, 50), ("b", 1, 10), ("other", 2, 20)),)))
-    after = samples(replace(SNAPSHOT, charts=(valued(of, ("a", 5, 55), ("c", 9, 9), ("other", 0, 20)),)))
-    old, new = before["ebpfmon_apps_x_calls_total"], after["ebpfmon_apps_x_calls_total"]
+    of = chart("apps.x", "calls/s", labels=("application",))
+    first = data(of, (("a",), (5,), (50,)), (("b",), (1,), (10,)), (("other",), (2,), (20,)))
+    second = data(of, (("a",), (5,), (55,)), (("c",), (9,), (9,)), (("other",), (0,), (20,)))
+    old, new = (samples(replace(SNAPSHOT, charts=(d,)))["ebpfmon_apps_x_calls_total"] for d in (first, second))
     assert new.keys() == {"a", "c", "other"}
     assert all(new[name] >= old[name] for name in old.keys() & new.keys())

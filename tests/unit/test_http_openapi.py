@@ -17,7 +17,7 @@ from tests.unit.http_support import SNAPSHOT, Answer, local, run, serving
 DOCUMENT = document()
 ASKED = {
     "/": "/", "/api/v1/charts/{id}": "/api/v1/charts/ebpf.io",
-    "/api/v1/processes": "/api/v1/processes?sort=bytes&top=2&app=web",
+    "/api/v1/processes": "/api/v1/processes?sort=bytes&top=2&by=application&group=web",
     "/api/v1/connections": "/api/v1/connections?sort=retransmits&top=1000",
 }  # fmt: skip
 WRONG = {
@@ -98,7 +98,7 @@ def test_a_line_of_the_stream_is_a_snapshot_and_its_types_are_the_ones_it_names(
                 assert head.headers["Content-Type"] == media
             async with served.session.get(f"{served.url}/api/v1/stream?format=ndjson") as response:
                 line = await response.content.readline()
-            schema = {"$ref": "#/components/schemas/Snapshot", "components": DOCUMENT["components"]}
+            schema = {"$ref": "#/components/schemas/SnapshotJson", "components": DOCUMENT["components"]}
             jsonschema.Draft202012Validator(schema).validate(json.loads(line))
 
     run(of)

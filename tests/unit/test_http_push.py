@@ -22,8 +22,8 @@ from aiohttp.test_utils import TestServer
 
 from ebpfmon import SinkError, Snapshot, to_json
 from ebpfmon.pipeline.publish import MAILBOX_SNAPSHOTS, SinkTask
-from ebpfmon_sinks.http_json.push import PushSink
-from ebpfmon_sinks.http_json.settings import HttpJsonSettings
+from ebpfmon_sinks.http_push.push import HttpPushSink
+from ebpfmon_sinks.http_push.settings import HttpPushSettings
 from tests.unit.http_support import SNAPSHOT, later, run, until
 
 Answer = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -65,7 +65,7 @@ def encoded(snapshot: Snapshot) -> bytes:
 
 def test_each_snapshot_is_posted_as_json() -> None:
     async def of() -> None:
-        async with receiving() as receiver, PushSink(HttpJsonSettings(push_url=receiver.url)) as sink:
+        async with receiving() as receiver, HttpPushSink(HttpPushSettings(url=receiver.url)) as sink:
             for n in range(3):
                 await sink.send(later(n))
             assert receiver.bodies == [encoded(later(n)) for n in range(3)]
@@ -91,11 +91,11 @@ def test_what_is_small_is_not_zipped_and_what_is_zipped_is_what_was_meant() -> N
     async def of() -> None:
         server = await asyncio.start_server(take, "127.0.0.1", 0)
         url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/in"
-        async with server, PushSink(HttpJsonSettings(push_url=url)) as sink:
+        async with server, HttpPushSink(HttpPushSettings(url=url)) as sink:
             small = Snapshot(host="h", time_s=1.0, elapsed_s=1.0, complete=True, charts=())
             await sink.send(small)
             await sink.send(SNAPSHOT)
-            async with PushSink(HttpJsonSettings(push_url=url, push_gzip=False)) as plain:
+            async with HttpPushSink(HttpPushSettings(url=url, gzip=False)) as plain:
                 await plain.send(SNAPSHOT)
         assert seen[0].endswith(b"\r\n\r\n" + encoded(small))
         assert b"content-encoding" not in seen[0].lower()
@@ -108,8 +108,8 @@ def test_what_is_small_is_not_zipped_and_what_is_zipped_is_what_was_meant() -> N
 def test_ndjson_goes_in_batches_but_for_the_first_and_the_last_which_nobody_waits_for() -> None:
     async def of() -> None:
         async with receiving() as receiver:
-            settings = HttpJsonSettings(push_url=receiver.url, push_format="ndjson", push_batch=3)
-            async with PushSink(settings) as sink:
+            settings = HttpPushSettings(url=receiver.url, format="ndjson", batch=3)
+            async with HttpPushSink(settings) as sink:
                 for n in range(9):
                     await sink.send(later(n))
             lines = [[json.loads(line)["time"] - SNAPSHOT.time_s for line in b.splitlines()] for b in receiver.bodies]
@@ -126,15 +126,13 @@ def test_headers_and_a_token_are_sent_and_the_token_is_read_each_time(tmp_path: 
 
     async def of() -> None:
         async with receiving() as receiver:
-            settings = HttpJsonSettings(
-                push_url=receiver.url, push_token_file=str(file), push_headers={"X-Scope-OrgID": "t1"}
-            )
-            async with PushSink(settings) as sink:
+            settings = HttpPushSettings(url=receiver.url, token_file=str(file), headers={"X-Scope-OrgID": "t1"})
+            async with HttpPushSink(settings) as sink:
                 await sink.send(SNAPSHOT)
                 file.write_text("two\n")
                 await sink.send(SNAPSHOT)
                 file.unlink()
-                with pytest.raises(SinkError, match=r"read the token in '.*': No such file"):
+                with pytest.raises(SinkError, match=r"cannot read the token in '.*': No such file"):
                     await sink.send(SNAPSHOT)
             assert [r.headers["Authorization"] for r in receiver.requests] == ["Bearer one", "Bearer two"]
             assert receiver.requests[0].headers["X-Scope-OrgID"] == "t1"
@@ -146,18 +144,19 @@ def test_headers_and_a_token_are_sent_and_the_token_is_read_each_time(tmp_path: 
     ("code", "said"),
     [
         (500, "500 Internal Server Error"), (503, "503 Service Unavailable"), (429, "429 Too Many Requests"),
-        (408, "408 Request Timeout"), (401, "401 Unauthorized (push_token_file or push_headers)"),
-        (404, "404 Not Found (it will not take this: push_url and push_format)"),
-        (302, "302 Found (a redirect is not followed: push_url)"), (304, "304 Not Modified (a redirect"),
+        (408, "408 Request Timeout"), (401, "401 Unauthorized; check token_file and headers"),
+        (404, "404 Not Found; the receiver does not accept this: check url and format"),
+        (302, "302 Found; redirects are not followed: set url to where it leads"),
+        (304, "304 Not Modified; redirects are"),
     ],
 )  # fmt: skip
 def test_a_receiver_that_refuses_is_an_error_with_its_status(code: int, said: str) -> None:
     async def of() -> None:
         async with receiving(lambda _: status(code)) as receiver:
-            async with PushSink(HttpJsonSettings(push_url=f"{receiver.url}?key=secret")) as sink:
+            async with HttpPushSink(HttpPushSettings(url=f"{receiver.url}?key=secret")) as sink:
                 with pytest.raises(SinkError) as caught:
                     await sink.send(SNAPSHOT)
-            assert str(caught.value).startswith(f"post to '{receiver.url}': {said}")
+            assert str(caught.value).startswith(f"cannot post to '{receiver.url}': {said}")
             assert "secret" not in str(caught.value)
 
     run(of)
@@ -171,8 +170,8 @@ def test_a_redirect_is_not_followed(code: int) -> None:
             async def answer(_: web.Request) -> web.Response:
                 return web.Response(status=code, headers={"Location": other.url})
 
-            async with receiving(answer) as receiver, PushSink(HttpJsonSettings(push_url=receiver.url)) as sink:
-                with pytest.raises(SinkError, match=f"{code} .* \\(a redirect is not followed: push_url\\)"):
+            async with receiving(answer) as receiver, HttpPushSink(HttpPushSettings(url=receiver.url)) as sink:
+                with pytest.raises(SinkError, match=f"{code} .*; redirects are not followed"):
                     await sink.send(SNAPSHOT)
             assert not other.requests
 
@@ -251,10 +250,10 @@ def test_a_receiver_that_is_none_is_an_error_in_time(behaviour: Behaviour, said:
         server = await asyncio.start_server(begun, "127.0.0.1", 0)
         url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/"
         big = Snapshot(host="h" * 20_000_000, time_s=1.0, elapsed_s=1.0, complete=True, charts=())
-        settings = HttpJsonSettings(push_url=url, push_timeout_s=0.3)
+        settings = HttpPushSettings(url=url, timeout_s=0.3)
         before = time.monotonic()
-        async with server, PushSink(settings) as sink:
-            with pytest.raises(SinkError, match=f"^post to '{url}': {said}") as caught:
+        async with server, HttpPushSink(settings) as sink:
+            with pytest.raises(SinkError, match=f"^cannot post to '{url}': {said}") as caught:
                 await sink.send(big if behaviour is never_read else SNAPSHOT)
         assert time.monotonic() - before < 3
         assert str(caught.value).isprintable()
@@ -268,8 +267,8 @@ def test_a_receiver_that_is_none_is_an_error_in_time(behaviour: Behaviour, said:
 @pytest.mark.parametrize("url", ["http://127.0.0.1:1/x", "http://localhost:1/x", "http://no.such.host.invalid/x"])
 def test_nobody_there_is_an_error_that_names_it(url: str) -> None:
     async def of() -> None:
-        async with PushSink(HttpJsonSettings(push_url=url)) as sink:
-            with pytest.raises(SinkError, match=f"^post to '{url}': Cannot connect to host"):
+        async with HttpPushSink(HttpPushSettings(url=url)) as sink:
+            with pytest.raises(SinkError, match=f"^cannot post to '{url}': Cannot connect to host"):
                 await sink.send(SNAPSHOT)
 
     run(of)
@@ -286,7 +285,7 @@ def test_an_answer_of_any_length_is_not_read() -> None:
             return response
 
     async def of() -> None:
-        async with receiving(flood) as receiver, PushSink(HttpJsonSettings(push_url=receiver.url)) as sink:
+        async with receiving(flood) as receiver, HttpPushSink(HttpPushSettings(url=receiver.url)) as sink:
             for _ in range(3):
                 await sink.send(SNAPSHOT)
             assert len(receiver.bodies) == 3
@@ -305,7 +304,7 @@ def test_through_the_core_a_receiver_that_comes_back_gets_the_last_eight_and_the
 
     async def of() -> None:
         async with receiving(answer) as receiver:
-            task = SinkTask(HttpJsonSettings(push_url=receiver.url, push_format="ndjson", push_batch=2, name="push"))
+            task = SinkTask(HttpPushSettings(url=receiver.url, format="ndjson", batch=2, name="push"))
             running = asyncio.create_task(task.run())
             for n in range(20):
                 task.mailbox.put(later(n))
@@ -332,11 +331,11 @@ def test_a_batch_that_is_lost_is_told() -> None:
 
     async def of() -> None:
         async with receiving(lambda _: status(codes.pop(0))) as receiver:
-            settings = HttpJsonSettings(push_url=receiver.url, push_format="ndjson", push_batch=3)
-            async with PushSink(settings) as sink:
+            settings = HttpPushSettings(url=receiver.url, format="ndjson", batch=3)
+            async with HttpPushSink(settings) as sink:
                 for n in range(3):
                     await sink.send(later(n))
-                with pytest.raises(SinkError, match=r"500 Internal Server Error; 2 snapshots before it are lost$"):
+                with pytest.raises(SinkError, match=r"500 Internal Server Error; 2 earlier snapshots are lost$"):
                     await sink.send(later(3))
             assert len(receiver.bodies) == 2
 
@@ -360,18 +359,18 @@ def test_a_certificate_is_verified_against_the_systems_or_those_named(tmp_path: 
         await server.start_server(ssl=context)
         url = str(server.make_url("/in"))
         try:
-            async with PushSink(HttpJsonSettings(push_url=url)) as sink:
+            async with HttpPushSink(HttpPushSettings(url=url)) as sink:
                 with pytest.raises(SinkError, match="certificate verify failed"):
                     await sink.send(SNAPSHOT)
-            async with PushSink(HttpJsonSettings(push_url=url, push_ca_file=str(cert))) as sink:
+            async with HttpPushSink(HttpPushSettings(url=url, ca_file=str(cert))) as sink:
                 await sink.send(SNAPSHOT)
             other = url.replace("127.0.0.1", "localhost")  # a name that the certificate has not
-            async with PushSink(HttpJsonSettings(push_url=other, push_ca_file=str(cert))) as sink:
+            async with HttpPushSink(HttpPushSettings(url=other, ca_file=str(cert))) as sink:
                 with pytest.raises(SinkError, match="certificate verify failed"):
                     await sink.send(SNAPSHOT)
             for wrong in ("/no/such.pem", str(key)):
-                with pytest.raises(SinkError, match=f"trust the certificates in '{wrong}'"):
-                    await PushSink(HttpJsonSettings(push_url=url, push_ca_file=wrong)).__aenter__()
+                with pytest.raises(SinkError, match=f"cannot use the certificates in '{wrong}'"):
+                    await HttpPushSink(HttpPushSettings(url=url, ca_file=wrong)).__aenter__()
         finally:
             await server.close()
         assert len(receiver.bodies) == 1

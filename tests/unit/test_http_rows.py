@@ -1,121 +1,175 @@
-"""Processes and connections as the HTTP sink shows them."""
+"""Processes and connections as the HTTP sink lists them."""
 
 from __future__ import annotations
 
+from collections import defaultdict
 from dataclasses import replace
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ebpfmon import Owners
-from ebpfmon.top.listing import listing
+from ebpfmon import Rows, Snapshot, TableView
 from ebpfmon_sinks.http_json.query import QueryError
-from ebpfmon_sinks.http_json.rows import connections_to_json, processes, processes_to_json
-from tests.unit.http_support import SENT, SNAPSHOT, harvested, row
-from tests.unit.support import ROW, snapshot
+from ebpfmon_sinks.http_json.rows import connections_to_json, processes_to_json
+from tests.unit.http_support import READ, ROW, SEND, SENT, SNAPSHOT, groups, harvested, row
 
 
-def asked(sort: str = "calls", top: int = 50, app: str = "") -> list[dict[str, Any]]:
-    found: list[dict[str, Any]] = processes_to_json(SNAPSHOT, sort, top, app)["processes"]
-    return found
+def asked(sort: str = "calls", top: int = 50, group: str = "", by: str = "", of: Snapshot = SNAPSHOT) -> Any:
+    return msgspec.to_builtins(processes_to_json(of, sort, top, group, by))
+
+
+def processes(sort: str = "calls", top: int = 50, group: str = "", by: str = "", of: Snapshot = SNAPSHOT) -> Any:
+    return asked(sort, top, group, by, of)["processes"]
+
+
+def connections(sort: str = "calls", top: int = 50, of: Snapshot = SNAPSHOT) -> Any:
+    return msgspec.to_builtins(connections_to_json(of, sort, top))
 
 
 def test_a_process_is_one_however_many_tables_and_programs_it_was_in_and_is_called_as_the_last() -> None:
-    nginx = next(p for p in asked() if p["tgid"] == 100)
+    nginx = next(p for p in processes() if p["tgid"] == 100)
     assert nginx == {
         "tgid": 100, "start_ns": 10, "exec_id": 2, "parent_tgid": 1, "uid": 33, "cgroup_id": 7,
-        "comm": "nginx", "app": "web",
-        "amounts": {"read_calls": 7, "read_bytes": 100, "send_calls": 9, "send_bytes": 900},
-        "rates": {"read_calls": 14.0, "read_bytes": 200.0, "send_calls": 18.0, "send_bytes": 1800.0},
+        "comm": "nginx", "groups": {"application": "web", "user": "web"},
+        "amounts": {"read": 7, "rbytes": 100, "moved": 1000, "send": 9},
+        "rates": {"read": 14.0, "rbytes": 200.0, "moved": 2000.0, "send": 18.0},
     }  # fmt: skip
 
 
 def test_a_number_that_was_given_again_is_another_process() -> None:
-    assert sorted((p["start_ns"], p["comm"]) for p in asked() if p["tgid"] == 200) == [(20, "\ufffdcat"), (30, "other")]
+    assert sorted((p["start_ns"], p["comm"]) for p in processes() if p["tgid"] == 200) == [
+        (20, "\ufffdcat"),
+        (30, "other"),
+    ]
 
 
 def test_the_busiest_come_first_by_whatever_was_asked_for() -> None:
-    assert [p["tgid"] for p in asked()] == [200, 100, 200]
-    assert asked("bytes")[0]["tgid"] == 100
-    assert asked("read_calls")[0]["tgid"] == 200
-    assert [p["comm"] for p in asked("read_calls", 2)] == ["\ufffdcat", "nginx"]
-    assert processes_to_json(SNAPSHOT, "calls", 1, "")["found"] == 3
+    assert [p["tgid"] for p in processes()] == [200, 100, 200]
+    assert processes("bytes")[0]["tgid"] == 100
+    assert processes("read")[0]["tgid"] == 200
+    assert [p["comm"] for p in processes("read", 2)] == ["\ufffdcat", "nginx"]
+    assert asked("calls", 1)["found"] == 3
 
 
-def test_an_application_can_be_asked_for_and_one_that_is_not_there_has_nothing() -> None:
-    assert [p["comm"] for p in asked(app="web")] == ["nginx"]
-    assert [p["comm"] for p in asked(app="tools")] == ["\ufffdcat"]
-    assert asked(app="nobody") == []
+def test_the_columns_are_those_that_are_declared_for_rows() -> None:
+    assert asked()["columns"] == [
+        {"id": "read", "name": "read", "units": "calls/s"}, {"id": "rbytes", "name": "read", "units": "bytes/s"},
+        {"id": "moved", "name": "moved", "units": "bytes/s"}, {"id": "send", "name": "send", "units": "calls/s"},
+    ]  # fmt: skip
+    assert [c["id"] for c in connections()["columns"]] == ["sends", "sent", "retransmits"]
+
+
+def test_a_group_of_any_grouping_can_be_asked_for_and_one_that_is_not_there_has_nothing() -> None:
+    assert [p["comm"] for p in processes(group="web")] == ["nginx"]
+    assert [p["comm"] for p in processes(group="tools")] == ["\ufffdcat"]
+    assert processes(group="nobody") == []
+    assert processes(group="root") == []
+    assert [p["comm"] for p in processes(group="root", by="user")] == ["\ufffdcat", "other"]
+    assert asked(group="root", by="user")["found"] == 2
+    with pytest.raises(QueryError, match="by: no grouping 'container': expected one of application, user"):
+        processes(by="container")
+
+
+def without_groups() -> Snapshot:
+    return replace(SNAPSHOT, tables={name: replace(view, groups={}) for name, view in SNAPSHOT.tables.items()})
 
 
 def test_without_groups_nobody_has_one() -> None:
-    bare = replace(SNAPSHOT, owners={})
-    assert {p["app"] for p in processes_to_json(bare, "calls", 50, "")["processes"]} == {None}
-    assert connections_to_json(bare, "calls", 50)["connections"][0]["app"] is None
+    bare = without_groups()
+    assert all(p["groups"] == {} for p in processes(of=bare))
+    assert connections(of=bare)["connections"][0]["groups"] == {}
+    assert processes(group="web", of=bare) == []
+    with pytest.raises(QueryError, match="by: no grouping 'application': groups are turned off"):
+        processes(by="application", of=bare)
+
+
+def test_what_belongs_to_no_group_says_so() -> None:
+    assert next(p for p in processes() if p["comm"] == "other")["groups"] == {"application": None, "user": "root"}
 
 
 def test_what_found_no_row_is_told() -> None:
-    assert processes_to_json(SNAPSHOT, "calls", 1, "")["overflow_calls"] == 6
-    assert connections_to_json(SNAPSHOT, "calls", 1)["overflow_calls"] == 3
+    assert asked("calls", 1)["overflow_calls"] == 6
+    assert connections("calls", 1)["overflow_calls"] == 3
 
 
-def test_connections_have_both_ends_and_their_process() -> None:
-    first, second, third = connections_to_json(SNAPSHOT, "calls", 50)["connections"]
+def test_connections_have_their_process_and_the_labels_that_their_source_gives() -> None:
+    first, second, third = connections()["connections"]
     assert first == {
-        "comm": "nginx", "app": "web", "tgid": 100, "start_ns": 10, "exec_id": 2, "direction": "outbound",
-        "address": "192.0.2.1", "port": 443, "protocol": "TCP",
-        "amounts": {"sent_calls": 9, "sent_bytes": 900}, "rates": {"sent_calls": 18.0, "sent_bytes": 1800.0},
+        "table": "outbound", "tgid": 100, "start_ns": 10, "exec_id": 2, "comm": "nginx",
+        "groups": {"application": "web", "user": "web"}, "labels": {"port": "443", "address": "1"},
+        "amounts": {"sends": 9, "sent": 900}, "rates": {"sends": 18.0, "sent": 1800.0},
     }  # fmt: skip
-    assert (second["direction"], second["address"], second["protocol"]) == ("inbound", None, "132")
-    assert (third["comm"], third["app"], third["address"]) == (None, None, "2001:db8::1")
+    assert (second["table"], second["labels"], second["comm"]) == ("inbound", {"port": "80"}, "\ufffdcat")
+    assert (third["comm"], third["groups"], third["labels"]) == (None, {}, {"port": "53", "address": "2"})
     assert third["amounts"]["retransmits"] == 2
 
 
 def test_connections_are_sorted_and_bounded_and_tables_of_something_else_are_none() -> None:
-    found = connections_to_json(SNAPSHOT, "bytes", 2)
-    assert [c["port"] for c in found["connections"]] == [53, 443]
+    found = connections("bytes", 2)
+    assert [c["labels"]["port"] for c in found["connections"]] == ["53", "443"]
     assert found["found"] == 3
-    assert [c["port"] for c in connections_to_json(SNAPSHOT, "retransmits", 1)["connections"]] == [53]
+    assert [c["labels"]["port"] for c in connections("retransmits", 1)["connections"]] == ["53"]
 
 
-@pytest.mark.parametrize("sort", ["io_calls", "tgid", "", "calls "])
-def test_a_counter_that_is_not_there_is_an_error_that_says_what_is(sort: str) -> None:
-    with pytest.raises(QueryError, match="expected one of calls, bytes, read_calls, read_bytes, send_calls"):
-        processes_to_json(SNAPSHOT, sort, 1, "")
-    with pytest.raises(QueryError, match="expected one of calls, bytes, sent_calls"):
-        connections_to_json(SNAPSHOT, sort, 1)
+@pytest.mark.parametrize("sort", ["io", "tgid", "", "calls ", "all", "read_calls"])
+def test_a_column_that_is_not_there_is_an_error_that_says_what_is(sort: str) -> None:
+    with pytest.raises(QueryError, match="expected one of calls, bytes, read, rbytes, moved, send"):
+        processes(sort, 1)
+    with pytest.raises(QueryError, match="expected one of calls, bytes, sends, sent"):
+        connections(sort, 1)
 
 
 def test_nothing_at_all_is_an_empty_list() -> None:
-    assert processes_to_json(snapshot(), "calls", 1, "")["processes"] == []
-    assert connections_to_json(snapshot(), "calls", 1)["connections"] == []
-    empty = snapshot(tables={"t": harvested(np.zeros(0, ROW))})
-    assert processes_to_json(empty, "read_bytes", 1, "")["found"] == 0
+    nothing = replace(SNAPSHOT, tables={})
+    assert processes(of=nothing) == []
+    assert connections(of=nothing)["connections"] == []
+    empty = TableView(harvest=harvested(np.zeros(0, ROW)), columns=READ)
+    assert asked("rbytes", of=replace(SNAPSHOT, tables={"t": empty}))["found"] == 0
+
+
+@pytest.mark.parametrize("comm", [b"a\x1b[2Jb", "‮".encode()])
+def test_a_name_that_a_process_chose_is_safe_to_show(comm: bytes) -> None:
+    view = TableView(harvest=harvested(row(ROW, tgid=1, comm=comm, read_calls=1)), columns=READ)
+    (found,) = processes(of=replace(SNAPSHOT, tables={"t": view}))
+    assert found["comm"].isprintable()
 
 
 ROWS = st.lists(
-    st.tuples(st.integers(1, 5), st.integers(1, 3), st.integers(0, 2), st.integers(0, 9), st.integers(0, 3)),
+    st.tuples(st.integers(1, 5), st.integers(1, 3), st.integers(0, 2), st.integers(0, 9), st.integers(0, 2)),
     max_size=30,
+    unique_by=lambda r: r[:3],  # as the kernel's tables are
 )
 
 
 @given(ROWS, ROWS)
-def test_it_is_what_top_shows_and_nothing_is_lost(first: list[tuple[int, ...]], second: list[tuple[int, ...]]) -> None:
-    made, owners = {}, {}
-    for stem, dtype, drawn in (("a", ROW, first), ("b", SENT, second)):
-        rows = [row(dtype, tgid=r[0], start_ns=r[1], exec_id=r[2], comm=b"%d" % r[2]) for r in drawn]
-        for one, r in zip(rows, drawn, strict=True):
-            one[dtype.names[-2]] = r[3]  # type: ignore[index]
-        made[stem] = harvested(np.concatenate([np.zeros(0, dtype), *rows]))
-        owners[stem] = Owners(("other", "overflow", "x", "y"), np.array([r[4] for r in drawn], np.int64))
-    given_ = replace(snapshot(tables=made), owners=owners)
-    found, shown = processes(given_), listing(given_, "processes", errors=True)
-    assert found.who[["tgid", "start_ns"]].tolist() == shown.who[["tgid", "start_ns"]].tolist()
-    for name in ("read_calls", "send_calls"):
-        assert found.amounts[name].tolist() == shown.amounts[name].tolist()
-        assert int(found.amounts[name].sum()) == sum(t.totals.get(name, 0) for t in made.values())
-    names = [found.groups[n] or "-" for n in found.group.tolist()]
-    assert names == [shown.names[n] for n in shown.group.tolist()]
+def test_each_process_has_the_sum_of_its_rows_and_nothing_is_lost(
+    first: list[tuple[int, ...]], second: list[tuple[int, ...]]
+) -> None:
+    views, expected = {}, defaultdict[tuple[int, int], dict[str, int]](lambda: {"read": 0, "send": 0, "exec_id": -1})
+    for name, dtype, columns, drawn in (("a", ROW, READ, first), ("b", SENT, SEND, second)):
+        made: list[Rows] = [np.zeros(0, dtype)]
+        for tgid, start_ns, exec_id, amount, group in drawn:
+            counter = "read_calls" if name == "a" else "send_calls"
+            made.append(
+                row(dtype, tgid=tgid, start_ns=start_ns, exec_id=exec_id, comm=b"%d" % exec_id, **{counter: amount})
+            )
+            process = expected[tgid, start_ns]
+            process["read" if name == "a" else "send"] += amount
+            if exec_id >= process["exec_id"]:
+                process |= {"exec_id": exec_id, "group": group}
+        ids = groups(*(r[4] for r in drawn))
+        views[name] = TableView(harvest=harvested(np.concatenate(made)), columns=columns, groups={"application": ids})
+    of = replace(SNAPSHOT, tables=views)
+    found = {(p["tgid"], p["start_ns"]): p for p in processes(of=of)}
+    assert found.keys() == expected.keys()
+    for key, wanted in expected.items():
+        one = found[key]
+        assert {n: one["amounts"].get(n, 0) for n in ("read", "send")} == {n: wanted[n] for n in ("read", "send")}
+        assert (one["exec_id"], one["comm"]) == (wanted["exec_id"], str(wanted["exec_id"]))
+        assert one["groups"]["application"] == {0: None, 1: "web", 2: "tools"}[wanted["group"]]
+    in_web = {(p["tgid"], p["start_ns"]) for p in processes(group="web", of=of)}
+    assert in_web == {key for key, wanted in expected.items() if wanted["group"] == 1}

@@ -7,19 +7,16 @@ import gzip
 import json
 import threading
 import time
-from pathlib import Path
 
 import jsonschema
 import msgspec
 import pytest
 
-import ebpfmon
-from ebpfmon import to_json
+from ebpfmon import snapshot_schema, to_json
 from ebpfmon_sinks.http_json import metrics, serve, views
 from ebpfmon_sinks.http_json.routes import ROUTES
 from tests.unit.http_support import SNAPSHOT, later, run, serving
 
-SCHEMA = json.loads((Path(ebpfmon.__file__).parent / "model" / "snapshot.schema.json").read_text())
 PATHS = [r.path.replace("{id}", "ebpf.io") for r in ROUTES if r.name != "stream"]
 OF_SNAPSHOT = [r.path.replace("{id}", "ebpf.io") for r in ROUTES if r.of_snapshot]
 
@@ -29,7 +26,7 @@ def test_the_newest_snapshot_is_what_the_log_would_say() -> None:
         async with serving(None, SNAPSHOT, later(1)) as served:
             answer = await served.get("/api/v1/snapshot")
             assert answer.json == json.loads(msgspec.json.encode(to_json(later(1))))
-            jsonschema.validate(answer.json, SCHEMA)
+            jsonschema.validate(answer.json, snapshot_schema())
             chart = (await served.get("/api/v1/charts/ebpf.io")).json
             assert chart["chart"] == answer.json["charts"][0]
             assert chart["time"] == answer.json["time"]
@@ -42,10 +39,14 @@ def test_all_charts_are_declared_with_their_fields() -> None:
         async with serving(None, SNAPSHOT) as served:
             charts = (await served.get("/api/v1/charts")).json["charts"]
             assert [c["id"] for c in charts] == [c.chart.id for c in SNAPSHOT.charts]
-            assert charts[3]["scope"] == "keys"
+            assert charts[3]["labels"] == ["port", "protocol", "address"]
+            assert charts[3]["unbounded"] is True
             assert charts[3]["dimensions"] == [
-                {"id": "sent", "name": "sent", "plus": ["x"], "minus": [], "negative": True}
+                {"id": "sent", "name": "sent", "plus": ["x"], "minus": [], "negative": True},
+                {"id": "recv", "name": "recv", "plus": ["y"], "minus": [], "negative": False},
             ]
+            assert (charts[6]["kind"], charts[6]["bounds"], charts[6]["dimensions"]) == ("histogram", [128, 256], [])
+            assert (charts[6]["bucket_units"], charts[6]["sum_units"]) == ("microseconds", "nanoseconds")
 
     run(of)
 
@@ -72,17 +73,18 @@ def test_before_the_first_snapshot_there_is_nothing_to_show_and_it_says_so(path:
         ("/api/v1/charts/%1b%0a", 404, "there is no chart '??': see /api/v1/charts"),
         ("/api/v1/snapshot/", 404, "there is no '/api/v1/snapshot/': see / for what there is"),
         ("/api/v1/processes?top=0", 400, "top: expected a number from 1 to 1000"),
-        ("/api/v1/processes?sort=x", 400, "sort: no counter 'x': expected one of calls, bytes, read_calls,"),
+        ("/api/v1/processes?sort=x", 400, "sort: no column 'x': expected one of calls, bytes, read, rbytes,"),
+        ("/api/v1/processes?by=x", 400, "by: no grouping 'x': expected one of application, user"),
         ("/api/v1/snapshot?x=1", 400, "no such parameter 'x': there are none here"),
         ("/healthz?x", 400, "no such parameter 'x': there are none here"),
-        ("/api/v1/stream?format=xml", 400, "format: expected one of sse, ndjson"),
+        ("/api/v1/stream?format=xml", 400, "format: expected one of auto, ndjson, sse"),
     ],
 )
 def test_what_is_not_there_or_wrong_is_an_error_in_json(path: str, status: int, said: str) -> None:
     async def of() -> None:
         async with serving(None, SNAPSHOT) as served:
             answer = await served.get(path)
-            assert (answer.status, answer.json["status"], answer.json["schema"]) == (status, status, 1)
+            assert (answer.status, answer.json["status"], answer.json["schema"]) == (status, status, 2)
             assert answer.json["error"].startswith(said)
 
     run(of)
@@ -95,7 +97,7 @@ def test_nothing_can_be_changed(path: str, method: str) -> None:
         async with serving(None, SNAPSHOT) as served:
             answer = await served.get(path, method=method)
             assert (answer.status, answer.headers["Allow"]) == (405, "GET, HEAD")
-            assert answer.json["error"] == f"'{method}' is not allowed here: GET, HEAD are"
+            assert answer.json["error"] == f"'{method}' is not allowed here: use GET, HEAD"
 
     run(of)
 
@@ -119,7 +121,7 @@ def test_who_takes_gzip_gets_the_same_in_fewer_bytes(path: str) -> None:
     async def of() -> None:
         async with serving(None, SNAPSHOT) as served:
             plain = await served.get(path)
-            small = await served.get(path, {"Accept-Encoding": "deflate, gzip;q=0.5"})
+            small = await served.get(path, {"Accept-Encoding": "br, gzip;q=0.5"})
             assert "Content-Encoding" not in plain.headers
             assert small.headers["Content-Encoding"] == "gzip"
             assert "Accept-Encoding" in small.headers["Vary"]
@@ -180,7 +182,8 @@ def test_metrics_are_text_or_openmetrics_as_is_asked() -> None:
             assert b"# EOF" not in text.body
             prometheus = "application/openmetrics-text;version=1.0.0;q=0.5,text/plain;version=0.0.4;q=0.2,*/*;q=0.1"
             more = await served.get("/metrics", {"Accept": prometheus})
-            assert more.headers["Content-Type"] == "application/openmetrics-text; version=1.0.0; charset=utf-8"
+            media = "application/openmetrics-text; version=1.0.0; charset=utf-8; escaping=underscores"
+            assert more.headers["Content-Type"] == media
             assert more.body.endswith(b"# EOF\n")
 
     run(of)
@@ -213,7 +216,7 @@ def test_it_is_ready_as_long_as_snapshots_come(monkeypatch: pytest.MonkeyPatch) 
     async def of() -> None:
         async with serving(None, later(0, 0.1)) as served:
             monkeypatch.setattr(serve, "time", Clock)
-            monkeypatch.setattr("ebpfmon_sinks.http_json.moment.time", Clock)
+            monkeypatch.setattr("ebpfmon_sinks.http_json.forms.time", Clock)
             moved[0] = 3000
             assert (await served.get("/readyz")).status == 200, "nobody knows yet how long an interval is"
             await served.sink.send(later(1, 10.0))
@@ -222,7 +225,7 @@ def test_it_is_ready_as_long_as_snapshots_come(monkeypatch: pytest.MonkeyPatch) 
             moved[0] += 0.2
             answer = await served.get("/readyz")
             assert (answer.status, answer.json["status"]) == (503, "no snapshot for 32 s")
-            assert (await served.get("/healthz")).json == {"schema": 1, "status": "alive"}
+            assert (await served.get("/healthz")).json == {"schema": 2, "status": "alive"}
             await served.sink.send(later(2, 10.0))
             assert (await served.get("/readyz")).status == 200
 

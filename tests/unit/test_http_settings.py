@@ -9,18 +9,26 @@ from typing import Any
 import pytest
 import tomli
 
-from ebpfmon.config import settings as config
+from ebpfmon import SinkSettings, config
+from ebpfmon.config.writing import to_toml
 from ebpfmon.errors import SettingsError
 from ebpfmon.plugins import registry
 from ebpfmon_sinks.http_json.settings import HttpJsonSettings
+from ebpfmon_sinks.http_push.settings import HttpPushSettings
 
 FOUND = registry.discover()
 TLS = {"tls_certificate": "/c.pem", "tls_key": "/k.pem"}
+PUSH = {"type": "http_push", "url": "http://h/"}
 
 
 def check(**sink: Any) -> HttpJsonSettings:
-    (settings,) = config.check({"sinks": [{"type": "http_json", **sink}]}, "x.toml", FOUND).sinks
+    settings = check_any(type="http_json", **sink)
     assert isinstance(settings, HttpJsonSettings)
+    return settings
+
+
+def check_any(**sink: Any) -> SinkSettings:
+    (settings,) = config.check({"sinks": [sink]}, "x.toml", FOUND).sinks
     return settings
 
 
@@ -36,11 +44,11 @@ def test_a_loopback_address_needs_nothing(host: str) -> None:
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.1", "::ffff:192.0.2.1", "fe80::1", "host.example", "local"])
 def test_another_address_needs_a_token_and_tls_or_that_it_is_said_to_be_insecure(host: str) -> None:
-    with pytest.raises(SettingsError, match=r"needs token_file and tls_certificate and tls_key, or insecure = true"):
+    with pytest.raises(SettingsError, match=r"so set token_file and tls_certificate and tls_key, or insecure = true"):
         check(host=host)
-    with pytest.raises(SettingsError, match=r"sinks\[0\].host: other machines reach '.*': that needs token_file, or"):
+    with pytest.raises(SettingsError, match=r"sinks\[0\].host: other machines can reach '.*', so set token_file, or"):
         check(host=host, **TLS)
-    with pytest.raises(SettingsError, match="that needs tls_certificate and tls_key, or insecure = true"):
+    with pytest.raises(SettingsError, match="so set tls_certificate and tls_key, or insecure = true"):
         check(host=host, token_file="/t")
     assert not check(host=host, token_file="/t", **TLS).is_local
     assert not check(host=host, insecure=True).is_local
@@ -51,57 +59,69 @@ def test_another_address_needs_a_token_and_tls_or_that_it_is_said_to_be_insecure
     [
         ({"host": ""}, "host: expected an address"),
         ({"port": 65536}, "port: expected int <= 65535"),
-        ({"tls_key": "/k"}, "tls_key: means nothing without tls_certificate"),
-        ({"tls_certificate": "/c"}, "tls_certificate: means nothing without tls_key"),
-        ({"push_batch": 2}, "push_batch: means nothing without push_url"),
-        ({"push_headers": {"a": "b"}}, "push_headers: means nothing without push_url"),
-        ({"push_url": "http://h/", "port": 1}, "port: a sink with push_url does not serve: have another one for that"),
-        ({"push_url": "ftp://h/"}, "push_url: expected http://HOST/PATH"),
-        ({"push_url": "http:///x"}, "push_url: expected http://HOST/PATH"),
-        ({"push_url": "http://h/a b"}, "push_url: expected http://HOST/PATH"),
-        ({"push_url": "http://h:x/"}, "push_url: Port could not be cast"),
-        ({"push_url": "http://[::/"}, "push_url: Invalid IPv6 URL"),
-        ({"push_url": "https://u:p@h/"}, "push_url: a password would be seen"),
-        ({"push_url": "http://h/", "push_batch": 2}, "push_batch: more than one snapshot in a request needs"),
-        ({"push_url": "http://h/", "push_timeout_s": 10}, "push_timeout_s: expected float <= 9"),
-        ({"push_url": "http://h/", "push_format": "xml"}, "push_format: 'xml': expected one of json, ndjson"),
-        ({"push_url": "http://h/", "push_headers": {"A b": "c"}}, "push_headers: 'A b': no header"),
-        ({"push_url": "http://h/", "push_headers": {"Host": "c"}}, "push_headers: 'Host': no header that can be set"),
-        ({"push_url": "http://h/", "push_headers": {"A": "b\r\nc: d"}}, "push_headers: 'A': its value must be"),
-        ({"push_url": "http://h/", "push_token_file": "/t"}, "push_url: a token needs https://, or insecure = true"),
-        ({"push_url": "http://h/", "push_headers": {"authorization": "x"}}, "push_url: a token needs https://"),
+        ({"tls_key": "/k"}, "tls_key: needs tls_certificate as well"),
+        ({"tls_certificate": "/c"}, "tls_certificate: needs tls_key as well"),
+        ({"url": "http://h/"}, "url: no such setting"),
+        ({**PUSH, "port": 1}, "port: no such setting"),
+        ({"type": "http_push"}, ": object missing required field url"),
+        ({**PUSH, "url": "ftp://h/"}, "url: expected http://HOST/PATH"),
+        ({**PUSH, "url": "http:///x"}, "url: expected http://HOST/PATH"),
+        ({**PUSH, "url": "http://h/a b"}, "url: expected http://HOST/PATH"),
+        ({**PUSH, "url": "http://h:x/"}, "url: Port could not be cast"),
+        ({**PUSH, "url": "http://[::/"}, "url: Invalid IPv6 URL"),
+        ({**PUSH, "url": "https://u:p@h/"}, "url: everyone who sees the settings would see a password here"),
+        ({**PUSH, "batch": 2}, "batch: more than one snapshot in a request needs"),
+        ({**PUSH, "timeout_s": 10}, "timeout_s: expected float <= 9"),
+        ({**PUSH, "format": "xml"}, "format: 'xml': expected one of json, ndjson"),
+        ({**PUSH, "headers": {"A b": "c"}}, "headers: 'A b': not a header that can be set"),
+        ({**PUSH, "headers": {"Host": "c"}}, "headers: 'Host': not a header that can be set"),
+        ({**PUSH, "headers": {"A": "b\r\nc: d"}}, "headers: 'A': its value must be"),
+        ({**PUSH, "token_file": "/t"}, "url: a token needs https://, or insecure = true"),
+        ({**PUSH, "headers": {"authorization": "x"}}, "url: a token needs https://"),
         (
-            {"push_url": "https://h/", "push_token_file": "/t", "push_headers": {"Authorization": "x"}},
-            "push_headers: 'Authorization': push_token_file sets it already",
+            {**PUSH, "url": "https://h/", "token_file": "/t", "headers": {"Authorization": "x"}},
+            "headers: 'Authorization': token_file sets it already",
         ),
     ],
 )
 def test_what_cannot_work_is_refused_with_the_key_and_the_reason(given: dict[str, Any], said: str) -> None:
     with pytest.raises(SettingsError) as caught:
-        check(**given)
-    assert str(caught.value).startswith(f"x.toml: sinks[0].{said}")
+        check_any(**{"type": "http_json", **given})
+    assert str(caught.value).removeprefix("x.toml: sinks[0]").removeprefix(".").startswith(said)
+
+
+@pytest.mark.parametrize("name", ["url", "format", "batch", "gzip", "headers", "token_file", "timeout_s", "ca_file"])
+def test_a_former_setting_for_posting_is_an_error_that_says_what_to_write(name: str) -> None:
+    assert name in HttpPushSettings.__struct_fields__
+    with pytest.raises(SettingsError) as caught:
+        check(**{f"push_{name}": "x"})
+    instead = f'posting is now its own sink type: write type = "http_push" and {name} = ...'
+    assert str(caught.value) == f"x.toml: sinks[0].push_{name}: {instead}"
 
 
 @pytest.mark.parametrize("url", ["https://h/", "http://127.0.0.1:1/x?y=z", "http://[::1]:1/"])
 def test_a_token_goes_over_tls_or_stays_in_this_machine(url: str) -> None:
-    assert check(push_url=url, push_token_file="/t", push_headers={"X-Team": "a b"}).push_url == url
-    assert check(push_url="http://h/", push_token_file="/t", insecure=True)
+    push = check_any(type="http_push", url=url, token_file="/t", headers={"X-Team": "a b"})
+    assert isinstance(push, HttpPushSettings)
+    assert push.url == url
+    assert check_any(**PUSH, token_file="/t", insecure=True)
 
 
 def test_who_serves_and_posts_has_two_sinks() -> None:
-    raw = [{"type": "http_json"}, {"type": "http_json", "name": "push", "push_url": "https://h/"}]
+    raw = [{"type": "http_json"}, {"type": "http_push", "url": "https://h/"}]
     assert len(config.check({"sinks": raw}, "x.toml", FOUND).sinks) == 2
 
 
 def test_the_settings_can_be_shown_and_read_again() -> None:
-    settings = config.check({"sinks": [{"type": "http_json", "push_url": "https://h/"}]}, "x", FOUND)
-    text = "\n".join(config.to_toml(settings))
+    settings = config.check({"sinks": [{"type": "http_push", "url": "https://h/"}]}, "x", FOUND)
+    text = to_toml(settings)
     assert config.check(tomli.loads(text), "x", FOUND).sinks == settings.sinks
 
 
 def test_who_does_not_use_it_does_not_pay_for_its_libraries() -> None:
     script = (
-        "import sys; from ebpfmon import registry; assert 'http_json' in registry.discover().sinks;"
-        "assert not {'aiohttp', 'prometheus_client', 'ssl'} & sys.modules.keys() - {'ssl'}"
+        "import sys; import ebpfmon.cli.main; from ebpfmon.plugins import registry;"
+        "assert {'http_json', 'http_push'} <= registry.discover().sinks.keys();"
+        "assert not {'aiohttp', 'prometheus_client'} & sys.modules.keys()"
     )
     subprocess.run([sys.executable, "-c", script], check=True)

@@ -101,7 +101,7 @@ def test_who_does_not_read_is_cut_off_and_memory_stays_flat(
                     line = b""
                     while not line.endswith(b"\n"):
                         line += await response.content.readany()
-                    assert line.startswith(b'{"schema":1')
+                    assert line.startswith(b'{"schema":2')
                     assert b'"time":%d.0,' % n in line
                     if n > 40 and n % 10 == 0:
                         gc.collect()
@@ -143,7 +143,7 @@ def test_there_are_not_more_streams_than_there_may_be(monkeypatch: pytest.Monkey
             async with served.session.get(url) as first, served.session.get(url) as second:
                 assert first.status == second.status == 200
                 answer = await served.get("/api/v1/stream")
-                assert (answer.status, answer.json["error"]) == (503, "too many clients are being streamed to")
+                assert (answer.status, answer.json["error"]) == (503, "too many clients are streaming")
             await until(lambda: not len(served.sink._streams))
             async with served.session.get(url) as third:
                 assert third.status == 200
@@ -172,7 +172,8 @@ def test_what_goes_wrong_in_the_middle_ends_the_stream_and_is_told_to_the_log(
 
     run(of)
     assert {r.getMessage() for r in caplog.records} == {
-        "GET '/api/v1/stream': RuntimeError: inner", "GET '/api/v1/snapshot': RuntimeError: inner",
+        "cannot answer GET '/api/v1/stream': RuntimeError: inner",
+        "cannot answer GET '/api/v1/snapshot': RuntimeError: inner",
     }  # fmt: skip
 
 

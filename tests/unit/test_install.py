@@ -13,8 +13,8 @@ import msgspec
 import pytest
 import tomli
 
+from ebpfmon import config
 from ebpfmon.cli import main as cli
-from ebpfmon.config import settings as config
 from ebpfmon.errors import SettingsError
 from ebpfmon.install.systemd import SETTINGS, SHIPPED, UNIT, install_systemd
 from ebpfmon.kernel import capabilities
@@ -135,7 +135,7 @@ def test_the_command_line_installs_itself(
     root: Path, program: str, called: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(sys, "argv", [program if called == "ebpfmon" else called])
-    monkeypatch.setattr("ebpfmon.cli.main.sysconfig.get_path", lambda name: str(Path(program).parent))
+    monkeypatch.setattr("ebpfmon.cli.install.sysconfig.get_path", lambda name: str(Path(program).parent))
     assert cli.main(["install", "systemd", "--prefix", str(root)]) == 0
     assert f"ExecStart={program} run\n" in (root / UNIT).read_text()
     assert capsys.readouterr().out.splitlines()[-1] == NEXT
@@ -154,6 +154,6 @@ def test_netdatas_part_gets_the_directories_and_a_dry_run(tmp_path: Path, monkey
     def install(prefix: Path, directory: Path | None, *, dry_run: bool) -> None:
         given.extend((prefix, directory, dry_run))
 
-    monkeypatch.setattr("ebpfmon_sinks.install_netdata.install", install)
+    monkeypatch.setattr("ebpfmon_sinks.plugins_d.install.install", install)
     assert cli.main(["install", "netdata", "--dry-run", "--directory", str(tmp_path)]) == 0
     assert given == [Path("/"), tmp_path, True]

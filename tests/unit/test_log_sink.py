@@ -10,39 +10,42 @@ import socket
 import stat
 import tty
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
 import msgspec
-import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from ebpfmon import (
+    VALUE,
     Chart,
-    ChartValues,
+    ChartData,
+    Column,
     Dimension,
     Kind,
-    Owners,
-    Scope,
+    LabelSource,
+    Rows,
     SinkError,
     SinkGoneError,
     Snapshot,
     TableHarvest,
-    Value,
+    TableView,
     to_json,
 )
-from ebpfmon.pipeline.keyed import Keyed
-from ebpfmon_network_viewer.charts import DESTINATION_CHARTS
-from ebpfmon_sinks import log
-from ebpfmon_sinks.log import LogSettings, render
-from tests.unit.support import IDENTITY, chart, snapshot, table, values
+from ebpfmon.testing import keyed_table, view
+from ebpfmon_sinks.log import settings as log
+from ebpfmon_sinks.log.settings import LogSettings, message
+from tests.unit.support import IDENTITY, chart, data, snapshot, table
 
+READ = Column(id="read", header="READ", fields=("read_calls",))
+BYTES_READ = Column(id="rbytes", header="RBYTES", fields=("read_bytes",), units="bytes/s")
 IO = chart(Dimension("r", "read", ("r",)), Dimension("w", "write", ("w",)))
 BYTES = chart(Dimension("r", "read", ("r",)), units="bytes/s")
-OWN = chart(Dimension("rss", "rss", ("rss",)), kind=Kind.LEVEL, units="MB", family="ebpfmon")
-SNAPSHOTS = [snapshot(f"{n}" * 500, [values(IO, n, 2 * n)]) for n in range(300)]
+OWN = chart(Dimension("rss", "rss", ("rss",)), kind=Kind.GAUGE, units="MB", family="ebpfmon")
+SNAPSHOTS = [snapshot(f"{n}" * 500, [data(IO, n, 2 * n)]) for n in range(300)]
 Ends = tuple[int, int]
 
 
@@ -56,28 +59,35 @@ def words(given: Snapshot, processes: int = 0, destinations: int = 0) -> list[st
     return [" ".join(line.split()) for line in render(given, settings)]
 
 
-def by_key(of: str, table: str, names: Sequence[str], *columns: tuple[str, Dimension, Sequence[int]]) -> ChartValues:
-    """A chart by key: units, then each template with what every key did."""
+def render(given: Snapshot, settings: LogSettings) -> list[str]:
+    return message(given, settings).split("\n")
+
+
+def by_process(harvest: TableHarvest, groups: Sequence[str | None] = ()) -> dict[str, TableView]:
+    """A table `t` with the columns of what processes read."""
+    of_rows = {"application": groups} if groups else None
+    return {"t": view(harvest, columns=(READ, BYTES_READ), groups=of_rows)}
+
+
+def by_key(of: str, table: str, names: Sequence[str], *columns: tuple[str, Dimension, Sequence[int]]) -> ChartData:
+    """A chart by key: units, then each dimension with what every key did; the last key is the rest."""
     made = Chart(
-        id=of, title="T", units=columns[0][0], family="Network", priority=1, scope=Scope.KEYS, table=table,
-        dimensions=tuple(template for _, template, _ in columns),
+        id=of, title="T", units=columns[0][0], family="Network", priority=1, labels=("key",), table=table,
+        dimensions=tuple(dimension for _, dimension, _ in columns),
     )  # fmt: skip
-
-    def value(name: str, template: Dimension, delta: int) -> Value:
-        called = f"{name}_{template.name}" if template.id else name
-        return Value(Dimension(called, called, template.plus), delta, delta)
-
-    return ChartValues(made, tuple(value(k, t, ds[n]) for n, k in enumerate(names) for _, t, ds in columns))
+    numbers = [[deltas[n] for _, _, deltas in columns] for n in range(len(names))]
+    found = data(made, series={(name,): of for name, of in zip(names, numbers[:-1], strict=False)}, other=numbers[-1])
+    return replace(found, index=replace(found.index, names=tuple((name,) for name in names)))
 
 
 def outbound(names: Sequence[str], sent: Sequence[int], calls: Sequence[int], again: Sequence[int]) -> Snapshot:
-    """Two charts by key of one table, in an interval of half a second."""
+    """Three charts by key of one table, in an interval of half a second."""
     size = by_key(
         "n.bytes", "outbound", names, ("bytes/s", Dimension("sent", "sent", ("b",), negative=True), sent),
         ("bytes/s", Dimension("recv", "recv", ("r",)), [0] * len(names)),
     )  # fmt: skip
     calls_ = by_key("n.calls", "outbound", names, ("calls/s", Dimension("sent", "sent", ("c",)), calls))
-    segments = by_key("n.again", "outbound", names, ("segments/s", Dimension("", "", ("retransmits",)), again))
+    segments = by_key("n.again", "outbound", names, ("segments/s", Dimension.value("retransmits"), again))
     return snapshot(charts=[size, calls_, segments])
 
 
@@ -181,7 +191,7 @@ def test_a_file_gets_one_line_of_json_for_each_snapshot_behind_what_it_had(tmp_p
     send(LogSettings(format="json", path=str(path)), *SNAPSHOTS[:3])
     first, *lines = path.read_text().splitlines()
     assert first == "before"
-    assert [json.loads(line) for line in lines] == [to_json(s) for s in SNAPSHOTS[:3]]
+    assert [json.loads(line) for line in lines] == [msgspec.to_builtins(to_json(s)) for s in SNAPSHOTS[:3]]
 
 
 def test_a_new_file_can_be_read_by_its_owner_and_group_alone(tmp_path: Path) -> None:
@@ -246,7 +256,7 @@ def test_descriptors_are_closed_with_the_sink(tmp_path: Path, format_: Literal["
 
 
 def test_text_shows_each_chart_with_its_rates_and_units_and_what_ebpfmon_costs() -> None:
-    first, *lines = words(snapshot("host1", [values(IO, 41, -3), values(OWN, 40.5), values(BYTES, 750)]))
+    first, *lines = words(snapshot("host1", [data(IO, 41, -3), data(OWN, 40.5), data(BYTES, 750)]))
     assert "host1 (0.500 s)" in first
     assert lines == [
         "VFS Calls read 82 write -6 calls/s",
@@ -267,12 +277,12 @@ def test_text_says_when_a_table_could_not_be_read() -> None:
      (2_500_000_000, "5.0 GB"), (2_500_000_000_000, "5000.0 GB")],
 )  # fmt: skip
 def test_bytes_are_shown_in_units_that_fit(delta: int, shown: str) -> None:
-    assert words(snapshot(charts=[values(BYTES, delta)]))[1] == f"VFS Calls read {shown} bytes/s"
+    assert words(snapshot(charts=[data(BYTES, delta)]))[1] == f"VFS Calls read {shown} bytes/s"
 
 
 def test_the_busiest_processes_are_shown_the_busiest_first() -> None:
     rows = [(n, b"proc%d" % n, calls, 0) for n, calls in ((101, 5), (102, 50), (103, 0), (104, 20))]
-    given = snapshot(tables={"t": table(rows, overflow_calls=9)})
+    given = snapshot(tables=by_process(table(rows, overflow_calls=9)))
     lines = [line.split() for line in words(given, 2)]
     assert [line[:3] for line in lines if line[0] in {"101", "102", "103", "104"}] == [
         ["102", "proc102", "100"], ["104", "proc104", "40"],
@@ -287,7 +297,7 @@ def test_the_busiest_processes_are_shown_the_busiest_first() -> None:
     | st.sampled_from([b"\x1b[2J\x1b[H", b"a\nb\rc", b"\xc2\x9b31m", b"\xff\xfe", b"\xe2\x80\xae"])
 )
 def test_no_name_that_a_process_gives_itself_reaches_the_terminal_as_a_control(comm: bytes) -> None:
-    lines = list(render(snapshot(tables={"t": table([(7, comm, 5, 0)])}), LogSettings()))
+    lines = render(snapshot(tables=by_process(table([(7, comm, 5, 0)]))), LogSettings())
     assert all(line.isprintable() for line in lines)
     assert len([line for line in lines if line.split()[:1] == ["7"]]) == 1
 
@@ -295,30 +305,61 @@ def test_no_name_that_a_process_gives_itself_reaches_the_terminal_as_a_control(c
 @pytest.mark.parametrize(
     ("charts", "fields", "heading"),
     [
-        ((), (), "PID COMMAND read read bytes"),
-        (("x.*",), ("read_calls", "read_bytes"), "PID COMMAND read read bytes"),
-        (("x.*",), ("read_bytes",), "PID COMMAND read bytes"),
+        ((), (), "PID COMMAND READ RBYTES"),
+        (("x.*",), ("read_calls", "read_bytes"), "PID COMMAND READ RBYTES"),
+        (("x.*",), ("read_bytes",), "PID COMMAND RBYTES"),
         (("x.*",), ("other_calls",), None),
     ],
 )
 def test_of_rows_a_sink_that_chose_charts_shows_what_is_in_those(
     charts: tuple[str, ...], fields: tuple[str, ...], heading: str | None
 ) -> None:
-    shown = [values(chart(*(Dimension(name, name, (name,)) for name in fields)), *(1 for _ in fields))]
-    rows = {"t": table([(7, b"seven", 5, 9)], overflow_calls=3)}
-    owners = {"t": Owners(("other", "overflow", "group"), np.array([2]))}
-    given = snapshot(charts=shown if fields else [], tables=rows, owners=owners)
+    shown = [replace(chart(*(Dimension(name, name, (name,)) for name in fields)), table="t")] if fields else []
+    rows = by_process(table([(7, b"seven", 5, 9)], overflow_calls=3), ["group"])
+    given = snapshot(charts=[data(of, *(1 for _ in fields)) for of in shown], tables=rows)
     lines = [" ".join(line.split()) for line in render(given, LogSettings(charts=charts))]
     assert [line for line in lines if line.startswith("PID")] == ([heading] if heading else [])
     for begins in ("7 seven", "1 group", "overflow 3 calls"):
         assert any(line.startswith(begins) for line in lines) is bool(heading), begins
 
 
+def test_groups_are_those_of_the_first_grouping_and_who_belongs_to_none_is_other() -> None:
+    rows = table([(1, b"a", 5, 0), (2, b"b", 7, 0), (3, b"c", 9, 0), (4, b"d", 1, 0)])
+    groups: dict[str, Sequence[str | None]] = {"user": ["root", "root", None, "www"], "container": ["x"] * 4}
+    tables = {"t": view(rows, columns=(READ, replace(BYTES_READ, summary=True)), groups=groups)}
+    lines = render(snapshot(tables=tables), LogSettings(applications=2, processes=0))
+    assert [line.split() for line in lines[1:-1]] == [
+        ["ROWS", "USER", "READ"], ["2", "root", "24"], ["1", "other", "18"],
+    ]  # fmt: skip
+
+
+def test_the_busiest_are_those_with_most_calls_and_without_calls_those_with_most_of_all() -> None:
+    rows = table([(1, b"calls", 5, 10), (2, b"bytes", 1, 9000)])
+    for columns, first in (((READ, BYTES_READ), "calls"), ((BYTES_READ,), "bytes")):
+        lines = render(snapshot(tables={"t": view(rows, columns=columns)}), LogSettings())
+        assert lines[2].split()[1] == first
+
+
+class Ports(LabelSource):
+    fields, labels = ("port",), ("port",)
+
+    def values(self, rows: Rows) -> Sequence[tuple[str, ...]]:
+        return [(str(port),) for port in rows["port"].tolist()]
+
+
 def test_rows_by_something_else_than_the_process_are_no_processes() -> None:
-    keyed = np.zeros(1, [*IDENTITY[:3], ("port", "u4"), ("protocol", "u4"), ("sent_calls", "u8")])
-    keyed["tgid"], keyed["sent_calls"] = 77, 5
-    tables = {"outbound": TableHarvest(keyed, {"sent_calls": 14}, {"sent_calls": 9}, 9, 64)}
+    harvest = keyed_table([*IDENTITY[:3], ("port", "u4"), ("x", "u4")], ["sent_calls"], [{"tgid": 77, "sent_calls": 5}])
+    sent = Column(id="sent", header="SENT", fields=("sent_calls",))
+    tables = {"outbound": view(harvest, columns=(sent,), labels=Ports())}
     assert words(snapshot(tables=tables), 5, 5)[1:] == ["ebpfmon"]
+
+
+def test_series_of_groups_are_shown_with_the_rows_and_not_again() -> None:
+    of = replace(chart(Dimension.value("read_calls"), id="apps.read", labels=("application",)), table="t")
+    rows = by_process(table([(7, b"seven", 5, 0)]), ["group"])
+    given = snapshot(charts=[data(of, series={("group",): [5]}, other=[0], overflow=[0])], tables=rows)
+    lines = [line.split() for line in render(given, LogSettings(processes=0))][1:-1]
+    assert lines == [["ROWS", "APPLICATION", "READ"], ["1", "group", "10"]]
 
 
 def test_the_busiest_keys_are_shown_with_a_column_for_every_dimension_and_the_rest_in_other() -> None:
@@ -357,15 +398,16 @@ def test_other_is_left_out_where_it_is_nothing_and_so_is_all_where_nothing_happe
 
 
 def test_each_table_by_key_has_a_block_of_its_own_whose_numbers_stand_under_their_headings() -> None:
-    template = Dimension("", "", ("a_calls", "b_calls"))
+    template = Dimension.value("a_calls", "b_calls")
     charts = [
         by_key("a", "inbound", ["x" * 30, "other"], ("calls/s", template, [7, 0])),
         by_key("b", "", ["y", "other"], ("calls/s", template, [2_000_000, 0])),
         by_key("c", "", ["z", "other"], ("errors", Dimension("e", "errors", ("e",)), [3, 0])),
     ]
-    lines = [*render(snapshot(charts=charts), LogSettings())][1:-1]
+    lines = render(snapshot(charts=charts), LogSettings())[1:-1]
     assert [line.split() for line in lines] == [
-        ["INBOUND", "a", "b"], ["x" * 30, "14"], ["NETWORK", "a", "b"], ["y", "4000000"],
+        ["INBOUND", "a", "calls", "b", "calls"], ["x" * 30, "14"],
+        ["NETWORK", "a", "calls", "b", "calls"], ["y", "4000000"],
         ["NETWORK", "errors", "errors"], ["z", "3"],
     ]  # fmt: skip
     assert all(len(head) == len(row) for head, row in zip(lines[::2], lines[1::2], strict=True))
@@ -373,28 +415,15 @@ def test_each_table_by_key_has_a_block_of_its_own_whose_numbers_stand_under_thei
 
 @given(st.text(max_size=300) | st.sampled_from(["\x1b[2J", "a\nb", "\u202e", "e\u0301"]))
 def test_no_name_from_the_network_reaches_the_terminal_as_a_control(name: str) -> None:
-    lines = list(render(outbound([name, "other"], [9, 0], [1, 0], [0, 0]), LogSettings()))
+    lines = render(outbound([name, "other"], [9, 0], [1, 0], [0, 0]), LogSettings())
     assert len(lines) == 4
     assert all(line.isprintable() and len(line) < 100 for line in lines)
 
 
-def test_keys_as_the_pipeline_makes_them_are_put_together_again() -> None:
-    row = np.dtype([("port", "u4"), ("sent_bytes", "u8"), ("received_bytes", "u8"), ("retransmits", "u8")])
-    rows = np.array([(443, 10, 20, 0), (22, 0, 3, 1)], row)
-    amounts = {n: int(rows[n].sum()) for n in ("sent_bytes", "received_bytes", "retransmits")}
-
-    class Ports:
-        fields, maximum, other = ("port",), 5, "rest_sent"
-
-        def wanted(self, rows: np.ndarray) -> None: ...
-
-        def labels(self, rows: np.ndarray) -> Sequence[tuple[str, str]]:
-            return [(f"{port}", f"port_sent_{port}_sent") for port in rows["port"].tolist()]
-
-    charts = [c for c in DESTINATION_CHARTS if c.table == "outbound" and c.id != "ebpf.outbound_packets"]
-    found = Keyed(charts, Ports()).account(TableHarvest(rows, amounts, dict.fromkeys(amounts, 0), 0, 64), 0.5)
-    assert words(snapshot(charts=found), 0, 5)[1:-1] == [
-        "OUTBOUND bytes sent bytes recv retransmits",
-        "port_sent_443_sent 20 B 40 B -",
-        "port_sent_22_sent - 6 B 2",
-    ]
+def test_charts_of_ebpfmon_itself_name_what_they_are_about() -> None:
+    rows = Chart(
+        id="ebpfmon.rows", title="T", units="rows", family="ebpfmon", priority=1, kind=Kind.GAUGE, labels=("table",),
+        dimensions=(Dimension(VALUE, VALUE, ("f",)),),
+    )  # fmt: skip
+    given = snapshot(charts=[data(rows, series={("network",): [13], ("process",): [0]}), data(OWN, 40.5)])
+    assert words(given)[1:] == ["ebpfmon network 13, process 0 rows | rss 40.5 MB"]

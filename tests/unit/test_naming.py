@@ -8,9 +8,13 @@ from collections.abc import Mapping
 import numpy as np
 import pytest
 
+from ebpfmon.grouping.by.application import ByApplication
+from ebpfmon.grouping.by.container import ByContainer
+from ebpfmon.grouping.by.process import ByProcess
+from ebpfmon.grouping.by.user import ByUser
 from ebpfmon.grouping.groups import Groups
 from ebpfmon.grouping.lookup import Found, ProcessFacts, Wanted
-from ebpfmon.grouping.naming import ByApp, ByCgroup, ByProcess, ByUser, Identity
+from ebpfmon.grouping.naming import Identity
 
 EXEC = np.dtype(
     [("start_ns", "u8"), ("tgid", "u4"), ("exec_id", "u4"), ("cgroup_id", "u8"), ("parent_tgid", "u4"), ("uid", "u4"),
@@ -34,25 +38,25 @@ def facts(parent: int, comm: str, command_line: str = "", executable: str = "", 
 
 
 @pytest.fixture
-def naming() -> ByApp:
-    return ByApp(GROUPS, BEGAN_NS)
+def naming() -> ByApplication:
+    return ByApplication(GROUPS, BEGAN_NS)
 
 
-def test_a_name_is_enough_where_a_pattern_fits_it(naming: ByApp) -> None:
+def test_a_name_is_enough_where_a_pattern_fits_it(naming: ByApplication) -> None:
     shell, program = who(50, b"sh", parent=1), who(60, b"nginx")
     naming.learn(execs((shell, b"sh")))
     assert not naming.wanted([program])
     assert naming.name(program) == ("web", True)
 
 
-def test_the_command_line_of_an_exec_counts_also_when_the_process_has_ended(naming: ByApp) -> None:
+def test_the_command_line_of_an_exec_counts_also_when_the_process_has_ended(naming: ByApplication) -> None:
     program = who(60, b"true", parent=1, execs=2)
     naming.learn(execs((program, b"/bin/true\0--mine")))
     assert naming.wanted([program]) == Wanted()
     assert naming.name(program) == ("mine", True)
 
 
-def test_a_forked_child_has_its_parents_command_line_until_it_calls_execve(naming: ByApp) -> None:
+def test_a_forked_child_has_its_parents_command_line_until_it_calls_execve(naming: ByApplication) -> None:
     parent = who(50, b"worker", parent=1)
     child, later = who(51, b"worker", start_ns=3 * BEGAN_NS), who(51, b"true", execs=2, start_ns=3 * BEGAN_NS)
     naming.learn(execs((parent, b"worker\0--mine")))
@@ -62,7 +66,9 @@ def test_a_forked_child_has_its_parents_command_line_until_it_calls_execve(namin
     assert naming.name(who(51, b"nginx", execs=2, start_ns=3 * BEGAN_NS)) == ("web", True)
 
 
-def test_a_child_inherits_what_its_parent_was_when_it_forked_though_that_called_execve_since(naming: ByApp) -> None:
+def test_a_child_inherits_what_its_parent_was_when_it_forked_though_that_called_execve_since(
+    naming: ByApplication,
+) -> None:
     shell, became = who(50, b"sh", parent=1), who(50, b"nginx", parent=1, execs=2)
     child = who(51, b"sleep", execs=2, start_ns=3 * BEGAN_NS)
     naming.learn(execs((shell, b"sh"), (became, b"nginx"), (child, b"sleep\x001")))
@@ -72,24 +78,24 @@ def test_a_child_inherits_what_its_parent_was_when_it_forked_though_that_called_
     assert naming.name(later) == ("web", True)
 
 
-def test_grandchildren_inherit_too_and_the_first_process_leaves_nothing(naming: ByApp) -> None:
+def test_grandchildren_inherit_too_and_the_first_process_leaves_nothing(naming: ByApplication) -> None:
     shell, between = who(50, b"sh", parent=1), who(51, b"env", execs=2, start_ns=3 * BEGAN_NS)
     last = who(52, b"cat", parent=51, execs=3, start_ns=4 * BEGAN_NS)
     orphan = who(53, b"cat", parent=1, execs=3, start_ns=5 * BEGAN_NS)
     naming.learn(execs((shell, b"sh"), (between, b"env"), (last, b"cat"), (orphan, b"cat")))
-    assert [naming.name(i)[0] for i in (last, orphan)] == ["shell", "other"]
+    assert [naming.name(i)[0] for i in (last, orphan)] == ["shell", None]
 
 
-def test_what_ran_before_is_asked_for_and_provisional_until_the_answer_comes(naming: ByApp) -> None:
+def test_what_ran_before_is_asked_for_and_provisional_until_the_answer_comes(naming: ByApplication) -> None:
     old = who(60, b"main", parent=40, start_ns=BEGAN_NS // 2)
     assert naming.wanted([old]) == Wanted(processes=(60, 40))
-    assert naming.name(old) == ("other", False)
+    assert naming.name(old) == (None, False)
     naming.found(Found({60: facts(40, "main", "main --mine", start_ns=BEGAN_NS // 2), 40: facts(1, "sh")}))
     assert naming.name(old) == ("mine", True)
     assert naming.wanted([old]) == Wanted()
 
 
-def test_it_inherits_from_ancestors_that_were_looked_up(naming: ByApp) -> None:
+def test_it_inherits_from_ancestors_that_were_looked_up(naming: ByApplication) -> None:
     child = who(60, b"cat", parent=59, execs=2)
     naming.learn(execs((child, b"cat")))
     assert naming.wanted([child]) == Wanted(processes=(59,))
@@ -99,41 +105,41 @@ def test_it_inherits_from_ancestors_that_were_looked_up(naming: ByApp) -> None:
 
 @pytest.mark.parametrize(
     ("processes", "expected"),
-    [({60: None, 40: None}, ("other", True)), ({60: facts(1, "sh", "--mine", start_ns=5), 40: None}, ("other", True))],
+    [({60: None, 40: None}, (None, True)), ({60: facts(1, "sh", "--mine", start_ns=5), 40: None}, (None, True))],
     ids=["gone", "another process has its tgid now"],
 )
 def test_what_cannot_be_known_is_final(
-    naming: ByApp, processes: Mapping[int, ProcessFacts | None], expected: tuple[str, bool]
+    naming: ByApplication, processes: Mapping[int, ProcessFacts | None], expected: tuple[str, bool]
 ) -> None:
     old = who(60, b"main", parent=40, start_ns=BEGAN_NS // 2)
     naming.found(Found(processes))
     assert naming.name(old) == expected
 
 
-def test_the_name_of_its_file_saves_a_process_from_other_and_from_nothing_else(naming: ByApp) -> None:
+def test_the_name_of_its_file_saves_a_process_from_other_and_from_nothing_else(naming: ByApplication) -> None:
     renamed, below = who(60, b"my daemon", parent=1), who(61, b"job", parent=50, execs=2, start_ns=3 * BEGAN_NS)
     naming.learn(execs((who(50, b"sh", parent=1), b"sh")))
     naming.learn(execs((renamed, b"x"), (below, b"job"), executable=b"python3.11"))
     assert [naming.name(i)[0] for i in (renamed, below)] == ["python", "shell"]
 
 
-def test_a_tgid_that_is_used_again_is_another_process(naming: ByApp) -> None:
+def test_a_tgid_that_is_used_again_is_another_process(naming: ByApplication) -> None:
     first, second = who(50, b"x", parent=1, execs=9), who(50, b"y", parent=1, execs=2, start_ns=3 * BEGAN_NS)
     child = who(51, b"z", execs=2, start_ns=4 * BEGAN_NS)
     naming.learn(execs((first, b"x\0--mine")))
     naming.name(first)
     naming.learn(execs((second, b"sh\0-c")))
-    assert naming.name(second) == ("other", True)
-    assert naming.name(child) == ("other", True)
+    assert naming.name(second) == (None, True)
+    assert naming.name(child) == (None, True)
 
 
 def test_where_no_exec_is_seen_everything_is_looked_up() -> None:
-    naming = ByApp(GROUPS, math.inf)
+    naming = ByApplication(GROUPS, math.inf)
     assert naming.wanted([who(60, b"x", parent=1)]) == Wanted(processes=(60,))
 
 
 def test_a_process_that_was_forgotten_is_looked_up_again() -> None:
-    naming = ByApp(GROUPS, BEGAN_NS)
+    naming = ByApplication(GROUPS, BEGAN_NS)
     daemon = who(60, b"java", parent=1, execs=3)
     naming.learn(execs((daemon, b"java\0--mine")))
     assert naming.name(daemon) == ("mine", True)
@@ -143,31 +149,31 @@ def test_a_process_that_was_forgotten_is_looked_up_again() -> None:
     assert naming.name(daemon) == ("mine", True)
 
 
-def test_what_called_execve_twice_inherits_what_its_parent_was_when_it_forked(naming: ByApp) -> None:
+def test_what_called_execve_twice_inherits_what_its_parent_was_when_it_forked(naming: ByApplication) -> None:
     shell, became = who(50, b"sh", parent=1, execs=5), who(50, b"nginx", parent=1, execs=6)
     first, second = (who(51, c, execs=e, start_ns=3 * BEGAN_NS) for c, e in ((b"env", 6), (b"cat", 7)))
     naming.learn(execs((shell, b"sh"), (became, b"nginx"), (first, b"env"), (second, b"cat")))
     assert [naming.name(i)[0] for i in (shell, became, first, second)] == ["shell", "web", "shell", "shell"]
 
 
-def test_a_younger_process_with_the_parents_tgid_is_not_the_parent(naming: ByApp) -> None:
+def test_a_younger_process_with_the_parents_tgid_is_not_the_parent(naming: ByApplication) -> None:
     child, younger = who(51, b"cat", execs=2, start_ns=3 * BEGAN_NS), who(50, b"nginx", parent=1, start_ns=9 * BEGAN_NS)
     naming.learn(execs((child, b"cat"), (younger, b"nginx")))
-    assert naming.name(child) == ("other", True)
+    assert naming.name(child) == (None, True)
 
 
 def test_by_process_is_by_comm_and_kernel_threads_are_one_by_kind() -> None:
     naming = ByProcess()
     assert naming.name(who(60, b"my prog")) == ("my prog", True)
     assert naming.name(who(60, b"kworker/3:1-ev", parent=2)) == ("kworker", True)
-    assert naming.name(who(60, b"")) == ("other", True)
+    assert naming.name(who(60, b"")) == (None, True)
 
 
 def test_users_and_cgroups_are_asked_for_once() -> None:
-    user, cgroup = ByUser(), ByCgroup()
+    user, cgroup = ByUser(), ByContainer()
     assert user.wanted([who(60, b"a"), who(61, b"b")]) == Wanted(users=(1000,))
     assert cgroup.wanted([who(60, b"a"), who(61, b"b")]) == Wanted(cgroups=(7,))
-    assert user.name(who(60, b"a")) == cgroup.name(who(60, b"a")) == ("other", False)
+    assert user.name(who(60, b"a")) == cgroup.name(who(60, b"a")) == (None, False)
     user.found(Found(users={1000: "alice"}))
     cgroup.found(Found(cgroups={7: "/system.slice/nginx.service"}))
     assert user.name(who(60, b"a")) == ("alice", True)
@@ -175,4 +181,4 @@ def test_users_and_cgroups_are_asked_for_once() -> None:
     assert not user.wanted([who(60, b"a")])
     assert not cgroup.wanted([who(60, b"a")])
     cgroup.found(Found(cgroups={8: None}))
-    assert cgroup.name(who(60, b"a")._replace(cgroup_id=8)) == ("other", True)
+    assert cgroup.name(who(60, b"a")._replace(cgroup_id=8)) == (None, True)

@@ -6,17 +6,16 @@ from pathlib import Path
 
 import pytest
 
-from ebpfmon import Scope
+from ebpfmon import LabelSource
 from ebpfmon.kernel.btf import Btf
 from ebpfmon.kernel.objects import ARCHITECTURES, PROCESS_KEY
-from ebpfmon.model.everything import Keys
 from ebpfmon_network_viewer.charts import CHARTS
 from ebpfmon_network_viewer.destinations import Inbound, Outbound
 from ebpfmon_network_viewer.selectors import Hostnames
 from tests.unit.test_btf import elf_section, id_of
 
 OBJECTS = Path(__file__).parents[2] / "plugins/ebpfmon_network_viewer/objects"
-KEYS: dict[str, Keys] = {
+LABELS: dict[str, LabelSource] = {
     "outbound": Outbound(1, None, None, Hostnames.parse("*")),
     "inbound": Inbound(1, None),
 }
@@ -41,12 +40,13 @@ def test_every_chart_is_over_counters_of_its_table_and_every_counter_is_shown(ma
 @pytest.mark.parametrize("machine", ARCHITECTURES)
 def test_the_fields_by_which_destinations_are_told_apart_are_their_keys_without_the_process(machine: str) -> None:
     types = types_of(machine)
-    for stem, keys in KEYS.items():
-        assert types.dtype(id_of(types, f"{stem}_key")).names == (*PROCESS_KEY, *keys.fields)
+    for stem, labels in LABELS.items():
+        assert types.dtype(id_of(types, f"{stem}_key")).names == (*PROCESS_KEY, *labels.fields)
 
 
-def test_charts_by_key_are_those_of_the_tables_that_have_keys_and_differ_in_id_and_priority() -> None:
-    assert {c.table for c in CHARTS if c.scope is Scope.KEYS} == {*KEYS}
-    assert {c.table for c in CHARTS if c.scope is not Scope.KEYS} == {"network"}
+def test_charts_with_labels_are_those_of_the_tables_that_have_keys_and_differ_in_id_and_priority() -> None:
+    assert {c.table: c.labels for c in CHARTS if c.labels} == {table: of.labels for table, of in LABELS.items()}
+    assert {c.table for c in CHARTS if not c.labels} == {"network"}
+    assert all(c.unbounded is bool(c.labels) for c in CHARTS)
     assert len({c.id for c in CHARTS}) == len({c.priority for c in CHARTS}) == len(CHARTS)
     assert all(c.return_only == c.id.endswith("_error") for c in CHARTS)

@@ -69,31 +69,35 @@ def kept(of: Outbound, given: np.ndarray) -> Sequence[bool]:
     return found
 
 
-def test_a_destination_is_a_service_a_protocol_and_an_address_and_its_id_has_numbers_alone(services: Services) -> None:
-    found = outbound(services=services).labels(
-        rows(("192.0.2.1", 443, TCP), ("192.0.2.1", 443, UDP), ("2001:db8::1", 53, UDP), ("10.0.0.1", 8080, TCP))
+def test_a_destination_is_a_port_a_protocol_and_an_address_and_its_port_may_have_a_name(services: Services) -> None:
+    given_rows = rows(
+        ("192.0.2.1", 443, TCP), ("192.0.2.1", 443, UDP), ("2001:db8::1", 53, UDP), ("10.0.0.1", 8080, TCP)
     )
-    assert found == [
-        ("443:TCP:192.0.2.1", "https:TCP:192.0.2.1"),
-        ("443:UDP:192.0.2.1", "443:UDP:192.0.2.1"),
-        ("53:UDP:[2001:db8::1]", "domain:UDP:[2001:db8::1]"),
-        ("8080:TCP:10.0.0.1", "my: own:TCP:10.0.0.1"),
-    ]
+    source = outbound(services=services)
+    assert source.labels == ("port", "protocol", "address")
+    assert source.values(given_rows) == [
+        ("443", "TCP", "192.0.2.1"), ("443", "UDP", "192.0.2.1"), ("53", "UDP", "2001:db8::1"),
+        ("8080", "TCP", "10.0.0.1"),
+    ]  # fmt: skip
+    assert source.names(given_rows) == [
+        ("https", "TCP", "192.0.2.1"), ("443", "UDP", "192.0.2.1"), ("domain", "UDP", "2001:db8::1"),
+        ("my: own", "TCP", "10.0.0.1"),
+    ]  # fmt: skip
 
 
 def test_without_services_ports_keep_their_numbers() -> None:
-    ((id_, name),) = outbound().labels(rows(("192.0.2.1", 443, TCP)))
-    assert id_ == name == "443:TCP:192.0.2.1"
+    given_rows = rows(("192.0.2.1", 443, TCP))
+    assert outbound().values(given_rows) == outbound().names(given_rows) == [("443", "TCP", "192.0.2.1")]
 
 
 @pytest.mark.parametrize(
     ("address", "shown"),
-    [("192.0.2.1", "192.0.2.1"), ("::ffff:192.0.2.1", "192.0.2.1"), ("0.0.0.0", "0.0.0.0"), ("::1", "[::1]"),
-     ("::", "[::]"), ("::192.0.2.1", "[::c000:201]"), ("fe80::ffff:1:2", "[fe80::ffff:1:2]"),
-     ("64:ff9b::192.0.2.1", "[64:ff9b::c000:201]")],
+    [("192.0.2.1", "192.0.2.1"), ("::ffff:192.0.2.1", "192.0.2.1"), ("0.0.0.0", "0.0.0.0"), ("::1", "::1"),
+     ("::", "::"), ("::192.0.2.1", "::c000:201"), ("fe80::ffff:1:2", "fe80::ffff:1:2"),
+     ("64:ff9b::192.0.2.1", "64:ff9b::c000:201")],
 )  # fmt: skip
-def test_ipv4_is_shown_as_such_and_ipv6_in_brackets(address: str, shown: str) -> None:
-    assert outbound().labels(rows((address, 1, TCP))) == [(f"1:TCP:{shown}",) * 2]
+def test_ipv4_is_shown_as_such_and_ipv6_in_its_shortest_form(address: str, shown: str) -> None:
+    assert outbound().values(rows((address, 1, TCP))) == [("1", "TCP", shown)]
 
 
 @given(st.ip_addresses())
@@ -104,12 +108,12 @@ def test_an_address_is_read_as_it_stands_in_a_packet(address: object) -> None:
     assert halves(found) == halves(text)
 
 
-def test_two_addresses_of_one_name_are_two_destinations_and_an_id_never_changes() -> None:
+def test_two_addresses_of_one_name_are_two_destinations_and_labels_never_change() -> None:
     given_rows = rows(("192.0.2.1", 443, TCP), ("192.0.2.2", 443, TCP), ("192.0.2.3", 443, TCP))
-    before = outbound(Names()).labels(given_rows)
-    after = outbound(Names(**{"192_0_2_1": "h.example", "192_0_2_2": "h.example"})).labels(given_rows)
-    assert [name for _, name in after] == ["443:TCP:h.example", "443:TCP:h.example", "443:TCP:192.0.2.3"]
-    assert [id_ for id_, _ in after] == [id_ for id_, _ in before] == [name for _, name in before]
+    before = outbound(Names())
+    after = outbound(Names(**{"192_0_2_1": "h.example", "192_0_2_2": "h.example"}))
+    assert [name for _, _, name in after.names(given_rows)] == ["h.example", "h.example", "192.0.2.3"]
+    assert after.values(given_rows) == before.values(given_rows) == before.names(given_rows)
 
 
 def test_all_are_wanted_where_every_name_is_and_no_name_is_asked_for() -> None:
@@ -141,15 +145,17 @@ def test_as_many_destinations_as_a_table_holds_are_sorted_out() -> None:
 
 def test_inbound_are_the_ports_of_this_machine(services: Services) -> None:
     given_rows = np.array([(1, 443, TCP, 1), (2, 53, UDP, 1), (3, 60000, TCP, 1)], INBOUND)
-    found = Inbound(5, services).labels(given_rows)
-    assert found == [("443:TCP", "https:TCP"), ("53:UDP", "domain:UDP"), ("60000:TCP", "60000:TCP")]
-    assert Inbound(5, None).labels(given_rows[:1]) == [("443:TCP", "443:TCP")]
-    assert Inbound(5, None).labels(given_rows[:0]) == []
+    source = Inbound(5, services)
+    assert source.labels == ("port", "protocol")
+    assert source.values(given_rows) == [("443", "TCP"), ("53", "UDP"), ("60000", "TCP")]
+    assert source.names(given_rows) == [("https", "TCP"), ("domain", "UDP"), ("60000", "TCP")]
+    assert Inbound(5, None).names(given_rows[:1]) == [("443", "TCP")]
+    assert Inbound(5, None).values(given_rows[:0]) == []
 
 
 def test_rows_are_told_apart_by_destination_and_not_by_process() -> None:
     assert (*outbound().fields, *Inbound(5, None).fields) == (
         "address_high", "address_low", "port", "protocol", "port", "protocol",
     )  # fmt: skip
-    assert (outbound().other, Inbound(5, None).other) == ("other:ALL:other", "other:ALL")
+    assert (outbound().other, Inbound(5, None).other) == (("other", "ALL", "other"), ("other", "ALL"))
     assert (outbound().maximum, Inbound(7, None).maximum) == (5, 7)

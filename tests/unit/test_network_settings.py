@@ -12,8 +12,7 @@ import numpy as np
 import pytest
 import tomli
 
-from ebpfmon import SettingsError
-from ebpfmon.config import settings as config
+from ebpfmon import SettingsError, config
 from ebpfmon.plugins.registry import discover
 from ebpfmon_network_viewer import settings as settings_module
 from ebpfmon_network_viewer.destinations import Inbound, Outbound
@@ -100,7 +99,7 @@ def test_an_error_names_the_key_and_what_was_expected(text: str, key: str, said:
 
 def test_a_port_that_the_user_has_named_can_be_selected_by_that_name() -> None:
     made = setup(read('ports = "mine"\nservice_name = {70 = "mine", 1000 = "mine"}'))
-    assert made.knobs["cfg_any_port"] == 0
+    assert made.rodata["cfg_any_port"] == 0
     assert made.maps["network_ports"] == {
         struct.pack("=I", n): struct.pack("<Q", 1 << b) for n, b in ((1, 6), (15, 40))
     }
@@ -108,20 +107,20 @@ def test_a_port_that_the_user_has_named_can_be_selected_by_that_name() -> None:
 
 def test_everything_takes_no_room_in_the_kernel() -> None:
     made = setup(read('ips = "*"'))
-    assert made.knobs == {"cfg_any_port": 1, "cfg_any_address": 1}
+    assert made.rodata == {"cfg_any_port": 1, "cfg_any_address": 1}
     assert (made.maps["network_ports"], made.maps["network_networks"]) == ({}, {})
 
 
 def test_the_selected_networks_are_told_as_prefixes_of_ipv6() -> None:
     made = setup(read(""))
-    assert made.knobs == {"cfg_any_port": 1, "cfg_any_address": 0}
+    assert made.rodata == {"cfg_any_port": 1, "cfg_any_address": 0}
     expected = [("10.0.0.0", 8), ("172.16.0.0", 12), ("192.168.0.0", 16), ("fc00::", 7)]
     assert made.maps["network_networks"] == {network(*each): b"\1" for each in expected}
 
 
-def test_nothing_is_selected_by_neither_map_nor_knob() -> None:
+def test_nothing_is_selected_by_neither_map_nor_rodata() -> None:
     made = setup(read('ips = "!*"\nports = "!*"'))
-    assert made.knobs == {"cfg_any_port": 0, "cfg_any_address": 0}
+    assert made.rodata == {"cfg_any_port": 0, "cfg_any_address": 0}
     assert (made.maps["network_ports"], made.maps["network_networks"]) == ({}, {})
 
 
@@ -133,19 +132,20 @@ def test_who_listens_already_is_told_as_the_kernel_keeps_it() -> None:
 
 @pytest.mark.parametrize(("dimensions", "shown"), [(2, 0), (3, 0), (4, 1), (5, 1), (500, 249), (10_000, 4999)])
 def test_a_chart_has_never_more_dimensions_than_the_maximum(dimensions: int, shown: int) -> None:
-    keys = setup(read(f"maximum_dimensions = {dimensions}")).keys
-    assert {stem: of.maximum for stem, of in keys.items()} == {"outbound": shown, "inbound": shown}
+    labels = setup(read(f"maximum_dimensions = {dimensions}")).labels
+    assert {stem: of.maximum for stem, of in labels.items()} == {"outbound": shown, "inbound": shown}
     assert 2 * (shown + 1) <= dimensions
 
 
-@pytest.mark.parametrize(("resolve", "expected"), [("true", "mine:TCP"), ("false", "443:TCP")])
+@pytest.mark.parametrize(("resolve", "expected"), [("true", "mine"), ("false", "443")])
 def test_ports_have_names_unless_they_shall_not(resolve: str, expected: str) -> None:
-    keys = setup(read(f'resolve_service_names = {resolve}\nservice_name = {{443 = "mine"}}')).keys
-    assert isinstance(keys["outbound"], Outbound)
-    inbound = keys["inbound"]
+    labels = setup(read(f'resolve_service_names = {resolve}\nservice_name = {{443 = "mine"}}')).labels
+    assert isinstance(labels["outbound"], Outbound)
+    inbound = labels["inbound"]
     assert isinstance(inbound, Inbound)
     rows = np.array([(443, TCP)], [("port", "u4"), ("protocol", "u4")])
-    assert inbound.labels(rows) == [("443:TCP", expected)]
+    assert inbound.values(rows) == [("443", "TCP")]
+    assert inbound.names(rows) == [(expected, "TCP")]
 
 
 def test_names_of_hosts_that_are_selected_and_not_resolved_are_warned_of(caplog: pytest.LogCaptureFixture) -> None:

@@ -1,111 +1,164 @@
-"""One tick: charts of the whole system, by key and by application, of what was harvested."""
+"""One tick: charts of the whole system, by key and by group, of what was harvested."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Executor, ThreadPoolExecutor
+from dataclasses import replace
 from typing import cast
 
+import msgspec
 import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
 
-from ebpfmon import Chart, Dimension, Kind, Scope, Snapshot, TableHarvest
-from ebpfmon.daemon.self_metrics import SelfMonitor
+from ebpfmon import Chart, Column, Dimension, Kind, LabelSource, Role, Rows, Snapshot, TableHarvest, to_json
 from ebpfmon.grouping import execs
-from ebpfmon.model.everything import Harvest
+from ebpfmon.grouping.groups import Groups
+from ebpfmon.grouping.lookup import Lookup
+from ebpfmon.grouping.registry import Context, groupings
+from ebpfmon.model import Harvest
 from ebpfmon.pipeline.harvest import Harvester
-from ebpfmon.pipeline.pipeline import Charted, Pipeline
-from ebpfmon.pipeline.publish import Fanout
-from tests.unit.support import table
+from ebpfmon.pipeline.pipeline import GroupStage, Pipeline, Shown
+from ebpfmon.pipeline.publish import Publisher
+from ebpfmon.pipeline.self_metrics import SelfMetrics
+from ebpfmon.testing import keyed_table, process_table
+from tests.unit.support import COUNTERS, table
 
-PORTS = np.dtype([("port", "u4"), ("calls", "u8")])
-PER_PORT = Dimension("", "", ("calls",))
-Values = dict[str, tuple[int | float, int]]
+PORTS = np.dtype([("port", "u4"), ("unused", "u4"), ("calls", "u8")])
+Values = dict[str, tuple[int, int]]
 
 
-def chart(name: str, scope: Scope, dimension: Dimension) -> Chart:
+def chart(
+    name: str, dimension: Dimension, *labels: str, grouped: bool = False, of: str = "ports", kind: Kind = Kind.COUNTER
+) -> Chart:
     return Chart(
-        id=name, title="", units="calls/s", family="f", priority=1, scope=scope, dimensions=(dimension,), table="ports"
-    )
+        id=name, title="", units="calls/s", family="f", priority=1, dimensions=(dimension,), labels=labels, table=of,
+        grouped=grouped, kind=kind,
+    )  # fmt: skip
 
 
+READ = chart("system", Dimension("r", "r", ("read_calls",)), of="process")
 CHARTS = {
-    "process": (chart("system", Scope.SYSTEM, Dimension("r", "r", ("read_calls",))),),
+    "process": (READ,),
     "ports": (
-        chart("keys", Scope.KEYS, PER_PORT),
-        chart("all ports", Scope.SYSTEM, Dimension("all", "all", ("calls",))),
-        chart("more keys", Scope.KEYS, Dimension("n", "n", ("calls",))),
+        chart("keys", Dimension.value("calls"), "port"),
+        chart("all ports", Dimension("all", "all", ("calls",))),
+        chart("more keys", Dimension("n", "n", ("calls",)), "port"),
     ),
-    "others": (chart("without keys", Scope.KEYS, PER_PORT),),
+    "others": (chart("without labels of its own", Dimension.value("calls"), "port", of="others"),),
 }
+COLUMN = Column(id="calls", header="CALLS", fields=("calls",))
 
 
-class Ports:
-    """The keys of the table `ports`."""
+class Ports(LabelSource):
+    """The labels of the table `ports`."""
 
-    fields, maximum, other = ("port",), 1, "other"
+    fields, labels, maximum = ("port",), ("port",), 1
 
-    def wanted(self, rows: np.ndarray) -> np.ndarray | None:
-        wanted: np.ndarray = rows["port"] != 9
+    def wanted(self, rows: Rows) -> NDArray[np.bool_] | None:
+        wanted: NDArray[np.bool_] = rows["port"] != 9
         return wanted
 
-    def labels(self, rows: np.ndarray) -> Sequence[tuple[str, str]]:
-        return [(str(port), f"port {port}") for port in rows["port"].tolist()]
+    def values(self, rows: Rows) -> Sequence[tuple[str, ...]]:
+        return [(str(port),) for port in rows["port"].tolist()]
 
 
 def ports(*rows: tuple[int, int]) -> TableHarvest:
-    array = np.array([*rows], PORTS)
-    return TableHarvest(array, {"calls": int(array["calls"].sum())}, {"calls": 0}, 0, 64)
+    return keyed_table([("port", "u4"), ("unused", "u4")], ["calls"], [{"port": p, "calls": c} for p, c in rows])
 
 
-def ticks(*intervals: Mapping[str, TableHarvest]) -> list[Snapshot]:
-    """What is published of these harvests, without applications."""
-    left, published = list(intervals), list[Snapshot]()
+SHOWN = Shown(
+    charts=CHARTS,
+    counters={"process": COUNTERS, "ports": ("calls",), "others": ("calls",)},
+    labels={"ports": Ports()},
+    columns={"ports": (COLUMN,)},
+    by_process=frozenset({"process"}),
+)
 
-    class FakeHarvester:
-        def harvest(self) -> Harvest:
-            return Harvest(time_s=5, elapsed_s=1, tables=left.pop(0), swap_ns=1, drain_ns=1)
 
-    class FakeFanout:
-        def publish(self, snapshot: Snapshot) -> None:
-            published.append(snapshot)
+class FakeHarvester:
+    """Harvests what is `left`."""
+
+    def __init__(self, *left: Harvest) -> None:
+        self.left = list(left)
+
+    def harvest(self) -> Harvest:
+        return self.left.pop(0)
+
+    def change(self, sources: object) -> Harvest:
+        return self.left.pop(0)
+
+
+class FakePublisher:
+    """Keeps what is published."""
+
+    def __init__(self) -> None:
+        self.published: list[Snapshot] = []
+
+    def publish(self, snapshot: Snapshot) -> None:
+        self.published.append(snapshot)
+
+
+Stage = Callable[[Shown, Executor], GroupStage]
+
+
+def ticks(
+    *intervals: Mapping[str, TableHarvest] | Harvest, shown: Shown = SHOWN, stage: Stage | None = None
+) -> list[Snapshot]:
+    """What is published of these harvests, one second each."""
+    harvests = [
+        each if isinstance(each, Harvest) else harvest(each, time_s=float(n)) for n, each in enumerate(intervals, 5)
+    ]
+    harvester, publisher = FakeHarvester(*harvests), FakePublisher()
 
     async def run() -> None:
         with ThreadPoolExecutor(1) as executor:
-            pipeline = Pipeline("h", cast(Harvester, FakeHarvester()), cast(Fanout, FakeFanout()), executor)
-            keys = {"ports": Ports()}
-            while left:
-                # to be shown the same again changes nothing
-                pipeline.show(Charted(CHARTS, keys), None, SelfMonitor(CHARTS, []))
+            groups, monitor = stage(shown, executor) if stage else None, SelfMetrics(shown.counters, [])
+            pipeline = Pipeline(
+                "h", cast(Harvester, harvester), cast(Publisher, publisher), executor, shown, groups, monitor
+            )
+            while harvester.left:
                 await pipeline.tick()
+                pipeline.show(shown, groups, monitor)  # the same again changes nothing
 
     asyncio.run(run())
-    return published
+    return publisher.published
+
+
+def harvest(tables: Mapping[str, TableHarvest], *begun: TableHarvest, time_s: float = 5) -> Harvest:
+    begun_ = tuple(("ports", each) for each in begun)
+    return Harvest(time_s=time_s, elapsed_s=1, tables=tables, swap_ns=1, drain_ns=1, begun=begun_)
 
 
 def values(snapshot: Snapshot) -> dict[str, Values]:
-    """Chart -> dimension -> amount and total, but for what ebpfmon says of itself."""
+    """Chart -> labels -> amount and total, but for what ebpfmon says of itself."""
     return {
-        c.chart.id: {v.dimension.name: (v.delta, v.total) for v in c.values}
-        for c in snapshot.charts
-        if c.chart.family != "ebpfmon"
+        data.chart.id: {".".join(s.labels): (int(s.deltas[0]), s.totals[0]) for s in data.series()}
+        for data in snapshot.charts
+        if data.chart.family != "ebpfmon"
     }
 
 
-def test_each_chart_is_made_by_its_scope_and_of_its_table() -> None:
+def test_each_chart_is_made_as_its_labels_say_and_of_its_table() -> None:
     first, second = ticks(
         {"process": table([(7, b"x", 3, 0)]), "ports": ports((80, 5), (22, 2), (9, 100))},
         {"process": table([]), "ports": ports((22, 4))},
     )
     assert values(first) == {
-        "system": {"r": (3, 3)},
-        "all ports": {"all": (107, 107)},
-        "keys": {"port 80": (5, 5), "other": (2, 2)},
-        "more keys": {"port 80_n": (5, 5), "other_n": (2, 2)},
+        "system": {"": (3, 3)},
+        "all ports": {"": (107, 107)},
+        "keys": {"80": (5, 5), "other": (2, 2)},
+        "more keys": {"80": (5, 5), "other": (2, 2)},
     }
-    assert values(second)["keys"] == {"port 80": (0, 5), "other": (4, 6)}
-    assert values(second)["all ports"] == {"all": (4, 111)}
-    assert (first.owners, set(first.tables)) == ({}, {"process", "ports"})
+    assert values(second)["keys"] == {"80": (0, 5), "other": (4, 6)}
+    assert values(second)["all ports"] == {"": (4, 111)}
+    assert set(first.tables) == {"process", "ports"}
+    assert (first.tables["process"].groups, first.tables["process"].labels) == ({}, None)
+    assert (first.tables["ports"].columns, first.tables["ports"].labels) == ((COLUMN,), SHOWN.labels["ports"])
 
 
 def test_a_table_that_could_not_be_read_has_no_charts_and_the_others_have_theirs() -> None:
@@ -115,59 +168,165 @@ def test_a_table_that_could_not_be_read_has_no_charts_and_the_others_have_theirs
     assert set(values(only)) == {"all ports", "keys", "more keys"}
 
 
+def grouped(*by: str, maximum: int = 200) -> Stage:
+    """The stage of some groupings, as the daemon makes it. Nothing is looked up."""
+
+    def made(shown: Shown, executor: Executor) -> GroupStage:
+        there_are = groupings()
+        context = Context(groups=Groups.parse("", "no file"), execs_since_ns=float("inf"))
+        namings = {name: there_are[name].make(context) for name in by}
+        return GroupStage([there_are[name] for name in by], namings, shown, maximum, Lookup(), executor)
+
+    return made
+
+
 def test_command_lines_leave_the_pipeline_for_nobody() -> None:
-    (only,) = ticks({"process": table([]), execs.TABLE: table([])})
-    assert set(only.tables) == {"process"}
+    for stage in (None, grouped("process")):
+        (only,) = ticks({"process": table([]), execs.TABLE: table([])}, stage=stage)
+        assert set(only.tables) == {"process"}
+        assert execs.TABLE not in str(to_json(only).charts)
 
 
-LEVEL = Chart(
-    id="level", title="", units="requests", family="f", priority=1, scope=Scope.KEYS, kind=Kind.LEVEL, table="ports",
-    dimensions=(Dimension("", "", ("began",), ("ended",)),),
+GAUGE = chart("gauge", Dimension.value("began", minus=("ended",)), "port", kind=Kind.GAUGE)
+UNDER_WAY = Shown(
+    charts={"ports": (GAUGE,)}, counters={"ports": ("began", "ended")}, labels={"ports": Ports()}
 )  # fmt: skip
-BEGAN = np.dtype([("port", "u4"), ("unused", "u4"), ("began", "u8"), ("ended", "u8")])
 
 
-def under_way(*rows: tuple[int, int, int]) -> TableHarvest:
-    array = np.array([(port, 0, began, ended) for port, began, ended in rows], BEGAN)
-    totals = {name: int(array[name].sum()) for name in ("began", "ended")}
-    return TableHarvest(array, totals, dict.fromkeys(totals, 0), 0, 64)
+def under_way(port: int, began: int, ended: int) -> TableHarvest:
+    row = {"port": port, "began": began, "ended": ended}
+    return keyed_table([("port", "u4"), ("unused", "u4")], ["began", "ended"], [row])
 
 
-def test_levels_go_on_under_other_settings_and_of_other_sources_begin_with_what_they_had_counted() -> None:
-    """First the keys are others and the programs the same; then the programs are others."""
-    published = list[Snapshot]()
-
-    def harvest(table_: TableHarvest, *begun: TableHarvest) -> Harvest:
-        begun_ = tuple(("ports", each) for each in begun)
-        return Harvest(time_s=5, elapsed_s=1, tables={"ports": table_}, swap_ns=1, drain_ns=1, begun=begun_)
-
-    left = [harvest(under_way((80, *each))) for each in ((5, 1), (0, 1), (0, 1))]
-
-    class FakeHarvester:
-        def harvest(self) -> Harvest:
-            return left.pop(0)
-
-        def change(self, sources: object) -> Harvest:
-            return harvest(under_way((80, 9, 0)), under_way((80, 1, 0)), under_way((80, 1, 0)))
-
-    class FakeFanout:
-        def publish(self, snapshot: Snapshot) -> None:
-            published.append(snapshot)
+def test_gauges_go_on_under_other_settings_and_of_other_sources_begin_with_what_they_had_counted() -> None:
+    """First the labels are others and the programs the same; then the programs are others."""
+    harvester = FakeHarvester(
+        harvest({"ports": under_way(80, 5, 1)}),
+        harvest({"ports": under_way(80, 0, 1)}),
+        harvest({"ports": under_way(80, 9, 0)}, under_way(80, 1, 0), under_way(80, 1, 0)),
+        harvest({"ports": under_way(80, 0, 1)}),
+    )
+    publisher = FakePublisher()
 
     async def run() -> None:
         with ThreadPoolExecutor(1) as executor:
-            pipeline = Pipeline("h", cast(Harvester, FakeHarvester()), cast(Fanout, FakeFanout()), executor)
 
-            def show() -> None:
-                pipeline.show(Charted({"ports": (LEVEL,)}, {"ports": Ports()}), None, SelfMonitor([], []))
+            def shown() -> tuple[Shown, None, SelfMetrics]:
+                return replace(UNDER_WAY, labels={"ports": Ports()}), None, SelfMetrics([], [])
 
-            show()
+            pipeline = Pipeline(
+                "h", cast(Harvester, harvester), cast(Publisher, publisher), executor, *shown()
+            )  # fmt: skip
             await pipeline.tick()
-            show()
+            pipeline.show(*shown())
             await pipeline.tick()
             await pipeline.change([])
-            show()
+            pipeline.show(*shown())
             await pipeline.tick()
 
     asyncio.run(run())
-    assert [values(snapshot)["level"]["port 80"][0] for snapshot in published] == [4, 3, 12, 1]
+    assert [values(snapshot)["gauge"]["80"][0] for snapshot in publisher.published] == [4, 3, 12, 1]
+
+
+# ---- several groupings at once ----
+
+IO = chart("read", Dimension.value("read_calls"), grouped=True, of="process")
+SENT = chart("sent", Dimension.value("sent_bytes"), grouped=True, of="network")
+BY_PROCESS = Shown(
+    charts={"process": (READ, IO), "network": (SENT,)},
+    counters={"process": COUNTERS, "network": ("sent_calls", "sent_bytes")},
+    by_process=frozenset({"process", "network"}),
+)
+ROWS = st.lists(
+    st.tuples(st.integers(0, 5), st.sampled_from([b"a", b"b", b"other", b"overflow", b""]), st.integers(0, 1 << 40)),
+    max_size=12,
+)
+
+
+def of_processes(counters: Sequence[str], rows: Sequence[tuple[int, bytes, int]], overflow: int) -> TableHarvest:
+    named = [
+        {"tgid": n + 100 * uid, "start_ns": n, "uid": uid, "comm": comm, counters[0]: amount, counters[1]: 2 * amount}
+        for n, (uid, comm, amount) in enumerate(rows, 1)
+    ]
+    return process_table(counters, named, overflow_calls=overflow)
+
+
+@settings(max_examples=30)
+@given(
+    st.integers(1, 3),
+    st.lists(st.tuples(ROWS, ROWS, st.integers(0, 99)), min_size=1, max_size=4),
+)  # fmt: skip
+def test_of_every_grouping_the_series_of_every_chart_add_up_to_the_system(
+    maximum: int, intervals: list[tuple[list[tuple[int, bytes, int]], list[tuple[int, bytes, int]], int]]
+) -> None:
+    by = ("user", "process")
+    harvests = [
+        {
+            "process": of_processes(COUNTERS, first, overflow),
+            "network": of_processes(("sent_calls", "sent_bytes"), second, 3 * overflow),
+        }
+        for first, second, overflow in intervals
+    ]
+    for snapshot, tables in zip(
+        ticks(*harvests, shown=BY_PROCESS, stage=grouped(*by, maximum=maximum)), harvests, strict=True
+    ):
+        charts = {
+            data.chart.id: data for data in snapshot.charts if data.chart.labels and "ebpfmon" not in data.chart.id
+        }
+        assert list(charts) == ["users.read", "users.sent", "processes.read", "processes.sent"]
+        for id_, data in charts.items():
+            prefix, _, name = id_.partition(".")
+            total = tables["process"].totals["read_calls"] if name == "read" else tables["network"].totals["sent_bytes"]
+            assert data.sums() == {"value": total}
+            assert data.chart.labels == ({"users": "user", "processes": "process"}[prefix],)
+            assert data.index.roles[-2:] == (Role.OTHER, Role.OVERFLOW)
+            assert len(data) <= maximum + 2
+            assert data.index is charts[f"{prefix}.read"].index
+        assert set(snapshot.tables["process"].groups) == set(by)
+
+
+def test_each_grouping_has_its_groups_and_its_charts() -> None:
+    rows = [(0, b"cat", 3), (0, b"other", 5), (7, b"cat", 11), (7, b"", 2)]
+    (only,) = ticks(
+        {"process": of_processes(COUNTERS, rows, 4)}, shown=BY_PROCESS, stage=grouped("process", "user")
+    )  # fmt: skip
+    by_process = only.chart("processes.read")
+    assert by_process
+    assert {(s.role, *s.labels): s.deltas[0] for s in by_process.series()} == {
+        (Role.ITEM, "cat"): 14, (Role.ITEM, "other"): 5, (Role.OTHER, "other"): 2, (Role.OVERFLOW, "overflow"): 4,
+    }  # fmt: skip
+    by_user = only.chart("users.read")
+    assert by_user
+    assert sorted(s.deltas[0] for s in by_user.series() if s.role is Role.ITEM) == [8, 13]
+    groups = only.tables["process"].groups
+    assert [groups["process"].name(n) for n in range(4)] == ["cat", "other", "cat", None]
+
+
+@pytest.mark.parametrize(("programs", "maximum", "most"), [(1, 1000, 310), (5, 100, 100)])
+def test_a_snapshot_does_not_grow_without_end_though_groups_come_and_go(programs: int, maximum: int, most: int) -> None:
+    """22 minutes in which each second so many new programs start, and run for ten seconds."""
+    harvests = [
+        {
+            "process": of_processes(
+                COUNTERS, [(0, b"p%d" % n, 1) for n in range(programs * second, programs * (second + 10))], 0
+            )
+        }
+        for second in range(22 * 60)
+    ]
+    published = ticks(*harvests, shown=BY_PROCESS, stage=grouped("process", maximum=maximum))
+    data = [of for snapshot in published if (of := snapshot.chart("processes.read"))]
+    assert len({labels for of in data for labels in of.index.labels}) > most, "many come and go"
+    assert max(map(len, data)) <= most + 2
+    sizes = [len(msgspec.json.encode(to_json(snapshot))) for snapshot in published[::20]]
+    # after the first ten minutes no line is longer than before
+    assert max(sizes[30:]) <= 1.02 * max(sizes[:30])
+
+
+def test_a_snapshot_is_as_small_as_before_five_minutes_after_many_groups_have_gone() -> None:
+    rows = [(0, b"p%d" % n, 1) for n in range(1000)]
+    harvests = [{"process": of_processes(COUNTERS, each, 0)} for each in ([], rows, *([],) * 301)]
+    published = ticks(*harvests, shown=BY_PROCESS, stage=grouped("process", maximum=1000))
+    sizes = [len(msgspec.json.encode(to_json(snapshot))) for snapshot in (*published[:2], published[-1])]
+    assert max(sizes) > 30 * sizes[0]
+    assert sizes[-1] < 1.1 * sizes[0]
+    assert len(published[-1].charts) == len(published[0].charts)

@@ -11,12 +11,13 @@ from typing import cast
 
 import pytest
 
-from ebpfmon import LoadMode, Setup, Strategy
+from ebpfmon import Candidate, Event, LoadMode, Setup
 from ebpfmon.errors import AttachError, LoadError
+from ebpfmon.kernel.attach_methods import Kernel
 from ebpfmon.kernel.bpfobject import BpfObject
-from ebpfmon.kernel.objects import ObjectSpec, parse_candidates
-from ebpfmon.kernel.plan import Kernel, Plan
-from tests.unit.fakes import PROBE, SECTIONS, SPEC, FakeObject, FakeSymbols
+from ebpfmon.kernel.objects import ObjectSpec
+from ebpfmon.kernel.plan import Plan, misses
+from tests.unit.fakes import PROBE, SECTIONS, SPEC, FakeObject, FakeSymbols, spec_of
 from tests.unit.test_features import FULL
 
 KERNEL = Kernel(kprobes=True, tracefs=True, lockdown=None, preempts=frozenset(), returns_have_room=True)
@@ -36,13 +37,13 @@ def plan_of(
     symbols: FakeSymbols | None = None,
     *,
     mode: LoadMode = ENTRY,
-    strategy: Strategy | None = None,
+    attach_method: str | None = None,
     programs: Container[str] | None = None,
     spec: ObjectSpec = SPEC,
     refuses: dict[str, str] | None = None,
 ) -> Plan:
     kernel = replace(kernel, refuses={} if refuses is None else refuses)
-    plan = Plan(PROBE, spec, kernel, mode=mode, strategy=strategy)
+    plan = Plan(PROBE, spec, kernel, mode=mode, attach_method=attach_method)
     plan.look(symbols or FakeSymbols(), programs)
     return plan
 
@@ -55,19 +56,19 @@ def try_out(
 
 def taken(plan: Plan) -> dict[str, str | None]:
     """Event -> "strategy target" of what was chosen."""
-    return {e: f"{c.taken.strategy} {c.taken.target}" if c.taken else None for e, c in plan.choices.items()}
+    return {e: f"{c.taken.method.name} {c.taken.target}" if c.taken else None for e, c in plan.choices.items()}
 
 
 def refused(plan: Plan, event: str) -> dict[str, str]:
     """ "strategy target" -> the reason."""
-    return {f"{c.strategy} {c.target}": reason for c, reason in plan.choices[event].refused}
+    return {f"{c.method.name} {c.target}": reason for c, reason in plan.choices[event].refused}
 
 
 def test_the_first_candidate_that_the_kernel_has_is_taken_and_it_alone_is_loaded_and_attached() -> None:
     plan, obj = plan_of(), FakeObject()
     assert try_out(plan, obj)
     assert taken(plan) == {"open": "trampoline f2", "exit": "tracepoint t"}
-    assert obj.loaded == obj.attached == ["open__trampoline__f2__3", "exit__tracepoint__t"]
+    assert obj.loaded == obj.attached == ["f2_fexit", "t_tp_btf"]
     assert refused(plan, "open") == refused(plan, "exit") == {}
 
 
@@ -117,7 +118,7 @@ def test_a_kretprobe_needs_tracefs_where_the_kernel_makes_no_room_for_it(
 @pytest.mark.parametrize("at", ["load", "attach"])
 def test_a_program_that_is_refused_is_crossed_out_alone_and_the_next_is_tried(at: str) -> None:
     plan = plan_of()
-    assert not try_out(plan, FakeObject({"open__trampoline__f2__3": errno.EACCES}, at))
+    assert not try_out(plan, FakeObject({"f2_fexit": errno.EACCES}, at))
     assert try_out(plan)
     assert taken(plan) == {"open": "trampoline f1", "exit": "tracepoint t"}
     assert refused(plan, "open") == {"trampoline f2": "why not"}
@@ -127,7 +128,7 @@ def test_a_program_that_is_refused_is_crossed_out_alone_and_the_next_is_tried(at
 @pytest.mark.parametrize("at", ["load", "attach"])
 def test_a_kind_that_the_kernel_refuses_is_crossed_out_as_a_whole(code: int, at: str) -> None:
     plan = plan_of()
-    assert not try_out(plan, FakeObject({"open__trampoline__f2__3": code}, at))
+    assert not try_out(plan, FakeObject({"f2_fexit": code}, at))
     assert try_out(plan)
     assert taken(plan) == {"open": "kprobe f2", "exit": "tracepoint t"}
     why = f"the kernel refuses trampoline programs ({os.strerror(code)})"
@@ -141,11 +142,11 @@ def test_what_one_probe_was_not_permitted_the_next_does_not_try_and_says_the_sam
 ) -> None:
     kernel, refuses = replace(KERNEL, lockdown=lockdown), dict[str, str]()
     first = plan_of(kernel, refuses=refuses)
-    assert not try_out(first, FakeObject({"open__trampoline__f2__3": errno.EPERM}, at))
+    assert not try_out(first, FakeObject({"f2_fexit": errno.EPERM}, at))
     assert try_out(first)
     second, obj = plan_of(kernel, refuses=refuses), FakeObject()
     assert try_out(second, obj)
-    assert obj.loaded == ["open__kprobe__f2__entry", "exit__tracepoint__t"]
+    assert obj.loaded == ["f2_kprobe", "t_tp_btf"]
     assert second.choices == first.choices
     assert refused(second, "open").keys() == {"trampoline f2", "trampoline f1"}
 
@@ -153,17 +154,17 @@ def test_what_one_probe_was_not_permitted_the_next_does_not_try_and_says_the_sam
 @pytest.mark.parametrize("code", [errno.EOPNOTSUPP, 524, errno.EACCES])
 def test_what_may_be_due_to_one_function_the_next_probe_tries_itself(code: int) -> None:
     refuses = dict[str, str]()
-    assert not try_out(plan_of(refuses=refuses), FakeObject({"open__trampoline__f2__3": code}))
+    assert not try_out(plan_of(refuses=refuses), FakeObject({"f2_fexit": code}))
     assert not refuses
     assert try_out(second := plan_of(refuses=refuses))
     assert taken(second)["open"] == "trampoline f2"
 
 
-def test_a_forced_strategy_that_another_probe_was_not_permitted_is_refused_in_the_same_words() -> None:
+def test_a_forced_attach_method_that_another_probe_was_not_permitted_is_refused_in_the_same_words() -> None:
     refuses, said = dict[str, str](), []
-    first = plan_of(mode=RETURN, strategy=Strategy.TRAMPOLINE, refuses=refuses)
-    assert not try_out(first, FakeObject({"open__trampoline__f2__3": errno.EPERM}))
-    for plan in (first, plan_of(mode=RETURN, strategy=Strategy.TRAMPOLINE, refuses=refuses)):
+    first = plan_of(mode=RETURN, attach_method="trampoline", refuses=refuses)
+    assert not try_out(first, FakeObject({"f2_fexit": errno.EPERM}))
+    for plan in (first, plan_of(mode=RETURN, attach_method="trampoline", refuses=refuses)):
         with pytest.raises(AttachError) as caught:
             try_out(plan)
         said.append(str(caught.value))
@@ -178,7 +179,7 @@ def test_a_forced_strategy_that_another_probe_was_not_permitted_is_refused_in_th
 ])  # fmt: skip
 def test_a_lockdown_that_may_be_the_cause_is_said(lockdown: str | None, said: bool, code: int) -> None:
     plan = plan_of(replace(KERNEL, lockdown=lockdown))
-    assert not try_out(plan, FakeObject({"open__trampoline__f2__3": code}))
+    assert not try_out(plan, FakeObject({"f2_fexit": code}))
     assert try_out(plan)
     assert refused(plan, "open")["trampoline f2"].endswith(" (lockdown: confidentiality)") is said
 
@@ -221,12 +222,12 @@ def test_a_failure_that_is_no_programs_fault_is_raised() -> None:
         try_out(plan_of(), Broken())
 
 
-def test_a_forced_strategy_takes_no_other_and_fails_where_an_event_has_none_left() -> None:
-    plan = plan_of(PREEMPTS_ALL, strategy=Strategy.TRAMPOLINE)
+def test_a_forced_attach_method_takes_no_other_and_fails_where_an_event_has_none_left() -> None:
+    plan = plan_of(PREEMPTS_ALL, attach_method="trampoline")
     assert try_out(plan)
     assert taken(plan) == {"open": "trampoline f2", "exit": "trampoline e"}
     assert refused(plan, "open") == refused(plan, "exit") == {}
-    lacking = plan_of(symbols=FakeSymbols({"f2": 3}), strategy=Strategy.TRAMPOLINE)
+    lacking = plan_of(symbols=FakeSymbols({"f2": 3}), attach_method="trampoline")
     with pytest.raises(AttachError) as caught:
         try_out(lacking)
     assert str(caught.value) == (
@@ -237,8 +238,8 @@ def test_a_forced_strategy_takes_no_other_and_fails_where_an_event_has_none_left
 @pytest.mark.parametrize(
     ("mode", "taken", "left", "events"),
     [
-        (ENTRY, "open__kprobe__f2__entry", "open__kprobe__f2__return", {"open", "exit"}),
-        (RETURN, "open__kprobe__f2__return", "open__kprobe__f2__entry", {"open", "exit", "fail"}),
+        (ENTRY, "f2_kprobe", "f2_kretprobe", {"open", "exit"}),
+        (RETURN, "f2_kretprobe", "f2_kprobe", {"open", "exit", "fail"}),
     ],
 )
 def test_programs_and_events_of_the_other_load_mode_are_out_of_the_question(
@@ -270,7 +271,7 @@ def test_raw_tracepoints_go_behind_classic_ones_on_a_kernel_that_preempts_them_a
 
 def test_what_is_preempted_is_better_than_nothing_and_keeps_the_order_of_the_file() -> None:
     plan = plan_of(replace(PREEMPTS_ALL, kprobes=False))
-    refuse = {"sys_shared": errno.EINVAL, "exit__tracepoint__sys_t": errno.EINVAL}
+    refuse = {"sys_shared": errno.EINVAL, "t_tp": errno.EINVAL}
     while not try_out(plan, FakeObject(refuse)):
         pass
     assert taken(plan) == {"open": "trampoline f2", "exit": "tracepoint t"}
@@ -309,7 +310,7 @@ def test_where_something_sees_every_call_nothing_that_misses_calls_is_taken(kern
     for event in ("open", "exit"):
         candidate = plan.choices[event].taken
         assert candidate is not None
-        assert not kernel.misses(candidate)
+        assert not misses(candidate, kernel)
         order = SPEC.candidates[event]
         before = [c for c in order[: order.index(candidate)] if c.mode in (None, mode)]
         assert {c.programs for c, reason in plan.choices[event].refused if reason} == {c.programs for c in before}
@@ -359,25 +360,28 @@ def test_what_is_known_of_the_kernel_is_what_was_seen() -> None:
 
 
 def test_of_several_programs_one_that_misses_calls_is_enough() -> None:
-    sections = {"a__kprobe__f__in": "kprobe/f", "a__kprobe__f": "kretprobe/f"}
-    ((both,),) = parse_candidates(sections, []).values()
+    event = Event("a", (Candidate(programs=("f_kprobe", "f_kretprobe")),))
+    ((both,),) = spec_of(event, f_kprobe="kprobe/f", f_kretprobe="kretprobe/f").candidates.values()
     assert both.kinds == {"kprobe", "kretprobe"}
-    assert (KERNEL.misses(both), NO_ROOM.misses(both)) == ("", FEW)
+    assert (misses(both, KERNEL), misses(both, NO_ROOM)) == ("", FEW)
 
 
-@pytest.mark.parametrize(("arguments", "chosen"), [(1, "__1"), (2, "__2"), (None, "__1")])
+def issue(*arguments: int) -> ObjectSpec:
+    """An event at a tracepoint, with a program for each number of arguments."""
+    candidates = tuple(Candidate(programs=(f"t{n}",), arguments=n) for n in arguments)
+    return spec_of(Event("issue", candidates), **{f"t{n}": "tp_btf/t" for n in arguments})
+
+
+@pytest.mark.parametrize(("arguments", "chosen"), [(1, "t1"), (2, "t2"), (None, "t1")])
 def test_a_tracepoint_is_taken_that_has_the_arguments_or_the_first_where_that_is_not_known(
     arguments: int | None, chosen: str
 ) -> None:
-    sections = {f"issue__tracepoint__t__{n}": "tp_btf/t" for n in (1, 2)}
     symbols = FakeSymbols(raw={} if arguments is None else {"t": arguments})
-    plan = plan_of(symbols=symbols, spec=ObjectSpec(parse_candidates(sections, []), SPEC.knobs))
-    obj = FakeObject()
+    plan, obj = plan_of(symbols=symbols, spec=issue(1, 2)), FakeObject()
     assert try_out(plan, obj)
-    assert obj.attached == [f"issue__tracepoint__t{chosen}"]
+    assert obj.attached == [chosen]
 
 
 def test_a_tracepoint_that_has_other_arguments_is_refused_with_both_numbers() -> None:
-    spec = ObjectSpec(parse_candidates({"issue__tracepoint__t__2": "tp_btf/t"}, []), SPEC.knobs)
     with pytest.raises(AttachError, match="it has 3 arguments here, not 2"):
-        try_out(plan_of(symbols=FakeSymbols(raw={"t": 3}), spec=spec))
+        try_out(plan_of(symbols=FakeSymbols(raw={"t": 3}), spec=issue(2)))

@@ -14,7 +14,6 @@ def test_a_disk_is_called_as_in_sysfs_and_one_that_is_not_there_by_its_numbers(t
     (tmp_path / "104:16").symlink_to("../../devices/cciss!c0d1")
     disks = Disks(9, tmp_path)
     rows = np.array([(259 << 20,), (104 << 20 | 16,), (8 << 20 | 1048575,)], np.dtype([("device", "u4")]))
-    names = ["nvme0n1", "cciss/c0d1", "8:1048575"]
-    assert disks.labels(rows) == [(name, name) for name in names]
+    assert disks.values(rows) == [("nvme0n1",), ("cciss/c0d1",), ("8:1048575",)]
     (tmp_path / "259:0").unlink()
-    assert disks.labels(rows[:1]) == [("nvme0n1", "nvme0n1")]
+    assert disks.values(rows[:1]) == [("nvme0n1",)]

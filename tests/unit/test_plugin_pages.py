@@ -8,8 +8,7 @@ from pathlib import Path
 import pytest
 import tomli
 
-from ebpfmon import Chart, Probe, Scope
-from ebpfmon.config import settings as config
+from ebpfmon import VALUE, Chart, Probe, config
 from ebpfmon.plugins import registry
 
 PLUGINS = Path(__file__).parents[2] / "plugins"
@@ -29,7 +28,8 @@ def source(probe: Probe) -> str:
 @pytest.mark.parametrize(("probe", "chart"), CHARTS, ids=lambda of: str(getattr(of, "id", getattr(of, "name", ""))))
 def test_the_page_has_every_chart_with_its_units_dimensions_and_counters(probe: Probe, chart: Chart) -> None:
     text = page(probe)
-    start = next(m.start() for m in re.finditer(r"^\| `.*$", text, re.M) if f"`{chart.id}`" in m[0].split("|")[1])
+    name = f"apps.{chart.id}" if chart.grouped else chart.id
+    start = next(m.start() for m in re.finditer(r"^\| `.*$", text, re.M) if f"`{name}`" in m[0].split("|")[1])
     entry = text[start : text.find("\n| `", start + 1)]
     assert entry.split("|")[2].strip() == chart.units
     if chart.buckets:
@@ -37,7 +37,7 @@ def test_the_page_has_every_chart_with_its_units_dimensions_and_counters(probe: 
         assert f"`{chart.buckets.sum}`" in entry
         return
     for dimension in chart.dimensions:
-        if chart.scope is not Scope.APPS and dimension.id:
+        if dimension.id != VALUE:
             assert f"{dimension.name} (`{dimension.id}`)" in entry
         for field in dimension.plus:
             named = f"`{field}`" in entry or re.fullmatch(r"died_by_\d+", field)
@@ -55,23 +55,24 @@ def test_the_settings_on_the_page_are_all_of_them_with_their_defaults(probe: Pro
 
 @pytest.mark.parametrize("probe", PROBES, ids=lambda p: p.name)
 def test_the_page_has_every_event_and_tracepoint(probe: Probe) -> None:
-    programs = re.findall(r"^TRACEPOINT\w*\((\w+), (\w+)", source(probe), re.M)
+    targets = {p: t for t, p in re.findall(r'^SEC\("tp_btf/(\w+)"\)\nint BPF_PROG\((\w+)', source(probe), re.M)}
+    programs = [(e.name, p) for e in probe.events for c in e.candidates for p in c.programs if p in targets]
     assert len(programs) >= 2
-    for event, target in programs:
-        assert re.search(rf"^\| `{event}` \| `{target}`", page(probe), re.M)
+    for event, program in programs:
+        assert re.search(rf"^\| `{event}` \| `{targets[program]}`", page(probe), re.M)
 
 
 @pytest.mark.parametrize("probe", PROBES, ids=lambda p: p.name)
 def test_the_charts_show_every_counter_that_there_is(probe: Probe) -> None:
     code = source(probe)
     if probe.name == "block_io":
-        each = re.findall(r"__u64 op##(_\w+)", code)
+        each = re.findall(r"op##(_\w+)", code)
         counters = {f"{op}{name}" for op in ("read", "write", "flush", "discard") for name in each} | {"unfollowed"}
     else:
         structs = re.findall(r"^struct \w+_counters \{(.*?)^\};", code, re.M | re.S)
         counters = {name for struct in structs for name in re.findall(r"__u64 (\w+)", struct)}
     shown = {
         re.sub(r"_\d+$", "", field)
-        for chart in probe.charts for d in chart.dimensions for field in (*d.plus, *d.minus)
+        for chart in probe.charts for d in chart.columns for field in (*d.plus, *d.minus)
     }  # fmt: skip
     assert shown | {"flush_bytes"} == counters | {"flush_bytes"}  # which are always 0

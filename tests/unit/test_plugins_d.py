@@ -9,19 +9,20 @@ import socket
 import stat
 import time
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import AbstractAsyncContextManager, suppress
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from ebpfmon import SettingsError, SinkError, Snapshot
-from ebpfmon.config.settings import check
+from ebpfmon.config import check
 from ebpfmon.plugins.registry import discover
-from ebpfmon_sinks import plugins_d
-from ebpfmon_sinks.plugins_d import Pace, PluginsDSettings, PluginsDSink
+from ebpfmon_sinks.plugins_d import sink as plugins_d
+from ebpfmon_sinks.plugins_d.settings import PluginsDSettings
+from ebpfmon_sinks.plugins_d.sink import Pace, PluginsDSink, serving
 from tests.unit.netdata import Netdata
-from tests.unit.support import chart, snapshot, values
+from tests.unit.support import chart, data, snapshot
 from tests.unit.test_plugins_d_stream import IO, READ
 
 LIMIT_S = 20.0
@@ -33,11 +34,11 @@ def path(tmp_path: Path) -> Path:
 
 
 def second(n: int) -> Snapshot:
-    return replace(snapshot(charts=[values(IO, n, 2 * n)]), time_s=100.0 + n, elapsed_s=1.0)
+    return replace(snapshot(charts=[data(IO, n, 2 * n)]), time_s=100.0 + n, elapsed_s=1.0)
 
 
-def sink_of(path: Path) -> PluginsDSink:
-    return PluginsDSettings(socket=str(path), group="").open()
+def sink_of(path: Path) -> AbstractAsyncContextManager[PluginsDSink]:
+    return serving(str(path), "", "plugins_d")
 
 
 def run(work: Callable[[], object]) -> None:
@@ -84,7 +85,7 @@ class Client:
 
 
 def connected(sink: PluginsDSink, count: int) -> bool:
-    return len([r for r in sink._readers if r._stream]) == count
+    return len([r for r in sink.readers if r._stream]) == count
 
 
 def test_each_relay_is_told_all_from_when_it_came(path: Path) -> None:
@@ -104,7 +105,7 @@ def test_each_relay_is_told_all_from_when_it_came(path: Path) -> None:
             assert late.netdata.charts["x.io"].declared[6] == "2"
             for client in (first, late):
                 client.close()
-            await until(lambda: not sink._readers)
+            await until(lambda: not sink.readers)
 
     run(work)
 
@@ -115,7 +116,7 @@ def test_what_is_no_relay_is_cut_off(path: Path, hello: bytes) -> None:
         async with sink_of(path) as sink:
             stranger = Client(path, hello)
             await until(lambda: not stranger.read() and stranger.ended)
-            assert not sink._readers
+            assert not sink.readers
             stranger.close()
 
     run(work)
@@ -127,8 +128,8 @@ def test_a_relay_that_says_nothing_is_cut_off(path: Path, monkeypatch: pytest.Mo
     async def work() -> None:
         async with sink_of(path) as sink:
             silent = Client(path, b"ever")
-            await until(lambda: sink._readers)
-            await until(lambda: not sink._readers)
+            await until(lambda: sink.readers)
+            await until(lambda: not sink.readers)
             silent.close()
 
     run(work)
@@ -138,7 +139,7 @@ def test_a_relay_that_says_its_line_in_parts_is_fed(path: Path) -> None:
     async def work() -> None:
         async with sink_of(path) as sink:
             client = Client(path, b"eve")
-            await until(lambda: sink._readers)
+            await until(lambda: sink.readers)
             client._end.sendall(b"ry 1\n")
             await until(lambda: connected(sink, 1))
             client.close()
@@ -153,7 +154,7 @@ def test_there_are_so_many_relays_at_most(path: Path, monkeypatch: pytest.Monkey
         async with sink_of(path) as sink:
             clients = [Client(path) for _ in range(3)]
             await until(lambda: connected(sink, 2) and any(c.read() or c.ended for c in clients))
-            assert len(sink._readers) == 2
+            assert len(sink.readers) == 2
             for client in clients:
                 client.close()
 
@@ -172,10 +173,10 @@ def test_a_slow_relay_delays_nobody_gets_no_more_than_it_reads_and_is_cut_off(
             stopped, quick = Client(path), Client(path)
             await until(lambda: connected(sink, 2))
             biggest, sent, start = 0, 0, time.monotonic()
-            while len(sink._readers) == 2:
-                await sink.send(replace(second(sent), charts=(values(wide, *[sent] * 5000),)))
+            while len(sink.readers) == 2:
+                await sink.send(replace(second(sent), charts=(data(wide, *[sent] * 5000),)))
                 sent += 1
-                biggest = max(biggest, *(r._transport.get_write_buffer_size() for r in sink._readers))
+                biggest = max(biggest, *(r._transport.get_write_buffer_size() for r in sink.readers))
                 for _ in range(20):
                     await asyncio.sleep(0)
                     quick.read()
@@ -198,11 +199,11 @@ def test_what_a_slow_relay_could_not_be_told_is_in_its_next_update(path: Path) -
             client = Client(path)
             await until(lambda: connected(sink, 1))
             for n in range(30):
-                await sink.send(replace(second(n), charts=(values(wide, *[n] * 5000),)))
-            (reader,) = sink._readers
+                await sink.send(replace(second(n), charts=(data(wide, *[n] * 5000),)))
+            (reader,) = sink.readers
             assert reader._full_since is not None
             await until(lambda: client.read() and reader._full_since is None)
-            await sink.send(replace(second(30), charts=(values(wide, *[30] * 5000),)))
+            await sink.send(replace(second(30), charts=(data(wide, *[30] * 5000),)))
             await until(lambda: sum((client.read(), client.netdata.charts["x.io"].shows("7"))[1]) == sum(range(2, 31)))
             assert len(client.netdata.charts["x.io"].begins) < 30
             client.close()

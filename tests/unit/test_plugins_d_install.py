@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from ebpfmon import SettingsError
-from ebpfmon_sinks import install_netdata
-from ebpfmon_sinks.install_netdata import DIRECTORIES, NAME, install, plan
+from ebpfmon_sinks.plugins_d import install as install_netdata
+from ebpfmon_sinks.plugins_d.install import DIRECTORIES, NAME, install, plan
 
 
 @pytest.fixture(autouse=True)
@@ -51,7 +51,7 @@ def test_a_dry_run_shows_it_and_writes_nothing(tmp_path: Path, plugins: Path) ->
     said: list[str] = []
     install(tmp_path, dry_run=True, say=said.append)
     assert said[0].startswith("would write ")
-    assert "from ebpfmon_sinks.relay import main" in said[1]
+    assert "from ebpfmon_sinks.plugins_d.relay import main" in said[1]
     assert not [*plugins.iterdir()]
 
 
@@ -82,7 +82,7 @@ def test_a_python_that_cannot_run_the_relay_is_passed_over(tmp_path: Path, plugi
 
 
 def test_what_cannot_be_written_is_named(tmp_path: Path, plugins: Path) -> None:
-    (plugins / f".{NAME}.new").mkdir()
+    (plugins / NAME).mkdir()
     with pytest.raises(SettingsError, match=f"write '{plugins / NAME}': Is a directory"):
         install(tmp_path, say=lambda line: None)
 

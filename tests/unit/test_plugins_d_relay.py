@@ -17,7 +17,7 @@ import pytest
 from tests.unit.netdata import Netdata
 from tests.unit.test_plugins_d import LIMIT_S, connected, run, second, sink_of, until
 
-RUN_RELAY = "import os, sys; from ebpfmon_sinks.relay import main; sys.exit(main(sys.argv[1:], os.environ))"
+RUN_RELAY = "import os, sys; from ebpfmon_sinks.plugins_d.relay import main; sys.exit(main(sys.argv[1:], os.environ))"
 
 
 @contextmanager
@@ -133,7 +133,9 @@ def test_the_relay_goes_on_without_stdin(place: Path) -> None:
 
 
 def test_the_relay_is_never_silent_for_so_long_that_netdata_stops_it(place: Path) -> None:
-    code = RUN_RELAY.replace("import main;", "import main; import ebpfmon_sinks.relay as r; r._SILENCE_S = 0.1;")
+    code = RUN_RELAY.replace(
+        "import main;", "import main; import ebpfmon_sinks.plugins_d.relay as r; r._SILENCE_S = 0.1;"
+    )
     process = subprocess.Popen(
         [sys.executable, "-c", code, "1"], env={"EBPFMON_SOCKET": str(place)}, stdin=subprocess.PIPE,
         stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, cwd=Path(__file__).parents[2],
@@ -148,7 +150,7 @@ def test_the_relay_is_never_silent_for_so_long_that_netdata_stops_it(place: Path
 
 
 def test_the_relay_imports_the_standard_library_alone_and_little_of_it() -> None:
-    code = "import sys; sys.path.append('.'); import ebpfmon_sinks.relay; print(*sys.modules)"
+    code = "import sys; sys.path.append('.'); import ebpfmon_sinks.plugins_d.relay; print(*sys.modules)"
     done = subprocess.run(
         [sys.executable, "-IS", "-c", code], capture_output=True, text=True, check=True, cwd=Path(__file__).parents[2]
     )

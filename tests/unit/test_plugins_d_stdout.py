@@ -12,10 +12,11 @@ from pathlib import Path
 import pytest
 
 from ebpfmon import SinkError, SinkGoneError
-from ebpfmon_sinks import plugins_d
-from ebpfmon_sinks.plugins_d import PluginsDSettings
+from ebpfmon_sinks.plugins_d import sink as plugins_d
+from ebpfmon_sinks.plugins_d.settings import PluginsDSettings
+from ebpfmon_sinks.plugins_d.sink import PluginsDSink, on_standard_streams
 from tests.unit.netdata import Netdata
-from tests.unit.support import chart, values
+from tests.unit.support import chart, data
 from tests.unit.test_plugins_d import run, second, until
 from tests.unit.test_plugins_d_stream import READ
 
@@ -33,16 +34,26 @@ def standard(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[int, int]]:
         yield said, told
 
 
+def gone(sink: PluginsDSink) -> str:
+    (reader,) = sink.readers
+    return reader.gone
+
+
+def is_full(sink: PluginsDSink) -> bool:
+    (reader,) = sink.readers
+    return reader._full_since is not None
+
+
 def test_the_protocol_is_spoken_on_stdout_until_netdata_says_quit(monkeypatch: pytest.MonkeyPatch) -> None:
     netdata = Netdata()
 
     async def work() -> None:
-        async with PluginsDSettings(socket="-").open() as sink:
+        async with on_standard_streams() as sink:
             for n in range(4):
                 await sink.send(second(n))
             netdata.read(os.read(told, 65536))
             os.write(said, b"QUIT\n")
-            await until(lambda: sink._standard and sink._standard.gone)
+            await until(lambda: gone(sink))
             with pytest.raises(SinkGoneError, match="QUIT"):
                 await sink.send(second(4))
 
@@ -55,13 +66,13 @@ def test_the_protocol_is_spoken_on_stdout_until_netdata_says_quit(monkeypatch: p
 
 def test_stdout_that_netdata_has_closed_ends_the_sink_and_stdins_end_does_not(monkeypatch: pytest.MonkeyPatch) -> None:
     async def work() -> None:
-        async with PluginsDSettings(socket="-").open() as sink:
+        async with on_standard_streams() as sink:
             os.close(said)
             await asyncio.sleep(0.05)
             await sink.send(second(0))
             await sink.send(second(1))
             os.close(told)
-            await until(lambda: sink._standard and sink._standard.gone)
+            await until(lambda: gone(sink))
             with pytest.raises(SinkGoneError, match="closed stdout"):
                 await sink.send(second(2))
 
@@ -70,29 +81,29 @@ def test_stdout_that_netdata_has_closed_ends_the_sink_and_stdins_end_does_not(mo
 
 
 def test_stdout_that_nobody_reads_for_now_gets_whole_lines_later(monkeypatch: pytest.MonkeyPatch) -> None:
-    wide, netdata, data = chart(*(replace(READ, id=f"{n}") for n in range(5000))), Netdata(), bytearray()
+    wide, netdata, told_ = chart(*(replace(READ, id=f"{n}") for n in range(5000))), Netdata(), bytearray()
 
     async def work() -> None:
-        async with PluginsDSettings(socket="-").open() as sink:
+        async with on_standard_streams() as sink:
             for n in range(20):
-                await sink.send(replace(second(n), charts=(values(wide, *[n] * 5000),)))
+                await sink.send(replace(second(n), charts=(data(wide, *[n] * 5000),)))
             os.set_blocking(told, False)
-            await until(lambda: read_all() and sink._standard and sink._standard._full_since is None)
-            await sink.send(replace(second(20), charts=(values(wide, *[20] * 5000),)))
-            await until(lambda: read_all() and sink._standard and sink._standard._full_since is None)
+            await until(lambda: read_all() and not is_full(sink))
+            await sink.send(replace(second(20), charts=(data(wide, *[20] * 5000),)))
+            await until(lambda: read_all() and not is_full(sink))
             read_all()
 
     def read_all() -> bool:
         with suppress(BlockingIOError):
             while more := os.read(told, 1 << 20):
-                data.extend(more)
+                told_.extend(more)
         return True
 
     with standard(monkeypatch) as (said, told):
         run(work)
         os.close(said)
         os.close(told)
-    netdata.read(bytes(data))
+    netdata.read(bytes(told_))
     assert sum(netdata.charts["x.io"].shows("9")) == sum(range(2, 21))
 
 

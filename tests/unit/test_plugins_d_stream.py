@@ -10,20 +10,21 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ebpfmon import ChartValues, Dimension, Kind, Scope, Snapshot, Value
-from ebpfmon_sinks.plugins_d_stream import Ids, Stream, chart_id, dimension_id, text
+from ebpfmon import Buckets, Chart, ChartData, Dimension, Kind, Snapshot
+from ebpfmon_sinks.plugins_d.stream import Ids, Stream, chart_id, dimension_id, text
 from tests.unit.netdata import Netdata, lex
-from tests.unit.support import chart, snapshot, values
+from tests.unit.support import chart, data, snapshot
 
 BASE = 1 << 32
 
 READ, WRITE = Dimension("r", "read", ("r",)), Dimension("w", "write", ("w",), negative=True)
 IO = chart(READ, WRITE)
-KEYS = replace(chart(Dimension("", "", ("b",))), id="x.keys", scope=Scope.KEYS)
+KEYS = chart(Dimension.value("b"), id="x.keys", labels=("key",))
+ADDRESSES = chart(Dimension("s", "sent", ("s",)), Dimension("r", "recv", ("r",)), id="x.out", labels=("port", "host"))
 
 
-def keyed(**deltas: int) -> ChartValues:
-    return ChartValues(KEYS, tuple(Value(Dimension(n, n, ("b",)), d, d) for n, d in deltas.items()))
+def keyed(**deltas: int) -> ChartData:
+    return data(KEYS, series={(name,): [delta] for name, delta in deltas.items()})
 
 
 def told(*snapshots: Snapshot, every_s: int = 1, interval_s: int = 1) -> tuple[Netdata, list[bytes]]:
@@ -36,29 +37,29 @@ def told(*snapshots: Snapshot, every_s: int = 1, interval_s: int = 1) -> tuple[N
     return netdata, updates
 
 
-def at(time_s: float, *charts: ChartValues, elapsed_s: float = 1.0) -> Snapshot:
+def at(time_s: float, *charts: ChartData, elapsed_s: float = 1.0) -> Snapshot:
     return replace(snapshot(charts=charts), time_s=time_s, elapsed_s=elapsed_s)
 
 
-def each_second(*charts: Sequence[ChartValues] | ChartValues) -> list[Snapshot]:
-    return [at(100 + n, *([c] if isinstance(c, ChartValues) else c)) for n, c in enumerate(charts)]
+def each_second(*charts: Sequence[ChartData] | ChartData) -> list[Snapshot]:
+    return [at(100 + n, *([c] if isinstance(c, ChartData) else c)) for n, c in enumerate(charts)]
 
 
 def test_a_chart_is_declared_once_with_all_that_netdata_shows_of_it() -> None:
-    netdata, updates = told(*each_second(*[values(IO, 1, 2)] * 3))
+    netdata, updates = told(*each_second(*[data(IO, 1, 2)] * 3))
     assert netdata.charts["x.io"].declared == ["Calls", "calls/s", "VFS", "x.io", "line", "1", "1", "ebpfmon", "VFS"]
     assert netdata.charts["x.io"].dims["w"].name == "write"
     assert [b"CHART" in u for u in updates] == [True, False, False]
 
 
 def test_begin_says_the_microseconds_since_the_charts_last_update_but_not_at_first() -> None:
-    of = values(IO, 1, 2)
+    of = data(IO, 1, 2)
     netdata, _ = told(at(100, of, elapsed_s=0.4), at(101, of, elapsed_s=1.000451), at(102), at(103, of, elapsed_s=0.99))
     assert netdata.charts["x.io"].begins == [None, 1000451, 1990000]
 
 
 def test_a_counter_begins_where_no_reset_is_taken_for_an_overflow_and_grows_by_what_happened() -> None:
-    netdata, _ = told(*each_second(values(IO, 5, 6), values(IO, 10, 20), values(IO, 0, 7)))
+    netdata, _ = told(*each_second(data(IO, 5, 6), data(IO, 10, 20), data(IO, 0, 7)))
     assert netdata.charts["x.io"].dims["r"].collected == [BASE, BASE + 10, BASE + 10]
     assert netdata.charts["x.io"].shows("r") == [10, 0]
     assert netdata.charts["x.io"].shows("w") == [-20, -7]
@@ -67,30 +68,30 @@ def test_a_counter_begins_where_no_reset_is_taken_for_an_overflow_and_grows_by_w
 @pytest.mark.parametrize(
     ("kind", "units", "given", "shown"),
     [
-        (Kind.LEVEL, "MB", 45.25, 45250),
-        (Kind.LEVEL, "rows", 17, 17000),
+        (Kind.GAUGE, "MB", 45.25, 45250),
+        (Kind.GAUGE, "rows", 17, 17000),
         (Kind.COUNTER, "events", 3, 3000),  # as many as there were, however long the interval
-        (Kind.LEVEL, "MB", 1e300, (1 << 63) - 1),
+        (Kind.GAUGE, "MB", 1e300, (1 << 63) - 1),
     ],
 )
 def test_what_is_no_rate_is_shown_as_it_is(kind: Kind, units: str, given: float, shown: int) -> None:
-    of = values(chart(READ, kind=kind, units=units), given)
+    of = data(chart(READ, kind=kind, units=units), given)
     netdata, _ = told(at(100, of), at(102, of, elapsed_s=2.0))
     dim = netdata.charts["x.io"].dims["r"]
     assert (dim.algorithm, dim.divisor, dim.collected[1]) == ("absolute", 1000, shown)
 
 
 @pytest.mark.parametrize("unknown", [float("nan"), float("inf")])
-def test_a_level_that_is_no_number_is_not_collected(unknown: float) -> None:
-    of = chart(READ, kind=Kind.LEVEL, units="MB")
+def test_a_gauge_that_is_no_number_is_not_collected(unknown: float) -> None:
+    of = chart(READ, kind=Kind.GAUGE, units="MB")
     stream = Stream(1)
-    stream.add(at(100, values(of, unknown)))
+    stream.add(at(100, data(of, unknown)))
     assert b"SET" not in stream.update(1)
 
 
 def test_a_rate_that_may_be_negative_is_divided_here() -> None:
     difference = chart(Dimension("d", "d", ("a",), ("b",)))
-    first, second = values(difference, 0), values(difference, -30)
+    first, second = data(difference, 0), data(difference, -30)
     netdata, _ = told(at(100, first), at(102, second, elapsed_s=2.0))
     assert netdata.charts["x.io"].dims["d"].algorithm == "absolute"
     assert netdata.charts["x.io"].shows("d") == [-15]
@@ -100,7 +101,7 @@ def test_a_new_dimension_is_declared_after_its_chart_and_nothing_of_it_is_lost()
     netdata, updates = told(*each_second(keyed(a=1), keyed(a=1, b=100), keyed(a=1, b=10), keyed(a=1, b=0)))
     lines = updates[1].decode().splitlines()
     assert [lex(line)[:2] for line in lines[:3]] == [["CHART", "x.keys"], ["DIMENSION", "b"], ["BEGIN", "x.keys"]]
-    assert "stacked" in netdata.charts["x.keys"].declared
+    assert "line" in netdata.charts["x.keys"].declared
     assert netdata.charts["x.keys"].shows("b") == [110, 0]
     assert b"CHART" not in updates[2] + updates[3]
 
@@ -122,8 +123,8 @@ def test_what_was_shown_for_one_interval_only_is_told_before_it_is_retired() -> 
 
 
 def test_a_better_name_is_declared() -> None:
-    def named(name: str) -> ChartValues:
-        return ChartValues(KEYS, (Value(Dimension("1.2.3.4", name, ("b",)), 1, 1),))
+    def named(name: str) -> ChartData:
+        return data(KEYS, series={("1.2.3.4",): [1]}, names={("1.2.3.4",): (name,)})
 
     netdata, updates = told(*each_second(named("1.2.3.4"), named("host"), named("host")))
     assert netdata.charts["x.keys"].dims["1_2_3_4"].name == "host"
@@ -131,7 +132,7 @@ def test_a_better_name_is_declared() -> None:
 
 
 def test_a_chart_that_is_missing_for_a_moment_stays_and_one_that_is_gone_is_retired() -> None:
-    netdata, updates = told(at(100, keyed(a=1), values(IO, 1, 1)), *(at(101 + n, keyed(a=1)) for n in range(62)))
+    netdata, updates = told(at(100, keyed(a=1), data(IO, 1, 1)), *(at(101 + n, keyed(a=1)) for n in range(62)))
     assert [n for n, u in enumerate(updates) if b"'obsolete'" in u] == [61]
     assert [*netdata.charts] == ["x.keys"]
 
@@ -146,7 +147,7 @@ def test_updates_come_at_multiples_of_the_longer_interval_with_all_that_happened
     every_s: int, interval_s: int, step_s: int
 ) -> None:
     times = range(1200 + interval_s, 1321, interval_s)
-    snapshots = [at(t + 0.01, values(IO, 3, t), elapsed_s=interval_s) for t in times]
+    snapshots = [at(t + 0.01, data(IO, 3, t), elapsed_s=interval_s) for t in times]
     netdata, updates = told(*snapshots, every_s=every_s, interval_s=interval_s)
     sent = [t for t, u in zip(times, updates, strict=True) if u]
     assert sent[1:] == [t for t in times if t % step_s == 0 and t > sent[0]]
@@ -157,16 +158,16 @@ def test_updates_come_at_multiples_of_the_longer_interval_with_all_that_happened
     assert sum(shown.shows("w")) == -sum(t for t in times if sent[0] < t <= sent[-1])
 
 
-def test_a_level_is_the_newest_where_updates_are_rarer() -> None:
-    of = chart(READ, kind=Kind.LEVEL, units="MB")
-    netdata, _ = told(*(at(t, values(of, t)) for t in range(100, 111)), every_s=5)
+def test_a_gauge_is_the_newest_where_updates_are_rarer() -> None:
+    of = chart(READ, kind=Kind.GAUGE, units="MB")
+    netdata, _ = told(*(at(t, data(of, t)) for t in range(100, 111)), every_s=5)
     assert netdata.charts["x.io"].shows("r") == [105, 110]
 
 
 def test_another_interval_is_declared() -> None:
     stream, netdata = Stream(1), Netdata()
     for now, interval_s in ((100, 2), (102, 2), (103, 1), (104, 1)):
-        stream.add(at(now, values(IO, 1, 1)))
+        stream.add(at(now, data(IO, 1, 1)))
         netdata.read(stream.update(interval_s))
     assert netdata.charts["x.io"].declared[6] == "1"
     assert netdata.charts["x.io"].declarations == 2
@@ -183,6 +184,75 @@ def test_an_update_that_was_left_out_is_in_the_next_one() -> None:
     assert "b" in netdata.charts["x.keys"].dims, "its amount came with the last update"
 
 
+def shown(of: ChartData) -> dict[str, dict[str, str]]:
+    """The names of dimensions by their ids, by chart."""
+    netdata, _ = told(*each_second(of, of))
+    return {id_: {dim: found.name for dim, found in chart.dims.items()} for id_, chart in netdata.charts.items()}
+
+
+def test_label_values_are_joined_and_addresses_of_ipv6_are_put_in_brackets() -> None:
+    series: Mapping[tuple[str, ...], list[int]] = {
+        ("443", "10.0.0.1"): [1, 2],
+        ("53", "fe80::1"): [3, 4],
+        ("22", "::1"): [5, 6],
+    }
+    names: Mapping[tuple[str, ...], tuple[str, ...]] = {
+        ("443", "10.0.0.1"): ("https", "host"),
+        ("22", "::1"): ("a:b", "::1"),
+    }
+    assert shown(data(ADDRESSES, series=series, names=names, other=[0, 0]))["x.out"] == {
+        "443:10_0_0_1_s": "https:host_sent", "443:10_0_0_1_r": "https:host_recv",
+        "53:[fe80::1]_s": "53:[fe80::1]_sent", "53:[fe80::1]_r": "53:[fe80::1]_recv",
+        "22:[::1]_s": "a:b:[::1]_sent", "22:[::1]_r": "a:b:[::1]_recv",
+        "other:other_s": "other:other_sent", "other:other_r": "other:other_recv",
+    }  # fmt: skip
+
+
+def test_a_separator_is_the_charts_and_an_empty_value_is_left_out() -> None:
+    errors = replace(KEYS, labels=("call", "error"), separator=" ")
+    found = shown(data(errors, series={("openat (32-bit)", "ENOENT"): [1], ("all", ""): [2]}))
+    assert [*found["x.keys"].values()] == ["openat (32-bit) ENOENT", "all"]
+
+
+def test_a_chart_whose_series_add_up_to_a_whole_is_stacked() -> None:
+    netdata, _ = told(*each_second(*[data(KEYS, series={("a",): [1]}, other=[2], overflow=[3])] * 2))
+    assert "stacked" in netdata.charts["x.keys"].declared
+    assert [*netdata.charts["x.keys"].dims] == ["a", "other", "overflow"]
+
+
+def test_an_item_that_is_called_like_the_rest_has_a_dimension_of_its_own_whoever_comes_first() -> None:
+    with_item = data(KEYS, series={("other",): [5], ("a",): [1]}, other=[7])
+    without = data(KEYS, series={("a",): [1]}, other=[7])
+    for snapshots in ([with_item] * 3, [without, with_item, with_item, with_item]):
+        netdata, _ = told(*each_second(*snapshots))
+        dims = netdata.charts["x.keys"].dims
+        (item,) = {*dims} - {"other", "a"}
+        assert item.startswith("other_")
+        assert netdata.charts["x.keys"].shows("other")[-1] == 7
+        assert netdata.charts["x.keys"].shows(item)[-1] == 5
+
+
+def test_each_series_of_a_histogram_is_a_heatmap_of_its_buckets() -> None:
+    buckets = Buckets(field="f", bounds=(1.0, 2.0), units="ms", sum="s")
+    of = Chart(
+        id="x.time", title="Times", units="calls/s", family="F", priority=1, buckets=buckets, labels=("disk",)
+    )  # fmt: skip
+    netdata, _ = told(*each_second(*[data(of, series={("other",): [1, 2, 3, 99]}, other=[4, 5, 6, 99])] * 2))
+    rest, item = netdata.charts["x.time_other"], next(c for i, c in netdata.charts.items() if i != "x.time_other")
+    assert rest.declared[0] == item.declared[0] == "Times: other"
+    assert (rest.declared[3], rest.declared[4]) == ("x.time", "heatmap")
+    assert [rest.shows(dim)[-1] for dim in rest.dims] == [4, 5, 6]
+    assert [item.shows(dim)[-1] for dim in item.dims] == [1, 2, 3]
+
+
+def test_a_chart_that_comes_back_after_it_was_retired_is_declared_and_fed_again() -> None:
+    of, keys = data(IO, 1, 1), keyed(a=1)
+    netdata, _ = told(
+        at(100, keys, of), *(at(101 + n, keys) for n in range(62)), *(at(n, keys, of) for n in (170, 171))
+    )
+    assert netdata.charts["x.io"].shows("r") == [1]
+
+
 ANYTHING = st.text(st.characters(), max_size=300)  # surrogates, controls, quotation marks
 NAMES = st.lists(st.tuples(ANYTHING, ANYTHING), min_size=1, max_size=6, unique_by=lambda n: n[0])
 
@@ -193,7 +263,7 @@ def test_any_names_are_lines_that_netdata_reads_as_they_were_meant(
 ) -> None:
     dims = tuple(Dimension(i, n, ("f",)) for i, n in names)
     charts = [replace(chart(*dims, units=units, family=title), id=i, title=title) for i in chart_ids]
-    netdata, _ = told(*each_second(*[[values(c, *range(len(dims))) for c in charts]] * 2))
+    netdata, _ = told(*each_second(*[[data(c, *range(len(dims))) for c in charts]] * 2))
     assert len(netdata.charts) == len(charts)
     for id_, shown in netdata.charts.items():
         kind, dot, name = id_.partition(".")
@@ -213,7 +283,7 @@ def test_the_longest_words_make_no_line_that_is_too_long() -> None:
     long = "x" * 1000
     told(
         *each_second(
-            [values(replace(chart(Dimension(long, long, ("f",)), units=long, family=long), id=long, title=long), 1)]
+            [data(replace(chart(Dimension(long, long, ("f",)), units=long, family=long), id=long, title=long), 1)]
         )
     )
 
@@ -270,7 +340,7 @@ def test_whatever_comes_and_goes_all_that_happened_since_the_first_update_is_tol
 
 def test_an_update_of_many_dimensions_costs_little() -> None:
     wide = chart(*(replace(READ, id=f"{n}", name=f"{n}") for n in range(6000)))
-    stream, snapshots = Stream(1), [at(n, values(wide, *[n] * 6000)) for n in range(12)]
+    stream, snapshots = Stream(1), [at(n, data(wide, *[n] * 6000)) for n in range(12)]
     stream.add(snapshots[0])
     stream.update(1)
     start = time.process_time()

@@ -7,14 +7,14 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from ebpfmon import config
 from ebpfmon.check import report
 from ebpfmon.check.findings import Finding
 from ebpfmon.check.report import Event, ProbeVerdict, Refusal, Verdict, check, render
-from ebpfmon.config import settings as config
 from ebpfmon.errors import AttachError, KernelError, LoadError
 from ebpfmon.kernel import attach, features
 from ebpfmon.kernel.host import Config, Host
-from ebpfmon.model.everything import Loader
+from ebpfmon.model import Loader
 from ebpfmon.plugins import registry
 from tests.unit.test_features import FULL
 
@@ -88,7 +88,7 @@ def test_a_probe_that_cannot_be_loaded_has_the_error_and_the_kernels_answer(
 
     monkeypatch.setattr(attach, "load", refuse)
     monkeypatch.setattr(features, "look", lambda: FULL)
-    monkeypatch.setattr(config, "DEFAULT_PATH", tmp_path / "none")
+    monkeypatch.setattr("ebpfmon.config.reading.DEFAULT_PATH", tmp_path / "none")
     found = registry.discover()
     tried = check(config.read(None, found, config.CommandLine({}, json=False)), found)
     assert (tried.status, tried.error) == (2, None)

@@ -10,12 +10,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ebpfmon import ChartValues, Dimension, Kind, Owners, SinkSettings, Snapshot, TableHarvest, Value
+from ebpfmon import Chart, ChartData, Dimension, Kind, Role, RowGroups, SeriesIndex, SinkSettings, Snapshot, TableView
 from ebpfmon.pipeline.publish import SinkTask
-from ebpfmon.pipeline.selection import Charts, joined
-from tests.unit.support import chart, snapshot, table
+from ebpfmon.pipeline.selection import ChartFilter, joined
+from ebpfmon.testing import keyed_table, view
+from tests.unit.support import chart, data, snapshot, table
 
-READ, WRITE, OTHER = (Dimension(name, name, (name,)) for name in ("read", "write", "other"))
+READ = Dimension.value("read")
 
 
 @pytest.mark.parametrize(
@@ -32,72 +33,145 @@ READ, WRITE, OTHER = (Dimension(name, name, (name,)) for name in ("read", "write
 )
 def test_an_exclusion_always_wins_and_exclusions_alone_include_the_rest(patterns: Sequence[str], chosen: str) -> None:
     charts = [replace(chart(READ), id=i) for i in ("ebpf.io", "ebpf.exit", "apps.file_open", "ebpfmon.rows")]
-    given = Snapshot(
-        host="h", time_s=1.0, elapsed_s=1.0, complete=True, charts=tuple(ChartValues(c, ()) for c in charts)
-    )
-    assert [c.chart.id for c in Charts(patterns).of(given).charts] == chosen.split()
+    given = snapshot(charts=[data(each, 1) for each in charts])
+    assert [c.chart.id for c in ChartFilter(patterns).of(given).charts] == chosen.split()
 
 
 @pytest.mark.parametrize("pattern", ["", "!", "ebpf io", "[a-z]", "a?", "!!x"])
 def test_what_is_no_pattern_is_named(pattern: str) -> None:
     with pytest.raises(ValueError, match="expected a chart's id"):
-        Charts([pattern])
+        ChartFilter([pattern])
 
 
-def of(time_s: float, values: dict[str, tuple[int, int]], kind: Kind = Kind.COUNTER) -> Snapshot:
-    """A snapshot of one chart: (delta, total) by dimension."""
-    dimensions = {d.id: d for d in (READ, WRITE, OTHER)}
-    shown = tuple(Value(dimensions[name], *amounts) for name, amounts in values.items())
-    return Snapshot(
-        host="h", time_s=time_s, elapsed_s=1.0, complete=True, charts=(ChartValues(chart(READ, kind=kind), shown),)
-    )
+def charted(series: dict[str, tuple[int, int]], *, kind: Kind = Kind.COUNTER, start_s: float = 1.0) -> ChartData:
+    """A chart by program: (delta, total) of each. `*` is the rest."""
+    of: Chart = chart(READ, labels=("program",), kind=kind)
+    labels = tuple(("other" if name == "*" else name,) for name in series)
+    roles = tuple(Role.OTHER if name == "*" else Role.ITEM for name in series)
+    index = SeriesIndex(labels=labels, names=labels, roles=roles, starts_s=(start_s,) * len(series))
+    deltas, totals = np.array([*series.values()], np.int64).reshape(-1, 2).T[..., np.newaxis]
+    return ChartData(chart=of, index=index, deltas=deltas, totals=totals)
 
 
-def test_amounts_are_summed_totals_are_the_last_and_levels_too() -> None:
-    first, second = of(1.0, {"read": (3, 3), "write": (5, 5)}), of(2.0, {"write": (7, 12), "other": (1, 1)})
+def of(time_s: float, series: dict[str, tuple[int, int]], kind: Kind = Kind.COUNTER) -> Snapshot:
+    """A snapshot of one chart by program."""
+    return replace(snapshot(charts=[charted(series, kind=kind)]), time_s=time_s, elapsed_s=1.0)
+
+
+def found(given: Snapshot) -> list[tuple[str, int, int]]:
+    """Label, delta and total of each series of the only chart."""
+    (only,) = given.charts
+    return [
+        ("*" if s.role is Role.OTHER else s.labels[0], int(s.deltas[0]), s.totals[0]) for s in only.series()
+    ]  # fmt: skip
+
+
+def test_amounts_are_summed_totals_are_the_last_and_so_are_gauges() -> None:
+    first = of(1.0, {"read": (3, 3), "write": (5, 5), "*": (2, 2)})
+    second = of(2.0, {"write": (7, 12), "new": (1, 1), "*": (1, 3)})
     both = joined(first, replace(second, complete=False))
     assert (both.time_s, both.elapsed_s, both.complete) == (2.0, 2.0, False)
-    (values,) = both.charts
-    assert [(v.dimension.id, v.delta, v.total) for v in values.values] == [
-        ("read", 3, 3), ("write", 12, 12), ("other", 1, 1),
-    ]  # fmt: skip
-    (level,) = joined(of(1.0, {"read": (3, 0)}, Kind.LEVEL), of(2.0, {"read": (4, 0)}, Kind.LEVEL)).charts
-    assert [v.delta for v in level.values] == [4]
+    assert found(both) == [("read", 3, 3), ("write", 12, 12), ("new", 1, 1), ("*", 3, 3)], "the rest is last"
+    gauges = joined(of(1.0, {"read": (3, 0), "*": (9, 0)}, Kind.GAUGE), of(2.0, {"*": (4, 0)}, Kind.GAUGE))
+    assert found(gauges) == [("*", 4, 0)]
+
+
+def test_a_program_that_is_called_like_the_rest_is_told_from_it() -> None:
+    both = joined(
+        of(1.0, {"other": (3, 3), "*": (2, 2)}),
+        of(
+            2.0,
+            {
+                "*": (7, 9),
+            },
+        ),
+    )
+    assert found(both) == [("other", 3, 3), ("*", 9, 9)]
+    assert both.charts[0].index.labels == (("other",), ("other",))
+
+
+def test_of_series_that_are_the_same_the_index_is_kept() -> None:
+    first, second = of(1.0, {"a": (3, 3), "*": (0, 0)}), of(2.0, {"a": (5, 8), "*": (1, 1)})
+    shared = replace(second.charts[0], index=first.charts[0].index)
+    for last in (second, replace(second, charts=(shared,))):
+        both = joined(first, last)
+        assert found(both) == [("a", 8, 8), ("*", 1, 1)]
+        assert both.charts[0].index is last.charts[0].index
+    assert found(first) == [("a", 3, 3), ("*", 0, 0)], "what was joined stays as it was"
 
 
 def test_a_chart_that_is_in_one_of_them_alone_is_there() -> None:
     first, second = of(1.0, {"read": (3, 3)}), replace(of(2.0, {}), charts=())
-    assert [c.chart.id for c in joined(first, second).charts] == [c.chart.id for c in joined(second, first).charts]
-    assert joined(first, second).charts[0].values[0].delta == 3
+    for both in (joined(first, second), joined(second, first)):
+        assert found(both) == [("read", 3, 3)]
 
 
-def test_rows_of_one_process_are_summed_and_keep_their_owner_by_name() -> None:
-    rows = ([(1, b"a", 3, 30), (2, b"b", 5, 50)], [(2, b"b", 7, 70), (3, b"c", 11, 110)])
-    tables = [table(r, overflow_calls=n) for n, r in enumerate(rows, 1)]
-    owners = [
-        Owners(("other", "overflow", "x", "y"), np.array([2, 3])),
-        Owners(("other", "overflow", "y", "z"), np.array([2, 3])),
-    ]
-    first, second = (
-        replace(snapshot("s"), tables={"process": t}, owners={"process": o})
-        for t, o in zip(tables, owners, strict=True)
-    )
-    both = joined(first, second)
-    found = both.tables["process"]
-    counters = list(found.totals)
-    by_process = {
-        row["tgid"].item(): (row[counters[0]].item(), both.owners["process"].groups[owner])
-        for row, owner in zip(found.rows, both.owners["process"].of_rows.tolist(), strict=True)
+AMOUNTS = st.dictionaries(st.sampled_from("abcdefg"), st.integers(0, 1 << 40), max_size=5)
+
+
+@given(st.lists(st.tuples(AMOUNTS, st.integers(0, 99)), min_size=2, max_size=6))
+def test_sums_are_those_of_all_intervals_whatever_comes_and_goes(intervals: list[tuple[dict[str, int], int]]) -> None:
+    totals, both = dict.fromkeys("abcdefg*", 0), None
+    for time_s, (amounts, other) in enumerate(intervals):
+        series = {}
+        for name, amount in {**amounts, "*": other}.items():
+            totals[name] += amount
+            series[name] = (amount, totals[name])
+        now = of(float(time_s), series)
+        both = joined(both, now) if both else now
+    assert both
+    assert found(both)[-1][0] == "*"
+    assert {name: (delta, total) for name, delta, total in found(both)} == {
+        name: (totals[name], totals[name]) for name in {*"*", *(name for amounts, _ in intervals for name in amounts)}
     }
-    assert by_process == {1: (3, "x"), 2: (12, "y"), 3: (11, "z")}
-    assert found.overflow_calls == 3
+
+
+def test_rows_of_one_process_are_summed_and_keep_their_groups_by_name() -> None:
+    rows = ([(1, b"a", 3, 30), (2, b"b", 5, 50)], [(2, b"b", 7, 70), (3, b"c", 11, 110)])
+    tables = [table(each, overflow_calls=n) for n, each in enumerate(rows, 1)]
+    views = [
+        TableView(
+            harvest=tables[0],
+            groups={
+                "application": RowGroups(np.array([20, 30], np.uint64), {20: "x", 30: "y"}),
+                "user": RowGroups(np.array([5, 0], np.uint64), {5: "root"}),
+            },
+        ),
+        TableView(
+            harvest=tables[1],
+            groups={
+                "application": RowGroups(np.array([30, 40], np.uint64), {30: "y", 40: "z"}),
+                "user": RowGroups(np.array([0, 6], np.uint64), {6: "daemon"}),
+            },
+        ),
+    ]
+    both = joined(*(snapshot(tables={"process": each}) for each in views)).tables["process"]
+    harvest, counters = both.harvest, list(both.harvest.totals)
+    by_process = {
+        row["tgid"].item(): (row[counters[0]].item(), *(both.groups[g].name(n) for g in ("application", "user")))
+        for n, row in enumerate(harvest.rows)
+    }
+    assert by_process == {1: (3, "x", "root"), 2: (12, "y", None), 3: (11, "z", "daemon")}
+    assert harvest.overflow_calls == 3
     for name in counters:
-        assert found.totals[name] == sum(t.totals[name] for t in tables)
-        assert int(found.rows[name].sum()) + found.overflow[name] == found.totals[name]
-    nothing = replace(
-        second, tables={"process": table([])}, owners={"process": Owners(("other", "overflow"), np.zeros(0, int))}
+        assert harvest.totals[name] == sum(t.totals[name] for t in tables)
+        assert int(harvest.rows[name].sum()) + harvest.overflow[name] == harvest.totals[name]
+    nothing = snapshot(tables={"process": view(table([]), groups={"application": []})})
+    assert len(joined(nothing, nothing).tables["process"].harvest.rows) == 0
+
+
+def test_names_of_groups_that_are_one_object_stay_one() -> None:
+    one = snapshot(tables={"process": view(table([(1, b"a", 3, 30)]), groups={"user": ["x"]})})
+    both = joined(joined(one, one), one)
+    assert both.tables["process"].groups["user"].names is one.tables["process"].groups["user"].names
+
+
+def test_of_groupings_that_only_one_of_them_has_there_are_no_rows() -> None:
+    """After the settings have changed."""
+    one, another = (
+        snapshot(tables={"process": view(table([(1, b"a", 3, 30)]), groups={by: ["x"]})}) for by in ("user", "process")
     )
-    assert len(joined(nothing, nothing).tables["process"].rows) == 0
+    assert joined(one, another).tables["process"].groups == {}
 
 
 class Settings(SinkSettings, tag="some", frozen=True):
@@ -113,7 +187,7 @@ def test_nothing_is_lost_between_intervals_of_another_length(steps: list[int], i
         task.mailbox._size = 100
     task.close()
     got = list(task.mailbox._snapshots)
-    assert sum(s.charts[0].values[0].delta for s in got) == sum(steps)
+    assert sum(s.charts[0].sums()["value"] for s in got) == sum(steps)
     assert sum(s.elapsed_s for s in got) == len(steps)
     if not interval:
         assert len(got) == len(steps)
@@ -128,11 +202,9 @@ def test_an_interval_ends_with_the_first_snapshot_of_the_next() -> None:
     assert [int(s.time_s) for s in task.mailbox._snapshots] == [1001, 1005, 1010]
 
 
-def test_a_table_of_another_kind_is_no_hindrance() -> None:
-    dtype = np.dtype([("port", "<u4"), ("protocol", "<u4"), ("calls", "<u8")])
-    rows = np.array([(443, 6, 2)], dtype)
-    harvest = TableHarvest(rows, {"calls": 2}, {"calls": 0}, 0, 8)
-    one = replace(snapshot("s"), tables={"inbound": harvest})
-    both = joined(one, one).tables["inbound"]
+def test_a_table_with_keys_of_its_own_is_summed_as_well() -> None:
+    key = [("port", "<u4"), ("protocol", "<u4")]
+    one = snapshot(tables={"inbound": view(keyed_table(key, ["calls"], [{"port": 443, "protocol": 6, "calls": 2}]))})
+    both = joined(one, one).tables["inbound"].harvest
     assert both.rows.tolist() == [(443, 6, 4)]
     assert both.totals == {"calls": 4}

@@ -8,21 +8,22 @@ from pathlib import Path
 import pytest
 import tomli
 
-from ebpfmon import Chart, Dimension, Kind, Scope, SinkSettings
-from ebpfmon.config import settings as config
+from ebpfmon import Chart, Dimension, SinkSettings, config
 from ebpfmon.plugins import registry
-from ebpfmon_sinks import plugins_d, relay
-from ebpfmon_sinks.log import LogSettings
-from ebpfmon_sinks.plugins_d import PluginsDSettings
-from ebpfmon_sinks.statsd import Names, StatsdSettings, Tags, form
-from tests.unit.support import snapshot, values
+from ebpfmon_sinks.log.settings import LogSettings
+from ebpfmon_sinks.plugins_d import relay
+from ebpfmon_sinks.plugins_d import sink as plugins_d
+from ebpfmon_sinks.plugins_d.settings import PluginsDSettings
+from ebpfmon_sinks.statsd.lines import Names, Tags, form
+from ebpfmon_sinks.statsd.settings import StatsdSettings
+from tests.unit.support import data, snapshot
 
 SINKS = Path(__file__).parents[2] / "ebpfmon_sinks"
 README = (SINKS.parent / "README.md").read_text()
 
 
 def page(name: str) -> str:
-    return (SINKS / f"{name}.md").read_text()
+    return (SINKS / name / "README.md").read_text()
 
 
 @pytest.mark.parametrize("settings", [LogSettings, PluginsDSettings, StatsdSettings], ids=lambda s: s.__name__)
@@ -32,23 +33,30 @@ def test_a_page_has_every_option_with_its_default_and_the_readme_leads_there(set
     assert set(sample) == {"type", *settings.__struct_fields__}
     (shown,) = config.check({"sinks": [sample]}, f"{type_}.md", registry.discover()).sinks
     assert shown == settings(name=type_)
-    assert f"(ebpfmon_sinks/{type_}.md)" in README
+    assert f"(ebpfmon_sinks/{type_}/README.md)" in README
 
 
 def test_every_sink_type_has_a_page() -> None:
     for type_ in registry.discover().sinks:
-        assert (SINKS / f"{type_}.md").exists() or (SINKS / type_ / "README.md").exists()
+        assert (SINKS / type_ / "README.md").exists()
 
 
 @pytest.mark.parametrize("tags", ["none", "datadog", "influx", "graphite"])
 def test_the_lines_on_the_statsd_page_are_what_is_sent(tags: Tags) -> None:
-    def shown(id_: str, scope: Scope, name: str) -> Chart:
+    def shown(id_: str, *dimensions: Dimension, labels: tuple[str, ...] = ()) -> Chart:
         return Chart(
-            id=id_, title="T", units="calls/s", family="F", priority=1, scope=scope, kind=Kind.COUNTER,
-            dimensions=(Dimension(name, name, ("f",)),),
+            id=id_, title="T", units="calls/s", family="F", priority=1, labels=labels, dimensions=dimensions
         )  # fmt: skip
 
-    charts = [values(shown("ebpf.io", Scope.SYSTEM, "read"), 5), values(shown("apps.file_open", Scope.APPS, "web"), 5)]
+    host, sent = ("443", "TCP", "192.0.2.1"), Dimension("sent", "sent", ("f",))
+    charts = [
+        data(shown("ebpf.io", Dimension("read", "read", ("f",))), 5),
+        data(shown("apps.file_open", Dimension.value("f"), labels=("application",)), series={("web",): [5]}),
+        data(
+            shown("ebpf.outbound_bytes", sent, labels=("port", "protocol", "address")), series={host: [5]},
+            names={host: ("https", "TCP", "example.org")},
+        ),
+    ]  # fmt: skip
     (datagram,) = form(snapshot(charts=charts), Names(tags), StatsdSettings(tags=tags))
     row = next(line for line in page("statsd").splitlines() if line.startswith(f"| `{tags}` |"))
     assert [line.replace("\\|", "|") for line in re.findall(r"`([^`]*)`", row)[1:]] == datagram.decode().splitlines()

@@ -12,8 +12,9 @@ import pytest
 from ebpfmon import SinkError
 from ebpfmon.pipeline import publish as fanout
 from ebpfmon.pipeline.publish import SinkTask
-from ebpfmon_sinks import statsd
-from ebpfmon_sinks.statsd import StatsdSettings
+from ebpfmon_sinks.statsd import connection
+from ebpfmon_sinks.statsd import sink as statsd
+from ebpfmon_sinks.statsd.settings import StatsdSettings
 from tests.unit.test_statsd_sink import BOTH, Protocol, line, one, run, running, serving, until
 
 Answers = Sequence[str | Exception]
@@ -114,7 +115,7 @@ def test_a_name_server_that_does_not_answer_holds_up_nobody(monkeypatch: pytest.
         return []
 
     monkeypatch.setattr(socket, "getaddrinfo", stuck)
-    monkeypatch.setattr(statsd, "_RESOLVE_S", 0.2)
+    monkeypatch.setattr(connection, "_RESOLVE_S", 0.2)
     threads = set(threading.enumerate())
 
     async def test() -> None:

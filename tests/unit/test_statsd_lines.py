@@ -14,14 +14,14 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from ebpfmon import Chart, ChartValues, Dimension, Kind, Scope, Snapshot, Value
-from ebpfmon_sinks import statsd
-from ebpfmon_sinks.statsd import Names, StatsdSettings, Tags, form
-from tests.unit.support import snapshot
+from ebpfmon import VALUE, Chart, ChartData, Dimension, Kind, Role, Snapshot
+from ebpfmon_sinks.statsd import lines as statsd
+from ebpfmon_sinks.statsd.lines import Names, Tags, form
+from ebpfmon_sinks.statsd.settings import StatsdSettings
+from tests.unit.support import data, snapshot
 
 FLAVOURS: tuple[Tags, ...] = get_args(Tags)
-SENT, RECEIVED, WHOLE = Dimension("sent", "sent", ("s",)), Dimension("recv", "received", ("r",)), Dimension("", "", ())
-EACH = Dimension("application", "application", ("a",))
+SENT, RECEIVED, WHOLE = Dimension("sent", "sent", ("s",)), Dimension("recv", "received", ("r",)), Dimension.value("f")
 
 
 @dataclass(frozen=True)
@@ -34,35 +34,32 @@ class Line:
     tags: Mapping[str, str] = field(default_factory=dict)
 
 
-def made(id_: str, dimensions: Iterable[Dimension], kind: Kind = Kind.COUNTER, scope: Scope = Scope.SYSTEM) -> Chart:
+def made(id_: str, dimensions: Iterable[Dimension], kind: Kind = Kind.COUNTER, labels: tuple[str, ...] = ()) -> Chart:
     return Chart(
-        id=id_, title="T", units="calls/s", family="F", priority=1, dimensions=tuple(dimensions), kind=kind, scope=scope
+        id=id_, title="T", units="calls/s", family="F", priority=1, dimensions=tuple(dimensions), kind=kind,
+        labels=labels,
+    )  # fmt: skip
+
+
+def system(id_: str, amounts: Mapping[str, float], kind: Kind = Kind.COUNTER) -> ChartData:
+    dimensions = [Dimension(f"id_{name}", name, ("f",)) for name in amounts] or [WHOLE]
+    return data(made(id_, dimensions, kind), *(amounts.values() or [0]))
+
+
+def applications(id_: str, amounts: Mapping[str, float], other: float | None = None) -> ChartData:
+    return data(
+        made(id_, [WHOLE], labels=("application",)), series={(name,): [amount] for name, amount in amounts.items()},
+        other=None if other is None else [other],
+    )  # fmt: skip
+
+
+def destinations(id_: str, amounts: Mapping[tuple[str, str], tuple[int, ...]], *dimensions: Dimension) -> ChartData:
+    """`amounts`: by address and its name, one of each dimension."""
+    return data(
+        made(id_, dimensions, labels=("port", "address")),
+        series={("443", address): of for (address, _), of in amounts.items()},
+        names={("443", address): ("https", name) for address, name in amounts},
     )
-
-
-def system(id_: str, amounts: Mapping[str, float], kind: Kind = Kind.COUNTER) -> ChartValues:
-    dimensions = [Dimension(f"id_{name}", name, ("f",)) for name in amounts]
-    pairs = zip(dimensions, amounts.values(), strict=True)
-    return ChartValues(made(id_, dimensions, kind), tuple(Value(d, amount, 0) for d, amount in pairs))
-
-
-def applications(id_: str, amounts: Mapping[str, float]) -> ChartValues:
-    return ChartValues(
-        made(id_, [EACH], scope=Scope.APPS), tuple(Value(Dimension(n, n, ("a",)), a, 0) for n, a in amounts.items())
-    )
-
-
-def destinations(id_: str, amounts: Mapping[tuple[str, str], tuple[int, ...]], *templates: Dimension) -> ChartValues:
-    """`amounts`: by ID and name of the key, one of each template."""
-
-    def both(text: str, suffix: str) -> str:
-        return f"{text}_{suffix}" if suffix else text
-
-    values = [
-        Value(Dimension(both(key, t.id), both(name, t.name), ("x",)), amount, 0)
-        for (key, name), of_key in amounts.items() for t, amount in zip(templates, of_key, strict=True)
-    ]  # fmt: skip
-    return ChartValues(made(id_, templates, scope=Scope.KEYS), tuple(values))
 
 
 def lines(of: Snapshot, tags: Tags = "none", **settings: int | str) -> list[str]:
@@ -88,10 +85,10 @@ def etsy(line: str) -> Line:
 
 def dogstatsd(line: str) -> Line:
     """As its datagram format is described: `name:value|type|#key:value,...`."""
-    found = re.fullmatch(r"([a-zA-Z0-9_.]+):([^|:]+)\|([cg])\|#([^|]+)", line)
+    found = re.fullmatch(r"([a-zA-Z0-9_.]+):([^|:]+)\|([cg])(?:\|#([^|]+))?", line)
     assert found, line
     name, value, kind, tags = found.groups()
-    return Line(name, value, kind, dict(tag.split(":") for tag in tags.split(",")))
+    return Line(name, value, kind, dict(tag.split(":") for tag in (tags or "").split(",") if tag))
 
 
 def telegraf(line: str) -> Line:
@@ -104,12 +101,12 @@ def telegraf(line: str) -> Line:
 
 PARSERS = {"none": etsy, "datadog": dogstatsd, "influx": telegraf, "graphite": etsy}
 TEXTS = st.text(max_size=150)
-AMOUNTS = st.integers(-(2**63), 2**64 - 1)
-LEVELS = AMOUNTS | st.floats(allow_nan=False, allow_infinity=False)
+AMOUNTS = st.integers(-(2**63), 2**63 - 1)
+GAUGES = AMOUNTS | st.floats(allow_nan=False, allow_infinity=False)
 CHARTS = st.one_of(
     st.builds(system, TEXTS, st.dictionaries(TEXTS, AMOUNTS, max_size=5)),
-    st.builds(system, TEXTS, st.dictionaries(TEXTS, LEVELS, max_size=5), st.just(Kind.LEVEL)),
-    st.builds(applications, TEXTS, st.dictionaries(TEXTS, AMOUNTS, max_size=5)),
+    st.builds(system, TEXTS, st.dictionaries(TEXTS, GAUGES, max_size=5), st.just(Kind.GAUGE)),
+    st.builds(applications, TEXTS, st.dictionaries(TEXTS | st.just("other"), AMOUNTS, max_size=5), st.none() | AMOUNTS),
     st.builds(
         destinations, TEXTS, st.dictionaries(st.tuples(TEXTS, TEXTS), st.tuples(AMOUNTS, AMOUNTS), max_size=5),
         st.just(SENT), st.just(RECEIVED),
@@ -131,17 +128,32 @@ def is_named(part: str, text: str) -> bool:
     return part == clean(text) or bool(hashed and clean(text).startswith(hashed[1]))
 
 
-def sent(of: Snapshot) -> list[tuple[ChartValues, Dimension, Value]]:
-    """What a snapshot must come to, in order: with the template of each value."""
+@dataclass(frozen=True)
+class Sent:
+    """One number of a snapshot."""
+
+    chart: Chart
+    role: Role
+    labels: tuple[str, ...]
+    names: tuple[str, ...]
+    column: Dimension
+    delta: float
+
+
+def sent(of: Snapshot) -> list[Sent]:
+    """What a snapshot must come to, in order."""
     return [
-        (c, c.chart.dimensions[n % len(c.chart.dimensions)], value)
-        for c in of.charts for n, value in enumerate(c.values) if c.chart.kind is Kind.LEVEL or value.delta
-    ]  # fmt: skip
+        Sent(c.chart, series.role, series.labels, series.names, column, delta)
+        for c in of.charts
+        for series in c.series()
+        for column, delta in zip(c.chart.columns, series.deltas, strict=True)
+        if c.chart.kind is Kind.GAUGE or delta
+    ]
 
 
 @pytest.mark.parametrize("tags", FLAVOURS)
 @given(given_=SNAPSHOTS, maximum=st.integers(512, 2000))
-@example(given_=snapshot(charts=[system("x", {"a": -0.0, "b": -1e-300}, Kind.LEVEL)]), maximum=512)
+@example(given_=snapshot(charts=[system("x", {"a": -0.0, "b": -1e-300}, Kind.GAUGE)]), maximum=512)
 @example(given_=snapshot(charts=[system("a.b", {"c": 1}), system("a", {"b.c": 2, "B_C": 3})]), maximum=512)
 @example(given_=snapshot(charts=[system(".-.", {"\udcff": 1, "é": 2})]), maximum=512)
 def test_every_line_is_read_back_as_the_right_name_value_type_and_tags(
@@ -152,53 +164,52 @@ def test_every_line_is_read_back_as_the_right_name_value_type_and_tags(
     assert all(0 < len(datagram) <= maximum for datagram in datagrams)
     packets = [[PARSERS[tags](line) for line in d.decode("ascii").split("\n")] for d in datagrams]
     found = [line for packet in packets for line in packet]
-    names: dict[str, tuple[str, str, str]] = {}
-    for values, template, value in sent(given_):
+    names: dict[str, object] = {}
+    for one in sent(given_):
         line = found.pop(0)
-        if values.chart.kind is Kind.LEVEL and value.delta < 0:
+        if one.chart.kind is Kind.GAUGE and one.delta < 0:
             assert (line.value, line.type) == ("0", "g")
             (packet,) = [p for p in packets if line in p]
             assert line.name == found[0].name
             assert found[0] in packet  # not to be torn apart
             line = found.pop(0)
-        assert line.type == ("g" if values.chart.kind is Kind.LEVEL else "c")
-        assert float(line.value) == float(value.delta)
-        assert line.type == "c" or line.value[0] not in "+-" or value.delta < 0
+        assert line.type == ("g" if one.chart.kind is Kind.GAUGE else "c")
+        assert float(line.value) == float(one.delta)
+        assert line.type == "c" or line.value[0] not in "+-" or one.delta < 0
         key = f"{line.name} {sorted(line.tags.items())}"
-        assert names.setdefault(key, source := (values.chart.id, value.dimension.id, value.dimension.name)) == source
+        source = (one.chart.id, one.role, one.labels, one.names, one.column.id)
+        assert names.setdefault(key, source) == source
         if tags != "none":
-            _check_tags(line, values, template, value)
+            _check_tags(line, one)
     assert not found
 
 
-def _check_tags(line: Line, values: ChartValues, template: Dimension, value: Value) -> None:
-    who, what = value.dimension.name, {}
-    if values.chart.scope is Scope.KEYS and template.id:
-        who, what = who.removesuffix(f"_{template.name}"), {"dimension": template.name}
-    key = {Scope.APPS: "application", Scope.KEYS: "destination"}.get(values.chart.scope, "dimension")
-    assert is_named(line.tags[key], who)
-    assert {k: v for k, v in line.tags.items() if k != key} == what
+def _check_tags(line: Line, one: Sent) -> None:
+    expected = {label: name for label, name in zip(one.chart.labels, one.names, strict=True) if name}
+    expected = expected or dict(zip(one.chart.labels, one.names, strict=True))
+    if one.column.id != VALUE:
+        expected["dimension"] = one.column.name
+    assert [*line.tags] == [*expected]
+    assert all(is_named(line.tags[key], text) for key, text in expected.items())
 
 
-@given(level=LEVELS, before=st.floats(-1e9, 1e9))
+@given(level=GAUGES, before=st.floats(-1e9, 1e9))
 def test_a_gauge_is_what_it_was_told_whatever_it_was_before(level: float, before: float) -> None:
     gauge = before
-    for line in map(etsy, lines(snapshot(charts=[system("x", {"a": level}, Kind.LEVEL)]))):
+    for line in map(etsy, lines(snapshot(charts=[system("x", {"a": level}, Kind.GAUGE)]))):
         # stats.js: a sign is a difference, unless the gauge is not there, or 0
         gauge = gauge + float(line.value) if gauge and line.value[0] in "+-" else float(line.value)
     assert gauge == float(level)
 
 
-NETWORK = destinations(
-    "ebpf.outbound_bytes", {("443:TCP:192.0.2.1", "https:TCP:[2001:db8::1]"): (5, 7)}, SENT, RECEIVED
-)
+NETWORK = destinations("ebpf.outbound_bytes", {("2001:db8::1", "2001:db8::1"): (5, 7)}, SENT, RECEIVED)
 SAMPLE = snapshot(
     charts=[
         system("ebpf.io", {"read": 3, "Write": -1}),
-        system("ebpfmon.memory", {"rss": -1.5}, Kind.LEVEL),
+        system("ebpfmon.memory", {"rss": -1.5}, Kind.GAUGE),
         applications("apps.file_open", {"web.server v2": 2}),
         NETWORK,
-        destinations("ebpf.retransmit", {("i", "other:ALL:other"): (9,)}, WHOLE),
+        data(made("ebpf.retransmit", [WHOLE], labels=("port", "address")), other=[9]),
     ]
 )
 
@@ -209,32 +220,32 @@ SAMPLE = snapshot(
         (
             "none",
             ["ebpf.io.read:3|c", "ebpf.io.write:-1|c", "ebpfmon.memory.rss:0|g", "ebpfmon.memory.rss:-1.5|g",
-             "apps.file_open.web_server_v2:2|c", "ebpf.outbound_bytes.https_tcp__2001_db8__1_.sent:5|c",
-             "ebpf.outbound_bytes.https_tcp__2001_db8__1_.received:7|c", "ebpf.retransmit.other_all_other:9|c"],
+             "apps.file_open.web_server_v2:2|c", "ebpf.outbound_bytes.https__2001_db8__1_.sent:5|c",
+             "ebpf.outbound_bytes.https__2001_db8__1_.received:7|c", "ebpf.retransmit.other_other:9|c"],
         ),
         (
             "datadog",
             ["ebpf.io:3|c|#dimension:read", "ebpf.io:-1|c|#dimension:write", "ebpfmon.memory:0|g|#dimension:rss",
              "ebpfmon.memory:-1.5|g|#dimension:rss", "apps.file_open:2|c|#application:web.server_v2",
-             "ebpf.outbound_bytes:5|c|#destination:https_tcp__2001_db8__1_,dimension:sent",
-             "ebpf.outbound_bytes:7|c|#destination:https_tcp__2001_db8__1_,dimension:received",
-             "ebpf.retransmit:9|c|#destination:other_all_other"],
+             "ebpf.outbound_bytes:5|c|#port:https,address:2001_db8__1,dimension:sent",
+             "ebpf.outbound_bytes:7|c|#port:https,address:2001_db8__1,dimension:received",
+             "ebpf.retransmit:9|c|#port:other,address:other"],
         ),
         (
             "influx",
             ["ebpf.io,dimension=read:3|c", "ebpf.io,dimension=write:-1|c", "ebpfmon.memory,dimension=rss:0|g",
              "ebpfmon.memory,dimension=rss:-1.5|g", "apps.file_open,application=web.server_v2:2|c",
-             "ebpf.outbound_bytes,destination=https_tcp__2001_db8__1_,dimension=sent:5|c",
-             "ebpf.outbound_bytes,destination=https_tcp__2001_db8__1_,dimension=received:7|c",
-             "ebpf.retransmit,destination=other_all_other:9|c"],
+             "ebpf.outbound_bytes,port=https,address=2001_db8__1,dimension=sent:5|c",
+             "ebpf.outbound_bytes,port=https,address=2001_db8__1,dimension=received:7|c",
+             "ebpf.retransmit,port=other,address=other:9|c"],
         ),
         (
             "graphite",
             ["ebpf.io;dimension=read:3|c", "ebpf.io;dimension=write:-1|c", "ebpfmon.memory;dimension=rss:0|g",
              "ebpfmon.memory;dimension=rss:-1.5|g", "apps.file_open;application=web.server_v2:2|c",
-             "ebpf.outbound_bytes;destination=https_tcp__2001_db8__1_;dimension=sent:5|c",
-             "ebpf.outbound_bytes;destination=https_tcp__2001_db8__1_;dimension=received:7|c",
-             "ebpf.retransmit;destination=other_all_other:9|c"],
+             "ebpf.outbound_bytes;port=https;address=2001_db8__1;dimension=sent:5|c",
+             "ebpf.outbound_bytes;port=https;address=2001_db8__1;dimension=received:7|c",
+             "ebpf.retransmit;port=other;address=other:9|c"],
         ),
     ],
 )  # fmt: skip
@@ -243,14 +254,14 @@ def test_each_flavour_has_a_syntax_of_its_own(tags: Tags, expected: list[str]) -
     assert lines(SAMPLE, tags, prefix="") == expected
 
 
-def test_what_did_not_happen_is_not_sent_but_a_level_of_nothing_is() -> None:
-    assert lines(snapshot(charts=[system("c", {"a": 0}), system("l", {"a": 0}, Kind.LEVEL)])) == ["ebpfmon.l.a:0|g"]
+def test_what_did_not_happen_is_not_sent_but_a_gauge_of_nothing_is() -> None:
+    assert lines(snapshot(charts=[system("c", {"a": 0}), system("l", {"a": 0}, Kind.GAUGE)])) == ["ebpfmon.l.a:0|g"]
     assert form(snapshot(charts=[system("c", {"a": 0})]), Names("none"), StatsdSettings()) == []
 
 
 @pytest.mark.parametrize("level", [math.nan, math.inf, -math.inf])
 def test_what_is_no_number_is_left_out(level: float) -> None:
-    assert lines(snapshot(charts=[system("l", {"a": level, "b": 1}, Kind.LEVEL)])) == ["ebpfmon.l.b:1|g"]
+    assert lines(snapshot(charts=[system("l", {"a": level, "b": 1}, Kind.GAUGE)])) == ["ebpfmon.l.b:1.0|g"]
 
 
 def test_names_that_become_alike_are_told_apart_and_stay_as_they_are() -> None:
@@ -263,20 +274,52 @@ def test_names_that_become_alike_are_told_apart_and_stay_as_they_are() -> None:
     assert form(reverse, names, StatsdSettings())[0].decode().split("\n") == first[::-1]
 
 
+def test_an_item_that_is_called_like_the_rest_has_a_name_of_its_own_whoever_comes_first() -> None:
+    names = Names("none")
+    for other in (0, 7):
+        of = snapshot(charts=[applications("apps.x", {"other": 5}, other)])
+        found = form(of, names, StatsdSettings())[0].decode().split("\n")
+        assert re.fullmatch(r"ebpfmon\.apps\.x\.other_[0-9a-f]{8}:5\|c", found[0])
+        assert found[1:] == (["ebpfmon.apps.x.other:7|c"] if other else [])
+
+
 def test_both_directions_of_a_destination_have_the_same_name_even_if_another_had_it_first() -> None:
-    amounts = {("1:TCP:192.0.2.1", "1:TCP:host"): (1, 2), ("1:TCP:192.0.2.2", "1:TCP:host"): (3, 4)}
+    amounts = {("192.0.2.1", "host"): (1, 2), ("192.0.2.2", "host"): (3, 4)}
     found = [etsy(line) for line in lines(snapshot(charts=[destinations("n", amounts, SENT, RECEIVED)]), "graphite")]
-    hosts = [line.tags["destination"] for line in found]
-    assert hosts[0] == hosts[1] == "1_tcp_host"
+    hosts = [line.tags["address"] for line in found]
+    assert hosts[0] == hosts[1] == "host"
     assert hosts[2] == hosts[3] != hosts[0]
+    assert {line.tags["port"] for line in found} == {"https"}
 
 
 def test_what_tells_two_of_a_name_apart_is_the_id_and_not_who_else_is_there() -> None:
     def found(*hosts: int) -> list[str]:
-        amounts = {(f"1:TCP:192.0.2.{host}", "1:TCP:host"): (host,) for host in hosts}
+        amounts = {(f"192.0.2.{host}", "host"): (host,) for host in hosts}
         return lines(snapshot(charts=[destinations("n", amounts, WHOLE)]))
 
     assert found(1, 3)[1] == found(1, 2, 3)[2] == found(2, 3)[1]
+
+
+def test_long_labels_share_the_room_and_short_ones_are_left_as_they_are() -> None:
+    address = "2001:db8:1111:2222:3333:4444:5555:6666"
+    found = etsy(lines(snapshot(charts=[destinations("n", {("a", address): (1,)}, WHOLE)]), "graphite")[0])
+    assert found.tags == {"port": "https", "address": clean(address)}
+    wide = made("n", [WHOLE], labels=tuple("abcde"))
+    (line,) = lines(snapshot(charts=[data(wide, series={(*["x" * 80] * 4, "y"): [1]})]), "graphite")
+    tags = etsy(line).tags
+    assert tags["e"] == "y"
+    assert len({tags[label] for label in "abcd"}) == 1
+    assert len(line) < 236
+
+
+def test_a_label_without_a_value_is_no_tag() -> None:
+    of = made("n", [WHOLE], labels=("call", "error"))
+    assert lines(snapshot(charts=[data(of, series={("other", ""): [1]})]), "influx") == ["ebpfmon.n,call=other:1|c"]
+
+
+def test_a_chart_of_one_number_needs_no_name_but_its_own() -> None:
+    for tags in FLAVOURS:
+        assert lines(snapshot(charts=[data(made("x", [WHOLE]), 3)]), tags) == ["ebpfmon.x:3|c"]
 
 
 def test_a_name_that_is_too_long_is_cut_and_is_still_its_own() -> None:

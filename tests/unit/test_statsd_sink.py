@@ -16,19 +16,20 @@ import pytest
 from ebpfmon import Dimension, Kind, SinkError, Snapshot
 from ebpfmon.pipeline import publish as fanout
 from ebpfmon.pipeline.publish import SinkTask
-from ebpfmon_sinks import statsd
-from ebpfmon_sinks.statsd import StatsdSettings
-from tests.unit.support import chart, snapshot, values
+from ebpfmon_sinks.statsd import sink as statsd
+from ebpfmon_sinks.statsd.settings import StatsdSettings
+from ebpfmon_sinks.statsd.sink import StatsdSink
+from tests.unit.support import chart, data, snapshot
 
 Protocol = Literal["udp", "tcp"]
 IO = chart(Dimension("r", "read", ("r",)))
-LEVEL = chart(Dimension("l", "level", ("l",)), kind=Kind.LEVEL)
+GAUGE = chart(Dimension("l", "level", ("l",)), kind=Kind.GAUGE)
 LOOPBACK = {socket.AF_INET: "127.0.0.1", socket.AF_INET6: "::1"}
 BOTH = pytest.mark.parametrize("protocol", ["udp", "tcp"])
 
 
 def one(amount: int) -> Snapshot:
-    return snapshot(charts=[values(IO, amount)])
+    return snapshot(charts=[data(IO, amount)])
 
 
 def line(amount: int) -> bytes:
@@ -38,7 +39,7 @@ def line(amount: int) -> bytes:
 def many(count: int) -> Snapshot:
     """About so many full datagrams of at least 512 bytes."""
     wide = chart(*(Dimension(f"{n}", f"{n:080}", ("f",)) for n in range(count * 5)))
-    return snapshot(charts=[values(wide, *range(1, count * 5 + 1))])
+    return snapshot(charts=[data(wide, *range(1, count * 5 + 1))])
 
 
 class Server:
@@ -128,8 +129,8 @@ def test_what_is_sent_arrives(protocol: Protocol, host: str) -> None:
             settings = StatsdSettings(host=host, port=server.port, protocol=protocol)
             async with settings.open() as sink:
                 await sink.send(one(1))
-                await sink.send(snapshot(charts=[values(IO, 2), values(LEVEL, -3)]))
-                await sink.send(snapshot(charts=[values(IO, 0)]))
+                await sink.send(snapshot(charts=[data(IO, 2), data(GAUGE, -3)]))
+                await sink.send(snapshot(charts=[data(IO, 0)]))
             expected = [line(1), line(2), b"ebpfmon.x.io.level:0|g", b"ebpfmon.x.io.level:-3|g"]
             await until(lambda: server.lines == expected)
 
@@ -254,10 +255,10 @@ def test_what_a_server_answers_is_passed_over(protocol: Protocol) -> None:
     async def test() -> None:
         with serving(protocol) as server:
             async with StatsdSettings(port=server.port, protocol=protocol).open() as sink:
-                assert sink._socket
+                assert isinstance(sink, StatsdSink)
                 if protocol == "udp":
                     for answer in (b"", b"ERROR\n"):
-                        server._socket.sendto(answer, sink._socket.getsockname())
+                        server._socket.sendto(answer, sink.end.getsockname())
                 else:
                     await until(lambda: len(server._ends) == 2)
                     server._ends[1].sendall(b"ERROR\n")

@@ -8,9 +8,10 @@ import pytest
 
 from ebpfmon import Probe
 from ebpfmon.kernel.bpfobject import BpfObject
+from ebpfmon.kernel.btf import Btf
 from ebpfmon.kernel.libbpf import Libbpf
 from ebpfmon.kernel.objects import locate
-from ebpfmon.kernel.symbols import BtfSymbols, Kallsyms
+from ebpfmon.kernel.symbols import KERNEL_BTF, BtfSymbols, Kallsyms, look_up
 
 KALLSYMS = """\
 0000000000000000 A fixed_percpu_data
@@ -80,13 +81,36 @@ def test_the_running_kernels_kallsyms_can_be_read() -> None:
 def test_functions_arguments_structs_and_their_members_are_in_btf() -> None:
     libbpf = Libbpf()
     with BpfObject(libbpf, locate(Probe(name="p", package="ebpfmon_process", object="process", charts=()))) as obj:
-        # the object's own BTF, which it frees itself
-        symbols = BtfSymbols(libbpf, libbpf.lib.bpf_object__btf(obj._object))
-        program = "vfs_read__trampoline__vfs_read__4"
+        symbols = BtfSymbols(Btf(obj.btf(), libbpf))
+        program = "vfs_read_fexit"
         assert symbols.has_function(program)
         assert not symbols.has_function("process_row")
         assert (symbols.arguments(program), symbols.arguments("no_such")) == (1, None)
         assert not symbols.has_tracepoint("sys_exit")
-        assert [symbols.has_struct("process_row", m) for m in ("", "who", "n", "tgid")] == [True, True, True, False]
+        assert [symbols.has_struct("process_row", m) for m in ("", "identity", "counters", "tgid")] == [
+            True,
+            True,
+            True,
+            False,
+        ]
         assert not symbols.has_struct("no_such")
-        assert not symbols.has_struct("no_such", "who")
+        assert not symbols.has_struct("no_such", "identity")
+
+
+@pytest.mark.skipif(not KERNEL_BTF.exists(), reason="this kernel has no BTF: the matrix's guests have")
+def test_the_running_kernels_btf_can_be_read() -> None:
+    with look_up(Libbpf()) as symbols:
+        assert isinstance(symbols, BtfSymbols)
+        assert symbols.arguments("vfs_read") == 4
+        assert symbols.has_tracepoint("sys_exit")
+        assert symbols.tracepoint_arguments("sys_exit") == 2
+        assert symbols.has_struct("task_struct", "tgid")
+        assert not symbols.has_struct("task_struct", "no_such")
+
+
+@pytest.mark.parametrize("content", [None, b"", b"no BTF at all, for sure"])
+def test_without_btf_that_libbpf_understands_there_is_kallsyms(tmp_path: Path, content: bytes | None) -> None:
+    path = tmp_path / "vmlinux"
+    if content is not None:
+        path.write_bytes(content)
+    assert isinstance(look_up(Libbpf(), path), Kallsyms)

@@ -13,11 +13,23 @@ import pytest
 
 import ebpfmon_network_viewer
 import ebpfmon_process
-from ebpfmon import Chart, Dimension, Probe, SinkSettings, Snapshot, testing
+import ebpfmon_process.events
+from ebpfmon import Chart, Dimension, Probe, Role, RowGroups, SinkSettings, Snapshot, testing
 from ebpfmon.errors import ObjectError, PluginError
 from ebpfmon.kernel import features
 from ebpfmon.plugins.registry import discover
-from ebpfmon.testing import RecordingSettings, check_plugin, deliver, keyed_table, process_table, snapshot, why_not
+from ebpfmon.testing import (
+    RecordingSettings,
+    chart,
+    check_plugin,
+    data,
+    deliver,
+    keyed_table,
+    process_table,
+    snapshot,
+    view,
+    why_not,
+)
 from tests.unit.support import FakeEntryPoint, plugin
 
 pytest_plugins = ["pytester"]
@@ -43,13 +55,20 @@ def probe_of_process(*fields: str) -> Probe:
     shown = Chart(
         id="x.y", title="", units="n/s", family="f", priority=1, dimensions=(Dimension("d", "d", fields),)
     )  # fmt: skip
-    return Probe(name="p", package="ebpfmon_process", object="process", charts=(shown,))
+    events = ebpfmon_process.events.EVENTS
+    return Probe(name="p", package="ebpfmon_process", object="process", charts=(shown,), events=events)
 
 
 def test_a_chart_over_a_field_that_is_not_there_is_told_without_root() -> None:
     assert check_plugin(plugin(probes=[probe_of_process("read_calls")]))
     with pytest.raises(PluginError, match=r"chart 'x\.y': table 'process' has no field 'reads': it has open_calls, "):
         check_plugin(plugin(probes=[probe_of_process("read_calls", "reads")]))
+
+
+def test_events_that_do_not_fit_the_object_are_told_without_root() -> None:
+    without = replace(probe_of_process("read_calls"), events=())
+    with pytest.raises(ObjectError, match="probe 'p': no event names program 'do_sys_openat2_fexit' of its object"):
+        check_plugin(plugin(probes=[without]))
 
 
 def test_an_object_that_is_not_there_is_told() -> None:
@@ -125,3 +144,25 @@ def test_why_nothing_can_be_loaded_here_is_told(monkeypatch: pytest.MonkeyPatch)
     assert why_not().startswith("load eBPF programs: not permitted: ")
     monkeypatch.setattr(features, "require_permission", lambda found: None)
     assert why_not() == ""
+
+
+def test_a_chart_of_a_tests_making_has_the_series_that_it_is_given() -> None:
+    shown = chart(Dimension.value("reads"), labels=("program",))
+    made = data(shown, series={("cat",): (3,), ("other",): (5,)}, other=(7,), overflow=(0,), names={("cat",): ("Cat",)})
+    assert [(s.label_map, s.names, s.role, s.deltas, s.totals) for s in made.series()] == [
+        ({"program": "cat"}, ("Cat",), Role.ITEM, (3,), (1000,)),
+        ({"program": "other"}, ("other",), Role.ITEM, (5,), (1000,)),
+        ({"program": "other"}, ("other",), Role.OTHER, (7,), (1000,)),
+        ({"program": "overflow"}, ("overflow",), Role.OVERFLOW, (0,), (1000,)),
+    ]
+    assert len(data(chart(Dimension.value("reads")), 3)) == 1
+    assert len(data(shown)) == 0
+
+
+def test_a_view_of_a_tests_making_says_which_group_each_row_belongs_to() -> None:
+    made = view(
+        process_table(["calls"], [{"tgid": n} for n in range(4)]), groups={"user": ["root", None, "root", "me"]}
+    )
+    groups = made.groups["user"]
+    assert [groups.name(row) for row in range(4)] == ["root", None, "root", "me"]
+    assert groups.ids[0] == groups.ids[2] != RowGroups.OTHER

@@ -1,4 +1,4 @@
-"""Rows to lines: merged, filtered, sorted."""
+"""Rows become lines: merged, filtered, sorted."""
 
 from __future__ import annotations
 
@@ -6,25 +6,27 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ebpfmon import Owners
-from ebpfmon.top.state import COLUMNS, Mode
-from ebpfmon.top.view import State, render, to_json
+from ebpfmon.testing import process_table, view
+from ebpfmon.top.columns import Mode
+from ebpfmon.top.listing import OTHER
+from ebpfmon.top.state import State
+from ebpfmon.top.view import render, to_json
 from tests.unit.top_support import (
+    COLUMNS,
     GROUPS,
-    KEYED,
-    NETWORK,
-    ROW,
+    PROCESS_COLUMNS,
     SENT,
     busy,
+    fields_of,
+    keyed,
+    network,
+    of_processes,
     pids,
-    rows_of,
     second,
-    table_of,
 )
 
 
@@ -36,7 +38,7 @@ def test_every_column_sorts_both_ways(mode: Mode, key: str, descending: bool) ->
 
     def value(line: Mapping[str, Any]) -> Any:
         if column.is_rate:
-            return sum(line[n] for n in column.counters(line))
+            return sum(line[name] for name in fields_of(key))
         found = line[words[key]]
         return found.lower() if isinstance(found, str) else found
 
@@ -57,17 +59,11 @@ def test_a_process_is_one_line_over_its_execs_and_tables_and_is_called_as_it_was
         {"tgid": 9, "start_ns": 50, "exec_id": 3, "comm": b"nginx", "read_calls": 5, "group": 2, "uid": 33},
         {"tgid": 9, "start_ns": 50, "exec_id": 2, "comm": b"sh", "read_calls": 30, "group": 3, "parent_tgid": 4},
         {"tgid": 9, "start_ns": 10, "exec_id": 7, "comm": b"old", "read_calls": 1},
-        network=table_of(
-            rows_of(
-                NETWORK,
-                [
-                    {"tgid": 9, "start_ns": 50, "exec_id": 3, "comm": b"nginx", "uid": 33, "tcp_send_bytes": 4},
-                    {"tgid": 9, "start_ns": 50, "exec_id": 2, "comm": b"sh", "udp_send_bytes": 3},
-                ],
-            )
+        network=network(
+            {"tgid": 9, "start_ns": 50, "exec_id": 3, "comm": b"nginx", "uid": 33, "tcp_send_bytes": 4, "group": 2},
+            {"tgid": 9, "start_ns": 50, "exec_id": 2, "comm": b"sh", "udp_send_bytes": 3, "group": 3},
         ),
     )
-    made = replace(made, owners={**made.owners, "network": Owners(GROUPS, np.array([2, 3]))})
     first, second_, *rest = to_json(made, State())["processes"]
     assert not rest
     shown = {k: first[k] for k in ("pid", "parent", "uid", "command", "group", "start_ns", "read_calls", *SENT[:2])}
@@ -79,7 +75,7 @@ def test_a_process_is_one_line_over_its_execs_and_tables_and_is_called_as_it_was
 
 
 def test_a_process_that_only_one_table_knows_has_a_line_as_well() -> None:
-    made = second({"tgid": 5, "start_ns": 1}, network=table_of(rows_of(NETWORK, [{"tgid": 6, SENT[0]: 4}])))
+    made = second({"tgid": 5, "start_ns": 1}, network=network({"tgid": 6, SENT[0]: 4}, grouped=False))
     for tables in (made.tables, dict(reversed([*made.tables.items()]))):
         found = {line["pid"]: line for line in to_json(replace(made, tables=tables), State())["processes"]}
         assert [(found[n]["group"], found[n]["start_ns"], found[n][SENT[0]]) for n in (5, 6)] == [
@@ -89,41 +85,65 @@ def test_a_process_that_only_one_table_knows_has_a_line_as_well() -> None:
 
 @pytest.mark.parametrize("mode", [*COLUMNS])
 def test_tables_by_keys_of_their_own_count_nothing_and_make_no_line(mode: Mode) -> None:
-    network = rows_of(NETWORK, [{"tgid": 5, "start_ns": 1, "tcp_send_bytes": 40, "group": 2}])
-    made = second({"tgid": 5, "start_ns": 1, "read_calls": 7, "group": 2}, network=table_of(network))
-    made = replace(made, owners={**made.owners, "network": Owners(GROUPS, np.array([2]))})
+    own = {"tgid": 5, "start_ns": 1, "read_calls": 7, "group": 2}
+    made = second(own, network=network({"tgid": 5, "start_ns": 1, "tcp_send_bytes": 40, "group": 2}))
     rows = [{"tgid": 5, "start_ns": 1, "port": 443, "tcp_send_bytes": 40, "sent_calls": 3}, {"tgid": 8, "port": 1}]
-    keyed = replace(made, tables={"outbound": table_of(rows_of(KEYED, rows), overflow_calls=9), **made.tables})
-    assert to_json(keyed, State(mode=mode)) == to_json(made, State(mode=mode))
-    assert render(keyed, State(mode=mode), 200, 50) == render(made, State(mode=mode), 200, 50)
-    (line,) = to_json(keyed, State(mode=mode))[mode]
+    more = replace(made, tables={"outbound": keyed(*rows, overflow_calls=9), **made.tables})
+    assert to_json(more, State(mode=mode)) == to_json(made, State(mode=mode))
+    assert render(more, State(mode=mode), 200, 50) == render(made, State(mode=mode), 200, 50)
+    (line,) = to_json(more, State(mode=mode))[mode]
     assert (line["group"], line["read_calls"], line["tcp_send_bytes"]) == ("web", 7, 40)
 
 
 def test_groups_sum_up_their_rows_and_count_each_process_once() -> None:
-    network = rows_of(NETWORK, [{"tgid": 1, "start_ns": 1, "exec_id": 2, SENT[0]: 8}, {"tgid": 77, SENT[0]: 1}])
     made = second(
         {"tgid": 1, "start_ns": 1, "exec_id": 1, "read_calls": 1, "group": 2},
         {"tgid": 1, "start_ns": 1, "exec_id": 2, "read_calls": 2, "group": 2},
         {"tgid": 1, "start_ns": 9, "exec_id": 2, "read_calls": 4, "group": 2},
         {"tgid": 2, "start_ns": 1, "exec_id": 1, "read_calls": 8, "group": 2},
         {"tgid": 2, "start_ns": 1, "exec_id": 2, "read_calls": 16, "group": 3},
-        network=table_of(network),
+        network=network(
+            {"tgid": 1, "start_ns": 1, "exec_id": 2, SENT[0]: 8, "group": 2}, {"tgid": 77, SENT[0]: 1, "group": 1}
+        ),
     )
-    made = replace(made, owners={**made.owners, "network": Owners(GROUPS, np.array([2, 1]))})
     found = [
-        (line["group"], line["processes"], line["read_calls"], line[SENT[0]])
+        (line["group"], line["role"], line["processes"], line["read_calls"], line[SENT[0]])
         for line in to_json(made, State(mode="groups"))["groups"]
     ]
-    assert found == [("Sql", 1, 16, 0), ("web", 3, 15, 8), ("overflow", 1, 0, 1)]
+    assert found == [("Sql", "item", 1, 16, 0), ("web", "item", 3, 15, 8), ("mail", "item", 1, 0, 1)]
 
 
 def test_groups_are_the_same_by_name_whatever_their_number_in_each_table() -> None:
-    made = second(
-        {"tgid": 1, "group": 2, "read_calls": 1}, other=table_of(rows_of(ROW, [{"tgid": 2, "read_calls": 2}]))
-    )
-    made = replace(made, owners={**made.owners, "other": Owners(("web",), np.array([0]))})
-    assert [(g["group"], g["read_calls"]) for g in to_json(made, State(mode="groups"))["groups"]] == [("web", 3)]
+    more = of_processes(process_table(("read_calls",), [{"tgid": 2, "read_calls": 2}]), PROCESS_COLUMNS[2:3], [2])
+    made = second({"tgid": 3, "group": 3}, {"tgid": 1, "group": 2, "read_calls": 1}, more=more)
+    assert {g["group"]: g["read_calls"] for g in to_json(made, State(mode="groups"))["groups"]} == {"web": 3, "Sql": 0}
+
+
+def test_a_group_that_is_called_other_is_not_what_belongs_to_no_group() -> None:
+    harvest = process_table(("read_calls",), [{"tgid": 1, "read_calls": 1}, {"tgid": 2, "read_calls": 2}])
+    own = view(harvest, columns=PROCESS_COLUMNS[2:3], groups={"application": [OTHER, None]})
+    groups = to_json(replace(second(), tables={"process": own}), State(mode="groups"))["groups"]
+    assert [(g["group"], g["role"], g["read_calls"]) for g in groups] == [("other", "other", 2), ("other", "item", 1)]
+
+
+def test_the_grouping_that_is_chosen_says_whose_the_rows_are() -> None:
+    harvest = process_table(("read_calls",), [{"tgid": 1, "read_calls": 1}, {"tgid": 2, "read_calls": 2}])
+    groups = {"application": ["web", "web"], "user": ["root", "www"]}
+    made = replace(second(), tables={"process": view(harvest, columns=PROCESS_COLUMNS[2:3], groups=groups)})
+    found = {
+        by: [(g["group"], g["read_calls"]) for g in to_json(made, State(mode="groups", by=by))["groups"]]
+        for by in ("application", "user", "container")
+    }
+    assert found == {"application": [("web", 3)], "user": [("www", 2), ("root", 1)], "container": [("-", 3)]}
+
+
+def test_columns_of_one_id_in_several_tables_add_up_and_names_of_counters_too() -> None:
+    more = of_processes(process_table(("read_calls",), [{"tgid": 1, "read_calls": 2}]), PROCESS_COLUMNS[2:3], [2])
+    made = second({"tgid": 1, "read_calls": 40}, {"tgid": 2, "read_calls": 41}, more=more)
+    assert pids(made, State(sort="read")) == [1, 2]
+    shown = to_json(made, State())
+    assert shown["totals"]["read_calls"] == 83
+    assert [line["read_calls"] for line in shown["processes"]] == [42, 41]
 
 
 @given(
@@ -140,9 +160,10 @@ def test_merging_is_what_it_says_and_loses_no_call(drawn: list[tuple[int, int, i
     of_groups: dict[str, int] = {}
     in_groups: dict[str, set[tuple[int, int]]] = {}
     for tgid, start, _, group, calls in drawn:
+        name = GROUPS[group] or OTHER
         of_processes[tgid, start] = of_processes.get((tgid, start), 0) + calls
-        of_groups[GROUPS[group]] = of_groups.get(GROUPS[group], 0) + calls
-        in_groups.setdefault(GROUPS[group], set()).add((tgid, start))
+        of_groups[name] = of_groups.get(name, 0) + calls
+        in_groups.setdefault(name, set()).add((tgid, start))
     processes, groups = to_json(made, State())["processes"], to_json(made, State(mode="groups"))["groups"]
     assert {(p["pid"], p["start_ns"]): p["read_calls"] for p in processes} == of_processes
     assert {g["group"]: g["read_calls"] for g in groups} == of_groups

@@ -72,7 +72,7 @@ def test_whatever_ends_it_the_terminal_is_as_it_was(
             with suppress(ZeroDivisionError, asyncio.CancelledError):
                 await task
             assert not loop.remove_reader(terminal.slave)
-            await terminal.until(lambda: terminal.history[-1:] == ["?1049l"])
+            await terminal.until(lambda: terminal.history[-2:] == ["?1049l", "23;0;0t"])
             assert terminal.modes == AS_BEFORE
 
     run(test)
@@ -120,7 +120,7 @@ def test_while_it_is_paused_a_second_stays_and_then_the_newest_comes(terminal: T
 
 
 @pytest.mark.parametrize("key", ["q", "\x03"])
-def test_who_made_it_is_told_of_the_end_and_of_another_grouping(terminal: Terminal, key: str) -> None:
+def test_who_made_it_is_told_of_the_end_and_what_was_chosen_is_kept(terminal: Terminal, key: str) -> None:
     told = Told()
 
     async def test() -> None:
@@ -129,12 +129,12 @@ def test_who_made_it_is_told_of_the_end_and_of_another_grouping(terminal: Termin
                 await shown.send(busy())
                 terminal.type("b")
                 await terminal.until_it_says("by process")
-                assert (told.by, told.quits) == (["process"], 0)
+                assert told.quits == 0
                 terminal.type(f"{key}b")
                 await terminal.until_it_says("by user")
                 terminal.type(f"{key}r")
                 await terminal.until_it_says("ascending")
-                assert (told.by, told.quits) == (["process", "user"], 1)
+                assert told.quits == 1
             async with shown:  # what was chosen is kept, but for the end
                 await terminal.until(lambda: terminal.text.count("by user") == 1)
                 assert not shown.state.quit

@@ -4,26 +4,27 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 
-from ebpfmon import Snapshot
-from ebpfmon.config import settings as config
-from ebpfmon.config.settings import Settings
-from ebpfmon.errors import KernelError
-from ebpfmon.pipeline.pipeline import Grouping
+from ebpfmon import Column, Dimension, Probe, Snapshot, config
+from ebpfmon.config import Settings
+from ebpfmon.errors import KernelError, SettingsError
+from ebpfmon.grouping.registry import groupings
 from ebpfmon.plugins import registry
-from ebpfmon.top.session import one_second
+from ebpfmon.testing import chart
+from ebpfmon.top.session import check_sort, one_second
 from tests.unit.top_support import second
 
 SHORT, WHOLE, LAST = second(elapsed_s=0.2), second(elapsed_s=1.0), second(elapsed_s=0.4)
 
 
 def kept(monkeypatch: pytest.MonkeyPatch, sent: Sequence[Snapshot], last: Snapshot) -> Snapshot:
-    """What is kept of a daemon's snapshots, the last of which it sends when it is stopped."""
+    """Return what is kept of a daemon's snapshots, the last of which it sends when it is stopped."""
 
-    async def fake(settings: Settings, found: registry.Registry, stop: asyncio.Event, grouping: Grouping) -> None:
-        assert grouping.by == "user"
+    async def fake(settings: Settings, found: registry.Registry, stop: asyncio.Event) -> None:
+        assert settings.groups.by == tuple(groupings()), "b can switch to any of them at once"
         async with settings.sinks[0].open() as sink:
             for snapshot in sent:
                 await sink.send(snapshot)
@@ -32,7 +33,7 @@ def kept(monkeypatch: pytest.MonkeyPatch, sent: Sequence[Snapshot], last: Snapsh
 
     monkeypatch.setattr("ebpfmon.daemon.run.run", fake)
     found = registry.discover([])
-    return asyncio.run(one_second(config.check({"sinks": []}, "the test", found), found, "user", asyncio.Event()))
+    return asyncio.run(one_second(config.check({"sinks": []}, "the test", found), found, asyncio.Event()))
 
 
 def test_the_first_whole_interval_is_kept_which_is_the_second(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -43,3 +44,17 @@ def test_the_first_whole_interval_is_kept_which_is_the_second(monkeypatch: pytes
 def test_an_interval_that_was_cut_short_is_none(monkeypatch: pytest.MonkeyPatch, sent: list[Snapshot]) -> None:
     with pytest.raises(KernelError, match=r"^top: stopped before the first interval was over$"):
         kept(monkeypatch, sent, LAST)
+
+
+def test_what_is_sorted_by_is_a_column_of_ours_or_of_a_probe() -> None:
+    columns = (
+        Column(id="faults", header="FAULTS", fields=("faults",)),
+        Column(id="seeks", header="SEEKS", fields=("seeks",), table="disks"),
+    )
+    of_disks = replace(chart(Dimension.value("seeks"), labels=("disk",)), table="disks")
+    probe = Probe(name="x", package="x", object="x", charts=(of_disks,), columns=columns)
+    found = registry.Registry(probes={"x": probe})
+    for key in ("", "pid", "group", "count", "faults"):
+        assert check_sort(key, found) == key
+    with pytest.raises(SettingsError, match=r"^top: --sort: 'fault': expected one of pid, user, .*, faults$"):
+        check_sort("fault", found)

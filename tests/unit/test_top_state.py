@@ -6,15 +6,12 @@ from dataclasses import replace
 
 import pytest
 
-from ebpfmon.config.settings import BY
+from ebpfmon import Column
 from ebpfmon.top import view
-from ebpfmon.top.state import COLUMNS, Mode
-from ebpfmon.top.view import State, press, render
-from tests.unit.top_support import (
-    busy,
-    second,
-    typed,
-)
+from ebpfmon.top.columns import Mode, rates
+from ebpfmon.top.state import State, press
+from ebpfmon.top.view import render
+from tests.unit.top_support import COLUMNS, GROUPINGS, busy, second, typed
 
 
 def test_arrows_and_capitals_choose_among_the_columns_that_there_are() -> None:
@@ -23,9 +20,9 @@ def test_arrows_and_capitals_choose_among_the_columns_that_there_are() -> None:
     walked = [state := press(state, "right") for _ in keys]
     start = keys.index("read") + 1
     assert [s.sort for s in walked] == keys[start:] + keys[:start]
-    assert press(State(sort="pid", columns=state.columns), "<").sort == "err"
+    assert press(State(sort="pid", rates=state.rates), "<").sort == "err"
     for column in COLUMNS["processes"]:
-        pressed = press(State(sort="wbytes", columns=state.columns), column.letter)
+        pressed = press(State(sort="wbytes", rates=state.rates), column.letter)
         assert pressed.sort == (column.key if column.key in keys else "wbytes")
         assert pressed.descending == (column.is_rate)
 
@@ -58,16 +55,27 @@ def test_keys_do_what_the_last_line_says() -> None:
         assert press(press(State(), key), key) == State()
     assert press(State(), "g").mode == "groups"
     assert press(press(State(), "g"), "g").mode == "processes"
-    assert typed(State(columns=("group", "read")), "g", "P").sort == "count"  # the other mode has other columns
+    assert typed(State(), "g", "P").sort == "count"  # the other mode has other columns
     for nothing in ("x", "\x00", "enter", "backspace", "%"):
         assert press(State(), nothing) == State()
 
 
-def test_b_goes_through_all_that_can_be_grouped_by_and_ends_a_pause() -> None:
-    state = State(paused=True)
-    found = [(state := press(state, "b")).by for _ in BY]
-    assert found == [*BY[1:], BY[0]]
-    assert not state.paused
+def test_b_goes_through_all_groupings_that_there_are() -> None:
+    for by, paused in (("application", False), ("user", True)):
+        state = view.frame(busy(), State(by=by, paused=paused), 80, 24).state
+        found = [(state := press(state, "b")).by for _ in GROUPINGS]
+        start = GROUPINGS.index(by) + 1
+        assert found == [*GROUPINGS[start:], *GROUPINGS[:start]]
+        assert state.paused == paused
+    assert press(State(by="user"), "b").by == "user"  # before the first interval nothing is known
+    assert "application, process, user, container" in "".join(render(busy(), State(help=True), 80, 24))
+
+
+def test_a_letter_that_another_column_has_sorts_by_that_one_alone() -> None:
+    columns = [Column(id=f"c{n}", header=f"C{n}", fields=("x",), letter=letter) for n, letter in enumerate("XXPY")]
+    assert [column.letter for column in rates(columns)] == ["X", "", "", "Y"]
+    state = State(rates=rates(columns))
+    assert [press(state, letter).sort for letter in "XPY"] == ["c0", "pid", "c3"]
 
 
 def test_the_filter_takes_letters_until_it_is_accepted_or_cleared() -> None:

@@ -65,7 +65,7 @@ def test_a_terminal_that_hangs_holds_up_no_end_and_is_as_it_was_when_it_goes_on(
                 await shown.send(busy(20))
         assert termios.tcgetattr(terminal.slave) == before
         with terminal:
-            await terminal.until(lambda: terminal.history[-1:] == ["?1049l"])
+            await terminal.until(lambda: terminal.history[-2:] == ["?1049l", "23;0;0t"])
 
     run(test)
 
@@ -140,7 +140,7 @@ def test_a_terminal_that_was_closed_ends_it_before_the_next_second_too() -> None
 
     async def test() -> None:
         ends = {"input_fd": terminal.slave, "output_fd": terminal.slave, "term": "xterm"}
-        async with Screen(gone.set, lambda _: None, **ends):  # type: ignore[arg-type]  # they are of several types
+        async with Screen(gone.set, **ends):  # type: ignore[arg-type]  # they are of several types
             os.close(terminal.master)
             terminal.master = -1
             await asyncio.wait_for(gone.wait(), 10)

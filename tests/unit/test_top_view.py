@@ -6,27 +6,30 @@ import json
 from dataclasses import replace
 
 import msgspec
-import numpy as np
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from ebpfmon import Owners
+from ebpfmon import Column
+from ebpfmon.testing import process_table
+from ebpfmon.testing import view as view_of
 from ebpfmon.top import view
-from ebpfmon.top.state import COLUMNS, RATES, Mode
+from ebpfmon.top.columns import Mode
+from ebpfmon.top.state import State, press
 from ebpfmon.top.text import columns as width_of
 from ebpfmon.top.text import cut, short
-from ebpfmon.top.view import State, press, render, to_json
-from tests.unit.support import IDENTITY
+from ebpfmon.top.view import render, to_json
 from tests.unit.top_support import (
+    COLUMNS,
     COUNTERS,
-    ROW,
+    PROCESS_COLUMNS,
+    RATES,
     busy,
     heading,
+    network,
+    of_processes,
     pids,
-    rows_of,
     second,
-    table_of,
 )
 
 KEYS = ("left", "right", "up", "down", "pgup", "pgdn", "home", "end", "enter", "escape", "backspace", "ctrl-c")
@@ -41,15 +44,38 @@ def test_the_totals_are_rates_of_the_whole_system() -> None:
 
 def test_what_is_not_measured_has_no_total_and_no_column() -> None:
     made = second({"tgid": 1, "open_errors": 3})
-    without = "\n".join(render(made, State(), 200, 24, errors=False))
+    without = "\n".join(render(second({"tgid": 1, "open_errors": 3}, errors=False), State(), 200, 24))
     assert "err" not in without.lower()
     assert not {"SENT", "RECV"} & set(heading(render(made, State(), 200, 24)))
     assert {"SENT", "RECV"} < set(heading(render(busy(), State(), 200, 24)))
     assert any("sent   5.0k  recv     12" in line for line in render(busy(), State(), 200, 24))
-    only = np.dtype([*IDENTITY, ("tcp_send_bytes", "u8")])
-    only_sent = replace(made, tables={"network": table_of(rows_of(only, [{"tgid": 8}]))}, owners={})
+    only_sent = replace(made, tables={"network": network({"tgid": 8}, counters=["tcp_send_bytes", "udp_send_bytes"])})
     assert "SENT" in " ".join(render(only_sent, State(), 80, 24))
     assert "RECV" not in " ".join(render(only_sent, State(), 80, 24))
+
+
+def test_tables_with_more_important_columns_come_first_in_whatever_order_the_probes_are() -> None:
+    made = busy()
+    turned = replace(made, tables=dict(reversed([*made.tables.items()])))
+    assert [*turned.tables] == ["network", "process"]
+    assert render(turned, State(), 200, 24) == render(made, State(), 200, 24)
+
+
+def test_what_a_probe_declares_is_shown_without_knowing_the_probe() -> None:
+    columns = (
+        Column(id="faults", header="FAULTS", fields=("major", "minor"), units="faults/s", letter="A", rank=3),
+        Column(id="oom", header="OOM", fields=("oom",), units="kills/s", name="by OOM", width=2, rank=1),
+        Column(id="all", header="ALL", fields=("minor",), units="faults/s", name="minor", summary=True),
+    )
+    rows = [{"tgid": 1, "major": 2, "minor": 5}, {"tgid": 2, "oom": 1, "minor": 8}]
+    own = view_of(process_table(("major", "minor", "oom"), rows), columns=columns)
+    made = replace(second(), tables={"memory": own})
+    lines = render(made, State(sort="faults"), 80, 24)
+    assert " ".join(lines[1].split()) == "faults/s 15 minor 13 | kills/s by OOM 1"
+    assert heading(lines) == ["PID", "USER", "GROUP", "COMMAND", "FAULTS", "OOM"]
+    assert [line.split()[3:] for line in lines[4:6]] == [["8", "1"], ["7", "-"]]
+    assert "[OOM]" in "".join(render(made, State(), 80, 24))  # the most important one
+    assert "A FAULTS" in "".join(render(made, State(help=True), 80, 24))
 
 
 @pytest.mark.parametrize(
@@ -69,7 +95,7 @@ def test_a_terminal_shows_the_columns_that_fit_the_most_important_first(width: i
 
 
 def test_80_columns_have_opened_files_beside_the_network_where_errors_are_not_counted() -> None:
-    shown = heading(render(busy(), State(), 80, 24, errors=False))
+    shown = heading(render(busy(errors=False), State(), 80, 24))
     assert set(shown) == {"PID", "GROUP", "COMMAND", "OPEN", "READ", "RBYTES", "WRITE", "WBYTES", "SENT", "RECV"}
 
 
@@ -86,7 +112,7 @@ def test_headers_and_numbers_of_a_column_end_at_the_same_place(mode: Mode) -> No
         lines = render(busy(), State(mode=mode, sort=column.key), 200, 50)
         head = next(line for line in lines if f"[{column.header}]" in line)
         other = next(c for c in COLUMNS[mode] if c.is_rate and c is not column)
-        for of in {column, other} & set(RATES):
+        for of in {column, other} & {*RATES}:
             end = head.index(of.header) + len(of.header)
             row = lines[lines.index(head) + 3]
             assert row[end - 1] != " "
@@ -108,7 +134,8 @@ HOSTILE = [
 @given(st.binary(max_size=16) | st.sampled_from(HOSTILE), st.text(max_size=20), st.integers(1, 120))
 def test_no_name_breaks_the_terminal(comm: bytes, group: str, width: int) -> None:
     made = second({"tgid": 1234567, "comm": comm, "read_calls": 5})
-    made = replace(made, host=group, owners={"process": Owners((group,), np.array([0]))})
+    own = view_of(made.tables["process"].harvest, columns=PROCESS_COLUMNS, groups={"application": [group]})
+    made = replace(made, host=group, tables={"process": own})
     for mode in COLUMNS:
         lines = render(made, State(mode=mode, filter=""), width, 24)
         assert all(line.isprintable() for line in lines)
@@ -157,10 +184,9 @@ def test_a_rate_fits_its_column_and_is_right_to_five_percent(rate: float, width:
 
 
 def test_of_many_rows_only_those_that_are_shown_are_put_into_words(monkeypatch: pytest.MonkeyPatch) -> None:
-    array = np.zeros(10_000, ROW)
-    array["tgid"], array["read_calls"] = np.arange(10_000), np.arange(10_000)
-    array["comm"] = np.char.add(b"p", np.arange(10_000).astype("S8"))
-    made = replace(second(), tables={"process": table_of(array)}, owners={})
+    rows = [{"tgid": n, "read_calls": n, "comm": b"p%d" % n} for n in range(10_000)]
+    own = of_processes(process_table(("read_calls",), rows), PROCESS_COLUMNS[2:3], [2] * len(rows))
+    made = replace(second(), tables={"process": own})
     words: list[bytes] = []
 
     def text(comm: bytes) -> str:
@@ -171,19 +197,19 @@ def test_of_many_rows_only_those_that_are_shown_are_put_into_words(monkeypatch: 
     lines = render(made, State(scroll=3000), 80, 24)
     assert words == [b"p%d" % n for n in range(6999, 6999 - len(words), -1)]
     assert 10 < len(words) < 24
-    assert f"processes 3001-{3000 + len(words)} of 10000" in lines[3]
+    assert f"processes 3001-{3000 + len(words)} of 10000" in lines[2]
 
 
 @pytest.mark.parametrize("state", [State(), State(mode="groups"), State(filter="1"), State(sort="err")])
 def test_nothing_to_show_is_shown(state: State) -> None:
-    for made in (second(), replace(second(), tables={}, owners={})):
+    for made in (second(), replace(second(), tables={})):
         lines = render(made, state, 80, 24)
         assert f"{state.mode} none" in "".join(lines)
         assert to_json(made, state)[state.mode] == []
 
 
 def test_the_sort_column_is_the_users_again_when_its_table_is_back() -> None:
-    gone = replace(second(), tables={}, owners={})
+    gone = replace(second(), tables={})
     state = view.frame(gone, State(sort="write"), 80, 24).state
     assert "[WRITE]" in "".join(render(second(), state, 80, 24))
 
@@ -269,7 +295,7 @@ def test_json_has_exact_amounts_that_add_up() -> None:
     )  # fmt: skip
     shown = json.loads(msgspec.json.encode(to_json(made, State(by="user"))))
     assert [shown[k] for k in ("schema", "host", "time", "elapsed_s", "complete", "by", "overflow_calls")] == [
-        1, "web1.example.org", 1.7e9, 0.5, False, "user", 9,
+        2, "web1.example.org", 1.7e9, 0.5, False, "user", 9,
     ]  # fmt: skip
     assert set(shown["totals"]) == set(shown["overflow"]) == set(COUNTERS)
     for name, total in shown["totals"].items():
@@ -277,12 +303,13 @@ def test_json_has_exact_amounts_that_add_up() -> None:
     assert shown["totals"]["read_bytes"] == 2**60 + 1
     first = shown["processes"][0]
     assert {k: v for k, v in first.items() if k not in COUNTERS} == {
-        "group": "other", "pid": 1, "parent": 0, "uid": 7, "command": "a\x1b\ufffd", "start_ns": 2**60 + 1,
+        "group": "other", "role": "other", "pid": 1, "parent": 0, "uid": 7, "command": "a\x1b\ufffd",
+        "start_ns": 2**60 + 1,
     }  # fmt: skip
 
 
 def test_json_without_errors_says_nothing_of_them_and_has_as_many_lines_as_wanted() -> None:
-    shown = to_json(busy(), State(), top=3, errors=False)
+    shown = to_json(busy(errors=False), State(), top=3)
     assert [p["pid"] for p in shown["processes"]] == pids(busy(), State())[:3]
     named = {*shown["totals"], *shown["overflow"], *shown["processes"][0]}
     assert "read_calls" in named

@@ -215,7 +215,7 @@ def test_a_strategy_that_was_not_tested_has_failed() -> None:
 
 
 def test_a_probe_is_asked_for_no_more_than_it_has_programs_for() -> None:
-    found = matrix.strategies(Path(__file__).parents[2] / "plugins")
+    found = matrix.attach_methods_of_probes()
     assert found["process"] == found["network_viewer"] == set(report.STRATEGIES)
     assert found["syscalls"] == found["block_io"] == found["oom_and_signals"] == {"tracepoint"}
 
@@ -260,7 +260,7 @@ def test_every_cell_is_run_under_each_of_its_kernels_and_the_table_shows_it(
 
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(fetch, "fetch", lambda series: fetch.Kernel(series, f"{series}.1", tmp_path))
-    monkeypatch.setattr(matrix, "strategies", dict)
+    monkeypatch.setattr(matrix, "attach_methods_of_probes", dict)
     monkeypatch.setattr(matrix, "_compile", lambda: None)
     monkeypatch.setattr("signal.signal", lambda *_: None)
     monkeypatch.setattr(matrix.Matrix, "run", run)

@@ -1,60 +1,91 @@
-"""What the tests of `ebpfmon top` share: seconds that are made by hand."""
+"""What the tests of `ebpfmon top` share: intervals that are made by hand, shown as the built-in probes declare."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
+from ebpfmon import Column, Snapshot, TableHarvest, TableView
+from ebpfmon.testing import keyed_table, process_table, view
+from ebpfmon.top.columns import WHO, Mode
+from ebpfmon.top.columns import Column as TopColumn
+from ebpfmon.top.columns import rates as rates_of
+from ebpfmon.top.state import State, press
+from ebpfmon.top.view import to_json
+from ebpfmon_network_viewer.charts import COLUMNS as NETWORK_COLUMNS
+from ebpfmon_process.charts import COLUMNS as PROCESS_COLUMNS
 
-from ebpfmon import Owners, Snapshot, TableHarvest
-from ebpfmon.top.view import State, press, to_json
-from tests.unit.support import IDENTITY
-
+__all__ = [
+    "COLUMNS", "COUNTERS", "GROUPINGS", "GROUPS", "PROCESS_COLUMNS", "RATES", "SENT", "busy", "fields_of", "heading",
+    "keyed", "network", "of_processes", "pids", "second", "typed",
+]  # fmt: skip
 COUNTERS = (
     "open_calls", "open_errors", "close_calls", "close_errors", "read_calls", "read_errors", "read_bytes",
     "write_calls", "write_errors", "write_bytes", "unlink_calls", "unlink_errors", "processes_created",
-    "processes_failed", "threads_created", "threads_failed", "tasks_exited", "tasks_released",
+    "processes_failed", "threads_created", "threads_failed", "tasks_exited",
 )  # fmt: skip
-ROW = np.dtype(IDENTITY + [(name, "u8") for name in COUNTERS])
-SENT = ("tcp_send_bytes", "udp_send_bytes", "tcp_recv_bytes")
-NETWORK = np.dtype(IDENTITY + [(name, "u8") for name in SENT])
-KEYED = np.dtype([*IDENTITY[:3], ("port", "u4"), ("protocol", "u4"), ("tcp_send_bytes", "u8"), ("sent_calls", "u8")])
-"""Rows by a key of their own, which begins with the process."""
-GROUPS = ("other", "overflow", "web", "Sql")
+SENT = ("tcp_send_bytes", "udp_send_bytes", "tcp_recv_bytes", "udp_recv_bytes")
+NETWORK_COLUMNS = tuple(column for column in NETWORK_COLUMNS if {*column.fields} <= {*SENT})
+RATES = tuple(column for column in rates_of((*PROCESS_COLUMNS, *NETWORK_COLUMNS)) if not column.summary)
+COLUMNS: dict[Mode, tuple[TopColumn, ...]] = {mode: (*who, *RATES) for mode, who in WHO.items()}
+"""All columns there are if both probes are loaded."""
+GROUPS = (None, "mail", "web", "Sql")
+"""The groups of rows; None: a row that belongs to none."""
+GROUPINGS = ("application", "process", "user", "container")
 Row = Mapping[str, Any]
 
 
-def rows_of(dtype: np.dtype, rows: Sequence[Row]) -> np.ndarray:
-    array = np.zeros(len(rows), dtype)
-    for n, row in enumerate(rows):
-        for name, value in row.items():
-            if name != "group":
-                array[n][name] = value
-    return array
+def fields_of(key: str) -> tuple[str, ...]:
+    """Return the counters that a column sums."""
+    return next(column.fields for column in (*PROCESS_COLUMNS, *NETWORK_COLUMNS) if column.id == key)
 
 
-def table_of(array: np.ndarray, overflow: Mapping[str, int] | None = None, overflow_calls: int = 0) -> TableHarvest:
-    names = [n for n in array.dtype.names or () if n in (*COUNTERS, *SENT, "sent_calls")]
-    lost = {n: (overflow or {}).get(n, 0) for n in names}
-    totals = {n: sum(array[n].tolist()) + lost[n] for n in names}
-    return TableHarvest(array, totals, lost, overflow_calls, 16384)
+def counted(columns: Sequence[Column], errors: bool) -> tuple[Column, ...]:
+    """Return the columns that there are in load mode `return`, or in load mode `entry`."""
+    return tuple(column for column in columns if errors or not column.return_only)
+
+
+def of_processes(harvest: TableHarvest, columns: Sequence[Column], groups: Sequence[int]) -> TableView:
+    """Return a table by process whose rows belong to these of GROUPS, by every grouping."""
+    names = [GROUPS[n] for n in groups]
+    return view(harvest, columns=columns, groups=dict.fromkeys(GROUPINGS, names))
+
+
+def network(*rows: Row, grouped: bool = True, counters: Sequence[str] = SENT) -> TableView:
+    """Return the table of the network viewer with these rows."""
+    columns = [column for column in NETWORK_COLUMNS if {*column.fields} <= {*counters}]
+    harvest = process_table(counters, [_plain(row) for row in rows])
+    return of_processes(harvest, columns, _groups(rows)) if grouped else view(harvest, columns=columns)
+
+
+def keyed(*rows: Row, overflow_calls: int = 0) -> TableView:
+    """Return a table with keys of its own, which begin with the process, and columns of its own."""
+    key = [("start_ns", "u8"), ("tgid", "u4"), ("port", "u4"), ("protocol", "u4"), ("pad", "u4")]
+    harvest = keyed_table(key, ("tcp_send_bytes", "sent_calls"), rows, overflow_calls=overflow_calls)
+    return view(harvest, columns=[Column(id="sent", header="SENT", fields=("tcp_send_bytes",), units="bytes/s")])
 
 
 def second(
-    *rows: Row, elapsed_s: float = 1.0, complete: bool = True, overflow_calls: int = 0, **tables: TableHarvest
+    *rows: Row,
+    elapsed_s: float = 1.0,
+    complete: bool = True,
+    overflow_calls: int = 0,
+    errors: bool = True,
+    host: str = "web1.example.org",
+    **tables: TableView,
 ) -> Snapshot:
-    """A snapshot with these rows in the table `process`; a row's group is its place in GROUPS."""
-    own = table_of(rows_of(ROW, rows), {"read_calls": overflow_calls}, overflow_calls)
-    owners = {"process": Owners(GROUPS, np.array([row.get("group", 0) for row in rows], np.int64))}
+    """Return an interval with these rows in the table `process`; a row's group is its place in GROUPS. `overflow_calls`
+    are of reads. Without `errors` the load mode is `entry`."""
+    counters = ("read_calls", *(name for name in COUNTERS if name != "read_calls"))
+    harvest = process_table(counters, [_plain(row) for row in rows], overflow_calls=overflow_calls)
+    own = of_processes(harvest, counted(PROCESS_COLUMNS, errors), _groups(rows))
     return Snapshot(
-        host="web1.example.org", time_s=1.7e9, elapsed_s=elapsed_s, complete=complete, charts=(),
-        tables={"process": own, **tables}, owners=owners,
-    )  # fmt: skip
+        host=host, time_s=1.7e9, elapsed_s=elapsed_s, complete=complete, charts=(), tables={"process": own, **tables}
+    )
 
 
 def heading(lines: Sequence[str]) -> list[str]:
-    """The words of the line that heads the table."""
+    """Return the words of the line that heads the table."""
     line = next(line for line in lines if "COMMAND" in line or "PROCS" in line)
     return line.replace("[", " ").replace("]", " ").split()
 
@@ -69,13 +100,22 @@ def typed(state: State, *keys: str) -> State:
     return state
 
 
-def busy(count: int = 60) -> Snapshot:
-    """Processes of which each did something else."""
+def busy(count: int = 60, errors: bool = True) -> Snapshot:
+    """Return an interval in which each process did something else."""
     return second(
         *(
             {"tgid": 7 * n + 1, "start_ns": n, "uid": n % 3, "comm": b"proc%d" % (n % 11), "group": min(n % 5, 3)}
             | {name: (n * step) % 97 for step, name in enumerate(COUNTERS, 3)}
             for n in range(count)
         ),
-        network=table_of(rows_of(NETWORK, [{"tgid": 8, "start_ns": 1, "tcp_send_bytes": 5000, "tcp_recv_bytes": 12}])),
+        errors=errors,
+        network=network({"tgid": 8, "start_ns": 1, "tcp_send_bytes": 5000, "tcp_recv_bytes": 12}, grouped=False),
     )
+
+
+def _plain(row: Row) -> Row:
+    return {name: value for name, value in row.items() if name != "group"}
+
+
+def _groups(rows: Sequence[Row]) -> list[int]:
+    return [row.get("group", 0) for row in rows]

@@ -18,7 +18,8 @@ from ebpfmon.top.text import columns
 
 AS_BEFORE = {"?7", "?25"}
 """The private modes of a terminal that nobody has taken over: it wraps, and has a cursor."""
-_PART = re.compile(r"\x1b\[(\??[0-9;]*)([A-Za-z])|([^\x1b])")
+_PART = re.compile(r"\x1b\[(\??[0-9;]*)([A-Za-z])|([^\x1b])|(\x1b\[?[0-9;?]*(?=\x1b))")
+"""A sequence, a character, or a sequence that was cut off by the next one."""
 
 
 class Terminal:
@@ -98,6 +99,8 @@ class Terminal:
         text, at = self._begun + self._decoder.decode(os.read(self.master, 1 << 16)), 0
         while part := _PART.match(text, at):
             at = part.end()
+            if part[4] is not None:
+                continue
             if part[3] is None:
                 self.history.append(f"{part[1]}{part[2]}")
                 self._sequence(part[1], part[2])
@@ -111,9 +114,13 @@ class Terminal:
         match parameters, end:
             case (_, "h" | "l") if parameters.startswith("?"):
                 (self.modes.add if end == "h" else self.modes.discard)(parameters)
+            case "", "H":
+                self._row = self._column = 0
             case _, "H":
                 row, column = parameters.split(";")
                 self._row, self._column = int(row) - 1, int(column) - 1
+            case _, "t":  # keeps the title of the window, and brings it back
+                pass
             case "", "K":
                 # as real ones do: after the last column the cursor is still on it
                 start = min(self._column, self.width - 1)
@@ -124,7 +131,7 @@ class Terminal:
             case "2", "J":
                 self.cells = [[" "] * self.width for _ in range(self.height)]
                 self.reversed.clear()
-            case (("0" | "1" | "7"), "m"):
+            case (("" | "1" | "7"), "m"):
                 self._reverse = parameters == "7"
             case _:
                 raise AssertionError(f"nobody knows {parameters}{end}")
@@ -151,7 +158,6 @@ class Told:
 
     def __init__(self) -> None:
         self.quits = 0
-        self.by: list[str] = []
 
     def quit(self) -> None:
         self.quits += 1
@@ -160,7 +166,7 @@ class Told:
 def screen(terminal: Terminal, told: Told | None = None, **options: Any) -> Screen:
     told = told or Told()
     given: dict[str, Any] = {"term": "xterm", "input_fd": terminal.slave, "output_fd": terminal.slave} | options
-    return Screen(told.quit, told.by.append, **given)
+    return Screen(told.quit, **given)
 
 
 def run(test: Callable[[], Awaitable[object]]) -> None:

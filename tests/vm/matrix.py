@@ -19,7 +19,8 @@ from pathlib import Path
 from ebpfmon.kernel.bpfobject import BpfObject
 from ebpfmon.kernel.btf import Btf
 from ebpfmon.kernel.libbpf import Libbpf
-from ebpfmon.kernel.objects import read_spec
+from ebpfmon.kernel.objects import locate, read_spec
+from ebpfmon.plugins import registry
 from tests.kernel import programs
 from tests.vm import fetch, machine, report
 from tests.vm.cells import CELLS, Cell
@@ -89,15 +90,15 @@ def _fetch(series: str) -> Kernel | Run:
         return _tell(Run(series, _EVERY, failure=str(error)))
 
 
-def strategies(plugins: Path = Path("plugins")) -> dict[str, frozenset[str]]:
-    """Of each probe, by name, the ways in which it can see all its events."""
+def attach_methods_of_probes() -> dict[str, frozenset[str]]:
+    """Return for each probe the attach methods by which it can see all its events."""
     found = {}
-    for path in sorted(plugins.glob("ebpfmon_*/objects/x86_64/*.bpf.o")):
-        with BpfObject(Libbpf(), path) as obj:
-            spec = read_spec(obj, Btf(obj.btf()))
-        events = [candidates for event, candidates in spec.candidates.items() if event not in spec.if_any]
-        ways = [{str(candidate.strategy) for candidate in candidates} for candidates in events]
-        found[path.name.removesuffix(".bpf.o")] = frozenset(set.intersection(*ways))
+    for probe in registry.discover().probes.values():
+        with BpfObject(Libbpf(), locate(probe)) as obj:
+            spec = read_spec(probe, obj, Btf(obj.btf()))
+        events = [candidates for event, candidates in spec.candidates.items() if event not in spec.optional]
+        methods = [{candidate.method.name for candidate in candidates} for candidates in events]
+        found[probe.name] = frozenset(set.intersection(*methods))
     return found
 
 
@@ -115,7 +116,7 @@ def _compile() -> None:
 
 def main(kernels: Collection[str], cells: Collection[str], minutes: float) -> int:
     """The whole of it, for some kernels and cells or, if there are none, for all. Returns the exit status."""
-    matrix = Matrix(strategies(), time.monotonic() + 60 * minutes, threading.Event())
+    matrix = Matrix(attach_methods_of_probes(), time.monotonic() + 60 * minutes, threading.Event())
     for number in (signal.SIGTERM, signal.SIGINT):  # no machine outlives us, and the table is printed
         signal.signal(number, lambda *_: matrix.stop.set())
     shutil.rmtree(OUT, ignore_errors=True)

@@ -10,7 +10,7 @@ from typing import ClassVar, Self
 import pytest
 
 from ebpfmon import SinkError, SinkGoneError, SinkSettings, Snapshot
-from ebpfmon.pipeline.publish import LAST_DELAY_S, MAILBOX_SNAPSHOTS, Fanout, Mailbox, SinkStatistics, SinkTask
+from ebpfmon.pipeline.publish import LAST_DELAY_S, MAILBOX_SNAPSHOTS, Mailbox, Publisher, SinkStatistics, SinkTask
 from tests.unit.support import snapshot
 
 Send = Callable[[Snapshot], Awaitable[None]]
@@ -236,7 +236,7 @@ def test_a_sink_that_hangs_is_given_up_after_its_time_and_delays_no_other(caplog
         arrived.set()
 
     async def run() -> None:
-        both = Fanout([hanging, quick])
+        both = Publisher([hanging, quick])
         async with asyncio.timeout(10):
             tasks = [asyncio.create_task(sink.run()) for sink in both.sinks]
             for given in SNAPSHOTS:

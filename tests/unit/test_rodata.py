@@ -1,4 +1,4 @@
-"""What is set in an object before the load: its knobs, and the sizes of its tables."""
+"""What is set in an object before the load: its rodata settings, and the sizes of its tables."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from tests.unit.fakes import SPEC, FakeObject, FakeSymbols
 from tests.unit.test_plan import NO_KPROBES, PREEMPTS_TRAMPOLINES, plan_of, try_out
 
 
-def test_an_object_of_another_kit_is_to_be_compiled_again() -> None:
-    older = replace(SPEC, knobs={name: at for name, at in SPEC.knobs.items() if name != "cfg_gather"})
+def test_an_object_of_other_headers_is_to_be_compiled_again() -> None:
+    older = replace(SPEC, settings={name: at for name, at in SPEC.settings.items() if name != "cfg_cache"})
     with pytest.raises(
-        ObjectError, match=r"^probe 'p': its object is of another version of the kit: ebpfmon bpf build"
+        ObjectError, match=r"^probe 'p': its object was compiled with other BPF headers: ebpfmon bpf build"
     ):
         try_out(plan_of(spec=older))
 
 
-def test_cpus_gather_where_no_program_that_was_taken_is_preempted() -> None:
-    gathers = SPEC.knobs["cfg_gather"][0]
+def test_cpus_use_their_caches_where_no_program_that_was_taken_is_preempted() -> None:
+    cache = SPEC.settings["cfg_cache"][0]
     for kernel, symbols, expected in (
         (NO_KPROBES, FakeSymbols(), True),
         (PREEMPTS_TRAMPOLINES, FakeSymbols({"f2": 3, "e": 1}), True),  # by kprobes and tracepoints
@@ -28,11 +28,11 @@ def test_cpus_gather_where_no_program_that_was_taken_is_preempted() -> None:
     ):
         obj = FakeObject()
         assert try_out(plan_of(kernel, symbols), obj)
-        assert bool(obj.data[gathers]) is expected, (kernel, obj.attached)
+        assert bool(obj.data[cache]) is expected, (kernel, obj.attached)
 
 
 @pytest.mark.parametrize("rows", [True, False])
-def test_knobs_and_table_sizes_are_set_before_the_load(rows: bool) -> None:
+def test_settings_and_table_sizes_are_set_before_the_load(rows: bool) -> None:
     plan, obj = plan_of(NO_KPROBES, FakeSymbols({})), FakeObject()
     obj.data[:] = [0xFF] * 17
     assert try_out(plan, obj, table_size=99, rows=rows)

@@ -9,23 +9,34 @@ import pytest
 
 from ebpfmon.cli import main as cli
 from ebpfmon.kernel import compiler
-from ebpfmon.plugins import build as kit
+from ebpfmon.plugins import build
 from tests.unit.samples import FILES
 
 SOURCE = """// SPDX-License-Identifier: GPL-2.0-only
 #include "ebpfmon.bpf.h"
-struct hello_counters { __u64 calls; };
-PROCESS_TABLE(hello, 64);
-static __always_inline int on_exec(void *ctx)
-{
-	struct hello_slots to;
+struct hello_counters {
+	__u64 calls;
+};
+#define TABLE hello
+#define TABLE_SIZE 64
+#include "process_table.bpf.h"
 
-	if (hello_slots(&to))
-		ADD(&to, calls, 1);
+static __always_inline int on_exec(void)
+{
+	struct hello_counters *counters = hello_find();
+
+	if (counters)
+		count(&counters->calls, 1);
 	return 0;
 }
-TRACEPOINT(exec, sched_process_exec, on_exec)
-LICENSE("GPL");
+
+SEC("tp_btf/sched_process_exec")
+int BPF_PROG(sched_process_exec_tp_btf)
+{
+	return on_exec();
+}
+
+char LICENSE[] SEC("license") = "GPL";
 """
 MADE = [f"{machine}/hello.{what}" for machine in ("x86_64", "aarch64") for what in ("bpf.o", "bcc.c")]
 
@@ -92,18 +103,22 @@ def test_where_nothing_can_be_written_it_says_so(source: Path, capsys: pytest.Ca
     assert "objects" in capsys.readouterr().err
 
 
-def test_the_kit_is_found_and_has_all_headers() -> None:
-    assert {p.name for p in kit.headers().glob("*.h")} >= {"ebpfmon.bpf.h", "loaders.bpf.h", "kernel_types.h"}
+def test_the_bpf_headers_are_found() -> None:
+    assert {p.name for p in build.headers().glob("*.h")} >= {
+        "ebpfmon.bpf.h",
+        "process_table.bpf.h",
+        "keyed_table.bpf.h",
+    }
 
 
 @pytest.mark.parametrize("name", [name for name in FILES if name.endswith(".bpf.c")])
 def test_of_the_pages_samples_bcc_gets_a_source_without_macros(name: str, tmp_path: Path) -> None:
     (tmp_path / name).write_text(FILES[name])
-    headers = "".join(path.read_text() for path in kit.headers().glob("*.h"))
+    headers = "".join(path.read_text() for path in build.headers().glob("*.h"))
     macros = set(re.findall(r"^#define (\w+)", headers, re.M)) - {"TASK_COMM_LEN"}  # which is the kernel's own there
-    for path in kit.build([tmp_path / name]):
+    for path in build.build([tmp_path / name]):
         if path.name.endswith(".bcc.c"):
             text = path.read_text()
-            assert "on_exec" in text
+            assert "exec_calls" in text
             assert set(re.findall(r"\w+", text)) & macros == set()
             assert {line.split()[0] for line in text.splitlines() if line.lstrip().startswith("#")} == {"#include"}

@@ -1,0 +1,199 @@
+"""Under load, each second, the series of every chart of every probe and grouping add up to the system's."""
+
+from __future__ import annotations
+
+import re
+import socket
+import subprocess
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from ebpfmon import Chart, ChartData, Role, Snapshot
+from ebpfmon.grouping.registry import groupings
+from ebpfmon.plugins import registry
+from ebpfmon.testing import RunningDaemon
+
+PROBES = ("process", "network_viewer", "block_io", "syscalls", "oom_and_signals")
+SECONDS = 12
+# processes that live a moment, files that are written, synced, read and removed, deaths by signals
+PROCESSES = """
+ulimit -c 0
+while true; do
+    for n in 1 2 3 4 5 6 7; do /bin/true; cat /etc/passwd > /dev/null; done
+    dd if=/dev/zero of="$1/file" bs=4096 count=97 conv=fsync status=none
+    cat "$1/file" "$1/none" > /dev/null
+    rm "$1/file"
+    for signal in USR1 KILL SEGV ABRT TERM; do sh -c "kill -$signal \\$\\$"; done
+done 2> /dev/null
+"""
+
+
+@contextmanager
+def load(directory: Path) -> Iterator[None]:
+    """Short processes, work with files, and traffic over loopback by TCP and UDP, until the context is left."""
+    ended = threading.Event()
+    with (
+        socket.create_server(("127.0.0.1", 0)) as server,
+        socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as datagrams,
+        subprocess.Popen(["sh", "-c", PROCESSES, "load", str(directory)]) as processes,
+    ):
+        datagrams.bind(("127.0.0.1", 0))
+        server.settimeout(5)
+
+        def connect() -> None:
+            while not ended.wait(0.003):
+                with socket.create_connection(server.getsockname()) as client, server.accept()[0] as accepted:
+                    client.sendall(b"x" * 1009)
+                    accepted.recv(2048)
+                datagrams.sendto(b"y" * 31, datagrams.getsockname())
+                datagrams.recv(64)
+
+        traffic = threading.Thread(target=connect, name="traffic")
+        traffic.start()
+        try:
+            yield
+        finally:
+            ended.set()
+            processes.kill()
+            traffic.join()
+
+
+@pytest.fixture(scope="module")
+def snapshots(tmp_path_factory: pytest.TempPathFactory) -> list[Snapshot]:
+    """What the daemon publishes of some seconds of load, with all probes and all groupings. All rows are wanted."""
+    plugins: dict[str, dict[str, Any]] = {name: {"enabled": True, "table_size": 53} for name in PROBES}
+    plugins["network_viewer"] |= {"ips": "127.0.0.0/8", "maximum_dimensions": 7}
+    settings = {
+        "ebpfmon": {"load_mode": "return"},
+        # so few series that they give their places to others, and so few rows that some find none
+        "groups": {"by": list(groupings()), "maximum": 7},
+        "plugins": plugins,
+    }
+    with RunningDaemon(settings) as watching, load(tmp_path_factory.mktemp("load")):
+        watching.until(lambda: len(watching.snapshots) > SECONDS, 60 + SECONDS)
+    return watching.snapshots
+
+
+def charts_of(snapshot: Snapshot) -> dict[str, ChartData]:
+    return {data.chart.id: data for data in snapshot.charts if data.chart.family != "ebpfmon"}
+
+
+def declared() -> dict[str, tuple[Chart, str]]:
+    """All charts with labels that there must be, by id; and the grouping of those that have one."""
+    found = registry.discover().probes
+    charts = [chart for name in PROBES for chart in found[name].charts]
+    by_id = {chart.id: (chart, "") for chart in charts if chart.labels}
+    for grouping in groupings().values():
+        for chart in charts:
+            if chart.grouped:
+                published = chart.of_grouping(grouping.prefix, grouping.name)
+                by_id[published.id] = published, grouping.name
+    return by_id
+
+
+def test_every_chart_that_is_declared_is_there_in_every_second(snapshots: list[Snapshot]) -> None:
+    expected = declared()
+    assert {chart.labels[0] for chart, grouping in expected.values() if grouping} == set(groupings())
+    assert len(snapshots) > SECONDS
+    for snapshot in snapshots:
+        charts = {id_ for id_, data in charts_of(snapshot).items() if data.chart.labels}
+        assert charts == expected.keys()
+
+
+def has_disk() -> bool:
+    """Whether any disk was ever read: a guest of the matrix has none, its files come over 9p."""
+    return any(int(line.split()[3]) for line in Path("/proc/diskstats").read_text().splitlines())
+
+
+def test_series_add_up_to_what_the_table_counted(snapshots: list[Snapshot]) -> None:
+    happened: dict[str, int] = {}
+    began: dict[str, int] = {}
+    for snapshot in snapshots:
+        for data in charts_of(snapshot).values():
+            chart, totals = data.chart, snapshot.tables[data.chart.table].harvest.totals
+            for n, column in enumerate(chart.columns):
+                what = f"{chart.id} {column.id}"
+                delta = sum(totals[name] for name in column.plus) - sum(totals[name] for name in column.minus)
+                if chart.kind.cumulative:
+                    happened[chart.id] = happened.get(chart.id, 0) + abs(delta)
+                    assert data.deltas[:, n].sum() == delta, (what, snapshot.time_s)
+                else:
+                    began[what] = began.get(what, 0) + delta
+                    assert data.deltas[:, n].sum() == began[what], (what, snapshot.time_s)
+    quiet = {id_ for id_, count in happened.items() if not count}
+    may_be_quiet = "error|oom|retransmit|discard|flush|unfollowed" + ("" if has_disk() else "|block|disk")
+    assert not {id_ for id_ in quiet if not re.search(may_be_quiet, id_)}
+
+
+def test_series_add_up_to_the_chart_of_the_system_with_the_same_fields(snapshots: list[Snapshot]) -> None:
+    """A chart over the same fields without labels is another account of the same events."""
+    compared = set()
+    for snapshot in snapshots:
+        charts = charts_of(snapshot)
+        whole = {
+            (data.chart.table, column.plus, column.minus): data.deltas[0, n]
+            for data in charts.values()
+            if not data.chart.labels and data.chart.kind.cumulative
+            for n, column in enumerate(data.chart.columns)
+        }
+        for data in charts.values():
+            if not data.chart.labels or not data.chart.kind.cumulative:
+                continue
+            for n, column in enumerate(data.chart.columns):
+                system = whole.get((data.chart.table, column.plus, column.minus))
+                if system is not None:
+                    compared.add(data.chart.id)
+                    assert data.deltas[:, n].sum() == system, (data.chart.id, column.id)
+    assert len(compared) > 20
+
+
+def test_all_groupings_count_the_same_and_each_says_the_rest_last(snapshots: list[Snapshot]) -> None:
+    prefixes = {grouping.prefix for grouping in groupings().values()}
+    assert {"apps", "users", "containers", "processes"} <= prefixes
+    for snapshot in snapshots:
+        sums: dict[str, list[tuple[int | float, ...]]] = {}
+        for id_, data in charts_of(snapshot).items():
+            prefix, _, name = id_.partition(".")
+            if prefix in prefixes and data.chart.labels:
+                sums.setdefault(name, []).append(tuple(data.sums().values()))
+                assert data.index.roles[-2:] == (Role.OTHER, Role.OVERFLOW)
+                assert len(data) <= 7 + 2
+        for name, of_groupings in sums.items():
+            assert len(of_groupings) == len(prefixes), name
+            assert len(set(of_groupings)) == 1, name
+
+
+def test_totals_never_decrease_and_go_on_unless_a_series_was_forgotten(snapshots: list[Snapshot]) -> None:
+    before: dict[tuple[str, Role, tuple[str, ...]], tuple[float, NDArray[np.int64]]] = {}
+    for snapshot in snapshots:
+        for id_, data in charts_of(snapshot).items():
+            if not data.chart.kind.cumulative:
+                continue
+            for n, series in enumerate(data.series()):
+                key = id_, series.role, series.labels
+                start_s, totals = before.get(key, (series.start_s, data.totals[n] - data.deltas[n]))
+                if start_s == series.start_s:
+                    assert (data.totals[n] == totals + data.deltas[n]).all(), key
+                else:
+                    assert series.start_s == pytest.approx(snapshot.time_s - snapshot.elapsed_s), key
+                    assert (data.totals[n] == data.deltas[n]).all(), key
+                before[key] = series.start_s, data.totals[n]
+    assert {role for _, role, _ in before} == set(Role)
+
+
+def test_events_found_no_row_and_rows_belong_to_groups(snapshots: list[Snapshot]) -> None:
+    """The load is what the other tests need."""
+    overflow = sum(view.harvest.overflow_calls for snapshot in snapshots for view in snapshot.tables.values())
+    assert overflow > 0
+    for snapshot in snapshots:
+        for view in snapshot.tables.values():
+            for groups in view.groups.values():
+                assert len(groups.ids) == len(view.harvest.rows)
+                assert set(groups.ids.tolist()) <= {0, *groups.names}

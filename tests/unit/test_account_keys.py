@@ -1,0 +1,460 @@
+"""The rows of a table with keys of its own become labelled series: they add up, and none comes and goes from second to
+second."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from ebpfmon import VALUE, Chart, ChartData, Dimension, LabelSource, Role, Rows, TableHarvest
+from ebpfmon.pipeline import aggregate
+from ebpfmon.pipeline.account import KeyAccount
+from ebpfmon.pipeline.schedule import Moment
+
+ROW = np.dtype(
+    [("start_ns", "u8"), ("tgid", "u4"), ("port", "u2"), ("zone", "i2"), ("address", "u8"), ("calls", "u8"),
+     ("some_bytes", "u8")]
+)  # fmt: skip
+FIELDS = ("address", "port", "zone")
+COUNTERS = ("calls", "some_bytes")
+UNWANTED = 9  # an address that does not count
+
+Row = tuple[int, int, int]  # address, calls, bytes
+
+
+def chart(name: str, *dimensions: Dimension) -> Chart:
+    return Chart(
+        id=name, title="", units="", family="f", priority=1, labels=("host",), dimensions=dimensions, table="t"
+    )
+
+
+CALLS = chart("keys.calls", Dimension.value("calls"))
+BYTES = chart(
+    "keys.bytes",
+    Dimension("in", "received", ("some_bytes",)),
+    Dimension("net", "net", ("some_bytes",), ("calls",), negative=True),
+)
+
+
+@dataclass
+class Addresses(LabelSource):
+    """Rows labelled by their addresses, with zone and port where those are not 0."""
+
+    maximum: int = 3
+    fields: tuple[str, ...] = FIELDS
+    labels: tuple[str, ...] = ("host",)
+    other: tuple[str, ...] = ()
+    suffix: str = ""
+    drops: bool = False
+    asked: list[Rows] = field(default_factory=list)
+
+    def wanted(self, rows: Rows) -> NDArray[np.bool_] | None:
+        wanted: NDArray[np.bool_] | None = rows["address"] != UNWANTED if self.drops else None
+        return wanted
+
+    def values(self, rows: Rows) -> Sequence[tuple[str, ...]]:
+        keys = zip(*(rows[name].tolist() for name in FIELDS), strict=True)
+        return [(f"{address}{f':{port}' if port else ''}{f'%{zone}' if zone else ''}",) for address, port, zone in keys]
+
+    def names(self, rows: Rows) -> Sequence[tuple[str, ...]]:
+        self.asked.append(rows.copy())
+        return [(f"host {value}{self.suffix}",) for (value,) in self.values(rows)]
+
+
+class Each:
+    """The account of a table, an interval after the other."""
+
+    def __init__(self, charts: Sequence[Chart], labels: LabelSource) -> None:
+        self.account_ = KeyAccount(charts, "t", COUNTERS, labels)
+        self.now_s = 0.0
+
+    def account(self, table: TableHarvest, elapsed_s: float = 1.0) -> list[ChartData]:
+        self.now_s += elapsed_s
+        return self.account_.account(table, Moment(self.now_s, elapsed_s))
+
+
+def harvest(rows: Rows, overflow: int = 0) -> TableHarvest:
+    without = {"calls": overflow, "some_bytes": 2 * overflow}
+    totals = {name: int(rows[name].sum()) + without[name] for name in without}
+    return TableHarvest(rows, totals, without, overflow, 64)
+
+
+def interval(rows: Sequence[Row] = (), overflow: int = 0) -> TableHarvest:
+    """Each row of another process; so many calls, and twice as many bytes, have no row."""
+    return harvest(np.array([(7, n, 0, 0, a, c, b) for n, (a, c, b) in enumerate(rows)], ROW), overflow)
+
+
+def by_label(data: ChartData, numbers: str) -> dict[str, int]:
+    """What each series has, called by its label; of several columns, called `LABEL_COLUMN`."""
+    found = {}
+    for series in data.series():
+        for column, number in zip(data.chart.columns, getattr(series, numbers), strict=True):
+            id_ = series.labels[0] if column.id == VALUE else f"{series.labels[0]}_{column.id}"
+            assert id_ not in found, "labels stand for one series"
+            found[id_] = int(number)
+    return found
+
+
+def deltas(data: ChartData) -> dict[str, int]:
+    assert data.index.roles == (*(Role.ITEM,) * (len(data) - 1), Role.OTHER)
+    return by_label(data, "deltas")
+
+
+def totals(data: ChartData) -> dict[str, int]:
+    return by_label(data, "totals")
+
+
+def starts(data: ChartData) -> dict[str, float]:
+    return {series.labels[0]: series.start_s for series in data.series()}
+
+
+def account(of: Each, rows: Sequence[Row] = (), elapsed_s: float = 1.0, overflow: int = 0) -> ChartData:
+    """The first chart."""
+    return of.account(interval(rows, overflow), elapsed_s)[0]
+
+
+def test_each_key_has_what_its_rows_did_whatever_the_process_and_the_rest_is_in_other() -> None:
+    calls, size = Each((CALLS, BYTES), Addresses(2)).account(
+        interval([(1, 3, 100), (2, 1, 1), (3, 5, 7), (1, 4, 11)], overflow=20)
+    )
+    assert deltas(calls) == {"1": 7, "3": 5, "other": 21}
+    assert deltas(size) == {"1_in": 111, "1_net": 104, "3_in": 7, "3_net": 2, "other_in": 41, "other_net": 20}
+
+
+def test_every_chart_has_the_same_series_of_every_key_and_of_other() -> None:
+    calls, size = Each((CALLS, BYTES), Addresses()).account(interval([(1, 3, 100)]))
+    assert (calls.chart, size.chart) == (CALLS, BYTES)
+    assert calls.index is size.index
+    assert calls.index.labels == (("1",), ("other",))
+    assert calls.index.names == (("host 1",), ("other",))
+    assert calls.index.roles == (Role.ITEM, Role.OTHER)
+    assert [list(s.deltas) for s in size.series()] == [[100, 97], [0, 0]]
+
+
+def test_totals_are_the_sums_of_the_deltas_and_who_is_idle_keeps_its_series_and_its_place() -> None:
+    each = Each((CALLS,), Addresses())
+    account(each, [(2, 5, 0)], overflow=1)
+    account(each, [(1, 900, 0)], overflow=2)
+    data = account(each, [(1, 6, 0)], overflow=3)
+    assert list(deltas(data).items()) == [("2", 0), ("1", 6), ("other", 3)]
+    assert totals(data) == {"2": 5, "1": 906, "other": 6}
+
+
+def test_keys_that_come_together_stand_in_the_order_of_their_activity() -> None:
+    rows = [(1, 5, 0), (2, 7, 0), (3, 0, 6), (4, 9, 9)]
+    assert list(deltas(account(Each((CALLS,), Addresses(9)), rows))) == ["4", "2", "3", "1", "other"]
+
+
+def test_keys_are_told_apart_by_every_field_to_the_highest_bit() -> None:
+    top = 1 << 63
+    keys = [(1, 0, 0), (1 | top, 0, 0), (1, 1 << 15, 0), (1 | top, 1 << 15, 0), (1, 0, -1), (1 << 32, 0, 0), (1, 0, 1)]
+    rows = np.array([(n, n, port, zone, address, 1 << n, 0) for n, (address, port, zone) in enumerate(keys)], ROW)
+    data = Each((CALLS,), Addresses(9)).account(harvest(np.concatenate((rows, rows[::-1]))))[0]
+    assert deltas(data) == {
+        "1": 2, str(1 | top): 4, "1:32768": 8, f"{1 | top}:32768": 16, "1%-1": 32, str(1 << 32): 64, "1%1": 128,
+        "other": 0,
+    }  # fmt: skip
+
+
+def test_nothing_at_all_is_other_at_nothing() -> None:
+    keys = Addresses()
+    each = Each((CALLS, BYTES), keys)
+    for _ in range(3):
+        calls, size = each.account(interval())
+        assert (deltas(calls), deltas(size)) == ({"other": 0}, {"other_in": 0, "other_net": 0})
+    assert {len(rows) for rows in keys.asked} == {0}
+    calls, size = each.account(interval(overflow=5))
+    calls, size = each.account(interval())
+    assert (deltas(calls), totals(calls)) == ({"other": 0}, {"other": 5})
+
+
+def test_keys_that_did_nothing_for_long_leave_and_cost_nothing_any_more() -> None:
+    keys = Addresses(1)
+    each = Each((CALLS,), keys)
+    account(each, [(1, 500, 0), (2, 400, 0)])
+    for hour in range(4):
+        data = account(each, [], 3600.0)
+        assert (deltas(data), totals(data)) == ({"other": 0}, {"other": 400}), hour
+    assert [len(rows) for rows in keys.asked[1:]] == [0] * 4
+    assert deltas(account(each, [(1, 1, 0), (2, 2, 0)])) == {"2": 2, "other": 1}, "what they did no longer counts"
+
+
+def test_what_found_no_row_is_in_other() -> None:
+    each = Each((CALLS, BYTES), Addresses())
+    each.account(interval(overflow=5))
+    calls, size = each.account(interval(overflow=6))
+    assert (deltas(calls), totals(calls)) == ({"other": 6}, {"other": 11})
+    assert (deltas(size), totals(size)) == ({"other_in": 12, "other_net": 6}, {"other_in": 22, "other_net": 11})
+
+
+def test_a_key_that_counts_nothing_has_no_series() -> None:
+    assert deltas(account(Each((CALLS,), Addresses()), [(1, 0, 0), (2, 1, 0)])) == {"2": 1, "other": 0}
+
+
+def test_rows_that_are_not_wanted_are_nowhere() -> None:
+    each = Each((CALLS,), Addresses(1, drops=True))
+    assert deltas(account(each, [(UNWANTED, 100, 0), (1, 2, 0), (2, 1, 0)], overflow=4)) == {"1": 2, "other": 5}
+    data = account(each, [(UNWANTED, 100, 0)], overflow=4)
+    assert (deltas(data), totals(data)) == ({"1": 0, "other": 4}, {"1": 2, "other": 9})
+
+
+def test_of_one_that_may_have_a_series_it_is_the_busiest() -> None:
+    each = Each((CALLS,), Addresses(1))
+    assert deltas(account(each, [(n, n, 0) for n in range(1, 100)])) == {"99": 99, "other": 98 * 99 // 2}
+    assert deltas(account(each, [(50, 100, 0)])) == {"99": 0, "other": 100}, "50 + 100 is not twice 99"
+    assert deltas(account(each, [(50, 100, 0)])) == {"50": 100, "other": 0}, "what it did before is remembered"
+
+
+def test_if_none_may_have_a_series_all_is_other() -> None:
+    each = Each((CALLS,), Addresses(0))
+    for _ in range(2):
+        assert deltas(account(each, [(1, 2, 0), (2, 3, 0)])) == {"other": 5}
+
+
+def test_a_key_that_did_nothing_for_five_minutes_leaves_and_returns_with_its_total_and_start() -> None:
+    each = Each((CALLS,), Addresses())
+    account(each, [(1, 5, 0), (2, 4, 0)])
+    for _ in range(299):
+        assert "1" in deltas(account(each, [(2, 1, 0)]))
+    assert totals(account(each, [(2, 1, 0)])) == {"2": 304, "other": 0}
+    data = account(each, [(1, 3, 0), (3, 1, 0)])
+    assert list(totals(data).items()) == [("2", 304), ("1", 8), ("3", 1), ("other", 0)]
+    assert starts(data) == {"2": 0.0, "1": 0.0, "3": 301.0, "other": 0.0}
+
+
+def test_a_key_that_was_forgotten_returns_with_a_new_start_and_no_total() -> None:
+    each = Each((CALLS,), Addresses(1))  # 2 hidden ones are remembered
+    account(each, [(1, 5, 0)])
+    assert totals(account(each, [(2, 90, 0), (3, 60, 0), (4, 50, 0)], 299.0)) == {"2": 90, "other": 110}
+    assert list(deltas(account(each, [(5, 500, 0), (3, 60, 0), (4, 50, 0)], 301.0))) == ["5", "other"]
+    data = account(each, [(1, 7000, 0)], 10.0)
+    assert (totals(data)["1"], starts(data)["1"]) == (7000, 601.0)
+
+
+def test_a_key_that_gives_its_place_to_another_keeps_its_total_while_it_is_hidden() -> None:
+    each = Each((CALLS,), Addresses(1))
+    account(each, [(1, 5, 0)], 10.0)
+    assert totals(account(each, [(1, 1, 0), (2, 1000, 0)], 10.0)) == {"2": 1000, "other": 1}
+    data = account(each, [(1, 90000, 0)], 10.0)
+    assert totals(data) == {"1": 90005, "other": 1}
+    assert starts(data) == {"1": 0.0, "other": 0.0}
+
+
+def test_a_key_that_did_something_within_five_minutes_stays() -> None:
+    each = Each((CALLS,), Addresses())
+    account(each, [(1, 5, 0)])
+    for rows in ([], [(1, 1, 0)], []):
+        data = account(each, rows, 299.0)
+    assert totals(data) == {"1": 6, "other": 0}
+
+
+def test_the_place_of_one_that_leaves_is_for_one_that_does_something() -> None:
+    each = Each((CALLS,), Addresses(1))
+    account(each, [(1, 500, 0), (2, 400, 0), (3, 1, 0)])
+    assert deltas(account(each, [], 301.0)) == {"other": 0}, "2 was busy, but is not now"
+    assert deltas(account(each, [(3, 1, 0)])) == {"3": 1, "other": 0}
+
+
+def test_who_is_more_than_twice_as_busy_takes_the_place_of_the_least_busy() -> None:
+    each = Each((CALLS,), Addresses(2))
+    account(each, [(1, 100, 0), (2, 50, 0)], 1e9)
+    assert deltas(account(each, [(1, 40, 0), (2, 10, 0), (3, 20, 0)], 1e9)) == {"1": 40, "2": 10, "other": 20}
+    data = account(each, [(1, 10, 0), (2, 40, 0), (3, 21, 0)], 1e9)
+    assert list(deltas(data).items()) == [("2", 40), ("3", 21), ("other", 10)]
+    assert totals(data) == {"2": 100, "3": 21, "other": 30}, "what 3 did when it was hidden was of `other`"
+
+
+def test_several_change_places_at_once_the_busiest_with_the_least_busy() -> None:
+    each = Each((CALLS,), Addresses(4))
+    account(each, [(1, 10, 0), (2, 11, 0), (3, 50, 0)])
+    rows = [(1, 10, 0), (2, 10, 0), (3, 10, 0), (4, 500, 0), (5, 200, 0), (6, 100, 0), (7, 90, 0)]
+    # room for 4; then 5 against 1, 6 against 2, and 7 against 3, which is not half as busy
+    assert list(deltas(account(each, rows))) == ["3", "4", "5", "6", "other"]
+
+
+def test_keys_that_are_about_as_busy_do_not_change_places() -> None:
+    each, random = Each((CALLS,), Addresses(5)), np.random.default_rng(7)
+    first = None
+    for _ in range(300):
+        rows = [(n, calls, 0) for n, calls in enumerate(random.integers(900, 1100, 20).tolist())]
+        shown = list(deltas(account(each, rows)))
+        first = first or shown
+        assert (shown, len(shown)) == (first, 6)
+
+
+def test_two_equals_that_take_turns_do_not_change_places() -> None:
+    each = Each((CALLS,), Addresses(1))
+    account(each, [(1, 500, 0), (2, 499, 0)])
+    for second in range(300):
+        assert list(deltas(account(each, [(1 + second % 2, 500, 0)]))) == ["1", "other"]
+
+
+@pytest.mark.parametrize("elapsed_s", [0.5, 1.0, 20.0])
+@pytest.mark.parametrize(("calls", "shown"), [(10**9, "1"), (10**9 + 10**4, "2")])
+def test_what_a_key_did_counts_half_after_a_minute_however_long_the_intervals(
+    elapsed_s: float, calls: int, shown: str
+) -> None:
+    each = Each((CALLS,), Addresses(1))
+    account(each, [(1, 10**9, 0)])
+    for _ in range(round(60 / elapsed_s) - 1):
+        account(each, [(1, 1, 0)], elapsed_s)
+    assert list(deltas(account(each, [(1, 1, 0), (2, calls, 0)], elapsed_s))) == [shown, "other"]
+
+
+def test_of_the_hidden_keys_only_the_busiest_are_remembered() -> None:
+    rows = [(1, 1000, 0), (2, 900, 0), (3, 899, 0), (4, 898, 0)]
+    for busy, shown in ((3, "3"), (4, "1")):
+        each = Each((CALLS,), Addresses(1))
+        account(each, rows)
+        assert list(deltas(account(each, [(busy, 1150, 0)]))) == [shown, "other"]
+
+
+def test_names_are_asked_for_once_with_a_row_of_each_key_that_has_a_series() -> None:
+    keys = Addresses(2)
+    each = Each((CALLS, BYTES), keys)
+    each.account(interval([(n, 10 * n, n) for n in range(50)]))
+    each.account(interval([(48, 3, 3), (7, 1, 1)]))
+    assert [rows.dtype for rows in keys.asked] == [ROW, ROW]
+    for rows in keys.asked:
+        assert (rows["address"].tolist(), rows["tgid"].tolist()) == ([49, 48], [49, 48]), "the first that were seen"
+
+
+def test_a_key_that_was_hidden_is_named_by_its_own_row() -> None:
+    keys = Addresses(1)
+    each = Each((CALLS,), keys)
+    account(each, [(1, 10, 0), (2, 9, 0)])
+    assert deltas(account(each, [(3, 5, 0), (2, 90, 0)])) == {"2": 90, "other": 5}
+    assert keys.asked[-1]["address"].tolist() == [2]
+
+
+@pytest.mark.parametrize("then", [[(1, 3, 1)], []], ids=["active", "idle"])
+def test_the_index_is_the_same_object_until_a_name_changes(then: list[Row]) -> None:
+    keys = Addresses()
+    each = Each((CALLS, BYTES), keys)
+    account(each, [(1, 3, 1)])
+    first, second, third = (each.account(interval(then))[1] for _ in range(3))
+    assert first.index is second.index is third.index
+    keys.suffix = ".example"
+    calls, size = each.account(interval(then))
+    assert calls.index is size.index is not third.index
+    assert size.index.labels == first.index.labels
+    assert size.index.names == (("host 1.example",), ("other",))
+    assert totals(size) == {"1_in": 1 + 4 * len(then), "1_net": -2 - 8 * len(then), "other_in": 0, "other_net": 0}
+
+
+def test_a_key_that_is_called_other_is_an_item() -> None:
+    class Always(Addresses):
+        def values(self, rows: Rows) -> Sequence[tuple[str, ...]]:
+            return [("other",)] * len(rows)
+
+    data = account(Each((CALLS,), Always()), [(1, 3, 0)], overflow=5)
+    found = [(s.labels, s.role, s.deltas) for s in data.series()]
+    assert found == [(("other",), Role.ITEM, (3,)), (("other",), Role.OTHER, (5,))]
+
+
+def test_other_has_the_label_values_that_its_source_says() -> None:
+    of = replace(CALLS, labels=("port", "protocol"))
+    for other, expected in (((), ("other", "other")), (("rest", "ALL"), ("rest", "ALL"))):
+        source = Addresses(labels=("port", "protocol"), other=other)
+        (data,) = Each((of,), source).account(interval())
+        assert (data.index.labels, data.index.names) == ((expected,), (expected,))
+
+
+@pytest.mark.parametrize("differing", FIELDS)
+def test_keys_whose_hashes_collide_are_told_apart_with_other_multipliers(
+    differing: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn: list[np.ndarray] = []
+    draw = aggregate._multipliers
+
+    def multipliers(fields: int) -> np.ndarray:
+        drawn.append(draw(fields) if len(drawn) >= 3 else np.zeros((2 * fields, 2), np.uint64))
+        return drawn[-1]
+
+    monkeypatch.setattr(aggregate, "_multipliers", multipliers)
+    each = Each((CALLS,), Addresses())
+    rows = np.array([(7, n, 1, 1, 1, calls, 0) for n, calls in enumerate((3, 5, 1, 2))], ROW)
+    rows[differing] = [1, 2, 1, 2]
+    second = {"address": "2:1%1", "port": "1:2%1", "zone": "1:1%2"}[differing]
+    for _ in range(2):
+        assert deltas(each.account(harvest(rows))[0]) == {second: 7, "1:1%1": 4, "other": 0}
+    assert len(drawn) == 4, "until they do, and no more"
+
+
+def test_as_many_rows_as_a_table_holds_are_summed_by_key() -> None:
+    rows = np.zeros(65536, ROW)
+    rows["address"] = np.random.default_rng(3).permutation(65536) % 1000
+    rows["calls"] = rows["address"] + 1
+    data = Each((CALLS,), Addresses(1000)).account(harvest(rows))[0]
+    times = Counter(rows["address"].tolist())
+    assert deltas(data) == {str(key): times[key] * (key + 1) for key in range(1000)} | {"other": 0}
+
+
+ROWS = st.lists(st.tuples(st.integers(0, UNWANTED), st.integers(0, 1 << 40), st.integers(0, 1 << 40)), max_size=25)
+INTERVALS = st.lists(
+    st.tuples(ROWS, st.integers(0, 100), st.sampled_from([1.0, 30.0, 301.0])), min_size=1, max_size=8
+)  # fmt: skip
+
+
+def calls_of(row: Row) -> int:
+    return row[1]
+
+
+def bytes_of(row: Row) -> int:
+    return row[2]
+
+
+def net_of(row: Row) -> int:
+    return row[2] - row[1]
+
+
+@given(st.integers(0, 6), st.booleans(), INTERVALS)
+def test_whatever_is_selected_it_is_right_adds_up_and_its_totals_go_on_or_begin_anew(
+    maximum: int, drops: bool, intervals: list[tuple[list[Row], int, float]]
+) -> None:
+    each = Each((CALLS, BYTES), Addresses(maximum, drops=drops))
+    running: dict[tuple[str, str], tuple[float, int]] = {}  # start and total of each series when it was last there
+    for rows, overflow, elapsed_s in intervals:
+        charts = each.account(interval(rows, overflow), elapsed_s)
+        counted = [row for row in rows if not (drops and row[0] == UNWANTED)]
+        for data, column, extra, of in (
+            (charts[0], 0, 1, calls_of),
+            (charts[1], 0, 2, bytes_of),
+            (charts[1], 1, 1, net_of),
+        ):
+            found = {s.labels[0]: (s.deltas[column], s.totals[column], s.start_s) for s in data.series()}
+            assert len(found) == len(data) <= maximum + 1
+            assert list(found)[-1] == "other"
+            expected = Counter(dict.fromkeys(found, 0))
+            for row in counted:
+                expected[str(row[0]) if str(row[0]) in found else "other"] += of(row)
+            expected["other"] += extra * overflow
+            assert {name: delta for name, (delta, _, _) in found.items()} == expected
+            assert data.sums()[data.chart.columns[column].id] == sum(map(of, counted)) + extra * overflow
+            for name, (delta, total, start_s) in found.items():
+                key = (data.chart.columns[column].id, name)
+                start_before_s, before = running.get(key, (each.now_s - elapsed_s, 0))
+                if start_s == start_before_s:
+                    assert total == before + delta, "what it did while it was hidden was of `other`"
+                else:
+                    assert name != "other"
+                    assert start_s == each.now_s - elapsed_s, "it was forgotten"
+                    assert total == delta
+                running[key] = (start_s, total)
+
+
+@given(st.integers(1, 6), ROWS)
+def test_at_first_the_busiest_have_series_as_many_as_there_is_room_for(maximum: int, rows: list[Row]) -> None:
+    activity: Counter[str] = Counter()
+    for address, calls, size in rows:
+        activity[str(address)] += calls + size
+    busy = +activity
+    selected = list(deltas(account(Each((CALLS,), Addresses(maximum)), rows)))[:-1]
+    assert [busy[name] for name in selected] == [n for _, n in busy.most_common(maximum)]

@@ -1,0 +1,107 @@
+"""The registry of attach methods: what each says of a kernel, and that another one takes a class and nothing else."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import msgspec
+import pytest
+
+from ebpfmon import Candidate, Event
+from ebpfmon.config.settings import Core
+from ebpfmon.kernel import attach_methods
+from ebpfmon.kernel.attach_methods import METHODS, NAMES, AttachMethod, Kernel, Kprobe, Section, Tracepoint, Trampoline
+from ebpfmon.kernel.objects import bind
+from ebpfmon.kernel.symbols import Symbols
+from tests.unit.fakes import FakeSymbols
+from tests.unit.test_plan import KERNEL, NO_ROOM
+
+
+class FakeLinks:
+    """An object that notes what is asked of it."""
+
+    def __init__(self) -> None:
+        self.asked: list[str] = []
+
+    def link(self, program: str, *, tells_misses: bool = False) -> None:
+        self.asked.append(f"link {program} {tells_misses}")
+
+    def link_return(self, program: str, function: str) -> None:
+        self.asked.append(f"return {program} {function}")
+
+    def expect_return(self, program: str) -> None:
+        self.asked.append(f"expect {program}")
+
+
+@pytest.mark.parametrize(
+    ("method", "section", "asked"),
+    [
+        (Trampoline(), "fexit/f", ["link p False"]),
+        (Tracepoint(), "tp/a/b", ["link p False"]),
+        (Kprobe(), "kprobe/f", ["link p True"]),
+        (Kprobe(), "kretprobe/f", ["expect p", "return p f"]),
+    ],
+)
+def test_a_method_attaches_its_kinds_of_programs(method: AttachMethod, section: str, asked: list[str]) -> None:
+    links = FakeLinks()
+    method.prepare(links, "p", Section.parse(section))
+    method.attach(links, "p", Section.parse(section))
+    assert links.asked == asked
+
+
+@pytest.mark.parametrize(
+    ("method", "section", "arguments", "lacks"),
+    [
+        (Trampoline(), "fexit/f", 3, ""),
+        (Trampoline(), "fexit/f", 4, "it has 3 arguments here, not 4"),
+        (Trampoline(), "fentry/g", None, "this kernel has no such function"),
+        (Kprobe(), "kprobe/f", None, ""),
+        (Kprobe(), "kretprobe/g", None, "this kernel has no such function"),
+        (Tracepoint(), "tp_btf/t", None, ""),
+        (Tracepoint(), "tp/system/t", None, ""),
+        (Tracepoint(), "tp/syscalls/sys_exit_x", None, ""),
+        (Tracepoint(), "tp_btf/u", None, "this kernel has no such tracepoint"),
+        (Tracepoint(), "tp_btf/t", 1, "it has 2 arguments here, not 1"),
+    ],
+)
+def test_a_method_says_what_a_kernel_lacks(
+    method: AttachMethod, section: str, arguments: int | None, lacks: str
+) -> None:
+    symbols = FakeSymbols({"f": 3}, ("t",), raw={"t": 2})
+    assert method.lacks(Section.parse(section), arguments, KERNEL, symbols) == lacks
+
+
+def test_only_kretprobes_without_room_miss_calls_where_nothing_is_preempted() -> None:
+    missing = [
+        (method.name, kind) for method in METHODS for kind in sorted(method.kinds) if method.misses([kind], NO_ROOM)
+    ]
+    assert missing == [("kprobe", "kretprobe")]
+    assert not any(method.misses(method.kinds, KERNEL) for method in METHODS)
+
+
+def test_the_setting_takes_every_method_and_nothing_else() -> None:
+    assert [msgspec.convert({"attach": name}, Core).attach_method for name in ("auto", *NAMES)] == [None, *NAMES]
+    with pytest.raises(msgspec.ValidationError, match="attach"):
+        msgspec.convert({"attach": "uprobe"}, Core)
+
+
+class Uprobe(AttachMethod):
+    """One more."""
+
+    name = "uprobe"
+    kinds = frozenset({"uprobe", "uretprobe"})
+
+    def lacks(self, section: Section, arguments: int | None, kernel: Kernel, symbols: Symbols) -> str:
+        return "" if kernel.kprobes else "this kernel has no uprobes"
+
+
+def test_another_method_is_a_class_in_the_registry(monkeypatch: pytest.MonkeyPatch) -> None:
+    event = Event("malloc", (Candidate(programs=("malloc_uprobe",)),))
+    monkeypatch.setattr(attach_methods, "METHODS", (*METHODS, Uprobe()))
+    ((found,),) = bind([event], {"malloc_uprobe": "uprobe//lib/libc.so.6:malloc"}, []).values()
+    assert (found.method.name, found.target) == ("uprobe", "/lib/libc.so.6:malloc")
+    assert not found.method.lacks(found.sections[0], None, KERNEL, FakeSymbols())
+    assert found.method.lacks(found.sections[0], None, replace(KERNEL, kprobes=False), FakeSymbols())
+    links = FakeLinks()
+    found.method.attach(links, "malloc_uprobe", found.sections[0])
+    assert links.asked == ["link malloc_uprobe False"]

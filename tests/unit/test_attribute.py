@@ -1,0 +1,174 @@
+"""Rows to groups: who is known is not asked for again, and who is not waits under a provisional name."""
+
+from __future__ import annotations
+
+from collections.abc import Container, Sequence
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from ebpfmon import RowGroups, TableHarvest
+from ebpfmon.grouping.lookup import Found, Wanted
+from ebpfmon.grouping.naming import Identity
+from ebpfmon.pipeline import attribute as module
+from ebpfmon.pipeline.attribute import Attributed, Attribution
+
+ROW = np.dtype(
+    [("start_ns", "u8"), ("tgid", "u4"), ("exec_id", "u4"), ("cgroup_id", "u8"), ("parent_tgid", "u4"), ("uid", "u4"),
+     ("comm", "S16"), ("calls", "u8")]
+)  # fmt: skip
+
+
+class FakeNaming:
+    """Names a process by its comm; those that begin with `?` are not known until they were found, and `-` belongs to no
+    group."""
+
+    known: Container[int] = ()
+
+    def __init__(self) -> None:
+        self.asked: list[Identity] = []
+        self.answers: set[int] = set()
+
+    def learn(self, execs: NDArray[np.void]) -> None:
+        self.learnt = execs
+
+    def wanted(self, new: Sequence[Identity]) -> Wanted:
+        return Wanted(processes=tuple(i.tgid for i in new if i.comm.startswith(b"?")))
+
+    def found(self, found: Found) -> None:
+        self.answers |= found.processes.keys()
+
+    def name(self, who: Identity) -> tuple[str | None, bool]:
+        self.asked.append(who)
+        known = not who.comm.startswith(b"?") or who.tgid in self.answers
+        if who.comm == b"-":
+            return None, True
+        return (who.comm.decode().strip("?") if known else None), known
+
+
+class ByUser(FakeNaming):
+    """Names a process by its uid."""
+
+    def name(self, who: Identity) -> tuple[str | None, bool]:
+        return f"user {who.uid}", True
+
+
+def rows(*of: tuple[int, bytes]) -> TableHarvest:
+    """A table with a row for each (tgid, comm)."""
+    array = np.array([(1000 - tgid, tgid, 1, 7, 1, 0, comm, 5) for tgid, comm in of], ROW)
+    return TableHarvest(array, {"calls": 5 * len(of)}, {"calls": 0}, 0, 64)
+
+
+def names(groups: RowGroups) -> list[str | None]:
+    return [groups.name(row) for row in range(len(groups.ids))]
+
+
+@pytest.fixture
+def naming() -> FakeNaming:
+    return FakeNaming()
+
+
+@pytest.fixture
+def attribution(naming: FakeNaming) -> Attribution:
+    return Attribution({"app": naming})
+
+
+NOTHING = Found()
+
+
+def attribute(of: Attribution, found: Found = NOTHING, **tables: TableHarvest) -> Attributed:
+    return of.assign(of.look(tables), found)
+
+
+def named(of: Attribution, table: TableHarvest, found: Found = NOTHING, by: str = "app") -> list[str | None]:
+    return names(attribute(of, found, t=table).of_rows("t")[by])
+
+
+def test_each_row_has_its_group_and_who_is_known_is_not_looked_at_again(
+    attribution: Attribution, naming: FakeNaming
+) -> None:
+    assert named(attribution, rows((1, b"a"), (2, b"b"), (3, b"a"))) == ["a", "b", "a"]
+    assert named(attribution, rows((3, b"a"), (4, b"c"))) == ["a", "c"]
+    assert len(naming.asked) == 4
+
+
+def test_parents_are_named_before_their_children(attribution: Attribution, naming: FakeNaming) -> None:
+    named(attribution, rows((1, b"a"), (2, b"b"), (3, b"c")))
+    assert [i.start_ns for i in naming.asked] == [997, 998, 999]
+
+
+def test_who_changes_its_name_is_looked_at_again(attribution: Attribution) -> None:
+    named(attribution, rows((1, b"a")))
+    assert named(attribution, rows((1, b"z"))) == ["z"]
+
+
+def test_who_belongs_to_no_group_has_the_id_of_none(attribution: Attribution) -> None:
+    found = attribute(attribution, t=rows((1, b"-"), (2, b"b"))).of_rows("t")["app"]
+    assert names(found) == [None, "b"]
+    assert found.ids[0] == RowGroups.OTHER
+    assert not attribution.waiting
+
+
+def test_a_group_may_be_called_like_the_rest(attribution: Attribution) -> None:
+    found = attribute(attribution, t=rows((1, b"other"), (2, b"overflow"), (3, b"-"))).of_rows("t")["app"]
+    assert names(found) == ["other", "overflow", None]
+    assert len(set(found.ids.tolist())) == 3
+
+
+def test_a_provisional_name_is_asked_again_and_counted(attribution: Attribution) -> None:
+    pending = attribution.look({"t": rows((1, b"?x"), (2, b"b"))})
+    assert pending.wanted == Wanted(processes=(1,))
+    assert names(attribution.assign(pending, Found()).of_rows("t")["app"]) == [None, "b"]
+    assert attribution.waiting == 1
+    assert named(attribution, rows((1, b"?x")), Found(processes={1: None})) == ["x"]
+    assert attribution.waiting == 0
+    assert not attribution.look({"t": rows((1, b"?x"))}).new
+
+
+def test_what_was_started_is_learnt_and_is_no_table_of_anybodys(attribution: Attribution, naming: FakeNaming) -> None:
+    execs = rows((9, b"x"))
+    assert attribute(attribution, execs=execs).combinations == {}
+    assert naming.learnt is execs.rows
+
+
+def test_a_table_that_is_not_by_process_is_left_alone(attribution: Attribution) -> None:
+    table = TableHarvest(np.zeros(3, [("port", "u4"), ("calls", "u8")]), {"calls": 0}, {"calls": 0}, 0, 64)
+    assert attribute(attribution, ports=table).combinations == {}
+
+
+def test_an_empty_table_is_nobodys(attribution: Attribution) -> None:
+    assert named(attribution, rows()) == []
+
+
+def test_several_groupings_are_found_in_one_pass(naming: FakeNaming) -> None:
+    attribution, user = Attribution({"app": naming, "user": ByUser()}), rows((1, b"a"), (2, b"b"), (3, b"a"), (4, b"?"))
+    user.rows["uid"] = [5, 5, 7, 5]
+    attributed = attribute(attribution, t=user)
+    found = attributed.of_rows("t")
+    assert list(found) == list(attributed.groupings) == ["app", "user"]
+    assert names(found["app"]) == ["a", "b", "a", None]
+    assert names(found["user"]) == ["user 5", "user 5", "user 7", "user 5"]
+    assert len(attributed.groups) == len({*zip(*(names(each) for each in found.values()), strict=True)}) == 4
+    assert attribution.waiting == 1, "a process waits as long as one of its groups is provisional"
+    assert len(attribute(attribution, t=user).groups) == 4
+    assert len(naming.asked) == 5
+
+
+def test_when_there_are_too_many_groups_all_are_looked_at_again_and_are_the_same(
+    attribution: Attribution, naming: FakeNaming, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "_COMBINATIONS", 3)
+    table = rows((1, b"a"), (2, b"b"), (3, b"c"))
+    before = attribute(attribution, t=table)
+    after = attribute(attribution, t=table)
+    assert len(naming.asked) == 6
+    assert attribution.forgotten == 3
+    for each in (before, after):
+        assert names(each.of_rows("t")["app"]) == ["a", "b", "c"]
+    assert after.of_rows("t")["app"].ids.tolist() == before.of_rows("t")["app"].ids.tolist()
+    for n in range(100):
+        named(attribution, rows((n + 10, b"%d" % n)))
+    assert len(attribution._groups) <= 3
+    assert len(attribution._names) <= 3
+    assert names(before.of_rows("t")["app"]) == ["a", "b", "c"], "what was handed out keeps its names"

@@ -1,0 +1,78 @@
+"""The edges of what test_attribute.py is about."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from ebpfmon import TableHarvest
+from ebpfmon.grouping.naming import Identity
+from ebpfmon.pipeline import attribute as module
+from ebpfmon.pipeline.attribute import Attribution
+from tests.unit.test_attribute import ROW, FakeNaming, attribute, named, names, rows
+
+WHO = Identity(100, 1, 1, 7, 1, 0, b"a")
+
+
+def one(who: Identity) -> TableHarvest:
+    return TableHarvest(np.array([(*who, 5)], ROW), {"calls": 5}, {"calls": 0}, 0, 64)
+
+
+@pytest.fixture
+def naming() -> FakeNaming:
+    return FakeNaming()
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [WHO._replace(start_ns=101), WHO._replace(exec_id=2), WHO._replace(cgroup_id=8), WHO._replace(parent_tgid=2),
+     WHO._replace(uid=9), WHO._replace(comm=b"b")],
+    ids=["start", "exec", "cgroup", "parent", "uid", "comm"],
+)  # fmt: skip
+def test_who_changes_anything_is_looked_at_again(naming: FakeNaming, changed: Identity) -> None:
+    attribution = Attribution({"app": naming})
+    for who in (WHO, changed, WHO, changed):
+        assert named(attribution, one(who)) == [who.comm.decode()]
+    assert naming.asked == [WHO, changed]
+
+
+def test_a_process_in_two_tables_is_asked_about_once_and_both_have_its_group(naming: FakeNaming) -> None:
+    attributed = attribute(Attribution({"app": naming}), t=rows((1, b"a")), u=rows((2, b"b"), (1, b"a")))
+    assert names(attributed.of_rows("t")["app"]) == ["a"]
+    assert names(attributed.of_rows("u")["app"]) == ["b", "a"]
+    assert len(naming.asked) == 2
+
+
+def test_all_namings_learn_what_was_started(naming: FakeNaming) -> None:
+    waiting, execs = FakeNaming(), rows((9, b"x"))
+    Attribution({"app": naming, "user": waiting}).look({"execs": execs})
+    assert naming.learnt is waiting.learnt is execs.rows
+
+
+def test_ancestors_need_not_be_looked_up_if_all_namings_know_the_process(naming: FakeNaming) -> None:
+    other = FakeNaming()
+    naming.known, other.known = {1, 2}, {2, 3}
+    known = Attribution({"app": naming, "user": other}).known
+    assert [tgid for tgid in range(5) if tgid in known] == [2]
+
+
+def test_as_many_processes_are_known_as_a_table_can_hold(naming: FakeNaming, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_IDENTITIES", 4)
+    attribution, table = Attribution({"app": naming}), rows(*((n, b"a") for n in range(64)))
+    for _ in range(3):
+        named(attribution, table)
+    assert (len(naming.asked), attribution.forgotten) == (64, 0)
+
+
+def test_processes_are_forgotten_when_too_many_come_and_what_is_still_used_is_not(
+    naming: FakeNaming, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "_IDENTITIES", 64)
+    attribution = Attribution({"app": naming})
+    for tgid in range(1, 200):
+        named(attribution, rows((0, b"a"), (tgid, b"b")))
+    assert sum(who.tgid == 0 for who in naming.asked) <= 1 + 200 // 64, "it is used in every interval"
+    assert attribution.forgotten > 0
+    asked = len(naming.asked)
+    named(attribution, rows((1, b"b"), (199, b"b")))
+    assert len(naming.asked) == asked + 1, "the first is looked at again, the last is known"

@@ -1,0 +1,159 @@
+"""Gauges by key: whatever comes and goes, each key's is what began of it and has not ended."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ebpfmon import Chart, Dimension, Kind, LabelSource, Rows, TableHarvest
+from ebpfmon.pipeline import gauges as module
+from ebpfmon.pipeline.account import KeyAccount
+from ebpfmon.pipeline.gauges import Gauges, signs_of
+from ebpfmon.pipeline.schedule import Moment
+
+COUNTERS = ("began", "ended", "some_ns")
+ROW = np.dtype([("disk", "u4"), ("zone", "u4"), *((name, "u8") for name in COUNTERS)])
+NOW = Moment(1000.0, 1.0)
+GAUGE = Chart(
+    id="x.gauge", title="", units="requests", family="f", priority=1, labels=("disk",), kind=Kind.GAUGE, table="t",
+    dimensions=(Dimension.value("began", minus=("ended",)),),
+)  # fmt: skip
+CALLS = Chart(
+    id="x.calls", title="", units="calls/s", family="f", priority=2, labels=("disk",), table="t",
+    dimensions=(Dimension.value("began"),),
+)  # fmt: skip
+
+
+class Disks(LabelSource):
+    fields, labels = ("disk", "zone"), ("disk",)
+
+    def __init__(self, maximum: int) -> None:
+        self.maximum = maximum
+
+    def values(self, rows: Rows) -> Sequence[tuple[str, ...]]:
+        return [(f"disk{disk}",) for disk in rows["disk"].tolist()]
+
+
+def account(maximum: int, *charts: Chart) -> KeyAccount:
+    return KeyAccount(charts or (CALLS, GAUGE), "t", COUNTERS, Disks(maximum))
+
+
+def harvest(rows: list[tuple[int, int, int]], unseen: tuple[int, int] = (0, 0)) -> TableHarvest:
+    """Rows of (disk, began, ended), and what found no row."""
+    array = np.array([(d, 0, b, e, 0) for d, b, e in rows], ROW) if rows else np.zeros(0, ROW)
+    overflow = dict(zip(COUNTERS, (*unseen, 0), strict=True))
+    totals = {n: int(array[n].sum()) + overflow[n] for n in overflow}
+    return TableHarvest(array, totals, overflow, 0, 64)
+
+
+def gauges(of: KeyAccount, table: TableHarvest) -> dict[str, int]:
+    found = next(data for data in of.account(table, NOW) if data.chart.kind is Kind.GAUGE)
+    assert not found.totals.any()
+    return {series.labels[0]: int(series.deltas[0]) for series in found.series()}
+
+
+def test_a_gauge_stays_if_nothing_happens_and_ends_with_what_ended() -> None:
+    of = account(3)
+    assert gauges(of, harvest([(1, 5, 2), (2, 1, 1)])) == {"disk1": 3, "disk2": 0, "other": 0}
+    assert gauges(of, harvest([(2, 4, 0)])) == {"disk1": 3, "disk2": 4, "other": 0}
+    for _ in range(400):  # it stays, unlike one that has none
+        found = gauges(of, harvest([]))
+    assert found == {"disk1": 3, "disk2": 4, "other": 0}
+    assert gauges(of, harvest([(1, 0, 3)])) == {"disk1": 0, "disk2": 4, "other": 0}
+    for _ in range(300):
+        found = gauges(of, harvest([(2, 1, 1)]))
+    assert found == {"disk2": 4, "other": 0}
+
+
+def test_what_found_no_row_is_in_other() -> None:
+    of = account(3)
+    assert gauges(of, harvest([(1, 5, 2)], unseen=(7, 3))) == {"disk1": 3, "other": 4}
+    assert gauges(of, harvest([], unseen=(0, 1))) == {"disk1": 3, "other": 3}
+    for _ in range(3):
+        assert gauges(of, harvest([])) == {"disk1": 3, "other": 3}
+
+
+def test_what_found_no_row_stays_in_other_though_no_key_has_a_gauge() -> None:
+    of = account(3)
+    for unseen in ((7, 3), (0, 0), (0, 0), (0, 0)):
+        assert gauges(of, harvest([], unseen)) == {"other": 4}
+
+
+def test_a_key_that_is_selected_anew_has_the_gauge_that_it_had_while_it_was_hidden() -> None:
+    of = account(1)
+    assert gauges(of, harvest([(1, 1000, 1000), (2, 3, 0)])) == {"disk1": 0, "other": 3}
+    for _ in range(400):
+        found = gauges(of, harvest([(2, 2, 2)]))
+    assert found == {"disk2": 3, "other": 0}
+
+
+def test_time_does_not_say_who_does_most() -> None:
+    waits = np.array([(1, 0, 1, 1, 10**12), (2, 0, 50, 50, 9)], ROW)
+    totals = {n: int(waits[n].sum()) for n in COUNTERS}
+    (found,) = account(1, CALLS).account(TableHarvest(waits, totals, dict.fromkeys(totals, 0), 0, 64), NOW)
+    assert found.index.labels == (("disk2",), ("other",))
+
+
+def test_an_account_under_other_settings_goes_on_with_the_gauges() -> None:
+    former, account_ = account(3), account(3)
+    gauges(former, harvest([(1, 5, 2)], unseen=(1, 0)))
+    account_.take_over(former)
+    assert gauges(account_, harvest([(1, 1, 0)])) == {"disk1": 4, "other": 1}
+
+
+def test_of_what_began_before_its_source_took_over_there_are_gauges_alone() -> None:
+    of = account(3)
+    of.begin(harvest([(1, 5, 2)]))
+    of.begin(harvest([(2, 1, 0)], unseen=(1, 0)))
+    calls, gauge = of.account(harvest([(1, 1, 0)]), NOW)
+    assert {s.labels[0]: s.deltas[0] for s in gauge.series()} == {"disk1": 4, "disk2": 1, "other": 1}
+    assert {s.labels[0]: s.totals[0] for s in calls.series()} == {"disk1": 1, "disk2": 0, "other": 0}
+
+
+@given(
+    st.lists(st.lists(st.tuples(st.integers(0, 8), st.integers(0, 9), st.integers(0, 9)), max_size=6), max_size=12),
+    st.integers(1, 4),
+)
+def test_they_add_up_to_all_that_is_under_way(intervals: list[list[tuple[int, int, int]]], maximum: int) -> None:
+    of, truth = account(maximum), Counter[str]()
+    for rows in intervals:
+        unique = list({disk: (disk, began, ended) for disk, began, ended in rows}.values())
+        truth.update({f"disk{d}": b - e for d, b, e in unique})
+        found = gauges(of, harvest(unique))
+        assert sum(found.values()) == sum(truth.values())
+        assert all(gauge == truth[name] for name, gauge in found.items() if name != "other")
+
+
+def add(of: Gauges, table: TableHarvest) -> None:
+    of.add(table.rows, COUNTERS, table.counters, np.array([*table.totals.values()], np.int64))
+
+
+def test_a_key_without_anything_under_way_is_not_kept() -> None:
+    of = Gauges([CALLS, GAUGE], ("disk", "zone"))
+    add(of, harvest([(1, 5, 2)]))
+    add(of, harvest([(1, 0, 1), (3, 1, 1), (4, 2, 0)], unseen=(1, 0)))
+    add(of, harvest([(4, 0, 2)]))
+    assert of.rows is not None
+    assert of.rows["disk"].tolist() == [1]
+    assert of.values.tolist() == [[2]]
+    assert of.total.tolist() == [3]
+
+
+def test_of_too_many_keys_the_highest_gauges_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_MOST", 2)
+    of = Gauges([GAUGE], ("disk", "zone"))
+    add(of, harvest([(1, 5, 0), (2, 1, 0), (3, 0, 7)]))
+    assert of.rows is not None
+    assert dict(zip(of.rows["disk"].tolist(), of.values[:, 0].tolist(), strict=True)) == {3: -7, 1: 5}
+    assert of.total.tolist() == [-1], "the total has all of them"
+
+
+def test_signs_say_how_often_each_counter_counts() -> None:
+    columns = [Dimension("a", "a", ("x", "y", "y"), ("z",)), Dimension("b", "b", ("z",), ("z",))]
+    assert signs_of(columns, ("x", "y", "z", "w")).tolist() == [[1, 0], [2, 0], [-1, 0], [0, 0]]
+    assert signs_of([], ("x", "y")).shape == (2, 0)

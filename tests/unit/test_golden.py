@@ -1,0 +1,240 @@
+"""The plugins.d stream and StatsD's datagrams are, to the byte, those that were recorded (tests/golden)."""
+
+from __future__ import annotations
+
+import asyncio
+import gzip
+import json
+import re
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
+
+import numpy as np
+import pytest
+
+from ebpfmon import LabelSource, LoadMode, Snapshot, TableHarvest
+from ebpfmon.daemon.probes import shown
+from ebpfmon.grouping import execs
+from ebpfmon.grouping.lookup import Found, Lookup, Wanted
+from ebpfmon.grouping.naming import Identity
+from ebpfmon.grouping.registry import DEFAULT, groupings
+from ebpfmon.model import Harvest
+from ebpfmon.pipeline.harvest import Harvester
+from ebpfmon.pipeline.pipeline import GroupStage, Pipeline
+from ebpfmon.pipeline.publish import Publisher, SinkStatistics
+from ebpfmon.pipeline.self_metrics import SelfMetrics
+from ebpfmon.plugins.registry import discover
+from ebpfmon_block_io.disks import Disks
+from ebpfmon_network_viewer.destinations import Inbound, Outbound
+from ebpfmon_network_viewer.resolver import Resolver
+from ebpfmon_network_viewer.selectors import Hostnames
+from ebpfmon_network_viewer.services import Services
+from ebpfmon_sinks.plugins_d.stream import Stream
+from ebpfmon_sinks.statsd.lines import Names, form
+from ebpfmon_sinks.statsd.settings import StatsdSettings
+from ebpfmon_syscalls.calls import Calls, Errors
+
+GOLDEN = Path(__file__).parents[1] / "golden"
+Scenario = Mapping[str, Any]
+
+
+def recorded(name: str) -> str:
+    return gzip.decompress((GOLDEN / f"{name}.gz").read_bytes()).decode()
+
+
+@lru_cache(1)
+def scenarios() -> dict[str, Scenario]:
+    return {one["name"]: one for one in json.loads(recorded("input.json"))}
+
+
+class Now:
+    """Where a scenario is: the number of its interval."""
+
+    def __init__(self, scenario: Scenario) -> None:
+        self.scenario, self.number = scenario, 0
+
+    @property
+    def interval(self) -> Mapping[str, Any]:
+        found: Mapping[str, Any] = self.scenario["intervals"][self.number]
+        return found
+
+
+class Rows:
+    """A harvester that returns the rows of the scenario."""
+
+    def __init__(self, now: Now) -> None:
+        self._now = now
+        self._since_load = {stem: dict.fromkeys(t["counters"], 0) for stem, t in now.scenario["tables"].items()}
+
+    def harvest(self) -> Harvest:
+        interval = self._now.interval
+        return Harvest(
+            time_s=interval["time_s"], elapsed_s=interval["elapsed_s"], complete=interval["complete"],
+            tables={stem: self._table(stem, found) for stem, found in interval["tables"].items()},
+            swap_ns=interval["self"]["swap_ns"], drain_ns=interval["self"]["drain_ns"],
+            missed_runs=interval["self"]["missed_runs"],
+        )  # fmt: skip
+
+    def _table(self, stem: str, found: Mapping[str, Any]) -> TableHarvest:
+        of = self._now.scenario["tables"][stem]
+        counters = of["counters"]
+        rows = np.zeros(len(found["rows"]), [*map(tuple, of["key"]), *((name, "u8") for name in counters)])
+        for n, row in enumerate(found["rows"]):
+            for name, value in row.items():
+                rows[n][name] = value.encode() if isinstance(value, str) else value
+        overflow = dict.fromkeys(counters, 0) | found["overflow"]
+        totals = {name: int(rows[name].sum()) + overflow[name] for name in counters}
+        since = self._since_load[stem] = {name: n + totals[name] for name, n in self._since_load[stem].items()}
+        return TableHarvest(rows, totals, overflow, found["overflow_calls"], of["capacity"], since)
+
+
+class ByComm:
+    """A naming that knows the group of each command."""
+
+    known: tuple[int, ...] = ()
+
+    def __init__(self, groups: Mapping[str, str]) -> None:
+        self._groups = groups
+
+    def learn(self, execs: np.ndarray) -> None: ...
+
+    def found(self, found: Found) -> None: ...
+
+    def wanted(self, new: Sequence[Identity]) -> Wanted:
+        return Wanted()
+
+    def name(self, who: Identity) -> tuple[str | None, bool]:
+        return self._groups.get(who.comm.decode()), True
+
+
+class Measured(SelfMetrics):
+    """What ebpfmon measures of itself, out of the scenario."""
+
+    def __init__(self, now: Now) -> None:
+        self._now, tables = now, list(now.scenario["tables"])
+        sinks = [SimpleNamespace(name=name, statistics=SinkStatistics()) for name in now.interval["self"]["sinks"]]
+        self._of = {"table": tables, "sink": [sink.name for sink in sinks]}
+        super().__init__(tables, sinks)
+
+    def numbers(
+        self, harvest: Harvest, late_ticks: int, attribution: Mapping[str, int]
+    ) -> dict[str, list[list[int | float]]]:
+        fields = self._now.interval["self_fields"]
+
+        def each(label: str, name: str) -> list[list[int | float]]:
+            return [[fields.get(f"{of}.{name}", 0)] for of in self._of[label]]
+
+        def one(*names: str) -> list[list[int | float]]:
+            return [[fields[name] for name in names]]
+
+        return {
+            "harvest_time": one("swap", "drain"), "rows": each("table", "rows"),
+            "table_occupancy": each("table", "occupancy"), "overflow": each("table", "overflow"),
+            "lost": one("late_ticks", "missed_runs"), "attribution": one("looked_up", "waiting", "forgotten"),
+            "cpu": one("user", "system"), "memory": one("rss"),
+            **{f"sinks_{name}": each("sink", name) for name in ("sent", "dropped", "errors", "queue", "age")},
+        }  # fmt: skip
+
+
+def labels_of(now: Now, where: Path) -> dict[str, dict[str, LabelSource]]:
+    """What the rows of tables with keys of their own are called, by probe and table, as the probes set it up."""
+    settings = now.scenario["settings"]
+    services = resolver = None
+    if settings["services"]:
+        (where / "services").write_text(settings["services"]["file"], encoding="utf-8")
+        own = {int(port): name for port, name in settings["services"]["own"].items()}
+        services = Services(own, where / "services")
+    (where / "dev-block").mkdir()
+    for numbers, target in settings["disk_links"].items():
+        (where / "dev-block" / numbers).symlink_to(target)
+    if settings["resolver"] is not None:
+
+        def name(address: str) -> str | None:
+            known, first = settings["resolver"].get(address, (None, 0))
+            return known.lower() if known and now.number >= first else None
+
+        resolver = cast(Resolver, SimpleNamespace(name=name))
+    hostnames, machine = Hostnames.parse(settings["hostnames"]), settings["machine"]
+    return {
+        "block_io": {"block_io": Disks(settings["disks_maximum"], where / "dev-block")},
+        "network_viewer": {
+            "outbound": Outbound(settings["outbound_maximum"], services, resolver, hostnames),
+            "inbound": Inbound(settings["inbound_maximum"], services),
+        },
+        "syscalls": {
+            "syscalls": Calls(settings["calls_maximum"], machine),
+            "syscall_errors": Errors(settings["errors_maximum"], machine),
+        },
+    }
+
+
+def snapshots_of(scenario: Scenario, where: Path) -> list[Snapshot]:
+    """Return the snapshots of a scenario, as the pipeline publishes them."""
+    now = Now(scenario)
+    labels = labels_of(now, where)
+
+    def loaded(probe: Any) -> Any:
+        tables = [
+            SimpleNamespace(
+                stem=stem, counters=tuple(of["counters"]), is_by_process=[name for name, _ in of["key"]][-1] == "comm"
+            )
+            for stem, of in scenario["tables"].items()
+            if of["probe"] == probe.name
+        ]
+        return SimpleNamespace(probe=probe, tables=tables, setup=SimpleNamespace(labels=labels.get(probe.name, {})))
+
+    published = shown([loaded(p) for p in (*discover().probes.values(), execs.PROBE)], LoadMode.RETURN)
+    assert list(published.charts) == list(scenario["tables"])
+    snapshots: list[Snapshot] = []
+    with ThreadPoolExecutor(1) as executor:
+        naming = {DEFAULT: ByComm(scenario["groups"])}
+        maximum = scenario["settings"]["apps_maximum"]
+        groups = GroupStage([groupings()[DEFAULT]], naming, published, maximum, cast(Lookup, None), executor)
+        pipeline = Pipeline(
+            "golden", cast(Harvester, Rows(now)), cast(Publisher, SimpleNamespace(publish=snapshots.append)), executor,
+            published, groups, Measured(now),
+        )  # fmt: skip
+
+        async def run() -> None:
+            for now.number, interval in enumerate(scenario["intervals"]):
+                await pipeline.tick(interval["self"]["late_ticks"])
+
+        asyncio.run(run())
+    return snapshots
+
+
+@pytest.fixture(scope="module", params=["small", "large", "slow"])
+def scenario(request: pytest.FixtureRequest) -> str:
+    name: str = request.param
+    return name
+
+
+@pytest.fixture(scope="module")
+def snapshots(scenario: str, tmp_path_factory: pytest.TempPathFactory) -> list[Snapshot]:
+    return snapshots_of(scenarios()[scenario], tmp_path_factory.mktemp("golden"))
+
+
+@pytest.mark.parametrize("every_s", [1, 5])
+def test_netdata_is_told_what_was_recorded(scenario: str, snapshots: list[Snapshot], every_s: int) -> None:
+    interval_s = scenarios()[scenario]["settings"]["interval_s"]
+    stream, said = Stream(every_s), b""
+    for snapshot in snapshots:
+        stream.add(snapshot)
+        said += stream.update(interval_s)
+    recorded_every_s = every_s if every_s > interval_s else 1
+    assert said.decode().splitlines() == recorded(f"plugins_d_{scenario}_{recorded_every_s}.txt").splitlines()
+
+
+def test_statsd_is_told_what_was_recorded(scenario: str, snapshots: list[Snapshot]) -> None:
+    names, said = Names("none"), ""
+    for n, snapshot in enumerate(snapshots):
+        said += f"=== interval {n}\n"
+        for m, datagram in enumerate(form(snapshot, names, StatsdSettings())):
+            said += f"--- datagram {m}\n{datagram.decode()}\n"
+    # a number of a chart has one type now: a table that could not be read is 0.0 % full, and not 0
+    expected = re.sub(r"(\.table_occupancy\.\w+:0)(\|g)", r"\1.0\2", recorded(f"statsd_{scenario}.txt"))
+    assert said.splitlines() == expected.splitlines()

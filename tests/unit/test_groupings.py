@@ -1,0 +1,85 @@
+"""The groupings are found by what is in their package, and several of them share one lookup."""
+
+from __future__ import annotations
+
+import math
+import pkgutil
+import re
+import types
+from pathlib import Path
+
+from ebpfmon.grouping import by
+from ebpfmon.grouping.groups import Groups
+from ebpfmon.grouping.lookup import Found, Wanted
+from ebpfmon.grouping.naming import Identity, Intersection
+from ebpfmon.grouping.registry import DEFAULT, Context, groupings
+
+PAGE = Path(__file__).parents[2] / "docs" / "groupings.md"
+CONTEXT = Context(groups=Groups.parse("web: nginx\nother: sh\n", "test"), execs_since_ns=math.inf)
+NGINX = Identity(1, 60, 1, 7, 1, 1000, b"nginx")
+
+
+def test_every_module_of_the_package_is_a_grouping_and_the_order_is_fixed() -> None:
+    assert list(groupings()) == ["application", "process", "user", "container"]
+    assert sorted(groupings()) == sorted(found.name for found in pkgutil.iter_modules(by.__path__))
+    assert DEFAULT in groupings()
+
+
+def test_names_and_prefixes_are_labels_and_chart_types_and_no_two_are_alike() -> None:
+    found = groupings()
+    assert all(name == grouping.name for name, grouping in found.items())
+    assert all(re.fullmatch(r"[a-z]+", text) for g in found.values() for text in (g.name, g.prefix))
+    assert len({g.prefix for g in found.values()}) == len(found)
+    assert {name: g.prefix for name, g in found.items()} == {
+        "application": "apps", "process": "processes", "user": "users", "container": "containers",
+    }  # fmt: skip
+
+
+def test_the_page_has_a_line_for_every_grouping_and_its_sample_is_one() -> None:
+    page = PAGE.read_text()
+    for grouping in groupings().values():
+        assert f"| `{grouping.name}` | `{grouping.prefix}.*` |" in page
+    sample = types.ModuleType("sample")
+    exec(page.partition("```python\n")[2].partition("```")[0], vars(sample))
+    naming = sample.GROUPING.make(CONTEXT)
+    assert naming.name(NGINX) == ("user", True)
+    assert naming.name(NGINX._replace(parent_tgid=2)) == ("kernel", True)
+    assert not naming.wanted([NGINX])
+
+
+def test_only_applications_need_the_execs_and_the_groups_file() -> None:
+    assert [g.name for g in groupings().values() if g.needs_execs] == ["application"]
+    assert [g.name for g in groupings().values() if g.needs_groups] == ["application"]
+
+
+def test_one_answer_serves_all_groupings_at_once() -> None:
+    namings = {name: grouping.make(CONTEXT) for name, grouping in groupings().items()}
+    wanted = Wanted()
+    for naming in namings.values():
+        wanted |= naming.wanted([NGINX])
+    assert wanted == Wanted(processes=(60,), users=(1000,), cgroups=(7,))
+    for naming in namings.values():
+        naming.found(Found(processes={60: None}, users={1000: "alice"}, cgroups={7: "/system.slice/nginx.service"}))
+    assert {name: naming.name(NGINX) for name, naming in namings.items()} == {
+        "application": ("web", True), "process": ("nginx", True), "user": ("alice", True),
+        "container": ("nginx.service", True),
+    }  # fmt: skip
+
+
+def test_what_two_groupings_want_is_asked_for_once() -> None:
+    both = Wanted(processes=(1, 2), users=(3,)) | Wanted(processes=(2, 4), cgroups=(5,))
+    assert both == Wanted(processes=(1, 2, 4), users=(3,), cgroups=(5,))
+    assert not Wanted() | Wanted()
+
+
+def test_ancestors_are_looked_up_unless_every_grouping_that_asks_knows_them() -> None:
+    namings = [grouping.make(CONTEXT) for grouping in groupings().values()]
+    assert 60 not in Intersection(naming.known for naming in namings)
+    assert 60 in Intersection(naming.known for naming in namings[1:]), "nobody else asks for ancestors"
+    assert 60 not in Intersection([{60}, {61}])
+
+
+def test_a_group_called_other_in_the_file_is_no_group_and_a_program_of_that_name_is_one() -> None:
+    shell = NGINX._replace(tgid=0, comm=b"sh")  # the first process asks for nothing
+    assert groupings()["application"].make(CONTEXT).name(shell) == (None, True)
+    assert groupings()["process"].make(CONTEXT).name(NGINX._replace(comm=b"other")) == ("other", True)

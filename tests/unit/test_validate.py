@@ -1,0 +1,265 @@
+"""What a plugin contributes can be used, or one line says why not."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Annotated, Any, cast
+
+import msgspec
+import pytest
+
+from ebpfmon import Candidate, Chart, Column, Dimension, Event, Kind, Probe, ProbeSettings, SinkSettings, hookimpl
+from ebpfmon.errors import PluginError
+from ebpfmon.plugins import hookspecs
+from ebpfmon.plugins.validate import HOOKS, ask, violation
+from tests.unit.support import plugin
+
+DIMENSION = Dimension("d", "d", ("calls",))
+CHART = Chart(id="x.io", title="t", units="calls/s", family="f", priority=1, dimensions=(DIMENSION,))
+EVENT = Event("e", (Candidate(programs=("f",)),))
+PROBE = Probe(name="p", package="nowhere", object="p", charts=(CHART,))
+Anything: Any = object()
+
+
+class NeedySettings(ProbeSettings, frozen=True, kw_only=True):
+    """Without a section, nothing can be made of it."""
+
+    port: Annotated[int, msgspec.Meta(ge=1)]
+
+
+class NoNameSettings(SinkSettings, frozen=True):
+    """A sink type that says no name of its own."""
+
+
+class NoOpenSettings(SinkSettings, tag="no_open", frozen=True):
+    """A sink type without a sink."""
+
+
+class AsyncOpenSettings(SinkSettings, tag="late", frozen=True):
+    """A sink type that wants to be waited for."""
+
+    async def open(self) -> Any:  # type: ignore[override]  # that is what is wrong with it
+        return None
+
+
+class GoodSettings(SinkSettings, tag="good", frozen=True):
+    """A sink type; what has no default is for each section to say."""
+
+    host: str
+
+    def open(self) -> Any:
+        return None
+
+
+class GoodAgainSettings(GoodSettings, tag="good", frozen=True):
+    """Another of that name."""
+
+
+class Waiting:
+    EBPFMON_API_VERSION = 2
+
+    @hookimpl
+    async def ebpfmon_register_probes(self) -> list[Probe]:
+        return []
+
+
+class Misspelt:
+    EBPFMON_API_VERSION = 2
+
+    @hookimpl
+    def ebpfmon_register_probe(self) -> list[Probe]:
+        return []
+
+
+class Demanding:
+    EBPFMON_API_VERSION = 2
+
+    @hookimpl
+    def ebpfmon_register_probes(self, kernel: str) -> list[Probe]:
+        return []
+
+
+def generated() -> Iterator[Probe]:
+    yield PROBE
+
+
+def with_event(**wrong: Any) -> object:
+    return plugin(probes=[replace(PROBE, events=(replace(EVENT, **wrong),))])
+
+
+def with_candidate(**wrong: Any) -> object:
+    return with_event(candidates=(replace(EVENT.candidates[0], **wrong),))
+
+
+def with_chart(**changes: Any) -> Any:
+    return plugin(probes=[replace(PROBE, charts=(replace(CHART, **changes),))])
+
+
+def with_dimension(**changes: Any) -> Any:
+    return with_chart(dimensions=(replace(DIMENSION, **changes),))
+
+
+@pytest.mark.parametrize(
+    ("broken", "said"),
+    [
+        (plugin(version=99), "it was written for API version 99, this is API version 2: EBPFMON_API_VERSION = 2"),
+        (plugin(version=None), "it does not say, this is API version 2: EBPFMON_API_VERSION = 2"),
+        (plugin(), "it has no hook: mark ebpfmon_register_probes or ebpfmon_register_sinks with @hookimpl"),
+        (Misspelt(), "unknown hook 'ebpfmon_register_probe' in plugin"),
+        (Demanding(), "Plugin "),
+        (Waiting(), "ebpfmon_register_probes is an async function: expected a plain one that returns a list"),
+        (plugin(probes=generated()), "ebpfmon_register_probes returned <generator object "),
+        (plugin(probes=7), "ebpfmon_register_probes returned 7: expected a list, each of it a Probe"),
+        (plugin(probes=PROBE), "ebpfmon_register_probes returned Probe(name='p', "),
+        (plugin(probes=["process"]), "ebpfmon_register_probes returned 'process', not a Probe"),
+        (plugin(probes=[Probe]), "ebpfmon_register_probes returned <class 'ebpfmon.model.probe.Probe'>, not a Probe"),
+        (plugin(probes=[PROBE, replace(PROBE, charts=())]), "it has two of the same name: probe 'p'"),
+        (plugin(probes=[PROBE, replace(PROBE, name="q")]), "it has two charts of the same id: 'x.io'"),
+        (plugin(probes=[replace(PROBE, name="a b")]), "probe 'a b': a name has letters, digits and _, as in"),
+        (plugin(probes=[replace(PROBE, name=Anything)]), "probe <object object at "),
+        (plugin(probes=[replace(PROBE, package="")]), "probe 'p': package: '': expected a name"),
+        (plugin(probes=[replace(PROBE, setup=Anything)]), "probe 'p': setup: <object object at "),
+        (plugin(probes=[replace(PROBE, charts=Anything)]), "probe 'p': charts: <object object at "),
+        (plugin(probes=[replace(PROBE, charts=(Anything,))]), "probe 'p': charts: <object object at "),
+        (plugin(probes=[replace(PROBE, settings=Anything)]), "probe 'p': settings: <object object at "),
+        (plugin(probes=[replace(PROBE, settings=NeedySettings)]), "probe 'p': settings: without a section they must"),
+        (plugin(probes=[replace(PROBE, events=Anything)]), "probe 'p': events: <object object at "),
+        (plugin(probes=[replace(PROBE, events=cast(Any, (7,)))]), "probe 'p': events: 7: expected an Event"),
+        (plugin(probes=[replace(PROBE, events=(EVENT, EVENT))]), "probe 'p': it has two events 'e'"),
+        (with_event(name="a b"), "probe 'p': event 'a b': a name has letters, digits and _"),
+        (with_event(optional=1), "probe 'p': event 'e': optional: 1: expected bool"),
+        (with_event(candidates=()), "probe 'p': event 'e': candidates: (): expected a tuple, of one Candidate or more"),
+        (with_event(candidates=("f",)), "probe 'p': event 'e': candidates: 'f': expected a Candidate"),
+        (with_candidate(programs="f"), "probe 'p': event 'e': programs: 'f': expected a tuple of names, such as"),
+        (with_candidate(programs=()), "probe 'p': event 'e': programs: (): expected a tuple of names, such as"),
+        (with_candidate(mode="entry"), "probe 'p': event 'e': mode: 'entry': expected LoadMode"),
+        (with_candidate(arguments="1"), "probe 'p': event 'e': arguments: '1': expected int"),
+        (with_candidate(arguments=True), "probe 'p': event 'e': arguments: True: expected int"),
+        (with_candidate(softirq=None), "probe 'p': event 'e': softirq: None: expected bool"),
+        (with_candidate(setting=None), "probe 'p': event 'e': setting: None: expected str"),
+        (with_chart(id="io"), "probe 'p': chart 'io': an id is TYPE.NAME, of letters, digits, _ and -"),
+        (
+            with_chart(grouped=True),
+            "probe 'p': chart 'x.io': an id is NAME, as a grouped chart gets its type from the grouping, of letters,",
+        ),
+        (with_chart(id="ebpfmon.io"), "probe 'p': chart 'ebpfmon.io': what begins with 'ebpfmon.' is ebpfmon's own"),
+        (with_chart(priority="1"), "probe 'p': chart 'x.io': priority: '1': expected int"),
+        (with_chart(priority=True), "probe 'p': chart 'x.io': priority: True: expected int"),
+        (with_chart(grouped="yes"), "probe 'p': chart 'x.io': grouped: 'yes': expected bool"),
+        (with_chart(separator=None), "probe 'p': chart 'x.io': separator: None: expected str"),
+        (with_chart(unbounded=1), "probe 'p': chart 'x.io': unbounded: 1: expected bool"),
+        (with_chart(labels="disk"), "probe 'p': chart 'x.io': labels: 'disk': expected a tuple of names, such as"),
+        (with_chart(labels=("a b",)), "probe 'p': chart 'x.io': labels: ('a b',): expected a tuple of names"),
+        (with_chart(labels=(1,)), "probe 'p': chart 'x.io': labels: (1,): expected a tuple of names"),
+        (
+            with_chart(id="io", grouped=True, labels=("disk",)),
+            "probe 'p': chart 'io': labels: ('disk',): a grouped chart gets its label from the grouping",
+        ),
+        (with_chart(title=None), "probe 'p': chart 'x.io': title: None: expected str"),
+        (with_chart(dimensions=DIMENSION), "probe 'p': chart 'x.io': dimensions: Dimension(id='d', name='d', "),
+        (with_chart(dimensions=("d",)), "probe 'p': chart 'x.io': dimensions: 'd': expected a Dimension"),
+        (with_chart(dimensions=(DIMENSION, DIMENSION)), "probe 'p': chart 'x.io': it has two dimensions 'd'"),
+        (plugin(probes=[replace(PROBE, columns=Anything)]), "probe 'p': columns: <object object at "),
+        (plugin(probes=[replace(PROBE, columns=(Anything,))]), "probe 'p': columns: (<object object at "),
+        (with_dimension(id="a b"), "probe 'p': chart 'x.io': dimension 'a b': an id has letters, digits and _ . : -"),
+        (with_dimension(id=""), "probe 'p': chart 'x.io': dimension '': an id has letters, digits and _ . : -"),
+        (with_dimension(name=3), "probe 'p': chart 'x.io': dimension 'd': name: 3: expected str"),
+        (
+            with_dimension(plus="calls"),
+            "probe 'p': chart 'x.io': dimension 'd': plus: 'calls': expected a tuple of fields, such as ('calls',)",
+        ),
+        (with_dimension(minus=(1,)), "probe 'p': chart 'x.io': dimension 'd': minus: (1,): expected a tuple of fields"),
+        (with_dimension(plus=()), "probe 'p': chart 'x.io': dimension 'd': it shows no field"),
+        (plugin(sinks=[GoodSettings(host="h")]), "ebpfmon_register_sinks returned GoodSettings("),
+        (plugin(sinks=[int]), "ebpfmon_register_sinks returned <class 'int'>, not a subclass of SinkSettings"),
+        (plugin(sinks=[NoNameSettings]), "sink type 'NoNameSettings': expected a name of its own: class NoNameSet"),
+        (plugin(sinks=[NoOpenSettings]), "sink type 'no_open': it has no open(), which returns the sink"),
+        (plugin(sinks=[AsyncOpenSettings]), "sink type 'late': open() is an async function: what waits belongs to"),
+        (plugin(sinks=[GoodSettings, GoodAgainSettings]), "it has two of the same name: sink type 'good'"),
+    ],
+)
+def test_what_cannot_be_used_is_named_in_one_line(broken: object, said: str) -> None:
+    with pytest.raises(PluginError) as caught:
+        ask(broken)
+    assert str(caught.value).startswith(said)
+    assert len(str(caught.value).splitlines()) == 1
+
+
+def test_what_a_hook_raises_is_raised() -> None:
+    with pytest.raises(ZeroDivisionError, match="oops"):
+        ask(plugin(probes=ZeroDivisionError("oops")))
+
+
+def test_what_can_be_used_is_contributed_by_hooks_that_are_named() -> None:
+    charts = (
+        CHART,
+        replace(CHART, id="grouped", grouped=True),
+        replace(CHART, id="x.labelled", labels=("disk", "node_name"), kind=Kind.GAUGE),
+    )
+    found = ask(plugin(probes=[replace(PROBE, charts=charts)], sinks=(GoodSettings,)))
+    assert [p.name for p in found.probes] == ["p"]
+    assert found.sinks == (GoodSettings,)
+    assert found.hooks == HOOKS
+    assert ask(plugin(sinks=[])).hooks == ("ebpfmon_register_sinks",)
+
+
+def test_the_hooks_that_are_asked_are_all_that_are_specified() -> None:
+    specified = {name for name, value in vars(hookspecs).items() if getattr(value, "ebpfmon_spec", None) is not None}
+    assert specified == set(HOOKS)
+
+
+COUNTERS = {"t": ("calls", "bytes"), "u": ("calls",)}
+LABELS = {"u": ("disk",)}
+
+
+def fits(*charts: Chart, columns: tuple[Column, ...] = ()) -> str:
+    return violation(replace(PROBE, charts=charts, columns=columns), COUNTERS, LABELS, {"t"})
+
+
+def column(field: str, table: str = "") -> Column:
+    return Column(id="reads", header="READS", fields=(field,), table=table)
+
+
+def test_charts_and_columns_that_fit_the_tables_violate_nothing() -> None:
+    assert fits(CHART, replace(CHART, id="g", grouped=True), replace(CHART, table="u", labels=("disk",))) == ""
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"table": "v"}, "chart 'x.io': its object has no table 'v': it has t, u"),
+        ({"table": "u", "grouped": True}, "chart 'x.io': table 'u' is not by process, so its rows belong to no group"),
+        ({"labels": ("disk",)}, "chart 'x.io': Setup.labels must say what the rows of table 't' are called"),
+        (
+            {"table": "u", "labels": ("node",)},
+            "chart 'x.io': labels: ('node',): Setup.labels of table 'u' has ",
+        ),
+        (
+            {"table": "u", "dimensions": (Dimension("d", "d", ("bytes",)),)},
+            "chart 'x.io': table 'u' has no field 'bytes'",
+        ),
+        (
+            {"dimensions": (Dimension("d", "d", ("calls",), ("no",)),)},
+            "chart 'x.io': table 't' has no field 'no': it has",
+        ),
+    ],
+)
+def test_a_chart_that_does_not_fit_the_tables_is_named_with_the_reason(changes: dict[str, Any], said: str) -> None:
+    assert fits(CHART, replace(CHART, **changes)).startswith(said)
+
+
+@pytest.mark.parametrize(
+    ("shown", "said"),
+    [
+        (column("calls", table="v"), "column 'reads': its object has no table 'v': it has t, u"),
+        (column("no"), "column 'reads': table 't' has no field 'no': it has calls, bytes"),
+        (
+            column("bytes", table="u"),
+            "column 'reads': table 'u' has no field 'bytes': it has calls",
+        ),
+        (column("bytes", table="t"), ""),
+    ],
+)
+def test_a_column_that_does_not_fit_the_tables_is_named_with_the_reason(shown: Column, said: str) -> None:
+    assert fits(CHART, columns=(shown,)) == said
