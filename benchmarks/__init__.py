@@ -1,1 +1,1 @@
-"""What ebpfmon costs, measured: `make bench`. Each piece can be run alone: `python -m benchmarks NAME --quick`."""
+"""What ebpfmon costs, measured: `make bench`. Each benchmark can be run alone: `python -m benchmarks NAME --quick`."""

@@ -80,8 +80,8 @@ def ratios(ours: Costs, theirs: Costs) -> str:
 @contextmanager
 def beside(peer: Peer) -> Iterator[Running]:
     """A peer that runs; one that does nothing by itself is asked once a second. Raises RuntimeError, OSError."""
-    if peer.why_not:
-        raise RuntimeError(peer.why_not)
+    if peer.skip_reason:
+        raise RuntimeError(peer.skip_reason)
     with ExitStack() as stack:
         if peer.is_asked:
             with socket.socket() as free:

@@ -19,7 +19,7 @@ def attached(libbpf: Libbpf) -> Iterator[int]:
     source = OUT / "bpf" / "empties.bpf.c"
     source.parent.mkdir(parents=True, exist_ok=True)
     programs = [f'SEC("{section}") int empty_{n}(void *ctx) {{ return 0; }}' for n, section in enumerate(sections)]
-    source.write_text("\n".join(['#include "ebpfmon.bpf.h"', *programs, 'LICENSE("GPL");', ""]))
+    source.write_text("\n".join(['#include "ebpfmon.bpf.h"', *programs, 'char LICENSE[] SEC("license") = "GPL";', ""]))
     machine = features.look().machine
     compiled = source.with_name(machine) / "empties.bpf.o"
     compiler.compile_object(source, compiled, machine, ROOT / "bpf")

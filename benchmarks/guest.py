@@ -11,7 +11,7 @@ from pathlib import Path
 import msgspec
 
 from benchmarks import ladder, netdata, programs, transfers
-from ebpfmon import Strategy
+from ebpfmon.kernel import attach_methods
 from ebpfmon.kernel.libbpf import Libbpf
 
 COUNT, BATCHES = 1000, 5
@@ -60,7 +60,7 @@ def main() -> None:
     for step in (*ladder.find_steps(libbpf, found.skipped, trial=False), *netdata.steps(libbpf)):
         measure(f"{step.hook}, {step.name}", partial(call, step))
     viewers = {ladder.NOTHING: transfers.Step(ladder.NOTHING, ExitStack)}
-    for strategy in Strategy:
+    for strategy in attach_methods.NAMES:
         viewers |= {f"{strategy}: {viewer.name}": viewer for viewer in transfers.viewers(libbpf, strategy)}
     for name, viewer in viewers.items():
         measure(name, partial(transfer, name, viewer))

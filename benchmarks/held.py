@@ -29,8 +29,8 @@ def main() -> None:
     """Print both."""
     probe, rows, tables_mb = registry.discover().probes["process"], int(sys.argv[1]), 0.0
     with loaded(probe, rows) as of_probe:
-        stages = Stages(probe)
-        side = of_probe.interval.side ^ 1
+        stages = Stages(of_probe)
+        side = of_probe.interval.buffer ^ 1
         for _ in range(_TICKS):
             if not (child := os.fork()):
                 fill(of_probe, of_probe.tables[0], side, rows)

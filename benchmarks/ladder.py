@@ -11,17 +11,16 @@ from pathlib import Path
 from benchmarks import programs
 from benchmarks.result import OUT, ROOT, Bar, Cell, Plot, Result, Table
 from benchmarks.statistics import above, interleaved, significant, spread
-from ebpfmon import LoadMode, Strategy
-from ebpfmon.config import settings as config
+from ebpfmon import LoadMode, config
 from ebpfmon.daemon.probes import Wanted, wanted_probes
 from ebpfmon.errors import KernelError
 from ebpfmon.kernel import attach, compiler, features
 from ebpfmon.kernel.attach import LoadOptions
+from ebpfmon.kernel.attach_methods import Kernel
 from ebpfmon.kernel.bpfobject import BpfObject
 from ebpfmon.kernel.btf import Btf
 from ebpfmon.kernel.kretprobes import Kretprobes
 from ebpfmon.kernel.libbpf import Libbpf
-from ebpfmon.kernel.plan import Kernel
 from ebpfmon.kernel.symbols import look_up
 from ebpfmon.plugins import registry
 
@@ -39,17 +38,17 @@ STEPS = {
     "empty": "an empty program",
     "totals": "totals alone",
     "row": "a row, looked up",
-    "gathered": "a row, gathered by the CPU",
+    "cached": "a row, in the per-CPU cache",
     "row_and_totals": "experiment: a row, looked up, and totals",
-    "named_map": "experiment: a row, the side's table named in the program",
+    "named_map": "experiment: a row, the buffer's table named in the program",
     "short_key": "experiment: ... and a key of 8 bytes",
     "task_storage": "experiment: a row in the task's storage",
     "last_row": "experiment: a row, its place remembered by the CPU",
-    "gathered_plain": "experiment: gathered, sums that are not atomic",
-    "gathered_side_in_map": "experiment: gathered, the side in a map",
-    "gathered_and_totals": "experiment: gathered, and totals",
+    "cached_plain": "experiment: cached, sums that are not atomic",
+    "cached_buffer_in_map": "experiment: cached, which buffer in a map",
+    "cached_and_totals": "experiment: cached, and totals",
 }
-_OF_HOOK = {"tp_btf": Strategy.TRACEPOINT, "fexit": Strategy.TRAMPOLINE, "kretprobe": Strategy.KPROBE}
+_OF_HOOK = {"tp_btf": "tracepoint", "fexit": "trampoline", "kretprobe": "kprobe"}
 NOTHING = "nothing"
 METHOD = (
     "A static program reads one byte of /dev/zero, which is counted, and calls getppid(2), which nobody counts. "
@@ -108,12 +107,12 @@ def _programs(libbpf: Libbpf, compiled: Path, hook: str) -> list[str]:
         return [name for name in STEPS if f"{name}__{hook}" in opened.programs]
 
 
-def _whole_probes(libbpf: Libbpf, hook: str, strategy: Strategy) -> Iterator[Step]:
+def _whole_probes(libbpf: Libbpf, hook: str, strategy: str) -> Iterator[Step]:
     probe = registry.discover().probes["process"]
     ways = {
-        "process probe, totals alone": LoadOptions(strategy=strategy, rows=False),
-        "process probe, entry": LoadOptions(strategy=strategy),
-        "process probe, return": LoadOptions(strategy=strategy, mode=LoadMode.RETURN),
+        "process probe, totals alone": LoadOptions(attach_method=strategy, rows=False),
+        "process probe, entry": LoadOptions(attach_method=strategy),
+        "process probe, return": LoadOptions(attach_method=strategy, mode=LoadMode.RETURN),
     }
     for name, options in ways.items():
         yield Step(hook, name, lambda o=options: attach.load(probe, libbpf, features.look(), o))  # type: ignore[misc]
@@ -121,12 +120,12 @@ def _whole_probes(libbpf: Libbpf, hook: str, strategy: Strategy) -> Iterator[Ste
 
 
 @contextmanager
-def everything(libbpf: Libbpf, strategy: Strategy | None) -> Iterator[None]:
+def everything(libbpf: Libbpf, strategy: str | None) -> Iterator[None]:
     """Every probe that is on by default, and what sees programs start; by another strategy where one has not this."""
     with ExitStack() as stack:
         for probe, options in by_default():
             try:
-                loaded = attach.load(probe, libbpf, features.look(), replace(options, strategy=strategy))
+                loaded = attach.load(probe, libbpf, features.look(), replace(options, attach_method=strategy))
             except KernelError:  # which has closed its set-up
                 again = replace(options, setup=probe.setup(probe.settings()))
                 loaded = attach.load(probe, libbpf, features.look(), again)
@@ -137,7 +136,7 @@ def everything(libbpf: Libbpf, strategy: Strategy | None) -> Iterator[None]:
 def by_default() -> Iterator[Wanted]:
     """What the daemon loads with its default settings."""
     found = registry.discover()
-    return wanted_probes(config.check({}, "", found), found, ("app",))
+    return wanted_probes(config.check({}, "", found), found)
 
 
 def compile_ladder() -> Path:
@@ -155,9 +154,9 @@ def attached(libbpf: Libbpf, compiled: Path, program: str) -> Iterator[BpfObject
     """One program of the ladder, attached."""
     of_returns = kretprobes(libbpf) if "kretprobe" in program else None
     with BpfObject(libbpf, compiled, of_returns) as obj:
-        data, knobs = obj.rodata(), Btf(obj.btf()).variables(".rodata")
-        for knob in ("cfg_rows", "cfg_gather"):
-            offset, size = knobs[knob]
+        data, settings = obj.rodata(), Btf(obj.btf()).variables(".rodata")
+        for setting in ("cfg_rows", "cfg_cache"):
+            offset, size = settings[setting]
             data[offset : offset + size] = list((1).to_bytes(size, sys.byteorder))
         obj.load([program])
         obj.attach(program)

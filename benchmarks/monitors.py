@@ -23,11 +23,11 @@ BPFTRACE = (
 
 @dataclass(frozen=True, slots=True)
 class Peer:
-    """Something that one could take instead. `why_not`: why it cannot be had here."""
+    """Something that one could take instead. `skip_reason`: why it cannot be had here."""
 
     monitor: Monitor
     sees: str
-    why_not: str = ""
+    skip_reason: str = ""
     is_asked: bool = False
     """It does nothing by itself: see `at`."""
 
@@ -67,7 +67,7 @@ def all_of_them() -> list[Peer]:
         _peer("apps.plugin, without files", apps, ["1", "without-files"], "... and no descriptors", "netdata-core"),
         Peer(
             Monitor("ebpf.plugin (Netdata)", [ebpf or "ebpf.plugin", "1"]), "calls by group", "" if ebpf else
-            "Debian's netdata-core has none; its programs' cost in instructions is in the piece 'instructions'",
+            "Debian's netdata-core has none; its programs' cost in instructions is in the benchmark 'instructions'",
         ),
         _installed(
             "process-exporter", "prometheus-process-exporter",
@@ -99,6 +99,8 @@ def _peer(
 def _bcc(sees: str) -> Peer:
     python = "/usr/bin/python3"  # the one that Debian's package is for
     there, environment = Path("/usr/lib/python3/dist-packages/bcc").exists(), headers.environment()
-    why_not = "not installed: python3-bpfcc" if not there else "" if environment is not None else "no kernel headers"
+    skip_reason = (
+        "not installed: python3-bpfcc" if not there else "" if environment is not None else "no kernel headers"
+    )
     monitor = Monitor("BCC", [python, str(_HERE / "bcc_daemon.py")], environment=environment or {}, settle_s=2.0)
-    return Peer(monitor, sees, why_not)
+    return Peer(monitor, sees, skip_reason)

@@ -25,7 +25,7 @@ def run(quick: bool) -> Result:
     counts = (100,) if quick else tuple(_BARS)
     costs: dict[int, dict[str, Costs]] = {}
     peers = all_of_them()
-    found.skipped |= {peer.name: peer.why_not for peer in peers if peer.why_not}
+    found.skipped |= {peer.name: peer.skip_reason for peer in peers if peer.skip_reason}
     held = [peer for peer in peers if peer.name in (_OURS, APPS_PLUGIN)]
     for count in counts:
         skipped = dict(found.skipped)

@@ -81,8 +81,8 @@ class Daemon:
             for n in COUNTERS
         ]
         return {
-            "schema": 1, "host": self._host, "time": round(now, 3), "elapsed_s": round(elapsed_s, 4),
-            "charts": [{"id": "psutil.io", "dimensions": dimensions}], "processes": changed,
+            "schema": 2, "host": self._host, "time": round(now, 3), "elapsed_s": round(elapsed_s, 4),
+            "charts": [{"id": "psutil.io", "series": [{"labels": {}, "dimensions": dimensions}]}], "processes": changed,
         }  # fmt: skip
 
     @staticmethod

@@ -9,7 +9,7 @@ from benchmarks.statistics import spread
 
 
 def text(result: Result) -> str:
-    """What a piece prints."""
+    """Return what a benchmark prints."""
     lines = [f"{result.name}: {result.title}", ""]
     for table in result.tables:
         lines += [table.title, *_aligned(table), *([table.note] if table.note else []), ""]
@@ -28,7 +28,7 @@ def markdown(table: Table) -> list[str]:
 
 
 def bars(results: list[Result]) -> list[str]:
-    """The numbers to hold of all pieces, in Markdown."""
+    """Return the numbers to hold of all benchmarks, in Markdown."""
     rows: list[tuple[Cell, ...]] = [
         (bar.what, _value(bar), bar.in_rounds, _bar(bar), bar.verdict, f"`{result.name}`")
         for result in results

@@ -1,4 +1,4 @@
-"""`make bench-report`: REPORT.md and its plots, out of the JSON that the pieces wrote."""
+"""`make bench-report`: REPORT.md and its plots, out of the JSON that the benchmarks wrote."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ EXPERIMENTS = HERE / "experiments.md"
 """What was tried to make it cheaper, by hand: what a measurement alone does not tell."""
 _HEAD = """# What ebpfmon costs
 
-Written by `make bench-report` from what `make bench` (and `make bench-instructions`) measured, good or bad. Each piece
-can be measured again alone, with `make bench ARGS=NAME`.
+Written by `make bench-report` from what `make bench` (and `make bench-instructions`) measured, good or bad. Each
+benchmark can be run again alone, with `make bench ARGS=NAME`.
 
 - Everything that is compared was measured on the same machine in the same run, and ratios are what counts: another
   machine has other figures.
@@ -49,7 +49,7 @@ def write(found: Path = OUT, into: Path = HERE, draw: Callable[[Plot], bytes] | 
     experiments = EXPERIMENTS.read_text(encoding="utf-8") if EXPERIMENTS.exists() else ""
     report = into / "REPORT.md"
     report.write_text(render_report(results, experiments), encoding="utf-8")
-    return f"wrote {report.name} of {len(results)} pieces, and {drawn} plots"
+    return f"wrote {report.name} of {len(results)} benchmarks, and {drawn} plots"
 
 
 def render_report(results: list[Result], experiments: str = "") -> str:
@@ -64,7 +64,7 @@ def render_report(results: list[Result], experiments: str = "") -> str:
     minutes = sum(result.took_s for result in results) / 60
     lines += ["## Where it was measured", "", *_machines(results), "", f"All of it took {minutes:.0f} minutes.", ""]
     for result in results:
-        lines += _piece(result)
+        lines += _benchmark(result)
     if experiments:
         lines += [experiments.rstrip(), ""]
     return "\n".join(lines)
@@ -90,7 +90,7 @@ def _when(machine: Machine) -> str:
     return f"{machine.date}, commit {machine.commit or '?'}, load {machine.load} before it began"
 
 
-def _piece(result: Result) -> list[str]:
+def _benchmark(result: Result) -> list[str]:
     lines = [f"## {result.title}", "", f"`{result.name}`, {result.took_s:.0f} s. {result.method}", ""]
     for plot in result.plots:
         lines += [f"![{plot.title}](plots/{plot.name}.svg)", ""]

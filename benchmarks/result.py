@@ -1,4 +1,4 @@
-"""What a piece of the suite found out: tables, plots and bars, as JSON under build/bench/."""
+"""The result of a benchmark: tables, plots and bars, as JSON under build/bench/."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ class Bar(msgspec.Struct, frozen=True):
 
 
 class Result(msgspec.Struct, kw_only=True):
-    """All that one piece found out."""
+    """All that one benchmark found out."""
 
     name: str
     title: str

@@ -23,9 +23,7 @@ GROUPS = 50
 def loaded(probe: Probe, rows: int) -> Iterator[LoadedProbe]:
     """A probe whose tables have room for so many rows."""
     options = LoadOptions(table_size=max(16384, rows), setup=probe.setup(probe.settings()))
-    libbpf = Libbpf()
-    with attach.load(probe, libbpf, features.look(), options) as found:
-        libbpf.trim()  # as the daemon does: it also says how memory is kept
+    with attach.load(probe, Libbpf(), features.look(), options) as found:
         yield found
 
 
@@ -49,6 +47,6 @@ def fill(probe: LoadedProbe, table: Table, side: int, rows: int, groups: int = G
 
 def harvested(probe: LoadedProbe, table: Table, rows: int) -> TableHarvest:
     """A harvest of so many rows."""
-    side = probe.interval.side ^ 1  # the side that no program writes to
+    side = probe.interval.buffer ^ 1  # the buffer that no program writes to
     fill(probe, table, side, rows)
     return table.drain(side)

@@ -1,4 +1,4 @@
-"""How the cost of a tick grows: with rows, dimensions, sinks and CPUs."""
+"""How the cost of a tick grows: with rows, series, sinks and CPUs."""
 
 from __future__ import annotations
 
@@ -16,10 +16,11 @@ from benchmarks.result import OUT, Bar, Cell, Plot, Result, Table
 from benchmarks.rows import GROUPS, fill, loaded
 from benchmarks.stages import Stages, Took
 from benchmarks.statistics import interleaved, quick, significant
-from ebpfmon import Probe, Scope
+from ebpfmon import Probe
 from ebpfmon.kernel import tables
 from ebpfmon.kernel.attach import LoadedProbe
-from ebpfmon.pipeline.keyed import Keyed
+from ebpfmon.pipeline.account import KeyAccount
+from ebpfmon.pipeline.schedule import Moment
 from ebpfmon.plugins import registry
 
 METHOD = (
@@ -30,7 +31,7 @@ METHOD = (
     "by nobody, Netdata's and Prometheus' part is played by another process."
 )
 _PROCESSES = (100, 1_000, 10_000, 100_000)
-_APPLICATIONS = (10, 50, 200, 1_000)
+_GROUPS = (10, 50, 200, 1_000)
 _DESTINATIONS = (100, 1_000, 10_000, 65_536)
 _DIMENSIONS = (2, 500, 10_000)
 _DRAIN_IN_C = Path(__file__).parent / "c" / "drain.c"
@@ -44,7 +45,7 @@ def run(hurry: bool) -> Result:
     rounds = 5 if hurry else 21
     _processes(found, probes["process"], processes, rounds)
     _against_c(found, probes["process"], rounds)
-    _applications(found, probes["process"], rounds)
+    _by_groups(found, probes["process"], rounds)
     _destinations(found, probes["network_viewer"], destinations, rounds)
     _cpus(found, rounds * 10)
     found.tables.append(sinks.table(probes["process"], processes, rounds))
@@ -81,13 +82,13 @@ def _processes(found: Result, probe: Probe, counts: Sequence[int], rounds: int) 
     found.bars.append(bar)
 
 
-def _ticks(probe: Probe, count: int, rounds: int, groups: int = GROUPS, applications: int = 200) -> list[Took]:
+def _ticks(probe: Probe, count: int, rounds: int, groups: int = GROUPS, maximum: int = 200) -> list[Took]:
     """What the stages take, round after round; the first, in which everything is new, is left out."""
     ticks = []
     with loaded(probe, count) as in_kernel:
-        table, stages = in_kernel.tables[0], Stages(probe, applications)
+        table, stages = in_kernel.tables[0], Stages(in_kernel, maximum)
         for _ in range(rounds + 1):
-            side = in_kernel.interval.side ^ 1
+            side = in_kernel.interval.buffer ^ 1
             fill(in_kernel, table, side, count, groups)
             ticks.append(stages.tick(table, side))
             assert stages.rows == count
@@ -101,7 +102,7 @@ def _against_c(found: Result, probe: Probe, rounds: int) -> None:
         table = in_kernel.tables[0]
         ways = {"ebpfmon": _swap_and_drain(in_kernel), "C": _swap_and_drain_in_c(in_kernel)}
         for n, name in interleaved(list(ways), rounds + 1):
-            fill(in_kernel, table, in_kernel.interval.side, 10_000)
+            fill(in_kernel, table, in_kernel.interval.buffer, 10_000)
             start = time.thread_time_ns()
             drained = ways[name]()
             ended = time.thread_time_ns()
@@ -122,8 +123,8 @@ def _swap_and_drain(probe: LoadedProbe) -> Callable[[], int]:
     table = probe.tables[0]
 
     def swap_and_drain() -> int:
-        side = probe.interval.flip()
-        table.settle(side)
+        side = probe.interval.swap()
+        table.wait_for_programs(side)
         return len(table.drain(side).rows)
 
     return swap_and_drain
@@ -143,28 +144,28 @@ def _swap_and_drain_in_c(probe: LoadedProbe) -> Callable[[], int]:
     sums = (ctypes.c_uint64 * len(table.counters))()
 
     def swap_and_drain() -> int:
-        side = probe.interval.side
+        side = probe.interval.buffer
         return int(in_c(interval, outer, sides[side], side, table.capacity, *sizes, len(table.counters), sums))
 
     return swap_and_drain
 
 
-def _applications(found: Result, probe: Probe, rounds: int) -> None:
-    """More applications than have a dimension, up to the bound of those."""
+def _by_groups(found: Result, probe: Probe, rounds: int) -> None:
+    """More and more groups, up to the bound of those that have a series of their own."""
     rows: list[tuple[Cell, ...]] = []
-    for count in _APPLICATIONS:
-        ticks = _ticks(probe, 10_000, rounds, groups=count, applications=count)
+    for count in _GROUPS:
+        ticks = _ticks(probe, 10_000, rounds, groups=count, maximum=count)
         rows.append((count, *(significant(quick(stage)) for stage in list(zip(*ticks, strict=True))[1:])))
-    columns = ("applications, each a dimension of its charts", "attribution, ms", "accounting, ms")
-    found.tables.append(Table("A tick of 10,000 active processes, by applications", columns, rows))
+    columns = ("groups, each a series of its charts", "attribution, ms", "accounting, ms")
+    found.tables.append(Table("A tick of 10,000 active processes, by groups", columns, rows))
 
 
 def _destinations(found: Result, probe: Probe, counts: Sequence[int], rounds: int) -> None:
-    """A table by keys, and its charts at the bounds: 500 dimensions by default, 10,000 at most."""
+    """A table with keys of its own, and its charts at the bounds: 500 dimensions by default, 10,000 at most."""
     rows: list[tuple[Cell, ...]] = []
     for count in counts:
         for dimensions in _DIMENSIONS:
-            drain, account = (quick(stage) for stage in zip(*_keyed(probe, count, dimensions, rounds), strict=True))
+            drain, account = (quick(stage) for stage in zip(*_of_keys(probe, count, dimensions, rounds), strict=True))
             rows.append((count, dimensions, significant(drain), significant(account)))
             if count == _DESTINATIONS[-1] and dimensions == 500:
                 found.bars.append(Bar("drain of 65,536 destinations, CPU", round(drain, 1), 100, "ms"))
@@ -172,21 +173,22 @@ def _destinations(found: Result, probe: Probe, counts: Sequence[int], rounds: in
     found.tables.append(Table("A tick, by destinations", columns, rows))
 
 
-def _keyed(probe: Probe, count: int, dimensions: int, rounds: int) -> list[tuple[float, float]]:
+def _of_keys(probe: Probe, count: int, dimensions: int, rounds: int) -> list[tuple[float, float]]:
     """CPU milliseconds of drain and accounting, round after round."""
     settings = probe.settings(maximum_dimensions=dimensions)  # type: ignore[call-arg]
     times = []
     with loaded(probe, count) as in_kernel:
-        keys = probe.setup(settings).keys["outbound"]
+        labels = probe.setup(settings).labels["outbound"]
         (table,) = (t for t in in_kernel.tables if t.stem == "outbound")
-        keyed = Keyed([c for c in probe.charts if c.scope is Scope.KEYS and c.table == table.stem], keys)
+        charts = [c for c in probe.charts if c.labels and c.table == table.stem]
+        by_key = KeyAccount(charts, table.stem, table.counters, labels)
         for _ in range(rounds + 1):
-            side = in_kernel.interval.side ^ 1
+            side = in_kernel.interval.buffer ^ 1
             fill(in_kernel, table, side, count)
             start = time.thread_time_ns()
             harvest = table.drain(side)
             drained = time.thread_time_ns()
-            keyed.account(harvest, 1.0)
+            by_key.account(harvest, Moment(1e9, 1.0))
             times.append(((drained - start) / 1e6, (time.thread_time_ns() - drained) / 1e6))
     return times[1:]
 

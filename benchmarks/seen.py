@@ -18,8 +18,8 @@ from benchmarks.watch import Monitor, running
 
 METHOD = (
     "Processes come one after the other, 16 at once, and make ten reads each, spread over their life. Both monitors "
-    'look at the same ones. ebpfmon runs with `[apps] by = "process"`, and its reads of that program are added up; of '
-    "the psutil daemon it is read_count of the processes of that name. Both go on for two more seconds."
+    'look at the same ones. ebpfmon runs with `[groups] by = ["process"]`, and its reads of that program are added up; '
+    "of the psutil daemon it is read_count of the processes of that name. Both go on for two more seconds."
 )
 CALLS = 10
 _LIVES_MS = (1, 10, 100, 1_000, 10_000)
@@ -31,7 +31,7 @@ def run(quick: bool) -> Result:
     """One lifetime after the other."""
     found = Result(name="seen", title="Calls seen of calls made", method=METHOD)
     lives = [ms for ms in _LIVES_MS if not quick or ms <= 1_000]
-    with configured('[apps]\nby = "process"\n[plugins.network_viewer]\nenabled = false\n') as path:
+    with configured('[groups]\nby = ["process"]\n[plugins.network_viewer]\nenabled = false\n') as path:
         monitors: list[tuple[Monitor, Callable[[Snapshot], int]]] = [
             (ebpfmon("--config", path), _of_ebpfmon),
             (psutil(), _of_psutil),
@@ -66,9 +66,10 @@ def _of_ebpfmon(snapshot: Snapshot) -> int:
     return sum(
         dimension["delta"]
         for chart in snapshot["charts"]
-        if chart["id"] == "apps.vfs_read_call"
-        for dimension in chart["dimensions"]
-        if dimension["name"] == _COMM
+        if chart["id"] == "processes.vfs_read_call"
+        for series in chart["series"]
+        if series["labels"] == {"process": _COMM}
+        for dimension in series["dimensions"]
     )
 
 

@@ -1,4 +1,4 @@
-"""What a snapshot takes in each sink, as rows grow, and in several sinks at once. A part of the piece `scale`."""
+"""What a snapshot takes in each sink, as rows grow, and in several sinks at once. A part of the benchmark `scale`."""
 
 from __future__ import annotations
 
@@ -14,14 +14,9 @@ from pathlib import Path
 
 from benchmarks.result import OUT, Cell, Table
 from benchmarks.rows import harvested, loaded
+from benchmarks.stages import Stages
 from benchmarks.statistics import spread
-from ebpfmon import Probe, Scope, SinkSettings, Snapshot
-from ebpfmon.grouping.lookup import Found
-from ebpfmon.grouping.naming import ByProcess
-from ebpfmon.model.everything import TableHarvest
-from ebpfmon.pipeline.accounting import Accounting
-from ebpfmon.pipeline.applications import Applications
-from ebpfmon.pipeline.attribute import Attribution
+from ebpfmon import Probe, SinkSettings, Snapshot
 from ebpfmon.plugins import registry
 
 _COPIES = (2, 4, 8)
@@ -76,7 +71,7 @@ def table(probe: Probe, counts: Sequence[int], rounds: int) -> Table:
     columns = ("sink", "of them", "active processes", "CPU a snapshot, ms", "±")
     note = (
         "CPU time of the whole process, with the sink's threads: the median, and half the distance between the "
-        "quartiles. A snapshot has the charts of the process probe, with 50 applications."
+        "quartiles. A snapshot has the charts of the process probe, with 50 groups."
     )
     return Table("Sinks", columns, rows, note)
 
@@ -97,15 +92,7 @@ def _cases(directory: Path, port: int) -> list[_Case]:
 
 def _snapshot(probe: Probe, count: int) -> Snapshot:
     with loaded(probe, count) as in_kernel:
-        harvest: dict[str, TableHarvest] = {"process": harvested(in_kernel, in_kernel.tables[0], count)}
-    attribution = Attribution({"process": ByProcess()}, "process")
-    owners = attribution.own(attribution.look(harvest), Found())
-    applications = Applications({"process": probe.charts}, 200)
-    charts = Accounting(c for c in probe.charts if c.scope is Scope.SYSTEM).account(harvest["process"].totals)
-    charts += applications.account(harvest, owners, 1.0)
-    return Snapshot(
-        host="host", time_s=1e9, elapsed_s=1.0, complete=True, charts=tuple(charts), tables=harvest, owners=owners
-    )
+        return Stages(in_kernel).snapshot(harvested(in_kernel, in_kernel.tables[0], count))
 
 
 async def _send(case: _Case, copies: int, snapshot: Snapshot, rounds: int) -> list[float]:

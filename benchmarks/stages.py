@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+import math
 import time
+from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
-from ebpfmon import Probe, Scope
-from ebpfmon.grouping.lookup import Found
-from ebpfmon.grouping.naming import ByProcess
+from ebpfmon import ChartData, LoadMode, Snapshot, TableHarvest, TableView
+from ebpfmon.daemon.probes import shown
+from ebpfmon.grouping.groups import Groups
+from ebpfmon.grouping.lookup import Found, Lookup
+from ebpfmon.grouping.registry import Context, groupings
+from ebpfmon.kernel.attach import LoadedProbe
 from ebpfmon.kernel.tables import Table
-from ebpfmon.pipeline.accounting import Accounting
-from ebpfmon.pipeline.applications import Applications
-from ebpfmon.pipeline.attribute import Attribution
+from ebpfmon.pipeline.account import SystemAccount
+from ebpfmon.pipeline.attribute import Attributed
+from ebpfmon.pipeline.pipeline import GroupStage
+from ebpfmon.pipeline.schedule import Moment
+
+_MOMENT = Moment(1e9, 1.0)
 
 
 class Took(NamedTuple):
@@ -28,24 +36,49 @@ class Took(NamedTuple):
 
 
 class Stages:
-    """Drain, attribution (of processes that are known) and accounting of one probe's rows by process."""
+    """Drain, attribution (of processes that are known) and accounting of one table by process, grouped by process."""
 
-    def __init__(self, probe: Probe, applications: int = 200) -> None:
-        """`applications`: how many have a dimension of their own, at most."""
-        self._accounting = Accounting(c for c in probe.charts if c.scope is Scope.SYSTEM)
-        self._attribution = Attribution({"process": ByProcess()}, "process")
-        self._applications = Applications({"process": probe.charts}, applications)
+    def __init__(self, probe: LoadedProbe, groups: int = 200) -> None:
+        """`groups`: how many have a series of their own, at most."""
+        self._shown = shown([probe], LoadMode.RETURN)
+        (self._stem,) = self._shown.by_process
+        system = [c for c in self._shown.charts[self._stem] if not c.grouped]
+        self._system = SystemAccount(system, self._stem, self._shown.counters[self._stem])
+        grouping = groupings()["process"]
+        namings = {grouping.name: grouping.make(Context(groups=Groups(), execs_since_ns=math.inf))}
+        nobody_asks = ThreadPoolExecutor(1)
+        self._groups = GroupStage([grouping], namings, self._shown, groups, Lookup(), nobody_asks)
         self.rows = 0
 
     def tick(self, table: Table, side: int) -> Took:
-        """Once; then a side is empty."""
+        """Run the stages once; then a side is empty."""
         start = time.thread_time_ns()
-        harvest = {"process": table.drain(side)}
+        harvest = table.drain(side)
         drained = time.thread_time_ns()
-        owners = self._attribution.own(self._attribution.look(harvest), Found())
-        owned = time.thread_time_ns()
-        self._accounting.account(harvest["process"].totals)
-        self._applications.account(harvest, owners, 1.0)
+        attributed = self._attribute(harvest)
+        attributed_ns = time.thread_time_ns()
+        self._account(harvest, attributed)
         accounted = time.thread_time_ns()
-        self.rows = len(harvest["process"].rows)
-        return Took((drained - start) / 1e6, (owned - drained) / 1e6, (accounted - owned) / 1e6)
+        self.rows = len(harvest.rows)
+        return Took((drained - start) / 1e6, (attributed_ns - drained) / 1e6, (accounted - attributed_ns) / 1e6)
+
+    def snapshot(self, harvest: TableHarvest) -> Snapshot:
+        """Return what sinks get of one interval."""
+        attributed = self._attribute(harvest)
+        columns, groups = self._shown.columns[self._stem], attributed.of_rows(self._stem)
+        return Snapshot(
+            host="host",
+            time_s=_MOMENT.time_s,
+            elapsed_s=_MOMENT.elapsed_s,
+            complete=True,
+            charts=tuple(self._account(harvest, attributed)),
+            tables={self._stem: TableView(harvest=harvest, columns=columns, groups=groups)},
+        )
+
+    def _attribute(self, harvest: TableHarvest) -> Attributed:
+        attribution = self._groups.attribution
+        return attribution.assign(attribution.look({self._stem: harvest}), Found())
+
+    def _account(self, harvest: TableHarvest, attributed: Attributed) -> list[ChartData]:
+        system = self._system.account(harvest, _MOMENT)
+        return system + self._groups.account({self._stem: harvest}, attributed, _MOMENT)

@@ -81,8 +81,8 @@ def _conditions(skipped: dict[str, str]) -> Iterator[Condition]:
     for name, arguments in (("ebpfmon, entry", ()), ("ebpfmon, return", ("--load-mode", "return"))):
         yield Condition(name, partial(beside, Peer(ebpfmon(*arguments), "")))
     for peer in all_of_them():
-        if peer.why_not:
-            skipped[peer.name] = peer.why_not
+        if peer.skip_reason:
+            skipped[peer.name] = peer.skip_reason
         elif not peer.name.startswith("ebpfmon") and peer.name != _LEFT_OUT:
             yield Condition(
                 peer.name, partial(beside, replace(peer, monitor=replace(peer.monitor, settle_s=_SETTLED_S)))

@@ -9,41 +9,39 @@ struct ladder_counters {
 	__u64 calls, bytes;
 };
 
-/* ---- as the kit does it ---- */
+/* ---- as the BPF headers do it ---- */
 
-PROCESS_TABLE(ladder, SIZE);
+#define TABLE ladder
+#define TABLE_SIZE SIZE
+#include "process_table.bpf.h"
 
 static __always_inline int step_empty(__u64 bytes)
 {
 	return 0;
 }
 
-static __always_inline int count(struct ladder_counters *n, __u64 bytes)
+static __always_inline int count_read(struct ladder_counters *counters, __u64 bytes)
 {
-	__sync_fetch_and_add(&n->calls, 1);
-	__sync_fetch_and_add(&n->bytes, bytes);
+	if (!counters)
+		return 0;
+	count(&counters->calls, 1);
+	count(&counters->bytes, bytes);
 	return 0;
 }
 
 static __always_inline int step_totals(__u64 bytes)
 {
-	struct ladder_slots to;
-
-	return ladder_without_row(&to, interval_side(), false) ? count(to.n, bytes) : 0;
+	return count_read(ladder_without_row(current_buffer(), false), bytes);
 }
 
 static __always_inline int step_row(__u64 bytes)
 {
-	struct ladder_slots to;
-
-	return ladder_slots(&to) ? count(to.n, bytes) : 0;
+	return count_read(ladder_find(), bytes);
 }
 
-static __always_inline int step_gathered(__u64 bytes)
+static __always_inline int step_cached(__u64 bytes)
 {
-	struct ladder_slots to;
-
-	return ladder_slots_in_task(&to) ? count(to.n, bytes) : 0;
+	return count_read(ladder_find_cached(), bytes);
 }
 
 #include "experiments.bpf.h"
@@ -56,18 +54,18 @@ static __always_inline int step_gathered(__u64 bytes)
 #define NR_READ 63
 #endif
 
-static __always_inline bool is_read(void *regs)
+static __always_inline bool is_read(struct pt_regs *regs)
 {
-	return REGISTER((struct pt_regs *)regs, SYSCALL_NR) == NR_READ;
+	return SYSCALL_NR(regs) == NR_READ;
 }
 
 struct classic_sys_exit { __u64 common; long id; long ret; };
 struct classic_sys_exit_read { __u64 common; int nr; long ret; };
 
-#define KIT_STEPS(DO) DO(totals) DO(row) DO(gathered)
+#define HEADER_STEPS(DO) DO(totals) DO(row) DO(cached)
 #define EVERY_STEP(DO)                                                                                  \
-	KIT_STEPS(DO) DO(row_and_totals) DO(named_map) DO(short_key) DO(task_storage) DO(last_row)      \
-	DO(gathered_plain) DO(gathered_side_in_map) DO(gathered_and_totals)
+	HEADER_STEPS(DO) DO(row_and_totals) DO(named_map) DO(short_key) DO(task_storage) DO(last_row)      \
+	DO(cached_plain) DO(cached_buffer_in_map) DO(cached_and_totals)
 
 #define AT(step, hook, section, condition, bytes)                                                       \
 	SEC(section) int step##__##hook(__u64 *ctx)                                                     \
@@ -83,12 +81,12 @@ AT(empty, classic, "tp/raw_syscalls/sys_exit", true, 0)
 #define DO_CLASSIC(step)                                                                                \
 	AT(step, classic, "tp/raw_syscalls/sys_exit", ((struct classic_sys_exit *)ctx)->id == NR_READ,  \
 	   ((struct classic_sys_exit *)ctx)->ret)
-KIT_STEPS(DO_CLASSIC)
+HEADER_STEPS(DO_CLASSIC)
 
 AT(empty, one_call, "tp/syscalls/sys_exit_read", true, 0)
 #define DO_ONE_CALL(step)                                                                               \
 	AT(step, one_call, "tp/syscalls/sys_exit_read", true, ((struct classic_sys_exit_read *)ctx)->ret)
-KIT_STEPS(DO_ONE_CALL)
+HEADER_STEPS(DO_ONE_CALL)
 
 AT(empty, fexit, "fexit/vfs_read", true, 0)
 #define DO_FEXIT(step) AT(step, fexit, "fexit/vfs_read", true, ctx[4])
@@ -103,7 +101,7 @@ AT(empty, fentry, "fentry/vfs_read", true, 0)
 	}
 AT_PROBE(empty, kprobe, "kprobe/vfs_read", 0)
 AT_PROBE(empty, kretprobe, "kretprobe/vfs_read", 0)
-#define DO_KRETPROBE(step) AT_PROBE(step, kretprobe, "kretprobe/vfs_read", KPROBE_RESULT(ctx))
-KIT_STEPS(DO_KRETPROBE)
+#define DO_KRETPROBE(step) AT_PROBE(step, kretprobe, "kretprobe/vfs_read", PT_REGS_RC(ctx))
+HEADER_STEPS(DO_KRETPROBE)
 
-LICENSE("GPL");
+char LICENSE[] SEC("license") = "GPL";
