@@ -30,7 +30,7 @@ wheel: ready-run ## build the wheel into dist/
 	@.venv/bin/pip -qq wheel --no-deps --wheel-dir dist .
 	@ls dist/*.whl
 
-bench: ready-bench ## measure what ebpfmon costs here, in twenty minutes; ARGS='ladder --quick' measures one piece, in a hurry
+bench: ready-bench ## measure what ebpfmon costs here, in twenty minutes; ARGS='ladder --quick' runs one benchmark, in a hurry
 	@.venv/bin/python -m benchmarks $(ARGS)
 
 bench-instructions: ready-vm ready-bench ## count the instructions of a counted call under Debian's kernels, in QEMU

@@ -1,4 +1,4 @@
-"""The wheel's build hook: compiles `bpf/*.bpf.c` for every architecture, into the package of their probe."""
+"""The wheel's build hook: compiles every `*.bpf.c` for every architecture, into its package."""
 
 from __future__ import annotations
 
