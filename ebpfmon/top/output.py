@@ -8,6 +8,8 @@ import termios
 from collections.abc import Callable
 from contextlib import suppress
 
+from ebpfmon.descriptors import reopened
+
 
 class Output:
     """A terminal's output, which takes what the terminal has no room for yet and writes it when there is room.
@@ -22,7 +24,7 @@ class Output:
         terminal was closed. Needs a running event loop.
         """
         self._loop = asyncio.get_running_loop()
-        self._fd = _reopened(fd)
+        self._fd = reopened(fd)
         self._on_drained, self._on_gone = on_drained, on_gone
         self._unsent = b""
         self._is_gone = False
@@ -73,14 +75,6 @@ class Output:
             self._loop.add_writer(self._fd, self._write_on)
         elif was_waiting:
             self._on_drained()
-
-
-def _reopened(fd: int) -> int:
-    """Open the same terminal again: O_NONBLOCK on the given descriptor would apply to the shell, which shares it."""
-    try:
-        return os.open(f"/proc/self/fd/{fd}", os.O_WRONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
-    except OSError:  # the terminal belongs to another user, as after su
-        return os.dup(fd)
 
 
 def _put(fd: int, data: bytes) -> int:
