@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from collections.abc import Iterator
+from typing import Annotated, Any, Literal, NamedTuple
 
 import msgspec
 from msgspec import UNSET, UnsetType
 
 from ebpfmon.model.chart import KINDS, Chart
-from ebpfmon.model.series import ChartData, Histogram, Series
+from ebpfmon.model.series import ChartData, Histogram
 from ebpfmon.model.snapshot import Snapshot
 
 
-class DimensionJson(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class DimensionJson(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, gc=False):
     """A dimension of a series: of a counter `delta`, `total` and `rate`, of a gauge `value`."""
 
     id: str
@@ -27,7 +28,7 @@ class DimensionJson(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     """The gauge at the end of the interval."""
 
 
-class BucketsJson(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class BucketsJson(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, gc=False):
     """How values are distributed: one number for each bucket, their sum and count."""
 
     buckets: list[int]
@@ -35,7 +36,7 @@ class BucketsJson(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     sum: int | UnsetType = UNSET
 
 
-class SeriesJson(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class SeriesJson(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, gc=False):
     """One series of a chart: of a histogram `buckets`, `count`, `sum` and `total`, of others `dimensions`."""
 
     labels: dict[str, str]
@@ -84,24 +85,20 @@ class SnapshotJson(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
 
 def to_json(snapshot: Snapshot) -> SnapshotJson:
     """Return the snapshot as JSON outputs show it: `msgspec.json.encode` makes bytes of it."""
+    known: _Identities = {}
     return SnapshotJson(
         schema=2,
         host=snapshot.host,
         time=round(snapshot.time_s, 3),
         elapsed_s=round(snapshot.elapsed_s, 4),
         complete=snapshot.complete,
-        charts=[chart_to_json(data, snapshot.elapsed_s) for data in snapshot.charts],
+        charts=[_chart(data, snapshot.elapsed_s, known) for data in snapshot.charts],
     )
 
 
 def chart_to_json(data: ChartData, elapsed_s: float) -> ChartJson:
     """Return one chart as JSON outputs show it."""
-    chart = data.chart
-    return ChartJson(
-        id=chart.id, family=chart.family, title=chart.title, units=chart.units,
-        kind=chart.kind.name,
-        labels=list(chart.labels), **_bounds(chart), series=[_series(s, elapsed_s) for s in data.series()],
-    )  # fmt: skip
+    return _chart(data, elapsed_s, {})
 
 
 def snapshot_schema() -> dict[str, Any]:
@@ -116,34 +113,75 @@ def _bounds(chart: Chart) -> dict[str, Any]:
     return {"bounds": list(of.bounds), "bucket_units": of.units} | ({"sum_units": of.sum_units} if of.sum else {})
 
 
-def _series(series: Series, elapsed_s: float) -> SeriesJson:
-    chart = series.chart
-    names = {
-        label: name
-        for label, value, name in zip(chart.labels, series.labels, series.names, strict=True)
-        if name != value
-    }
-    more: dict[str, Any] = {"names": names} if names else {}
-    if chart.buckets:
-        now, total = series.histogram, series.total_histogram
-        more |= {"buckets": list(now.counts), "count": now.count, **_sum(now)}
-        more["total"] = BucketsJson(buckets=list(total.counts), count=total.count, **_sum(total))
-    else:
-        more["dimensions"] = _dimensions(series, elapsed_s)
-    return SeriesJson(labels=series.label_map, role=series.role.value, start=round(series.start_s, 3), **more)
+class _Identity(NamedTuple):
+    """What a series is, whatever it counts."""
+
+    labels: dict[str, str]
+    names: dict[str, str] | UnsetType
+    role: Literal["item", "other", "overflow"]
+    start: float
 
 
-def _sum(histogram: Histogram) -> dict[str, int]:
-    return {} if histogram.sum is None else {"sum": histogram.sum}
+_Identities = dict[tuple[int, tuple[str, ...]], list[_Identity]]
+"""By the id of a SeriesIndex and label names: the charts of one table share them."""
 
 
-def _dimensions(series: Series, elapsed_s: float) -> list[DimensionJson]:
-    columns = series.chart.columns
-    if not series.chart.kind.cumulative:
-        return [DimensionJson(id=c.id, name=c.name, value=v) for c, v in zip(columns, series.deltas, strict=True)]
-    return [
-        DimensionJson(
-            id=c.id, name=c.name, delta=delta, total=total, rate=round(delta / elapsed_s, 2) if delta else 0.0
-        )
-        for c, delta, total in zip(columns, series.deltas, series.totals, strict=True)
+def _chart(data: ChartData, elapsed_s: float, known: _Identities) -> ChartJson:
+    chart, key = data.chart, (id(data.index), data.chart.labels)
+    identities = known.get(key)
+    if identities is None:
+        identities = known[key] = _identities(data)
+    numbers = _histograms(data) if chart.buckets else _dimensions(data, elapsed_s)
+    series = [
+        SeriesJson(labels=labels, names=names, role=role, start=start, **of_series)
+        for (labels, names, role, start), of_series in zip(identities, numbers, strict=True)
     ]
+    return ChartJson(
+        id=chart.id, family=chart.family, title=chart.title, units=chart.units, kind=chart.kind.name,
+        labels=list(chart.labels), **_bounds(chart), series=series,
+    )  # fmt: skip
+
+
+def _identities(data: ChartData) -> list[_Identity]:
+    index, of = data.index, data.chart.labels
+    return [
+        _Identity(dict(zip(of, labels, strict=True)), _names(of, labels, names), role.value, round(start_s, 3))
+        for labels, names, role, start_s in zip(index.labels, index.names, index.roles, index.starts_s, strict=True)
+    ]
+
+
+def _dimensions(data: ChartData, elapsed_s: float) -> Iterator[dict[str, Any]]:
+    """Yield what the series of a counter or a gauge have. It makes no `Series`: it runs for every chart at every
+    tick."""
+    columns = [(column.id, column.name) for column in data.chart.columns]
+    if not data.chart.kind.cumulative:
+        for values in data.deltas.tolist():
+            yield {
+                "dimensions": [DimensionJson(id=i, name=n, value=v) for (i, n), v in zip(columns, values, strict=True)]
+            }
+        return
+    for deltas, totals in zip(data.deltas.tolist(), data.totals.tolist(), strict=True):
+        yield {
+            "dimensions": [
+                DimensionJson(id=i, name=n, delta=d, total=t, rate=round(d / elapsed_s, 2) if d else 0.0)
+                for (i, n), d, t in zip(columns, deltas, totals, strict=True)
+            ]
+        }
+
+
+def _histograms(data: ChartData) -> Iterator[dict[str, Any]]:
+    for series in data.series():
+        now, total = series.histogram, series.total_histogram
+        so_far = BucketsJson(buckets=list(total.counts), count=total.count, sum=_sum(total))
+        yield {"buckets": list(now.counts), "count": now.count, "sum": _sum(now), "total": so_far}
+
+
+def _names(of: tuple[str, ...], labels: tuple[str, ...], names: tuple[str, ...]) -> dict[str, str] | UnsetType:
+    """Return the label values that people call something else."""
+    if names == labels:
+        return UNSET
+    return {label: name for label, value, name in zip(of, labels, names, strict=True) if name != value}
+
+
+def _sum(histogram: Histogram) -> int | UnsetType:
+    return UNSET if histogram.sum is None else histogram.sum
