@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import ClassVar, Self
 
 VALUE = "value"
@@ -31,7 +32,7 @@ class Dimension:
         return cls(VALUE, VALUE, plus, minus, negative)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)  # without slots, which leave no place for what `cached_property` keeps
 class Buckets:
     """Say what the counters of a histogram stand for.
 
@@ -53,7 +54,7 @@ class Buckets:
         bounds = tuple(first * 2**n for n in range(slots - 1))
         return cls(field=field, bounds=bounds, units=units, sum=sum, sum_units=sum_units or units)
 
-    @property
+    @cached_property
     def columns(self) -> tuple[Dimension, ...]:
         """One column for each bucket, named after its bound, then one of id `sum` if the sum is counted."""
         names = [*(f"{bound:.15g}" for bound in self.bounds), "+Inf"]

@@ -8,20 +8,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ebpfmon.model import Chart, ChartData, Dimension, LabelSource, Role, Rows, SeriesIndex, TableHarvest
-from ebpfmon.pipeline.aggregate import Aggregator, concatenated, taken
+from ebpfmon.model import Chart, ChartData, Dimension, LabelSource, Role, RowGroups, Rows, SeriesIndex, TableHarvest
+from ebpfmon.pipeline.aggregate import Aggregator, at, concatenated, taken
 from ebpfmon.pipeline.gauges import Gauges, signs_of
 from ebpfmon.pipeline.schedule import Moment
 from ebpfmon.pipeline.top_k import TopK
 
 Counters = Mapping[str, Sequence[str]]
 """The names of the counters of each table, by table."""
-_Number = TypeVar("_Number", np.int64, np.float64)
 _NO_LABELS: tuple[tuple[str, ...], ...] = ((),)
 _GROUP = np.dtype([("group", "u8")])
 
@@ -34,9 +32,9 @@ class _Columns:
         self.names = [f"{table}/{name}" for table, of_table in counters.items() for name in of_table]
         self.spans: dict[str, slice] = {}
         """Where among `names` the counters of each table are."""
-        at = 0
+        end = 0
         for table, of_table in counters.items():
-            self.spans[table] = slice(at, at := at + len(of_table))
+            self.spans[table] = slice(end, end := end + len(of_table))
         self.qualified = [_qualified(chart) for chart in self.charts]
         cumulative = [c for c in self.qualified if c.kind.cumulative]
         self._signs = signs_of([d for chart in cumulative for d in chart.columns], self.names)
@@ -54,16 +52,16 @@ class _Columns:
         if not self.charts:
             return []
         moved, amounts = (deltas @ self._signs, totals @ self._signs) if self._signs.size else (deltas, totals)
-        found, at, of_gauges = [], 0, 0
+        found, of_cumulative, of_gauges = [], 0, 0
         for chart in self.charts:
             width = len(chart.columns)
             if chart.kind.cumulative:
-                numbers = moved[:, at : at + width], amounts[:, at : at + width]
-                at += width
+                here = slice(of_cumulative, of_cumulative := of_cumulative + width)
+                numbers = moved[:, here], amounts[:, here]
             else:
-                now = gauges[:, of_gauges : of_gauges + width]
+                here = slice(of_gauges, of_gauges := of_gauges + width)
+                now = gauges[:, here]
                 numbers = now, np.zeros_like(now)
-                of_gauges += width
             if chart.table in tables:
                 found.append(ChartData(chart=chart, index=index, deltas=numbers[0], totals=numbers[1]))
         return found
@@ -90,7 +88,7 @@ class SystemAccount:
     def __init__(self, charts: Iterable[Chart], table: str, counters: Sequence[str]) -> None:
         self._table, self._names = table, tuple(counters)
         self._columns = _Columns(charts, {table: counters})
-        self._gauges = Gauges(self._columns.qualified, ())
+        self._gauges = Gauges(self._columns.qualified, (), self._columns.names)
         self._gauges_before = np.zeros(len(self._gauges), np.int64)
         self._totals = np.zeros((1, len(self._names)), np.int64)
         self._index: SeriesIndex | None = None
@@ -99,7 +97,7 @@ class SystemAccount:
     def account(self, table: TableHarvest, moment: Moment) -> list[ChartData]:
         """Return one interval as charts."""
         counted = _vector(table.totals, self._names)
-        gauges = self._gauges.of(_vector(table.since_load, self._names), self._columns.names)
+        gauges = self._gauges_of(table)
         idle = not counted.any() and np.array_equal(gauges, self._gauges_before)
         if idle and self._idle:
             return self._idle
@@ -112,6 +110,9 @@ class SystemAccount:
         )
         self._idle, self._gauges_before = charts if idle else [], gauges
         return charts
+
+    def _gauges_of(self, table: TableHarvest) -> NDArray[np.int64]:
+        return self._gauges.of(_vector(table.since_load, self._names)) if len(self._gauges) else self._gauges_before
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -144,7 +145,7 @@ class _LabelledAccount:
         `other`, and `overflow` if what found no row is not part of that. `weights` (counters,) is how much each counter
         is activity."""
         self._columns, self._rest = columns, rest
-        self.gauges = Gauges(columns.qualified, fields)
+        self.gauges = Gauges(columns.qualified, fields, columns.names)
         self._top = TopK(fields, maximum)
         counters = len(columns.names)
         self._weights = np.concatenate((weights, np.ones(len(self.gauges))))  # what has a gauge is active
@@ -158,7 +159,7 @@ class _LabelledAccount:
 
     def begin(self, rows: Rows, numbers: NDArray[np.int64], totals: NDArray[np.int64]) -> None:
         """Take in an interval of which there are gauges alone."""
-        self.gauges.add(rows, self._columns.names, numbers, totals)
+        self.gauges.add(rows, numbers, totals)
 
     def account(self, counted: _Counted, name: Namer, moment: Moment, tables: Collection[str]) -> list[ChartData]:
         """Return one interval as the charts of these tables: series in the order in which they came, then the rest."""
@@ -183,9 +184,9 @@ class _LabelledAccount:
         sums = selection.sums[: self._selected]
         is_new = selection.known < 0
         # totals of a key that is hidden stand still: what it does is in `other`
-        self._totals = np.where(is_new[:, np.newaxis], 0, _at(self._totals, selection.known))
+        self._totals = at(self._totals, selection.known)
         self._totals[: self._selected] += sums[:, :counters]
-        self._starts_s = np.where(is_new, np.nan, _at(self._starts_s, selection.known))
+        self._starts_s = np.where(is_new, np.nan, at(self._starts_s, selection.known))
         starts_s = self._starts_s[: self._selected]
         starts_s[np.isnan(starts_s)] = moment.start_s
         if self._rest_start_s is None:
@@ -203,7 +204,7 @@ class _LabelledAccount:
         gauge."""
         if not len(self.gauges):
             return counted.rows, counted.numbers, counted.totals
-        self.gauges.add(counted.rows, self._columns.names, counted.numbers, counted.totals)
+        self.gauges.add(counted.rows, counted.numbers, counted.totals)
         of_gauges, values = self.gauges.rows, self.gauges.values
         assert of_gauges is not None, "an interval was just added"
         numbers = np.hstack((counted.numbers, np.zeros((len(counted.rows), len(self.gauges)), np.int64)))
@@ -246,7 +247,7 @@ class KeyAccount:
 
     def take_over(self, former: KeyAccount) -> None:
         """Go on with the gauges of the account that showed this table under other settings."""
-        self._account.gauges = former._account.gauges
+        self._account.gauges.take_over(former._account.gauges)
 
     def account(self, table: TableHarvest, moment: Moment) -> list[ChartData]:
         """Return one interval as charts. The series add up to the table's totals, less the rows that are not wanted."""
@@ -274,9 +275,6 @@ class GroupSums:
 class GroupAccount:
     """The charts of one grouping, over the rows of all tables by process."""
 
-    NOBODY = 0
-    """The id of everything that belongs to no group."""
-
     def __init__(self, charts: Iterable[Chart], counters: Counters, maximum: int) -> None:
         """`charts`: as this grouping publishes them. `counters`: those of all tables by process."""
         self._columns = _Columns(charts, counters)
@@ -296,17 +294,17 @@ class GroupAccount:
         """Return one interval as charts. `names`: of all groups in `by_group`."""
         spans, width = self._columns.spans, len(self._columns.names)
         totals, overflow = np.zeros(width, np.int64), np.zeros(width, np.int64)
-        has_name = {table: found.groups != self.NOBODY for table, found in by_group.items()}
+        has_name = {table: found.groups != RowGroups.OTHER for table, found in by_group.items()}
         numbers = np.zeros((sum(map(np.count_nonzero, has_name.values())), width), np.int64)
-        rows, at = [np.zeros(0, _GROUP)], 0
+        rows, end = [np.zeros(0, _GROUP)], 0
         for table, found in by_group.items():
             of_table = tuple(tables[table].totals)
             totals[spans[table]] = _vector(tables[table].totals, of_table)
             overflow[spans[table]] = _vector(tables[table].overflow, of_table)
             groups = found.groups[has_name[table]]
-            numbers[at : at + len(groups), spans[table]] = found.sums[has_name[table]]
+            numbers[end : end + len(groups), spans[table]] = found.sums[has_name[table]]
             rows.append(groups.view(_GROUP))
-            at += len(groups)
+            end += len(groups)
         counted = _Counted(rows=np.concatenate(rows), numbers=numbers, totals=totals, overflow=overflow)
 
         def name(selected: Rows) -> tuple[Sequence[tuple[str, ...]], Sequence[tuple[str, ...]]]:
@@ -331,10 +329,3 @@ def sums_by(numbers: NDArray[np.int64], table: TableHarvest) -> tuple[NDArray[np
 
 def _vector(of_names: Mapping[str, int], names: Sequence[str]) -> NDArray[np.int64]:
     return np.array([of_names.get(name, 0) for name in names], np.int64)
-
-
-def _at(values: NDArray[_Number], known: NDArray[np.intp]) -> NDArray[_Number]:
-    """Return `values` at these places; what there is at -1 does not matter."""
-    if not len(values):
-        return np.zeros((len(known), *values.shape[1:]), values.dtype)
-    return values[known]

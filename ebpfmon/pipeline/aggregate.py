@@ -5,11 +5,14 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ebpfmon.model.table import Rows
+
+_Number = TypeVar("_Number", np.int64, np.float64)
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +99,15 @@ def concatenated(first: Rows, second: Rows) -> Rows:
 def taken(rows: Rows, which: NDArray[np.intp] | NDArray[np.bool_]) -> Rows:
     """Return some of the rows, as fast as `concatenated`."""
     found: Rows = _raw(rows)[which].view(rows.dtype)
+    return found
+
+
+def at(values: NDArray[_Number], places: NDArray[np.intp]) -> NDArray[_Number]:
+    """Return what `values` (n, ...) has at these places (m,), and 0 for negative ones: (m, ...)."""
+    if not len(values):
+        return np.zeros((len(places), *values.shape[1:]), values.dtype)
+    found = values[np.maximum(places, 0)]
+    found[places < 0] = 0
     return found
 
 

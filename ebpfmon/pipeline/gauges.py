@@ -19,28 +19,33 @@ class Gauges:
     A key may do nothing for hours while something of it is under way, so gauges outlive the rows.
     """
 
-    def __init__(self, charts: Iterable[Chart], fields: Sequence[str]) -> None:
-        """`charts`: those whose gauges are kept. `fields`: those of a row that make up its key."""
-        self._each = [d for chart in charts if not chart.kind.cumulative for d in chart.columns]
+    def __init__(self, charts: Iterable[Chart], fields: Sequence[str], counters: Sequence[str]) -> None:
+        """`charts`: those whose gauges are kept. `fields`: those of a row that make up its key. `counters`: the names
+        of the numbers that are taken in, in their order."""
+        each = [d for chart in charts if not chart.kind.cumulative for d in chart.columns]
+        self._signs = signs_of(each, counters)
         self._fields = tuple(fields)
         self._aggregator = Aggregator(len(self._fields))
         self.rows: Rows | None = None
         """A row of each key that has a gauge; None before the first interval."""
-        self.values = np.zeros((0, len(self._each)), np.int64)
+        self.values = np.zeros((0, len(each)), np.int64)
         """The gauges of each of these keys, (keys, gauges of all charts)."""
-        self.total = np.zeros(len(self._each), np.int64)
+        self.total = np.zeros(len(each), np.int64)
         """The gauges of all keys and of what found no row, (gauges of all charts,)."""
 
     def __len__(self) -> int:
-        return len(self._each)
+        return len(self.total)
 
-    def add(self, rows: Rows, names: Sequence[str], numbers: NDArray[np.int64], totals: NDArray[np.int64]) -> None:
-        """Take in an interval: its rows, their counters (rows, names), and all of it (names,)."""
-        if not self._each:
+    def take_over(self, former: Gauges) -> None:
+        """Go on with the gauges of the same charts that were kept elsewhere until now."""
+        self.rows, self.values, self.total = former.rows, former.values, former.total
+
+    def add(self, rows: Rows, numbers: NDArray[np.int64], totals: NDArray[np.int64]) -> None:
+        """Take in an interval: its rows, their counters (rows, counters), and all of it (counters,)."""
+        if not len(self):
             return
-        signs = signs_of(self._each, names)
-        self.total += totals @ signs
-        changes = numbers @ signs
+        self.total += totals @ self._signs
+        changes = numbers @ self._signs
         moved = np.flatnonzero(changes.any(axis=1))
         together, changes = taken(rows, moved), changes[moved]
         if self.rows is not None:
@@ -51,9 +56,10 @@ class Gauges:
         kept = kept[np.argsort(-np.abs(changes[kept]).sum(axis=1), kind="stable")][:_MOST]
         self.rows, self.values = taken(together, first[kept]), changes[kept]
 
-    def of(self, counted: NDArray[np.int64], names: Sequence[str]) -> NDArray[np.int64]:
-        """Return the gauges of what was counted since the load (names,): (gauges of all charts,)."""
-        return counted @ signs_of(self._each, names) if self._each else self.total
+    def of(self, counted: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Return the gauges of what was counted since the load (counters,): (gauges of all charts,)."""
+        gauges: NDArray[np.int64] = counted @ self._signs
+        return gauges
 
 
 def signs_of(columns: Sequence[Dimension], names: Sequence[str]) -> NDArray[np.int64]:

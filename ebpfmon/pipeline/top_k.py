@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ebpfmon.model.table import Rows
-from ebpfmon.pipeline.aggregate import Aggregator, Groups, concatenated, key_of, taken
+from ebpfmon.pipeline.aggregate import Aggregator, Groups, at, concatenated, key_of, taken
 
-_Number = TypeVar("_Number", np.int64, np.float64)
 HALF_LIFE_S = 60.0
 """The half-life of what a key did, when keys are compared."""
 FACTOR = 2.0
@@ -142,20 +140,11 @@ class _Sums:
 
     def weighted(self, weights: NDArray[np.float64]) -> NDArray[np.float64]:
         """Return the weighted sum of each group, (groups,)."""
-        return _at(self._numbers @ weights, self._row)
+        return at(self._numbers @ weights, self._row)
 
     def of(self, which: NDArray[np.intp]) -> NDArray[np.int64]:
         """Return the sums of some of the groups, (groups, columns)."""
-        return _at(self._numbers, self._row[which])
-
-
-def _at(values: NDArray[_Number], places: NDArray[np.intp]) -> NDArray[_Number]:
-    """Return `values` at these places, 0 at those that are negative."""
-    if not len(values):
-        return np.zeros((len(places), *values.shape[1:]), values.dtype)
-    found = values[np.maximum(places, 0)]
-    found[places < 0] = 0
-    return found
+        return at(self._numbers, self._row[which])
 
 
 def _without(groups: NDArray[np.bool_], excluded: NDArray[np.intp]) -> NDArray[np.intp]:

@@ -8,6 +8,7 @@ import enum
 import re
 import subprocess
 import sys
+from functools import cached_property
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -48,7 +49,8 @@ def tables(page: str) -> dict[str, set[str]]:
 def members(name: str) -> set[str]:
     """The names that a public class's users need to know."""
     public: Any = getattr(ebpfmon, name)
-    own = {n for n, v in vars(public).items() if not n.startswith("_") and (callable(v) or isinstance(v, property))}
+    computed = (property, cached_property)
+    own = {n for n, v in vars(public).items() if not n.startswith("_") and (callable(v) or isinstance(v, computed))}
     if issubclass(public, enum.Enum):
         return set(public.__members__)
     if issubclass(public, ebpfmon.SinkSettings):
@@ -61,7 +63,7 @@ def members(name: str) -> set[str]:
         return {f.name for f in dataclasses.fields(public)} | {name.upper() for name in KINDS}
     if dataclasses.is_dataclass(public):
         fields = {f.name for f in dataclasses.fields(public)}
-        return fields | {n for n in own if isinstance(vars(public)[n], property)}
+        return fields | {n for n in own if isinstance(vars(public)[n], computed)}
     return own | ({"__aenter__", "__aexit__"} if name == "Sink" else set())
 
 

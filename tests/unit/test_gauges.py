@@ -130,11 +130,11 @@ def test_they_add_up_to_all_that_is_under_way(intervals: list[list[tuple[int, in
 
 
 def add(of: Gauges, table: TableHarvest) -> None:
-    of.add(table.rows, COUNTERS, table.counters, np.array([*table.totals.values()], np.int64))
+    of.add(table.rows, table.counters, np.array([*table.totals.values()], np.int64))
 
 
 def test_a_key_without_anything_under_way_is_not_kept() -> None:
-    of = Gauges([CALLS, GAUGE], ("disk", "zone"))
+    of = Gauges([CALLS, GAUGE], ("disk", "zone"), COUNTERS)
     add(of, harvest([(1, 5, 2)]))
     add(of, harvest([(1, 0, 1), (3, 1, 1), (4, 2, 0)], unseen=(1, 0)))
     add(of, harvest([(4, 0, 2)]))
@@ -146,7 +146,7 @@ def test_a_key_without_anything_under_way_is_not_kept() -> None:
 
 def test_of_too_many_keys_the_highest_gauges_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "_MOST", 2)
-    of = Gauges([GAUGE], ("disk", "zone"))
+    of = Gauges([GAUGE], ("disk", "zone"), COUNTERS)
     add(of, harvest([(1, 5, 0), (2, 1, 0), (3, 0, 7)]))
     assert of.rows is not None
     assert dict(zip(of.rows["disk"].tolist(), of.values[:, 0].tolist(), strict=True)) == {3: -7, 1: 5}
