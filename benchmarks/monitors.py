@@ -23,7 +23,7 @@ BPFTRACE = (
 
 @dataclass(frozen=True, slots=True)
 class Peer:
-    """Something that one could take instead. `skip_reason`: why it cannot be had here."""
+    """Another monitor to compare with. `skip_reason` says why it cannot run here; empty if it can."""
 
     monitor: Monitor
     sees: str

@@ -73,7 +73,7 @@ class Bar(msgspec.Struct, frozen=True):
 
 
 class Result(msgspec.Struct, kw_only=True):
-    """All that one benchmark found out."""
+    """The results of one benchmark."""
 
     name: str
     title: str

@@ -162,7 +162,7 @@ int ebpfmon_self_check(void *ctx)
 }
 #endif
 
-/* Histograms.  A counter may be an array, each element of which counts the values of one size:
+/* Histograms.  A counter may be an array. Each element then counts the values of one range:
  *
  *	struct hello_counters { __u64 calls, time_ns, latency[24]; };
  *	count_slot(counters->latency, log2_slot(ns, 250, 24), 24);
@@ -170,9 +170,9 @@ int ebpfmon_self_check(void *ctx)
  * Slot 0 is for values of up to `unit`, 1 for up to twice that, 2 for up to four times that ..., the last one for all
  * that are greater. In Python `Buckets.log2("latency", slots=24, first=0.25, units="microseconds")` says so.
  *
- * Gauges.  What is (requests in flight, bytes that wait), not what happened, is counted as what begins and what ends: two
- * counters, whose difference user space keeps. So it belongs to the interval to the unit, whichever CPUs see the two.
- * Count the end only of what you counted the beginning of: whoever keeps when it began knows. */
+ * Gauges.  Count what is under way (requests in flight, bytes that wait) with two counters, one for beginnings and one for
+ * ends. User space keeps their difference, which is exact in every interval, whichever CPUs see the beginning and the
+ * end. Count an end only if you counted its beginning: the map that keeps when it began tells. */
 static __always_inline __u32 log2_slot(__u64 value, const __u64 unit, const __u32 slots)
 {
 	__u64 rest = value ? (value - 1) / unit : 0;

@@ -41,13 +41,13 @@ class Notifier:
         self._say("STOPPING=1")
 
     def alive(self) -> None:
-        """To be called at each turn of the work that is watched: tells it at most every half of the watchdog's time."""
+        """Tell the watchdog that the daemon is alive, at most once in half of the watchdog's time."""
         now_s = time.monotonic()
         if self._every_s is not None and now_s >= self._next_s and self._say("WATCHDOG=1"):
             self._next_s = now_s + self._every_s
 
     def _say(self, *lines: str) -> bool:
-        """Whether it was said. A socket of its own each time: nothing is open in between."""
+        """Send a message and return whether that worked. Each has its own socket, so nothing is open in between."""
         if not self._address or not lines:
             return False
         # OSError: nobody is there, or its queue is full; ValueError: no path can be like that

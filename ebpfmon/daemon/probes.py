@@ -60,7 +60,7 @@ def wanted_probes(settings: Settings, registry: Registry) -> Iterator[Wanted]:
 
 
 def _set_up(probe: Probe, settings: ProbeSettings) -> Setup:
-    """What a probe makes of its settings. Raises SettingsError, and PluginError for all else that goes wrong."""
+    """Return what a probe makes of its settings. Raise SettingsError, and PluginError for anything else."""
     try:
         made: object = probe.setup(settings)
     except SettingsError:
@@ -114,8 +114,8 @@ class Probes:
         self._stack.close()
 
     def load(self, wanted: Iterable[Wanted], *, forced: bool, beside: Sequence[LoadedProbe] = ()) -> Self:
-        """Load these; one that cannot load is named, and the others go on. Where programs of the same probe run
-        already, `beside`, they change sides with it from now on. Blocking.
+        """Load these; one that cannot load is named, and the others go on. If programs of the same probe run already,
+        `beside`, both swap their buffers together from now on. Blocking.
 
         Raises KernelError where none can, where an attach method is `forced`, or without the capabilities.
         """
@@ -145,7 +145,8 @@ class Probes:
         return self
 
     def _require_tables(self, loaded: LoadedProbe) -> None:
-        """Tables are known by their names alone, so those have to be of their own."""
+        """Close the probe and raise ObjectError if another probe has a table of the same name: tables are known by
+        their names alone."""
         for other in self.loaded:
             for stem in {t.stem for t in other.tables} & {t.stem for t in loaded.tables}:
                 loaded.close()
@@ -154,7 +155,7 @@ class Probes:
                 )
 
     def fit(self, wanted: list[Wanted]) -> bool:
-        """Whether what is loaded will do for what is `wanted` now."""
+        """Return whether the loaded probes will do for what is `wanted` now."""
         return [_of_load(w) for w in wanted] == [_of_load(w) for w in self._wanted]
 
     def adopt(self, wanted: list[Wanted]) -> None:
@@ -168,13 +169,13 @@ class Probes:
 
 
 def _of_load(wanted: Wanted) -> tuple[str, LoadOptions, dict[str, int]]:
-    """What needs a new load if it is another."""
+    """Return the part of the settings that needs a new load when it changes."""
     probe, options = wanted
     return probe.name, replace(options, setup=attach.NO_SETUP), dict(options.setup.rodata)
 
 
 def describe(probe: LoadedProbe) -> str:
-    """How a probe's events are seen, in a line."""
+    """Return one line that says how a probe's events are seen."""
     methods = Counter(choice.taken.method.name for choice in probe.choices if choice.taken)
     missing = [c.event for c in probe.choices if not c.taken]
     seen = ", ".join(f"{count} events by {way}" for way, count in methods.items())
@@ -182,7 +183,7 @@ def describe(probe: LoadedProbe) -> str:
 
 
 def require_fit(loaded: LoadedProbe) -> None:
-    """Raises ObjectError where a probe's charts or the meaning of its keys do not fit the tables of its object."""
+    """Raise ObjectError if a probe's charts or labels do not fit the tables of its object."""
     probe, counters = loaded.probe, {t.stem: t.counters for t in loaded.tables}
     if execs.TABLE in counters and probe is not execs.PROBE:
         raise ObjectError(f"probe '{probe.name}': a table of the name '{execs.TABLE}' is ebpfmon's own")

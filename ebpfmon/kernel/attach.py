@@ -66,14 +66,14 @@ class LoadedProbe:
         self.setup.close()
 
     def adopt(self, setup: Setup) -> None:
-        """Another set-up for the same programs: its rodata settings are as they were. Raises KernelError."""
+        """Use another set-up for the same programs, with unchanged rodata settings. Raise KernelError."""
         for name, elements in setup.maps.items():
             self.object.refill(name, self.setup.maps.get(name, {}), elements)
         self.setup.close()
         self.setup = setup
 
     def missed_runs(self) -> int:
-        """Runs of the attached programs that the kernel left out, since the load."""
+        """Return how many runs of the attached programs the kernel left out since the load."""
         return self.object.missed_runs(self._programs)
 
 

@@ -192,5 +192,5 @@ def _lacks_function(function: str, arguments: int | None, symbols: Symbols) -> s
 
 
 def _wrong_arguments(wanted: int | None, found: int | None) -> str:
-    """With a number that is not known, whether the kernel accepts the program has to tell."""
+    """Return what is wrong with the number of arguments, or nothing. If the number is not known, the load will tell."""
     return "" if found in (None, wanted) else f"it has {found} arguments here, not {wanted}"

@@ -50,7 +50,7 @@ class _ProgramOptions(ctypes.Structure):
 
 
 def compile_source(obj: BpfObject) -> dict[str, bytes]:
-    """Instructions by program, of those that BCC can do, from the source beside an opened object.
+    """Compile the source beside an opened object. Return the instructions of each program that BCC can compile.
 
     Raises KernelError, naming the package to install where one is missing.
     """
@@ -180,7 +180,7 @@ class BccObject(BpfObject):
         return int.from_bytes(bytes(self.rodata()[offset : offset + size]), "little")
 
     def _check_self(self) -> None:
-        """With another kernel's headers every offset is wrong: compare what they give with what the kernel knows."""
+        """Compare what the headers say with what the kernel knows: another kernel's headers give wrong offsets."""
         link = self._attach_raw_tracepoint(_SELF_CHECK, "sys_exit")
         for _ in range(100):
             os.getppid()
@@ -199,7 +199,7 @@ class BccObject(BpfObject):
 
 
 def _maps_of(obj: BpfObject) -> list[str]:
-    """The maps that the source names; settings are not kept in one here."""
+    """Return the maps that the source names. Settings are not kept in a map here."""
     return sorted(name for name in obj.maps if name == INTERVAL or "." not in name)
 
 
@@ -213,7 +213,7 @@ def _settings_of(obj: BpfObject) -> dict[str, tuple[int, int]]:
 
 
 def _fill_in(code: bytes, map_fds: list[int], settings: list[int]) -> bytes:
-    """The instructions with descriptors and values where the compiler put numbers."""
+    """Return the instructions, with descriptors and values in place of the compiler's numbers."""
     filled = bytearray(code)
     for at in range(0, len(code), 8):
         operation, registers, _, number = struct.unpack_from("<BBhi", code, at)

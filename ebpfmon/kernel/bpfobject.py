@@ -58,11 +58,11 @@ class BpfObject:
         self._closing.close()
 
     def section(self, program: str) -> str:
-        """The section of a program, such as "fexit/vfs_read"."""
+        """Return the section of a program, such as "fexit/vfs_read"."""
         return self._text("bpf_program__section_name", self.programs[program])
 
     def btf(self) -> bytes:
-        """The object's own BTF, with the offsets of its variables filled in."""
+        """Return the object's own BTF, with the offsets of its variables filled in."""
         size = ctypes.c_uint32()
         data = self._lib.btf__raw_data(self._lib.bpf_object__btf(self._object), ctypes.byref(size))
         if not data:
@@ -70,26 +70,27 @@ class BpfObject:
         return ctypes.string_at(data, size.value)
 
     def map_info(self, name: str, what: str) -> int:
-        """A number about a map: type, fd, key_size, value_size, max_entries, btf_key_type_id, btf_value_type_id."""
+        """Return a number about a map: type, fd, key_size, value_size, max_entries, btf_key_type_id or
+        btf_value_type_id."""
         return int(getattr(self._lib, f"bpf_map__{what}")(self.maps[name]))
 
     def set_max_entries(self, name: str, count: int) -> None:
-        """Before the load: how many elements a map shall hold."""
+        """Set how many elements a map can hold. Call it before `load`."""
         check(self._lib.bpf_map__set_max_entries(self.maps[name], count), f"size map '{name}'")
 
     def share(self, name: str, fd: int) -> None:
-        """Before the load: take a map that there is already, instead of one of its own."""
+        """Use an existing map instead of a new one. Call it before `load`."""
         check(self._lib.bpf_map__reuse_fd(self.maps[name], fd), f"share map '{name}'")
 
     def rodata(self) -> ctypes.Array[ctypes.c_uint8]:
-        """Before the load: the read-only data, to be written."""
+        """Return the read-only data, which may be written before `load`."""
         found = self._lib.bpf_object__find_map_by_name(self._object, b".rodata")
         size = ctypes.c_size_t()
         at = self._lib.bpf_map__initial_value(found, ctypes.byref(size)) if found else None
         return (ctypes.c_uint8 * size.value).from_address(at) if at else (ctypes.c_uint8 * 0)()
 
     def load(self, programs: Iterable[str]) -> None:
-        """These programs into the kernel. Raises LoadError with the program at fault and the verifier's last useful
+        """Load these programs into the kernel. Raise LoadError with the program at fault and the verifier's last useful
         line."""
         wanted = frozenset(programs)
         for name, program in self.programs.items():
@@ -105,7 +106,7 @@ class BpfObject:
             raise_load_error(self.path, found[1] if found else None, -result, said)
 
     def fill(self, name: str, elements: Mapping[bytes, bytes]) -> None:
-        """After the load: put elements into a map, keys and values as the kernel has them. Raises KernelError."""
+        """Put elements into a map, keys and values as the kernel has them. Call it after `load`. Raise KernelError."""
         if name not in self.maps:
             raise ObjectError(f"fill map '{name}': '{self.path.name}' has no such map")
         fd = self.map_info(name, "fd")
@@ -113,7 +114,7 @@ class BpfObject:
             check(self._lib.bpf_map_update_elem(fd, key, value, 0), f"fill map '{name}'")
 
     def refill(self, name: str, before: Mapping[bytes, bytes], now: Mapping[bytes, bytes]) -> None:
-        """What stood in a map (`fill`) is there no more, but for what is to stand there now. Raises KernelError."""
+        """Replace the elements `before`, which `fill` put into a map, by those of `now`. Raise KernelError."""
         fd, is_array = self.map_info(name, "fd"), self.map_info(name, "type") == _ARRAY
         for key in before.keys() - now.keys():
             if is_array:  # whose elements cannot be deleted
@@ -132,7 +133,7 @@ class BpfObject:
         method.attach(self, program, section)
 
     def expect_return(self, program: str) -> None:
-        """Before the load: the program is going to be attached by `link_return`."""
+        """Prepare a program to be attached by `link_return`. Call it before `load`."""
         if not self._kretprobes:
             self._lib.bpf_program__set_expected_attach_type(self.programs[program], _TRACE_KPROBE_MULTI)
 
@@ -167,11 +168,11 @@ class BpfObject:
         return link
 
     def program_fd(self, program: str) -> int:
-        """The descriptor of a loaded program."""
+        """Return the descriptor of a loaded program."""
         return int(self._lib.bpf_program__fd(self.programs[program]))
 
     def missed_runs(self, programs: Iterable[str]) -> int:
-        """How often the kernel should have run one of these programs and did not, as far as it tells."""
+        """Return how many runs of these programs the kernel left out, as far as it tells."""
         missed = sum(self.libbpf.missed_runs(self.program_fd(program)) for program in programs)
         missed += sum(self.libbpf.missed_hits(self._lib.bpf_link__fd(link)) for link in self._telling)
         return missed + (self._kretprobes.missed() if self._kretprobes else 0)
@@ -187,7 +188,7 @@ class BpfObject:
 
 
 def raise_load_error(path: Path, name: str | None, code: int, said: str) -> NoReturn:
-    """A LoadError out of what the kernel answered and what libbpf or the verifier said."""
+    """Raise a LoadError from the kernel's answer and the messages of libbpf or the verifier."""
     what = f"load '{name}' of '{path.name}'" if name else f"load '{path.name}'"
     # of libbpf's own advice some is misleading ("raise ulimit -l" for any EPERM), so our words alone
     if code in (errno.EPERM, errno.EACCES) and "processed" not in said:
@@ -200,7 +201,7 @@ def raise_load_error(path: Path, name: str | None, code: int, said: str) -> NoRe
 
 
 def _verifier_line(said: str) -> str:
-    """The last useful line of the verifier's log: what it objects to, not its statistics."""
+    """Return the last useful line of the verifier's log: what it objects to, not its statistics."""
     log = said
     with suppress(ValueError):
         log = said[said.index("-- BEGIN PROG LOAD LOG --") : said.index("-- END PROG LOAD LOG --")]

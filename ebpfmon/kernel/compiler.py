@@ -47,7 +47,7 @@ def compile_all(root: Path) -> list[Path]:
 
 
 def for_bcc(out: Path) -> Path:
-    """Where the source for BCC is, beside a compiled object."""
+    """Return the path of the source for BCC, beside a compiled object."""
     return out.with_name(out.name.removesuffix(".bpf.o") + ".bcc.c")
 
 
@@ -94,7 +94,8 @@ def strip_for_bcc(text: str) -> str:
 
 
 def _end_of_program(text: str, at: int) -> int:
-    """Find the end of the function at a place: of two, if BPF_PROG() has made it, the second of which is static."""
+    """Return where the function that begins at `at` ends. BPF_PROG() makes two functions, the second one static; then
+    that one's end counts."""
     for _ in range(2 if "____" in text[at : text.index("{", at)] else 1):
         depth, at = 1, text.index("{", at) + 1
         while depth:

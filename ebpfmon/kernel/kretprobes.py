@@ -64,7 +64,7 @@ class Kretprobes:
             raise AttachError(f"make a kretprobe of '{function}': {error.strerror}", errno=error.errno or 0) from error
 
     def missed(self) -> int:
-        """Returns that no program saw, as all instances were taken."""
+        """Return how many returns no program saw because all instances were in use."""
         if not self._events:
             return 0
         rows = [line.split() for line in (self._tracefs / "kprobe_profile").read_text().splitlines()]

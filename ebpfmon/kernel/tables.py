@@ -29,7 +29,7 @@ NO_TABLE = "it has no table: include process_table.bpf.h or keyed_table.bpf.h"
 
 
 def find_tables(obj: BpfObject) -> list[str]:
-    """The stems of an object's tables: STEM_rows is a map of maps, STEM_totals a per-CPU array."""
+    """Return the stems of an object's tables: STEM_rows is a map of maps, STEM_totals a per-CPU array."""
     return [
         name.removesuffix("_rows")
         for name in obj.maps
@@ -38,7 +38,7 @@ def find_tables(obj: BpfObject) -> list[str]:
 
 
 def set_table_size(obj: BpfObject, stem: str, rows: int) -> None:
-    """Before the load: how many rows one interval of the table can hold."""
+    """Set how many rows one interval of the table can hold. Call it before the load."""
     for buffer in (0, 1):
         obj.set_max_entries(f"{stem}_rows_{buffer}", rows)
 
@@ -57,7 +57,7 @@ class Interval:
         return buffer.value
 
     def swap(self) -> int:
-        """Have programs write to the other buffer from now on; returns the one they leave."""
+        """Make programs write to the other buffer from now on. Return the one they leave."""
         left = self.buffer
         zero, buffer = ctypes.c_uint32(0), ctypes.c_uint32(1 - left)
         check(self._lib.bpf_map_update_elem(self._fd, ctypes.byref(zero), ctypes.byref(buffer), 0), "swap the buffers")
@@ -190,8 +190,8 @@ class Table:
 def _untouched(rows: int, row_bytes: int) -> NDArray[np.uint8]:
     """Make an array of zeros, (rows, row_bytes), whose pages take memory only once they are written to.
 
-    Room for a full table is several megabytes, of which an ordinary interval fills a small part. malloc might take it
-    from memory that was used before, and clear all of it.
+    A full table needs several megabytes, and an ordinary interval fills a small part of them. malloc might reuse memory
+    and would then clear all of it.
     """
     return np.frombuffer(mmap.mmap(-1, rows * row_bytes), np.uint8).reshape(rows, row_bytes)
 

@@ -65,7 +65,7 @@ class Harvest:
 class LabelSource:
     """Say what the rows of a table with keys of its own are called: subclass it, and return it from `setup`.
 
-    `fields` are the row's fields (integers) that tell series apart; rows that are alike in them are summed. `labels`
+    `fields` are the row's fields (integers) that tell series apart; rows with equal values in them are summed. `labels`
     are the names of the labels. `maximum` is how many series a chart has at most; the rest is in the series `other`,
     whose label values are `other`: an empty value is left out where values are joined.
     """

@@ -1,6 +1,6 @@
 """Turn what tables counted into charts: the interval's numbers and the running totals of every series. Pure.
 
-Three sources, one way to show them: a table's totals (`SystemAccount`), the rows of a table with keys of its own
+There are three sources: a table's totals (`SystemAccount`), the rows of a table with keys of its own
 (`KeyAccount`), and the rows of all tables by process, summed by one grouping (`GroupAccount`).
 """
 
@@ -117,8 +117,8 @@ class SystemAccount:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Counted:
-    """What was counted in an interval: `numbers` (rows, counters) by row, `totals` (counters,) in all, and `overflow`
-    (counters,) of it without a row."""
+    """What was counted in an interval: `numbers` (rows, counters) by row, `totals` (counters,) in all. `overflow`
+    (counters,) is the part of `totals` that found no row."""
 
     rows: Rows
     numbers: NDArray[np.int64]
@@ -158,7 +158,7 @@ class _LabelledAccount:
         self._idle: list[ChartData] = []
 
     def begin(self, rows: Rows, numbers: NDArray[np.int64], totals: NDArray[np.int64]) -> None:
-        """Take in an interval of which there are gauges alone."""
+        """Take in an interval of which only the gauges count."""
         self.gauges.add(rows, numbers, totals)
 
     def account(self, counted: _Counted, name: Namer, moment: Moment, tables: Collection[str]) -> list[ChartData]:
@@ -231,7 +231,7 @@ class _LabelledAccount:
 class KeyAccount:
     """The charts of one table with keys of its own, by the labels that its probe gives them.
 
-    What found no row is in `other`, with everything that has no series of its own.
+    `other` has everything without a series of its own, and what found no row.
     """
 
     def __init__(self, charts: Iterable[Chart], table: str, counters: Sequence[str], labels: LabelSource) -> None:
@@ -242,7 +242,7 @@ class KeyAccount:
         self._account = _LabelledAccount(columns, labels.fields, labels.maximum, rest, weights)
 
     def begin(self, table: TableHarvest) -> None:
-        """Take in what a probe saw begin before it took over: of it there are gauges alone."""
+        """Take in what a probe saw begin before it took over. Only the gauges count."""
         self._account.begin(table.rows, table.counters, _vector(table.totals, self._names))
 
     def take_over(self, former: KeyAccount) -> None:
@@ -278,7 +278,7 @@ class GroupAccount:
     def __init__(self, charts: Iterable[Chart], counters: Counters, maximum: int) -> None:
         """`charts`: as this grouping publishes them. `counters`: those of all tables by process."""
         self._columns = _Columns(charts, counters)
-        # who does most is a matter of calls, not of bytes or time
+        # the busiest groups are those with the most calls; bytes and time do not count
         weights = np.array([not name.endswith(("_bytes", "_ns")) for name in self._columns.names], np.float64)
         rest = {Role.OTHER: ("other",), Role.OVERFLOW: ("overflow",)}
         self._account = _LabelledAccount(self._columns, _GROUP.names or (), maximum, rest, weights)

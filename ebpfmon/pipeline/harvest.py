@@ -1,4 +1,4 @@
-"""Takes one interval out of the kernel: swap, wait for the programs still writing, drain."""
+"""Take one interval out of the kernel: swap, wait for the programs still writing, drain."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ class Harvester:
         """Harvest other sources from now on, which count beside the former ones already. Return the interval up to here
         as the former ones counted it; what the new ones counted of it is in `begun`.
 
-        A source that shares the interval with a former one begins at the very call at which that one ends.
+        If a source shares its interval with a former one, the former ends and the new one begins at the same call.
         """
         before = [source.interval.buffer for source in sources]
         begun: list[tuple[str, TableHarvest]] = []

@@ -16,11 +16,11 @@ from ebpfmon.pipeline.aggregate import Aggregator
 
 
 class ChartFilter:
-    """A set of charts by their ids: patterns with `*`, of which those after `!` exclude. An exclusion always wins; if
-    there are exclusions alone, all else is in; so is everything if there are no patterns."""
+    """A set of charts, by patterns of their ids. `*` stands for any text, and a pattern after `!` excludes.
+    An exclusion always wins. Without patterns that include, every chart is in that is not excluded."""
 
     def __init__(self, patterns: Sequence[str]) -> None:
-        """Raise ValueError for what is no pattern."""
+        """Raise ValueError if a pattern is not valid."""
         for pattern in patterns:
             if not re.fullmatch(r"!?[\w.*-]+", pattern):
                 raise ValueError(f"'{pattern}': expected a chart's id, such as ebpf.io, or with * or ! apps.*")
@@ -42,8 +42,8 @@ class ChartFilter:
 
 
 def joined(first: Snapshot, second: Snapshot) -> Snapshot:
-    """Return two successive intervals as one: amounts are summed, gauges are the second's. What only the first has is
-    there as well."""
+    """Return two successive intervals as one: amounts are summed, gauges are the second's. Charts and series that only
+    the first has are kept."""
     return replace(
         second,
         elapsed_s=first.elapsed_s + second.elapsed_s,
@@ -82,7 +82,7 @@ def _chart(first: ChartData | None, second: ChartData) -> ChartData:
     deltas[into] = np.add(deltas[into], first.deltas[stays])
     if not gone:
         return replace(second, deltas=deltas)
-    # what is no more goes first, because the rest (`other` and its like) is last
+    # series that are gone come first, because `other` and `overflow` come last
     return replace(
         second,
         index=SeriesIndex(

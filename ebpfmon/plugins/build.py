@@ -12,7 +12,7 @@ SUFFIX = ".bpf.c"
 
 
 def headers() -> Path:
-    """The folder that has `ebpfmon.bpf.h`: in the wheel beside this file, in a clone at its top."""
+    """Return the folder that has `ebpfmon.bpf.h`: in the wheel beside this file, in a clone at its top."""
     here = Path(__file__).parent.parent
     return next(place for place in (here / "bpf", here.parent / "bpf") if (place / "ebpfmon.bpf.h").is_file())
 

@@ -73,7 +73,7 @@ class _Source(importlib.machinery.SourceFileLoader):
 
 
 def files(folder: Path) -> Iterator[File]:
-    """The plugins of a folder, by name. Raises PluginError if there is no such folder, or others may write to it."""
+    """Return the plugins of a folder, by name. Raise PluginError if it does not exist, or others may write to it."""
     if not folder.is_absolute():
         raise PluginError(f"'{folder}': expected an absolute path")
     require_ours(folder)
@@ -87,7 +87,7 @@ def files(folder: Path) -> Iterator[File]:
 
 
 def require_ours(path: Path) -> None:
-    """Raises PluginError if anybody but root and this process's user could change what is at a path: by writing to it,
+    """Raise PluginError if anybody but root and this process's user could change what is at a path: by writing to it,
     or to a folder on the way, where a file may be put in another's place (not where that is sticky, as /tmp is)."""
     try:
         real = Path(os.path.realpath(path, strict=True))
@@ -132,7 +132,7 @@ def _read(path: Path) -> bytes:
 
 
 def _objects(folder: Path) -> Iterator[Path]:
-    """The folders and files that a probe's object is looked for in."""
+    """Yield the folders and files in which a probe's object is looked for."""
     for path in (folder / "objects", folder / "objects" / os.uname().machine):
         if path.exists():
             yield path

@@ -16,19 +16,19 @@ class FakeClock:
         self.waits: list[float] = []
 
     def advance(self, seconds: float) -> None:
-        """Time passes."""
+        """Let time pass."""
         self.now_s, self.up_s = self.now_s + seconds, self.up_s + seconds
 
     def time(self) -> float:
-        """Seconds since 1970."""
+        """Return the seconds since 1970."""
         return self.now_s
 
     def monotonic_ns(self) -> int:
-        """Nanoseconds since some moment."""
+        """Return the nanoseconds since some moment."""
         return round(self.up_s * 1e9)
 
     async def wait(self, seconds: float, stop: asyncio.Event) -> None:
-        """Until so many seconds have passed."""
+        """Wait until so many seconds have passed."""
         assert seconds > 0, "a wait that is none spins"
         assert len(self.waits) < 100_000, "the scheduler spins"
         self.waits.append(seconds)

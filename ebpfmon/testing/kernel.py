@@ -19,7 +19,7 @@ from ebpfmon.pipeline.schedule import SystemClock
 
 
 def why_not() -> str:
-    """Why no probe can be loaded here, by this user; empty if one can."""
+    """Return why this user cannot load a probe here; empty if that is possible."""
     try:
         Libbpf()
         features.require_permission(features.look())
@@ -51,12 +51,12 @@ class Counting:
         return tables
 
     def rows(self, table: str = "") -> Rows:
-        """The rows of a table, or of the only one, of all intervals so far; ends the interval."""
+        """End the interval. Return the rows of a table, or of the only one, of all intervals so far."""
         self.harvest()
         return np.concatenate([harvest.rows for harvest in self._of(table)])
 
     def totals(self, table: str = "") -> dict[str, int]:
-        """Each counter of a table over all intervals so far, and over all that this machine did; ends the interval."""
+        """End the interval. Return each counter of a table over all intervals so far, for the whole machine."""
         self.harvest()
         harvests = self._of(table)
         return {name: sum(h.totals[name] for h in harvests) for name in harvests[0].totals}

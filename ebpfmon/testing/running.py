@@ -40,12 +40,12 @@ class RunningDaemon:
         self._thread = threading.Thread(target=self._run, name="daemon")
 
     def checked(self, settings: Mapping[str, Any]) -> config.Settings:
-        """Settings with the recording sink. Raises SettingsError."""
+        """Return the settings with the recording sink. Raise SettingsError."""
         checked = config.check({"sinks": [], **settings}, "the test", self._registry)
         return msgspec.structs.replace(checked, sinks=(RecordingSettings(into=self.snapshots), *checked.sinks))
 
     def reload(self, settings: Mapping[str, Any] | None = None) -> None:
-        """Have the daemon read its settings again, as on SIGHUP; they are these now, if any."""
+        """Make the daemon read its settings again, as on SIGHUP. If `settings` are given, it reads those."""
         if settings is not None:
             self.settings = self.checked(settings)
         self._loop.call_soon_threadsafe(self._asked.set)
@@ -84,7 +84,7 @@ class RunningDaemon:
             time.sleep(0.05)
 
     def rows(self, table: str) -> Rows:
-        """All rows of a table so far, of all intervals."""
+        """Return all rows of a table so far, of all intervals."""
         return np.concatenate([s.tables[table].harvest.rows for s in self.snapshots])
 
     def total(self, chart: str, dimension: str, **labels: str) -> int | float:

@@ -14,7 +14,7 @@ class RecordingSettings(SinkSettings, tag="recording", frozen=True):
     into: list[Any]
 
     def open(self) -> RecordingSink:
-        """The sink."""
+        """Return the sink."""
         return RecordingSink(self.into)
 
 

@@ -18,9 +18,9 @@ TASK_COMM_LEN = 16
 _OWN = "ebpfmon"
 """The family of the charts of ebpfmon itself."""
 _NEVER_ZERO = "ebpfmon.sinks_age"
-"""Of ebpfmon's own charts those are shown that are not 0, but this would always be there, and says nothing in a log."""
+"""Of ebpfmon's own charts, the log shows those that are not 0. This one never is, and says nothing in a log."""
 _LABEL, _NAME, _NUMBER = 34, 8, 9  # widths of the columns
-_WHO, _WHO_MOST = 9 + TASK_COMM_LEN, 60  # of the first one, if lines are of somebody
+_WHO, _WHO_MOST = 9 + TASK_COMM_LEN, 60  # width of the first column, if it names a process, a group or a series
 _QUANTILES = (("p50", 0.5), ("p90", 0.9), ("p99", 0.99))
 
 
@@ -68,7 +68,7 @@ def is_by_process(snapshot: Snapshot, chart: Chart) -> bool:
 
 
 def _whole(data: ChartData, snapshot: Snapshot) -> Iterator[str]:
-    """A chart without labels as one line."""
+    """Yield a chart without labels as one line."""
     of = data.chart
     numbers = ""
     for column, delta in zip(of.columns, data.deltas[0].tolist(), strict=True):
@@ -95,7 +95,7 @@ def _amounts(view: TableView, columns: Sequence[Column]) -> NDArray[np.int64]:
 
 
 def _groups(view: TableView, columns: Sequence[Column], snapshot: Snapshot, count: int) -> Iterator[str]:
-    """The busiest groups of the first grouping."""
+    """Yield the busiest groups of the first grouping."""
     for grouping, groups in list(view.groups.items())[:1]:
         ids, of_rows, rows = np.unique(groups.ids, return_inverse=True, return_counts=True)
         amounts = np.zeros((len(ids), len(columns)), np.int64)
@@ -111,7 +111,7 @@ def _groups(view: TableView, columns: Sequence[Column], snapshot: Snapshot, coun
 
 
 def _processes(view: TableView, columns: Sequence[Column], snapshot: Snapshot, count: int) -> Iterator[str]:
-    """The busiest processes."""
+    """Yield the busiest processes."""
     amounts = _amounts(view, columns)
     busiest = _busiest(amounts, columns)[:count]
     labels = [
@@ -134,7 +134,7 @@ def _busiest(amounts: NDArray[np.int64], columns: Sequence[Column]) -> NDArray[n
 def _lines(
     heading: str, labels: Sequence[str], columns: Sequence[Column], amounts: NDArray[np.int64], snapshot: Snapshot
 ) -> Iterator[str]:
-    """A table of rates; what nobody did has no column."""
+    """Yield a table of rates. A column in which all rates are 0 is left out."""
     shown = [(n, column) for n, column in enumerate(columns) if amounts[:, n].any()]
     if not shown:
         return
@@ -149,13 +149,13 @@ def _lines(
 
 
 def _table_and_series(data: ChartData) -> tuple[object, ...]:
-    """What charts have in common that stand side by side."""
+    """Return what charts have in common that are shown side by side: their table and their series."""
     return data.chart.table or data.chart.family, data.index.labels, data.index.roles
 
 
 def _series(charts: Sequence[ChartData], snapshot: Snapshot, count: int) -> Iterator[str]:
-    """The charts of one table: a line for each of the busiest series, then one for everything that has no line.
-    What nobody did has no column."""
+    """Yield the charts of one table: a line for each of the busiest series, then one for everything else.
+    A column that is 0 everywhere is left out."""
     columns = [(d.chart, c, d.deltas[:, n].tolist()) for d in charts for n, c in enumerate(d.chart.columns)]
     columns = [column for column in columns if any(column[2])]
     if not columns or not count:
@@ -189,7 +189,7 @@ def _heading(chart: Chart, column: Dimension) -> str:
 
 
 def _histograms(data: ChartData, snapshot: Snapshot, count: int) -> Iterator[str]:
-    """A line for each of the busiest series: what half, nine tenths and 99 of 100 values do not exceed."""
+    """Yield a line for each of the busiest series, with the 50th, 90th and 99th percentile."""
     chart = data.chart
     found = [(series, series.histogram) for series in data.series()]
     found.sort(key=lambda each: -each[1].count)
@@ -217,7 +217,7 @@ def _is_own(data: ChartData) -> bool:
 
 
 def _own(data: ChartData, snapshot: Snapshot) -> str:
-    """One of ebpfmon's own charts: all its numbers, and their unit."""
+    """Return all numbers of one of ebpfmon's own charts, and their unit."""
     chart = data.chart
     numbers = [
         f"{of_column(chart, _name(series), column, column.name)} {_number(chart, delta, snapshot)}"

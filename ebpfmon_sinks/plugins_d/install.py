@@ -44,7 +44,8 @@ class Step:
 
 
 def plan(prefix: Path = Path("/"), directory: Path | None = None, pythons: Sequence[str] = _PYTHONS) -> list[Step]:
-    """What is to be done below `prefix`; nothing is changed. `directory`: Netdata's plugins, else one of DIRECTORIES.
+    """Return what is to be done below `prefix`, and change nothing. `directory`: where Netdata's plugins are;
+    None takes one of DIRECTORIES.
 
     Raises SettingsError where there is no such directory, and where Netdata's user could not run the relay.
     """
@@ -99,7 +100,7 @@ def _script(python: str, package: Path) -> str:
 
 
 def _python(pythons: Sequence[str], package: Path) -> str:
-    """The first with which Netdata's user can run the relay."""
+    """Return the first Python with which Netdata's user can run the relay."""
     refused = []
     for python in dict.fromkeys(pythons):
         why = _refusal(python, package)
@@ -113,7 +114,7 @@ def _python(pythons: Sequence[str], package: Path) -> str:
 
 
 def _refusal(python: str, package: Path) -> str:
-    """Why not, by trying it; empty if it can."""
+    """Return why Netdata's user cannot run the relay with this Python; empty if it can. This tries it."""
     if " " in python or len(f"#!{python} -IS") > _LONGEST_FIRST_LINE:
         return "its path is too long, or has a blank in it"
     code = f"import sys; sys.path.append({str(package)!r}); import ebpfmon_sinks.plugins_d.relay"
@@ -133,7 +134,7 @@ def _refusal(python: str, package: Path) -> str:
 
 
 def _write(step: Step) -> None:
-    """All at once: Netdata may look just now."""
+    """Replace the file in one step, because Netdata may read it at any moment."""
     try:
         replace_file(step.path, step.text, step.mode)
     except OSError as error:

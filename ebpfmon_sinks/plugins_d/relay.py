@@ -23,7 +23,7 @@ _READ_BYTES = 1 << 16
 
 
 def main(arguments: Sequence[str], environment: Mapping[str, str]) -> int:
-    """`arguments`: as Netdata gives them, the seconds between updates. Returns the exit status."""
+    """Run the relay and return the exit status. `arguments`: as Netdata gives them, the seconds between updates."""
     seconds = max(_seconds(arguments[0] if arguments else ""), _seconds(environment.get("NETDATA_UPDATE_EVERY", "")))
     try:
         for number in (signal.SIGTERM, signal.SIGINT):
@@ -59,7 +59,7 @@ class Relay:
         self._connected: bool | None = None
 
     def run(self) -> None:
-        """Until `_Stopped`."""
+        """Relay until `_Stopped` is raised."""
         while True:
             why = "it has closed the connection"
             try:
@@ -76,8 +76,8 @@ class Relay:
                 self._ready(left_s)
 
     def _copy(self, daemon: socket.socket) -> None:
-        """Until the daemon closes the connection. Whole lines alone: half of one would spoil the next daemon's first,
-        and for a wrong line Netdata gives a plugin up."""
+        """Copy whole lines until the daemon closes the connection. Half a line would spoil the next daemon's first one,
+        and Netdata gives up a plugin that sends a wrong line."""
         self._poll.register(daemon, select.POLLIN)
         try:
             part = b""

@@ -21,7 +21,7 @@ _TABLES = (("tcp", TCP), ("tcp6", TCP), ("udp", UDP), ("udp6", UDP))
 
 
 def ephemeral_ports(proc: Path = _PROC) -> range:
-    """The ports that the kernel gives to who asks for none, in this process's network namespace."""
+    """Return the ports that the kernel gives to sockets that ask for none, in this process's network namespace."""
     try:
         first, last = (proc / "sys/net/ipv4/ip_local_port_range").read_text().split()
         return range(int(first), int(last) + 1)
@@ -30,7 +30,7 @@ def ephemeral_ports(proc: Path = _PROC) -> range:
 
 
 def listening(proc: Path = _PROC, *, ephemeral: range) -> set[Listener]:
-    """The sockets that listen now, in each network namespace that has a process: at most MOST.
+    """Return the sockets that listen now in all network namespaces that have a process, at most MOST of them.
 
     UDP knows no listening: there it is a socket that is connected to nobody, on a port not of `ephemeral`.
     Looks at every process, which takes its time where there are many: not for the event loop.
@@ -60,7 +60,7 @@ def _namespace(process: Path) -> int:
 
 
 def _ports(net: Path, ephemeral: range) -> Iterator[tuple[int, int]]:
-    """Protocol and port of each socket that listens. Raises OSError."""
+    """Yield the protocol and the port of each socket that listens. Raise OSError."""
     for name, protocol in _TABLES:
         try:
             table = (net / name).open(encoding="ascii", errors="replace")

@@ -53,7 +53,7 @@ class Resolver:
         self._closed = False
 
     def name(self, address: str) -> str | None:
-        """The name of an address; None if there is none, or if it is not known yet: then it will be looked up.
+        """Return the name of an address. Return None if it has none, or if it is not known yet; then look it up.
 
         An old name stays until the answer is there to whether it is still right.
         """
@@ -112,7 +112,7 @@ class Resolver:
 
 
 def _checked(name: str) -> str | None:
-    """The name as it is shown. It is somebody else's text: what no host is called is no name."""
+    """Return the name as it is shown, None if no host can be called that: it is text from outside."""
     name = name.removesuffix(".")
     return name.lower() if _NAME.fullmatch(name) else None
 

@@ -1,6 +1,6 @@
 """Parse what the user wants to see: lists of ports, addresses and host names.
 
-All three are written alike: words separated by blanks. A `!` before a word (blanks may follow it) excludes what the
+All three have one syntax: words separated by blanks. A `!` before a word (blanks may follow it) excludes what the
 word stands for. The order does not matter, because an exclusion always wins. A list of exclusions only selects the
 rest, and an empty list selects everything. A word that cannot be read raises ValueError, which names it and says why.
 """

@@ -28,16 +28,16 @@ class Services:
         self._ports = {name: frozenset(found) for name, found in ports.items()}
 
     def name(self, port: int, protocol: str) -> str | None:
-        """The name of a port of "tcp" or "udp"; None if it has none."""
+        """Return the name of a port of "tcp" or "udp"; None if it has none."""
         return self._own.get(port) or self._names.get((port, protocol))
 
     def ports(self, name: str) -> frozenset[int]:
-        """The ports of that name or alias, of TCP and UDP; none if there is no such service."""
+        """Return the ports of that name or alias, of TCP and UDP; none if there is no such service."""
         return self._ports.get(name, frozenset())
 
 
 def _read(path: Path) -> Iterator[tuple[int, str, list[str]]]:
-    """Port, protocol, and the name with its aliases, of each line that has them (services(5))."""
+    """Yield port, protocol, and the name with its aliases, of each line that has them (services(5))."""
     try:
         lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:

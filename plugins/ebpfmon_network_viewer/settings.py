@@ -39,7 +39,7 @@ class NetworkViewerSettings(ProbeSettings, frozen=True, kw_only=True):
     """Names of ports, before those of /etc/services."""
 
     def __post_init__(self) -> None:
-        """Raises ValueError, naming the key."""
+        """Raise ValueError, naming the key."""
         services = self.services()
         for key, parse in (
             ("ports", lambda text: Ports.parse(text, services.ports)),
@@ -52,7 +52,7 @@ class NetworkViewerSettings(ProbeSettings, frozen=True, kw_only=True):
                 raise ValueError(f"{key}: {error}") from None
 
     def services(self) -> Services:
-        """The names of ports. Raises ValueError if a key of `service_name` is no port."""
+        """Return the names of ports. Raise ValueError if a key of `service_name` is no port."""
         for port in self.service_name:
             if not (port.isascii() and port.isdigit() and 0 < int(port[:6]) < 65536):
                 raise ValueError(f"service_name: {port!r}: a port is 1 to 65535")
@@ -60,7 +60,7 @@ class NetworkViewerSettings(ProbeSettings, frozen=True, kw_only=True):
 
 
 def setup(settings: NetworkViewerSettings) -> Setup:
-    """The selectors as the kernel has them, who listens already, and the names of destinations."""
+    """Return the selectors as the kernel has them, the sockets that listen already, and the names of destinations."""
     services = settings.services()
     ports, networks = Ports.parse(settings.ports, services.ports).bitmap(), Addresses.parse(settings.ips).networks()
     any_port, any_address = ports == b"\xff" * len(ports), networks == _EVERY_ADDRESS
@@ -85,7 +85,7 @@ def setup(settings: NetworkViewerSettings) -> Setup:
 
 
 def _ports(bitmap: bytes) -> Mapping[bytes, bytes]:
-    """An array of u64, whose elements that are 0 need not be told."""
+    """Return the elements of an array of u64 that are not 0."""
     words = {struct.pack("=I", n): bitmap[8 * n : 8 * n + 8] for n in range(len(bitmap) // 8)}
     return {index: word for index, word in words.items() if any(word)}
 

@@ -52,7 +52,7 @@ class Calls(LabelSource):
         return [(self.name(number, compat),) for number, compat in rows[["number", "compat"]].tolist()]
 
     def name(self, number: int, compat: int) -> str:
-        """What a call is called; one that is newer than the table, or that no kernel has, by its number."""
+        """Return the name of a system call, or its number if the table does not have it."""
         plain = self._names[compat].get(number)
         if plain is None and number & _X32 and number & ~_X32 in self._names[0]:
             return f"{self._names[0][number & ~_X32]} (x32)"
@@ -74,7 +74,7 @@ class Errors(Calls):
 
 
 def error_name(error: int) -> str:
-    """`ENOENT`, or the number of one that has no name."""
+    """Return the name of an error, such as `ENOENT`, or its number if it has no name."""
     return errno.errorcode.get(error) or _KERNELS_OWN.get(error) or f"error {error}"
 
 
