@@ -107,25 +107,25 @@ def _programs(libbpf: Libbpf, compiled: Path, hook: str) -> list[str]:
         return [name for name in STEPS if f"{name}__{hook}" in opened.programs]
 
 
-def _whole_probes(libbpf: Libbpf, hook: str, strategy: str) -> Iterator[Step]:
+def _whole_probes(libbpf: Libbpf, hook: str, method: str) -> Iterator[Step]:
     probe = registry.discover().probes["process"]
     ways = {
-        "process probe, totals alone": LoadOptions(attach_method=strategy, rows=False),
-        "process probe, entry": LoadOptions(attach_method=strategy),
-        "process probe, return": LoadOptions(attach_method=strategy, mode=LoadMode.RETURN),
+        "process probe, totals alone": LoadOptions(attach_method=method, rows=False),
+        "process probe, entry": LoadOptions(attach_method=method),
+        "process probe, return": LoadOptions(attach_method=method, mode=LoadMode.RETURN),
     }
     for name, options in ways.items():
         yield Step(hook, name, lambda o=options: attach.load(probe, libbpf, features.look(), o))  # type: ignore[misc]
-    yield Step(hook, "all of ebpfmon, entry", lambda: everything(libbpf, strategy))
+    yield Step(hook, "all of ebpfmon, entry", lambda: everything(libbpf, method))
 
 
 @contextmanager
-def everything(libbpf: Libbpf, strategy: str | None) -> Iterator[None]:
-    """Every probe that is on by default, and what sees programs start; by another strategy where one has not this."""
+def everything(libbpf: Libbpf, method: str | None) -> Iterator[None]:
+    """Attach every probe that is on by default, and `execs`. A probe that lacks this attach method takes another."""
     with ExitStack() as stack:
         for probe, options in by_default():
             try:
-                loaded = attach.load(probe, libbpf, features.look(), replace(options, attach_method=strategy))
+                loaded = attach.load(probe, libbpf, features.look(), replace(options, attach_method=method))
             except KernelError:  # which has closed its set-up
                 again = replace(options, setup=probe.setup(probe.settings()))
                 loaded = attach.load(probe, libbpf, features.look(), again)

@@ -57,16 +57,16 @@ def run(quick: bool) -> Result:
     return found
 
 
-def viewers(libbpf: Libbpf, strategy: str | None = None) -> Iterator[Step]:
-    """The network viewer alone, by one strategy or by the best."""
+def viewers(libbpf: Libbpf, method: str | None = None) -> Iterator[Step]:
+    """The network viewer alone, by one attach method or by the best."""
     for name, settings in (("peer not selected", {}), ("peer selected", {"ips": "*"})):
-        yield Step(f"network viewer, {name}", lambda s=settings: _viewer(libbpf, strategy, s))  # type: ignore[misc]
+        yield Step(f"network viewer, {name}", lambda s=settings: _viewer(libbpf, method, s))  # type: ignore[misc]
 
 
-def _viewer(libbpf: Libbpf, strategy: str | None, settings: Mapping[str, str]) -> LoadedProbe:
+def _viewer(libbpf: Libbpf, method: str | None, settings: Mapping[str, str]) -> LoadedProbe:
     probe = registry.discover().probes["network_viewer"]
     setup = probe.setup(msgspec.convert(settings, probe.settings))
-    return attach.load(probe, libbpf, features.look(), LoadOptions(attach_method=strategy, setup=setup))
+    return attach.load(probe, libbpf, features.look(), LoadOptions(attach_method=method, setup=setup))
 
 
 def table(title: str, took: Mapping[str, Mapping[str, float]]) -> Table:

@@ -174,9 +174,9 @@ def counted(rows: np.ndarray, tgid: int) -> dict[str, int]:
     return {name: int(own[name].sum()) for name in COUNTERS}
 
 
-def require_attach_method(strategy: str) -> None:
-    """Skip the test if this kernel does not allow a strategy: that is for `test_strategies.py` to judge."""
-    probe, options = registry.discover().probes["process"], LoadOptions(attach_method=strategy)
+def require_attach_method(method: str) -> None:
+    """Skip the test if this kernel does not allow an attach method: that is for `test_attach_methods.py` to judge."""
+    probe, options = registry.discover().probes["process"], LoadOptions(attach_method=method)
     try:
         attach.load(probe, Libbpf(), features.look(), options).close()
     except AttachError as error:

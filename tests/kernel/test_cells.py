@@ -40,14 +40,14 @@ def counts_exactly(workload: Path, tmp_path: Path, attach: str, mode: LoadMode =
     assert_counts(monitor.of(tgid), expected(PLAN, mode=mode))
 
 
-def load(strategy: str | None = None, loader: Loader | None = None) -> attach.LoadedProbe:
-    options = LoadOptions(attach_method=strategy, loader=loader, mode=LoadMode.RETURN)
+def load(method: str | None = None, loader: Loader | None = None) -> attach.LoadedProbe:
+    options = LoadOptions(attach_method=method, loader=loader, mode=LoadMode.RETURN)
     return attach.load(registry.discover().probes["process"], Libbpf(), FOUND, options)
 
 
 @pytest.fixture(scope="module")
 def compiled_once() -> Iterator[None]:
-    """What BCC compiles is the same for every strategy and mode, and takes half a minute in an emulated machine."""
+    """What BCC compiles is the same for every method and mode, and takes half a minute in an emulated machine."""
     with pytest.MonkeyPatch.context() as patch:
         results: dict[Path, dict[str, bytes]] = {}
 

@@ -142,19 +142,19 @@ def test_check_says_how_each_event_is_seen() -> None:
     assert "  vfs_read           " in text
 
 
-def test_a_strategy_that_is_not_to_be_had_is_named_with_event_target_and_reason() -> None:
+def test_an_attach_method_that_is_not_to_be_had_is_named_with_event_target_and_reason() -> None:
     wrong = [s for s in ("trampoline", "kprobe") if _refused(s)]
-    for strategy in wrong:
-        done = subprocess.run([*EBPFMON, "run", "--attach", strategy], capture_output=True, text=True, check=False)
+    for method in wrong:
+        done = subprocess.run([*EBPFMON, "run", "--attach", method], capture_output=True, text=True, check=False)
         assert done.returncode == 1
         assert re.fullmatch(
-            rf"ebpfmon: attach 'datagram' for probe 'network_viewer' by {strategy} at 'skb_consume_udp': .+\n",
+            rf"ebpfmon: attach 'datagram' for probe 'network_viewer' by {method} at 'skb_consume_udp': .+\n",
             done.stderr,
         )
 
 
-def _refused(strategy: str) -> bool:
-    verdict = subprocess.run([*EBPFMON, "check", "--json", "--attach", strategy], capture_output=True, check=False)
+def _refused(method: str) -> bool:
+    verdict = subprocess.run([*EBPFMON, "check", "--json", "--attach", method], capture_output=True, check=False)
     return verdict.returncode == 2
 
 

@@ -1,4 +1,4 @@
-"""Every call and every byte of TCP and UDP, by process and by destination, under each strategy."""
+"""Every call and every byte of TCP and UDP, by process and by destination, under each attach method."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tests.kernel.support import Monitor
 
 
 def refused(attach_by: str) -> str:
-    """Why this kernel cannot see sends and receives by a strategy; empty if it can."""
+    """Why this kernel cannot see sends and receives by an attach method; empty if it can."""
     if attach_by == "auto":
         return ""
     probe, options = registry.discover().probes["network_viewer"], LoadOptions(attach_method=attach_by)
@@ -34,7 +34,7 @@ def refused(attach_by: str) -> str:
 
 
 def cannot(attach_by: str, record_property: Callable[[str, object], None]) -> bool:
-    """Whether this kernel rightly refuses a strategy; that is said in the table of kernels."""
+    """Whether this kernel rightly refuses an attach method; that is said in the table of kernels."""
     why = refused(attach_by)
     if why:
         assert "no kprobes" in why or "refuses trampoline" in why or "no such tracepoint" in why

@@ -12,7 +12,7 @@ import pytest
 
 from ebpfmon.kernel.compiler import compile_object
 from ebpfmon.plugins import build as kit
-from tests.kernel.strangers import SOURCE, amounts, programs, running, shut
+from tests.kernel.third_party import SOURCE, amounts, programs, running, shut
 
 pytestmark = pytest.mark.timeout(300)  # programs are compiled, environments made: a busy machine takes its time
 EBPFMON = [sys.executable, "-m", "ebpfmon"]

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.kernel.strangers import amounts, programs, running
+from tests.kernel.third_party import amounts, programs, running
 from tests.unit.netdata import Netdata
 
 pytestmark = pytest.mark.timeout(300)  # programs are compiled, environments made: a busy machine takes its time

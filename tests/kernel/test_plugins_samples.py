@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.kernel.strangers import amounts, programs, running, shut
+from tests.kernel.third_party import amounts, programs, running, shut
 from tests.unit.samples import PROBES, sample, write
 
 pytestmark = pytest.mark.timeout(300)  # programs are compiled, environments made: a busy machine takes its time

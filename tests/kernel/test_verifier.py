@@ -65,7 +65,7 @@ def measure(monkeypatch: pytest.MonkeyPatch) -> Measured:
             try:
                 attach.load(probe, libbpf, features.look(), options).close()
             except AttachError:
-                assert method  # this kernel does not have it: test_strategies.py judges that
+                assert method  # this kernel does not have it: test_attach_methods.py judges that
     return measured
 
 

@@ -55,12 +55,12 @@ def try_out(
 
 
 def taken(plan: Plan) -> dict[str, str | None]:
-    """Event -> "strategy target" of what was chosen."""
+    """Event -> "method target" of what was chosen."""
     return {e: f"{c.taken.method.name} {c.taken.target}" if c.taken else None for e, c in plan.choices.items()}
 
 
 def refused(plan: Plan, event: str) -> dict[str, str]:
-    """ "strategy target" -> the reason."""
+    """ "method target" -> the reason."""
     return {f"{c.method.name} {c.target}": reason for c, reason in plan.choices[event].refused}
 
 

@@ -117,7 +117,7 @@ def test_modules_come_after_what_they_need_and_what_is_built_in_is_left_out(tmp_
 
 
 CELL = Cell("core", "test_x", expect=("kprobe", "tracepoint"))
-PROBES = {"network_viewer": report.STRATEGIES, "process": report.STRATEGIES, "syscalls": ("tracepoint",)}
+PROBES = {"network_viewer": report.METHODS, "process": report.METHODS, "syscalls": ("tracepoint",)}
 
 
 def case(module: str, name: str, inside: str = "") -> str:
@@ -133,10 +133,10 @@ def skipped(reason: str) -> str:
 
 
 ALL_PASSED = [
-    case(f"test_{probe}_exact", f"test_exact[{strategy}-{mode}]")
+    case(f"test_{probe}_exact", f"test_exact[{method}-{mode}]")
     for probe, has in PROBES.items()
-    for strategy in CELL.expect
-    if strategy in has
+    for method in CELL.expect
+    if method in has
     for mode in report.MODES
 ]
 
@@ -146,10 +146,10 @@ def run(*cases: str, status: int = 0, cell: Cell = CELL) -> Run:
     return Run("6.1.0-56-amd64", cell, tests, report.judge(cell, Ended(status, 61.0), tests, PROBES), elapsed_s=61)
 
 
-def square(shown: str, probe: str, strategy: str) -> str:
+def square(shown: str, probe: str, method: str) -> str:
     lines = [[part.strip() for part in line.split(" | ")] for line in shown.splitlines() if line.startswith("|")]
     row = next(line for line in lines if probe in line)
-    return row[lines[0].index(strategy)]
+    return row[lines[0].index(method)]
 
 
 def test_a_run_in_which_all_is_well_passes() -> None:
@@ -157,8 +157,8 @@ def test_a_run_in_which_all_is_well_passes() -> None:
     shown = report.table([good])
     assert not good.failed
     for probe in ("network_viewer", "process"):
-        assert [square(shown, probe, s) for s in report.STRATEGIES] == ["", "passed", "passed"]
-    assert [square(shown, "syscalls", s) for s in report.STRATEGIES] == ["", "", "passed"]
+        assert [square(shown, probe, s) for s in report.METHODS] == ["", "passed", "passed"]
+    assert [square(shown, "syscalls", s) for s in report.METHODS] == ["", "", "passed"]
     assert square(shown, "(any)", "by itself") == "passed"
     assert report.verdict([good]) == "ebpfmon: kernel matrix: 1 of 1 machines passed; 11 tests"
 
@@ -178,7 +178,7 @@ def test_a_failure_is_shown_in_its_square_and_told_below() -> None:
     assert report.verdict([bad]).endswith("0 of 1 machines passed, 1 FAILED; 11 tests")
 
 
-def test_a_strategy_that_the_kernel_has_may_not_be_skipped_nor_may_a_test_of_none() -> None:
+def test_an_attach_method_that_the_kernel_has_may_not_be_skipped_nor_may_a_test_of_none() -> None:
     for name in ("test_more[tracepoint-entry]", "test_more"):
         bad = run(*ALL_PASSED, case("test_process_exact", name, skipped("no tracepoints")))
         assert bad.failed
@@ -207,7 +207,7 @@ def test_a_test_may_say_that_the_kernel_refused_rightly() -> None:
     assert square(report.table([good]), "process", "kprobe") == "refused by the kernel: lockdown"
 
 
-def test_a_strategy_that_was_not_tested_has_failed() -> None:
+def test_an_attach_method_that_was_not_tested_has_failed() -> None:
     bad = run(*(c for c in ALL_PASSED if "[kprobe-return]" not in c))
     assert bad.failure == "no test of network_viewer kprobe return, process kprobe return"
     none = run(*(c for c in ALL_PASSED if "process" not in c or "kprobe" not in c))
@@ -216,7 +216,7 @@ def test_a_strategy_that_was_not_tested_has_failed() -> None:
 
 def test_a_probe_is_asked_for_no_more_than_it_has_programs_for() -> None:
     found = matrix.attach_methods_of_probes()
-    assert found["process"] == found["network_viewer"] == set(report.STRATEGIES)
+    assert found["process"] == found["network_viewer"] == set(report.METHODS)
     assert found["syscalls"] == found["block_io"] == found["oom_and_signals"] == {"tracepoint"}
 
 

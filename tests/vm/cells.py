@@ -28,11 +28,11 @@ class Cell:
     prelude: str = ""
     """Shell lines that run before the tests, as root; if one fails, no test runs."""
     expect: tuple[str, ...] = ()
-    """The strategies that every one of these kernels has: the tests find them in $EBPFMON_EXPECT. Of each probe there
-    must be a test of each of them that it has programs for, in each mode, and it must pass."""
+    """The attach methods that all of these kernels have: the tests find them in $EBPFMON_EXPECT. Each probe must have a
+    test of each method that it has programs for, in each mode, and it must pass."""
     may_skip: tuple[str, ...] = ()
-    """Parts of the reasons for which a test may be skipped; for any other it has failed. A strategy that is skipped is
-    shown as refused by the kernel."""
+    """Parts of the reasons for which a test may be skipped; for any other it has failed. An attach method that is
+    skipped is shown as refused by the kernel."""
     timeout_s: float = 600
 
     def selected(self, series: str) -> str:

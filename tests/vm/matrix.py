@@ -40,7 +40,7 @@ class Matrix:
     """What all machines of a run have in common."""
 
     probes: Mapping[str, frozenset[str]]
-    """The strategies that each has programs for."""
+    """The attach methods that each has programs for."""
     deadline: float
     stop: threading.Event
 

@@ -1,4 +1,4 @@
-"""What pytest says of each machine, as one table: kernel, machine and probe against strategy."""
+"""What pytest says of each machine, as one table: kernel, machine and probe against attach method."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from tests.vm.cells import Cell
 from tests.vm.machine import Ended
 
-STRATEGIES = ("trampoline", "kprobe", "tracepoint")
+METHODS = ("trampoline", "kprobe", "tracepoint")
 MODES = ("entry", "return")
 REFUSED = "refused_by_kernel"
 """A test that passes because the kernel rightly refused says why: `record_property("refused_by_kernel", reason)`."""
@@ -24,7 +24,7 @@ class Outcome:
 
     name: str
     probe: str = ""
-    strategy: str = ""
+    method: str = ""
     mode: str = ""
     failure: str = ""
     refused: str = ""
@@ -66,17 +66,17 @@ def _test(case: ET.Element, cell: Cell, probes: Sequence[str]) -> Outcome:
             failure = said or element.tag
         elif element.tag == "skipped":
             skipped = said
-    strategy = _first(STRATEGIES, given)
-    allowed = any(reason in skipped for reason in cell.may_skip) and strategy not in cell.expect
+    method = _first(METHODS, given)
+    allowed = any(reason in skipped for reason in cell.may_skip) and method not in cell.expect
     if skipped and not allowed:
         failure, skipped = f"was skipped: {skipped}", ""
-    elif skipped and strategy:
+    elif skipped and method:
         refused, skipped = skipped, ""
     for entry in case.iter("property"):
         if entry.get("name") == REFUSED:
             refused = entry.get("value", "")
     probe = _first(probes, given) or next((p for p in probes if p.partition("_")[0] in module.split("_")), "")
-    return Outcome(f"{module}::{name}", probe, strategy, _first(MODES, given), failure, refused, skipped)
+    return Outcome(f"{module}::{name}", probe, method, _first(MODES, given), failure, refused, skipped)
 
 
 def _first(words: Iterable[str], given: Collection[str]) -> str:
@@ -84,14 +84,14 @@ def _first(words: Iterable[str], given: Collection[str]) -> str:
 
 
 def judge(cell: Cell, ended: Ended, tests: Sequence[Outcome], probes: Mapping[str, Collection[str]]) -> str:
-    """What is wrong with a run beside its tests, or nothing. `probes`: the strategies that each has programs for."""
+    """What is wrong with a run beside its tests, or nothing. `probes`: the methods that each has programs for."""
     if ended.status is None:
         return ended.trouble
     if ended.status == _NO_TESTS:
         return "no tests"
     if ended.status not in (0, 1) or (ended.status and not any(test.failure for test in tests)):
         return f"exit status {ended.status}"
-    seen = {(test.probe, test.strategy, test.mode) for test in tests}
+    seen = {(test.probe, test.method, test.mode) for test in tests}
     wanted = {(p, s, m) for p, has in probes.items() for s in cell.expect if s in has for m in MODES}
     missing = ", ".join(" ".join(words) for words in sorted(wanted - seen))
     return f"no test of {missing}" if missing else ""
@@ -99,7 +99,7 @@ def judge(cell: Cell, ended: Ended, tests: Sequence[Outcome], probes: Mapping[st
 
 def table(runs: Iterable[Run]) -> str:
     """All runs in Markdown, and below it what is to be said about them."""
-    rows = [["kernel", "machine", "probe", *STRATEGIES, "by itself", "tests", "time"]]
+    rows = [["kernel", "machine", "probe", *METHODS, "by itself", "tests", "time"]]
     below: list[str] = []
     for run in runs:
         rows += _rows(run)
@@ -125,15 +125,15 @@ def _rows(run: Run) -> list[list[str]]:
     for probe in sorted({test.probe for test in run.tests}, key=lambda name: (not name, name)):
         tests = [test for test in run.tests if test.probe == probe]
         squares = [
-            _square([test for test in tests if test.strategy == strategy], f"{probe} {strategy} " in run.failure)
-            for strategy in (*STRATEGIES, "")
+            _square([test for test in tests if test.method == method], f"{probe} {method} " in run.failure)
+            for method in (*METHODS, "")
         ]
         rows.append([*head, probe or "(any)", *squares, str(len(tests)), "" if rows else took])
     return rows
 
 
 def _square(tests: Sequence[Outcome], missing: bool) -> str:
-    """How the tests of one probe by one strategy ended; `missing`: there should have been more."""
+    """How the tests of one probe by one attach method ended; `missing`: there should have been more."""
     if missing or any(test.failure for test in tests):
         return "FAILED"
     if refused := sorted({test.refused for test in tests if test.refused}):

@@ -1,4 +1,4 @@
-"""What the tests of strangers' plugins share: programs of a name of their own to be counted, and a daemon to watch."""
+"""What the tests of third-party plugins share: programs with their own names to count, and a daemon to watch."""
 
 from __future__ import annotations
 

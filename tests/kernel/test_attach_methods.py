@@ -13,10 +13,10 @@ from ebpfmon.kernel.plan import Choice
 from ebpfmon.plugins import registry
 
 
-def choices(strategy: str | None, mode: LoadMode = LoadMode.RETURN) -> tuple[Choice, ...]:
+def choices(method: str | None, mode: LoadMode = LoadMode.RETURN) -> tuple[Choice, ...]:
     """How the process probe's events are seen."""
     probe = registry.discover().probes["process"]
-    with attach.load(probe, Libbpf(), features.look(), LoadOptions(attach_method=strategy, mode=mode)) as loaded:
+    with attach.load(probe, Libbpf(), features.look(), LoadOptions(attach_method=method, mode=mode)) as loaded:
         return loaded.choices
 
 
