@@ -36,5 +36,7 @@ def _sections(libbpf: Libbpf) -> list[str]:
     for probe, options in ladder.by_default():
         with attach.load(probe, libbpf, features.look(), options) as loaded:
             taken = {name for choice in loaded.choices if choice.taken for name in choice.taken.programs}
-            sections += [loaded.object.section(name) for name in sorted(taken)]
+            path = loaded.object.path
+        with BpfObject(libbpf, path) as opened:
+            sections += [opened.section(name) for name in sorted(taken)]
     return sections

@@ -11,6 +11,7 @@ import numpy as np
 from ebpfmon import Probe, TableHarvest
 from ebpfmon.kernel import attach, features
 from ebpfmon.kernel.attach import LoadedProbe, LoadOptions
+from ebpfmon.kernel.bpfobject import BpfObject
 from ebpfmon.kernel.btf import Btf
 from ebpfmon.kernel.libbpf import Libbpf, check
 from ebpfmon.kernel.tables import Table
@@ -29,9 +30,11 @@ def loaded(probe: Probe, rows: int) -> Iterator[LoadedProbe]:
 
 def fill(probe: LoadedProbe, table: Table, side: int, rows: int, groups: int = GROUPS) -> None:
     """Put rows into a side of a table, of processes that run so many programs. Raises KernelError."""
-    name, btf = f"{table.stem}_rows_{side}", Btf(probe.object.btf())
-    keys = np.zeros(rows, btf.dtype(probe.object.map_info(name, "btf_key_type_id")))
-    values = np.zeros(rows, btf.dtype(probe.object.map_info(name, "btf_value_type_id")))
+    name = f"{table.stem}_rows_{side}"
+    with BpfObject(probe.object.libbpf, probe.object.path) as opened:
+        btf = Btf(opened.btf())
+        keys = np.zeros(rows, btf.dtype(opened.map_info(name, "btf_key_type_id")))
+        values = np.zeros(rows, btf.dtype(opened.map_info(name, "btf_value_type_id")))
     if "address_low" in (keys.dtype.names or ()):
         keys["address_low"], keys["port"], keys["protocol"] = np.arange(rows) << 32, 443, 6
     else:
@@ -41,7 +44,7 @@ def fill(probe: LoadedProbe, table: Table, side: int, rows: int, groups: int = G
         values[counter] = np.arange(rows)
     update = probe.object.libbpf.lib.bpf_map_update_batch
     update.argtypes = [ctypes.c_int, *[ctypes.c_void_p] * 4]
-    count, fd = ctypes.c_uint32(rows), probe.object.map_info(name, "fd")
+    count, fd = ctypes.c_uint32(rows), probe.object.map_fd(name)
     check(update(fd, keys.ctypes.data, values.ctypes.data, ctypes.addressof(count), None), "fill the table")
 
 

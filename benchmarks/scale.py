@@ -19,6 +19,7 @@ from benchmarks.statistics import interleaved, quick, significant
 from ebpfmon import Probe
 from ebpfmon.kernel import tables
 from ebpfmon.kernel.attach import LoadedProbe
+from ebpfmon.kernel.bpfobject import BpfObject
 from ebpfmon.pipeline.account import KeyAccount
 from ebpfmon.pipeline.schedule import Moment
 from ebpfmon.plugins import registry
@@ -136,11 +137,12 @@ def _swap_and_drain_in_c(probe: LoadedProbe) -> Callable[[], int]:
     library.parent.mkdir(parents=True, exist_ok=True)
     subprocess.run(["gcc", "-O2", "-Wall", "-shared", "-fPIC", "-o", library, _DRAIN_IN_C, "-lbpf"], check=True)
     in_c = ctypes.CDLL(str(library)).swap_and_drain
-    table, of_map = probe.tables[0], probe.object.map_info
+    table, fd_of = probe.tables[0], probe.object.map_fd
     stem = f"{table.stem}_rows"
-    interval, outer = of_map(tables.INTERVAL, "fd"), of_map(stem, "fd")
-    sides = [of_map(f"{stem}_{side}", "fd") for side in (0, 1)]
-    sizes = [of_map(f"{stem}_0", f"{what}_size") for what in ("key", "value")]
+    interval, outer = fd_of(tables.INTERVAL), fd_of(stem)
+    sides = [fd_of(f"{stem}_{side}") for side in (0, 1)]
+    with BpfObject(probe.object.libbpf, probe.object.path) as opened:
+        sizes = [opened.map_info(f"{stem}_0", f"{what}_size") for what in ("key", "value")]
     sums = (ctypes.c_uint64 * len(table.counters))()
 
     def swap_and_drain() -> int:

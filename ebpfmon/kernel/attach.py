@@ -148,9 +148,11 @@ def _load(
         obj = BccObject(libbpf, path, kretprobes, compiled) if compiled else BpfObject(libbpf, path, kretprobes)
         try:
             if beside:
-                obj.share(INTERVAL, beside.object.map_info(INTERVAL, "fd"))
+                obj.share(INTERVAL, beside.object.map_fd(INTERVAL))
             if plan.try_out(obj, table_size=options.table_size, rows=options.rows, setup=options.setup):
-                return LoadedProbe(probe, obj, Btf(obj.btf()), tuple(plan.choices.values()), options.setup)
+                loaded = LoadedProbe(probe, obj, Btf(obj.btf()), tuple(plan.choices.values()), options.setup)
+                obj.forget_file()
+                return loaded
         except BaseException:
             obj.close()
             raise

@@ -92,18 +92,10 @@ class BccObject(BpfObject):
     ) -> None:
         super().__init__(libbpf, path, kretprobes)
         self._compiled = compiled
-        self._map_fds: dict[str, int] = {}
-        self._program_fds: dict[str, int] = {}
-
-    def map_info(self, name: str, what: str) -> int:
-        return self._map_fds[name] if what == "fd" else super().map_info(name, what)
-
-    def program_fd(self, program: str) -> int:
-        return self._program_fds[program]
 
     def load(self, programs: Iterable[str]) -> None:
         maps = _maps_of(self)
-        for name in sorted(maps, key=lambda n: super(BccObject, self).map_info(n, "type") == _ARRAY_OF_MAPS):
+        for name in sorted(maps, key=lambda n: self.map_info(n, "type") == _ARRAY_OF_MAPS):
             self._create_map(name)
         self._map_fds[_SELF_CHECK] = self._new_map(_ARRAY, _SELF_CHECK, 4, 8 * (1 + len(_SELF_CHECK_FACTS)), 1)
         fds = [self._map_fds[name] for name in (*maps, _SELF_CHECK)]
@@ -142,9 +134,9 @@ class BccObject(BpfObject):
     def _create_map(self, name: str) -> None:
         if name in self._map_fds:
             return
-        kind, size = (super(BccObject, self).map_info(name, what) for what in ("type", "max_entries"))
-        key, value = (super(BccObject, self).map_info(name, what) for what in ("key_size", "value_size"))
-        flags = super().map_info(name, "map_flags")
+        kind, size = (self.map_info(name, what) for what in ("type", "max_entries"))
+        key, value = (self.map_info(name, what) for what in ("key_size", "value_size"))
+        flags = self.map_info(name, "map_flags")
         inner = [self._map_fds[f"{name}_{n}"] for n in range(size)] if kind == _ARRAY_OF_MAPS else []
         self._map_fds[name] = self._new_map(kind, name, key, value, size, flags, *inner[:1])
         for n, fd in enumerate(inner):

@@ -16,7 +16,6 @@ from ebpfmon.kernel.attach_methods import Section, method_of
 from ebpfmon.kernel.kretprobes import Kretprobes
 from ebpfmon.kernel.libbpf import Libbpf, check
 
-_ARRAY = 2  # enum bpf_map_type
 _TRACE_KPROBE_MULTI = 42  # enum bpf_attach_type
 
 
@@ -28,20 +27,24 @@ class _MultiOptions(ctypes.Structure):
 
 
 class BpfObject:
-    """A compiled object, live: open, choose, load, attach, close. A context manager; closing twice is harmless.
+    """A compiled object, live: open, choose, load, attach, forget the file, close. A context manager; closing twice is
+    harmless.
 
     `kretprobes` are made by those; None: by links that the kernel itself makes room for.
     """
 
     def __init__(self, libbpf: Libbpf, path: Path, kretprobes: Kretprobes | None = None) -> None:
         self.libbpf, self._lib, self.path, self._kretprobes = libbpf, libbpf.lib, path, kretprobes
+        self._map_fds: dict[str, int] = {}
+        self._program_fds: dict[str, int] = {}
         self._telling: list[int] = []  # links that tell what they missed
-        self._closing = ExitStack()
+        self._file, self._closing = ExitStack(), ExitStack()
+        self._closing.enter_context(self._file)
         libbpf.said()
         self._object: int | None = self._lib.bpf_object__open_file(os.fsencode(path), None)
         if not self._object:
             raise ObjectError(f"open '{path}': {_last_line(libbpf.said()) or os.strerror(ctypes.get_errno())}")
-        self._closing.callback(self._lib.bpf_object__close, self._object)
+        self._file.callback(self._lib.bpf_object__close, self._object)
         if kretprobes:
             self._closing.enter_context(kretprobes)
         self.programs = {self._text("bpf_program__name", p): p for p in self._each("program")}
@@ -70,9 +73,17 @@ class BpfObject:
         return ctypes.string_at(data, size.value)
 
     def map_info(self, name: str, what: str) -> int:
-        """Return a number about a map: type, fd, key_size, value_size, max_entries, btf_key_type_id or
+        """Return a number about a map: type, key_size, value_size, max_entries, btf_key_type_id or
         btf_value_type_id."""
         return int(getattr(self._lib, f"bpf_map__{what}")(self.maps[name]))
+
+    def map_fd(self, name: str) -> int:
+        """Return the descriptor of a map. Call it after `load`."""
+        return self._map_fds[name]
+
+    def program_fd(self, program: str) -> int:
+        """Return the descriptor of a loaded program."""
+        return self._program_fds[program]
 
     def set_max_entries(self, name: str, count: int) -> None:
         """Set how many elements a map can hold. Call it before `load`."""
@@ -104,24 +115,37 @@ class BpfObject:
             said = self.libbpf.said()
             found = re.search(r"prog '([^']+)': (?:BPF program load failed|failed to load)", said)
             raise_load_error(self.path, found[1] if found else None, -result, said)
+        self._map_fds = {name: self._own(self._lib.bpf_map__fd(found)) for name, found in self.maps.items()}
+        self._program_fds = {n: self._own(self._lib.bpf_program__fd(self.programs[n])) for n in wanted}
+
+    def _own(self, fd: int) -> int:
+        """Return a descriptor of the same that stays open when the file is forgotten."""
+        mine = os.dup(fd)
+        self._closing.callback(os.close, mine)
+        return mine
+
+    def forget_file(self) -> None:
+        """Free what libbpf keeps of the file, up to a megabyte. Maps, loaded programs and links stay, but nothing more
+        can be asked of the file, loaded or attached."""
+        self._file.close()
+        self._object, self.maps, self.programs = None, {}, {}
 
     def fill(self, name: str, elements: Mapping[bytes, bytes]) -> None:
         """Put elements into a map, keys and values as the kernel has them. Call it after `load`. Raise KernelError."""
-        if name not in self.maps:
+        if name not in self._map_fds:
             raise ObjectError(f"fill map '{name}': '{self.path.name}' has no such map")
-        fd = self.map_info(name, "fd")
+        fd = self.map_fd(name)
         for key, value in elements.items():
             check(self._lib.bpf_map_update_elem(fd, key, value, 0), f"fill map '{name}'")
 
     def refill(self, name: str, before: Mapping[bytes, bytes], now: Mapping[bytes, bytes]) -> None:
         """Replace the elements `before`, which `fill` put into a map, by those of `now`. Raise KernelError."""
-        fd, is_array = self.map_info(name, "fd"), self.map_info(name, "type") == _ARRAY
+        fd = self.map_fd(name)
         for key in before.keys() - now.keys():
-            if is_array:  # whose elements cannot be deleted
-                nothing = bytes(self.map_info(name, "value_size"))
+            # the elements of an array cannot be deleted; what is not there any more need not be
+            if self._lib.bpf_map_delete_elem(fd, key) == -errno.EINVAL:
+                nothing = bytes(len(before[key]))
                 check(self._lib.bpf_map_update_elem(fd, key, nothing, 0), f"refill map '{name}'")
-            else:  # or it is not there any more
-                self._lib.bpf_map_delete_elem(fd, key)
         self.fill(name, now)
 
     def attach(self, program: str) -> None:
@@ -166,10 +190,6 @@ class BpfObject:
             self.programs[program], None, ctypes.byref(options)
         )
         return link
-
-    def program_fd(self, program: str) -> int:
-        """Return the descriptor of a loaded program."""
-        return int(self._lib.bpf_program__fd(self.programs[program]))
 
     def missed_runs(self, programs: Iterable[str]) -> int:
         """Return how many runs of these programs the kernel left out, as far as it tells."""

@@ -47,7 +47,7 @@ class Interval:
     """Which buffer the programs write to: those of one object, or of several that share it."""
 
     def __init__(self, obj: BpfObject) -> None:
-        self._lib, self._fd = obj.libbpf.lib, obj.map_info(INTERVAL, "fd")
+        self._lib, self._fd = obj.libbpf.lib, obj.map_fd(INTERVAL)
 
     @property
     def buffer(self) -> int:
@@ -72,8 +72,8 @@ class Table:
         rows, totals = f"{stem}_rows", f"{stem}_totals"
         if totals not in obj.maps or obj.map_info(totals, "type") != _PERCPU_ARRAY:
             raise ObjectError(f"read '{obj.path.name}': table '{stem}' has no per-CPU array '{totals}'")
-        self._outer_fd = obj.map_info(rows, "fd")
-        self._buffer_fds = [obj.map_info(f"{rows}_{buffer}", "fd") for buffer in (0, 1)]
+        self._outer_fd = obj.map_fd(rows)
+        self._buffer_fds = [obj.map_fd(f"{rows}_{buffer}") for buffer in (0, 1)]
         self.capacity = obj.map_info(f"{rows}_0", "max_entries")
         key = btf.dtype(obj.map_info(f"{rows}_0", "btf_key_type_id"))
         row = btf.dtype(obj.map_info(f"{rows}_0", "btf_value_type_id"))
@@ -84,10 +84,10 @@ class Table:
         self.dtype = np.dtype([(n, d[n]) for d in (key, row) for n in d.names or ()])
         # what each CPU has counted for the process that it runs: a key and a row, as in the table
         cache = f"{stem}_cache"
-        self._cache_fd = obj.map_info(cache, "fd") if cache in obj.maps else None
+        self._cache_fd = obj.map_fd(cache) if cache in obj.maps else None
         self._cached = np.zeros(obj.libbpf.possible_cpus, self.dtype)
 
-        self._totals_fd = obj.map_info(totals, "fd")
+        self._totals_fd = obj.map_fd(totals)
         per_cpu = btf.dtype(obj.map_info(totals, "btf_value_type_id"))
         self._per_cpu = np.zeros(obj.libbpf.possible_cpus, per_cpu)
         self.counters = tuple(n for n in per_cpu.names or () if n != _OVERFLOW)

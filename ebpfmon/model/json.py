@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Annotated, Any, Literal, NamedTuple
 
 import msgspec
@@ -131,11 +130,12 @@ def _chart(data: ChartData, elapsed_s: float, known: _Identities) -> ChartJson:
     identities = known.get(key)
     if identities is None:
         identities = known[key] = _identities(data)
-    numbers = _histograms(data) if chart.buckets else _dimensions(data, elapsed_s)
-    series = [
-        SeriesJson(labels=labels, names=names, role=role, start=start, **of_series)
-        for (labels, names, role, start), of_series in zip(identities, numbers, strict=True)
-    ]
+    if chart.buckets:
+        series = _histograms(data, identities)
+    elif chart.kind.cumulative:
+        series = _amounts(data, identities, elapsed_s)
+    else:
+        series = _values(data, identities)
     return ChartJson(
         id=chart.id, family=chart.family, title=chart.title, units=chart.units, kind=chart.kind.name,
         labels=list(chart.labels), **_bounds(chart), series=series,
@@ -150,30 +150,48 @@ def _identities(data: ChartData) -> list[_Identity]:
     ]
 
 
-def _dimensions(data: ChartData, elapsed_s: float) -> Iterator[dict[str, Any]]:
-    """Yield what the series of a counter or a gauge have. It makes no `Series`: it runs for every chart at every
-    tick."""
+# no `Series` is made in these: they run for every chart at every tick
+
+
+def _amounts(data: ChartData, identities: list[_Identity], elapsed_s: float) -> list[SeriesJson]:
     columns = [(column.id, column.name) for column in data.chart.columns]
-    if not data.chart.kind.cumulative:
-        for values in data.deltas.tolist():
-            yield {
-                "dimensions": [DimensionJson(id=i, name=n, value=v) for (i, n), v in zip(columns, values, strict=True)]
-            }
-        return
-    for deltas, totals in zip(data.deltas.tolist(), data.totals.tolist(), strict=True):
-        yield {
-            "dimensions": [
+    return [
+        SeriesJson(
+            labels=labels, names=names, role=role, start=start,
+            dimensions=[
                 DimensionJson(id=i, name=n, delta=d, total=t, rate=round(d / elapsed_s, 2) if d else 0.0)
                 for (i, n), d, t in zip(columns, deltas, totals, strict=True)
-            ]
-        }
+            ],
+        )
+        for (labels, names, role, start), deltas, totals in zip(
+            identities, data.deltas.tolist(), data.totals.tolist(), strict=True
+        )
+    ]  # fmt: skip
 
 
-def _histograms(data: ChartData) -> Iterator[dict[str, Any]]:
-    for series in data.series():
+def _values(data: ChartData, identities: list[_Identity]) -> list[SeriesJson]:
+    columns = [(column.id, column.name) for column in data.chart.columns]
+    return [
+        SeriesJson(
+            labels=labels, names=names, role=role, start=start,
+            dimensions=[DimensionJson(id=i, name=n, value=v) for (i, n), v in zip(columns, values, strict=True)],
+        )
+        for (labels, names, role, start), values in zip(identities, data.deltas.tolist(), strict=True)
+    ]  # fmt: skip
+
+
+def _histograms(data: ChartData, identities: list[_Identity]) -> list[SeriesJson]:
+    found = []
+    for (labels, names, role, start), series in zip(identities, data.series(), strict=True):
         now, total = series.histogram, series.total_histogram
         so_far = BucketsJson(buckets=list(total.counts), count=total.count, sum=_sum(total))
-        yield {"buckets": list(now.counts), "count": now.count, "sum": _sum(now), "total": so_far}
+        found.append(
+            SeriesJson(
+                labels=labels, names=names, role=role, start=start,
+                buckets=list(now.counts), count=now.count, sum=_sum(now), total=so_far,
+            )
+        )  # fmt: skip
+    return found
 
 
 def _names(of: tuple[str, ...], labels: tuple[str, ...], names: tuple[str, ...]) -> dict[str, str] | UnsetType:

@@ -63,7 +63,7 @@ class DeclaredChartJson(msgspec.Struct, frozen=True, kw_only=True, forbid_unknow
     family: str
     title: str
     units: str
-    kind: Literal["counter", "gauge", "histogram"]
+    kind: Annotated[str, Meta(description="What its numbers are, as in a snapshot.")]
     labels: list[str]
     priority: int
     unbounded: Annotated[bool, Meta(description="Whether its label values have no limit over time.")]

@@ -18,7 +18,7 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 from prometheus_client.utils import floatToGoString
 
-from ebpfmon import VALUE, Chart, ChartData, Kind, Series, Snapshot, printable
+from ebpfmon import VALUE, Chart, ChartData, Series, Snapshot, printable
 
 Encoder = Callable[[Collector], bytes]
 Labels = tuple[tuple[str, str], ...]
@@ -60,9 +60,11 @@ def name_of(chart: Chart) -> str:
 
 def type_of(chart: Chart) -> str:
     """Return the Prometheus type of a chart's metric: counter, gauge or histogram."""
-    if chart.kind is Kind.COUNTER and any(dimension.minus for dimension in chart.dimensions):
-        return "gauge"
-    return chart.kind.name
+    if chart.buckets:
+        return "histogram"
+    # a difference of counters may decrease, which a counter may not
+    grows = chart.kind.cumulative and not any(dimension.minus for dimension in chart.dimensions)
+    return "counter" if grows else "gauge"
 
 
 def in_base_units(amount: float, units: str) -> float:
@@ -113,7 +115,7 @@ def _of_charts(snapshot: Snapshot) -> Iterator[Metric]:
     for name, charts in by_name.items():
         chart = charts[0].chart
         metric = Metric(name, f"{chart.title} ({chart.id}).", type_of(chart), _unit(name))
-        add = _add_histograms if chart.kind is Kind.HISTOGRAM else _add_values
+        add = _add_histograms if chart.buckets else _add_values
         add(metric, charts)
         yield metric
 

@@ -49,8 +49,7 @@ def _declared(chart: Chart) -> DeclaredChartJson:
         for d in chart.dimensions
     ]
     declared = DeclaredChartJson(
-        id=chart.id, family=chart.family, title=chart.title, units=chart.units,
-        kind=chart.kind.name,  # type: ignore[arg-type]  # the names of KINDS
+        id=chart.id, family=chart.family, title=chart.title, units=chart.units, kind=chart.kind.name,
         labels=list(chart.labels), priority=chart.priority, unbounded=chart.unbounded, dimensions=dimensions,
     )  # fmt: skip
     if of := chart.buckets:

@@ -81,7 +81,7 @@ def load(directory: Path) -> Iterator[None]:
 @pytest.fixture(scope="module")
 def snapshots(tmp_path_factory: pytest.TempPathFactory) -> list[Snapshot]:
     """What the daemon publishes of some seconds of load, with all probes and all groupings. All rows are wanted."""
-    plugins: dict[str, dict[str, Any]] = {name: {"enabled": True, "table_size": 53} for name in PROBES}
+    plugins: dict[str, dict[str, Any]] = {name: {"enabled": True, "table_size": 13} for name in PROBES}
     plugins["network_viewer"] |= {"ips": "127.0.0.0/8", "maximum_dimensions": 7}
     settings = {
         "ebpfmon": {"load_mode": "return"},
