@@ -117,7 +117,8 @@ def test_modules_come_after_what_they_need_and_what_is_built_in_is_left_out(tmp_
 
 
 CELL = Cell("core", "test_x", expect=("kprobe", "tracepoint"))
-PROBES = {"network_viewer": report.METHODS, "process": report.METHODS, "syscalls": ("tracepoint",)}
+BY_ALL = ("trampoline", *CELL.expect)
+PROBES = {"network_viewer": BY_ALL, "process": BY_ALL, "syscalls": ("tracepoint",)}
 
 
 def case(module: str, name: str, inside: str = "") -> str:
@@ -152,13 +153,19 @@ def square(shown: str, probe: str, method: str) -> str:
     return row[lines[0].index(method)]
 
 
+def squares(shown: str, probe: str) -> dict[str, str]:
+    """Return what the table says of a probe, by attach method, without the empty squares."""
+    found = {method: square(shown, probe, method) for method in report.METHODS}
+    return {method: said for method, said in found.items() if said}
+
+
 def test_a_run_in_which_all_is_well_passes() -> None:
     good = run(*ALL_PASSED, case("test_swap", "test_swap"))
     shown = report.table([good])
     assert not good.failed
     for probe in ("network_viewer", "process"):
-        assert [square(shown, probe, s) for s in report.METHODS] == ["", "passed", "passed"]
-    assert [square(shown, "syscalls", s) for s in report.METHODS] == ["", "", "passed"]
+        assert squares(shown, probe) == dict.fromkeys(CELL.expect, "passed")
+    assert squares(shown, "syscalls") == {"tracepoint": "passed"}
     assert square(shown, "(any)", "by itself") == "passed"
     assert report.verdict([good]) == "ebpfmon: kernel matrix: 1 of 1 machines passed; 11 tests"
 
@@ -199,6 +206,29 @@ def test_what_may_be_skipped_is_no_failure_and_is_told() -> None:
     assert run(*ALL_PASSED, trampoline.replace("trampoline", "kprobe"), cell=cell).failed
 
 
+def test_a_method_that_a_probe_has_no_programs_for_may_be_skipped_unless_it_is_expected(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(report, "METHODS", (*report.METHODS, "invented"))
+    invented = case("test_process_exact", "test_it[invented-entry]", skipped("the probe has no such program"))
+    shown = report.table([good := run(*ALL_PASSED, invented)])
+    assert not good.failed
+    assert squares(shown, "process") == dict.fromkeys(CELL.expect, "passed")
+    assert shown.splitlines()[-1].endswith(
+        "skipped test_process_exact::test_it[invented-entry]: the probe has no such program"
+    )
+    expecting = Cell("core", "", expect=(*CELL.expect, "invented"))
+    assert run(*ALL_PASSED, invented, cell=expecting).failed
+    assert run(*ALL_PASSED, invented.replace("invented", "trampoline")).failed
+
+
+def test_the_table_has_a_column_for_every_attach_method(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(report, "METHODS", (*report.METHODS, "invented"))
+    head, _, *rows = report.table([run(*ALL_PASSED), Run("7.2", CELL, skipped="apt has none")]).splitlines()
+    assert [word.strip() for word in head.split("|")[4:-1]] == [*report.METHODS, "by itself", "tests", "time"]
+    assert {row.count("|") for row in rows if row.startswith("|")} == {head.count("|")}
+
+
 def test_a_test_may_say_that_the_kernel_refused_rightly() -> None:
     why = '<properties><property name="refused_by_kernel" value="lockdown"/></properties>'
     cell = Cell("lockdown", "lockdown")
@@ -216,7 +246,8 @@ def test_an_attach_method_that_was_not_tested_has_failed() -> None:
 
 def test_a_probe_is_asked_for_no_more_than_it_has_programs_for() -> None:
     found = matrix.attach_methods_of_probes()
-    assert found["process"] == found["network_viewer"] == set(report.METHODS)
+    expected = {method for cell in CELLS for method in cell.expect}
+    assert expected <= found["process"] & found["network_viewer"]
     assert found["syscalls"] == found["block_io"] == found["oom_and_signals"] == {"tracepoint"}
 
 

@@ -8,10 +8,11 @@ import xml.etree.ElementTree as ET
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+from ebpfmon.kernel import attach_methods
 from tests.vm.cells import Cell
 from tests.vm.machine import Ended
 
-METHODS = ("trampoline", "kprobe", "tracepoint")
+METHODS = attach_methods.NAMES
 MODES = ("entry", "return")
 REFUSED = "refused_by_kernel"
 """A test that passes because the kernel rightly refused says why: `record_property("refused_by_kernel", reason)`."""
@@ -51,12 +52,12 @@ class Run:
         return bool(self.failure) or any(test.failure for test in self.tests)
 
 
-def read(junit: str, cell: Cell, probes: Iterable[str]) -> tuple[Outcome, ...]:
-    """The tests in pytest's JUnit XML."""
-    return tuple(_test(case, cell, tuple(probes)) for case in ET.fromstring(junit).iter("testcase"))
+def read(junit: str, cell: Cell, probes: Mapping[str, Collection[str]]) -> tuple[Outcome, ...]:
+    """Return the tests in pytest's JUnit XML. `probes`: the methods that each has programs for."""
+    return tuple(_test(case, cell, probes) for case in ET.fromstring(junit).iter("testcase"))
 
 
-def _test(case: ET.Element, cell: Cell, probes: Sequence[str]) -> Outcome:
+def _test(case: ET.Element, cell: Cell, probes: Mapping[str, Collection[str]]) -> Outcome:
     module, name = case.get("classname", "").rpartition(".")[2], case.get("name", "")
     given = set(re.split(r"[\[\]-]", name)[1:])  # test_it[kprobe-entry]
     failure = refused = skipped = ""
@@ -67,15 +68,17 @@ def _test(case: ET.Element, cell: Cell, probes: Sequence[str]) -> Outcome:
         elif element.tag == "skipped":
             skipped = said
     method = _first(METHODS, given)
-    allowed = any(reason in skipped for reason in cell.may_skip) and method not in cell.expect
-    if skipped and not allowed:
+    probe = _first(probes, given) or next((p for p in probes if p.partition("_")[0] in module.split("_")), "")
+    # the kernel has no part in that: such a skip is listed, and its square stays empty
+    has_no_program = bool(probe and method) and method not in probes[probe]
+    allowed = has_no_program or any(reason in skipped for reason in cell.may_skip)
+    if skipped and (method in cell.expect or not allowed):
         failure, skipped = f"was skipped: {skipped}", ""
-    elif skipped and method:
+    elif skipped and method and not has_no_program:
         refused, skipped = skipped, ""
     for entry in case.iter("property"):
         if entry.get("name") == REFUSED:
             refused = entry.get("value", "")
-    probe = _first(probes, given) or next((p for p in probes if p.partition("_")[0] in module.split("_")), "")
     return Outcome(f"{module}::{name}", probe, method, _first(MODES, given), failure, refused, skipped)
 
 
@@ -120,7 +123,7 @@ def _rows(run: Run) -> list[list[str]]:
     """A row for each probe, and one for the tests that are of none."""
     head, took = [run.kernel, run.cell.name], f"{run.elapsed_s:.0f} s"
     if not run.tests:
-        return [[*head, "", "", "", "", "SKIPPED" if run.skipped else "FAILED", "", took]]
+        return [[*head, "", *("" for _ in METHODS), "SKIPPED" if run.skipped else "FAILED", "", took]]
     rows: list[list[str]] = []
     for probe in sorted({test.probe for test in run.tests}, key=lambda name: (not name, name)):
         tests = [test for test in run.tests if test.probe == probe]
@@ -133,12 +136,12 @@ def _rows(run: Run) -> list[list[str]]:
 
 
 def _square(tests: Sequence[Outcome], missing: bool) -> str:
-    """How the tests of one probe by one attach method ended; `missing`: there should have been more."""
+    """Say how the tests of one probe by one attach method ended; `missing`: there should have been more."""
     if missing or any(test.failure for test in tests):
         return "FAILED"
     if refused := sorted({test.refused for test in tests if test.refused}):
         return f"refused by the kernel: {textwrap.shorten('; '.join(refused), 100, placeholder=' ...')}"
-    return "passed" if tests else ""
+    return "passed" if any(not test.skipped for test in tests) else ""
 
 
 def verdict(runs: Sequence[Run]) -> str:
