@@ -82,26 +82,26 @@ def test_only_kretprobes_without_room_miss_calls_where_nothing_is_preempted() ->
 def test_the_setting_takes_every_method_and_nothing_else() -> None:
     assert [msgspec.convert({"attach": name}, Core).attach_method for name in ("auto", *NAMES)] == [None, *NAMES]
     with pytest.raises(msgspec.ValidationError, match="attach"):
-        msgspec.convert({"attach": "uprobe"}, Core)
+        msgspec.convert({"attach": "invented"}, Core)
 
 
-class Uprobe(AttachMethod):
-    """One more."""
+class Invented(AttachMethod):
+    """One more, of a name that no real method will have."""
 
-    name = "uprobe"
-    kinds = frozenset({"uprobe", "uretprobe"})
+    name = "invented"
+    kinds = frozenset({"invented_entry", "invented_return"})
 
     def lacks(self, section: Section, arguments: int | None, kernel: Kernel, symbols: Symbols) -> str:
-        return "" if kernel.kprobes else "this kernel has no uprobes"
+        return "" if kernel.kprobes else "this kernel has nothing invented"
 
 
 def test_another_method_is_a_class_in_the_registry(monkeypatch: pytest.MonkeyPatch) -> None:
-    event = Event("malloc", (Candidate(programs=("malloc_uprobe",)),))
-    monkeypatch.setattr(attach_methods, "METHODS", (*METHODS, Uprobe()))
-    ((found,),) = bind([event], {"malloc_uprobe": "uprobe//lib/libc.so.6:malloc"}, []).values()
-    assert (found.method.name, found.target) == ("uprobe", "/lib/libc.so.6:malloc")
+    event = Event("malloc", (Candidate(programs=("malloc_entry",)),))
+    monkeypatch.setattr(attach_methods, "METHODS", (*METHODS, Invented()))
+    ((found,),) = bind([event], {"malloc_entry": "invented_entry//lib/libc.so.6:malloc"}, []).values()
+    assert (found.method.name, found.target) == ("invented", "/lib/libc.so.6:malloc")
     assert not found.method.lacks(found.sections[0], None, KERNEL, FakeSymbols())
     assert found.method.lacks(found.sections[0], None, replace(KERNEL, kprobes=False), FakeSymbols())
     links = FakeLinks()
-    found.method.attach(links, "malloc_uprobe", found.sections[0])
-    assert links.asked == ["link malloc_uprobe False"]
+    found.method.attach(links, "malloc_entry", found.sections[0])
+    assert links.asked == ["link malloc_entry False"]
