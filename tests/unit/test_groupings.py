@@ -14,8 +14,10 @@ from ebpfmon.grouping.lookup import Found, Wanted
 from ebpfmon.grouping.naming import Identity, Intersection
 from ebpfmon.grouping.registry import DEFAULT, Context, groupings
 
-PAGE = Path(__file__).parents[2] / "docs" / "groupings.md"
+ROOT = Path(__file__).parents[2]
+PAGE = ROOT / "docs" / "groupings.md"
 CONTEXT = Context(groups=Groups.parse("web: nginx\nother: sh\n", "test"), execs_since_ns=math.inf)
+OTHERS = ("process", "user", "container")
 NGINX = Identity(1, 60, 1, 7, 1, 1000, b"nginx")
 
 
@@ -30,9 +32,18 @@ def test_names_and_prefixes_are_labels_and_chart_types_and_no_two_are_alike() ->
     assert all(name == grouping.name for name, grouping in found.items())
     assert all(re.fullmatch(r"[a-z]+", text) for g in found.values() for text in (g.name, g.prefix))
     assert len({g.prefix for g in found.values()}) == len(found)
-    assert {name: g.prefix for name, g in found.items()} == {
-        "application": "apps", "process": "processes", "user": "users", "container": "containers",
-    }  # fmt: skip
+    # dashboards have these in their queries
+    kept = {"application": "apps", "process": "processes", "user": "users", "container": "containers"}
+    assert kept.items() <= {name: g.prefix for name, g in found.items()}.items()
+
+
+def test_the_readme_and_the_settings_name_every_grouping() -> None:
+    readme = (ROOT / "README.md").read_text()
+    settings = (ROOT / "ebpfmon" / "install" / "files" / "ebpfmon.toml").read_text()
+    (by,) = re.findall(r"^by = .*", settings, re.M)
+    for grouping in groupings().values():
+        assert f'| `"{grouping.name}"` | `{grouping.prefix}.*` |' in readme
+        assert f'"{grouping.name}"' in by.partition("#")[2]
 
 
 def test_the_page_has_a_line_for_every_grouping_and_its_sample_is_one() -> None:
@@ -47,9 +58,11 @@ def test_the_page_has_a_line_for_every_grouping_and_its_sample_is_one() -> None:
     assert not naming.wanted([NGINX])
 
 
-def test_only_applications_need_the_execs_and_the_groups_file() -> None:
-    assert [g.name for g in groupings().values() if g.needs_execs] == ["application"]
-    assert [g.name for g in groupings().values() if g.needs_groups] == ["application"]
+def test_applications_need_the_execs_and_the_groups_file_and_the_others_need_neither() -> None:
+    found = groupings()
+    assert found["application"].needs_execs
+    assert found["application"].needs_groups
+    assert not any(found[name].needs_execs or found[name].needs_groups for name in OTHERS)
 
 
 def test_one_answer_serves_all_groupings_at_once() -> None:
@@ -57,13 +70,11 @@ def test_one_answer_serves_all_groupings_at_once() -> None:
     wanted = Wanted()
     for naming in namings.values():
         wanted |= naming.wanted([NGINX])
-    assert wanted == Wanted(processes=(60,), users=(1000,), cgroups=(7,))
+    assert (wanted.processes, wanted.users, wanted.cgroups) == ((60,), (1000,), (7,))
     for naming in namings.values():
         naming.found(Found(processes={60: None}, users={1000: "alice"}, cgroups={7: "/system.slice/nginx.service"}))
-    assert {name: naming.name(NGINX) for name, naming in namings.items()} == {
-        "application": ("web", True), "process": ("nginx", True), "user": ("alice", True),
-        "container": ("nginx.service", True),
-    }  # fmt: skip
+    expected = {"application": "web", "process": "nginx", "user": "alice", "container": "nginx.service"}
+    assert {name: namings[name].name(NGINX) for name in expected} == {n: (group, True) for n, group in expected.items()}
 
 
 def test_what_two_groupings_want_is_asked_for_once() -> None:
@@ -73,9 +84,9 @@ def test_what_two_groupings_want_is_asked_for_once() -> None:
 
 
 def test_ancestors_are_looked_up_unless_every_grouping_that_asks_knows_them() -> None:
-    namings = [grouping.make(CONTEXT) for grouping in groupings().values()]
-    assert 60 not in Intersection(naming.known for naming in namings)
-    assert 60 in Intersection(naming.known for naming in namings[1:]), "nobody else asks for ancestors"
+    namings = {name: grouping.make(CONTEXT) for name, grouping in groupings().items()}
+    assert 60 not in Intersection(naming.known for naming in namings.values())
+    assert 60 in Intersection(namings[name].known for name in OTHERS), "none of them asks for ancestors"
     assert 60 not in Intersection([{60}, {61}])
 
 
