@@ -14,11 +14,16 @@ from hypothesis import strategies as st
 from ebpfmon import LoadMode, SettingsError, SinkSettings, config
 from ebpfmon.config import CommandLine, Settings, check, read
 from ebpfmon.config.writing import to_toml
+from ebpfmon.grouping.registry import groupings
+from ebpfmon.kernel import attach_methods
 from ebpfmon.model import Loader
 from ebpfmon.plugins.registry import Plugin, Registry, State, discover
 from ebpfmon_sinks.log.settings import LogSettings
 
 FOUND = discover()
+ATTACH = ", ".join(sorted(["auto", *attach_methods.NAMES]))
+GROUPINGS = ", ".join(groupings())
+SINKS = ", ".join(sorted(FOUND.sinks))
 SCALARS = (
     st.booleans() | st.integers() | st.floats() | st.text(st.characters(exclude_categories=["Cs"]), max_size=8)
     | st.datetimes() | st.dates() | st.times() | st.sampled_from(["log", "text", "entry", "auto", "stdout"])
@@ -99,22 +104,16 @@ def test_any_tree_of_values_is_settings_or_an_error_of_one_line(tree: dict[str, 
         ("[ebpfmon]\ninterval = 0", "ebpfmon.interval: expected int >= 1"),
         ("[ebpfmon]\ninterval = 3601", "ebpfmon.interval: expected int <= 3600"),
         ('[ebpfmon]\nload_mode = "all"', "ebpfmon.load_mode: 'all': expected one of entry, return"),
-        ('[ebpfmon]\nattach = "x"', "ebpfmon.attach: 'x': expected one of auto, kprobe, tracepoint, trampoline"),
+        ('[ebpfmon]\nattach = "x"', f"ebpfmon.attach: 'x': expected one of {ATTACH}"),
         ('[ebpfmon]\nloader = "x"', "ebpfmon.loader: 'x': expected one of auto, bcc, core"),
         ("[plugins.process]\ntable_size = 0", "plugins.process.table_size: expected int >= 1"),
-        ("[[sinks]]", "sinks[0].type: none given: expected one of http_json, http_push, log, plugins_d, statsd"),
-        (
-            '[[sinks]]\ntype = "lgo"',
-            "sinks[0].type: 'lgo': expected one of http_json, http_push, log, plugins_d, statsd",
-        ),
+        ("[[sinks]]", f"sinks[0].type: none given: expected one of {SINKS}"),
+        ('[[sinks]]\ntype = "lgo"', f"sinks[0].type: 'lgo': expected one of {SINKS}"),
         ('[[sinks]]\ntype = "log"\nformat = "xml"', "sinks[0].format: 'xml': expected one of json, text"),
         ('[[sinks]]\ntype = "log"\n[[sinks]]\ntype = "log"', "sinks[1].name: 'log' is taken"),
         ('[[sinks]]\ntype = "log"\nname = "a"\n[[sinks]]\ntype = "log"\nname = "a"', "sinks[1].name: 'a' is taken"),
-        (
-            '[groups]\nby = ["user", "cgroup"]',
-            "groups.by: 'cgroup': expected any of application, process, user, container",
-        ),
-        ('[groups]\nby = ["user", "user"]', "groups.by: 'user' is there twice: expected any of application, process"),
+        ('[groups]\nby = ["user", "x"]', f"groups.by: 'x': expected any of {GROUPINGS}"),
+        ('[groups]\nby = ["user", "user"]', f"groups.by: 'user' is there twice: expected any of {GROUPINGS}"),
         ('[groups]\nby = "user"', "groups.by: expected array, got str"),
         ("[groups]\nmaximum = 1001", "groups.maximum: expected int <= 1000"),
         ("[groups]\nmaxmum = 1", "groups.maxmum: no such setting: did you mean 'maximum'?"),
