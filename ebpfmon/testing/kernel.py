@@ -51,19 +51,29 @@ class Counting:
         return tables
 
     def rows(self, table: str = "") -> Rows:
-        """End the interval. Return the rows of a table, or of the only one, of all intervals so far."""
+        """End the interval. Return the rows of a table, or of the only one, of all intervals so far.
+
+        Raises ValueError if the probe has no such table, or several and none is named.
+        """
         self.harvest()
-        return np.concatenate([harvest.rows for harvest in self._of(table)])
+        return np.concatenate([harvest.rows for harvest in self._of(table, "rows")])
 
     def totals(self, table: str = "") -> dict[str, int]:
-        """End the interval. Return each counter of a table over all intervals so far, for the whole machine."""
+        """End the interval. Return each counter of a table over all intervals so far, for the whole machine.
+
+        Raises ValueError as `rows` does.
+        """
         self.harvest()
-        harvests = self._of(table)
+        harvests = self._of(table, "totals")
         return {name: sum(h.totals[name] for h in harvests) for name in harvests[0].totals}
 
-    def _of(self, table: str) -> list[TableHarvest]:
-        if not table:
+    def _of(self, table: str, method: str) -> list[TableHarvest]:
+        if not table and len(self._harvests) == 1:
             (table,) = self._harvests
+        if table not in self._harvests:
+            wrong = f"no table '{table}'" if table else f"{len(self._harvests)} tables"
+            calls = " or ".join(f'{method}("{stem}")' for stem in self._harvests)
+            raise ValueError(f"the probe has {wrong}: call {calls}")
         return self._harvests[table]
 
     def close(self) -> None:

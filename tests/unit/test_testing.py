@@ -6,8 +6,9 @@ import asyncio
 import subprocess
 import sys
 import types
+from contextlib import ExitStack
 from dataclasses import replace
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Self, cast
 
 import pytest
 
@@ -17,8 +18,11 @@ import ebpfmon_process.events
 from ebpfmon import Chart, Dimension, Probe, Role, RowGroups, SinkSettings, Snapshot, testing
 from ebpfmon.errors import ObjectError, PluginError
 from ebpfmon.kernel import features
+from ebpfmon.kernel.attach import LoadedProbe
 from ebpfmon.plugins.registry import discover
 from ebpfmon.testing import (
+    Counting,
+    FakeClock,
     RecordingSettings,
     chart,
     check_plugin,
@@ -31,6 +35,7 @@ from ebpfmon.testing import (
     why_not,
 )
 from tests.unit.support import FakeEntryPoint, plugin
+from tests.unit.test_harvest import FakeInterval, FakeTable, Steps
 
 pytest_plugins = ["pytester"]
 
@@ -136,6 +141,38 @@ def test_without_permission_the_fixture_skips_with_the_reason(
     done = pytester.runpytest_inprocess("-rs")
     done.assert_outcomes(skipped=1, passed=1)
     done.stdout.fnmatch_lines("*load eBPF programs: not permitted*")
+
+
+class FakeLoaded(ExitStack):
+    """A probe that is loaded, as far as `Counting` asks."""
+
+    def __init__(self, *stems: str) -> None:
+        super().__init__()
+        steps: Steps = []
+        self.interval = FakeInterval("", steps, FakeClock())
+        self.tables = [FakeTable(stem, steps) for stem in stems]
+
+    def missed_runs(self) -> int:
+        return 0
+
+
+def counting(*stems: str) -> Counting:
+    return Counting(cast(LoadedProbe, FakeLoaded(*stems)))
+
+
+def test_the_only_table_of_a_probe_need_not_be_named() -> None:
+    with counting("calls") as running:
+        assert running.totals() == {"read_calls": 2, "read_bytes": 3}
+        assert running.rows().tolist() == running.rows("calls")[:2].tolist()
+
+
+def test_a_table_that_has_to_be_named_is_told_with_the_names_to_choose_from() -> None:
+    with counting("calls", "errors") as running:
+        assert len(running.rows("errors")) == 1
+        with pytest.raises(ValueError, match=r'^the probe has 2 tables: call rows\("calls"\) or rows\("errors"\)$'):
+            running.rows()
+        with pytest.raises(ValueError, match=r'^the probe has no table \'x\': call totals\("calls"\) or '):
+            running.totals("x")
 
 
 def test_why_nothing_can_be_loaded_here_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
