@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
+from pathlib import Path
 
 import msgspec
 import pytest
@@ -15,6 +17,8 @@ from ebpfmon.kernel.objects import bind
 from ebpfmon.kernel.symbols import Symbols
 from tests.unit.fakes import FakeSymbols
 from tests.unit.test_plan import KERNEL, NO_ROOM
+
+ROOT = Path(__file__).parents[2]
 
 
 class FakeLinks:
@@ -83,6 +87,18 @@ def test_the_setting_takes_every_method_and_nothing_else() -> None:
     assert [msgspec.convert({"attach": name}, Core).attach_method for name in ("auto", *NAMES)] == [None, *NAMES]
     with pytest.raises(msgspec.ValidationError, match="attach"):
         msgspec.convert({"attach": "invented"}, Core)
+
+
+def test_the_pages_and_the_settings_name_every_method_and_its_kinds_of_programs() -> None:
+    readme, page = (ROOT / "README.md").read_text(), (ROOT / "plugins" / "README.md").read_text()
+    settings = (ROOT / "ebpfmon" / "install" / "files" / "ebpfmon.toml").read_text()
+    (attach,) = re.findall(r"^attach = .*", settings, re.M)
+    (programs,) = re.findall(r"^\| `programs` \|.*", page, re.M)
+    for method in METHODS:
+        assert f"- *{method.name}* (" in readme
+        assert f'"{method.name}"' in attach.partition("#")[2]
+        assert method.name in programs
+        assert all(f"`{kind}`" in programs for kind in method.kinds)
 
 
 class Invented(AttachMethod):
