@@ -157,6 +157,11 @@ class _LabelledAccount:
         self._index: SeriesIndex | None = None
         self._idle: list[ChartData] = []
 
+    @property
+    def known(self) -> Rows | None:
+        """A row of each key that has totals; None before the first interval."""
+        return self._top.known
+
     def begin(self, rows: Rows, numbers: NDArray[np.int64], totals: NDArray[np.int64]) -> None:
         """Take in an interval of which only the gauges count."""
         self.gauges.add(rows, numbers, totals)
@@ -249,6 +254,15 @@ class KeyAccount:
         """Go on with the gauges of the account that showed this table under other settings."""
         self._account.gauges.take_over(former._account.gauges)
 
+    def relabel(self, labels: LabelSource) -> bool:
+        """Go on with these labels. Return False, and change nothing, if they are of other series than before."""
+        kept = self._account.known
+        wanted = None if kept is None else labels.wanted(kept)
+        if _shape(labels) != _shape(self._labels) or (wanted is not None and not wanted.all()):
+            return False
+        self._labels = labels
+        return True
+
     def account(self, table: TableHarvest, moment: Moment) -> list[ChartData]:
         """Return one interval as charts. The series add up to the table's totals, less the rows that are not wanted."""
         rows, numbers, totals = table.rows, table.counters, _vector(table.totals, self._names)
@@ -261,6 +275,11 @@ class KeyAccount:
 
     def _name(self, rows: Rows) -> tuple[Sequence[tuple[str, ...]], Sequence[tuple[str, ...]]]:
         return self._labels.values(rows), self._labels.names(rows)
+
+
+def _shape(labels: LabelSource) -> tuple[object, ...]:
+    """Return what decides which series there are, whatever they are called."""
+    return labels.fields, labels.labels, labels.maximum, labels.other
 
 
 @dataclass(frozen=True, slots=True)
@@ -308,9 +327,11 @@ class GroupAccount:
         counted = _Counted(rows=np.concatenate(rows), numbers=numbers, totals=totals, overflow=overflow)
 
         def name(selected: Rows) -> tuple[Sequence[tuple[str, ...]], Sequence[tuple[str, ...]]]:
-            ids = selected["group"].tolist()
-            self._names = {group: names.get(group) or self._names[group] for group in ids}
-            labels = [(name,) for name in self._names.values()]
+            ids, gauges = selected["group"].tolist(), self._account.gauges.rows
+            # a group that has a gauge may come back when nobody knows its processes any more
+            kept = ids if gauges is None else [*ids, *gauges["group"].tolist()]
+            self._names = {group: names.get(group) or self._names[group] for group in kept}
+            labels = [(self._names[group],) for group in ids]
             return labels, labels
 
         return self._account.account(counted, name, moment, by_group.keys())

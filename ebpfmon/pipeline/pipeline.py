@@ -137,24 +137,22 @@ class Pipeline:
             else SystemAccount((c for c in of_table if not c.labels and not c.grouped), stem, shown.counters[stem])
             for stem, of_table in shown.charts.items()
         }
-        self._by_key = {
-            stem: self._by_key[stem]
-            if before.labels.get(stem) is labels and before.charts.get(stem) == shown.charts[stem]
-            else self._new_by_key(stem, before, labels)
-            for stem, labels in shown.labels.items()
-        }
+        self._by_key = {stem: self._key_account(stem, before, labels) for stem, labels in shown.labels.items()}
         self._begun, self._groups, self._self_metrics = None, groups, self_metrics
 
-    def _new_by_key(self, stem: str, before: Shown, labels: LabelSource) -> KeyAccount:
-        """Return an account with the gauges that there are already: those of what a new probe saw begin before it took
-        over, or those of the account that goes on under other settings."""
+    def _key_account(self, stem: str, before: Shown, labels: LabelSource) -> KeyAccount:
+        """Return the account that goes on, or a new one with the gauges that there are already: those of what a new
+        probe saw begin before it took over, or those of the account under other settings."""
+        former = self._by_key.get(stem) if before.charts.get(stem) == self._shown.charts[stem] else None
+        if former and self._begun is None and former.relabel(labels):
+            return former
         charts = (c for c in self._shown.charts[stem] if c.labels)
         account = KeyAccount(charts, stem, self._shown.counters[stem], labels)
         if self._begun is not None:
             for table in (table for of_stem, table in self._begun if of_stem == stem):
                 account.begin(table)
-        elif stem in self._by_key and before.charts.get(stem) == self._shown.charts[stem]:
-            account.take_over(self._by_key[stem])
+        elif former:
+            account.take_over(former)
         return account
 
     async def tick(self, late_ticks: int = 0) -> None:

@@ -47,7 +47,8 @@ class TopK:
         """`fields` are the integer fields of a row that make up its key."""
         self._fields, self._maximum = tuple(fields), maximum
         self._aggregator = Aggregator(len(self._fields))
-        self._rows: Rows | None = None  # a row of each known key: the selected ones, then the busiest hidden ones
+        self.known: Rows | None = None
+        """A row of each known key: the selected ones, then the busiest hidden ones. None before the first interval."""
         self._activity = np.zeros(0)  # of each known key
         self._was_selected = np.zeros(0, bool)  # whether each known key was ever selected
         self._idle_s = np.zeros(0)  # how long each selected key has done nothing
@@ -55,8 +56,8 @@ class TopK:
     @property
     def rows(self) -> Rows:
         """The first row that was seen of each selected key, in the order of the last selection."""
-        assert self._rows is not None, "nothing was selected yet"
-        return self._rows[: len(self._idle_s)]
+        assert self.known is not None, "nothing was selected yet"
+        return self.known[: len(self._idle_s)]
 
     def age(self, elapsed_s: float) -> bool:
         """Let an interval pass in which no key did anything. Return False, and change nothing, if a key expires in it:
@@ -75,7 +76,7 @@ class TopK:
 
         Rows with equal keys are summed.
         """
-        known = rows[:0] if self._rows is None else self._rows
+        known = rows[:0] if self.known is None else self.known
         # known keys go before the rows, and are matched as the rows are grouped
         together = concatenated(known, rows)
         groups = self._aggregator.group(key_of(together, self._fields))
@@ -103,7 +104,7 @@ class TopK:
         candidates = _without((activity > _FORGOTTEN) | was_selected, selected)
         hidden = _busiest(activity, first, candidates, _REMEMBERED * self._maximum)
         kept = np.concatenate((selected, hidden))
-        self._rows = taken(together, first[kept])
+        self.known = taken(together, first[kept])
         self._activity, self._was_selected = activity[kept], was_selected[kept]
         was = np.where(first[kept] < len(known), first[kept], -1)
         return Selection(known=was, selected=len(selected), sums=sums.of(kept))

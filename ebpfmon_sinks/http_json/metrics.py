@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Iterator
+import zlib
+from collections.abc import Callable, Collection, Iterator
 from importlib.metadata import version
 from itertools import accumulate
 
@@ -18,7 +19,7 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 from prometheus_client.utils import floatToGoString
 
-from ebpfmon import VALUE, Chart, ChartData, Series, Snapshot, printable
+from ebpfmon import VALUE, Chart, ChartData, Role, Series, Snapshot, printable
 
 Encoder = Callable[[Collector], bytes]
 Labels = tuple[tuple[str, str], ...]
@@ -27,6 +28,7 @@ _BASE_UNITS = {
     "kB": ("bytes", 10**3, 1), "MB": ("bytes", 10**6, 1), "GB": ("bytes", 10**9, 1), "%": ("ratio", 1, 100),
 }  # fmt: skip
 """The base unit of each unit, and the quotient that a value is multiplied by."""
+_MARKED = re.compile(r"_[0-9a-f]{8}$")
 
 
 def choose_encoder(accept: str) -> tuple[Encoder, str]:
@@ -123,12 +125,12 @@ def _of_charts(snapshot: Snapshot) -> Iterator[Metric]:
 def _add_values(metric: Metric, charts: list[ChartData]) -> None:
     values: dict[Labels, float] = {}
     for data in charts:
-        chart = data.chart
+        chart, rest = data.chart, _rest(data)
         for series in data.series():
             numbers = series.totals if chart.kind.cumulative else series.deltas
             for column, number in zip(chart.columns, numbers, strict=True):
                 dimension = () if column.id == VALUE else (("dimension", printable(column.name)),)
-                labels = _labels(series) + dimension
+                labels = _labels(series, rest) + dimension
                 values[labels] = values.get(labels, 0) + in_base_units(number, chart.units)
     sample = f"{metric.name}_total" if metric.type == "counter" else metric.name
     for labels, value in values.items():
@@ -145,11 +147,12 @@ def _add_histograms(metric: Metric, charts: list[ChartData]) -> None:
     for data in charts:
         if data.chart.buckets != of:
             continue
+        rest = _rest(data)
         for series in data.series():
-            total = series.total_histogram
-            counts, sum_ = found.get(_labels(series), ([0] * len(bounds), 0))
+            total, key = series.total_histogram, _labels(series, rest)
+            counts, sum_ = found.get(key, ([0] * len(bounds), 0))
             counts = [a + b for a, b in zip(counts, total.counts, strict=True)]
-            found[_labels(series)] = counts, sum_ + (total.sum or 0)
+            found[key] = counts, sum_ + (total.sum or 0)
     for key, (counts, sum_) in found.items():
         labels = dict(key)
         for bound, count in zip(bounds, accumulate(counts), strict=True):
@@ -159,8 +162,24 @@ def _add_histograms(metric: Metric, charts: list[ChartData]) -> None:
             metric.add_sample(f"{metric.name}_sum", labels, in_base_units(sum_, of.sum_units))
 
 
-def _labels(series: Series) -> Labels:
-    return tuple((_word(label), printable(value)) for label, value in series.label_map.items())
+def _rest(data: ChartData) -> set[tuple[str, ...]]:
+    """Return the label values of the series that stand for the rest: `other` and `overflow`."""
+    return {labels for role, labels in data.index.keys if role is not Role.ITEM}
+
+
+def _labels(series: Series, rest: Collection[tuple[str, ...]]) -> Labels:
+    """Return the labels of a series, which no other series of the chart has: metrics know neither roles nor characters
+    that cannot be shown, and a sum of two series would fall when one of them leaves."""
+    is_like_rest = series.role is Role.ITEM and series.labels in rest
+    return tuple((_word(label), _value(value, is_like_rest)) for label, value in series.label_map.items())
+
+
+def _value(text: str, mark: bool) -> str:
+    shown = printable(text)
+    # a name that looks as if it had a mark gets one, or a program could call itself as another one is shown
+    if mark or shown != text or _MARKED.search(text):
+        shown += f"_{zlib.crc32(text.encode(errors='surrogatepass')):08x}"
+    return shown
 
 
 def _base(units: str) -> tuple[str, int, int]:

@@ -279,6 +279,16 @@ def test_a_gauge_by_grouping_is_what_began_less_what_ended_and_stays_if_nothing_
     assert groups.deltas((1, 0, 3)) == {"group 1": 0, "group 2": 4}
 
 
+def test_a_hidden_group_comes_back_by_its_gauge_though_its_name_is_known_no_more_elsewhere() -> None:
+    groups = Groups(GAUGE, CHARTS[0], maximum=1)
+    groups.deltas((1, 5, 0), (2, 100, 100))
+    assert groups.deltas((2, 10, 10)) == {"group 2": 0}
+    groups.names = {}
+    for _ in range(400):
+        found = groups.deltas()
+    assert found == {"group 1": 5}
+
+
 @given(st.integers(0, 3), st.lists(st.tuples(ROWS, st.integers(0, 9)), max_size=8))
 def test_gauges_by_grouping_add_up_to_all_that_is_under_way(
     maximum: int, intervals: list[tuple[list[Row], int]]

@@ -359,6 +359,19 @@ def test_a_key_that_is_called_other_is_an_item() -> None:
     assert found == [(("other",), Role.ITEM, (3,)), (("other",), Role.OTHER, (5,))]
 
 
+def test_the_totals_go_on_under_labels_of_the_same_series() -> None:
+    of = Each((CALLS,), Addresses())
+    account(of, [(1, 5, 0), (UNWANTED, 7, 0)], overflow=2)
+    again = Addresses(suffix="!", drops=False)
+    assert of.account_.relabel(again)
+    found = account(of, [(1, 1, 0)])
+    assert totals(found) == {"1": 6, str(UNWANTED): 7, "other": 2}
+    assert found.index.names[:2] == (("host 9!",), ("host 1!",))
+    for other in (Addresses(maximum=4), Addresses(labels=("address",)), Addresses(drops=True)):
+        assert not of.account_.relabel(other)
+    assert totals(account(of)) == totals(found)
+
+
 def test_other_has_the_label_values_that_its_source_says() -> None:
     of = replace(CALLS, labels=("port", "protocol"))
     for other, expected in (((), ("other", "other")), (("rest", "ALL"), ("rest", "ALL"))):

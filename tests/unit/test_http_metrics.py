@@ -14,7 +14,7 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 
-from ebpfmon import Chart, Dimension, Kind, Snapshot
+from ebpfmon import Chart, Dimension, Kind, Role, Snapshot
 from ebpfmon.pipeline.publish import SinkTask
 from ebpfmon.pipeline.self_metrics import SelfMetrics
 from ebpfmon.plugins import registry
@@ -204,9 +204,32 @@ def test_whatever_things_are_called_it_can_be_read(
     families = parsed(text_of(replace(SNAPSHOT, charts=charts), as_openmetrics=as_openmetrics), as_openmetrics)
     assert any(f.name.startswith("ebpfmon_snapshot_time") for f in families)
     (found,) = (f for f in families for s in f.samples[:1] if "application" in s.labels)
-    assert {s.labels["application"] for s in found.samples} == {*map(printable, names)}
+    shown = [s.labels["application"] for s in found.samples]
+    assert len({*shown}) == len(names)
+    assert all(label.startswith(printable(name)) for name, label in zip(names, shown, strict=True))
     total = sum(10**12 + n for n in range(len(names)))
     assert sum(s.value for s in found.samples) == pytest.approx(in_base_units(total, units), rel=1e-12)
+
+
+def test_a_program_that_is_called_other_is_a_series_of_its_own() -> None:
+    """Its total does not go into that of the rest, which would fall when its series leaves."""
+    of = chart("apps.x", "calls/s", labels=("application",))
+    rest = {"other": Role.OTHER, "overflow": Role.OVERFLOW}
+    made = data(of, *(((name,), (1,), (n,)) for n, name in enumerate(["other", "overflow", "a", *rest], 1)))
+    index = replace(made.index, roles=(*(Role.ITEM,) * 3, *rest.values()))
+    found = samples(replace(SNAPSHOT, charts=(replace(made, index=index),)))["ebpfmon_apps_x_calls_total"]
+    assert {n: found.pop(n) for n in ("a", *rest)} == {"a": 3, "other": 4, "overflow": 5}
+    assert {label.rpartition("_")[0]: value for label, value in found.items()} == {"other": 1, "overflow": 2}
+
+
+def test_names_that_look_alike_are_series_of_their_own() -> None:
+    of = chart("apps.x", "calls/s", labels=("application",))
+    (first,) = samples(replace(SNAPSHOT, charts=(data(of, (("a\nb",), (1,), (1,))),)))["ebpfmon_apps_x_calls_total"]
+    names = ["a\nb", "a\tb", "a?b", first]
+    made = data(of, *(((name,), (1,), (n,)) for n, name in enumerate(names)))
+    found = samples(replace(SNAPSHOT, charts=(made,)))["ebpfmon_apps_x_calls_total"]
+    assert sorted(found.values()) == [0, 1, 2, 3]
+    assert (found[first], found["a?b"]) == (0, 2)
 
 
 def test_totals_never_fall_when_an_application_gives_its_place_to_another() -> None:

@@ -228,6 +228,29 @@ def test_gauges_go_on_under_other_settings_and_of_other_sources_begin_with_what_
     assert [values(snapshot)["gauge"]["80"][0] for snapshot in publisher.published] == [4, 3, 12, 1]
 
 
+def test_totals_go_on_when_the_settings_are_read_again_and_begin_anew_with_other_series() -> None:
+    harvester, publisher = FakeHarvester(*(harvest({"ports": ports((80, 5))}) for _ in range(3))), FakePublisher()
+
+    async def run() -> None:
+        with ThreadPoolExecutor(1) as executor:
+
+            def shown(labels: LabelSource) -> tuple[Shown, None, SelfMetrics]:
+                return replace(SHOWN, labels={"ports": labels}), None, SelfMetrics([], [])
+
+            of = shown(Ports())
+            pipeline = Pipeline("h", cast(Harvester, harvester), cast(Publisher, publisher), executor, *of)
+            await pipeline.tick()
+            pipeline.show(*shown(Ports()))
+            await pipeline.tick()
+            more = Ports()
+            more.maximum = 2
+            pipeline.show(*shown(more))
+            await pipeline.tick()
+
+    asyncio.run(run())
+    assert [values(snapshot)["keys"]["80"] for snapshot in publisher.published] == [(5, 5), (5, 10), (5, 5)]
+
+
 # ---- several groupings at once ----
 
 IO = chart("read", Dimension.value("read_calls"), grouped=True, of="process")

@@ -110,8 +110,8 @@ def test_no_more_than_the_maximum_are_selected_twice_as_many_are_hidden_and_sums
     for calls in intervals:
         selected = keys.select(calls, 10.0)
         assert keys.last is not None
-        assert keys.top._rows is not None
-        known = keys.top._rows["key"].tolist()
+        assert keys.top.known is not None
+        known = keys.top.known["key"].tolist()
         assert known[: len(selected)] == selected
         assert (len(selected) <= maximum, len(known) <= 3 * maximum) == (True, True)
         assert len(set(known)) == len(known)
