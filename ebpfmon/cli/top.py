@@ -28,8 +28,14 @@ def add_to(commands: Commands) -> None:
     top.add_argument("--groups", action="store_true", help="show groups instead of processes")
     top.add_argument("--sort", default="", metavar="COLUMN", help="sort by this column, such as read, pid or group")
     top.add_argument("--filter", default="", metavar="TEXT", help="show only rows with TEXT as command, group or PID")
-    top.add_argument("--lines", type=int, default=20, metavar="N", help="with --once: N lines at most (default: 20)")
+    top.add_argument("--lines", type=_count, default=20, metavar="N", help="with --once: N lines at most (default: 20)")
     top.set_defaults(command=_top)
+
+
+def _count(text: str) -> int:
+    if not text.isascii() or not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r}: expected a number above 0")
+    return int(text)
 
 
 def _top(given: argparse.Namespace) -> int:

@@ -116,7 +116,8 @@ def _groups(raw: Mapping[str, Any], source: str) -> GroupSettings:
         return groups
     path = Path(source).parent / groups.file
     if not path.is_file():
-        raise SettingsError(f"{source}: {'apps.groups' if old else 'groups.file'}: {path}: no such file")
+        wrong = "not a regular file" if path.exists() else "no such file"
+        raise SettingsError(f"{source}: {'apps.groups' if old else 'groups.file'}: {path}: {wrong}")
     return msgspec.structs.replace(groups, file=str(path))
 
 

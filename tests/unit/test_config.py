@@ -258,6 +258,7 @@ def test_any_groupings_are_settings_and_none_turns_groups_off(name: str) -> None
 
 def test_the_file_of_groups_is_relative_to_the_settings_and_must_be_there(tmp_path: Path) -> None:
     assert error_of('[groups]\nfile = "my.conf"', tmp_path) == f"groups.file: {tmp_path}/my.conf: no such file"
+    assert error_of('[groups]\nfile = "/dev/null"', tmp_path) == "groups.file: /dev/null: not a regular file"
     assert error_of('[apps]\ngroups = "my.conf"', tmp_path) == f"apps.groups: {tmp_path}/my.conf: no such file"
     (tmp_path / "my.conf").write_text("web: nginx\n")
     for raw in ({"groups": {"file": "my.conf"}}, {"apps": {"groups": "my.conf"}}):
