@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 import gzip
 import ssl
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from importlib.metadata import version
-from types import TracebackType
-from typing import Self
 from urllib.parse import urlsplit
 
 import aiohttp
@@ -22,36 +22,31 @@ _GZIP_FROM = 1024  # bytes
 _SHOWN = 200  # characters of what a receiver says
 
 
+@asynccontextmanager
+async def pushing(settings: HttpPushSettings) -> AsyncIterator[HttpPushSink]:
+    """Yield a sink with these settings. At the end it posts what is left of a batch, unless it failed. Raise
+    SinkError."""
+    context = await asyncio.to_thread(_tls_context, settings.ca_file)
+    async with aiohttp.ClientSession(
+        connector=aiohttp.TCPConnector(limit=1, ssl=context, resolver=aiohttp.ThreadedResolver()),
+        timeout=aiohttp.ClientTimeout(total=settings.timeout_s),
+        cookie_jar=aiohttp.DummyCookieJar(),
+        headers={"User-Agent": f"ebpfmon/{version('ebpfmon')}", **settings.headers},
+    ) as session:
+        sink = HttpPushSink(settings, session)
+        yield sink
+        await sink.flush()
+
+
 class HttpPushSink:
     """Post snapshots, and raise SinkError, with the status if there is one, for any answer that is not 2xx."""
 
-    def __init__(self, settings: HttpPushSettings) -> None:
-        self._settings = settings
+    def __init__(self, settings: HttpPushSettings, session: aiohttp.ClientSession) -> None:
+        self._settings, self._session = settings, session
         url = urlsplit(settings.url)
         self._failure = f"cannot post to '{url.scheme}://{url.netloc}{url.path}'"  # the query may hold a secret
-        self._session: aiohttp.ClientSession | None = None
         self._batch: list[bytes] = []
         self._works = False
-
-    async def __aenter__(self) -> Self:
-        context = await asyncio.to_thread(self._tls_context)
-        self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=1, ssl=context, resolver=aiohttp.ThreadedResolver()),
-            timeout=aiohttp.ClientTimeout(total=self._settings.timeout_s),
-            cookie_jar=aiohttp.DummyCookieJar(),
-            headers={"User-Agent": f"ebpfmon/{version('ebpfmon')}", **self._settings.headers},
-        )
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        assert self._session
-        try:
-            if self._batch and error is None:
-                await self._post()
-        finally:
-            await self._session.close()
 
     async def send(self, snapshot: Snapshot) -> None:
         """Add a snapshot to the batch, and post the batch when it is complete.
@@ -64,8 +59,12 @@ class HttpPushSink:
             await self._post()
             self._works = True
 
+    async def flush(self) -> None:
+        """Post what is left of a batch."""
+        if self._batch:
+            await self._post()
+
     async def _post(self) -> None:
-        assert self._session
         lines, self._batch = self._batch, []
         lost = f"; {len(lines) - 1} earlier snapshots are lost" if len(lines) > 1 else ""
         body, headers = await asyncio.to_thread(self._request, lines)
@@ -92,13 +91,13 @@ class HttpPushSink:
             headers["Authorization"] = f"Bearer {read_token(self._settings.token_file)}"
         return body, headers
 
-    def _tls_context(self) -> ssl.SSLContext:
-        """Return the context that verifies the receiver. Blocks. Raises SinkError."""
-        path = self._settings.ca_file
-        try:
-            return ssl.create_default_context(cafile=path or None)
-        except OSError as error:
-            raise SinkError(f"cannot use the certificates in '{path}': {error.strerror or error}") from None
+
+def _tls_context(path: str) -> ssl.SSLContext:
+    """Return the context that verifies the receiver. Blocks. Raises SinkError."""
+    try:
+        return ssl.create_default_context(cafile=path or None)
+    except OSError as error:
+        raise SinkError(f"cannot use the certificates in '{path}': {error.strerror or error}") from None
 
 
 def _encode(snapshot: Snapshot) -> bytes:

@@ -66,8 +66,8 @@ class HttpPushSettings(SinkSettings, tag="http_push", frozen=True):
 
     def open(self) -> AbstractAsyncContextManager[Sink]:
         def make() -> AbstractAsyncContextManager[Sink]:
-            from ebpfmon_sinks.http_push.push import HttpPushSink
+            from ebpfmon_sinks.http_push.push import pushing
 
-            return HttpPushSink(self)
+            return pushing(self)
 
         return opened_late(make)
