@@ -10,7 +10,6 @@ import math
 import re
 from collections.abc import Sequence
 from itertools import count
-from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from statsd.client.base import StatsClientBase
@@ -18,14 +17,8 @@ from statsd.client.udp import Pipeline
 
 from ebpfmon import VALUE, Chart, ChartData, Dimension, Role, Snapshot
 from ebpfmon_sinks.joined import joined, joined_name
+from ebpfmon_sinks.statsd.settings import StatsdSettings, Tags
 
-if TYPE_CHECKING:
-    from ebpfmon_sinks.statsd.settings import StatsdSettings
-
-Tags = Literal["none", "datadog", "influx", "graphite"]
-
-PREFIX_MOST = 40
-DATAGRAM_LEAST, DATAGRAM_MOST = 512, 65507
 # Characters of the parts of a name. A gauge's two lines (236 each with prefix, chart, labels and dimension, then
 # `:-1.7976931348623157e+308|g`) fit the smallest datagram that may be set, with up to five labels.
 _CHART_MOST, _SERIES_MOST, _COLUMN_MOST, _LABELS_MOST, _LABEL_NAME_MOST = 60, 90, 20, 104, 20

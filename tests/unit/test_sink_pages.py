@@ -13,8 +13,8 @@ from ebpfmon import Chart, Dimension, config
 from ebpfmon.plugins import registry
 from ebpfmon_sinks.plugins_d import relay
 from ebpfmon_sinks.plugins_d import sink as plugins_d
-from ebpfmon_sinks.statsd.lines import Names, Tags, form
-from ebpfmon_sinks.statsd.settings import StatsdSettings
+from ebpfmon_sinks.statsd.lines import Names, form
+from ebpfmon_sinks.statsd.settings import StatsdSettings, Tags
 from tests.unit.support import data, snapshot
 
 SINKS = Path(__file__).parents[2] / "ebpfmon_sinks"

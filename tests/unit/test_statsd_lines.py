@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 
 from ebpfmon import VALUE, Chart, ChartData, Dimension, Kind, Role, Snapshot
 from ebpfmon_sinks.statsd import lines as statsd
-from ebpfmon_sinks.statsd.lines import Names, Tags, form
-from ebpfmon_sinks.statsd.settings import StatsdSettings
+from ebpfmon_sinks.statsd.lines import Names, form
+from ebpfmon_sinks.statsd.settings import StatsdSettings, Tags
 from tests.unit.support import data, snapshot
 
 FLAVOURS: tuple[Tags, ...] = get_args(Tags)
