@@ -22,6 +22,7 @@ Counters = Mapping[str, Sequence[str]]
 """The names of the counters of each table, by table."""
 _NO_LABELS: tuple[tuple[str, ...], ...] = ((),)
 _GROUP = np.dtype([("group", "u8")])
+_ONE_NUMBER = Aggregator(1)
 
 
 class _Columns:
@@ -266,7 +267,7 @@ class KeyAccount:
     def account(self, table: TableHarvest, moment: Moment) -> list[ChartData]:
         """Return one interval as charts. The series add up to the table's totals, less the rows that are not wanted."""
         rows, numbers, totals = table.rows, table.counters, _vector(table.totals, self._names)
-        wanted = self._labels.wanted(rows)
+        wanted = self._labels.wanted(rows) if len(rows) else None
         if wanted is not None:
             totals = totals - numbers[~wanted].sum(axis=0)
             rows, numbers = taken(rows, wanted), numbers[wanted]
@@ -342,7 +343,7 @@ def sums_by(numbers: NDArray[np.int64], table: TableHarvest) -> tuple[NDArray[np
 
     Return the numbers that there are, (n,), and the sums of each, (n, counters).
     """
-    groups = Aggregator(1).group(numbers.astype(np.uint64)[:, np.newaxis])
+    groups = _ONE_NUMBER.group(numbers.astype(np.uint64)[:, np.newaxis])
     # whole rows are put in order in half the time that their counters alone take
     ordered = replace(table, rows=taken(table.rows, groups.order))
     return numbers[groups.order[groups.starts]], groups.sums_in_order(ordered.counters)
