@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from typing import Annotated, Any, Literal, NamedTuple
+from weakref import WeakKeyDictionary
 
 import msgspec
 from msgspec import UNSET, UnsetType
@@ -125,7 +126,20 @@ _Identities = dict[tuple[int, tuple[str, ...]], list[_Identity]]
 """By the id of a SeriesIndex and label names: the charts of one table share them."""
 
 
+_IDLE: WeakKeyDictionary[ChartData, ChartJson] = WeakKeyDictionary()
+"""Charts that counted nothing: they may be the same object in the next interval, whatever its length."""
+
+
 def _chart(data: ChartData, elapsed_s: float, known: _Identities) -> ChartJson:
+    found = _IDLE.get(data)
+    if found is None:
+        found = _new_chart(data, elapsed_s, known)
+        if data.chart.kind.cumulative and not data.deltas.any():
+            _IDLE[data] = found
+    return found
+
+
+def _new_chart(data: ChartData, elapsed_s: float, known: _Identities) -> ChartJson:
     chart, key = data.chart, (id(data.index), data.chart.labels)
     identities = known.get(key)
     if identities is None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +24,7 @@ Counters = Mapping[str, Sequence[str]]
 _NO_LABELS: tuple[tuple[str, ...], ...] = ((),)
 _GROUP = np.dtype([("group", "u8")])
 _ONE_NUMBER = Aggregator(1)
+_FEW = 64  # rows: so few are looked at in Python, which is faster
 
 
 class _Columns:
@@ -39,32 +41,37 @@ class _Columns:
         self.qualified = [_qualified(chart) for chart in self.charts]
         cumulative = [c for c in self.qualified if c.kind.cumulative]
         self._signs = signs_of([d for chart in cumulative for d in chart.columns], self.names)
+        self._slices: list[slice] = []
+        """Where the columns of each chart are: among those of all cumulative charts, or of all others."""
+        ends = {True: 0, False: 0}
+        for chart in self.charts:
+            begin = ends[chart.kind.cumulative]
+            ends[chart.kind.cumulative] = begin + len(chart.columns)
+            self._slices.append(slice(begin, ends[chart.kind.cumulative]))
+        self._idle: dict[int, ChartData] = {}  # of each chart that counted nothing in the last interval
 
     def charts_of(
-        self,
-        index: SeriesIndex,
-        deltas: NDArray[np.int64],
-        totals: NDArray[np.int64],
-        gauges: NDArray[np.int64],
-        tables: Collection[str],
+        self, index: SeriesIndex, deltas: NDArray[np.int64], totals: NDArray[np.int64], gauges: NDArray[np.int64]
     ) -> list[ChartData]:
-        """Return the charts of these tables. `deltas` and `totals` are (series, counters), `gauges` (series,
-        gauges)."""
+        """Return the charts. `deltas` and `totals` are (series, counters), `gauges` (series, gauges)."""
         if not self.charts:
             return []
         moved, amounts = (deltas @ self._signs, totals @ self._signs) if self._signs.size else (deltas, totals)
-        found, of_cumulative, of_gauges = [], 0, 0
-        for chart in self.charts:
-            width = len(chart.columns)
-            if chart.kind.cumulative:
-                here = slice(of_cumulative, of_cumulative := of_cumulative + width)
-                numbers = moved[:, here], amounts[:, here]
-            else:
-                here = slice(of_gauges, of_gauges := of_gauges + width)
+        counted = cast(list[bool], moved.any(axis=0).tolist())
+        found, idle = [], {}
+        for n, (chart, here) in enumerate(zip(self.charts, self._slices, strict=True)):
+            if not chart.kind.cumulative:
                 now = gauges[:, here]
-                numbers = now, np.zeros_like(now)
-            if chart.table in tables:
-                found.append(ChartData(chart=chart, index=index, deltas=numbers[0], totals=numbers[1]))
+                found.append(ChartData(chart=chart, index=index, deltas=now, totals=np.zeros_like(now)))
+                continue
+            data = self._idle.get(n)
+            is_idle = not any(counted[here])
+            if data is None or data.index is not index or not is_idle:
+                data = ChartData(chart=chart, index=index, deltas=moved[:, here], totals=amounts[:, here])
+            if is_idle:
+                idle[n] = data
+            found.append(data)
+        self._idle = idle
         return found
 
 
@@ -106,9 +113,7 @@ class SystemAccount:
             starts = (moment.start_s,)
             self._index = SeriesIndex(labels=_NO_LABELS, names=_NO_LABELS, roles=(Role.ITEM,), starts_s=starts)
         self._totals += counted
-        charts = self._columns.charts_of(
-            self._index, counted[np.newaxis], self._totals.copy(), gauges[np.newaxis], {self._table}
-        )
+        charts = self._columns.charts_of(self._index, counted[np.newaxis], self._totals.copy(), gauges[np.newaxis])
         self._idle, self._gauges_before = charts if idle else [], gauges
         return charts
 
@@ -177,8 +182,7 @@ class _LabelledAccount:
             return [data for data in self._idle if data.chart.table in tables]
         deltas, gauges = self._take_in(counted, moment)
         totals = np.vstack((self._totals[: self._selected], self._rest_totals))
-        every = self._columns.spans.keys()
-        charts = self._columns.charts_of(self._indexed(name), deltas, totals, gauges, every)
+        charts = self._columns.charts_of(self._indexed(name), deltas, totals, gauges)
         self._idle = charts if idle else []
         return [data for data in charts if data.chart.table in tables]
 
@@ -188,13 +192,14 @@ class _LabelledAccount:
         selection = self._top.select(rows, numbers, self._weights, moment.elapsed_s)
         self._selected, counters = selection.selected, len(self._columns.names)
         sums = selection.sums[: self._selected]
-        is_new = selection.known < 0
+        if selection.known is not None:
+            is_new = selection.known < 0
+            self._totals = at(self._totals, selection.known)
+            self._starts_s = np.where(is_new, np.nan, at(self._starts_s, selection.known))
+            starts_s = self._starts_s[: self._selected]
+            starts_s[np.isnan(starts_s)] = moment.start_s
         # totals of a key that is hidden stand still: what it does is in `other`
-        self._totals = at(self._totals, selection.known)
         self._totals[: self._selected] += sums[:, :counters]
-        self._starts_s = np.where(is_new, np.nan, at(self._starts_s, selection.known))
-        starts_s = self._starts_s[: self._selected]
-        starts_s[np.isnan(starts_s)] = moment.start_s
         if self._rest_start_s is None:
             self._rest_start_s = moment.start_s
         overflow = np.concatenate((counted.overflow, np.zeros(len(self.gauges), np.int64)))
@@ -220,6 +225,8 @@ class _LabelledAccount:
 
     def _indexed(self, name: Namer) -> SeriesIndex:
         """Return which series there are now: the same object as before if they are the same."""
+        if self._index is not None and len(self._index) == len(self._rest) and not self._selected:
+            return self._index
         labels, names = name(self._top.rows)
         start_s = self._rest_start_s or 0.0
         index = SeriesIndex(
@@ -343,6 +350,8 @@ def sums_by(numbers: NDArray[np.int64], table: TableHarvest) -> tuple[NDArray[np
 
     Return the numbers that there are, (n,), and the sums of each, (n, counters).
     """
+    if len(numbers) <= _FEW and len({*numbers.tolist()}) == len(numbers):
+        return numbers, table.counters
     groups = _ONE_NUMBER.group(numbers.astype(np.uint64)[:, np.newaxis])
     # whole rows are put in order in half the time that their counters alone take
     ordered = replace(table, rows=taken(table.rows, groups.order))

@@ -88,7 +88,9 @@ class SelfMetrics:
             for order, of in enumerate(_CHARTS)
         ]  # fmt: skip
         """The charts, in their order."""
-        self._totals = [np.zeros((len(labelled[of.label]), len(of.dimensions)), np.int64) for of in _CHARTS]
+        self._shapes = [(len(labelled[of.label]), len(of.dimensions)) for of in _CHARTS]
+        each = zip(_CHARTS, self._shapes, strict=True)
+        self._totals = np.zeros(sum(series * columns for of, (series, columns) in each if of.kind.cumulative), np.int64)
         self._indexes: dict[str, SeriesIndex] = {}
 
     def charts(
@@ -99,14 +101,17 @@ class SelfMetrics:
 
     def charts_of(self, numbers: Mapping[str, Sequence[Sequence[int | float]]], moment: Moment) -> list[ChartData]:
         """Return the charts with these numbers: of each chart, a row for each series."""
-        found = []
-        for chart, of, totals in zip(self.declared, _CHARTS, self._totals, strict=True):
-            of_kind = np.int64 if of.kind.cumulative else None  # without series there is no number to tell by
-            deltas = np.array(numbers[of.id], of_kind).reshape(totals.shape)
+        counted = [number for of in _CHARTS if of.kind.cumulative for row in numbers[of.id] for number in row]
+        deltas = np.array(counted, np.int64)
+        self._totals = self._totals + deltas
+        found, end = [], 0
+        for chart, of, shape in zip(self.declared, _CHARTS, self._shapes, strict=True):
             if of.kind.cumulative:
-                totals += deltas
-            index = self._index(of.label, moment)
-            found.append(ChartData(chart=chart, index=index, deltas=deltas, totals=totals.copy()))
+                here = slice(end, end := end + shape[0] * shape[1])
+                now, totals = deltas[here].reshape(shape), self._totals[here].reshape(shape)
+            else:
+                now, totals = np.array(numbers[of.id]).reshape(shape), np.zeros(shape, np.int64)
+            found.append(ChartData(chart=chart, index=self._index(of.label, moment), deltas=now, totals=totals))
         return found
 
     def numbers(

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ebpfmon.pipeline import top_k
 from ebpfmon.pipeline.top_k import EXPIRY_S, Selection, TopK
 
 ROW = np.dtype([("key", "u8")])
@@ -26,15 +28,21 @@ class Keys:
         self.last = self.top.select(rows, numbers, np.array([1.0, 0.0]), elapsed_s)
         return [int(key) for key in self.top.rows["key"]]
 
+    @property
+    def known(self) -> list[int]:
+        """Which of the formerly known keys each known key was."""
+        assert self.last is not None
+        return list(range(len(self.last.sums))) if self.last.known is None else self.last.known.tolist()
+
 
 def test_what_is_said_of_known_keys_is_where_they_were_and_what_they_did() -> None:
     keys = Keys(2)
     assert keys.select({1: 5, 2: 9, 3: 4, 4: 1}) == [2, 1]
     assert keys.last is not None
-    assert keys.last.known.tolist() == [-1, -1, -1, -1]
+    assert keys.known == [-1, -1, -1, -1]
     assert keys.last.sums.tolist() == [[9, 18], [5, 10], [4, 8], [1, 2]]
     assert keys.select({1: 1, 5: 100}) == [2, 5], "1 had the weakest place"
-    assert (keys.last.known.tolist(), keys.last.selected) == ([0, -1, 1, 2, 3], 2)
+    assert (keys.known, keys.last.selected) == ([0, -1, 1, 2, 3], 2)
     assert keys.last.sums.tolist() == [[0, 0], [100, 200], [1, 2], [0, 0], [0, 0]]
 
 
@@ -72,13 +80,13 @@ def test_a_hidden_key_that_was_selected_once_is_known_as_long_as_there_is_room()
     keys.select({1: 5, 2: 5})
     keys.select({}, 1e6)
     assert keys.last is not None
-    assert (keys.last.selected, keys.last.known.tolist()) == (0, [0, 1])
+    assert (keys.last.selected, keys.known) == (0, [0, 1])
     keys.select({3: 1}, 1e6)
-    assert keys.last.known.tolist() == [-1, 0, 1]
+    assert keys.known == [-1, 0, 1]
     keys.select(dict.fromkeys(range(10, 20), 1), 1e6)  # 2 are selected, 4 others are busier
-    assert len(keys.last.known) == 6
+    assert len(keys.known) == 6
     keys.select({1: 1}, 1e6)
-    assert keys.last.known[0] == -1, "it was forgotten"
+    assert keys.known[0] == -1, "it was forgotten"
 
 
 def test_a_hidden_key_that_was_never_selected_is_forgotten_ten_minutes_after_its_last_call() -> None:
@@ -86,9 +94,9 @@ def test_a_hidden_key_that_was_never_selected_is_forgotten_ten_minutes_after_its
     keys.select({1: 5, 2: 1})
     assert keys.last is not None
     keys.select({1: 5}, 599.0)
-    assert len(keys.last.known) == 2
+    assert len(keys.known) == 2
     keys.select({1: 5}, 2.0)
-    assert len(keys.last.known) == 1
+    assert len(keys.known) == 1
 
 
 def test_equals_are_selected_in_the_order_of_their_rows() -> None:
@@ -100,6 +108,28 @@ def test_a_key_that_only_has_numbers_without_weight_is_not_selected() -> None:
     rows = np.array([(1,), (2,)], ROW)
     found = top.select(rows, np.array([[0, 9], [1, 0]]), np.array([1.0, 0.0]), 1.0)
     assert (top.rows["key"].tolist(), found.selected) == ([2], 1)
+
+
+@given(
+    st.integers(0, 4),
+    st.lists(
+        st.tuples(st.dictionaries(st.integers(0, 9), st.integers(0, 100), max_size=8), st.sampled_from([1.0, 60.0])),
+        max_size=30,
+    ),
+)
+def test_few_rows_and_many_are_selected_alike(maximum: int, intervals: list[tuple[dict[int, int], float]]) -> None:
+    few, many = Keys(maximum), Keys(maximum)
+    for calls, elapsed_s in intervals:
+        with pytest.MonkeyPatch.context() as patch:
+            selected = few.select(calls, elapsed_s)
+            patch.setattr(top_k, "_FEW", -1)
+            assert many.select(calls, elapsed_s) == selected
+        assert few.last is not None
+        assert many.last is not None
+        assert few.known == many.known
+        assert few.last.sums.tolist() == many.last.sums.tolist()
+        np.testing.assert_allclose(few.top._activity, many.top._activity)
+        assert few.top._idle_s.tolist() == many.top._idle_s.tolist()
 
 
 @given(st.integers(0, 4), st.lists(st.dictionaries(st.integers(0, 9), st.integers(0, 100), max_size=8), max_size=12))
@@ -116,7 +146,7 @@ def test_no_more_than_the_maximum_are_selected_twice_as_many_are_hidden_and_sums
         assert (len(selected) <= maximum, len(known) <= 3 * maximum) == (True, True)
         assert len(set(known)) == len(known)
         assert keys.last.sums[:, 0].tolist() == [calls.get(key, 0) for key in known]
-        for key, was in zip(known, keys.last.known.tolist(), strict=True):
+        for key, was in zip(known, keys.known, strict=True):
             assert was == (before.index(key) if key in before else -1)
         if len(selected) < maximum:
             assert {key for key, n in calls.items() if n} <= set(selected), "there is room"
