@@ -202,9 +202,9 @@ class _LabelledAccount:
         self._totals[: self._selected] += sums[:, :counters]
         if self._rest_start_s is None:
             self._rest_start_s = moment.start_s
-        overflow = np.concatenate((counted.overflow, np.zeros(len(self.gauges), np.int64)))
         rest = [total - sums.sum(axis=0)]
         if Role.OVERFLOW in self._rest:
+            overflow = np.concatenate((counted.overflow, np.zeros(len(self.gauges), np.int64)))
             rest = [rest[0] - overflow, overflow]
         self._rest_totals += np.stack(rest)[:, :counters]
         deltas = np.vstack((sums, *rest))
@@ -325,9 +325,10 @@ class GroupAccount:
         numbers = np.zeros((sum(map(np.count_nonzero, has_name.values())), width), np.int64)
         rows, end = [np.zeros(0, _GROUP)], 0
         for table, found in by_group.items():
-            of_table = tuple(tables[table].totals)
-            totals[spans[table]] = _vector(tables[table].totals, of_table)
-            overflow[spans[table]] = _vector(tables[table].overflow, of_table)
+            of_table = tables[table]
+            totals[spans[table]] = [*of_table.totals.values()]
+            if any(of_table.overflow.values()):
+                overflow[spans[table]] = _vector(of_table.overflow, tuple(of_table.totals))
             groups = found.groups[has_name[table]]
             numbers[end : end + len(groups), spans[table]] = found.sums[has_name[table]]
             rows.append(groups.view(_GROUP))
