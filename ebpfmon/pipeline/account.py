@@ -74,6 +74,10 @@ class _Columns:
         self._idle = idle
         return found
 
+    def forget(self) -> None:
+        """Make every chart anew in the next interval, because its series may be those of other keys."""
+        self._idle = {}
+
 
 def _qualified(chart: Chart) -> Chart:
     """Return the chart with its fields named `table/field`, as the counters of several tables stand side by side."""
@@ -193,6 +197,7 @@ class _LabelledAccount:
         self._selected, counters = selection.selected, len(self._columns.names)
         sums = selection.sums[: self._selected]
         if selection.known is not None:
+            self._columns.forget()  # another key may have the labels that one had
             is_new = selection.known < 0
             self._totals = at(self._totals, selection.known)
             self._starts_s = np.where(is_new, np.nan, at(self._starts_s, selection.known))
