@@ -151,7 +151,7 @@ def _load(
                 obj.share(INTERVAL, beside.object.map_fd(INTERVAL))
             if plan.try_out(obj, table_size=options.table_size, rows=options.rows, setup=options.setup):
                 loaded = LoadedProbe(probe, obj, Btf(obj.btf()), tuple(plan.choices.values()), options.setup)
-                obj.forget_file()
+                obj.close_file()
                 return loaded
         except BaseException:
             obj.close()

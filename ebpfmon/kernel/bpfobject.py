@@ -11,7 +11,7 @@ from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import NoReturn, Self
 
-from ebpfmon.errors import AttachError, LoadError, ObjectError
+from ebpfmon.errors import AttachError, KernelError, LoadError, ObjectError
 from ebpfmon.kernel.attach_methods import Section, method_of
 from ebpfmon.kernel.kretprobes import Kretprobes
 from ebpfmon.kernel.libbpf import Libbpf, check
@@ -27,7 +27,7 @@ class _MultiOptions(ctypes.Structure):
 
 
 class BpfObject:
-    """A compiled object, live: open, choose, load, attach, forget the file, close. A context manager; closing twice is
+    """A compiled object, live: open, choose, load, attach, close the file, close. A context manager; closing twice is
     harmless.
 
     `kretprobes` are made by those; None: by links that the kernel itself makes room for.
@@ -66,6 +66,8 @@ class BpfObject:
 
     def btf(self) -> bytes:
         """Return the object's own BTF, with the offsets of its variables filled in."""
+        if not self._object:
+            raise ObjectError(f"read '{self.path}': it is closed")
         size = ctypes.c_uint32()
         data = self._lib.btf__raw_data(self._lib.bpf_object__btf(self._object), ctypes.byref(size))
         if not data:
@@ -95,6 +97,8 @@ class BpfObject:
 
     def rodata(self) -> ctypes.Array[ctypes.c_uint8]:
         """Return the read-only data, which may be written before `load`."""
+        if not self._object:
+            raise ObjectError(f"read '{self.path}': it is closed")
         found = self._lib.bpf_object__find_map_by_name(self._object, b".rodata")
         size = ctypes.c_size_t()
         at = self._lib.bpf_map__initial_value(found, ctypes.byref(size)) if found else None
@@ -115,18 +119,21 @@ class BpfObject:
             said = self.libbpf.said()
             found = re.search(r"prog '([^']+)': (?:BPF program load failed|failed to load)", said)
             raise_load_error(self.path, found[1] if found else None, -result, said)
-        self._map_fds = {name: self._own(self._lib.bpf_map__fd(found)) for name, found in self.maps.items()}
-        self._program_fds = {n: self._own(self._lib.bpf_program__fd(self.programs[n])) for n in wanted}
+        self._map_fds = {name: self._duplicate(self._lib.bpf_map__fd(found)) for name, found in self.maps.items()}
+        self._program_fds = {n: self._duplicate(self._lib.bpf_program__fd(self.programs[n])) for n in wanted}
 
-    def _own(self, fd: int) -> int:
-        """Return a descriptor of the same that stays open when the file is forgotten."""
-        mine = os.dup(fd)
-        self._closing.callback(os.close, mine)
-        return mine
+    def _duplicate(self, fd: int) -> int:
+        """Return a duplicate of a descriptor, which is closed with this object. Raise KernelError."""
+        try:
+            duplicate = os.dup(fd)
+        except OSError as error:
+            raise KernelError(f"keep '{self.path.name}' open: {error.strerror}") from error
+        self._closing.callback(os.close, duplicate)
+        return duplicate
 
-    def forget_file(self) -> None:
-        """Free what libbpf keeps of the file, up to a megabyte. Maps, loaded programs and links stay, but nothing more
-        can be asked of the file, loaded or attached."""
+    def close_file(self) -> None:
+        """Free libbpf's copy of the file, up to a megabyte. Maps, loaded programs and links stay; nothing more can be
+        read from the file, loaded or attached."""
         self._file.close()
         self._object, self.maps, self.programs = None, {}, {}
 
@@ -142,7 +149,7 @@ class BpfObject:
         """Replace the elements `before`, which `fill` put into a map, by those of `now`. Raise KernelError."""
         fd = self.map_fd(name)
         for key in before.keys() - now.keys():
-            # the elements of an array cannot be deleted; what is not there any more need not be
+            # elements of an array cannot be deleted (EINVAL), so they are zeroed; a key that is gone is no error
             if self._lib.bpf_map_delete_elem(fd, key) == -errno.EINVAL:
                 nothing = bytes(len(before[key]))
                 check(self._lib.bpf_map_update_elem(fd, key, nothing, 0), f"refill map '{name}'")

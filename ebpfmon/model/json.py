@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from typing import Annotated, Any, Literal, NamedTuple
-from weakref import WeakKeyDictionary
 
 import msgspec
 from msgspec import UNSET, UnsetType
@@ -126,20 +125,7 @@ _Identities = dict[tuple[int, tuple[str, ...]], list[_Identity]]
 """By the id of a SeriesIndex and label names: the charts of one table share them."""
 
 
-_IDLE: WeakKeyDictionary[ChartData, ChartJson] = WeakKeyDictionary()
-"""Charts that counted nothing: they may be the same object in the next interval, whatever its length."""
-
-
 def _chart(data: ChartData, elapsed_s: float, known: _Identities) -> ChartJson:
-    found = _IDLE.get(data)
-    if found is None:
-        found = _new_chart(data, elapsed_s, known)
-        if data.chart.kind.cumulative and not data.deltas.any():
-            _IDLE[data] = found
-    return found
-
-
-def _new_chart(data: ChartData, elapsed_s: float, known: _Identities) -> ChartJson:
     chart, key = data.chart, (id(data.index), data.chart.labels)
     identities = known.get(key)
     if identities is None:
@@ -160,8 +146,8 @@ def _identities(data: ChartData) -> list[_Identity]:
 
 
 def _dimensions(data: ChartData, identities: list[_Identity], elapsed_s: float) -> list[SeriesJson]:
-    """Return the series of a counter or a gauge. It runs for every chart at every tick, so it makes no `Series`, and
-    all dimensions in one loop."""
+    """Return the series of a counter or a gauge. Runs for every chart at every tick, so it builds all dimensions in one
+    loop and no `Series`."""
     columns = [(column.id, column.name) for column in data.chart.columns]
     numbers = zip(columns * len(identities), data.deltas.ravel().tolist(), strict=True)
     if data.chart.kind.cumulative:

@@ -118,13 +118,12 @@ class Series:
         return Histogram(of, tuple(map(int, numbers[:buckets])), int(numbers[buckets]) if of.sum else None)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False, weakref_slot=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ChartData:
     """A chart in one interval: its series as arrays.
 
     `deltas` and `totals` are (series, columns), the columns as `chart.columns`, the rows as `index`. Series of role
-    `other` and `overflow` come last. The deltas of all series add up to the system's. Successive intervals in which a
-    chart counted nothing usually have the same object, so sinks may cache by it.
+    `other` and `overflow` come last. The deltas of all series add up to the system's.
     """
 
     chart: Chart

@@ -8,13 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ebpfmon.model import Chart, ChartData, Dimension, LabelSource, Role, RowGroups, Rows, SeriesIndex, TableHarvest
-from ebpfmon.pipeline.aggregate import Aggregator, at, concatenated, taken
+from ebpfmon.pipeline.aggregate import FEW, Aggregator, at, concatenated, taken
 from ebpfmon.pipeline.gauges import Gauges, signs_of
 from ebpfmon.pipeline.schedule import Moment
 from ebpfmon.pipeline.top_k import TopK
@@ -23,8 +22,7 @@ Counters = Mapping[str, Sequence[str]]
 """The names of the counters of each table, by table."""
 _NO_LABELS: tuple[tuple[str, ...], ...] = ((),)
 _GROUP = np.dtype([("group", "u8")])
-_ONE_NUMBER = Aggregator(1)
-_FEW = 64  # rows: so few are looked at in Python, which is faster
+_BY_ID = Aggregator(1)
 
 
 class _Columns:
@@ -48,35 +46,20 @@ class _Columns:
             begin = ends[chart.kind.cumulative]
             ends[chart.kind.cumulative] = begin + len(chart.columns)
             self._slices.append(slice(begin, ends[chart.kind.cumulative]))
-        self._idle: dict[int, ChartData] = {}  # of each chart that counted nothing in the last interval
 
     def charts_of(
         self, index: SeriesIndex, deltas: NDArray[np.int64], totals: NDArray[np.int64], gauges: NDArray[np.int64]
     ) -> list[ChartData]:
         """Return the charts. `deltas` and `totals` are (series, counters), `gauges` (series, gauges)."""
-        if not self.charts:
-            return []
-        moved, amounts = (deltas @ self._signs, totals @ self._signs) if self._signs.size else (deltas, totals)
-        counted = cast(list[bool], moved.any(axis=0).tolist())
-        found, idle = [], {}
-        for n, (chart, here) in enumerate(zip(self.charts, self._slices, strict=True)):
-            if not chart.kind.cumulative:
-                now = gauges[:, here]
-                found.append(ChartData(chart=chart, index=index, deltas=now, totals=np.zeros_like(now)))
-                continue
-            data = self._idle.get(n)
-            is_idle = not any(counted[here])
-            if data is None or data.index is not index or not is_idle:
-                data = ChartData(chart=chart, index=index, deltas=moved[:, here], totals=amounts[:, here])
-            if is_idle:
-                idle[n] = data
-            found.append(data)
-        self._idle = idle
+        chart_deltas, chart_totals = deltas @ self._signs, totals @ self._signs
+        found = []
+        for chart, here in zip(self.charts, self._slices, strict=True):
+            if chart.kind.cumulative:
+                numbers = chart_deltas[:, here], chart_totals[:, here]
+            else:
+                numbers = gauges[:, here], np.zeros_like(gauges[:, here])
+            found.append(ChartData(chart=chart, index=index, deltas=numbers[0], totals=numbers[1]))
         return found
-
-    def forget(self) -> None:
-        """Make every chart anew in the next interval, because its series may be those of other keys."""
-        self._idle = {}
 
 
 def _qualified(chart: Chart) -> Chart:
@@ -117,7 +100,7 @@ class SystemAccount:
             starts = (moment.start_s,)
             self._index = SeriesIndex(labels=_NO_LABELS, names=_NO_LABELS, roles=(Role.ITEM,), starts_s=starts)
         self._totals += counted
-        charts = self._columns.charts_of(self._index, counted[np.newaxis], self._totals.copy(), gauges[np.newaxis])
+        charts = self._columns.charts_of(self._index, counted[np.newaxis], self._totals, gauges[np.newaxis])
         self._idle, self._gauges_before = charts if idle else [], gauges
         return charts
 
@@ -167,11 +150,6 @@ class _LabelledAccount:
         self._index: SeriesIndex | None = None
         self._idle: list[ChartData] = []
 
-    @property
-    def known(self) -> Rows | None:
-        """A row of each key that has totals; None before the first interval."""
-        return self._top.known
-
     def begin(self, rows: Rows, numbers: NDArray[np.int64], totals: NDArray[np.int64]) -> None:
         """Take in an interval of which only the gauges count."""
         self.gauges.add(rows, numbers, totals)
@@ -197,7 +175,6 @@ class _LabelledAccount:
         self._selected, counters = selection.selected, len(self._columns.names)
         sums = selection.sums[: self._selected]
         if selection.known is not None:
-            self._columns.forget()  # another key may have the labels that one had
             is_new = selection.known < 0
             self._totals = at(self._totals, selection.known)
             self._starts_s = np.where(is_new, np.nan, at(self._starts_s, selection.known))
@@ -259,22 +236,23 @@ class KeyAccount:
         columns = _Columns(charts, {table: counters})
         self._account = _LabelledAccount(columns, labels.fields, labels.maximum, rest, weights)
 
-    def begin(self, table: TableHarvest) -> None:
-        """Take in what a probe saw begin before it took over. Only the gauges count."""
-        self._account.begin(table.rows, table.counters, _vector(table.totals, self._names))
-
     def take_over(self, former: KeyAccount) -> None:
         """Go on with the gauges of the account that showed this table under other settings."""
         self._account.gauges.take_over(former._account.gauges)
 
     def relabel(self, labels: LabelSource) -> bool:
-        """Go on with these labels. Return False, and change nothing, if they are of other series than before."""
-        kept = self._account.known
-        wanted = None if kept is None else labels.wanted(kept)
-        if _shape(labels) != _shape(self._labels) or (wanted is not None and not wanted.all()):
+        """Replace the label source and keep the totals. Return False, without changing anything, if the new source
+        defines other series. Keys that it does not want expire like those that are idle."""
+        if _series_definition(labels) != _series_definition(self._labels):
             return False
         self._labels = labels
         return True
+
+    def begin_gauges(self, begun: Iterable[TableHarvest]) -> None:
+        """Start the gauges anew, with what a probe saw begin before it took over."""
+        self._account.gauges.clear()
+        for table in begun:
+            self._account.begin(table.rows, table.counters, _vector(table.totals, self._names))
 
     def account(self, table: TableHarvest, moment: Moment) -> list[ChartData]:
         """Return one interval as charts. The series add up to the table's totals, less the rows that are not wanted."""
@@ -290,8 +268,8 @@ class KeyAccount:
         return self._labels.values(rows), self._labels.names(rows)
 
 
-def _shape(labels: LabelSource) -> tuple[object, ...]:
-    """Return what decides which series there are, whatever they are called."""
+def _series_definition(labels: LabelSource) -> tuple[object, ...]:
+    """Return the settings that define the series, apart from their names."""
     return labels.fields, labels.labels, labels.maximum, labels.other
 
 
@@ -339,10 +317,12 @@ class GroupAccount:
             rows.append(groups.view(_GROUP))
             end += len(groups)
         counted = _Counted(rows=np.concatenate(rows), numbers=numbers, totals=totals, overflow=overflow)
+        if len(self._account.gauges):
+            # groups with a gauge may be selected again after attribution has forgotten their names
+            self._names.update((group, names[group]) for group in counted.rows["group"].tolist())
 
         def name(selected: Rows) -> tuple[Sequence[tuple[str, ...]], Sequence[tuple[str, ...]]]:
             ids, gauges = selected["group"].tolist(), self._account.gauges.rows
-            # a group that has a gauge may come back when nobody knows its processes any more
             kept = ids if gauges is None else [*ids, *gauges["group"].tolist()]
             self._names = {group: names.get(group) or self._names[group] for group in kept}
             labels = [(self._names[group],) for group in ids]
@@ -356,9 +336,9 @@ def sums_by(numbers: NDArray[np.int64], table: TableHarvest) -> tuple[NDArray[np
 
     Return the numbers that there are, (n,), and the sums of each, (n, counters).
     """
-    if len(numbers) <= _FEW and len({*numbers.tolist()}) == len(numbers):
+    if len(numbers) <= FEW and len({*numbers.tolist()}) == len(numbers):
         return numbers, table.counters
-    groups = _ONE_NUMBER.group(numbers.astype(np.uint64)[:, np.newaxis])
+    groups = _BY_ID.group(numbers.astype(np.uint64)[:, np.newaxis])
     # whole rows are put in order in half the time that their counters alone take
     ordered = replace(table, rows=taken(table.rows, groups.order))
     return numbers[groups.order[groups.starts]], groups.sums_in_order(ordered.counters)

@@ -12,6 +12,8 @@ from numpy.typing import NDArray
 
 from ebpfmon.model.table import Rows
 
+FEW = 64
+"""Up to this many rows, Python is faster than numpy."""
 _Number = TypeVar("_Number", np.int64, np.float64)
 
 

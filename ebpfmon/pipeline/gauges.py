@@ -36,6 +36,10 @@ class Gauges:
     def __len__(self) -> int:
         return len(self.total)
 
+    def clear(self) -> None:
+        """Make all gauges 0."""
+        self.rows, self.values, self.total = None, self.values[:0], np.zeros_like(self.total)
+
     def take_over(self, former: Gauges) -> None:
         """Go on with the gauges of the same charts that were kept elsewhere until now."""
         self.rows, self.values, self.total = former.rows, former.values, former.total

@@ -129,7 +129,7 @@ class Pipeline:
         self.show(shown, groups, self_metrics)
 
     def show(self, shown: Shown, groups: GroupStage | None, self_metrics: SelfMetrics) -> None:
-        """Publish this from the next tick on; what is as it was goes on counting."""
+        """Publish this from the next tick on. Accounts whose settings are unchanged keep counting."""
         before, self._shown = self._shown, shown
         self._system = {
             stem: self._system[stem]
@@ -141,18 +141,19 @@ class Pipeline:
         self._begun, self._groups, self._self_metrics = None, groups, self_metrics
 
     def _key_account(self, stem: str, before: Shown, labels: LabelSource) -> KeyAccount:
-        """Return the account that goes on, or a new one with the gauges that there are already: those of what a new
-        probe saw begin before it took over, or those of the account under other settings."""
-        former = self._by_key.get(stem) if before.charts.get(stem) == self._shown.charts[stem] else None
-        if former and self._begun is None and former.relabel(labels):
-            return former
-        charts = (c for c in self._shown.charts[stem] if c.labels)
-        account = KeyAccount(charts, stem, self._shown.counters[stem], labels)
+        """Return the former account under new labels, or a new one with the gauges known so far. The gauges of a new
+        probe begin with what it saw begin before it took over."""
+        shown = self._shown
+        goes_on = (before.charts.get(stem), before.counters.get(stem)) == (shown.charts[stem], shown.counters[stem])
+        former = self._by_key.get(stem) if goes_on else None
+        if former and former.relabel(labels):
+            account = former
+        else:
+            account = KeyAccount((c for c in shown.charts[stem] if c.labels), stem, shown.counters[stem], labels)
+            if former:
+                account.take_over(former)
         if self._begun is not None:
-            for table in (table for of_stem, table in self._begun if of_stem == stem):
-                account.begin(table)
-        elif former:
-            account.take_over(former)
+            account.begin_gauges(table for of_stem, table in self._begun if of_stem == stem)
         return account
 
     async def tick(self, late_ticks: int = 0) -> None:

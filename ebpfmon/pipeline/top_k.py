@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ebpfmon.model.table import Rows
-from ebpfmon.pipeline.aggregate import Aggregator, Groups, at, concatenated, key_of, taken
+from ebpfmon.pipeline.aggregate import FEW, Aggregator, Groups, at, concatenated, key_of, taken
 
 HALF_LIFE_S = 60.0
 """The half-life of what a key did, when keys are compared."""
@@ -18,7 +18,6 @@ FACTOR = 2.0
 EXPIRY_S = 300.0
 """After so long without anything a key is no longer selected."""
 _REMEMBERED = 2  # times the maximum: so many hidden keys keep their activity, totals and start
-_FEW = 64  # rows: so few are faster in Python than in numpy
 _FORGOTTEN = 2.0**-10  # of a call, in the activity of a key that was never selected: ten minutes after its last call
 
 
@@ -26,9 +25,9 @@ _FORGOTTEN = 2.0**-10  # of a call, in the activity of a key that was never sele
 class Selection:
     """What became of the keys in an interval.
 
-    `known` (keys,) says for each known key which of the formerly known keys it was, -1 if it is new; None if all are
-    as they were. The first `selected` of the known keys have series: those that stay in their order, then those that
-    came, busiest first. `sums` is what each known key counted in the interval, (keys, columns).
+    `known` (keys,) says for each known key which of the formerly known keys it was, -1 if it is new; None if the known
+    keys are unchanged. The first `selected` of the known keys have series: those that stay in their order, then those
+    that came, busiest first. `sums` is what each known key counted in the interval, (keys, columns).
     """
 
     known: NDArray[np.intp] | None
@@ -48,8 +47,7 @@ class TopK:
         """`fields` are the integer fields of a row that make up its key."""
         self._fields, self._maximum = tuple(fields), maximum
         self._aggregator = Aggregator(len(self._fields))
-        self.known: Rows | None = None
-        """A row of each known key: the selected ones, then the busiest hidden ones. None before the first interval."""
+        self._rows: Rows | None = None  # a row of each known key: the selected ones, then the busiest hidden ones
         self._activity = np.zeros(0)  # of each known key
         self._was_selected = np.zeros(0, bool)  # whether each known key was ever selected
         self._idle_s = np.zeros(0)  # how long each selected key has done nothing
@@ -58,8 +56,8 @@ class TopK:
     @property
     def rows(self) -> Rows:
         """The first row that was seen of each selected key, in the order of the last selection."""
-        assert self.known is not None, "nothing was selected yet"
-        return self.known[: len(self._idle_s)]
+        assert self._rows is not None, "nothing was selected yet"
+        return self._rows[: len(self._idle_s)]
 
     def age(self, elapsed_s: float) -> bool:
         """Let an interval pass in which no key did anything. Return False, and change nothing, if a key expires in it:
@@ -79,10 +77,11 @@ class TopK:
         Rows with equal keys are summed.
         """
         places = self._places_of(rows)
+        # then no key can be selected anew, expire or be forgotten
         if places is not None and self._idle_s.max(initial=0.0) + elapsed_s < EXPIRY_S and self._was_selected.all():
-            return self._select_the_same(places, numbers, weights, elapsed_s)
+            return self._keep_selection(places, numbers, weights, elapsed_s)
         self._places = {}
-        known = rows[:0] if self.known is None else self.known
+        known = rows[:0] if self._rows is None else self._rows
         # known keys go before the rows, and are matched as the rows are grouped
         together = concatenated(known, rows)
         groups = self._aggregator.group(key_of(together, self._fields))
@@ -110,14 +109,15 @@ class TopK:
         candidates = _without((activity > _FORGOTTEN) | was_selected, selected)
         hidden = _busiest(activity, first, candidates, _REMEMBERED * self._maximum)
         kept = np.concatenate((selected, hidden))
-        self.known = taken(together, first[kept])
+        self._rows = taken(together, first[kept])
         self._activity, self._was_selected = activity[kept], was_selected[kept]
         was = np.where(first[kept] < len(known), first[kept], -1)
         return Selection(known=was, selected=len(selected), sums=sums.of(kept))
 
     def _places_of(self, rows: Rows) -> list[int] | None:
-        """Return which selected key each row has; None if a row has another one, or if there are many rows."""
-        if self.known is None or len(rows) > _FEW:
+        """Return the place of each row's key among the selected keys; None if a key is not selected or there are more
+        than FEW rows."""
+        if self._rows is None or len(rows) > FEW:
             return None
         if not self._places:
             self._places = {key: n for n, key in enumerate(self._keys(self.rows))}
@@ -127,12 +127,12 @@ class TopK:
     def _keys(self, rows: Rows) -> Iterator[Hashable]:
         return zip(*(rows[name].tolist() for name in self._fields), strict=True)
 
-    def _select_the_same(
+    def _keep_selection(
         self, places: list[int], numbers: NDArray[np.int64], weights: NDArray[np.float64], elapsed_s: float
     ) -> Selection:
-        """Take in an interval of selected keys alone: nobody takes their places, and nobody is forgotten."""
-        assert self.known is not None
-        sums = np.zeros((len(self.known), numbers.shape[1]), np.int64)
+        """Take in an interval in which only selected keys counted. The selection does not change."""
+        assert self._rows is not None
+        sums = np.zeros((len(self._rows), numbers.shape[1]), np.int64)
         np.add.at(sums, places, numbers)
         did = sums @ weights
         self._activity = self._activity * 0.5 ** (elapsed_s / HALF_LIFE_S) + did

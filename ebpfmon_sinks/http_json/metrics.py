@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import math
 import re
-import zlib
 from collections.abc import Callable, Collection, Iterator
+from hashlib import blake2b
 from importlib.metadata import version
 from itertools import accumulate
 
@@ -28,7 +28,7 @@ _BASE_UNITS = {
     "kB": ("bytes", 10**3, 1), "MB": ("bytes", 10**6, 1), "GB": ("bytes", 10**9, 1), "%": ("ratio", 1, 100),
 }  # fmt: skip
 """The base unit of each unit, and the quotient that a value is multiplied by."""
-_MARKED = re.compile(r"_[0-9a-f]{8}$")
+_HAS_CHECKSUM = re.compile(r"~[0-9a-f]{16}$")
 
 
 def choose_encoder(accept: str) -> tuple[Encoder, str]:
@@ -125,12 +125,12 @@ def _of_charts(snapshot: Snapshot) -> Iterator[Metric]:
 def _add_values(metric: Metric, charts: list[ChartData]) -> None:
     values: dict[Labels, float] = {}
     for data in charts:
-        chart, rest = data.chart, _rest(data)
+        chart, rest = data.chart, _rest_labels(data)
         for series in data.series():
-            numbers = series.totals if chart.kind.cumulative else series.deltas
+            numbers, of_series = series.totals if chart.kind.cumulative else series.deltas, _labels(series, rest)
             for column, number in zip(chart.columns, numbers, strict=True):
                 dimension = () if column.id == VALUE else (("dimension", printable(column.name)),)
-                labels = _labels(series, rest) + dimension
+                labels = of_series + dimension
                 values[labels] = values.get(labels, 0) + in_base_units(number, chart.units)
     sample = f"{metric.name}_total" if metric.type == "counter" else metric.name
     for labels, value in values.items():
@@ -147,7 +147,7 @@ def _add_histograms(metric: Metric, charts: list[ChartData]) -> None:
     for data in charts:
         if data.chart.buckets != of:
             continue
-        rest = _rest(data)
+        rest = _rest_labels(data)
         for series in data.series():
             total, key = series.total_histogram, _labels(series, rest)
             counts, sum_ = found.get(key, ([0] * len(bounds), 0))
@@ -162,23 +162,23 @@ def _add_histograms(metric: Metric, charts: list[ChartData]) -> None:
             metric.add_sample(f"{metric.name}_sum", labels, in_base_units(sum_, of.sum_units))
 
 
-def _rest(data: ChartData) -> set[tuple[str, ...]]:
-    """Return the label values of the series that stand for the rest: `other` and `overflow`."""
+def _rest_labels(data: ChartData) -> set[tuple[str, ...]]:
+    """Return the label values of `other` and `overflow`."""
     return {labels for role, labels in data.index.keys if role is not Role.ITEM}
 
 
 def _labels(series: Series, rest: Collection[tuple[str, ...]]) -> Labels:
-    """Return the labels of a series, which no other series of the chart has: metrics know neither roles nor characters
-    that cannot be shown, and a sum of two series would fall when one of them leaves."""
+    """Return labels that are unique within the chart. Metrics have no roles and show unprintable characters as `?`, so
+    similar names get a checksum: merged series would make a counter decrease."""
     is_like_rest = series.role is Role.ITEM and series.labels in rest
     return tuple((_word(label), _value(value, is_like_rest)) for label, value in series.label_map.items())
 
 
-def _value(text: str, mark: bool) -> str:
+def _value(text: str, needs_checksum: bool) -> str:
     shown = printable(text)
-    # a name that looks as if it had a mark gets one, or a program could call itself as another one is shown
-    if mark or shown != text or _MARKED.search(text):
-        shown += f"_{zlib.crc32(text.encode(errors='surrogatepass')):08x}"
+    # names that already look as if they had a checksum get one, so that no program can pose as another
+    if needs_checksum or shown != text or _HAS_CHECKSUM.search(text):
+        shown += f"~{blake2b(text.encode(errors='surrogatepass'), digest_size=8).hexdigest()}"
     return shown
 
 

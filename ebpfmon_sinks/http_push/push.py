@@ -23,9 +23,8 @@ _SHOWN = 200  # characters of what a receiver says
 
 
 @asynccontextmanager
-async def pushing(settings: HttpPushSettings) -> AsyncIterator[HttpPushSink]:
-    """Yield a sink with these settings. At the end it posts what is left of a batch, unless it failed. Raise
-    SinkError."""
+async def open_sink(settings: HttpPushSettings) -> AsyncIterator[HttpPushSink]:
+    """Open a sink, and post the unfinished batch on a normal exit. Raise SinkError."""
     context = await asyncio.to_thread(_tls_context, settings.ca_file)
     async with aiohttp.ClientSession(
         connector=aiohttp.TCPConnector(limit=1, ssl=context, resolver=aiohttp.ThreadedResolver()),

@@ -66,8 +66,8 @@ class HttpPushSettings(SinkSettings, tag="http_push", frozen=True):
 
     def open(self) -> AbstractAsyncContextManager[Sink]:
         def make() -> AbstractAsyncContextManager[Sink]:
-            from ebpfmon_sinks.http_push.push import pushing
+            from ebpfmon_sinks.http_push.push import open_sink
 
-            return pushing(self)
+            return open_sink(self)
 
         return opened_late(make)

@@ -25,9 +25,7 @@ class StatsdSettings(SinkSettings, tag="statsd", frozen=True):
     """A name, or an address of either family."""
     port: Annotated[int, msgspec.Meta(ge=1, le=65535)] = 8125
     protocol: Literal["udp", "tcp"] = "udp"
-    prefix: Annotated[
-        str, msgspec.Meta(pattern=r"^([A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*)?\Z", max_length=_PREFIX_MOST)
-    ] = "ebpfmon"
+    prefix: Annotated[str, msgspec.Meta(pattern=_PREFIX, max_length=_PREFIX_MOST)] = "ebpfmon"
     """What all names begin with. Hosts that share a server need one each, or their counters are summed."""
     tags: Tags = "none"
     """The syntax of tags. Without it, label values and dimensions are part of the name."""

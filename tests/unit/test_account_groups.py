@@ -289,6 +289,17 @@ def test_a_hidden_group_comes_back_by_its_gauge_though_its_name_is_known_no_more
     assert found == {"group 1": 5}
 
 
+def test_a_group_whose_gauge_is_below_zero_keeps_its_name() -> None:
+    groups = Groups(GAUGE, CHARTS[0])
+    groups.deltas()
+    groups.deltas((1, 0, 1))
+    groups.names = {2: "two"}
+    groups.deltas()
+    groups.deltas((2, 1, 0))
+    groups.names = {1: "one"}
+    assert groups.deltas((1, 5, 0)) == {"two": 1, "one": 4}
+
+
 @given(st.integers(0, 3), st.lists(st.tuples(ROWS, st.integers(0, 9)), max_size=8))
 def test_gauges_by_grouping_add_up_to_all_that_is_under_way(
     maximum: int, intervals: list[tuple[list[Row], int]]

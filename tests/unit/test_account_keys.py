@@ -367,7 +367,7 @@ def test_the_totals_go_on_under_labels_of_the_same_series() -> None:
     found = account(of, [(1, 1, 0)])
     assert totals(found) == {"1": 6, str(UNWANTED): 7, "other": 2}
     assert found.index.names[:2] == (("host 9!",), ("host 1!",))
-    for other in (Addresses(maximum=4), Addresses(labels=("address",)), Addresses(drops=True)):
+    for other in (Addresses(maximum=4), Addresses(labels=("address",)), Addresses(fields=("address",))):
         assert not of.account_.relabel(other)
     assert totals(account(of)) == totals(found)
 

@@ -31,7 +31,7 @@ COMPILED = {name: b"" for name, section in SECTIONS.items() if not section.start
 class Object(FakeObject):
     """One that knows how it was made, and how often it was closed."""
 
-    closed, kind, made_with, forgotten = 0, "", None, False
+    closed, kind, made_with, file_closed = 0, "", None, False
     setup: Setup | None = None
 
     def __enter__(self) -> Object:
@@ -46,8 +46,8 @@ class Object(FakeObject):
     def close(self) -> None:
         self.closed += 1
 
-    def forget_file(self) -> None:
-        self.forgotten = True
+    def close_file(self) -> None:
+        self.file_closed = True
 
     def with_setup(self, setup: Setup) -> Object:
         self.setup = setup
@@ -100,7 +100,7 @@ def test_every_object_that_was_tried_in_vain_is_closed(load: Load) -> None:
     ]
     assert load(NO_KPROBES, BEST, *tried) is tried[2]
     assert [obj.closed for obj in tried] == [1, 1, 0]
-    assert [obj.forgotten for obj in tried] == [False, False, True]
+    assert [obj.file_closed for obj in tried] == [False, False, True]
 
 
 def test_an_object_is_closed_when_nothing_is_left_to_try(load: Load) -> None:

@@ -219,7 +219,7 @@ def test_a_program_that_is_called_other_is_a_series_of_its_own() -> None:
     index = replace(made.index, roles=(*(Role.ITEM,) * 3, *rest.values()))
     found = samples(replace(SNAPSHOT, charts=(replace(made, index=index),)))["ebpfmon_apps_x_calls_total"]
     assert {n: found.pop(n) for n in ("a", *rest)} == {"a": 3, "other": 4, "overflow": 5}
-    assert {label.rpartition("_")[0]: value for label, value in found.items()} == {"other": 1, "overflow": 2}
+    assert {label.partition("~")[0]: value for label, value in found.items()} == {"other": 1, "overflow": 2}
 
 
 def test_names_that_look_alike_are_series_of_their_own() -> None:

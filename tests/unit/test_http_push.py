@@ -22,7 +22,7 @@ from aiohttp.test_utils import TestServer
 
 from ebpfmon import SinkError, Snapshot, to_json
 from ebpfmon.pipeline.publish import MAILBOX_SNAPSHOTS, SinkTask
-from ebpfmon_sinks.http_push.push import pushing
+from ebpfmon_sinks.http_push.push import open_sink
 from ebpfmon_sinks.http_push.settings import HttpPushSettings
 from tests.unit.http_support import SNAPSHOT, later, run, until
 
@@ -65,7 +65,7 @@ def encoded(snapshot: Snapshot) -> bytes:
 
 def test_each_snapshot_is_posted_as_json() -> None:
     async def of() -> None:
-        async with receiving() as receiver, pushing(HttpPushSettings(url=receiver.url)) as sink:
+        async with receiving() as receiver, open_sink(HttpPushSettings(url=receiver.url)) as sink:
             for n in range(3):
                 await sink.send(later(n))
             assert receiver.bodies == [encoded(later(n)) for n in range(3)]
@@ -91,11 +91,11 @@ def test_what_is_small_is_not_zipped_and_what_is_zipped_is_what_was_meant() -> N
     async def of() -> None:
         server = await asyncio.start_server(take, "127.0.0.1", 0)
         url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/in"
-        async with server, pushing(HttpPushSettings(url=url)) as sink:
+        async with server, open_sink(HttpPushSettings(url=url)) as sink:
             small = Snapshot(host="h", time_s=1.0, elapsed_s=1.0, complete=True, charts=())
             await sink.send(small)
             await sink.send(SNAPSHOT)
-            async with pushing(HttpPushSettings(url=url, gzip=False)) as plain:
+            async with open_sink(HttpPushSettings(url=url, gzip=False)) as plain:
                 await plain.send(SNAPSHOT)
         assert seen[0].endswith(b"\r\n\r\n" + encoded(small))
         assert b"content-encoding" not in seen[0].lower()
@@ -109,7 +109,7 @@ def test_ndjson_goes_in_batches_but_for_the_first_and_the_last_which_nobody_wait
     async def of() -> None:
         async with receiving() as receiver:
             settings = HttpPushSettings(url=receiver.url, format="ndjson", batch=3)
-            async with pushing(settings) as sink:
+            async with open_sink(settings) as sink:
                 for n in range(9):
                     await sink.send(later(n))
             lines = [[json.loads(line)["time"] - SNAPSHOT.time_s for line in b.splitlines()] for b in receiver.bodies]
@@ -127,7 +127,7 @@ def test_headers_and_a_token_are_sent_and_the_token_is_read_each_time(tmp_path: 
     async def of() -> None:
         async with receiving() as receiver:
             settings = HttpPushSettings(url=receiver.url, token_file=str(file), headers={"X-Scope-OrgID": "t1"})
-            async with pushing(settings) as sink:
+            async with open_sink(settings) as sink:
                 await sink.send(SNAPSHOT)
                 file.write_text("two\n")
                 await sink.send(SNAPSHOT)
@@ -153,7 +153,7 @@ def test_headers_and_a_token_are_sent_and_the_token_is_read_each_time(tmp_path: 
 def test_a_receiver_that_refuses_is_an_error_with_its_status(code: int, said: str) -> None:
     async def of() -> None:
         async with receiving(lambda _: status(code)) as receiver:
-            async with pushing(HttpPushSettings(url=f"{receiver.url}?key=secret")) as sink:
+            async with open_sink(HttpPushSettings(url=f"{receiver.url}?key=secret")) as sink:
                 with pytest.raises(SinkError) as caught:
                     await sink.send(SNAPSHOT)
             assert str(caught.value).startswith(f"cannot post to '{receiver.url}': {said}")
@@ -170,7 +170,7 @@ def test_a_redirect_is_not_followed(code: int) -> None:
             async def answer(_: web.Request) -> web.Response:
                 return web.Response(status=code, headers={"Location": other.url})
 
-            async with receiving(answer) as receiver, pushing(HttpPushSettings(url=receiver.url)) as sink:
+            async with receiving(answer) as receiver, open_sink(HttpPushSettings(url=receiver.url)) as sink:
                 with pytest.raises(SinkError, match=f"{code} .*; redirects are not followed"):
                     await sink.send(SNAPSHOT)
             assert not other.requests
@@ -252,7 +252,7 @@ def test_a_receiver_that_is_none_is_an_error_in_time(behaviour: Behaviour, said:
         big = Snapshot(host="h" * 20_000_000, time_s=1.0, elapsed_s=1.0, complete=True, charts=())
         settings = HttpPushSettings(url=url, timeout_s=0.3)
         before = time.monotonic()
-        async with server, pushing(settings) as sink:
+        async with server, open_sink(settings) as sink:
             with pytest.raises(SinkError, match=f"^cannot post to '{url}': {said}") as caught:
                 await sink.send(big if behaviour is never_read else SNAPSHOT)
         assert time.monotonic() - before < 3
@@ -267,7 +267,7 @@ def test_a_receiver_that_is_none_is_an_error_in_time(behaviour: Behaviour, said:
 @pytest.mark.parametrize("url", ["http://127.0.0.1:1/x", "http://localhost:1/x", "http://no.such.host.invalid/x"])
 def test_nobody_there_is_an_error_that_names_it(url: str) -> None:
     async def of() -> None:
-        async with pushing(HttpPushSettings(url=url)) as sink:
+        async with open_sink(HttpPushSettings(url=url)) as sink:
             with pytest.raises(SinkError, match=f"^cannot post to '{url}': Cannot connect to host"):
                 await sink.send(SNAPSHOT)
 
@@ -285,7 +285,7 @@ def test_an_answer_of_any_length_is_not_read() -> None:
             return response
 
     async def of() -> None:
-        async with receiving(flood) as receiver, pushing(HttpPushSettings(url=receiver.url)) as sink:
+        async with receiving(flood) as receiver, open_sink(HttpPushSettings(url=receiver.url)) as sink:
             for _ in range(3):
                 await sink.send(SNAPSHOT)
             assert len(receiver.bodies) == 3
@@ -332,7 +332,7 @@ def test_a_batch_that_is_lost_is_told() -> None:
     async def of() -> None:
         async with receiving(lambda _: status(codes.pop(0))) as receiver:
             settings = HttpPushSettings(url=receiver.url, format="ndjson", batch=3)
-            async with pushing(settings) as sink:
+            async with open_sink(settings) as sink:
                 for n in range(3):
                     await sink.send(later(n))
                 with pytest.raises(SinkError, match=r"500 Internal Server Error; 2 earlier snapshots are lost$"):
@@ -359,18 +359,18 @@ def test_a_certificate_is_verified_against_the_systems_or_those_named(tmp_path: 
         await server.start_server(ssl=context)
         url = str(server.make_url("/in"))
         try:
-            async with pushing(HttpPushSettings(url=url)) as sink:
+            async with open_sink(HttpPushSettings(url=url)) as sink:
                 with pytest.raises(SinkError, match="certificate verify failed"):
                     await sink.send(SNAPSHOT)
-            async with pushing(HttpPushSettings(url=url, ca_file=str(cert))) as sink:
+            async with open_sink(HttpPushSettings(url=url, ca_file=str(cert))) as sink:
                 await sink.send(SNAPSHOT)
             other = url.replace("127.0.0.1", "localhost")  # a name that the certificate has not
-            async with pushing(HttpPushSettings(url=other, ca_file=str(cert))) as sink:
+            async with open_sink(HttpPushSettings(url=other, ca_file=str(cert))) as sink:
                 with pytest.raises(SinkError, match="certificate verify failed"):
                     await sink.send(SNAPSHOT)
             for wrong in ("/no/such.pem", str(key)):
                 with pytest.raises(SinkError, match=f"cannot use the certificates in '{wrong}'"):
-                    await pushing(HttpPushSettings(url=url, ca_file=wrong)).__aenter__()
+                    await open_sink(HttpPushSettings(url=url, ca_file=wrong)).__aenter__()
         finally:
             await server.close()
         assert len(receiver.bodies) == 1

@@ -11,8 +11,10 @@ from threading import Barrier
 import pytest
 
 from ebpfmon.errors import ObjectError
+from ebpfmon.grouping import execs
 from ebpfmon.kernel.bpfobject import BpfObject
 from ebpfmon.kernel.libbpf import Libbpf
+from ebpfmon.kernel.objects import locate
 
 DROP_ONE = """
 import ctypes, gc, sys
@@ -82,3 +84,13 @@ def test_messages_that_nobody_asks_for_are_bounded(tmp_path: Path) -> None:
     for _ in range(1100):
         assert not libbpf.lib.bpf_object__open_file(str(path).encode(), None)
     assert libbpf.said().count("\n") == 1000
+
+
+def test_a_closed_file_is_an_error_and_no_crash() -> None:
+    with BpfObject(Libbpf(), locate(execs.PROBE)) as obj:
+        assert obj.btf()
+        obj.close_file()
+        for read in (obj.btf, obj.rodata):
+            with pytest.raises(ObjectError, match=r"execs\.bpf\.o': it is closed"):
+                read()
+        assert not obj.maps

@@ -228,8 +228,11 @@ def test_gauges_go_on_under_other_settings_and_of_other_sources_begin_with_what_
     assert [values(snapshot)["gauge"]["80"][0] for snapshot in publisher.published] == [4, 3, 12, 1]
 
 
-def test_totals_go_on_when_the_settings_are_read_again_and_begin_anew_with_other_series() -> None:
-    harvester, publisher = FakeHarvester(*(harvest({"ports": ports((80, 5))}) for _ in range(3))), FakePublisher()
+def test_totals_survive_a_reload_unless_it_asks_for_other_series() -> None:
+    """First the labels are others; then the programs, too; then the series."""
+    seen = {"ports": ports((80, 5))}
+    harvester = FakeHarvester(harvest(seen), harvest(seen), harvest(seen, ports((80, 1))), harvest(seen), harvest(seen))
+    publisher = FakePublisher()
 
     async def run() -> None:
         with ThreadPoolExecutor(1) as executor:
@@ -242,13 +245,16 @@ def test_totals_go_on_when_the_settings_are_read_again_and_begin_anew_with_other
             await pipeline.tick()
             pipeline.show(*shown(Ports()))
             await pipeline.tick()
+            await pipeline.change([])
+            pipeline.show(*shown(Ports()))
+            await pipeline.tick()
             more = Ports()
             more.maximum = 2
             pipeline.show(*shown(more))
             await pipeline.tick()
 
     asyncio.run(run())
-    assert [values(snapshot)["keys"]["80"] for snapshot in publisher.published] == [(5, 5), (5, 10), (5, 5)]
+    assert [values(s)["keys"]["80"] for s in publisher.published] == [(5, 5), (5, 10), (5, 15), (5, 20), (5, 5)]
 
 
 # ---- several groupings at once ----

@@ -122,7 +122,7 @@ def test_few_rows_and_many_are_selected_alike(maximum: int, intervals: list[tupl
     for calls, elapsed_s in intervals:
         with pytest.MonkeyPatch.context() as patch:
             selected = few.select(calls, elapsed_s)
-            patch.setattr(top_k, "_FEW", -1)
+            patch.setattr(top_k, "FEW", -1)
             assert many.select(calls, elapsed_s) == selected
         assert few.last is not None
         assert many.last is not None
@@ -140,8 +140,8 @@ def test_no_more_than_the_maximum_are_selected_twice_as_many_are_hidden_and_sums
     for calls in intervals:
         selected = keys.select(calls, 10.0)
         assert keys.last is not None
-        assert keys.top.known is not None
-        known = keys.top.known["key"].tolist()
+        assert keys.top._rows is not None
+        known = keys.top._rows["key"].tolist()
         assert known[: len(selected)] == selected
         assert (len(selected) <= maximum, len(known) <= 3 * maximum) == (True, True)
         assert len(set(known)) == len(known)
