@@ -53,4 +53,4 @@ def advice(raw: Mapping[str, Any], source: str) -> Iterator[str]:
         prefix = groupings()[name].prefix
         if prefix != "apps":
             yield ""
-            yield f"The charts by {name} are now called {prefix}.*, not apps.*."
+            yield f"The charts by {name} are now called {prefix}.*, not apps.*, also in the charts of a sink."

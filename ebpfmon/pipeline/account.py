@@ -288,6 +288,8 @@ class GroupAccount:
     def __init__(self, charts: Iterable[Chart], counters: Counters, maximum: int) -> None:
         """`charts`: as this grouping publishes them. `counters`: those of all tables by process."""
         self._columns = _Columns(charts, counters)
+        self.definition = self._columns.charts, self._columns.names, maximum
+        """What decides which series there are, and what their totals mean."""
         # the busiest groups are those with the most calls; bytes and time do not count
         weights = np.array([not name.endswith(("_bytes", "_ns")) for name in self._columns.names], np.float64)
         rest = {Role.OTHER: ("other",), Role.OVERFLOW: ("overflow",)}

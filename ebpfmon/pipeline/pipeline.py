@@ -51,8 +51,8 @@ class GroupStage:
         self.attribution = Attribution(namings)
         self._lookup, self._executor = lookup, executor
         counters = {stem: names for stem, names in shown.counters.items() if stem in shown.by_process}
-        self._accounts = [
-            GroupAccount(
+        self._accounts = {
+            grouping.name: GroupAccount(
                 [
                     chart.of_grouping(grouping.prefix, grouping.name)
                     for stem in counters
@@ -63,9 +63,15 @@ class GroupStage:
                 maximum,
             )
             for grouping in groupings
-        ]
+        }
         self._asked: asyncio.Future[Found] | None = None
         self._looked_up = self._forgotten = 0
+
+    def take_over(self, former: GroupStage) -> None:
+        """Go on with the totals of the groupings that have the same charts and the same maximum."""
+        for name, account in self._accounts.items():
+            if name in former._accounts and former._accounts[name].definition == account.definition:
+                self._accounts[name] = former._accounts[name]
 
     def fields(self) -> dict[str, int]:
         """Return what attribution cost and lost since the last call, and how many processes wait."""
@@ -82,7 +88,7 @@ class GroupStage:
         """Return the charts of all groupings. One pass over the rows serves them all."""
         sums = {stem: sums_by(combinations, tables[stem]) for stem, combinations in attributed.combinations.items()}
         charts: list[ChartData] = []
-        for n, account in enumerate(self._accounts):
+        for n, account in enumerate(self._accounts.values()):
             by_group = {
                 stem: GroupSums(attributed.groups[combinations, n], of_each)
                 for stem, (combinations, of_each) in sums.items()
@@ -138,6 +144,10 @@ class Pipeline:
             for stem, of_table in shown.charts.items()
         }
         self._by_key = {stem: self._key_account(stem, before, labels) for stem, labels in shown.labels.items()}
+        if groups and self._groups and groups is not self._groups:
+            groups.take_over(self._groups)
+        if self_metrics is not self._self_metrics:
+            self_metrics.take_over(self._self_metrics)
         self._begun, self._groups, self._self_metrics = None, groups, self_metrics
 
     def _key_account(self, stem: str, before: Shown, labels: LabelSource) -> KeyAccount:

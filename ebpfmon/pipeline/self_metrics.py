@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import resource
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -91,7 +91,24 @@ class SelfMetrics:
         self._shapes = [(len(labelled[of.label]), len(of.dimensions)) for of in _CHARTS]
         each = zip(_CHARTS, self._shapes, strict=True)
         self._totals = np.zeros(sum(series * columns for of, (series, columns) in each if of.kind.cumulative), np.int64)
+        self._starts_s: dict[tuple[str, str], float] = {}  # by label and its value
         self._indexes: dict[str, SeriesIndex] = {}
+
+    def take_over(self, former: SelfMetrics) -> None:
+        """Go on with the totals of the same tables and sinks."""
+        self._cpu_ms, self._starts_s = former._cpu_ms, dict(former._starts_s)
+        self._before |= {sink.name: former._before[sink.name] for sink in self._sinks if sink in former._sinks}
+        before = dict(former._series())
+        for series, here in self._series():
+            if series in before:
+                self._totals[here] = former._totals[before[series]]
+
+    def _series(self) -> Iterator[tuple[tuple[str, str], slice]]:
+        """Yield the chart and the label value of each series that has totals, and where in `_totals` these are."""
+        end = 0
+        for of in _CHARTS:
+            for value in self._names[of.label] if of.kind.cumulative else ():
+                yield (of.id, value), slice(end, end := end + len(of.dimensions))
 
     def charts(
         self, harvest: Harvest, late_ticks: int, attribution: Mapping[str, int], moment: Moment
@@ -147,8 +164,9 @@ class SelfMetrics:
     def _index(self, label: str, moment: Moment) -> SeriesIndex:
         if label not in self._indexes:
             values = tuple((name,) for name in self._names[label]) if label else ((),)
+            starts_s = tuple(self._starts_s.setdefault((label, name), moment.start_s) for name in self._names[label])
             self._indexes[label] = SeriesIndex(
-                labels=values, names=values, roles=(Role.ITEM,) * len(values), starts_s=(moment.start_s,) * len(values)
+                labels=values, names=values, roles=(Role.ITEM,) * len(values), starts_s=starts_s
             )
         return self._indexes[label]
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import logging
 import subprocess
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from ebpfmon import Role, Snapshot
 from tests.kernel.support import Monitor
 
 # what needs nothing but another sink, other groupings, other selectors; and what needs a new load
@@ -54,6 +56,26 @@ def test_under_load_every_call_is_counted_once(
     counted = int(rows["read_calls"][rows["tgid"] == process.pid].sum())
     assert 0 <= counted - reads <= doubtful
     assert "left as they were" not in caplog.text
+    if not doubtful:
+        assert_totals_go_on(monitor.snapshots)
+
+
+def assert_totals_go_on(snapshots: Sequence[Snapshot]) -> None:
+    """The total of each series is what it was, and what came: also ebpfmon's own, and those of groupings that stay."""
+    before: dict[tuple[str, Role, tuple[str, ...]], tuple[int, ...]] = {}
+    compared = set()
+    for snapshot in snapshots:
+        now = {}
+        for data in (data for data in snapshot.charts if data.chart.kind.cumulative):
+            for series in data.series():
+                key = data.chart.id, series.role, series.labels
+                now[key] = series.totals
+                if key in before:
+                    compared.add(data.chart.id)
+                    expected = tuple(map(sum, zip(before[key], series.deltas, strict=True)))
+                    assert series.totals == expected, (key, snapshot.time_s)
+        before = now
+    assert {"ebpf.io", "processes.vfs_read_call", "ebpfmon.cpu", "ebpfmon.sinks_sent"} <= compared
 
 
 def test_what_is_wrong_with_new_settings_is_said_and_the_old_ones_hold(

@@ -217,7 +217,7 @@ def test_config_check_says_what_to_write_instead_of_the_old_section(run: Run, tm
         0,
         f"{path}: right\n[groups] has replaced [apps]; write instead:\n\n"
         '[groups]\nby = [\n    "user",\n]\nmaximum = 50\n\n'
-        "The charts by user are now called users.*, not apps.*.\n",
+        "The charts by user are now called users.*, not apps.*, also in the charts of a sink.\n",
         "",
     )
     path.write_text('[groups]\nby = ["user"]\n')

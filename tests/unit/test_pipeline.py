@@ -331,6 +331,29 @@ def test_each_grouping_has_its_groups_and_its_charts() -> None:
     assert [groups["process"].name(n) for n in range(4)] == ["cat", "other", "cat", None]
 
 
+def test_a_grouping_that_stays_keeps_its_totals_when_others_come_or_go() -> None:
+    tables = {"process": of_processes(COUNTERS, [(0, b"cat", 3)], 0)}
+    harvester, publisher = FakeHarvester(*(harvest(tables) for _ in range(3))), FakePublisher()
+
+    async def run() -> None:
+        with ThreadPoolExecutor(1) as executor:
+
+            def of(*by: str, maximum: int = 200) -> tuple[Shown, GroupStage, SelfMetrics]:
+                return BY_PROCESS, grouped(*by, maximum=maximum)(BY_PROCESS, executor), SelfMetrics([], [])
+
+            wanted = of("process")
+            pipeline = Pipeline("h", cast(Harvester, harvester), cast(Publisher, publisher), executor, *wanted)
+            await pipeline.tick()
+            pipeline.show(*of("user", "process"))
+            await pipeline.tick()
+            pipeline.show(*of("process", maximum=199))
+            await pipeline.tick()
+
+    asyncio.run(run())
+    found = [snapshot.chart("processes.read") for snapshot in publisher.published]
+    assert [int(data.totals[0, 0]) for data in found if data] == [3, 6, 3], "another maximum begins anew"
+
+
 @pytest.mark.parametrize(("programs", "maximum", "most"), [(1, 1000, 310), (5, 100, 100)])
 def test_a_snapshot_does_not_grow_without_end_though_groups_come_and_go(programs: int, maximum: int, most: int) -> None:
     """22 minutes in which each second so many new programs start, and run for ten seconds."""

@@ -115,3 +115,22 @@ def test_the_cpu_time_of_many_ticks_is_all_of_it_however_little_each_took(
         spent[0] += used_s
         total = numbers(metrics, harvest(), what="totals")["cpu"][""]
     assert total == {"user": pytest.approx(1e6 * used_s, abs=1), "system": pytest.approx(2e6 * used_s, abs=1)}
+
+
+def test_the_totals_go_on_when_the_settings_are_read_again(sink: SinkTask) -> None:
+    other = SinkTask(RecordingSettings(name="t", into=[]))
+    sink.statistics.sent = other.statistics.sent = 5
+    former = SelfMetrics(["a", "b"], [sink, other])
+    numbers(former, harvest(), 2)
+    sink.statistics.sent = 6
+    replaced = SinkTask(RecordingSettings(name="t", into=[]))
+    replaced.statistics.sent = 1
+    of = SelfMetrics(["b", "c"], [replaced, sink])
+    of.take_over(former)
+    charts = {data.chart.id: data for data in of.charts(harvest(), 3, {}, Moment(1010.0, 1.0))}
+    sent = charts["ebpfmon.sinks_sent"]
+    assert sent.index.labels == (("t",), ("s",))
+    assert (sent.deltas.tolist(), sent.totals.tolist()) == ([[1], [1]], [[6], [6]])
+    assert charts["ebpfmon.lost"].totals.tolist() == [[5, 6]]
+    assert charts["ebpfmon.lost"].index.starts_s == (999.0,)
+    assert charts["ebpfmon.overflow"].index.starts_s == (999.0, 1009.0)
