@@ -97,6 +97,7 @@ def test_the_version_is_told(run: Run) -> None:
 @pytest.mark.parametrize(
     "arguments",
     [[], ["rnu"], ["run", "--for", "0"], ["run", "--for", "nan"], ["run", "--for", "inf"], ["run", "--for", "x"],
+     ["top", "--once", "--lines", "0"], ["top", "--once", "--lines", "-1"],
      ["run", "--load-mode", "all"], ["run", "--attach", "luck"], ["run", "--loader", "luck"],
      ["reset", "--loader", "bcc"], ["run", "--interval", "x"], ["config"]],
     ids=" ".join,
