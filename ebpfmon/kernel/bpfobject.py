@@ -30,14 +30,14 @@ class BpfObject:
     """A compiled object, live: open, choose, load, attach, close the file, close. A context manager; closing twice is
     harmless.
 
-    `kretprobes` are made by those; None: by links that the kernel itself makes room for.
+    `kretprobes` attaches the programs of function returns. If it is None, kprobe-multi links do.
     """
 
     def __init__(self, libbpf: Libbpf, path: Path, kretprobes: Kretprobes | None = None) -> None:
         self.libbpf, self._lib, self.path, self._kretprobes = libbpf, libbpf.lib, path, kretprobes
         self._map_fds: dict[str, int] = {}
         self._program_fds: dict[str, int] = {}
-        self._telling: list[int] = []  # links that tell what they missed
+        self._telling: list[int] = []  # links that report how many calls they missed
         self._file, self._closing = ExitStack(), ExitStack()
         self._closing.enter_context(self._file)
         libbpf.said()
@@ -66,10 +66,8 @@ class BpfObject:
 
     def btf(self) -> bytes:
         """Return the object's own BTF, with the offsets of its variables filled in."""
-        if not self._object:
-            raise ObjectError(f"read '{self.path}': it is closed")
         size = ctypes.c_uint32()
-        data = self._lib.btf__raw_data(self._lib.bpf_object__btf(self._object), ctypes.byref(size))
+        data = self._lib.btf__raw_data(self._lib.bpf_object__btf(self._opened()), ctypes.byref(size))
         if not data:
             raise ObjectError(f"read '{self.path}': it has no BTF: compile it with -g")
         return ctypes.string_at(data, size.value)
@@ -97,9 +95,7 @@ class BpfObject:
 
     def rodata(self) -> ctypes.Array[ctypes.c_uint8]:
         """Return the read-only data, which may be written before `load`."""
-        if not self._object:
-            raise ObjectError(f"read '{self.path}': it is closed")
-        found = self._lib.bpf_object__find_map_by_name(self._object, b".rodata")
+        found = self._lib.bpf_object__find_map_by_name(self._opened(), b".rodata")
         size = ctypes.c_size_t()
         at = self._lib.bpf_map__initial_value(found, ctypes.byref(size)) if found else None
         return (ctypes.c_uint8 * size.value).from_address(at) if at else (ctypes.c_uint8 * 0)()
@@ -121,6 +117,12 @@ class BpfObject:
             raise_load_error(self.path, found[1] if found else None, -result, said)
         self._map_fds = {name: self._duplicate(self._lib.bpf_map__fd(found)) for name, found in self.maps.items()}
         self._program_fds = {n: self._duplicate(self._lib.bpf_program__fd(self.programs[n])) for n in wanted}
+
+    def _opened(self) -> int:
+        """Return libbpf's object. Raise ObjectError if the file is closed: libbpf would read freed memory."""
+        if not self._object:
+            raise ObjectError(f"read '{self.path}': it is closed")
+        return self._object
 
     def _duplicate(self, fd: int) -> int:
         """Return a duplicate of a descriptor, which is closed with this object. Raise KernelError."""

@@ -94,8 +94,8 @@ def strip_for_bcc(text: str) -> str:
 
 
 def _end_of_program(text: str, at: int) -> int:
-    """Return where the function that begins at `at` ends. BPF_PROG() makes two functions, the second one static; then
-    that one's end counts."""
+    """Return the end of the program that begins at `at`. BPF_PROG() expands to two functions: return the end of the
+    second."""
     for _ in range(2 if "____" in text[at : text.index("{", at)] else 1):
         depth, at = 1, text.index("{", at) + 1
         while depth:

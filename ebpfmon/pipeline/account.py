@@ -57,7 +57,8 @@ class _Columns:
             if chart.kind.cumulative:
                 numbers = chart_deltas[:, here], chart_totals[:, here]
             else:
-                numbers = gauges[:, here], np.zeros_like(gauges[:, here])
+                now = gauges[:, here]
+                numbers = now, np.zeros_like(now)
             found.append(ChartData(chart=chart, index=index, deltas=numbers[0], totals=numbers[1]))
         return found
 
@@ -150,10 +151,6 @@ class _LabelledAccount:
         self._index: SeriesIndex | None = None
         self._idle: list[ChartData] = []
 
-    def begin(self, rows: Rows, numbers: NDArray[np.int64], totals: NDArray[np.int64]) -> None:
-        """Take in an interval of which only the gauges count."""
-        self.gauges.add(rows, numbers, totals)
-
     def account(self, counted: _Counted, name: Namer, moment: Moment, tables: Collection[str]) -> list[ChartData]:
         """Return one interval as the charts of these tables: series in the order in which they came, then the rest."""
         idle = not len(counted.rows) and not counted.totals.any() and not len(self.gauges.values)
@@ -207,8 +204,8 @@ class _LabelledAccount:
 
     def _indexed(self, name: Namer) -> SeriesIndex:
         """Return which series there are now: the same object as before if they are the same."""
-        if self._index is not None and len(self._index) == len(self._rest) and not self._selected:
-            return self._index
+        if not self._selected and self._index is not None and len(self._index) == len(self._rest):
+            return self._index  # only labels of keys can change
         labels, names = name(self._top.rows)
         start_s = self._rest_start_s or 0.0
         index = SeriesIndex(
@@ -242,7 +239,7 @@ class KeyAccount:
 
     def relabel(self, labels: LabelSource) -> bool:
         """Replace the label source and keep the totals. Return False, without changing anything, if the new source
-        defines other series. Keys that it does not want expire like those that are idle."""
+        defines other series. Keys that the new source does not want get no more rows, so they expire like idle ones."""
         if _series_definition(labels) != _series_definition(self._labels):
             return False
         self._labels = labels
@@ -252,7 +249,7 @@ class KeyAccount:
         """Start the gauges anew, with what a probe saw begin before it took over."""
         self._account.gauges.clear()
         for table in begun:
-            self._account.begin(table.rows, table.counters, _vector(table.totals, self._names))
+            self._account.gauges.add(table.rows, table.counters, _vector(table.totals, self._names))
 
     def account(self, table: TableHarvest, moment: Moment) -> list[ChartData]:
         """Return one interval as charts. The series add up to the table's totals, less the rows that are not wanted."""

@@ -137,25 +137,31 @@ class Pipeline:
     def show(self, shown: Shown, groups: GroupStage | None, self_metrics: SelfMetrics) -> None:
         """Publish this from the next tick on. Accounts whose settings are unchanged keep counting."""
         before, self._shown = self._shown, shown
+        unchanged = {
+            stem
+            for stem, charts in shown.charts.items()
+            if (before.charts.get(stem), before.counters.get(stem)) == (charts, shown.counters[stem])
+        }
         self._system = {
             stem: self._system[stem]
-            if before.charts.get(stem) == of_table
+            if stem in unchanged
             else SystemAccount((c for c in of_table if not c.labels and not c.grouped), stem, shown.counters[stem])
             for stem, of_table in shown.charts.items()
         }
-        self._by_key = {stem: self._key_account(stem, before, labels) for stem, labels in shown.labels.items()}
+        self._by_key = {
+            stem: self._key_account(stem, labels, self._by_key.get(stem) if stem in unchanged else None)
+            for stem, labels in shown.labels.items()
+        }
         if groups and self._groups and groups is not self._groups:
             groups.take_over(self._groups)
         if self_metrics is not self._self_metrics:
             self_metrics.take_over(self._self_metrics)
         self._begun, self._groups, self._self_metrics = None, groups, self_metrics
 
-    def _key_account(self, stem: str, before: Shown, labels: LabelSource) -> KeyAccount:
+    def _key_account(self, stem: str, labels: LabelSource, former: KeyAccount | None) -> KeyAccount:
         """Return the former account under new labels, or a new one with the gauges known so far. The gauges of a new
         probe begin with what it saw begin before it took over."""
         shown = self._shown
-        goes_on = (before.charts.get(stem), before.counters.get(stem)) == (shown.charts[stem], shown.counters[stem])
-        former = self._by_key.get(stem) if goes_on else None
         if former and former.relabel(labels):
             account = former
         else:

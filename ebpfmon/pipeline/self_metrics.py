@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import resource
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -88,9 +88,7 @@ class SelfMetrics:
             for order, of in enumerate(_CHARTS)
         ]  # fmt: skip
         """The charts, in their order."""
-        self._shapes = [(len(labelled[of.label]), len(of.dimensions)) for of in _CHARTS]
-        each = zip(_CHARTS, self._shapes, strict=True)
-        self._totals = np.zeros(sum(series * columns for of, (series, columns) in each if of.kind.cumulative), np.int64)
+        self._totals = [np.zeros((len(labelled[of.label]), len(of.dimensions)), np.int64) for of in _CHARTS]
         self._starts_s: dict[tuple[str, str], float] = {}  # by label and its value
         self._indexes: dict[str, SeriesIndex] = {}
 
@@ -98,17 +96,11 @@ class SelfMetrics:
         """Go on with the totals of the same tables and sinks."""
         self._cpu_ms, self._starts_s = former._cpu_ms, dict(former._starts_s)
         self._before |= {sink.name: former._before[sink.name] for sink in self._sinks if sink in former._sinks}
-        before = dict(former._series())
-        for series, here in self._series():
-            if series in before:
-                self._totals[here] = former._totals[before[series]]
-
-    def _series(self) -> Iterator[tuple[tuple[str, str], slice]]:
-        """Yield the chart and the label value of each series that has totals, and where in `_totals` these are."""
-        end = 0
-        for of in _CHARTS:
-            for value in self._names[of.label] if of.kind.cumulative else ():
-                yield (of.id, value), slice(end, end := end + len(of.dimensions))
+        for of, totals, before in zip(_CHARTS, self._totals, former._totals, strict=True):
+            places = {name: n for n, name in enumerate(former._names[of.label])}
+            for n, name in enumerate(self._names[of.label]):
+                if name in places:
+                    totals[n] = before[places[name]]
 
     def charts(
         self, harvest: Harvest, late_ticks: int, attribution: Mapping[str, int], moment: Moment
@@ -118,17 +110,14 @@ class SelfMetrics:
 
     def charts_of(self, numbers: Mapping[str, Sequence[Sequence[int | float]]], moment: Moment) -> list[ChartData]:
         """Return the charts with these numbers: of each chart, a row for each series."""
-        counted = [number for of in _CHARTS if of.kind.cumulative for row in numbers[of.id] for number in row]
-        deltas = np.array(counted, np.int64)
-        self._totals = self._totals + deltas
-        found, end = [], 0
-        for chart, of, shape in zip(self.declared, _CHARTS, self._shapes, strict=True):
+        found = []
+        for chart, of, totals in zip(self.declared, _CHARTS, self._totals, strict=True):
+            of_kind = np.int64 if of.kind.cumulative else None  # without series there is no number to tell by
+            deltas = np.array(numbers[of.id], of_kind).reshape(totals.shape)
             if of.kind.cumulative:
-                here = slice(end, end := end + shape[0] * shape[1])
-                now, totals = deltas[here].reshape(shape), self._totals[here].reshape(shape)
-            else:
-                now, totals = np.array(numbers[of.id]).reshape(shape), np.zeros(shape, np.int64)
-            found.append(ChartData(chart=chart, index=self._index(of.label, moment), deltas=now, totals=totals))
+                totals += deltas
+            index = self._index(of.label, moment)
+            found.append(ChartData(chart=chart, index=index, deltas=deltas, totals=totals.copy()))
         return found
 
     def numbers(

@@ -98,7 +98,7 @@ class TopK:
         idle_s = np.where(did[before] > 0, 0.0, self._idle_s + elapsed_s)
         stay = np.flatnonzero(idle_s < EXPIRY_S)
         beaten, coming = self._contest(activity, first, before[stay], did > 0)
-        stay = np.delete(stay, beaten) if len(beaten) else stay
+        stay = np.delete(stay, beaten)
         selected = np.concatenate((before[stay], coming))
         self._idle_s = np.concatenate((idle_s[stay], np.zeros(len(coming))))
 
@@ -150,8 +150,6 @@ class TopK:
         """Return which places in `selected` (groups) are lost, and which of the `active` groups are selected anew."""
         rivals = _busiest(activity, first, _without(active, selected), self._maximum)
         room = self._maximum - len(selected)
-        if len(rivals) <= room:
-            return rivals[:0], rivals
         # the busiest against the weakest, the next against the next: no rival is in the way of a less busy one, which
         # would have to be twice as busy
         contest = rivals[room:]
@@ -193,7 +191,7 @@ def _busiest(
 ) -> NDArray[np.intp]:
     """Return at most so many of these groups (indices of `activity`), busiest first, and equals in the order of their
     first rows."""
-    if not count or not len(groups):
+    if not count:
         return groups[:0]
     if len(groups) > count:
         idleness = -activity[groups]

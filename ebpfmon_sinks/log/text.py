@@ -18,7 +18,8 @@ TASK_COMM_LEN = 16
 _OWN = "ebpfmon"
 """The family of the charts of ebpfmon itself."""
 _NEVER_ZERO = "ebpfmon.sinks_age"
-"""Of ebpfmon's own charts, the log shows those that are not 0. This one never is, and says nothing in a log."""
+"""A chart that the log omits. Of ebpfmon's own charts the log shows those that are not 0, but this one never is 0, and
+its value has no use in a log."""
 _LABEL, _NAME, _NUMBER = 34, 8, 9  # widths of the columns
 _WHO, _WHO_MOST = 9 + TASK_COMM_LEN, 60  # width of the first column, if it names a process, a group or a series
 _QUANTILES = (("p50", 0.5), ("p90", 0.9), ("p99", 0.99))

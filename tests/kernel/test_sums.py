@@ -50,7 +50,7 @@ def load(directory: Path) -> Iterator[None]:
         datagrams.bind(("127.0.0.1", 0))
         server.settimeout(5)
         disk = None
-        # a guest of the matrix has no other disk; who has no loop device has a disk that the files are on
+        # guests of the matrix have no other disk; a machine without loop devices keeps its files on a disk
         with suppress(pytest.skip.Exception):
             disk = stack.enter_context(loop_device(directory / "disk"))
 

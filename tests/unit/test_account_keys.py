@@ -182,7 +182,7 @@ def test_keys_that_did_nothing_for_long_leave_and_cost_nothing_any_more() -> Non
     for hour in range(4):
         data = account(each, [], 3600.0)
         assert (deltas(data), totals(data)) == ({"other": 0}, {"other": 400}), hour
-    assert not any(len(rows) for rows in keys.asked[1:])
+    assert [len(rows) for rows in keys.asked[1:]] == [0], "once, when they leave"
     assert deltas(account(each, [(1, 1, 0), (2, 2, 0)])) == {"2": 2, "other": 1}, "what they did no longer counts"
 
 

@@ -1,4 +1,4 @@
-"""What pytest says of each machine, as one table: kernel, machine and probe against attach method."""
+"""Report pytest's results as one table: a row per kernel, machine and probe, a column per attach method."""
 
 from __future__ import annotations
 
