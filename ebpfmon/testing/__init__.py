@@ -7,7 +7,7 @@ Public, like what `ebpfmon` exports. Nothing here needs pytest but `ebpfmon.test
 
 from ebpfmon.testing.clock import FakeClock
 from ebpfmon.testing.intervals import PROCESS_IDENTITY, chart, data, keyed_table, process_table, snapshot, view
-from ebpfmon.testing.kernel import Counting, load_probe, why_not
+from ebpfmon.testing.kernel import Counting, load_probe, skip_reason
 from ebpfmon.testing.plugins import check_plugin
 from ebpfmon.testing.running import RunningDaemon
 from ebpfmon.testing.sinks import RecordingSettings, RecordingSink, deliver
@@ -28,5 +28,5 @@ __all__ = [
     "process_table",
     "snapshot",
     "view",
-    "why_not",
+    "skip_reason",
 ]

@@ -10,7 +10,7 @@ import pytest
 
 from ebpfmon.model import Probe
 from ebpfmon.testing.clock import FakeClock
-from ebpfmon.testing.kernel import Counting, load_probe, why_not
+from ebpfmon.testing.kernel import Counting, load_probe, skip_reason
 
 Load = Callable[..., Counting]
 
@@ -19,7 +19,7 @@ Load = Callable[..., Counting]
 def counting() -> Iterator[Load]:
     """`ebpfmon.testing.load_probe`, whose probes are closed when the test ends. Skips the test, with the reason, where
     nothing can be loaded."""
-    if reason := why_not():
+    if reason := skip_reason():
         pytest.skip(reason)
     with ExitStack() as closing:
 

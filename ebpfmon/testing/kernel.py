@@ -18,8 +18,8 @@ from ebpfmon.pipeline.harvest import Harvester
 from ebpfmon.pipeline.schedule import SystemClock
 
 
-def why_not() -> str:
-    """Return why this user cannot load a probe here; empty if that is possible."""
+def skip_reason() -> str:
+    """Return why no probe can be loaded here; an empty string if one can."""
     try:
         Libbpf()
         features.require_permission(features.look())

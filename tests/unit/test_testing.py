@@ -32,7 +32,7 @@ from ebpfmon.testing import (
     process_table,
     snapshot,
     view,
-    why_not,
+    skip_reason,
 )
 from tests.unit.support import FakeEntryPoint, plugin
 from tests.unit.test_harvest import FakeInterval, FakeTable, Steps
@@ -135,7 +135,7 @@ def test_a_sink_gets_what_it_is_sent_and_a_slow_one_is_ended_as_by_the_daemon() 
 def test_without_permission_the_fixture_skips_with_the_reason(
     pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("ebpfmon.testing.fixtures.why_not", lambda: "load eBPF programs: not permitted")
+    monkeypatch.setattr("ebpfmon.testing.fixtures.skip_reason", lambda: "load eBPF programs: not permitted")
     pytester.makeconftest('pytest_plugins = ["ebpfmon.testing.fixtures"]')
     pytester.makepyfile("def test_it(counting): assert False\ndef test_clock(fake_clock): fake_clock.advance(1)")
     done = pytester.runpytest_inprocess("-rs")
@@ -175,12 +175,12 @@ def test_a_table_that_has_to_be_named_is_told_with_the_names_to_choose_from() ->
             running.totals("x")
 
 
-def test_why_nothing_can_be_loaded_here_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_skip_reason_says_why_no_probe_can_be_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
     bare = replace(features.look(), capabilities=())
     monkeypatch.setattr(features, "look", lambda: bare)
-    assert why_not().startswith("load eBPF programs: not permitted: ")
+    assert skip_reason().startswith("load eBPF programs: not permitted: ")
     monkeypatch.setattr(features, "require_permission", lambda found: None)
-    assert why_not() == ""
+    assert skip_reason() == ""
 
 
 def test_a_chart_of_a_tests_making_has_the_series_that_it_is_given() -> None:
