@@ -26,7 +26,7 @@ __all__ = [
     "keyed_table",
     "load_probe",
     "process_table",
+    "skip_reason",
     "snapshot",
     "view",
-    "skip_reason",
 ]

@@ -30,9 +30,9 @@ from ebpfmon.testing import (
     deliver,
     keyed_table,
     process_table,
+    skip_reason,
     snapshot,
     view,
-    skip_reason,
 )
 from tests.unit.support import FakeEntryPoint, plugin
 from tests.unit.test_harvest import FakeInterval, FakeTable, Steps
