@@ -50,7 +50,7 @@ from ebpfmon.text import printable
 if TYPE_CHECKING:
     from ebpfmon.pipeline.aggregate import Aggregator
 
-__version__ = "0.1.0"
+__version__ = "0.2.0.dev0"
 
 __all__ = [
     "API_VERSION",

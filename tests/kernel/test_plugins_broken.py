@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -51,7 +52,7 @@ BROKEN = {
     ),
     "clashes": (
         PROBES + "return [probe(), Probe(name='process', package='x', object='x', charts=())]",
-        "plugin 'clashes' is left out: plugin 'process' of ebpfmon 0.1.0 already has a probe 'process'",
+        f"plugin 'clashes' is left out: plugin 'process' of ebpfmon {version('ebpfmon')} already has a probe 'process'",
     ),
     "unverified": (
         PROBES + "return [probe()]",

@@ -11,6 +11,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -28,6 +29,8 @@ from ebpfmon.model import Loader
 from ebpfmon.plugins import registry
 from ebpfmon.top.state import State
 from tests.unit.support import FakeEntryPoint, plugin
+
+VERSION = version("ebpfmon")
 
 NAPS = """
 from typing import Annotated
@@ -276,7 +279,7 @@ def test_plugins_are_listed_and_one_that_is_left_out_makes_the_status_1(
 ) -> None:
     status, out, _ = run("plugins")
     assert status == 0
-    brought = {line.split("0.1.0")[1].strip() for line in out.splitlines()[1:]}
+    brought = {line.split(VERSION)[1].strip() for line in out.splitlines()[1:]}
     sinks = {f"sinks   sink {name}" for name in ("http_json", "http_push", "log", "plugins_d", "statsd")}
     probes = {"block_io", "network_viewer", "oom_and_signals", "process", "syscalls"}
     assert {*(f"probes  probe {name}" for name in probes), *sinks} <= brought
@@ -322,7 +325,7 @@ def test_the_settings_say_which_plugins_there_are_and_those_type_the_rest_of_the
     assert status == 1
     shown = [" ".join(line.split()) for line in out.splitlines()]
     assert f"naps 2 active {folder}/naps.py probes probe naps" in shown
-    assert "statsd - disabled ebpfmon 0.1.0 - -" in shown
+    assert f"statsd - disabled ebpfmon {VERSION} - -" in shown
     settings.write_text(core + "[plugins.naps]\nnap = -1\n")
     assert run("config", "check") == (2, "", f"ebpfmon: {settings}: plugins.naps.nap: expected int >= 0\n")
     settings.write_text(core + "strict = true\n")
