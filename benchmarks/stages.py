@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 from ebpfmon import ChartData, LoadMode, Snapshot, TableHarvest, TableView
-from ebpfmon.daemon.probes import shown
+from ebpfmon.daemon.probes import table_specs
 from ebpfmon.grouping.groups import Groups
 from ebpfmon.grouping.lookup import Found, Lookup
 from ebpfmon.grouping.registry import Context, groupings
@@ -40,14 +40,14 @@ class Stages:
 
     def __init__(self, probe: LoadedProbe, groups: int = 200) -> None:
         """`groups`: how many have a series of their own, at most."""
-        self._shown = shown([probe], LoadMode.RETURN)
-        (self._stem,) = self._shown.by_process
-        system = [c for c in self._shown.charts[self._stem] if not c.grouped]
-        self._system = SystemAccount(system, self._stem, self._shown.counters[self._stem])
+        self._specs = table_specs([probe], LoadMode.RETURN)
+        (self._stem,) = self._specs.by_process
+        system = [c for c in self._specs.charts[self._stem] if not c.grouped]
+        self._system = SystemAccount(system, self._stem, self._specs.counters[self._stem])
         grouping = groupings()["process"]
         namings = {grouping.name: grouping.make(Context(groups=Groups(), execs_since_ns=math.inf))}
         nobody_asks = ThreadPoolExecutor(1)
-        self._groups = GroupStage([grouping], namings, self._shown, groups, Lookup(), nobody_asks)
+        self._groups = GroupStage([grouping], namings, self._specs, groups, Lookup(), nobody_asks)
         self.rows = 0
 
     def tick(self, table: Table, side: int) -> Took:
@@ -65,7 +65,7 @@ class Stages:
     def snapshot(self, harvest: TableHarvest) -> Snapshot:
         """Return what sinks get of one interval."""
         attributed = self._attribute(harvest)
-        columns, groups = self._shown.columns[self._stem], attributed.of_rows(self._stem)
+        columns, groups = self._specs.columns[self._stem], attributed.of_rows(self._stem)
         return Snapshot(
             host="host",
             time_s=_MOMENT.time_s,

@@ -19,7 +19,7 @@ from ebpfmon.kernel.attach import LoadedProbe, LoadOptions
 from ebpfmon.kernel.features import Features
 from ebpfmon.kernel.libbpf import Libbpf
 from ebpfmon.model import Chart, Column, LoadMode, Probe, ProbeSettings, Setup
-from ebpfmon.pipeline.pipeline import Shown
+from ebpfmon.pipeline.pipeline import TableSpecs
 from ebpfmon.plugins.guard import guarded
 from ebpfmon.plugins.registry import Registry
 from ebpfmon.plugins.validate import violation
@@ -196,7 +196,7 @@ def require_fit(loaded: LoadedProbe) -> None:
         raise ObjectError(f"probe '{probe.name}': {wrong}")
 
 
-def shown(probes: Sequence[LoadedProbe], mode: LoadMode) -> Shown:
+def table_specs(probes: Sequence[LoadedProbe], mode: LoadMode) -> TableSpecs:
     """Return what is published of these probes in a load mode."""
     tables = [(probe, table) for probe in probes for table in probe.tables]
     charts: dict[str, list[Chart]] = {table.stem: [] for _, table in tables}
@@ -209,7 +209,7 @@ def shown(probes: Sequence[LoadedProbe], mode: LoadMode) -> Shown:
         for column in loaded.probe.columns:
             if mode is LoadMode.RETURN or not column.return_only:
                 columns[column.table or first].append(column)
-    return Shown(
+    return TableSpecs(
         charts={stem: tuple(of_table) for stem, of_table in charts.items()},
         counters={table.stem: table.counters for _, table in tables},
         labels={stem: labels for probe in probes for stem, labels in probe.setup.labels.items()},

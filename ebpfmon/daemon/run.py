@@ -14,7 +14,7 @@ from pathlib import Path
 
 from ebpfmon.config import GroupSettings, Settings
 from ebpfmon.daemon.notify import Notifier
-from ebpfmon.daemon.probes import Probes, Wanted, shown, wanted_probes
+from ebpfmon.daemon.probes import Probes, Wanted, table_specs, wanted_probes
 from ebpfmon.daemon.workers import Workers, never_preempted
 from ebpfmon.daemon.workers import run as run_in
 from ebpfmon.errors import EbpfmonError, SettingsError
@@ -26,7 +26,7 @@ from ebpfmon.grouping.registry import Context, groupings
 from ebpfmon.kernel import features
 from ebpfmon.kernel.attach import LoadedProbe
 from ebpfmon.pipeline.harvest import Harvester
-from ebpfmon.pipeline.pipeline import GroupStage, Pipeline, Shown
+from ebpfmon.pipeline.pipeline import GroupStage, Pipeline, TableSpecs
 from ebpfmon.pipeline.publish import Publisher, SinkTask
 from ebpfmon.pipeline.schedule import Clock, SystemClock, ticks
 from ebpfmon.pipeline.self_metrics import SelfMetrics
@@ -158,7 +158,7 @@ class _Daemon:
         with suppress(TimeoutError):
             async with asyncio.timeout(OPENING_S):
                 for sink in list(self._publisher.sinks):
-                    await sink.tried.wait()
+                    await sink.open_attempted.wait()
         self._workers.drop_event_loop_privileges(_capabilities_of_sinks(settings))
 
     async def close(self) -> None:
@@ -202,10 +202,10 @@ class _Daemon:
             return None
         if change.probes:
             former, self._probes = self._probes, change.probes
-            await pipeline.change(change.probes.loaded)
+            await pipeline.switch_sources(change.probes.loaded)
             former.close()
             self._groups = None  # the programs that were started are seen anew
-        pipeline.show(*self._use(change.settings, change.groups))
+        pipeline.reconfigure(*self._use(change.settings, change.groups))
         self._reloaded(f"the settings were read again{', and probes loaded' if change.probes else ''}")
         return change.settings
 
@@ -226,14 +226,14 @@ class _Daemon:
     def _status(self) -> str:
         return f"{len(self._probes.loaded)} probes, {len(self._sinks)} sinks"
 
-    def _use(self, settings: Settings, groups: Groups) -> tuple[Shown, GroupStage | None, SelfMetrics]:
+    def _use(self, settings: Settings, groups: Groups) -> tuple[TableSpecs, GroupStage | None, SelfMetrics]:
         """Return what is published with these settings, and start and stop sinks."""
-        published = shown(self._probes.loaded, settings.ebpfmon.load_mode)
+        published = table_specs(self._probes.loaded, settings.ebpfmon.load_mode)
         self._groups = self._group_stage(settings.groups, groups, published)
         self._feed(settings)
         return published, self._groups, SelfMetrics(published.counters, self._publisher.sinks)
 
-    def _group_stage(self, settings: GroupSettings, groups: Groups, published: Shown) -> GroupStage | None:
+    def _group_stage(self, settings: GroupSettings, groups: Groups, published: TableSpecs) -> GroupStage | None:
         """Return the stage for these groupings: the one that runs if nothing of it has changed."""
         if not settings.by:
             return None

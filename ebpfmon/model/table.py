@@ -49,7 +49,7 @@ class TableHarvest:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Harvest:
     """One interval as the kernel counted it. `missed_runs` is how often it did not run a program where it should have;
-    `complete` is false if that is not 0, or if a table could not be read. `begun` is what sources that take over had
+    `complete` is false if that is not 0, or if a table could not be read. `overlap` is what sources that take over had
     counted until then: of it gauges alone are made."""
 
     time_s: float
@@ -59,7 +59,7 @@ class Harvest:
     drain_ns: int
     missed_runs: int = 0
     complete: bool = True
-    begun: tuple[tuple[str, TableHarvest], ...] = ()
+    overlap: tuple[tuple[str, TableHarvest], ...] = ()
 
 
 class LabelSource:

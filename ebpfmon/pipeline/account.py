@@ -245,10 +245,10 @@ class KeyAccount:
         self._labels = labels
         return True
 
-    def begin_gauges(self, begun: Iterable[TableHarvest]) -> None:
+    def reset_gauges(self, overlap: Iterable[TableHarvest]) -> None:
         """Start the gauges anew, with what a probe saw begin before it took over."""
         self._account.gauges.clear()
-        for table in begun:
+        for table in overlap:
             self._account.gauges.add(table.rows, table.counters, _vector(table.totals, self._names))
 
     def account(self, table: TableHarvest, moment: Moment) -> list[ChartData]:

@@ -51,16 +51,16 @@ class Harvester:
         self._missed = self._missed_runs()
         self._complete, self._missing = True, False
 
-    def change(self, sources: Sequence[Source]) -> Harvest:
+    def switch_sources(self, sources: Sequence[Source]) -> Harvest:
         """Harvest other sources from now on, which count beside the former ones already. Return the interval up to here
-        as the former ones counted it; what the new ones counted of it is in `begun`.
+        as the former ones counted it; what the new ones counted of it is in `overlap`.
 
         If a source shares its interval with a former one, the former ends and the new one begins at the same call.
         """
         before = [source.interval.buffer for source in sources]
-        begun: list[tuple[str, TableHarvest]] = []
+        overlap: list[tuple[str, TableHarvest]] = []
         for source, buffer in zip(sources, before, strict=True):  # the buffers were swapped since they began
-            begun += [(table.stem, table.drain(1 - buffer)) for table in source.tables]
+            overlap += [(table.stem, table.drain(1 - buffer)) for table in source.tables]
         last = self.harvest()
         for source, buffer in zip(sources, before, strict=True):
             if source.interval.buffer == buffer:  # a source of its own
@@ -68,10 +68,10 @@ class Harvester:
             for n, table in enumerate(source.tables):
                 if not n:
                     table.wait_for_programs(buffer)
-                begun.append((table.stem, table.drain(buffer)))
+                overlap.append((table.stem, table.drain(buffer)))
         self._sources = sources
         self._missed = self._missed_runs()
-        return replace(last, begun=tuple(begun))
+        return replace(last, overlap=tuple(overlap))
 
     def dry_run(self) -> None:
         """Do all that a harvest does, to the buffers that no program writes to, so nothing is taken. Raises

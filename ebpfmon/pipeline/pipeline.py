@@ -24,7 +24,7 @@ LOOKUP_S = 0.02
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Shown:
+class TableSpecs:
     """What is published, by table: its charts as the probes declare them, the counters that there are, the labels of
     tables with keys of their own, and the columns of its rows. `by_process` are the tables by process."""
 
@@ -42,7 +42,7 @@ class GroupStage:
         self,
         groupings: Sequence[Grouping],
         namings: Mapping[str, Naming],
-        shown: Shown,
+        specs: TableSpecs,
         maximum: int,
         lookup: Lookup,
         executor: Executor,
@@ -50,13 +50,13 @@ class GroupStage:
         """`namings`: of each of the groupings, by name. `executor` is for `lookup`, which blocks."""
         self.attribution = Attribution(namings)
         self._lookup, self._executor = lookup, executor
-        counters = {stem: names for stem, names in shown.counters.items() if stem in shown.by_process}
+        counters = {stem: names for stem, names in specs.counters.items() if stem in specs.by_process}
         self._accounts = {
             grouping.name: GroupAccount(
                 [
                     chart.of_grouping(grouping.prefix, grouping.name)
                     for stem in counters
-                    for chart in shown.charts.get(stem, ())
+                    for chart in specs.charts.get(stem, ())
                     if chart.grouped
                 ],
                 counters,
@@ -122,65 +122,65 @@ class Pipeline:
         harvester: Harvester,
         publisher: Publisher,
         executor: Executor,
-        shown: Shown,
+        specs: TableSpecs,
         groups: GroupStage | None,
         self_metrics: SelfMetrics,
     ) -> None:
         """`executor` is for the harvester, which blocks. `groups` None: groups are turned off."""
         self._host, self._harvester, self._publisher, self._executor = host, harvester, publisher, executor
-        self._shown, self._groups, self._self_metrics = Shown(), groups, self_metrics
+        self._specs, self._groups, self._self_metrics = TableSpecs(), groups, self_metrics
         self._system: dict[str, SystemAccount] = {}
         self._by_key: dict[str, KeyAccount] = {}
-        self._begun: tuple[tuple[str, TableHarvest], ...] | None = None
-        self.show(shown, groups, self_metrics)
+        self._overlap: tuple[tuple[str, TableHarvest], ...] | None = None
+        self.reconfigure(specs, groups, self_metrics)
 
-    def show(self, shown: Shown, groups: GroupStage | None, self_metrics: SelfMetrics) -> None:
+    def reconfigure(self, specs: TableSpecs, groups: GroupStage | None, self_metrics: SelfMetrics) -> None:
         """Publish this from the next tick on. Accounts whose settings are unchanged keep counting."""
-        before, self._shown = self._shown, shown
+        before, self._specs = self._specs, specs
         unchanged = {
             stem
-            for stem, charts in shown.charts.items()
-            if (before.charts.get(stem), before.counters.get(stem)) == (charts, shown.counters[stem])
+            for stem, charts in specs.charts.items()
+            if (before.charts.get(stem), before.counters.get(stem)) == (charts, specs.counters[stem])
         }
         self._system = {
             stem: self._system[stem]
             if stem in unchanged
-            else SystemAccount((c for c in of_table if not c.labels and not c.grouped), stem, shown.counters[stem])
-            for stem, of_table in shown.charts.items()
+            else SystemAccount((c for c in of_table if not c.labels and not c.grouped), stem, specs.counters[stem])
+            for stem, of_table in specs.charts.items()
         }
         self._by_key = {
             stem: self._key_account(stem, labels, self._by_key.get(stem) if stem in unchanged else None)
-            for stem, labels in shown.labels.items()
+            for stem, labels in specs.labels.items()
         }
         if groups and self._groups and groups is not self._groups:
             groups.take_over(self._groups)
         if self_metrics is not self._self_metrics:
             self_metrics.take_over(self._self_metrics)
-        self._begun, self._groups, self._self_metrics = None, groups, self_metrics
+        self._overlap, self._groups, self._self_metrics = None, groups, self_metrics
 
     def _key_account(self, stem: str, labels: LabelSource, former: KeyAccount | None) -> KeyAccount:
         """Return the former account under new labels, or a new one with the gauges known so far. The gauges of a new
         probe begin with what it saw begin before it took over."""
-        shown = self._shown
+        specs = self._specs
         if former and former.relabel(labels):
             account = former
         else:
-            account = KeyAccount((c for c in shown.charts[stem] if c.labels), stem, shown.counters[stem], labels)
+            account = KeyAccount((c for c in specs.charts[stem] if c.labels), stem, specs.counters[stem], labels)
             if former:
                 account.take_over(former)
-        if self._begun is not None:
-            account.begin_gauges(table for of_stem, table in self._begun if of_stem == stem)
+        if self._overlap is not None:
+            account.reset_gauges(table for of_stem, table in self._overlap if of_stem == stem)
         return account
 
     async def tick(self, late_ticks: int = 0) -> None:
         """Harvest the interval and publish it. The kernel's part, which waits, runs in the executor."""
         await self._publish(await self._in_executor(self._harvester.harvest), late_ticks)
 
-    async def change(self, sources: Sequence[Source]) -> None:
+    async def switch_sources(self, sources: Sequence[Source]) -> None:
         """Harvest other sources from now on. What the former ones have counted is published. Then comes `show`."""
-        last = await self._in_executor(lambda: self._harvester.change(sources))
+        last = await self._in_executor(lambda: self._harvester.switch_sources(sources))
         await self._publish(last, 0)
-        self._begun = last.begun
+        self._overlap = last.overlap
 
     async def _in_executor(self, harvest: Callable[[], Harvest]) -> Harvest:
         return await asyncio.get_running_loop().run_in_executor(self._executor, harvest)
@@ -215,7 +215,7 @@ class Pipeline:
         has_groups = attributed is not None and stem in attributed.combinations
         return TableView(
             harvest=table,
-            columns=self._shown.columns.get(stem, ()),
-            labels=self._shown.labels.get(stem),
+            columns=self._specs.columns.get(stem, ()),
+            labels=self._specs.labels.get(stem),
             groups=attributed.of_rows(stem) if attributed is not None and has_groups else {},
         )

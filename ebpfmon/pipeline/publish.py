@@ -95,7 +95,7 @@ class SinkTask:
         self.statistics = SinkStatistics()
         self.mailbox = Mailbox(self.statistics)
         self.settings = settings
-        self.tried = asyncio.Event()
+        self.open_attempted = asyncio.Event()
         """Set when the sink has been opened, or that has failed."""
         self._charts = ChartFilter(settings.charts)
         self._pending: Snapshot | None = None
@@ -150,7 +150,7 @@ class SinkTask:
             async with self._limited():
                 entered = await sink.__aenter__()
         finally:
-            self.tried.set()
+            self.open_attempted.set()
         try:
             yield entered
         except BaseException as error:

@@ -10,7 +10,7 @@ import pytest
 import tomli
 
 from ebpfmon import Chart, Column, Dimension, LabelSource, LoadMode, Probe, ProbeSettings, Setup, config
-from ebpfmon.daemon.probes import require_fit, shown, wanted_probes
+from ebpfmon.daemon.probes import require_fit, table_specs, wanted_probes
 from ebpfmon.errors import ObjectError, PluginError
 from ebpfmon.grouping import execs
 from ebpfmon.kernel.attach import LoadedProbe
@@ -49,23 +49,23 @@ def loaded(
 
 
 def ids(*probes: LoadedProbe, mode: LoadMode = RETURN) -> dict[str, list[str]]:
-    return {stem: [c.id for c in of_table] for stem, of_table in shown(probes, mode).charts.items()}
+    return {stem: [c.id for c in of_table] for stem, of_table in table_specs(probes, mode).charts.items()}
 
 
 def test_a_chart_is_over_the_table_that_it_names_or_its_probes_first_and_every_table_is_there() -> None:
     one = loaded("one", "a b empty", chart("1", "b"), chart("2"), chart("3", "a"), chart("4", "b"))
     two = loaded("two", "c", chart("5"))
     assert ids(one, two) == {"a": ["2", "3"], "b": ["1", "4"], "empty": [], "c": ["5"]}
-    assert {c.table for of_table in shown([one, two], ENTRY).charts.values() for c in of_table} == {"a", "b", "c"}
+    assert {c.table for of_table in table_specs([one, two], ENTRY).charts.values() for c in of_table} == {"a", "b", "c"}
     assert ids(loaded("none", "t")) == {"t": []}
-    assert shown([], ENTRY).charts == {}
+    assert table_specs([], ENTRY).charts == {}
 
 
 def test_what_is_shown_has_the_counters_labels_and_columns_of_each_table_and_says_which_are_by_process() -> None:
     ports = Ports()
     columns = (Column(id="1", header="1", fields=("calls",)), Column(id="2", header="2", fields=("calls",), table="b"))
     one = loaded("one", "A b", labels={"b": ports}, columns=columns)
-    found = shown([one, loaded("execs", "EXECS", of=execs.PROBE)], RETURN)
+    found = table_specs([one, loaded("execs", "EXECS", of=execs.PROBE)], RETURN)
     assert found.counters == dict.fromkeys(("a", "b", "execs"), ("calls", "bytes"))
     assert found.labels == {"b": ports}
     assert found.columns == {"a": columns[:1], "b": columns[1:], "execs": ()}
@@ -77,7 +77,7 @@ def test_columns_of_errors_are_left_out_if_errors_are_not_counted(mode: LoadMode
     columns = tuple(
         Column(id=id_, header="", fields=("calls",), return_only=id_ == "errors") for id_ in ("errors", "always")
     )
-    assert tuple(c.id for c in shown([loaded("p", "A", columns=columns)], mode).columns["a"]) == expected
+    assert tuple(c.id for c in table_specs([loaded("p", "A", columns=columns)], mode).columns["a"]) == expected
 
 
 @pytest.mark.parametrize(("mode", "expected"), [(ENTRY, ["always"]), (RETURN, ["errors", "always"])])

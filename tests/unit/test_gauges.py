@@ -108,7 +108,7 @@ def test_an_account_under_other_settings_goes_on_with_the_gauges() -> None:
 
 def test_of_what_began_before_its_source_took_over_there_are_gauges_alone() -> None:
     of = account(3)
-    of.begin_gauges([harvest([(1, 5, 2)]), harvest([(2, 1, 0)], unseen=(1, 0))])
+    of.reset_gauges([harvest([(1, 5, 2)]), harvest([(2, 1, 0)], unseen=(1, 0))])
     calls, gauge = of.account(harvest([(1, 1, 0)]), NOW)
     assert {s.labels[0]: s.deltas[0] for s in gauge.series()} == {"disk1": 4, "disk2": 1, "other": 1}
     assert {s.labels[0]: s.totals[0] for s in calls.series()} == {"disk1": 1, "disk2": 0, "other": 0}

@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 
 from ebpfmon import ChartData, LabelSource, LoadMode, Snapshot, TableHarvest
-from ebpfmon.daemon.probes import shown
+from ebpfmon.daemon.probes import table_specs
 from ebpfmon.grouping import execs
 from ebpfmon.grouping.lookup import Found, Lookup, Wanted
 from ebpfmon.grouping.naming import Identity
@@ -190,7 +190,7 @@ def snapshots_of(scenario: Scenario, where: Path) -> list[Snapshot]:
         ]
         return SimpleNamespace(probe=probe, tables=tables, setup=SimpleNamespace(labels=labels.get(probe.name, {})))
 
-    published = shown([loaded(p) for p in (*discover().probes.values(), execs.PROBE)], LoadMode.RETURN)
+    published = table_specs([loaded(p) for p in (*discover().probes.values(), execs.PROBE)], LoadMode.RETURN)
     assert list(published.charts) == list(scenario["tables"])
     snapshots: list[Snapshot] = []
     with ThreadPoolExecutor(1) as executor:

@@ -131,10 +131,10 @@ def test_other_sources_begin_where_the_former_ones_end() -> None:
     harvester, (one,), clock, steps = build("one")
     beside = FakeSource(one.interval, [FakeTable("new", steps)], [7])
     own = FakeSource(FakeInterval("own", steps, clock), [FakeTable("own", steps), FakeTable("own too", steps)])
-    last = harvester.change([beside, own])
+    last = harvester.switch_sources([beside, own])
     assert set(last.tables) == {"one"}
     # with the flip of the former one the one beside it is flipped too; what they counted before is for gauges alone
-    assert [stem for stem, _ in last.begun] == ["new", "own", "own too"] * 2
+    assert [stem for stem, _ in last.overlap] == ["new", "own", "own too"] * 2
     assert steps == [
         ("drain", "new", 1), ("drain", "own", 1), ("drain", "own too", 1),
         ("flip", "one", 0), ("settle", "one", 0), ("drain", "one", 0),

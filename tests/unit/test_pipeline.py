@@ -22,7 +22,7 @@ from ebpfmon.grouping.lookup import Lookup
 from ebpfmon.grouping.registry import Context, groupings
 from ebpfmon.model import Harvest
 from ebpfmon.pipeline.harvest import Harvester
-from ebpfmon.pipeline.pipeline import GroupStage, Pipeline, Shown
+from ebpfmon.pipeline.pipeline import GroupStage, Pipeline, TableSpecs
 from ebpfmon.pipeline.publish import Publisher
 from ebpfmon.pipeline.self_metrics import SelfMetrics
 from ebpfmon.testing import keyed_table, process_table
@@ -71,7 +71,7 @@ def ports(*rows: tuple[int, int]) -> TableHarvest:
     return keyed_table([("port", "u4"), ("unused", "u4")], ["calls"], [{"port": p, "calls": c} for p, c in rows])
 
 
-SHOWN = Shown(
+SPECS = TableSpecs(
     charts=CHARTS,
     counters={"process": COUNTERS, "ports": ("calls",), "others": ("calls",)},
     labels={"ports": Ports()},
@@ -89,7 +89,7 @@ class FakeHarvester:
     def harvest(self) -> Harvest:
         return self.left.pop(0)
 
-    def change(self, sources: object) -> Harvest:
+    def switch_sources(self, sources: object) -> Harvest:
         return self.left.pop(0)
 
 
@@ -103,11 +103,11 @@ class FakePublisher:
         self.published.append(snapshot)
 
 
-Stage = Callable[[Shown, Executor], GroupStage]
+Stage = Callable[[TableSpecs, Executor], GroupStage]
 
 
 def ticks(
-    *intervals: Mapping[str, TableHarvest] | Harvest, shown: Shown = SHOWN, stage: Stage | None = None
+    *intervals: Mapping[str, TableHarvest] | Harvest, specs: TableSpecs = SPECS, stage: Stage | None = None
 ) -> list[Snapshot]:
     """What is published of these harvests, one second each."""
     harvests = [
@@ -117,21 +117,21 @@ def ticks(
 
     async def run() -> None:
         with ThreadPoolExecutor(1) as executor:
-            groups, monitor = stage(shown, executor) if stage else None, SelfMetrics(shown.counters, [])
+            groups, monitor = stage(specs, executor) if stage else None, SelfMetrics(specs.counters, [])
             pipeline = Pipeline(
-                "h", cast(Harvester, harvester), cast(Publisher, publisher), executor, shown, groups, monitor
+                "h", cast(Harvester, harvester), cast(Publisher, publisher), executor, specs, groups, monitor
             )
             while harvester.left:
                 await pipeline.tick()
-                pipeline.show(shown, groups, monitor)  # the same again changes nothing
+                pipeline.reconfigure(specs, groups, monitor)  # the same again changes nothing
 
     asyncio.run(run())
     return publisher.published
 
 
-def harvest(tables: Mapping[str, TableHarvest], *begun: TableHarvest, time_s: float = 5) -> Harvest:
-    begun_ = tuple(("ports", each) for each in begun)
-    return Harvest(time_s=time_s, elapsed_s=1, tables=tables, swap_ns=1, drain_ns=1, begun=begun_)
+def harvest(tables: Mapping[str, TableHarvest], *overlap: TableHarvest, time_s: float = 5) -> Harvest:
+    overlap_ = tuple(("ports", each) for each in overlap)
+    return Harvest(time_s=time_s, elapsed_s=1, tables=tables, swap_ns=1, drain_ns=1, overlap=overlap_)
 
 
 def values(snapshot: Snapshot) -> dict[str, Values]:
@@ -158,7 +158,7 @@ def test_each_chart_is_made_as_its_labels_say_and_of_its_table() -> None:
     assert values(second)["all ports"] == {"": (4, 111)}
     assert set(first.tables) == {"process", "ports"}
     assert (first.tables["process"].groups, first.tables["process"].labels) == ({}, None)
-    assert (first.tables["ports"].columns, first.tables["ports"].labels) == ((COLUMN,), SHOWN.labels["ports"])
+    assert (first.tables["ports"].columns, first.tables["ports"].labels) == ((COLUMN,), SPECS.labels["ports"])
 
 
 def test_a_table_that_could_not_be_read_has_no_charts_and_the_others_have_theirs() -> None:
@@ -171,11 +171,11 @@ def test_a_table_that_could_not_be_read_has_no_charts_and_the_others_have_theirs
 def grouped(*by: str, maximum: int = 200) -> Stage:
     """The stage of some groupings, as the daemon makes it. Nothing is looked up."""
 
-    def made(shown: Shown, executor: Executor) -> GroupStage:
+    def made(specs: TableSpecs, executor: Executor) -> GroupStage:
         there_are = groupings()
         context = Context(groups=Groups.parse("", "no file"), execs_since_ns=float("inf"))
         namings = {name: there_are[name].make(context) for name in by}
-        return GroupStage([there_are[name] for name in by], namings, shown, maximum, Lookup(), executor)
+        return GroupStage([there_are[name] for name in by], namings, specs, maximum, Lookup(), executor)
 
     return made
 
@@ -188,7 +188,7 @@ def test_command_lines_leave_the_pipeline_for_nobody() -> None:
 
 
 GAUGE = chart("gauge", Dimension.value("began", minus=("ended",)), "port", kind=Kind.GAUGE)
-UNDER_WAY = Shown(
+UNDER_WAY = TableSpecs(
     charts={"ports": (GAUGE,)}, counters={"ports": ("began", "ended")}, labels={"ports": Ports()}
 )  # fmt: skip
 
@@ -211,17 +211,17 @@ def test_gauges_go_on_under_other_settings_and_of_other_sources_begin_with_what_
     async def run() -> None:
         with ThreadPoolExecutor(1) as executor:
 
-            def shown() -> tuple[Shown, None, SelfMetrics]:
+            def specs() -> tuple[TableSpecs, None, SelfMetrics]:
                 return replace(UNDER_WAY, labels={"ports": Ports()}), None, SelfMetrics([], [])
 
             pipeline = Pipeline(
-                "h", cast(Harvester, harvester), cast(Publisher, publisher), executor, *shown()
+                "h", cast(Harvester, harvester), cast(Publisher, publisher), executor, *specs()
             )  # fmt: skip
             await pipeline.tick()
-            pipeline.show(*shown())
+            pipeline.reconfigure(*specs())
             await pipeline.tick()
-            await pipeline.change([])
-            pipeline.show(*shown())
+            await pipeline.switch_sources([])
+            pipeline.reconfigure(*specs())
             await pipeline.tick()
 
     asyncio.run(run())
@@ -237,20 +237,20 @@ def test_totals_survive_a_reload_unless_it_asks_for_other_series() -> None:
     async def run() -> None:
         with ThreadPoolExecutor(1) as executor:
 
-            def shown(labels: LabelSource) -> tuple[Shown, None, SelfMetrics]:
-                return replace(SHOWN, labels={"ports": labels}), None, SelfMetrics([], [])
+            def specs(labels: LabelSource) -> tuple[TableSpecs, None, SelfMetrics]:
+                return replace(SPECS, labels={"ports": labels}), None, SelfMetrics([], [])
 
-            of = shown(Ports())
+            of = specs(Ports())
             pipeline = Pipeline("h", cast(Harvester, harvester), cast(Publisher, publisher), executor, *of)
             await pipeline.tick()
-            pipeline.show(*shown(Ports()))
+            pipeline.reconfigure(*specs(Ports()))
             await pipeline.tick()
-            await pipeline.change([])
-            pipeline.show(*shown(Ports()))
+            await pipeline.switch_sources([])
+            pipeline.reconfigure(*specs(Ports()))
             await pipeline.tick()
             more = Ports()
             more.maximum = 2
-            pipeline.show(*shown(more))
+            pipeline.reconfigure(*specs(more))
             await pipeline.tick()
 
     asyncio.run(run())
@@ -261,7 +261,7 @@ def test_totals_survive_a_reload_unless_it_asks_for_other_series() -> None:
 
 IO = chart("read", Dimension.value("read_calls"), grouped=True, of="process")
 SENT = chart("sent", Dimension.value("sent_bytes"), grouped=True, of="network")
-BY_PROCESS = Shown(
+BY_PROCESS = TableSpecs(
     charts={"process": (READ, IO), "network": (SENT,)},
     counters={"process": COUNTERS, "network": ("sent_calls", "sent_bytes")},
     by_process=frozenset({"process", "network"}),
@@ -297,7 +297,7 @@ def test_of_every_grouping_the_series_of_every_chart_add_up_to_the_system(
         for first, second, overflow in intervals
     ]
     for snapshot, tables in zip(
-        ticks(*harvests, shown=BY_PROCESS, stage=grouped(*by, maximum=maximum)), harvests, strict=True
+        ticks(*harvests, specs=BY_PROCESS, stage=grouped(*by, maximum=maximum)), harvests, strict=True
     ):
         charts = {
             data.chart.id: data for data in snapshot.charts if data.chart.labels and "ebpfmon" not in data.chart.id
@@ -317,7 +317,7 @@ def test_of_every_grouping_the_series_of_every_chart_add_up_to_the_system(
 def test_each_grouping_has_its_groups_and_its_charts() -> None:
     rows = [(0, b"cat", 3), (0, b"other", 5), (7, b"cat", 11), (7, b"", 2)]
     (only,) = ticks(
-        {"process": of_processes(COUNTERS, rows, 4)}, shown=BY_PROCESS, stage=grouped("process", "user")
+        {"process": of_processes(COUNTERS, rows, 4)}, specs=BY_PROCESS, stage=grouped("process", "user")
     )  # fmt: skip
     by_process = only.chart("processes.read")
     assert by_process
@@ -338,15 +338,15 @@ def test_a_grouping_that_stays_keeps_its_totals_when_others_come_or_go() -> None
     async def run() -> None:
         with ThreadPoolExecutor(1) as executor:
 
-            def of(*by: str, maximum: int = 200) -> tuple[Shown, GroupStage, SelfMetrics]:
+            def of(*by: str, maximum: int = 200) -> tuple[TableSpecs, GroupStage, SelfMetrics]:
                 return BY_PROCESS, grouped(*by, maximum=maximum)(BY_PROCESS, executor), SelfMetrics([], [])
 
             wanted = of("process")
             pipeline = Pipeline("h", cast(Harvester, harvester), cast(Publisher, publisher), executor, *wanted)
             await pipeline.tick()
-            pipeline.show(*of("user", "process"))
+            pipeline.reconfigure(*of("user", "process"))
             await pipeline.tick()
-            pipeline.show(*of("process", maximum=199))
+            pipeline.reconfigure(*of("process", maximum=199))
             await pipeline.tick()
 
     asyncio.run(run())
@@ -365,7 +365,7 @@ def test_a_snapshot_does_not_grow_without_end_though_groups_come_and_go(programs
         }
         for second in range(22 * 60)
     ]
-    published = ticks(*harvests, shown=BY_PROCESS, stage=grouped("process", maximum=maximum))
+    published = ticks(*harvests, specs=BY_PROCESS, stage=grouped("process", maximum=maximum))
     data = [of for snapshot in published if (of := snapshot.chart("processes.read"))]
     assert len({labels for of in data for labels in of.index.labels}) > most, "many come and go"
     assert max(map(len, data)) <= most + 2
@@ -377,7 +377,7 @@ def test_a_snapshot_does_not_grow_without_end_though_groups_come_and_go(programs
 def test_a_snapshot_is_as_small_as_before_five_minutes_after_many_groups_have_gone() -> None:
     rows = [(0, b"p%d" % n, 1) for n in range(1000)]
     harvests = [{"process": of_processes(COUNTERS, each, 0)} for each in ([], rows, *([],) * 301)]
-    published = ticks(*harvests, shown=BY_PROCESS, stage=grouped("process", maximum=1000))
+    published = ticks(*harvests, specs=BY_PROCESS, stage=grouped("process", maximum=1000))
     sizes = [len(msgspec.json.encode(to_json(snapshot))) for snapshot in (*published[:2], published[-1])]
     assert max(sizes) > 30 * sizes[0]
     assert sizes[-1] < 1.1 * sizes[0]
