@@ -21,7 +21,7 @@ from ebpfmon.kernel import tables
 from ebpfmon.kernel.attach import LoadedProbe
 from ebpfmon.kernel.bpfobject import BpfObject
 from ebpfmon.pipeline.account import KeyAccount
-from ebpfmon.pipeline.schedule import Moment
+from ebpfmon.pipeline.schedule import TimeInterval
 from ebpfmon.plugins import registry
 
 METHOD = (
@@ -190,7 +190,7 @@ def _of_keys(probe: Probe, count: int, dimensions: int, rounds: int) -> list[tup
             start = time.thread_time_ns()
             harvest = table.drain(side)
             drained = time.thread_time_ns()
-            by_key.account(harvest, Moment(1e9, 1.0))
+            by_key.account(harvest, TimeInterval(1e9, 1.0))
             times.append(((drained - start) / 1e6, (time.thread_time_ns() - drained) / 1e6))
     return times[1:]
 

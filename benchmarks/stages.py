@@ -10,16 +10,16 @@ from typing import NamedTuple
 from ebpfmon import ChartData, LoadMode, Snapshot, TableHarvest, TableView
 from ebpfmon.daemon.probes import table_specs
 from ebpfmon.grouping.groups import Groups
-from ebpfmon.grouping.lookup import Found, Lookup
+from ebpfmon.grouping.lookup import Lookup, LookupResult
 from ebpfmon.grouping.registry import Context, groupings
 from ebpfmon.kernel.attach import LoadedProbe
 from ebpfmon.kernel.tables import Table
 from ebpfmon.pipeline.account import SystemAccount
 from ebpfmon.pipeline.attribute import Attributed
 from ebpfmon.pipeline.pipeline import GroupStage
-from ebpfmon.pipeline.schedule import Moment
+from ebpfmon.pipeline.schedule import TimeInterval
 
-_MOMENT = Moment(1e9, 1.0)
+_INTERVAL = TimeInterval(1e9, 1.0)
 
 
 class Took(NamedTuple):
@@ -68,8 +68,8 @@ class Stages:
         columns, groups = self._specs.columns[self._stem], attributed.of_rows(self._stem)
         return Snapshot(
             host="host",
-            time_s=_MOMENT.time_s,
-            elapsed_s=_MOMENT.elapsed_s,
+            time_s=_INTERVAL.time_s,
+            elapsed_s=_INTERVAL.elapsed_s,
             complete=True,
             charts=tuple(self._account(harvest, attributed)),
             tables={self._stem: TableView(harvest=harvest, columns=columns, groups=groups)},
@@ -77,8 +77,8 @@ class Stages:
 
     def _attribute(self, harvest: TableHarvest) -> Attributed:
         attribution = self._groups.attribution
-        return attribution.assign(attribution.look({self._stem: harvest}), Found())
+        return attribution.assign(attribution.prepare({self._stem: harvest}), LookupResult())
 
     def _account(self, harvest: TableHarvest, attributed: Attributed) -> list[ChartData]:
-        system = self._system.account(harvest, _MOMENT)
-        return system + self._groups.account({self._stem: harvest}, attributed, _MOMENT)
+        system = self._system.account(harvest, _INTERVAL)
+        return system + self._groups.account({self._stem: harvest}, attributed, _INTERVAL)

@@ -36,7 +36,7 @@ class ProcessFacts:
 
 
 @dataclass(frozen=True, slots=True)
-class Wanted:
+class LookupRequest:
     """Facts to look up: processes by tgid, users by uid, cgroups by the id that bpf_get_current_cgroup_id() returns."""
 
     processes: tuple[int, ...] = ()
@@ -46,8 +46,8 @@ class Wanted:
     def __bool__(self) -> bool:
         return bool(self.processes or self.users or self.cgroups)
 
-    def __or__(self, other: Wanted) -> Wanted:
-        return Wanted(
+    def __or__(self, other: LookupRequest) -> LookupRequest:
+        return LookupRequest(
             _union(self.processes, other.processes),
             _union(self.users, other.users),
             _union(self.cgroups, other.cgroups),
@@ -55,7 +55,7 @@ class Wanted:
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class LookupResult:
     """The facts that were found in time. A process or cgroup that is gone is None.
 
     `processes` also has ancestors. `users` has the number as text if there is no name. `cgroups` has paths as in
@@ -76,9 +76,9 @@ class Lookup:
         self._paths: dict[int, str] = {}  # from the last complete walk, and from the one under way
         self._walk: Iterator[tuple[int, str]] | None = None
         self._walked: dict[int, str] = {}
-        self._sought: frozenset[int] = frozenset()  # the ids that were wanted when the walk began
+        self._sought: frozenset[int] = frozenset()  # the ids that were request when the walk began
 
-    def answer(self, wanted: Wanted, known: Container[int], seconds: float) -> Found:
+    def answer(self, request: LookupRequest, known: Container[int], seconds: float) -> LookupResult:
         """Return what can be found out within this time, and at least one fact.
 
         For each process the result also has its ancestors, up to the first that is `known`. It may have no cgroup at
@@ -91,12 +91,12 @@ class Lookup:
         def enough() -> bool:
             return bool(processes or users) and time.monotonic() >= deadline
 
-        for tgid in wanted.processes:
+        for tgid in request.processes:
             self._ask_process(tgid, processes, known, enough)
-        for uid in wanted.users:
+        for uid in request.users:
             if not enough():
                 users[uid] = _user(uid)
-        return Found(processes, users, self._ask_cgroups(wanted.cgroups, deadline))
+        return LookupResult(processes, users, self._ask_cgroups(request.cgroups, deadline))
 
     def _ask_process(
         self, tgid: int, found: dict[int, ProcessFacts | None], known: Container[int], enough: Callable[[], bool]
@@ -142,7 +142,7 @@ class Lookup:
                     break
             else:
                 self._walk, self._paths = None, self._walked
-                # a cgroup that was wanted later may have been made where the walk had already been
+                # a cgroup that was request later may have been made where the walk had already been
                 gone = self._sought - self._paths.keys()
         return {i: self._paths.get(i) for i in ids if i in self._paths or i in gone}
 

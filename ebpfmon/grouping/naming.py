@@ -12,7 +12,7 @@ from typing import NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from ebpfmon.grouping.lookup import Found, Wanted
+from ebpfmon.grouping.lookup import LookupRequest, LookupResult
 from ebpfmon.grouping.recent import Recent
 
 REMEMBERED = 4096
@@ -42,10 +42,10 @@ class Naming(Protocol):
     def learn(self, execs: NDArray[np.void]) -> None:
         """Take in the rows of the table `execs`: the programs that were started in the interval."""
 
-    def wanted(self, new: Sequence[Identity]) -> Wanted:
+    def request(self, new: Sequence[Identity]) -> LookupRequest:
         """Return the facts needed to name these processes, which are in the order of their start."""
 
-    def found(self, found: Found) -> None:
+    def receive(self, result: LookupResult) -> None:
         """Take in facts that were looked up."""
 
     def name(self, who: Identity) -> tuple[str | None, bool]:
@@ -70,7 +70,7 @@ class Intersection:
         return all(item in part for part in self._parts)
 
 
-class SelfContained:
+class RowNaming:
     """A naming that needs no facts beyond the kernel's rows."""
 
     known: Container[int] = Intersection()
@@ -78,14 +78,14 @@ class SelfContained:
     def learn(self, execs: NDArray[np.void]) -> None:
         pass
 
-    def wanted(self, new: Sequence[Identity]) -> Wanted:
-        return Wanted()
+    def request(self, new: Sequence[Identity]) -> LookupRequest:
+        return LookupRequest()
 
-    def found(self, found: Found) -> None:
+    def receive(self, result: LookupResult) -> None:
         pass
 
 
-class LookedUp(SelfContained):
+class LookupNaming(RowNaming):
     """A naming by a number in the row, such as the uid, whose name is looked up once."""
 
     def __init__(self, number: Callable[[Identity], int]) -> None:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from ebpfmon.model import Chart, ChartData, Dimension, LabelSource, Role, RowGroups, Rows, SeriesIndex, TableHarvest
 from ebpfmon.pipeline.aggregate import FEW, Aggregator, at, concatenated, taken
 from ebpfmon.pipeline.gauges import Gauges, signs_of
-from ebpfmon.pipeline.schedule import Moment
+from ebpfmon.pipeline.schedule import TimeInterval
 from ebpfmon.pipeline.top_k import TopK
 
 Counters = Mapping[str, Sequence[str]]
@@ -90,7 +90,7 @@ class SystemAccount:
         self._index: SeriesIndex | None = None
         self._idle: list[ChartData] = []
 
-    def account(self, table: TableHarvest, moment: Moment) -> list[ChartData]:
+    def account(self, table: TableHarvest, interval: TimeInterval) -> list[ChartData]:
         """Return one interval as charts."""
         counted = _vector(table.totals, self._names)
         gauges = self._gauges_of(table)
@@ -98,7 +98,7 @@ class SystemAccount:
         if idle and self._idle:
             return self._idle
         if self._index is None:
-            starts = (moment.start_s,)
+            starts = (interval.start_s,)
             self._index = SeriesIndex(labels=_NO_LABELS, names=_NO_LABELS, roles=(Role.ITEM,), starts_s=starts)
         self._totals += counted
         charts = self._columns.charts_of(self._index, counted[np.newaxis], self._totals, gauges[np.newaxis])
@@ -151,24 +151,26 @@ class _LabelledAccount:
         self._index: SeriesIndex | None = None
         self._idle: list[ChartData] = []
 
-    def account(self, counted: _Counted, name: Namer, moment: Moment, tables: Collection[str]) -> list[ChartData]:
+    def account(
+        self, counted: _Counted, name: Namer, interval: TimeInterval, tables: Collection[str]
+    ) -> list[ChartData]:
         """Return one interval as the charts of these tables: series in the order in which they came, then the rest."""
         idle = not len(counted.rows) and not counted.totals.any() and not len(self.gauges.values)
-        if idle and self._idle and self._top.age(moment.elapsed_s):
+        if idle and self._idle and self._top.age(interval.elapsed_s):
             before, index = self._index, self._indexed(name)
             if index is not before:  # a name has become better
                 self._idle = [replace(data, index=index) for data in self._idle]
             return [data for data in self._idle if data.chart.table in tables]
-        deltas, gauges = self._take_in(counted, moment)
+        deltas, gauges = self._take_in(counted, interval)
         totals = np.vstack((self._totals[: self._selected], self._rest_totals))
         charts = self._columns.charts_of(self._indexed(name), deltas, totals, gauges)
         self._idle = charts if idle else []
         return [data for data in charts if data.chart.table in tables]
 
-    def _take_in(self, counted: _Counted, moment: Moment) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    def _take_in(self, counted: _Counted, interval: TimeInterval) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Return what each series counted, (series, counters), and its gauges, (series, gauges)."""
         rows, numbers, total = self._with_gauges(counted)
-        selection = self._top.select(rows, numbers, self._weights, moment.elapsed_s)
+        selection = self._top.select(rows, numbers, self._weights, interval.elapsed_s)
         self._selected, counters = selection.selected, len(self._columns.names)
         sums = selection.sums[: self._selected]
         if selection.known is not None:
@@ -176,11 +178,11 @@ class _LabelledAccount:
             self._totals = at(self._totals, selection.known)
             self._starts_s = np.where(is_new, np.nan, at(self._starts_s, selection.known))
             starts_s = self._starts_s[: self._selected]
-            starts_s[np.isnan(starts_s)] = moment.start_s
+            starts_s[np.isnan(starts_s)] = interval.start_s
         # totals of a key that is hidden stand still: what it does is in `other`
         self._totals[: self._selected] += sums[:, :counters]
         if self._rest_start_s is None:
-            self._rest_start_s = moment.start_s
+            self._rest_start_s = interval.start_s
         rest = [total - sums.sum(axis=0)]
         if Role.OVERFLOW in self._rest:
             overflow = np.concatenate((counted.overflow, np.zeros(len(self.gauges), np.int64)))
@@ -251,7 +253,7 @@ class KeyAccount:
         for table in overlap:
             self._account.gauges.add(table.rows, table.counters, _vector(table.totals, self._names))
 
-    def account(self, table: TableHarvest, moment: Moment) -> list[ChartData]:
+    def account(self, table: TableHarvest, interval: TimeInterval) -> list[ChartData]:
         """Return one interval as charts. The series add up to the table's totals, less the rows that are not wanted."""
         rows, numbers, totals = table.rows, table.counters, _vector(table.totals, self._names)
         wanted = self._labels.wanted(rows) if len(rows) else None
@@ -259,7 +261,7 @@ class KeyAccount:
             totals = totals - numbers[~wanted].sum(axis=0)
             rows, numbers = taken(rows, wanted), numbers[wanted]
         counted = _Counted(rows=rows, numbers=numbers, totals=totals, overflow=np.zeros_like(totals))
-        return self._account.account(counted, self._name, moment, {self._table})
+        return self._account.account(counted, self._name, interval, {self._table})
 
     def _name(self, rows: Rows) -> tuple[Sequence[tuple[str, ...]], Sequence[tuple[str, ...]]]:
         return self._labels.values(rows), self._labels.names(rows)
@@ -298,7 +300,7 @@ class GroupAccount:
         tables: Mapping[str, TableHarvest],
         by_group: Mapping[str, GroupSums],
         names: Mapping[int, str],
-        moment: Moment,
+        interval: TimeInterval,
     ) -> list[ChartData]:
         """Return one interval as charts. `names`: of all groups in `by_group`."""
         spans, width = self._columns.spans, len(self._columns.names)
@@ -327,7 +329,7 @@ class GroupAccount:
             labels = [(self._names[group],) for group in ids]
             return labels, labels
 
-        return self._account.account(counted, name, moment, by_group.keys())
+        return self._account.account(counted, name, interval, by_group.keys())
 
 
 def sums_by(numbers: NDArray[np.int64], table: TableHarvest) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ebpfmon.grouping import execs
-from ebpfmon.grouping.lookup import Found, Wanted
+from ebpfmon.grouping.lookup import LookupRequest, LookupResult
 from ebpfmon.grouping.naming import Identity, Intersection, Naming
 from ebpfmon.grouping.recent import Recent
 from ebpfmon.model import RowGroups, Rows, TableHarvest
@@ -26,13 +26,13 @@ class Pending:
 
     `combinations` has of each table the combination of each row, -1 where it is not known yet, i64 (rows,);
     `identities` what identifies the process of each row. `new` are the processes that are not known, in the order of
-    their start, and `wanted` is what should be looked up for them.
+    their start, and `request` is what should be looked up for them.
     """
 
     combinations: Mapping[str, NDArray[np.int64]]
     identities: Mapping[str, list[bytes]]
     new: Mapping[bytes, Identity]
-    wanted: Wanted
+    request: LookupRequest
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,7 +78,7 @@ class Attribution:
         """The processes whose ancestors need not be looked up."""
         return Intersection(naming.known for naming in self._namings.values())
 
-    def look(self, tables: Mapping[str, TableHarvest]) -> Pending:
+    def prepare(self, tables: Mapping[str, TableHarvest]) -> Pending:
         """Find the processes that are new in this interval. Then comes `assign`."""
         if execs.TABLE in tables:
             for naming in self._namings.values():
@@ -104,15 +104,15 @@ class Attribution:
                 else:
                     found[row] = known
         new = dict(sorted(new.items(), key=lambda item: item[1].key))
-        wanted = Wanted()
+        request = LookupRequest()
         for naming in self._namings.values():
-            wanted |= naming.wanted(tuple(new.values()))
-        return Pending(combinations=combinations, identities=identities, new=new, wanted=wanted)
+            request |= naming.request(tuple(new.values()))
+        return Pending(combinations=combinations, identities=identities, new=new, request=request)
 
-    def assign(self, pending: Pending, found: Found) -> Attributed:
+    def assign(self, pending: Pending, found: LookupResult) -> Attributed:
         """Say which groups the rows belong to, with the answers that came in time."""
         for naming in self._namings.values():
-            naming.found(found)
+            naming.receive(found)
         named: dict[bytes, int] = {}
         self.waiting = 0
         for raw, identity in pending.new.items():

@@ -8,7 +8,7 @@ from concurrent.futures import Executor
 from dataclasses import dataclass, field
 
 from ebpfmon.grouping import execs
-from ebpfmon.grouping.lookup import Found, Lookup
+from ebpfmon.grouping.lookup import Lookup, LookupResult
 from ebpfmon.grouping.naming import Naming
 from ebpfmon.grouping.registry import Grouping
 from ebpfmon.model import Chart, ChartData, Column, Harvest, LabelSource, Snapshot, TableHarvest, TableView
@@ -16,7 +16,7 @@ from ebpfmon.pipeline.account import Counters, GroupAccount, GroupSums, KeyAccou
 from ebpfmon.pipeline.attribute import Attributed, Attribution, Pending
 from ebpfmon.pipeline.harvest import Harvester, Source
 from ebpfmon.pipeline.publish import Publisher
-from ebpfmon.pipeline.schedule import Moment
+from ebpfmon.pipeline.schedule import TimeInterval
 from ebpfmon.pipeline.self_metrics import SelfMetrics
 
 LOOKUP_S = 0.02
@@ -64,7 +64,7 @@ class GroupStage:
             )
             for grouping in groupings
         }
-        self._asked: asyncio.Future[Found] | None = None
+        self._asked: asyncio.Future[LookupResult] | None = None
         self._looked_up = self._forgotten = 0
 
     def take_over(self, former: GroupStage) -> None:
@@ -81,10 +81,12 @@ class GroupStage:
 
     async def attribute(self, harvest: Harvest) -> Attributed:
         """Say which groups the rows of an interval belong to."""
-        pending = self.attribution.look(harvest.tables)
+        pending = self.attribution.prepare(harvest.tables)
         return self.attribution.assign(pending, await self._ask(pending))
 
-    def account(self, tables: Mapping[str, TableHarvest], attributed: Attributed, moment: Moment) -> list[ChartData]:
+    def account(
+        self, tables: Mapping[str, TableHarvest], attributed: Attributed, interval: TimeInterval
+    ) -> list[ChartData]:
         """Return the charts of all groupings. One pass over the rows serves them all."""
         sums = {stem: sums_by(combinations, tables[stem]) for stem, combinations in attributed.combinations.items()}
         charts: list[ChartData] = []
@@ -93,20 +95,20 @@ class GroupStage:
                 stem: GroupSums(attributed.groups[combinations, n], of_each)
                 for stem, (combinations, of_each) in sums.items()
             }
-            charts += account.account(tables, by_group, attributed.names, moment)
+            charts += account.account(tables, by_group, attributed.names, interval)
         return charts
 
-    async def _ask(self, pending: Pending) -> Found:
+    async def _ask(self, pending: Pending) -> LookupResult:
         """Return answers, as far as they come in time: a look-up that hangs must not delay a tick."""
         if self._asked is None:
-            if not pending.wanted:
-                return Found()
+            if not pending.request:
+                return LookupResult()
             self._asked = asyncio.get_running_loop().run_in_executor(
-                self._executor, self._lookup.answer, pending.wanted, self.attribution.known, LOOKUP_S
+                self._executor, self._lookup.answer, pending.request, self.attribution.known, LOOKUP_S
             )
         done, _ = await asyncio.wait({self._asked}, timeout=2 * LOOKUP_S)
         if not done:
-            return Found()
+            return LookupResult()
         asked, self._asked = self._asked, None
         found = asked.result()
         self._looked_up += len(found.processes) + len(found.users) + len(found.cgroups)
@@ -190,17 +192,19 @@ class Pipeline:
         self._publisher.publish(self._account(harvest, attributed, late_ticks))
 
     def _account(self, harvest: Harvest, attributed: Attributed | None, late_ticks: int) -> Snapshot:
-        tables, moment = harvest.tables, Moment(harvest.time_s, harvest.elapsed_s)
+        tables, interval = harvest.tables, TimeInterval(harvest.time_s, harvest.elapsed_s)
         charts: list[ChartData] = []
         for stem, system in self._system.items():
             if stem in tables:
-                charts += system.account(tables[stem], moment)
+                charts += system.account(tables[stem], interval)
         for stem, by_key in self._by_key.items():
             if stem in tables:
-                charts += by_key.account(tables[stem], moment)
+                charts += by_key.account(tables[stem], interval)
         if self._groups and attributed:
-            charts += self._groups.account(tables, attributed, moment)
-        charts += self._self_metrics.charts(harvest, late_ticks, self._groups.fields() if self._groups else {}, moment)
+            charts += self._groups.account(tables, attributed, interval)
+        charts += self._self_metrics.charts(
+            harvest, late_ticks, self._groups.fields() if self._groups else {}, interval
+        )
         return Snapshot(
             host=self._host,
             time_s=harvest.time_s,

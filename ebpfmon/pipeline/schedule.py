@@ -62,7 +62,7 @@ class Tick:
 
 
 @dataclass(frozen=True, slots=True)
-class Moment:
+class TimeInterval:
     """The end of an interval in seconds since the epoch, and its length."""
 
     time_s: float

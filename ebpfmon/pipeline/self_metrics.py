@@ -12,7 +12,7 @@ from typing import Protocol
 import numpy as np
 
 from ebpfmon.model import Chart, ChartData, Dimension, Harvest, Kind, Role, SeriesIndex
-from ebpfmon.pipeline.schedule import Moment
+from ebpfmon.pipeline.schedule import TimeInterval
 
 _FAMILY = "ebpfmon"
 _FIRST_PRIORITY = 145000  # after everything else
@@ -103,12 +103,14 @@ class SelfMetrics:
                     totals[n] = before[places[name]]
 
     def charts(
-        self, harvest: Harvest, late_ticks: int, attribution: Mapping[str, int], moment: Moment
+        self, harvest: Harvest, late_ticks: int, attribution: Mapping[str, int], interval: TimeInterval
     ) -> list[ChartData]:
         """Return the charts of this tick. `attribution` has its own numbers, if groups are turned on."""
-        return self.charts_of(self.numbers(harvest, late_ticks, attribution), moment)
+        return self.charts_of(self.numbers(harvest, late_ticks, attribution), interval)
 
-    def charts_of(self, numbers: Mapping[str, Sequence[Sequence[int | float]]], moment: Moment) -> list[ChartData]:
+    def charts_of(
+        self, numbers: Mapping[str, Sequence[Sequence[int | float]]], interval: TimeInterval
+    ) -> list[ChartData]:
         """Return the charts with these numbers: of each chart, a row for each series."""
         found = []
         for chart, of, totals in zip(self.declared, _CHARTS, self._totals, strict=True):
@@ -116,7 +118,7 @@ class SelfMetrics:
             deltas = np.array(numbers[of.id], of_kind).reshape(totals.shape)
             if of.kind.cumulative:
                 totals += deltas
-            index = self._index(of.label, moment)
+            index = self._index(of.label, interval)
             found.append(ChartData(chart=chart, index=index, deltas=deltas, totals=totals.copy()))
         return found
 
@@ -150,10 +152,10 @@ class SelfMetrics:
         ids = ("sinks_sent", "sinks_dropped", "sinks_errors")
         return {id_: [[change[n]] for change in changes] for n, id_ in enumerate(ids)}
 
-    def _index(self, label: str, moment: Moment) -> SeriesIndex:
+    def _index(self, label: str, interval: TimeInterval) -> SeriesIndex:
         if label not in self._indexes:
             values = tuple((name,) for name in self._names[label]) if label else ((),)
-            starts_s = tuple(self._starts_s.setdefault((label, name), moment.start_s) for name in self._names[label])
+            starts_s = tuple(self._starts_s.setdefault((label, name), interval.start_s) for name in self._names[label])
             self._indexes[label] = SeriesIndex(
                 labels=values, names=values, roles=(Role.ITEM,) * len(values), starts_s=starts_s
             )

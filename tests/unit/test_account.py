@@ -12,14 +12,14 @@ from hypothesis import strategies as st
 
 from ebpfmon import Buckets, Chart, ChartData, Dimension, Kind, Role, TableHarvest
 from ebpfmon.pipeline.account import SystemAccount
-from ebpfmon.pipeline.schedule import Moment
+from ebpfmon.pipeline.schedule import TimeInterval
 from tests.unit.support import chart
 
 READ = Dimension("r", "read", ("reads",))
 ZOMBIES = Dimension("z", "zombie", ("exits", "kills"), ("releases",))
 COUNTERS = ("reads", "exits", "kills", "releases")
 FIELDS = st.fixed_dictionaries({}, optional={n: st.integers(0, 1 << 55) for n in COUNTERS})
-NOW = Moment(1000.0, 1.0)
+NOW = TimeInterval(1000.0, 1.0)
 
 
 def account(*charts: Chart) -> SystemAccount:
@@ -105,7 +105,7 @@ def test_a_gauge_is_what_began_less_what_ended_since_the_load_and_has_no_total()
 def test_totals_begin_with_the_first_interval() -> None:
     of = account(chart(READ))
     for n in range(3):
-        (data,) = of.account(counted({"reads": n}), Moment(1000.0 + n, 0.5))
+        (data,) = of.account(counted({"reads": n}), TimeInterval(1000.0 + n, 0.5))
         assert data.index.starts_s == (999.5,)
 
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from ebpfmon import Buckets, Chart, ChartData, Dimension, Kind, Role, RowGroups, TableHarvest
 from ebpfmon.pipeline.account import GroupAccount, GroupSums, sums_by
-from ebpfmon.pipeline.schedule import Moment
+from ebpfmon.pipeline.schedule import TimeInterval
 
 COUNTERS = ("calls", "some_bytes")
 ROW = np.dtype([("tgid", "u8"), *((name, "u8") for name in COUNTERS)])
@@ -53,7 +53,7 @@ class Groups:
     def account(self, elapsed_s: float = 1.0, **tables: TableHarvest) -> list[ChartData]:
         self.now_s += elapsed_s
         sums = {name: GroupSums(of.rows["tgid"].astype(np.uint64), of.counters.copy()) for name, of in tables.items()}
-        return self.account_.account(tables, sums, self.names, Moment(self.now_s, elapsed_s))
+        return self.account_.account(tables, sums, self.names, TimeInterval(self.now_s, elapsed_s))
 
     def deltas(self, *rows: Row, elapsed_s: float = 1.0) -> dict[str, int]:
         """Of the first chart, without the rest."""
@@ -332,7 +332,7 @@ def test_a_histogram_by_grouping_has_buckets_and_a_sum_for_each_group() -> None:
     harvest = TableHarvest(rows, totals, dict.fromkeys(counters, 7), 14, 64)
     sums = {"t": GroupSums(rows["group"].copy(), harvest.counters.copy())}
     for n in (1, 2):
-        (data,) = account.account({"t": harvest}, sums, NAMES, Moment(float(n), 1.0))
+        (data,) = account.account({"t": harvest}, sums, NAMES, TimeInterval(float(n), 1.0))
         found = {s.labels[0]: (s.histogram.counts, s.histogram.sum) for s in data.series()}
         assert found == {
             "group 1": ((2, 3), 40), "group 2": ((5, 0), 9), "other": ((1, 0), 1), "overflow": ((7, 7), 7),

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from ebpfmon import VALUE, Chart, ChartData, Dimension, LabelSource, Role, Rows, TableHarvest
 from ebpfmon.pipeline import aggregate
 from ebpfmon.pipeline.account import KeyAccount
-from ebpfmon.pipeline.schedule import Moment
+from ebpfmon.pipeline.schedule import TimeInterval
 
 ROW = np.dtype(
     [("start_ns", "u8"), ("tgid", "u4"), ("port", "u2"), ("zone", "i2"), ("address", "u8"), ("calls", "u8"),
@@ -77,7 +77,7 @@ class Each:
 
     def account(self, table: TableHarvest, elapsed_s: float = 1.0) -> list[ChartData]:
         self.now_s += elapsed_s
-        return self.account_.account(table, Moment(self.now_s, elapsed_s))
+        return self.account_.account(table, TimeInterval(self.now_s, elapsed_s))
 
 
 def harvest(rows: Rows, overflow: int = 0) -> TableHarvest:

@@ -74,7 +74,7 @@ def test_a_stage_imports_the_model_and_the_engines_and_no_other_stage(stage: str
     path = CORE[stage]
     assert of_pipeline(path) <= ENGINES | {"ebpfmon.pipeline.schedule"}
     of_schedule = {n for m, n in imports(path) if m == "ebpfmon.pipeline.schedule"}
-    assert of_schedule <= {"Clock", "Moment"}, "only the daemon makes ticks"
+    assert of_schedule <= {"Clock", "TimeInterval"}, "only the daemon makes ticks"
     rest = {n for n in of_core(path) - of_pipeline(path) if not re.match(r"ebpfmon\.(model|errors|text)\b", n)}
     assert {n for n in rest if not n.startswith("ebpfmon.grouping.")} == set()
     assert not rest or stage == "ebpfmon.pipeline.attribute", "only attribution knows how processes are grouped"

@@ -9,7 +9,7 @@ import pytest
 from numpy.typing import NDArray
 
 from ebpfmon import RowGroups, TableHarvest
-from ebpfmon.grouping.lookup import Found, Wanted
+from ebpfmon.grouping.lookup import LookupRequest, LookupResult
 from ebpfmon.grouping.naming import Identity
 from ebpfmon.pipeline import attribute as module
 from ebpfmon.pipeline.attribute import Attributed, Attribution
@@ -33,11 +33,11 @@ class FakeNaming:
     def learn(self, execs: NDArray[np.void]) -> None:
         self.learnt = execs
 
-    def wanted(self, new: Sequence[Identity]) -> Wanted:
-        return Wanted(processes=tuple(i.tgid for i in new if i.comm.startswith(b"?")))
+    def request(self, new: Sequence[Identity]) -> LookupRequest:
+        return LookupRequest(processes=tuple(i.tgid for i in new if i.comm.startswith(b"?")))
 
-    def found(self, found: Found) -> None:
-        self.answers |= found.processes.keys()
+    def receive(self, result: LookupResult) -> None:
+        self.answers |= result.processes.keys()
 
     def name(self, who: Identity) -> tuple[str | None, bool]:
         self.asked.append(who)
@@ -74,14 +74,14 @@ def attribution(naming: FakeNaming) -> Attribution:
     return Attribution({"app": naming})
 
 
-NOTHING = Found()
+NOTHING = LookupResult()
 
 
-def attribute(of: Attribution, found: Found = NOTHING, **tables: TableHarvest) -> Attributed:
-    return of.assign(of.look(tables), found)
+def attribute(of: Attribution, found: LookupResult = NOTHING, **tables: TableHarvest) -> Attributed:
+    return of.assign(of.prepare(tables), found)
 
 
-def named(of: Attribution, table: TableHarvest, found: Found = NOTHING, by: str = "app") -> list[str | None]:
+def named(of: Attribution, table: TableHarvest, found: LookupResult = NOTHING, by: str = "app") -> list[str | None]:
     return names(attribute(of, found, t=table).of_rows("t")[by])
 
 
@@ -117,13 +117,13 @@ def test_a_group_may_be_called_like_the_rest(attribution: Attribution) -> None:
 
 
 def test_a_provisional_name_is_asked_again_and_counted(attribution: Attribution) -> None:
-    pending = attribution.look({"t": rows((1, b"?x"), (2, b"b"))})
-    assert pending.wanted == Wanted(processes=(1,))
-    assert names(attribution.assign(pending, Found()).of_rows("t")["app"]) == [None, "b"]
+    pending = attribution.prepare({"t": rows((1, b"?x"), (2, b"b"))})
+    assert pending.request == LookupRequest(processes=(1,))
+    assert names(attribution.assign(pending, LookupResult()).of_rows("t")["app"]) == [None, "b"]
     assert attribution.waiting == 1
-    assert named(attribution, rows((1, b"?x")), Found(processes={1: None})) == ["x"]
+    assert named(attribution, rows((1, b"?x")), LookupResult(processes={1: None})) == ["x"]
     assert attribution.waiting == 0
-    assert not attribution.look({"t": rows((1, b"?x"))}).new
+    assert not attribution.prepare({"t": rows((1, b"?x"))}).new
 
 
 def test_what_was_started_is_learnt_and_is_no_table_of_anybodys(attribution: Attribution, naming: FakeNaming) -> None:

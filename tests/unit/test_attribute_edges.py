@@ -45,7 +45,7 @@ def test_a_process_in_two_tables_is_asked_about_once_and_both_have_its_group(nam
 
 def test_all_namings_learn_what_was_started(naming: FakeNaming) -> None:
     waiting, execs = FakeNaming(), rows((9, b"x"))
-    Attribution({"app": naming, "user": waiting}).look({"execs": execs})
+    Attribution({"app": naming, "user": waiting}).prepare({"execs": execs})
     assert naming.learnt is waiting.learnt is execs.rows
 
 

@@ -14,11 +14,11 @@ from ebpfmon import Chart, Dimension, Kind, LabelSource, Rows, TableHarvest
 from ebpfmon.pipeline import gauges as module
 from ebpfmon.pipeline.account import KeyAccount
 from ebpfmon.pipeline.gauges import Gauges, signs_of
-from ebpfmon.pipeline.schedule import Moment
+from ebpfmon.pipeline.schedule import TimeInterval
 
 COUNTERS = ("began", "ended", "some_ns")
 ROW = np.dtype([("disk", "u4"), ("zone", "u4"), *((name, "u8") for name in COUNTERS)])
-NOW = Moment(1000.0, 1.0)
+NOW = TimeInterval(1000.0, 1.0)
 GAUGE = Chart(
     id="x.gauge", title="", units="requests", family="f", priority=1, labels=("disk",), kind=Kind.GAUGE, table="t",
     dimensions=(Dimension.value("began", minus=("ended",)),),

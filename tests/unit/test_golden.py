@@ -20,7 +20,7 @@ import pytest
 from ebpfmon import ChartData, LabelSource, LoadMode, Snapshot, TableHarvest
 from ebpfmon.daemon.probes import table_specs
 from ebpfmon.grouping import execs
-from ebpfmon.grouping.lookup import Found, Lookup, Wanted
+from ebpfmon.grouping.lookup import Lookup, LookupRequest, LookupResult
 from ebpfmon.grouping.naming import Identity
 from ebpfmon.grouping.registry import DEFAULT, groupings
 from ebpfmon.model import Harvest
@@ -105,10 +105,10 @@ class ByComm:
 
     def learn(self, execs: np.ndarray) -> None: ...
 
-    def found(self, found: Found) -> None: ...
+    def receive(self, result: LookupResult) -> None: ...
 
-    def wanted(self, new: Sequence[Identity]) -> Wanted:
-        return Wanted()
+    def request(self, new: Sequence[Identity]) -> LookupRequest:
+        return LookupRequest()
 
     def name(self, who: Identity) -> tuple[str | None, bool]:
         return self._groups.get(who.comm.decode()), True

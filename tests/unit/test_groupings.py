@@ -10,7 +10,7 @@ from pathlib import Path
 
 from ebpfmon.grouping import by
 from ebpfmon.grouping.groups import Groups
-from ebpfmon.grouping.lookup import Found, Wanted
+from ebpfmon.grouping.lookup import LookupRequest, LookupResult
 from ebpfmon.grouping.naming import Identity, Intersection
 from ebpfmon.grouping.registry import DEFAULT, Context, groupings
 
@@ -55,7 +55,7 @@ def test_the_page_has_a_line_for_every_grouping_and_its_sample_is_one() -> None:
     naming = sample.GROUPING.make(CONTEXT)
     assert naming.name(NGINX) == ("user", True)
     assert naming.name(NGINX._replace(parent_tgid=2)) == ("kernel", True)
-    assert not naming.wanted([NGINX])
+    assert not naming.request([NGINX])
 
 
 def test_applications_need_the_execs_and_the_groups_file_and_the_others_need_neither() -> None:
@@ -67,20 +67,22 @@ def test_applications_need_the_execs_and_the_groups_file_and_the_others_need_nei
 
 def test_one_answer_serves_all_groupings_at_once() -> None:
     namings = {name: grouping.make(CONTEXT) for name, grouping in groupings().items()}
-    wanted = Wanted()
+    request = LookupRequest()
     for naming in namings.values():
-        wanted |= naming.wanted([NGINX])
-    assert (wanted.processes, wanted.users, wanted.cgroups) == ((60,), (1000,), (7,))
+        request |= naming.request([NGINX])
+    assert (request.processes, request.users, request.cgroups) == ((60,), (1000,), (7,))
     for naming in namings.values():
-        naming.found(Found(processes={60: None}, users={1000: "alice"}, cgroups={7: "/system.slice/nginx.service"}))
+        naming.receive(
+            LookupResult(processes={60: None}, users={1000: "alice"}, cgroups={7: "/system.slice/nginx.service"})
+        )
     expected = {"application": "web", "process": "nginx", "user": "alice", "container": "nginx.service"}
     assert {name: namings[name].name(NGINX) for name in expected} == {n: (group, True) for n, group in expected.items()}
 
 
 def test_what_two_groupings_want_is_asked_for_once() -> None:
-    both = Wanted(processes=(1, 2), users=(3,)) | Wanted(processes=(2, 4), cgroups=(5,))
-    assert both == Wanted(processes=(1, 2, 4), users=(3,), cgroups=(5,))
-    assert not Wanted() | Wanted()
+    both = LookupRequest(processes=(1, 2), users=(3,)) | LookupRequest(processes=(2, 4), cgroups=(5,))
+    assert both == LookupRequest(processes=(1, 2, 4), users=(3,), cgroups=(5,))
+    assert not LookupRequest() | LookupRequest()
 
 
 def test_ancestors_are_looked_up_unless_every_grouping_that_asks_knows_them() -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from ebpfmon.grouping.lookup import COMMAND_LINE_BYTES, Found, Lookup, ProcessFacts, Wanted
+from ebpfmon.grouping.lookup import COMMAND_LINE_BYTES, Lookup, LookupRequest, LookupResult, ProcessFacts
 
 LONG = 60.0
 
@@ -35,7 +35,7 @@ class Proc:
             (directory / "exe").symlink_to(exe)
 
     def answer(self, *tgids: int, known: Container[int] = (), seconds: float = LONG) -> dict[int, ProcessFacts | None]:
-        return dict(Lookup(self.top).answer(Wanted(processes=tgids), known, seconds).processes)
+        return dict(Lookup(self.top).answer(LookupRequest(processes=tgids), known, seconds).processes)
 
     def facts(self, tgid: int) -> ProcessFacts:
         facts = self.answer(tgid)[tgid]
@@ -53,13 +53,13 @@ def proc(tmp_path: Path) -> Proc:
 
 
 def test_what_is_wanted_is_something_if_any_of_it_is() -> None:
-    assert not Wanted()
-    assert all((Wanted(processes=(1,)), Wanted(users=(0,)), Wanted(cgroups=(1,))))
+    assert not LookupRequest()
+    assert all((LookupRequest(processes=(1,)), LookupRequest(users=(0,)), LookupRequest(cgroups=(1,))))
 
 
 def test_nothing_is_answered_where_nothing_is_asked(proc: Proc) -> None:
     proc.add(10)
-    assert Lookup(proc.top).answer(Wanted(), (), LONG) == Found({}, {}, {})
+    assert Lookup(proc.top).answer(LookupRequest(), (), LONG) == LookupResult({}, {}, {})
 
 
 def test_the_facts_of_a_process_are_those_of_its_files(proc: Proc) -> None:
@@ -139,7 +139,7 @@ def test_a_process_that_is_gone_is_none_also_when_it_goes_in_the_middle(proc: Pr
 
 
 def test_the_real_proc_knows_this_process() -> None:
-    found = Lookup().answer(Wanted(processes=(os.getpid(),)), (os.getppid(),), LONG).processes
+    found = Lookup().answer(LookupRequest(processes=(os.getpid(),)), (os.getppid(),), LONG).processes
     facts = found[os.getpid()]
     assert facts is not None
     assert found.keys() == {os.getpid()}, "its parent is known"
@@ -157,7 +157,7 @@ def test_the_start_of_a_real_process_is_field_22_and_its_comm_may_be_nasty() -> 
     with subprocess.Popen([sys.executable, "-c", tell], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as child:
         assert child.stdout is not None
         assert child.stdout.readline() == b"\n", "it has its name"
-        facts = Lookup().answer(Wanted(processes=(child.pid,)), (os.getpid(),), LONG).processes[child.pid]
+        facts = Lookup().answer(LookupRequest(processes=(child.pid,)), (os.getpid(),), LONG).processes[child.pid]
         stat = Path(f"/proc/{child.pid}/stat").read_text()
         child.communicate(b"\n")
     assert facts is not None
@@ -202,15 +202,15 @@ def test_without_any_time_one_process_is_answered_and_asking_again_gets_further(
 def test_without_any_time_one_user_is_answered(proc: Proc) -> None:
     proc.add(10)
     lookup = Lookup(proc.top)
-    assert lookup.answer(Wanted(users=(0, 1)), (), 0).users == {0: "root"}
-    both = lookup.answer(Wanted(processes=(10,), users=(0,)), (), 0)
+    assert lookup.answer(LookupRequest(users=(0, 1)), (), 0).users == {0: "root"}
+    both = lookup.answer(LookupRequest(processes=(10,), users=(0,)), (), 0)
     assert both.processes.keys() == {10}
     assert not both.users
 
 
 def test_a_user_without_a_name_is_its_number(proc: Proc) -> None:
     nameless = max(set(range(60_000, 60_999)) - {user.pw_uid for user in pwd.getpwall()})
-    users = Lookup(proc.top).answer(Wanted(users=(0, nameless)), (), LONG).users
+    users = Lookup(proc.top).answer(LookupRequest(users=(0, nameless)), (), LONG).users
     assert users == {0: "root", nameless: str(nameless)}
 
 
@@ -225,7 +225,7 @@ class Tree:
         return (self.top / path).stat().st_ino
 
     def answer(self, *ids: int, seconds: float = LONG) -> dict[int, str | None]:
-        return dict(self.lookup.answer(Wanted(cgroups=ids), (), seconds).cgroups)
+        return dict(self.lookup.answer(LookupRequest(cgroups=ids), (), seconds).cgroups)
 
 
 @pytest.fixture
@@ -316,7 +316,7 @@ def test_a_path_that_is_not_utf_8_can_be_encoded(tree: Tree) -> None:
 
 def test_where_the_mount_went_away_every_cgroup_is_none(tmp_path: Path) -> None:
     lookup = Lookup(tmp_path, tmp_path / "unmounted")
-    assert lookup.answer(Wanted(cgroups=(5,)), (), LONG).cgroups == {5: None}
+    assert lookup.answer(LookupRequest(cgroups=(5,)), (), LONG).cgroups == {5: None}
 
 
 def test_a_directory_that_goes_while_it_is_walked_is_left_out(tree: Tree) -> None:
@@ -341,7 +341,7 @@ def test_cgroup2_is_found_wherever_it_is_mounted(tree: Tree) -> None:
         errors="surrogateescape",
     )
     lookup = Lookup(tree.top / "proc")
-    assert lookup.answer(Wanted(cgroups=(mounted,)), (), LONG).cgroups == {mounted: "/"}
+    assert lookup.answer(LookupRequest(cgroups=(mounted,)), (), LONG).cgroups == {mounted: "/"}
 
 
 @pytest.mark.parametrize("mounts", [None, "sysfs /sys sysfs rw 0 0\n"])
@@ -349,4 +349,4 @@ def test_without_cgroup2_every_cgroup_is_none(tmp_path: Path, mounts: str | None
     (tmp_path / "self").mkdir()
     if mounts is not None:
         (tmp_path / "self/mounts").write_text(mounts)
-    assert Lookup(tmp_path).answer(Wanted(cgroups=(5,)), (), 0).cgroups == {5: None}
+    assert Lookup(tmp_path).answer(LookupRequest(cgroups=(5,)), (), 0).cgroups == {5: None}

@@ -13,7 +13,7 @@ from ebpfmon.grouping.by.container import ByContainer
 from ebpfmon.grouping.by.process import ByProcess
 from ebpfmon.grouping.by.user import ByUser
 from ebpfmon.grouping.groups import Groups
-from ebpfmon.grouping.lookup import Found, ProcessFacts, Wanted
+from ebpfmon.grouping.lookup import LookupRequest, LookupResult, ProcessFacts
 from ebpfmon.grouping.naming import Identity
 
 EXEC = np.dtype(
@@ -45,14 +45,14 @@ def naming() -> ByApplication:
 def test_a_name_is_enough_where_a_pattern_fits_it(naming: ByApplication) -> None:
     shell, program = who(50, b"sh", parent=1), who(60, b"nginx")
     naming.learn(execs((shell, b"sh")))
-    assert not naming.wanted([program])
+    assert not naming.request([program])
     assert naming.name(program) == ("web", True)
 
 
 def test_the_command_line_of_an_exec_counts_also_when_the_process_has_ended(naming: ByApplication) -> None:
     program = who(60, b"true", parent=1, execs=2)
     naming.learn(execs((program, b"/bin/true\0--mine")))
-    assert naming.wanted([program]) == Wanted()
+    assert naming.request([program]) == LookupRequest()
     assert naming.name(program) == ("mine", True)
 
 
@@ -88,18 +88,18 @@ def test_grandchildren_inherit_too_and_the_first_process_leaves_nothing(naming: 
 
 def test_what_ran_before_is_asked_for_and_provisional_until_the_answer_comes(naming: ByApplication) -> None:
     old = who(60, b"main", parent=40, start_ns=BEGAN_NS // 2)
-    assert naming.wanted([old]) == Wanted(processes=(60, 40))
+    assert naming.request([old]) == LookupRequest(processes=(60, 40))
     assert naming.name(old) == (None, False)
-    naming.found(Found({60: facts(40, "main", "main --mine", start_ns=BEGAN_NS // 2), 40: facts(1, "sh")}))
+    naming.receive(LookupResult({60: facts(40, "main", "main --mine", start_ns=BEGAN_NS // 2), 40: facts(1, "sh")}))
     assert naming.name(old) == ("mine", True)
-    assert naming.wanted([old]) == Wanted()
+    assert naming.request([old]) == LookupRequest()
 
 
 def test_it_inherits_from_ancestors_that_were_looked_up(naming: ByApplication) -> None:
     child = who(60, b"cat", parent=59, execs=2)
     naming.learn(execs((child, b"cat")))
-    assert naming.wanted([child]) == Wanted(processes=(59,))
-    naming.found(Found({59: facts(58, "env"), 58: facts(1, "sh")}))
+    assert naming.request([child]) == LookupRequest(processes=(59,))
+    naming.receive(LookupResult({59: facts(58, "env"), 58: facts(1, "sh")}))
     assert naming.name(child) == ("shell", True)
 
 
@@ -112,7 +112,7 @@ def test_what_cannot_be_known_is_final(
     naming: ByApplication, processes: Mapping[int, ProcessFacts | None], expected: tuple[str, bool]
 ) -> None:
     old = who(60, b"main", parent=40, start_ns=BEGAN_NS // 2)
-    naming.found(Found(processes))
+    naming.receive(LookupResult(processes))
     assert naming.name(old) == expected
 
 
@@ -135,7 +135,7 @@ def test_a_tgid_that_is_used_again_is_another_process(naming: ByApplication) -> 
 
 def test_where_no_exec_is_seen_everything_is_looked_up() -> None:
     naming = ByApplication(GROUPS, math.inf)
-    assert naming.wanted([who(60, b"x", parent=1)]) == Wanted(processes=(60,))
+    assert naming.request([who(60, b"x", parent=1)]) == LookupRequest(processes=(60,))
 
 
 def test_a_process_that_was_forgotten_is_looked_up_again() -> None:
@@ -144,8 +144,8 @@ def test_a_process_that_was_forgotten_is_looked_up_again() -> None:
     naming.learn(execs((daemon, b"java\0--mine")))
     assert naming.name(daemon) == ("mine", True)
     naming.learn(execs(*[(who(n, b"x", execs=2), b"x") for n in range(1000, 14000)]))
-    assert naming.wanted([daemon]) == Wanted(processes=(60,))
-    naming.found(Found({60: facts(1, "java", "java --mine", start_ns=2 * BEGAN_NS)}))
+    assert naming.request([daemon]) == LookupRequest(processes=(60,))
+    naming.receive(LookupResult({60: facts(1, "java", "java --mine", start_ns=2 * BEGAN_NS)}))
     assert naming.name(daemon) == ("mine", True)
 
 
@@ -171,14 +171,14 @@ def test_by_process_is_by_comm_and_kernel_threads_are_one_by_kind() -> None:
 
 def test_users_and_cgroups_are_asked_for_once() -> None:
     user, cgroup = ByUser(), ByContainer()
-    assert user.wanted([who(60, b"a"), who(61, b"b")]) == Wanted(users=(1000,))
-    assert cgroup.wanted([who(60, b"a"), who(61, b"b")]) == Wanted(cgroups=(7,))
+    assert user.request([who(60, b"a"), who(61, b"b")]) == LookupRequest(users=(1000,))
+    assert cgroup.request([who(60, b"a"), who(61, b"b")]) == LookupRequest(cgroups=(7,))
     assert user.name(who(60, b"a")) == cgroup.name(who(60, b"a")) == (None, False)
-    user.found(Found(users={1000: "alice"}))
-    cgroup.found(Found(cgroups={7: "/system.slice/nginx.service"}))
+    user.receive(LookupResult(users={1000: "alice"}))
+    cgroup.receive(LookupResult(cgroups={7: "/system.slice/nginx.service"}))
     assert user.name(who(60, b"a")) == ("alice", True)
     assert cgroup.name(who(60, b"a")) == ("nginx.service", True)
-    assert not user.wanted([who(60, b"a")])
-    assert not cgroup.wanted([who(60, b"a")])
-    cgroup.found(Found(cgroups={8: None}))
+    assert not user.request([who(60, b"a")])
+    assert not cgroup.request([who(60, b"a")])
+    cgroup.receive(LookupResult(cgroups={8: None}))
     assert cgroup.name(who(60, b"a")._replace(cgroup_id=8)) == (None, True)

@@ -7,7 +7,7 @@ import math
 from ebpfmon.grouping.by.application import ByApplication
 from ebpfmon.grouping.by.process import ByProcess
 from ebpfmon.grouping.groups import Groups
-from ebpfmon.grouping.lookup import Found, Wanted
+from ebpfmon.grouping.lookup import LookupRequest, LookupResult
 from tests.unit.test_naming import BEGAN_NS, GROUPS, execs, facts, who
 
 OLD = BEGAN_NS // 2
@@ -16,11 +16,11 @@ OLD = BEGAN_NS // 2
 def test_who_is_looked_up_is_asked_for_once_and_not_again_when_its_comm_changes() -> None:
     naming = ByApplication(GROUPS, math.inf)
     old = who(60, b"x", parent=1)
-    naming.found(Found({60: facts(1, "x", "x --mine", start_ns=old.start_ns)}))
+    naming.receive(LookupResult({60: facts(1, "x", "x --mine", start_ns=old.start_ns)}))
     assert naming.name(old) == ("mine", True)
-    naming.found(Found())
+    naming.receive(LookupResult())
     changed = old._replace(comm=b"y")
-    assert naming.wanted([changed]) == Wanted()
+    assert naming.request([changed]) == LookupRequest()
     assert naming.name(changed) == ("mine", True)
     assert naming.name(old._replace(comm=b"sh")) == ("shell", True), "the first pattern of the file wins"
 
@@ -29,7 +29,7 @@ def test_what_a_process_was_before_an_execve_that_was_seen_is_not_in_proc_any_mo
     naming = ByApplication(GROUPS, BEGAN_NS)
     before, after = (who(60, b"x", parent=1, execs=n, start_ns=OLD) for n in (1, 2))
     naming.learn(execs((after, b"y\0--mine")))
-    assert naming.wanted([before, after]) == Wanted()
+    assert naming.request([before, after]) == LookupRequest()
     assert [naming.name(before), naming.name(after)] == [(None, True), ("mine", True)]
 
 
@@ -37,9 +37,9 @@ def test_a_program_whose_exec_found_no_room_is_looked_up() -> None:
     naming = ByApplication(GROUPS, BEGAN_NS)
     naming.learn(execs((who(50, b"bash", parent=1, execs=3), b"bash")))
     forked, execed = who(60, b"bash", execs=3, start_ns=3 * BEGAN_NS), who(60, b"x", execs=4, start_ns=3 * BEGAN_NS)
-    assert naming.wanted([forked]) == Wanted()
-    assert naming.wanted([execed]) == Wanted(processes=(60,))
-    naming.found(Found({60: facts(50, "x", "x --mine", start_ns=3 * BEGAN_NS)}))
+    assert naming.request([forked]) == LookupRequest()
+    assert naming.request([execed]) == LookupRequest(processes=(60,))
+    naming.receive(LookupResult({60: facts(50, "x", "x --mine", start_ns=3 * BEGAN_NS)}))
     assert naming.name(execed) == ("mine", True)
 
 
@@ -69,4 +69,4 @@ def test_only_of_kernel_threads_the_slash_ends_the_name() -> None:
     assert naming.name(who(60, b"a/b", parent=3)) == ("a/b", True)
     assert naming.name(who(60, b"kswapd0", parent=2)) == ("kswapd0", True)
     assert naming.name(who(60, b"caf\xe9")) == ("caf\ufffd", True)
-    assert naming.wanted([who(60, b"a")]) == Wanted()
+    assert naming.request([who(60, b"a")]) == LookupRequest()

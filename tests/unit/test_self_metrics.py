@@ -10,12 +10,12 @@ import pytest
 from ebpfmon import Kind, TableHarvest
 from ebpfmon.model import Harvest
 from ebpfmon.pipeline.publish import SinkTask
-from ebpfmon.pipeline.schedule import Moment
+from ebpfmon.pipeline.schedule import TimeInterval
 from ebpfmon.pipeline.self_metrics import SelfMetrics
 from ebpfmon.testing import RecordingSettings
 from tests.unit.support import table
 
-NOW = Moment(1000.0, 1.0)
+NOW = TimeInterval(1000.0, 1.0)
 Numbers = dict[str, dict[str, dict[str, int | float]]]
 
 
@@ -127,7 +127,7 @@ def test_the_totals_go_on_when_the_settings_are_read_again(sink: SinkTask) -> No
     replaced.statistics.sent = 1
     of = SelfMetrics(["b", "c"], [replaced, sink])
     of.take_over(former)
-    charts = {data.chart.id: data for data in of.charts(harvest(), 3, {}, Moment(1010.0, 1.0))}
+    charts = {data.chart.id: data for data in of.charts(harvest(), 3, {}, TimeInterval(1010.0, 1.0))}
     sent = charts["ebpfmon.sinks_sent"]
     assert sent.index.labels == (("t",), ("s",))
     assert (sent.deltas.tolist(), sent.totals.tolist()) == ([[1], [1]], [[6], [6]])

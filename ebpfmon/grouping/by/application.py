@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ebpfmon.grouping.groups import Groups
-from ebpfmon.grouping.lookup import Found, ProcessFacts, Wanted
+from ebpfmon.grouping.lookup import LookupRequest, LookupResult, ProcessFacts
 from ebpfmon.grouping.naming import REMEMBERED, Identity, text
 from ebpfmon.grouping.recent import Recent
 from ebpfmon.grouping.registry import Context, Grouping
@@ -72,7 +72,7 @@ class ByApplication:
             program = _Program(start_ns, exec_id, parent, comm, arguments, executable, execs=1)
             self._remember((start_ns, tgid, exec_id), program)
 
-    def wanted(self, new: Sequence[Identity]) -> Wanted:
+    def request(self, new: Sequence[Identity]) -> LookupRequest:
         tgids: dict[int, None] = {}
         coming = {who.tgid for who in new}
         for who in new:
@@ -83,10 +83,10 @@ class ByApplication:
                 tgids[who.tgid] = None
             if parent not in _NO_PARENT and parent not in self._latest and parent not in coming:
                 tgids[parent] = None
-        return Wanted(processes=tuple(tgids))
+        return LookupRequest(processes=tuple(tgids))
 
-    def found(self, found: Found) -> None:
-        self._facts = dict(found.processes)
+    def receive(self, result: LookupResult) -> None:
+        self._facts = dict(result.processes)
 
     def name(self, who: Identity) -> tuple[str | None, bool]:
         program = self._programs.get(who.key)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from ebpfmon.grouping.naming import Identity, SelfContained, text
+from ebpfmon.grouping.naming import Identity, RowNaming, text
 from ebpfmon.grouping.registry import Grouping
 
 _KTHREADD = 2  # the parent of all kernel threads
 
 
-class ByProcess(SelfContained):
+class ByProcess(RowNaming):
     """Name a process by its comm. The dozens of kernel threads like `kworker/0:1` share the part before the slash."""
 
     def name(self, who: Identity) -> tuple[str | None, bool]:
