@@ -90,12 +90,13 @@ def test_the_setting_takes_every_method_and_nothing_else() -> None:
 
 
 def test_the_pages_and_the_settings_name_every_method_and_its_kinds_of_programs() -> None:
-    readme, page = (ROOT / "README.md").read_text(), (ROOT / "plugins" / "README.md").read_text()
+    kernels, page = (ROOT / "docs/reference/kernels.md").read_text(), (ROOT / "plugins" / "README.md").read_text()
     settings = (ROOT / "ebpfmon" / "install" / "files" / "ebpfmon.toml").read_text()
     (attach,) = re.findall(r"^attach = .*", settings, re.M)
     (programs,) = re.findall(r"^\| `programs` \|.*", page, re.M)
     for method in METHODS:
-        assert f"- *{method.name}* (" in readme
+        (line,) = re.findall(rf"^- \*{method.name}\* \((.*?)\):", kernels, re.M)
+        assert set(re.findall(r"`(\w+)`", line)) == method.kinds
         assert f'"{method.name}"' in attach.partition("#")[2]
         assert method.name in programs
         assert all(f"`{kind}`" in programs for kind in method.kinds)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 import jsonschema
 import msgspec
@@ -24,6 +25,10 @@ from ebpfmon_sinks.log.settings import LogSettings
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
+REFERENCE = ROOT / "docs" / "reference"
+SETTINGS = (REFERENCE / "settings.md").read_text()
+CHARTS = (REFERENCE / "charts.md").read_text()
+JSON = (REFERENCE / "json.md").read_text()
 PROCESS = (ROOT / "plugins" / "ebpfmon_process" / "README.md").read_text()
 NETWORK = (ROOT / "plugins" / "ebpfmon_network_viewer" / "README.md").read_text()
 C = (ROOT / "plugins" / "ebpfmon_process" / "process.bpf.c").read_text()
@@ -73,16 +78,16 @@ def test_the_probes_page_has_every_event_and_every_function() -> None:
         assert target in page or target in ("__x64_sys_close_range", "__arm64_sys_close_range") or target == event
 
 
-def test_the_readme_has_every_chart_of_ebpfmon_itself() -> None:
+def test_the_page_of_charts_explains_every_chart_of_ebpfmon_itself() -> None:
     for chart in SelfMetrics(["process"], [SinkTask(LogSettings())]).declared:
-        name = chart.id if "sinks" not in chart.id else chart.id.removeprefix("ebpfmon.sinks")
-        assert f"`{name}`" in README or f"`{chart.id}`" in README
+        (line,) = re.findall(rf"^\| `{chart.id}` \| {chart.units} \| .*", CHARTS, re.M)
+        assert len(chart.dimensions) == 1 or all(f"`{d.id}`: " in line for d in chart.dimensions)
 
 
-def test_the_settings_in_the_readme_are_all_settings_with_their_defaults() -> None:
-    sample = tomli.loads(block(README, "toml", "load_mode"))
+def test_the_sample_of_all_settings_has_every_key_with_its_default() -> None:
+    sample = tomli.loads(block(SETTINGS, "toml", "load_mode"))
     found = registry.discover()
-    shown = config.check(sample, "README.md", found)
+    shown = config.check(sample, "settings.md", found)
     assert msgspec.to_builtins(shown.ebpfmon) == msgspec.to_builtins(config.Core())
     assert set(sample["ebpfmon"]) == set(config.Core.__struct_fields__)
     assert shown.groups == config.GroupSettings()
@@ -92,7 +97,49 @@ def test_the_settings_in_the_readme_are_all_settings_with_their_defaults() -> No
         assert set(sample["plugins"][name]) == set(probe.settings.__struct_fields__)
     (log,) = sample["sinks"]
     assert set(log) == {*LogSettings.__struct_fields__, "type"}
-    assert config.check({"sinks": [{**log, "name": ""}]}, "README.md", found).sinks == (LogSettings(),)
+    assert config.check({"sinks": [{**log, "name": ""}]}, "settings.md", found).sinks == (LogSettings(),)
+
+
+SECTIONS: dict[str, type[msgspec.Struct]] = {
+    "[ebpfmon]": config.Core,
+    "[groups]": config.GroupSettings,
+    "[plugins.NAME]": ebpfmon.ProbeSettings,
+    **{f"[plugins.{name}]": probe.settings for name, probe in registry.discover().probes.items()},
+    "[[sinks]]": ebpfmon.SinkSettings,
+}
+
+
+def keys(settings: type[msgspec.Struct]) -> list[tuple[str, str, str]]:
+    """Return key, type with range, and default of all settings in a section, as the tables of settings show them."""
+    definitions = msgspec.json.schema(settings)["$defs"]
+    defaults = {**msgspec.to_builtins(settings()), "type": None}
+    rows = []
+    for key, schema in definitions[settings.__name__]["properties"].items():
+        values = definitions.get(schema.get("$ref", "").rpartition("/")[2], schema).get("enum")
+        if key == "type":
+            kind = "string"
+        elif values:
+            kind = ", ".join(f'`"{value}"`' for value in values)
+        elif "minimum" in schema:
+            kind = f"integer, {schema['minimum']} to {schema['maximum']}"
+        else:
+            kind = {"array": "array of strings", "object": "table of strings"}.get(schema["type"], schema["type"])
+        if key == "type":
+            default = "required"
+        elif kind == "table of strings":
+            default = f"`{{{', '.join(f'{name} = {json.dumps(value)}' for name, value in defaults[key].items())}}}`"
+        else:
+            default = f"`{json.dumps(defaults[key])}`"
+        rows.append((key, kind, default))
+    return rows
+
+
+@pytest.mark.parametrize("section", SECTIONS)
+def test_the_tables_of_settings_have_every_key_with_its_type_its_range_and_its_default(section: str) -> None:
+    page = re.split(rf"^#+ `{re.escape(section)}`$", SETTINGS, flags=re.M)[1].partition("\n#")[0]
+    table = page[page.index("| key | type | default | meaning |") :].partition("\n\n")[0]
+    rows = [tuple(cell.strip() for cell in line.split("|")[1:4]) for line in table.splitlines()[2:]]
+    assert rows == [(f"`{key}`", kind, default) for key, kind, default in keys(SECTIONS[section])]
 
 
 def test_the_settings_on_the_network_viewers_page_are_all_of_them_with_their_defaults() -> None:
@@ -110,15 +157,31 @@ def test_the_error_on_the_network_viewers_page_is_what_is_said() -> None:
     assert str(caught.value) == said
 
 
-def test_the_error_in_the_readme_is_what_is_said() -> None:
-    said = block(README, "", "no such setting").strip().removeprefix("ebpfmon: ")
-    with pytest.raises(SettingsError) as caught:
-        config.check({"ebpfmon": {"intervall": 5}}, "/etc/ebpfmon/ebpfmon.toml", registry.discover())
-    assert str(caught.value) == said
+def test_the_errors_on_the_page_of_settings_are_what_is_said() -> None:
+    wrong: list[dict[str, Any]] = [
+        {"ebpfmon": {"intervall": 5}},
+        {"ebpfmon": {"interval": "5"}},
+        {"ebpfmon": {"load_mode": "all"}},
+        {"ebpfmon": {"interval": 2}, "sinks": [{"type": "log", "interval": 3}]},
+    ]
+    said = block(SETTINGS, "", "no such setting").splitlines()
+    for raw, line in zip(wrong, said, strict=True):
+        with pytest.raises(SettingsError) as caught:
+            config.check(raw, "/etc/ebpfmon/ebpfmon.toml", registry.discover())
+        assert line == f"ebpfmon: {caught.value}"
 
 
-def test_the_snapshot_in_the_readme_follows_the_schema() -> None:
-    jsonschema.validate(json.loads(block(README, "json", "ebpf.io")), ebpfmon.snapshot_schema())
+def test_the_snapshot_on_the_page_of_json_follows_the_schema() -> None:
+    jsonschema.validate(json.loads(block(JSON, "json", "ebpf.io")), ebpfmon.snapshot_schema())
+
+
+def test_the_tables_of_json_have_every_key() -> None:
+    tables = dict(re.findall(r"^## (\w+)\n\n\| key \| value \|\n(?:\|-+)+\|\n((?:\|.*\n)+)", JSON, re.M))
+    assert tables.keys() == {"Snapshot", "Chart", "Series", "Dimension"}
+    definitions = ebpfmon.snapshot_schema()["$defs"]
+    for name, table in tables.items():
+        keys = {key for cell in re.findall(r"^\|(.*?)\|", table, re.M) for key in re.findall(r"`(\w+)`", cell)}
+        assert keys == set(definitions[f"{name}Json"]["properties"])
 
 
 def test_every_make_target_that_is_mentioned_is_there() -> None:

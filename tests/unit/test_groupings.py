@@ -37,12 +37,12 @@ def test_names_and_prefixes_are_labels_and_chart_types_and_no_two_are_alike() ->
     assert kept.items() <= {name: g.prefix for name, g in found.items()}.items()
 
 
-def test_the_readme_and_the_settings_name_every_grouping() -> None:
-    readme = (ROOT / "README.md").read_text()
+def test_the_page_of_settings_and_the_settings_name_every_grouping() -> None:
+    page = (ROOT / "docs" / "reference" / "settings.md").read_text()
     settings = (ROOT / "ebpfmon" / "install" / "files" / "ebpfmon.toml").read_text()
     (by,) = re.findall(r"^by = .*", settings, re.M)
     for grouping in groupings().values():
-        assert f'| `"{grouping.name}"` | `{grouping.prefix}.*` |' in readme
+        assert f'| `"{grouping.name}"` | `{grouping.prefix}.*` | `{grouping.name}` |' in page
         assert f'"{grouping.name}"' in by.partition("#")[2]
 
 

@@ -20,7 +20,7 @@ from ebpfmon.install.systemd import SETTINGS, SHIPPED, UNIT, install_systemd
 from ebpfmon.kernel import capabilities
 from ebpfmon.plugins import registry
 
-README = (Path(__file__).parents[2] / "README.md").read_text()
+PAGE = (Path(__file__).parents[2] / "docs" / "reference" / "settings.md").read_text()
 NEXT = "then: systemctl daemon-reload; systemctl enable --now ebpfmon; systemctl status ebpfmon"
 
 
@@ -100,10 +100,12 @@ def test_a_directory_that_root_without_its_capabilities_cannot_enter_is_named(ro
     assert any(f"beware: '{home}' lets in its owner alone" in line for line in install_systemd(root, program, True))
 
 
-def test_the_settings_that_are_installed_are_those_of_the_readme_with_all_defaults() -> None:
+def test_the_settings_that_are_installed_are_those_of_the_page_of_settings_with_all_defaults() -> None:
     text = (SHIPPED / SETTINGS.name).read_text()
-    sample = next(s for s in re.findall(r"^```toml\n(.*?)^```", README, re.M | re.S) if "load_mode" in s)
-    assert text.endswith(f"\n\n{sample}"), "ebpfmon/systemd/ebpfmon.toml: copy the settings out of the README"
+    sample = next(s for s in re.findall(r"^```toml\n(.*?)^```", PAGE, re.M | re.S) if "load_mode" in s)
+    assert text.endswith(f"\n\n{sample}"), (
+        "ebpfmon/install/files/ebpfmon.toml: copy the settings from docs/reference/settings.md"
+    )
     found = registry.discover()
     shown, defaults = (config.check(raw, "x", found) for raw in (tomli.loads(text), {}))
     plain = [msgspec.to_builtins(settings) for settings in (shown, defaults)]

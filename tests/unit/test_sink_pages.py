@@ -18,7 +18,7 @@ from ebpfmon_sinks.statsd.settings import StatsdSettings, Tags
 from tests.unit.support import data, snapshot
 
 SINKS = Path(__file__).parents[2] / "ebpfmon_sinks"
-README = (SINKS.parent / "README.md").read_text()
+REFERENCE = (SINKS.parent / "docs" / "reference" / "settings.md").read_text()
 FOUND = registry.discover()
 
 
@@ -27,14 +27,14 @@ def page(name: str) -> str:
 
 
 @pytest.mark.parametrize("type_", FOUND.sinks)
-def test_a_page_has_every_option_with_its_default_and_the_readme_leads_there(type_: str) -> None:
+def test_a_page_has_every_option_with_its_default_and_the_page_of_settings_links_to_it(type_: str) -> None:
     settings = FOUND.sinks[type_]
     (sample,) = tomli.loads(page(type_).partition("```toml\n")[2].partition("```")[0])["sinks"]
     assert set(sample) == {"type", *settings.__struct_fields__}
     (shown,) = config.check({"sinks": [sample]}, f"{type_}.md", FOUND).sinks
     needed = {f.name: sample[f.name] for f in msgspec.structs.fields(settings) if f.required}  # they have no default
     assert shown == settings(name=type_, **needed)
-    assert f"(ebpfmon_sinks/{type_}/README.md)" in README
+    assert f"(../../ebpfmon_sinks/{type_}/README.md)" in REFERENCE
 
 
 @pytest.mark.parametrize("tags", ["none", "datadog", "influx", "graphite"])
