@@ -20,7 +20,7 @@ def attached(libbpf: Libbpf) -> Iterator[int]:
     source.parent.mkdir(parents=True, exist_ok=True)
     programs = [f'SEC("{section}") int empty_{n}(void *ctx) {{ return 0; }}' for n, section in enumerate(sections)]
     source.write_text("\n".join(['#include "ebpfmon.bpf.h"', *programs, 'char LICENSE[] SEC("license") = "GPL";', ""]))
-    machine = features.look().machine
+    machine = features.detect().machine
     compiled = source.with_name(machine) / "empties.bpf.o"
     compiler.compile_object(source, compiled, machine, ROOT / "bpf")
     with BpfObject(libbpf, compiled, ladder.kretprobes(libbpf)) as obj:
@@ -34,8 +34,8 @@ def _sections(libbpf: Libbpf) -> list[str]:
     """Where its programs are attached, one by one."""
     sections = []
     for probe, options in ladder.by_default():
-        with attach.load(probe, libbpf, features.look(), options) as loaded:
-            taken = {name for choice in loaded.choices if choice.taken for name in choice.taken.programs}
+        with attach.load(probe, libbpf, features.detect(), options) as loaded:
+            taken = {name for choice in loaded.choices if choice.chosen for name in choice.chosen.programs}
             path = loaded.object.path
         with BpfObject(libbpf, path) as opened:
             sections += [opened.section(name) for name in sorted(taken)]

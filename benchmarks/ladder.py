@@ -21,7 +21,7 @@ from ebpfmon.kernel.bpfobject import BpfObject
 from ebpfmon.kernel.btf import Btf
 from ebpfmon.kernel.kretprobes import Kretprobes
 from ebpfmon.kernel.libbpf import Libbpf
-from ebpfmon.kernel.symbols import look_up
+from ebpfmon.kernel.symbols import open_symbols
 from ebpfmon.plugins import registry
 
 SOURCE = Path(__file__).parent / "bpf" / "ladder.bpf.c"
@@ -115,7 +115,7 @@ def _whole_probes(libbpf: Libbpf, hook: str, method: str) -> Iterator[Step]:
         "process probe, return": LoadOptions(attach_method=method, mode=LoadMode.RETURN),
     }
     for name, options in ways.items():
-        yield Step(hook, name, lambda o=options: attach.load(probe, libbpf, features.look(), o))  # type: ignore[misc]
+        yield Step(hook, name, lambda o=options: attach.load(probe, libbpf, features.detect(), o))  # type: ignore[misc]
     yield Step(hook, "all of ebpfmon, entry", lambda: everything(libbpf, method))
 
 
@@ -125,10 +125,10 @@ def everything(libbpf: Libbpf, method: str | None) -> Iterator[None]:
     with ExitStack() as stack:
         for probe, options in by_default():
             try:
-                loaded = attach.load(probe, libbpf, features.look(), replace(options, attach_method=method))
+                loaded = attach.load(probe, libbpf, features.detect(), replace(options, attach_method=method))
             except KernelError:  # which has closed its set-up
                 again = replace(options, setup=probe.setup(probe.settings()))
-                loaded = attach.load(probe, libbpf, features.look(), again)
+                loaded = attach.load(probe, libbpf, features.detect(), again)
             stack.enter_context(loaded)
         yield
 
@@ -141,7 +141,7 @@ def by_default() -> Iterator[Wanted]:
 
 def compile_ladder() -> Path:
     """The compiled ladder, for this machine."""
-    machine = features.look().machine
+    machine = features.detect().machine
     out = OUT / "bpf" / machine / "ladder.bpf.o"
     newest = max(path.stat().st_mtime for path in (*SOURCE.parent.iterdir(), *(ROOT / "bpf").glob("*.h")))
     if not out.exists() or out.stat().st_mtime < newest:
@@ -165,9 +165,9 @@ def attached(libbpf: Libbpf, compiled: Path, program: str) -> Iterator[BpfObject
 
 def kretprobes(libbpf: Libbpf) -> Kretprobes | None:
     """As the loader makes them: None where the kernel itself has room for all."""
-    look = features.look()
-    with look_up(libbpf) as symbols:
-        return None if Kernel.of(symbols, look).returns_have_room else Kretprobes(libbpf, look.tracefs or "")
+    look = features.detect()
+    with open_symbols(libbpf) as symbols:
+        return None if Kernel.of(symbols, look).unlimited_kretprobes else Kretprobes(libbpf, look.tracefs or "")
 
 
 def _why_not(step: Step) -> str:

@@ -24,7 +24,7 @@ GROUPS = 50
 def loaded(probe: Probe, rows: int) -> Iterator[LoadedProbe]:
     """A probe whose tables have room for so many rows."""
     options = LoadOptions(table_size=max(16384, rows), setup=probe.setup(probe.settings()))
-    with attach.load(probe, Libbpf(), features.look(), options) as found:
+    with attach.load(probe, Libbpf(), features.detect(), options) as found:
         yield found
 
 

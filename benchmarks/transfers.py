@@ -66,7 +66,7 @@ def viewers(libbpf: Libbpf, method: str | None = None) -> Iterator[Step]:
 def _viewer(libbpf: Libbpf, method: str | None, settings: Mapping[str, str]) -> LoadedProbe:
     probe = registry.discover().probes["network_viewer"]
     setup = probe.setup(msgspec.convert(settings, probe.settings))
-    return attach.load(probe, libbpf, features.look(), LoadOptions(attach_method=method, setup=setup))
+    return attach.load(probe, libbpf, features.detect(), LoadOptions(attach_method=method, setup=setup))
 
 
 def table(title: str, took: Mapping[str, Mapping[str, float]]) -> Table:

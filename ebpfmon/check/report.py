@@ -13,7 +13,7 @@ from ebpfmon.config.settings import Settings
 from ebpfmon.daemon.probes import load_one, wanted_probes
 from ebpfmon.errors import AttachError, KernelError, LoadError
 from ebpfmon.kernel import features, host
-from ebpfmon.kernel.attach import Known, LoadOptions
+from ebpfmon.kernel.attach import KernelFacts, LoadOptions
 from ebpfmon.kernel.libbpf import Libbpf
 from ebpfmon.kernel.plan import Choice
 from ebpfmon.model import Loader, Probe
@@ -41,7 +41,7 @@ class Event(msgspec.Struct, frozen=True):
     misses: str = ""
 
 
-class ProbeVerdict(msgspec.Struct, frozen=True):
+class ProbeReport(msgspec.Struct, frozen=True):
     """A probe's events, or the error that kept it from loading. `errno` is the kernel's answer, 0 if there was none."""
 
     name: str
@@ -51,7 +51,7 @@ class ProbeVerdict(msgspec.Struct, frozen=True):
     errno: int = 0
 
 
-class Verdict(msgspec.Struct, frozen=True):
+class Report(msgspec.Struct, frozen=True):
     """The whole report. `status` is the exit status of the command: 0 all events seen, 1 some, 2 none."""
 
     status: int
@@ -60,17 +60,17 @@ class Verdict(msgspec.Struct, frozen=True):
     kernel: features.Features
     host: host.Host
     findings: tuple[Finding, ...]
-    probes: tuple[ProbeVerdict, ...]
+    probes: tuple[ProbeReport, ...]
     error: str | None = None
 
 
-def check(settings: Settings, registry: Registry) -> Verdict:
+def check(settings: Settings, registry: Registry) -> Report:
     """Return the verdict. Really loads and attaches every enabled probe, and removes it again."""
-    kernel = features.look()
-    around = host.look(kernel.release)
+    kernel = features.detect()
+    around = host.detect(kernel.release)
     libbpf: Libbpf | None = None
     error: str | None = None
-    probes: tuple[ProbeVerdict, ...] = ()
+    probes: tuple[ProbeReport, ...] = ()
     try:
         libbpf = Libbpf()
         features.require_permission(kernel)
@@ -78,37 +78,39 @@ def check(settings: Settings, registry: Registry) -> Verdict:
         error = str(refusal)
     else:
         wanted = wanted_probes(settings, registry)
-        with Known(libbpf, kernel) as known:
-            probes = tuple(_try(probe, options, libbpf, kernel, known) for probe, options in wanted)
+        with KernelFacts(libbpf, kernel) as facts:
+            probes = tuple(_try(probe, options, libbpf, kernel, facts) for probe, options in wanted)
     version = libbpf.version if libbpf else None
     findings = tuple(describe(kernel, around, version, {p.errno for p in probes}))
-    return Verdict(_status(probes), __version__, version, kernel, around, findings, probes, error)
+    return Report(_status(probes), __version__, version, kernel, around, findings, probes, error)
 
 
-def _status(probes: Iterable[ProbeVerdict]) -> int:
+def _status(probes: Iterable[ProbeReport]) -> int:
     seen = [bool(event.attach_method) for probe in probes for event in probe.events]
     if not any(seen):
         return 2
     return int(not all(seen) or any(p.error for p in probes))
 
 
-def _try(probe: Probe, options: LoadOptions, libbpf: Libbpf, kernel: features.Features, known: Known) -> ProbeVerdict:
+def _try(
+    probe: Probe, options: LoadOptions, libbpf: Libbpf, kernel: features.Features, facts: KernelFacts
+) -> ProbeReport:
     try:
-        with load_one(probe, libbpf, kernel, options, known=known) as loaded:
-            return ProbeVerdict(probe.name, loaded.loader, tuple(_event(c) for c in loaded.choices))
+        with load_one(probe, libbpf, kernel, options, facts=facts) as loaded:
+            return ProbeReport(probe.name, loaded.loader, tuple(_event(c) for c in loaded.choices))
     except KernelError as error:
         code = error.errno if isinstance(error, LoadError | AttachError) else 0
-        return ProbeVerdict(probe.name, error=str(error), errno=code)
+        return ProbeReport(probe.name, error=str(error), errno=code)
 
 
 def _event(choice: Choice) -> Event:
     refused = tuple(Refusal(c.method.name, c.target, reason) for c, reason in choice.refused)
-    if not choice.taken:
+    if not choice.chosen:
         return Event(choice.event, "", "", refused)
-    return Event(choice.event, choice.taken.method.name, choice.taken.target, refused, choice.misses)
+    return Event(choice.event, choice.chosen.method.name, choice.chosen.target, refused, choice.miss_reason)
 
 
-def render(verdict: Verdict) -> Iterator[str]:
+def render(verdict: Report) -> Iterator[str]:
     """Yield the verdict as text in lines of at most 100 columns, so that it can be pasted into a ticket."""
     yield from _aligned("verdict", _sum_up(verdict.probes))
     if verdict.error:
@@ -126,7 +128,7 @@ def render(verdict: Verdict) -> Iterator[str]:
         yield from _render_events(probe.events)
 
 
-def _sum_up(probes: Iterable[ProbeVerdict]) -> str:
+def _sum_up(probes: Iterable[ProbeReport]) -> str:
     seen = [bool(event.attach_method) for probe in probes for event in probe.events]
     failed = "".join(f"; probe '{p.name}' cannot be loaded" for p in probes if p.error)
     return (f"{sum(seen)} of {len(seen)} events can be seen" if any(seen) else "no event can be seen") + failed

@@ -77,7 +77,7 @@ def print_json(value: object) -> None:
 
 def _discover(document: Document, given: CommandLine) -> Registry:
     core = document.core(given)
-    found = registry.discover(wanted=core.plugins)
+    found = registry.discover(options=core.plugins)
     for plugin in found.left_out:
         if core.strict:
             raise PluginError(f"plugin '{plugin.name}' cannot be used, and strict is set: {plugin.error}")

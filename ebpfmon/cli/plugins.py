@@ -17,7 +17,7 @@ def add_to(commands: Commands) -> None:
 
 
 def _plugins(given: argparse.Namespace) -> int:
-    found = registry.discover(wanted=config.parse(given.config).core(command_line(given)).plugins)
+    found = registry.discover(options=config.parse(given.config).core(command_line(given)).plugins)
     if given.json:
         print_json(found.plugins)
     else:

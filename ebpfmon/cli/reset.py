@@ -18,10 +18,10 @@ def add_to(commands: Commands) -> None:
 
 
 def _reset(given: argparse.Namespace) -> int:
-    found = features.look()
+    found = features.detect()
     if found.kprobes and not found.tracefs:
         raise KernelError("look for kprobes: tracefs is not mounted: mount -t tracefs tracefs /sys/kernel/tracing")
-    ours = [e for e in kprobe_events.entries(found.tracefs) if kprobe_events.ours(e)] if found.tracefs else []
+    ours = [e for e in kprobe_events.entries(found.tracefs) if kprobe_events.is_ours(e)] if found.tracefs else []
     left = [e for e in ours if not kprobe_events.in_use(e)]
     for entry in ours:
         print(f"left behind: {entry}" if entry in left else f"in use by ebpfmon {entry.owner}: {entry}")

@@ -11,7 +11,7 @@ import msgspec
 from ebpfmon.grouping.registry import DEFAULT
 from ebpfmon.kernel import attach_methods
 from ebpfmon.model import Loader, LoadMode, ProbeSettings, SinkSettings
-from ebpfmon.plugins.registry import Wanted
+from ebpfmon.plugins.registry import PluginOptions
 
 if TYPE_CHECKING:
     Attach = str
@@ -39,9 +39,9 @@ class Core(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     """Whether a plugin or a probe that cannot be used stops everything."""
 
     @property
-    def plugins(self) -> Wanted:
+    def plugins(self) -> PluginOptions:
         """The plugins to look for."""
-        return Wanted(self.plugins_dir, self.disabled_plugins)
+        return PluginOptions(self.plugins_dir, self.disabled_plugins)
 
     @property
     def attach_method(self) -> str | None:

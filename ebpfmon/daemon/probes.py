@@ -81,12 +81,12 @@ def load_one(
     libbpf: Libbpf,
     found: Features,
     options: LoadOptions,
-    beside: LoadedProbe | None = None,
-    known: attach.Known | None = None,
+    share_with: LoadedProbe | None = None,
+    facts: attach.KernelFacts | None = None,
 ) -> LoadedProbe:
     """Load a probe, as `attach.load`, whose charts fit its object. Whatever goes wrong is a KernelError."""
     try:
-        loaded = attach.load(probe, libbpf, found, options, beside, known)
+        loaded = attach.load(probe, libbpf, found, options, share_with, facts)
     except KernelError:
         raise
     except Exception as error:  # values from a plugin's set-up may be anything
@@ -122,11 +122,11 @@ class Probes:
         features.require_permission(self._found)
         libbpf, failed = Libbpf(), dict[str, KernelError]()
         self._wanted = list(wanted)
-        with attach.Known(libbpf, self._found) as known:
+        with attach.KernelFacts(libbpf, self._found) as facts:
             for probe, options in self._wanted:
                 other = next((p for p in beside if p.probe.name == probe.name), None)
                 try:
-                    loaded = load_one(probe, libbpf, self._found, options, beside=other, known=known)
+                    loaded = load_one(probe, libbpf, self._found, options, share_with=other, facts=facts)
                     self._require_tables(loaded)
                 except KernelError as error:
                     if forced and probe is not execs.PROBE:
@@ -176,8 +176,8 @@ def _of_load(wanted: Wanted) -> tuple[str, LoadOptions, dict[str, int]]:
 
 def describe(probe: LoadedProbe) -> str:
     """Return one line that says how a probe's events are seen."""
-    methods = Counter(choice.taken.method.name for choice in probe.choices if choice.taken)
-    missing = [c.event for c in probe.choices if not c.taken]
+    methods = Counter(choice.chosen.method.name for choice in probe.choices if choice.chosen)
+    missing = [c.event for c in probe.choices if not c.chosen]
     seen = ", ".join(f"{count} events by {way}" for way, count in methods.items())
     return seen + (f"; not seen: {', '.join(missing)}" if missing else "")
 

@@ -100,7 +100,7 @@ class _Daemon:
     ) -> None:
         self._registry, self._stop, self._clock = registry, stop, clock
         self._notifier, self._stack, self._tasks = notifier, stack, tasks
-        self._found = features.look()
+        self._found = features.detect()
         self._probes = Probes(self._found)
         self._stack.callback(lambda: self._probes.close())
         self._workers = Workers(stack)

@@ -22,7 +22,7 @@ from ebpfmon.kernel.kretprobes import Kretprobes
 from ebpfmon.kernel.libbpf import Libbpf
 from ebpfmon.kernel.objects import locate, read_spec
 from ebpfmon.kernel.plan import Choice, Plan
-from ebpfmon.kernel.symbols import Symbols, look_up
+from ebpfmon.kernel.symbols import Symbols, open_symbols
 from ebpfmon.kernel.tables import INTERVAL, NO_TABLE, Interval, Table, find_tables
 from ebpfmon.model import Loader, LoadMode, Probe, Setup
 
@@ -48,7 +48,7 @@ class LoadedProbe:
     def __init__(self, probe: Probe, obj: BpfObject, btf: Btf, choices: tuple[Choice, ...], setup: Setup) -> None:
         self.probe, self.object, self.choices, self.setup = probe, obj, choices, setup
         self.loader = Loader.BCC if isinstance(obj, BccObject) else Loader.CORE
-        self._programs = sorted({p for c in choices if c.taken for p in c.taken.programs})
+        self._programs = sorted({p for c in choices if c.chosen for p in c.chosen.programs})
         self.interval = Interval(obj)
         self.tables = [Table(obj, btf, stem) for stem in find_tables(obj)]
         if not self.tables:
@@ -77,7 +77,7 @@ class LoadedProbe:
         return self.object.missed_runs(self._programs)
 
 
-class Known:
+class KernelFacts:
     """What is found out of the running kernel, once for all the probes that are loaded. A context manager: the kernel's
     BTF takes some megabytes."""
 
@@ -94,7 +94,7 @@ class Known:
     @cached_property
     def symbols(self) -> Symbols:
         """Its names."""
-        return self._closing.enter_context(look_up(self._libbpf))
+        return self._closing.enter_context(open_symbols(self._libbpf))
 
     @cached_property
     def kernel(self) -> Kernel:
@@ -107,26 +107,33 @@ def load(
     libbpf: Libbpf,
     features: Features,
     options: LoadOptions,
-    beside: LoadedProbe | None = None,
-    known: Known | None = None,
+    share_with: LoadedProbe | None = None,
+    facts: KernelFacts | None = None,
 ) -> LoadedProbe:
-    """Load and attach a probe's best programs. Its set-up is closed with it, or at once if it cannot be loaded. With
-    what is loaded `beside` it shares the interval: the buffers of both are swapped at once. What is `known` already is
-    not looked for again.
+    """Load and attach the best programs of a probe.
 
-    Raises AttachError if an attach method is forced and an event cannot be seen by it, or if no event can be seen;
-    ObjectError and LoadError as they come; KernelError if the loader cannot work here.
+    The probe's set-up is closed together with the probe, or at once if the load fails. With `share_with`, the new probe
+    uses the interval map of that one, so that both swap their buffers at the same moment. Pass `facts` to look up the
+    kernel's symbols only once for several probes.
+
+    Raises AttachError if no event can be attached, or if an event cannot be attached by a forced attach method;
+    ObjectError or LoadError if the object cannot be read or loaded; KernelError if the loader does not work here.
     """
     try:
-        with nullcontext(known) if known else Known(libbpf, features) as found:
-            return _load(probe, libbpf, features, options, beside, found)
+        with nullcontext(facts) if facts else KernelFacts(libbpf, features) as found:
+            return _load(probe, libbpf, features, options, share_with, found)
     except BaseException:
         options.setup.close()
         raise
 
 
 def _load(
-    probe: Probe, libbpf: Libbpf, features: Features, options: LoadOptions, beside: LoadedProbe | None, known: Known
+    probe: Probe,
+    libbpf: Libbpf,
+    features: Features,
+    options: LoadOptions,
+    share_with: LoadedProbe | None,
+    facts: KernelFacts,
 ) -> LoadedProbe:
     loader = options.loader or (Loader.CORE if features.btf else Loader.BCC)
     if loader is Loader.CORE and not features.btf:
@@ -138,18 +145,18 @@ def _load(
     with BpfObject(libbpf, path) as opened:
         spec = read_spec(probe, opened, Btf(opened.btf()))
         compiled = compile_source(opened) if loader is Loader.BCC else None
-    kernel = known.kernel
+    kernel = facts.kernel
     if compiled is not None:  # the kernel's own have room, but libbpf links only what it loaded itself
-        kernel = replace(kernel, returns_have_room=False)
+        kernel = replace(kernel, unlimited_kretprobes=False)
     plan = Plan(probe, spec, kernel, mode=options.mode, attach_method=options.attach_method)
-    plan.look(known.symbols, compiled)
+    plan.exclude_unavailable(facts.symbols, compiled)
     while True:
-        kretprobes = None if kernel.returns_have_room else Kretprobes(libbpf, features.tracefs or "")
+        kretprobes = None if kernel.unlimited_kretprobes else Kretprobes(libbpf, features.tracefs or "")
         obj = BccObject(libbpf, path, kretprobes, compiled) if compiled else BpfObject(libbpf, path, kretprobes)
         try:
-            if beside:
-                obj.share(INTERVAL, beside.object.map_fd(INTERVAL))
-            if plan.try_out(obj, table_size=options.table_size, rows=options.rows, setup=options.setup):
+            if share_with:
+                obj.share(INTERVAL, share_with.object.map_fd(INTERVAL))
+            if plan.try_load(obj, table_size=options.table_size, rows=options.rows, setup=options.setup):
                 loaded = LoadedProbe(probe, obj, Btf(obj.btf()), tuple(plan.choices.values()), options.setup)
                 obj.close_file()
                 return loaded

@@ -35,14 +35,14 @@ class Kernel:
     kprobes: bool
     tracefs: bool
     lockdown: str | None
-    preempts: frozenset[str]
+    preempted_kinds: frozenset[str]
     """The section kinds whose programs this kernel preempts. While another task's run of a program is preempted, it
     does not run that program on that CPU, and so misses calls (it counts how many)."""
-    returns_have_room: bool
+    unlimited_kretprobes: bool
     """Whether a kretprobe can be had that never runs out of instances."""
-    casts: bool = False
+    has_rdonly_cast: bool = False
     """Whether programs may call bpf_rdonly_cast()."""
-    refuses: dict[str, str] = field(default_factory=dict, compare=False)
+    refused_kinds: dict[str, str] = field(default_factory=dict, compare=False)
     """The section kinds that it does not permit, and how that is said. Unlike the rest it is found out by trying: what
     one probe has tried in vain, the next does not try."""
 
@@ -51,24 +51,24 @@ class Kernel:
         """Return what looking tells."""
         # better slower than wrong, where it could not be told
         preemptible = features.preemptible is not False
-        preempts = (method.preempted(symbols) for method in METHODS if preemptible)
+        preempted_kinds = (method.preempted(symbols) for method in METHODS if preemptible)
         return cls(
             kprobes=features.kprobes,
             tracefs=features.tracefs is not None,
             lockdown=features.lockdown,
-            preempts=frozenset[str]().union(*preempts),
+            preempted_kinds=frozenset[str]().union(*preempted_kinds),
             # Linux "fprobe: Rewrite fprobe on function-graph tracer" (in v6.14): before, it had a pool of instances
-            returns_have_room=symbols.has_struct("fprobe", "hlist_array"),
-            casts=symbols.has_function("bpf_rdonly_cast"),
+            unlimited_kretprobes=symbols.has_struct("fprobe", "hlist_array"),
+            has_rdonly_cast=symbols.has_function("bpf_rdonly_cast"),
         )
 
 
 class Links(Protocol):
     """How a loaded object attaches its programs (`ebpfmon.kernel.bpfobject.BpfObject`)."""
 
-    def link(self, program: str, *, tells_misses: bool = False) -> None: ...
-    def link_return(self, program: str, function: str) -> None: ...
-    def expect_return(self, program: str) -> None: ...
+    def attach_by_section(self, program: str, *, counts_misses: bool = False) -> None: ...
+    def attach_return(self, program: str, function: str) -> None: ...
+    def prepare_return(self, program: str) -> None: ...
 
 
 class AttachMethod:
@@ -78,21 +78,21 @@ class AttachMethod:
     """Its name in settings and reports."""
     kinds: ClassVar[frozenset[str]]
     """The section kinds that belong to it."""
-    refused_as_a_whole: ClassVar[bool] = False
+    refused_together: ClassVar[bool] = False
     """Whether a kernel that refuses one of its kinds refuses them all."""
 
     def preempted(self, symbols: Symbols) -> frozenset[str]:
         """Return the kinds whose programs a kernel preempts that preempts itself."""
         return frozenset()
 
-    def lacks(self, section: Section, arguments: int | None, kernel: Kernel, symbols: Symbols) -> str:
+    def unavailable_reason(self, section: Section, arguments: int | None, kernel: Kernel, symbols: Symbols) -> str:
         """Return why the kernel has nothing to attach to there, as far as looking tells; empty if it may have.
 
         `arguments` is how many the target must have, None if any number will do.
         """
         raise NotImplementedError
 
-    def misses(self, kinds: Iterable[str], kernel: Kernel) -> str:
+    def miss_reason(self, kinds: Iterable[str], kernel: Kernel) -> str:
         """Return why programs of these kinds may miss calls here, preemption aside; empty if they do not."""
         return ""
 
@@ -101,7 +101,7 @@ class AttachMethod:
 
     def attach(self, obj: Links, program: str, section: Section) -> None:
         """Attach a loaded program. Raises AttachError."""
-        obj.link(program)
+        obj.attach_by_section(program)
 
 
 class Trampoline(AttachMethod):
@@ -109,12 +109,12 @@ class Trampoline(AttachMethod):
 
     name = "trampoline"
     kinds = frozenset({"fentry", "fexit"})
-    refused_as_a_whole = True
+    refused_together = True
 
     def preempted(self, symbols: Symbols) -> frozenset[str]:
         return self.kinds
 
-    def lacks(self, section: Section, arguments: int | None, kernel: Kernel, symbols: Symbols) -> str:
+    def unavailable_reason(self, section: Section, arguments: int | None, kernel: Kernel, symbols: Symbols) -> str:
         return _lacks_function(section.target, arguments, symbols)
 
 
@@ -124,29 +124,29 @@ class Kprobe(AttachMethod):
     name = "kprobe"
     kinds = frozenset({"kprobe", "kretprobe"})
 
-    def lacks(self, section: Section, arguments: int | None, kernel: Kernel, symbols: Symbols) -> str:
+    def unavailable_reason(self, section: Section, arguments: int | None, kernel: Kernel, symbols: Symbols) -> str:
         if not kernel.kprobes:
             return "this kernel has no kprobes (CONFIG_KPROBE_EVENTS)"
         if not symbols.has_function(section.target):
             return _NO_FUNCTION
-        if section.kind == "kretprobe" and not (kernel.returns_have_room or kernel.tracefs):
+        if section.kind == "kretprobe" and not (kernel.unlimited_kretprobes or kernel.tracefs):
             return "needs tracefs: mount -t tracefs tracefs /sys/kernel/tracing"
         return _lacks_function(section.target, arguments, symbols)
 
-    def misses(self, kinds: Iterable[str], kernel: Kernel) -> str:
-        if "kretprobe" in kinds and not kernel.returns_have_room:
+    def miss_reason(self, kinds: Iterable[str], kernel: Kernel) -> str:
+        if "kretprobe" in kinds and not kernel.unlimited_kretprobes:
             return f"may miss calls: only {MAXACTIVE} of a function can be under way"
         return ""
 
     def prepare(self, obj: Links, program: str, section: Section) -> None:
         if section.kind == "kretprobe":
-            obj.expect_return(program)
+            obj.prepare_return(program)
 
     def attach(self, obj: Links, program: str, section: Section) -> None:
         if section.kind == "kretprobe":
-            obj.link_return(program, section.target)
+            obj.attach_return(program, section.target)
         else:
-            obj.link(program, tells_misses=True)
+            obj.attach_by_section(program, counts_misses=True)
 
 
 class Tracepoint(AttachMethod):
@@ -160,7 +160,7 @@ class Tracepoint(AttachMethod):
         # programs ran with preemption disabled
         return frozenset({"tp_btf"} if symbols.has_struct("tracepoint_ext", "faultable") else ())
 
-    def lacks(self, section: Section, arguments: int | None, kernel: Kernel, symbols: Symbols) -> str:
+    def unavailable_reason(self, section: Section, arguments: int | None, kernel: Kernel, symbols: Symbols) -> str:
         system, _, name = section.target.rpartition("/")
         # those of system calls are not among the kernel's symbols
         if system != "syscalls" and not symbols.has_tracepoint(name):

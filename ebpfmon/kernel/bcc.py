@@ -106,7 +106,7 @@ class BccObject(BpfObject):
             self._program_fds[name] = self._load_program(name, _PROGRAM_TYPES[kind], code)
         self._check_self()
 
-    def link(self, program: str, *, tells_misses: bool = False) -> None:
+    def attach_by_section(self, program: str, *, counts_misses: bool = False) -> None:
         section = Section.parse(self.section(program))
         if section.kind == "kprobe":
             self._attach_kprobe(program, section.target)

@@ -37,13 +37,13 @@ class BpfObject:
         self.libbpf, self._lib, self.path, self._kretprobes = libbpf, libbpf.lib, path, kretprobes
         self._map_fds: dict[str, int] = {}
         self._program_fds: dict[str, int] = {}
-        self._telling: list[int] = []  # links that report how many calls they missed
+        self._counting_links: list[int] = []  # links that report how many calls they missed
         self._file, self._closing = ExitStack(), ExitStack()
         self._closing.enter_context(self._file)
-        libbpf.said()
+        libbpf.take_messages()
         self._object: int | None = self._lib.bpf_object__open_file(os.fsencode(path), None)
         if not self._object:
-            raise ObjectError(f"open '{path}': {_last_line(libbpf.said()) or os.strerror(ctypes.get_errno())}")
+            raise ObjectError(f"open '{path}': {_last_line(libbpf.take_messages()) or os.strerror(ctypes.get_errno())}")
         self._file.callback(self._lib.bpf_object__close, self._object)
         if kretprobes:
             self._closing.enter_context(kretprobes)
@@ -109,10 +109,10 @@ class BpfObject:
             section = Section.parse(self.section(name))
             if method := method_of(section.kind):
                 method.prepare(self, name, section)
-        self.libbpf.said()
+        self.libbpf.take_messages()
         result = self._lib.bpf_object__load(self._object)
         if result < 0:
-            said = self.libbpf.said()
+            said = self.libbpf.take_messages()
             found = re.search(r"prog '([^']+)': (?:BPF program load failed|failed to load)", said)
             raise_load_error(self.path, found[1] if found else None, -result, said)
         self._map_fds = {name: self._duplicate(self._lib.bpf_map__fd(found)) for name, found in self.maps.items()}
@@ -165,30 +165,30 @@ class BpfObject:
             raise AttachError(f"attach '{program}': no attach method for '{section.kind}' programs")
         method.attach(self, program, section)
 
-    def expect_return(self, program: str) -> None:
-        """Prepare a program to be attached by `link_return`. Call it before `load`."""
+    def prepare_return(self, program: str) -> None:
+        """Prepare a program to be attached by `attach_return`. Call it before `load`."""
         if not self._kretprobes:
             self._lib.bpf_program__set_expected_attach_type(self.programs[program], _TRACE_KPROBE_MULTI)
 
-    def link(self, program: str, *, tells_misses: bool = False) -> None:
-        """Attach a program as libbpf does it, by its section; `tells_misses`: the link counts the calls it missed."""
-        self.libbpf.said()
-        self._keep_link(program, self._lib.bpf_program__attach(self.programs[program]), tells_misses)
+    def attach_by_section(self, program: str, *, counts_misses: bool = False) -> None:
+        """Attach a program as libbpf does it, by its section; `counts_misses`: the link counts the calls it missed."""
+        self.libbpf.take_messages()
+        self._keep_link(program, self._lib.bpf_program__attach(self.programs[program]), counts_misses)
 
-    def link_return(self, program: str, function: str) -> None:
+    def attach_return(self, program: str, function: str) -> None:
         """Attach a kretprobe's program, so that it has room for as many calls under way as this kernel allows."""
         if self._kretprobes:
             self._kretprobes.attach(function, self.program_fd(program))
             return
-        self.libbpf.said()
+        self.libbpf.take_messages()
         self._keep_link(program, self._attach_multi(program, function), True)
 
-    def _keep_link(self, program: str, link: int | None, tells_misses: bool) -> None:
+    def _keep_link(self, program: str, link: int | None, counts_misses: bool) -> None:
         if not link:
             code = ctypes.get_errno()
             raise AttachError(f"attach '{program}': {os.strerror(code)}", errno=code)
-        if tells_misses:
-            self._telling.append(link)
+        if counts_misses:
+            self._counting_links.append(link)
         self._closing.callback(self._lib.bpf_link__destroy, link)
 
     def _attach_multi(self, program: str, function: str) -> int | None:
@@ -203,7 +203,7 @@ class BpfObject:
     def missed_runs(self, programs: Iterable[str]) -> int:
         """Return how many runs of these programs the kernel left out, as far as it tells."""
         missed = sum(self.libbpf.missed_runs(self.program_fd(program)) for program in programs)
-        missed += sum(self.libbpf.missed_hits(self._lib.bpf_link__fd(link)) for link in self._telling)
+        missed += sum(self.libbpf.missed_hits(self._lib.bpf_link__fd(link)) for link in self._counting_links)
         return missed + (self._kretprobes.missed() if self._kretprobes else 0)
 
     def _each(self, what: str) -> Iterator[int]:

@@ -43,7 +43,7 @@ class Features:
         return None if self.preemption is None else self.preemption in ("lazy", "full", "rt")
 
 
-def look(root: Path = Path("/")) -> Features:
+def detect(root: Path = Path("/")) -> Features:
     """Return the features of the running kernel. `root` is where /proc and /sys are."""
     effective = _effective_capabilities(root / "proc/self/status")
     lockdown = read(root / "sys/kernel/security/lockdown")

@@ -46,7 +46,7 @@ class Host(msgspec.Struct, frozen=True):
     """Where the kernel's headers are, which BCC needs."""
 
 
-def look(release: str, root: Path = Path("/"), path: Sequence[str] | None = None) -> Host:
+def detect(release: str, root: Path = Path("/"), path: Sequence[str] | None = None) -> Host:
     """Return the facts. `root` is where /proc, /sys and /usr are, `path` is where this Python imports from."""
     soft, _ = resource.getrlimit(resource.RLIMIT_MEMLOCK)
     enforce = features.number(root / "sys/fs/selinux/enforce")

@@ -49,7 +49,7 @@ def entries(tracefs: str | os.PathLike[str]) -> list[Entry]:
     return [Entry(**found.groupdict()) for line in text.splitlines() if (found := _LINE.match(line))]
 
 
-def ours(entry: Entry) -> bool:
+def is_ours(entry: Entry) -> bool:
     """Say whether ebpfmon or an old Netdata collector made the entry. No others may be removed."""
     return entry.owner is not None or "_netdata_" in entry.event
 

@@ -145,11 +145,11 @@ class Libbpf:
         """How many values an element of a per-CPU map has."""
         return check(self.lib.libbpf_num_possible_cpus(), "count the possible CPUs")
 
-    def said(self) -> str:
-        """Return what libbpf has printed in the calling thread since this was last called there.
+    def take_messages(self) -> str:
+        """Return and forget what libbpf has printed in the calling thread.
 
-        libbpf prints in the thread that calls it, and only while the call lasts. So whoever calls said() before and
-        after an operation gets the messages of that operation alone, whatever other threads and instances do.
+        libbpf prints in the thread that calls it, and only during the call. To get the messages of one operation, call
+        this before it and after it; other threads and instances do not interfere.
         """
         text = "".join(_MESSAGES.texts)
         _MESSAGES.texts.clear()

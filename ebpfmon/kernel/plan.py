@@ -23,23 +23,23 @@ _PREEMPTED = "may miss calls: this kernel preempts such programs"
 
 @dataclass(slots=True)
 class Choice:
-    """How an event is seen: the candidate taken (None: not at all), why it may miss calls (empty: it sees every one),
+    """How an event is seen: the candidate chosen (None: not at all), why it may miss calls (empty: it sees every one),
     and why not what would have come before."""
 
     event: str
-    taken: BoundCandidate | None = None
-    misses: str = ""
+    chosen: BoundCandidate | None = None
+    miss_reason: str = ""
     refused: list[tuple[BoundCandidate, str]] = field(default_factory=list)
 
 
 def is_preempted(candidate: BoundCandidate, kernel: Kernel) -> bool:
     """Return whether a kernel preempts a candidate's programs."""
-    return bool(candidate.kinds & kernel.preempts) and not candidate.softirq
+    return bool(candidate.kinds & kernel.preempted_kinds) and not candidate.softirq
 
 
-def misses(candidate: BoundCandidate, kernel: Kernel) -> str:
+def miss_reason(candidate: BoundCandidate, kernel: Kernel) -> str:
     """Return why a candidate may miss calls on a kernel; empty if it sees every one."""
-    return _PREEMPTED if is_preempted(candidate, kernel) else candidate.method.misses(candidate.kinds, kernel)
+    return _PREEMPTED if is_preempted(candidate, kernel) else candidate.method.miss_reason(candidate.kinds, kernel)
 
 
 class Plan:
@@ -50,52 +50,52 @@ class Plan:
     ) -> None:
         self._probe, self._spec, self._kernel, self._mode = probe, spec, kernel, mode
         self._forced = attach_method
-        self._left: dict[str, list[BoundCandidate]] = {}
+        self._remaining: dict[str, list[BoundCandidate]] = {}
         for event, candidates in spec.candidates.items():
             of_mode = [c for c in candidates if c.mode in (None, mode)]
             if of_mode:  # else the event is for the other mode alone
                 allowed = (c for c in of_mode if attach_method in (None, c.method.name))
-                self._left[event] = sorted(allowed, key=self._rank)
-        self.choices = {event: Choice(event) for event in self._left}
+                self._remaining[event] = sorted(allowed, key=self._rank)
+        self.choices = {event: Choice(event) for event in self._remaining}
 
     def _rank(self, candidate: BoundCandidate) -> int:
         """Rank what misses nothing first; then keep the order. Instances run out seldom, preemption is daily."""
-        return 2 if is_preempted(candidate, self._kernel) else int(bool(misses(candidate, self._kernel)))
+        return 2 if is_preempted(candidate, self._kernel) else int(bool(miss_reason(candidate, self._kernel)))
 
-    def look(self, symbols: Symbols, programs: Container[str] | None = None) -> None:
+    def exclude_unavailable(self, symbols: Symbols, programs: Container[str] | None = None) -> None:
         """Cross out what can be seen not to be there; `programs` are those that BCC compiled, if it did."""
-        for event in self._spec.optional & self._left.keys():
+        for event in self._spec.optional & self._remaining.keys():
             if not any(symbols.has_function(c.target) for c in self._spec.candidates[event]):
-                del self._left[event], self.choices[event]
-        for candidate in [c for left in self._left.values() for c in left]:
-            reason = self._lacks(candidate, symbols)
+                del self._remaining[event], self.choices[event]
+        for candidate in [c for left in self._remaining.values() for c in left]:
+            reason = self._unavailable_reason(candidate, symbols)
             if programs is not None and not all(p in programs for p in candidate.programs):
                 reason = "needs the kernel's BTF, and BCC is there to do without"
             if reason:
-                self._cross_out(candidate, reason)
-        for candidate in [c for left in self._left.values() for c in left]:
-            if refused := candidate.kinds & self._kernel.refuses.keys():
-                self._cross_out(candidate, self._kernel.refuses[min(refused)])
+                self._exclude(candidate, reason)
+        for candidate in [c for left in self._remaining.values() for c in left]:
+            if refused := candidate.kinds & self._kernel.refused_kinds.keys():
+                self._exclude(candidate, self._kernel.refused_kinds[min(refused)])
 
-    def _lacks(self, candidate: BoundCandidate, symbols: Symbols) -> str:
+    def _unavailable_reason(self, candidate: BoundCandidate, symbols: Symbols) -> str:
         """Return why a candidate cannot work on this kernel, as far as looking tells; empty if it may."""
         reasons = (
-            candidate.method.lacks(section, candidate.arguments, self._kernel, symbols)
+            candidate.method.unavailable_reason(section, candidate.arguments, self._kernel, symbols)
             for section in candidate.sections
         )
         return next((reason for reason in reasons if reason), "")
 
-    def try_out(self, obj: BpfObject, *, table_size: int, rows: bool, setup: Setup) -> bool:
+    def try_load(self, obj: BpfObject, *, table_size: int, rows: bool, setup: Setup) -> bool:
         """Load and attach the best of what is left. If that fails, cross out the culprit and return False.
 
         Without `rows` tables by process hold none.
         """
-        taken = {event: left[0] if left else None for event, left in self._left.items()}
-        self._require(taken)
-        programs = list(dict.fromkeys(p for c in taken.values() if c for p in c.programs))
+        chosen = {event: left[0] if left else None for event, left in self._remaining.items()}
+        self._require(chosen)
+        programs = list(dict.fromkeys(p for c in chosen.values() if c for p in c.programs))
         for stem in find_tables(obj):
             set_table_size(obj, stem, table_size if rows or stem not in self._spec.by_process else 1)
-        self._set_rodata(obj, [c for c in taken.values() if c], rows, setup.rodata)
+        self._set_rodata(obj, [c for c in chosen.values() if c], rows, setup.rodata)
         attaching = None
         try:
             obj.load(programs)
@@ -105,30 +105,30 @@ class Plan:
                 obj.attach(attaching)
         except (LoadError, AttachError) as error:
             culprit = error.program if isinstance(error, LoadError) else attaching
-            if not any(culprit in c.programs for left in self._left.values() for c in left):
+            if not any(culprit in c.programs for left in self._remaining.values() for c in left):
                 raise
-            self._refuse(culprit, taken, error)
+            self._exclude_refused(culprit, chosen, error)
             return False
-        for event, candidate in taken.items():
+        for event, candidate in chosen.items():
             self._record(self.choices[event], candidate)
         return True
 
-    def _record(self, choice: Choice, taken: BoundCandidate | None) -> None:
-        choice.taken = taken
-        if not taken:
+    def _record(self, choice: Choice, chosen: BoundCandidate | None) -> None:
+        choice.chosen = chosen
+        if not chosen:
             return
-        choice.misses = misses(taken, self._kernel)
+        choice.miss_reason = miss_reason(chosen, self._kernel)
         in_file = list(self._spec.candidates[choice.event])
-        before = in_file[: in_file.index(taken)]
+        before = in_file[: in_file.index(chosen)]
         # why not what comes after it, in the file and by rank, nobody asks
-        choice.refused = [r for r in choice.refused if r[0] in before or self._rank(r[0]) < self._rank(taken)]
-        passed_over = [c for c in self._left[choice.event] if c in before]
-        choice.refused += [(c, misses(c, self._kernel)) for c in passed_over]
+        choice.refused = [r for r in choice.refused if r[0] in before or self._rank(r[0]) < self._rank(chosen)]
+        passed_over = [c for c in self._remaining[choice.event] if c in before]
+        choice.refused += [(c, miss_reason(c, self._kernel)) for c in passed_over]
 
-    def _require(self, taken: Mapping[str, BoundCandidate | None]) -> None:
-        missing = [event for event, candidate in taken.items() if candidate is None]
+    def _require(self, chosen: Mapping[str, BoundCandidate | None]) -> None:
+        missing = [event for event, candidate in chosen.items() if candidate is None]
         forced = self._forced
-        if missing and (forced or len(missing) == len(taken)):
+        if missing and (forced or len(missing) == len(chosen)):
             refused = self.choices[missing[0]].refused
             target, reason = ("", "the probe has no such program")
             if refused:
@@ -138,48 +138,48 @@ class Plan:
             remedy = ': set attach = "auto"' if forced else ""
             raise AttachError(f"attach '{missing[0]}' for probe '{self._probe.name}'{how}: {reason}{also}{remedy}")
 
-    def _set_rodata(self, obj: BpfObject, taken: list[BoundCandidate], rows: bool, own: Mapping[str, int]) -> None:
+    def _set_rodata(self, obj: BpfObject, chosen: list[BoundCandidate], rows: bool, own: Mapping[str, int]) -> None:
         data = obj.rodata()
         of_headers = {
             "cfg_rows": rows,
             "cfg_return": self._mode is LoadMode.RETURN,
             # where a program is preempted, another's would come between the look at whose cache it is and the counting
-            "cfg_cache": rows and not any(c.kinds & self._kernel.preempts for c in taken),
-            "cfg_may_cast": self._kernel.casts,
+            "cfg_cache": rows and not any(c.kinds & self._kernel.preempted_kinds for c in chosen),
+            "cfg_may_cast": self._kernel.has_rdonly_cast,
             "cfg_may_read": self._kernel.lockdown != "confidentiality",
         }
         if not of_headers.keys() <= self._spec.settings.keys():
             raise ObjectError(
                 f"probe '{self._probe.name}': its object was compiled with other BPF headers: ebpfmon bpf build"
             )
-        wanted = {c.setting: 1 for c in taken if c.setting} | dict(own) | of_headers
+        wanted = {c.setting: 1 for c in chosen if c.setting} | dict(own) | of_headers
         for name, value in wanted.items():
             if name not in self._spec.settings:
                 raise ObjectError(f"probe '{self._probe.name}': its object has no rodata setting '{name}'")
             offset, size = self._spec.settings[name]
             data[offset : offset + size] = list(int(value).to_bytes(size, "little"))
 
-    def _refuse(
-        self, culprit: str | None, taken: Mapping[str, BoundCandidate | None], error: LoadError | AttachError
+    def _exclude_refused(
+        self, culprit: str | None, chosen: Mapping[str, BoundCandidate | None], error: LoadError | AttachError
     ) -> None:
         reason = str(error).rpartition(": ")[2]
         lockdown = " (lockdown: confidentiality)" if self._kernel.lockdown == "confidentiality" else ""
-        culprits = [c for left in self._left.values() for c in left if culprit in c.programs]
+        culprits = [c for left in self._remaining.values() for c in left if culprit in c.programs]
         if error.errno in _REFUSES_KIND:
             method, kinds = culprits[0].method, culprits[0].kinds
             names = " and ".join(sorted(kinds))
-            if method.refused_as_a_whole:
+            if method.refused_together:
                 names, kinds = method.name, method.kinds
-            culprits = [c for left in self._left.values() for c in left if c.kinds & kinds]
+            culprits = [c for left in self._remaining.values() for c in left if c.kinds & kinds]
             reason = f"the kernel refuses {names} programs ({os.strerror(error.errno)})"
             if error.errno == errno.EPERM:  # the others may be due to one function, which another probe has not
-                self._kernel.refuses.update(dict.fromkeys(kinds, reason + lockdown))
+                self._kernel.refused_kinds.update(dict.fromkeys(kinds, reason + lockdown))
         elif culprits[0].setting:
             # one of a shared program's events is too much for this kernel: they leave it one by one
-            culprits = [c for c in taken.values() if c and culprit in c.programs][-1:]
+            culprits = [c for c in chosen.values() if c and culprit in c.programs][-1:]
         for one in culprits:
-            self._cross_out(one, reason + lockdown)
+            self._exclude(one, reason + lockdown)
 
-    def _cross_out(self, candidate: BoundCandidate, reason: str) -> None:
-        self._left[candidate.event].remove(candidate)
+    def _exclude(self, candidate: BoundCandidate, reason: str) -> None:
+        self._remaining[candidate.event].remove(candidate)
         self.choices[candidate.event].refused.append((candidate, reason))

@@ -37,7 +37,7 @@ class Symbols(Protocol):
         """Say whether there is a struct of that name, with that member if one is named."""
 
 
-def look_up(libbpf: Libbpf, path: Path = KERNEL_BTF) -> Symbols:
+def open_symbols(libbpf: Libbpf, path: Path = KERNEL_BTF) -> Symbols:
     """Return the running kernel's symbols from the best source that there is: its BTF, or else kallsyms."""
     try:
         return BtfSymbols(Btf(path.read_bytes(), libbpf))

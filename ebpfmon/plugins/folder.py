@@ -43,7 +43,7 @@ class File:
             raise PluginError(f"'{self.path}': a plugin's name has letters, digits and _: rename the file")
         source = _read(self.path)
         for path in _objects(self.path.parent):
-            require_ours(path)
+            require_trusted(path)
         name = MODULES + self.name
         spec = importlib.util.spec_from_file_location(name, self.path, loader=_Source(name, str(self.path), source))
         assert spec is not None
@@ -76,7 +76,7 @@ def files(folder: Path) -> Iterator[File]:
     """Return the plugins of a folder, by name. Raise PluginError if it does not exist, or others may write to it."""
     if not folder.is_absolute():
         raise PluginError(f"'{folder}': expected an absolute path")
-    require_ours(folder)
+    require_trusted(folder)
     try:
         names = sorted(os.listdir(folder))
     except OSError as error:
@@ -86,7 +86,7 @@ def files(folder: Path) -> Iterator[File]:
             yield File(folder / name)
 
 
-def require_ours(path: Path) -> None:
+def require_trusted(path: Path) -> None:
     """Raise PluginError if anybody but root and this process's user could change what is at a path: by writing to it,
     or to a folder on the way, where a file may be put in another's place (not where that is sticky, as /tmp is)."""
     try:
@@ -116,7 +116,7 @@ def _check(path: Path, found: os.stat_result, *, is_parent: bool = False) -> Non
 
 
 def _read(path: Path) -> bytes:
-    require_ours(path)
+    require_trusted(path)
     try:
         with open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK | os.O_CLOEXEC)) as file:
             found = os.fstat(file.fileno())

@@ -86,14 +86,14 @@ class Registry:
 
 
 @dataclass(frozen=True, slots=True)
-class Wanted:
+class PluginOptions:
     """Which plugins to load besides those installed (a folder's: an absolute path, or ""), and which not, by name."""
 
     folder: str = ""
     disabled: tuple[str, ...] = ()
 
 
-def discover(entry_points: Iterable[EntryPoint] | None = None, wanted: Wanted = Wanted()) -> Registry:
+def discover(entry_points: Iterable[EntryPoint] | None = None, options: PluginOptions = PluginOptions()) -> Registry:
     """Load the plugins that are installed, or those given, then those of the folder, by name.
 
     A plugin that cannot be used is in `Registry.left_out`. Raises PluginError if the folder cannot be used.
@@ -102,9 +102,9 @@ def discover(entry_points: Iterable[EntryPoint] | None = None, wanted: Wanted = 
         entry_points = importlib.metadata.entry_points(group=hookspecs.PROJECT)
     registry = Registry()
     sources: list[tuple[EntryPoint | File, _Origin]] = [*_in_order(entry_points)]
-    sources += [(file, _NOWHERE) for file in _of_folder(wanted.folder)]
+    sources += [(file, _NOWHERE) for file in _of_folder(options.folder)]
     for source, origin in sources:
-        _take(registry, source, origin, disabled=source.name in wanted.disabled)
+        _take(registry, source, origin, disabled=source.name in options.disabled)
     registry.plugins.sort(key=lambda p: p.name)
     return registry
 
@@ -147,7 +147,7 @@ def _take(registry: Registry, source: EntryPoint | File, origin: _Origin, *, dis
             registry.plugins.append(msgspec.structs.replace(seen, state=State.DISABLED))
             return
         loaded = source.load()
-        found = validate.ask(loaded)
+        found = validate.call_hooks(loaded)
         _require_new(registry, found)
     except KeyboardInterrupt:
         raise

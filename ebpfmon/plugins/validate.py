@@ -59,7 +59,7 @@ def api_version(plugin: object) -> object:
     return getattr(plugin, "EBPFMON_API_VERSION", None)
 
 
-def ask(plugin: object) -> Contribution:
+def call_hooks(plugin: object) -> Contribution:
     """Call a plugin's hooks and check what they return.
 
     Raises PluginError with the reason why it cannot be used, and whatever its hooks raise.

@@ -22,7 +22,7 @@ def skip_reason() -> str:
     """Return why no probe can be loaded here; an empty string if one can."""
     try:
         Libbpf()
-        features.require_permission(features.look())
+        features.require_permission(features.detect())
     except KernelError as error:
         return str(error)
     return ""
@@ -41,7 +41,7 @@ class Counting:
     @property
     def events(self) -> dict[str, str | None]:
         """The attach method by which each of its events is seen here, None if it cannot be."""
-        return {c.event: c.taken.method.name if c.taken else None for c in self._loaded.choices}
+        return {c.event: c.chosen.method.name if c.chosen else None for c in self._loaded.choices}
 
     def harvest(self) -> dict[str, TableHarvest]:
         """End the interval: what each table counted in it."""
@@ -101,7 +101,7 @@ def load_probe(
     Raises KernelError in the words of the daemon, and what its `setup` raises.
     """
     settings = settings or probe.settings()
-    kernel = features.look()
+    kernel = features.detect()
     features.require_permission(kernel)
     options = LoadOptions(
         mode=mode, attach_method=attach_method, table_size=settings.table_size, setup=probe.setup(settings)

@@ -20,7 +20,7 @@ def check_plugin(plugin: object) -> Contribution:
     Returns what it contributes: `probes`, `sinks` and `hooks`. Raises PluginError or ObjectError with the daemon's
     messages, and whatever the hooks raise. Needs no root, because nothing is loaded.
     """
-    found = validate.ask(plugin)
+    found = validate.call_hooks(plugin)
     for probe in found.probes:
         counters, by_process = _tables(probe)
         if not counters:

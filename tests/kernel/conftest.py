@@ -15,7 +15,7 @@ from tests.kernel.programs import program
 @pytest.fixture(scope="session", autouse=True)
 def permission() -> None:
     """These tests never skip: they are the product."""
-    features.require_permission(features.look())
+    features.require_permission(features.detect())
 
 
 @pytest.fixture(scope="session")

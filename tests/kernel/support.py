@@ -112,7 +112,7 @@ class Monitor(RunningDaemon):
         }
         super().__init__(wanted)
         asked_for = self.settings.ebpfmon.attach
-        self.may_miss = asked_for == "trampoline" and features.look().preemptible is not False
+        self.may_miss = asked_for == "trampoline" and features.detect().preemptible is not False
         """Whether programs were asked for that this kernel preempts: it leaves out some of their runs, and says so."""
 
     def rows(self, table: str = "process") -> np.ndarray:
@@ -178,7 +178,7 @@ def require_attach_method(method: str) -> None:
     """Skip the test if this kernel does not allow an attach method: that is for `test_attach_methods.py` to judge."""
     probe, options = registry.discover().probes["process"], LoadOptions(attach_method=method)
     try:
-        attach.load(probe, Libbpf(), features.look(), options).close()
+        attach.load(probe, Libbpf(), features.detect(), options).close()
     except AttachError as error:
         pytest.skip(str(error))
 

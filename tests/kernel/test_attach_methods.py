@@ -16,17 +16,17 @@ from ebpfmon.plugins import registry
 def choices(method: str | None, mode: LoadMode = LoadMode.RETURN) -> tuple[Choice, ...]:
     """How the process probe's events are seen."""
     probe = registry.discover().probes["process"]
-    with attach.load(probe, Libbpf(), features.look(), LoadOptions(attach_method=method, mode=mode)) as loaded:
+    with attach.load(probe, Libbpf(), features.detect(), LoadOptions(attach_method=method, mode=mode)) as loaded:
         return loaded.choices
 
 
 def test_tracepoints_see_every_event() -> None:
-    assert all(c.taken and c.taken.method.name == "tracepoint" for c in choices("tracepoint"))
+    assert all(c.chosen and c.chosen.method.name == "tracepoint" for c in choices("tracepoint"))
 
 
 def test_kprobes_see_every_event_where_the_kernel_has_kprobes() -> None:
-    if features.look().kprobes:
-        assert all(c.taken and c.taken.method.name == "kprobe" for c in choices("kprobe"))
+    if features.detect().kprobes:
+        assert all(c.chosen and c.chosen.method.name == "kprobe" for c in choices("kprobe"))
     else:
         with pytest.raises(AttachError, match=r"this kernel has no kprobes \(CONFIG_KPROBE_EVENTS\)"):
             choices("kprobe")
@@ -39,11 +39,11 @@ def test_trampolines_see_every_event_unless_the_kernel_refuses_them_as_such() ->
     except AttachError as error:
         found, refused = (), str(error)
     assert bool(found) is not ("the kernel refuses trampoline programs" in refused)
-    assert all(c.taken and c.taken.method.name == "trampoline" for c in found)
+    assert all(c.chosen and c.chosen.method.name == "trampoline" for c in found)
 
 
 @pytest.mark.parametrize("mode", LoadMode)
 def test_left_to_itself_it_sees_every_event(mode: LoadMode) -> None:
     found = choices(None, mode)
-    assert all(c.taken for c in found)
+    assert all(c.chosen for c in found)
     assert ("task_fail" in {c.event for c in found}) is (mode is LoadMode.RETURN)

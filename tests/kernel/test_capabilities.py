@@ -88,7 +88,7 @@ def in_thread(work: Callable[[], object]) -> None:
 @pytest.fixture
 def probe() -> Iterator[LoadedProbe]:
     """The process probe, as the daemon has it."""
-    with attach.load(registry.discover().probes["process"], Libbpf(), features.look(), LoadOptions()) as loaded:
+    with attach.load(registry.discover().probes["process"], Libbpf(), features.detect(), LoadOptions()) as loaded:
         yield loaded
 
 
@@ -260,7 +260,7 @@ def test_a_harvest_is_exact_in_a_thread_with_what_is_needed_alone(probe: LoadedP
 
 def test_with_returns_seen_a_harvest_as_nobody_works_too() -> None:
     options = LoadOptions(mode=LoadMode.RETURN)
-    with attach.load(registry.discover().probes["process"], Libbpf(), features.look(), options) as probe:
+    with attach.load(registry.discover().probes["process"], Libbpf(), features.detect(), options) as probe:
 
         def work() -> object:
             become("nobody", ALL)

@@ -28,7 +28,7 @@ from ebpfmon.plugins import registry
 from tests.kernel.network import assert_counted_exactly
 from tests.kernel.support import PLAN, Monitor, assert_counts, expected, require_open_tree, work
 
-FOUND = features.look()
+FOUND = features.detect()
 btf_hidden = pytest.mark.skipif(FOUND.btf, reason="this kernel has BTF")
 locked_down = pytest.mark.skipif(FOUND.lockdown != "confidentiality", reason="this kernel is not locked down")
 
@@ -82,7 +82,7 @@ def test_with_btf_hidden_bcc_counts_traffic_exactly(traffic: Path) -> None:
 def test_with_btf_hidden_the_loader_is_bcc_and_sees_every_event() -> None:
     with load() as probe:
         assert probe.loader is Loader.BCC
-        assert all(choice.taken for choice in probe.choices)
+        assert all(choice.chosen for choice in probe.choices)
 
 
 @btf_hidden

@@ -13,7 +13,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from ebpfmon.check.report import Verdict, render
+from ebpfmon.check.report import Report, render
 from ebpfmon.kernel import features
 
 EBPFMON = [sys.executable, "-m", "ebpfmon"]
@@ -25,13 +25,13 @@ PROMISED = [
 
 
 @cache  # a virtual machine is slow
-def check(*arguments: str, before: tuple[str, ...] = ()) -> tuple[Verdict, list[str]]:
+def check(*arguments: str, before: tuple[str, ...] = ()) -> tuple[Report, list[str]]:
     """The verdict as JSON and as lines of text. Both runs end with its status, and say nothing on stderr."""
     runs = [
         subprocess.run([*before, *EBPFMON, "check", *more, *arguments], capture_output=True, text=True, check=False)
         for more in (["--json"], [])
     ]
-    verdict = msgspec.json.decode(runs[0].stdout, type=Verdict)
+    verdict = msgspec.json.decode(runs[0].stdout, type=Report)
     assert [(run.returncode, run.stderr) for run in runs] == [(verdict.status, "")] * 2
     return verdict, runs[1].stdout.splitlines()
 
@@ -47,7 +47,7 @@ def test_every_promised_fact_is_there() -> None:
     verdict, text = check()
     assert [finding.about for finding in verdict.findings] == PROMISED
     assert [line for line in PROMISED if not any(t.startswith(f"{line}  ") for t in text)] == []
-    assert verdict.kernel == features.look()
+    assert verdict.kernel == features.detect()
     release, version = (subprocess.check_output(["uname", what], text=True).strip() for what in ("-r", "-v"))
     assert (verdict.kernel.release, verdict.kernel.version) == (release, version)
     assert re.fullmatch(r"\d+\.\d+", verdict.libbpf or "")
@@ -62,7 +62,7 @@ def test_the_status_says_whether_all_events_are_seen() -> None:
     assert verdict.status == 0
     assert text[0].split(maxsplit=1)[1] in ("24 of 24 events can be seen", "25 of 25 events can be seen")
     forced, text = check("--attach", "kprobe")
-    assert forced.status == (0 if features.look().kprobes else 2)
+    assert forced.status == (0 if features.detect().kprobes else 2)
     assert ("no event can be seen" in text[0]) is (forced.status == 2)
 
 
@@ -97,7 +97,7 @@ class Kprobes:
 @pytest.fixture
 def kprobes() -> Iterator[Kprobes]:
     """This kernel's, with one of a stranger's in it, which is gone afterwards, as is all that the test made."""
-    found = features.look()
+    found = features.detect()
     if not found.kprobes:
         pytest.skip("this kernel has no kprobe_events")
     mount = Path(found.tracefs or "/sys/kernel/tracing")
@@ -164,4 +164,4 @@ def test_reset_goes_on_after_one_that_is_in_use_and_ends_with_1(kprobes: Kprobes
 
 def test_reset_says_where_there_are_no_kprobes() -> None:
     none = (0, ["this kernel has no kprobes, so nothing can be left"], "")
-    assert (reset() == none) is not features.look().kprobes
+    assert (reset() == none) is not features.detect().kprobes

@@ -20,11 +20,11 @@ from ebpfmon.kernel.attach import LoadedProbe, LoadOptions
 from ebpfmon.kernel.attach_methods import Kernel
 from ebpfmon.kernel.kretprobes import Kretprobes
 from ebpfmon.kernel.libbpf import Libbpf
-from ebpfmon.kernel.symbols import look_up
+from ebpfmon.kernel.symbols import open_symbols
 from ebpfmon.plugins import registry
 from tests.kernel.test_daemon import running
 
-FOUND = features.look()
+FOUND = features.detect()
 pytestmark = pytest.mark.skipif(not FOUND.kprobes, reason="this kernel has no kprobes")
 READ = {"x86_64": 0, "aarch64": 63}[os.uname().machine]
 READERS = 20  # more than the kernel has instances for by default: ten, or two a CPU
@@ -33,8 +33,8 @@ READERS = 20  # more than the kernel has instances for by default: ten, or two a
 @pytest.fixture
 def pooled() -> None:
     """Only where kretprobes have a pool of instances: elsewhere there is nothing that could be missed or left."""
-    with look_up(Libbpf()) as symbols:
-        if Kernel.of(symbols, FOUND).returns_have_room:
+    with open_symbols(Libbpf()) as symbols:
+        if Kernel.of(symbols, FOUND).unlimited_kretprobes:
             pytest.skip("this kernel's kretprobes never run out of instances")
 
 

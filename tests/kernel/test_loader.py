@@ -61,7 +61,7 @@ def strange(
     candidates = tuple(Candidate(programs=(f"program_{n}",)) for n in range(len(programs)))
     events = (Event("exec", candidates),)
     probe = Probe(name="strange", package=package, object="strange", charts=(), events=events)
-    return attach.load(probe, Libbpf(), features.look(), LoadOptions())
+    return attach.load(probe, Libbpf(), features.detect(), LoadOptions())
 
 
 def test_a_program_that_the_verifier_refuses_gives_way_to_the_next(
@@ -74,8 +74,8 @@ def test_a_program_that_the_verifier_refuses_gives_way_to_the_next(
     )
     with strange(tmp_path, monkeypatch, "gives_way", *programs) as loaded:
         (choice,) = loaded.choices
-    assert choice.taken
-    assert choice.taken.target == "task_rename"
+    assert choice.chosen
+    assert choice.chosen.target == "task_rename"
     ((refused, reason),) = choice.refused
     assert refused.target == "sched_process_exec"
     assert "invalid mem access" in reason
@@ -123,19 +123,19 @@ def test_a_file_that_is_no_object_is_named(tmp_path: Path, monkeypatch: pytest.M
     probe = Probe(name="broken", package="broken", object="broken", charts=())
     monkeypatch.syspath_prepend(tmp_path)
     with pytest.raises(ObjectError, match=r"find the object of probe 'broken': no '.*broken\.bpf\.o'"):
-        attach.load(probe, Libbpf(), features.look(), LoadOptions())
+        attach.load(probe, Libbpf(), features.detect(), LoadOptions())
     (broken / "broken.bpf.o").write_bytes(b"not an ELF file")
     with pytest.raises(ObjectError, match=r"open '.*broken\.bpf\.o'"):
-        attach.load(probe, Libbpf(), features.look(), LoadOptions())
+        attach.load(probe, Libbpf(), features.detect(), LoadOptions())
 
 
 def test_what_is_known_of_the_kernel_already_changes_nothing_in_how_a_probe_is_seen() -> None:
     """Whatever this kernel refuses: it is found out once, and said of every probe in the same words."""
-    libbpf, found = Libbpf(), features.look()
-    with attach.Known(libbpf, found) as known:
+    libbpf, found = Libbpf(), features.detect()
+    with attach.KernelFacts(libbpf, found) as facts:
         for name in ("network_viewer", "process"):
             probe = registry.discover().probes[name]
-            with attach.load(probe, libbpf, found, LoadOptions(), known=known) as after:
+            with attach.load(probe, libbpf, found, LoadOptions(), facts=facts) as after:
                 seen = after.choices
             with attach.load(probe, libbpf, found, LoadOptions()) as alone:
                 assert seen == alone.choices

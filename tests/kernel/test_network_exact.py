@@ -27,7 +27,7 @@ def refused(attach_by: str) -> str:
         return ""
     probe, options = registry.discover().probes["network_viewer"], LoadOptions(attach_method=attach_by)
     try:
-        attach.load(probe, Libbpf(), features.look(), options).close()
+        attach.load(probe, Libbpf(), features.detect(), options).close()
     except AttachError as error:
         return str(error)
     return ""

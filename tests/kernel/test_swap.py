@@ -46,7 +46,7 @@ def reads_of(process: subprocess.Popen[str]) -> int:
 def test_a_hundred_swaps_under_a_storm_lose_nothing(workload: Path, tmp_path: Path) -> None:
     probe = registry.discover().probes["process"]
     harvests: list[Harvest] = []
-    found = features.look()
+    found = features.detect()
     with (
         attach.load(probe, Libbpf(), found, LoadOptions()) as loaded,
         ThreadPoolExecutor(1, "harvest", never_preempted if found.preemptible is not False else None) as executor,

@@ -63,7 +63,7 @@ def measure(monkeypatch: pytest.MonkeyPatch) -> Measured:
         ):
             options = LoadOptions(attach_method=method, mode=mode)
             try:
-                attach.load(probe, libbpf, features.look(), options).close()
+                attach.load(probe, libbpf, features.detect(), options).close()
             except AttachError:
                 assert method  # this kernel does not have it: test_attach_methods.py judges that
     return measured

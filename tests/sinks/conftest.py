@@ -13,7 +13,7 @@ from tests.kernel.programs import program
 @pytest.fixture(scope="session", autouse=True)
 def permission() -> None:
     """The daemon is the real one, too."""
-    features.require_permission(features.look())
+    features.require_permission(features.detect())
 
 
 @pytest.fixture(scope="session")

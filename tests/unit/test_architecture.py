@@ -176,7 +176,7 @@ sys.meta_path.insert(0, Guard())
 for module in sys.argv[1:]:
     plugin = importlib.import_module(module)
     if hasattr(plugin, "EBPFMON_API_VERSION"):
-        for probe in validate.ask(plugin).probes:
+        for probe in validate.call_hooks(plugin).probes:
             probe.setup(probe.settings()).close()
 assert below == {name for name in sys.modules if name.partition(".")[0] == "ebpfmon"}
 """

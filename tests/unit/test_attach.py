@@ -76,14 +76,17 @@ def load(monkeypatch: pytest.MonkeyPatch, symbols: list[FakeSymbols]) -> Load:
         return made
 
     def loaded(
-        features: Features = CALM, options: LoadOptions = BEST, *objects: Object, known: attach.Known | None = None
+        features: Features = CALM,
+        options: LoadOptions = BEST,
+        *objects: Object,
+        facts: attach.KernelFacts | None = None,
     ) -> Object:
         opened[:] = [Object(), *(objects or [Object()])]
-        return cast(Object, attach.load(PROBE, cast(Libbpf, None), features, options, known=known))
+        return cast(Object, attach.load(PROBE, cast(Libbpf, None), features, options, facts=facts))
 
     fakes: dict[str, Any] = {
         "locate": lambda probe: Path("p.bpf.o"), "Btf": lambda raw: None, "read_spec": lambda probe, obj, types: SPEC,
-        "look_up": lambda libbpf: symbols[0], "compile_source": lambda obj: COMPILED,
+        "open_symbols": lambda libbpf: symbols[0], "compile_source": lambda obj: COMPILED,
         "BpfObject": make("core"), "BccObject": make("bcc"), "Kretprobes": lambda libbpf, tracefs: tracefs,
         "LoadedProbe": lambda probe, obj, types, choices, setup: obj.with_setup(setup),
     }  # fmt: skip
@@ -172,17 +175,17 @@ def test_several_loads_look_at_the_kernel_once_and_try_once_what_it_does_not_per
     said: list[str] = []
 
     @contextmanager
-    def look_up(_: object) -> Iterator[FakeSymbols]:
+    def open_symbols(_: object) -> Iterator[FakeSymbols]:
         said.append("looked")
         yield FakeSymbols()
         said.append("closed")
 
-    monkeypatch.setattr(attach, "look_up", look_up)
+    monkeypatch.setattr(attach, "open_symbols", open_symbols)
     refusal = {"f2_fexit": errno.EPERM}
-    with attach.Known(cast(Libbpf, None), CALM) as known:
+    with attach.KernelFacts(cast(Libbpf, None), CALM) as facts:
         assert not said, "it looks when it needs to"
         tried, second, third = Object(refusal), Object(refusal), Object(refusal)
-        assert load(CALM, BEST, tried, second, known=known) is second
-        assert load(CALM, BEST, third, known=known) is third
+        assert load(CALM, BEST, tried, second, facts=facts) is second
+        assert load(CALM, BEST, third, facts=facts) is third
         assert said == ["looked"]
     assert said == ["looked", "closed"]

@@ -27,13 +27,13 @@ class FakeLinks:
     def __init__(self) -> None:
         self.asked: list[str] = []
 
-    def link(self, program: str, *, tells_misses: bool = False) -> None:
-        self.asked.append(f"link {program} {tells_misses}")
+    def attach_by_section(self, program: str, *, counts_misses: bool = False) -> None:
+        self.asked.append(f"link {program} {counts_misses}")
 
-    def link_return(self, program: str, function: str) -> None:
+    def attach_return(self, program: str, function: str) -> None:
         self.asked.append(f"return {program} {function}")
 
-    def expect_return(self, program: str) -> None:
+    def prepare_return(self, program: str) -> None:
         self.asked.append(f"expect {program}")
 
 
@@ -72,15 +72,18 @@ def test_a_method_says_what_a_kernel_lacks(
     method: AttachMethod, section: str, arguments: int | None, lacks: str
 ) -> None:
     symbols = FakeSymbols({"f": 3}, ("t",), raw={"t": 2})
-    assert method.lacks(Section.parse(section), arguments, KERNEL, symbols) == lacks
+    assert method.unavailable_reason(Section.parse(section), arguments, KERNEL, symbols) == lacks
 
 
 def test_only_kretprobes_without_room_miss_calls_where_nothing_is_preempted() -> None:
     missing = [
-        (method.name, kind) for method in METHODS for kind in sorted(method.kinds) if method.misses([kind], NO_ROOM)
+        (method.name, kind)
+        for method in METHODS
+        for kind in sorted(method.kinds)
+        if method.miss_reason([kind], NO_ROOM)
     ]
     assert missing == [("kprobe", "kretprobe")]
-    assert not any(method.misses(method.kinds, KERNEL) for method in METHODS)
+    assert not any(method.miss_reason(method.kinds, KERNEL) for method in METHODS)
 
 
 def test_the_setting_takes_every_method_and_nothing_else() -> None:
@@ -108,7 +111,7 @@ class Invented(AttachMethod):
     name = "invented"
     kinds = frozenset({"invented_entry", "invented_return"})
 
-    def lacks(self, section: Section, arguments: int | None, kernel: Kernel, symbols: Symbols) -> str:
+    def unavailable_reason(self, section: Section, arguments: int | None, kernel: Kernel, symbols: Symbols) -> str:
         return "" if kernel.kprobes else "this kernel has nothing invented"
 
 
@@ -117,8 +120,8 @@ def test_another_method_is_a_class_in_the_registry(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(attach_methods, "METHODS", (*METHODS, Invented()))
     ((found,),) = bind([event], {"malloc_entry": "invented_entry//lib/libc.so.6:malloc"}, []).values()
     assert (found.method.name, found.target) == ("invented", "/lib/libc.so.6:malloc")
-    assert not found.method.lacks(found.sections[0], None, KERNEL, FakeSymbols())
-    assert found.method.lacks(found.sections[0], None, replace(KERNEL, kprobes=False), FakeSymbols())
+    assert not found.method.unavailable_reason(found.sections[0], None, KERNEL, FakeSymbols())
+    assert found.method.unavailable_reason(found.sections[0], None, replace(KERNEL, kprobes=False), FakeSymbols())
     links = FakeLinks()
     found.method.attach(links, "malloc_entry", found.sections[0])
     assert links.asked == ["link malloc_entry False"]

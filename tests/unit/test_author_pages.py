@@ -25,7 +25,7 @@ from ebpfmon.errors import PluginError, SettingsError
 from ebpfmon.model import KINDS
 from ebpfmon.pipeline import publish as fanout
 from ebpfmon.plugins import folder, registry
-from ebpfmon.plugins.registry import Wanted, discover
+from ebpfmon.plugins.registry import PluginOptions, discover
 from ebpfmon.plugins.validate import HOOKS, violation
 from ebpfmon.testing import fixtures
 from tests.unit.samples import FILES, PROBES, ROOT, SINKS, sample, write
@@ -169,9 +169,9 @@ def test_the_errors_on_the_page_are_what_is_said(tmp_path: Path, monkeypatch: py
     wrong = violation(probe, {"hello": ("exec_calls",)}, {}, {"hello"})
     assert said[1] == f"ebpfmon: probe 'hello' is left out: probe 'hello': {wrong}"
     place = "/etc/ebpfmon/plugins"
-    monkeypatch.setattr(folder, "require_ours", lambda path: folder._check(path, stat_of(0o777)))
+    monkeypatch.setattr(folder, "require_trusted", lambda path: folder._check(path, stat_of(0o777)))
     with pytest.raises(PluginError) as caught:
-        discover([], Wanted(place))
+        discover([], PluginOptions(place))
     assert sample(PROBES, "", "mode 0777") == f"ebpfmon: {caught.value}\n"
 
 
@@ -180,7 +180,7 @@ def stat_of(mode: int) -> Any:
 
 
 def test_the_settings_of_the_samples_are_checked_as_the_page_says(tmp_path: Path) -> None:
-    found = discover(wanted=Wanted(str(write(tmp_path / "plugins", "users.py", "hello.py", "sqlite_sink.py"))))
+    found = discover(options=PluginOptions(str(write(tmp_path / "plugins", "users.py", "hello.py", "sqlite_sink.py"))))
     assert not found.left_out
     raw = tomli.loads(sample(PROBES, "toml", "[plugins.users]"))
     assert set(raw["plugins"]["users"]) == set(found.probes["users"].settings.__struct_fields__) - {"table_size"}

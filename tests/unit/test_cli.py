@@ -145,8 +145,8 @@ def test_a_wrong_interval_on_the_command_line_is_called_so(run: Run) -> None:
 def test_without_capabilities_the_daemon_ends_with_1_and_a_line_that_says_what_is_missing(
     run: Run, monkeypatch: pytest.MonkeyPatch, root: bool
 ) -> None:
-    bare = replace(features.look(), capabilities=(), root=root)
-    monkeypatch.setattr(features, "look", lambda: bare)
+    bare = replace(features.detect(), capabilities=(), root=root)
+    monkeypatch.setattr(features, "detect", lambda: bare)
     status, out, err = run("run", "--for", "5")
     assert (status, out) == (1, "")
     assert err.startswith("ebpfmon: load eBPF programs: not permitted: ")
@@ -154,8 +154,8 @@ def test_without_capabilities_the_daemon_ends_with_1_and_a_line_that_says_what_i
 
 
 def test_check_without_capabilities_says_that_no_event_can_be_seen(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    bare = replace(features.look(), capabilities=())
-    monkeypatch.setattr(features, "look", lambda: bare)
+    bare = replace(features.detect(), capabilities=())
+    monkeypatch.setattr(features, "detect", lambda: bare)
     status, out, _ = run("check")
     assert status == 2
     assert "error" in out
@@ -288,7 +288,7 @@ def test_plugins_are_listed_and_one_that_is_left_out_makes_the_status_1(
     assert log == ["active", ["log"], "ebpfmon", 2, None]
     real = registry.discover
     bad, good = FakeEntryPoint("bad", plugin(version=7)), FakeEntryPoint("log", ebpfmon_sinks.log)
-    monkeypatch.setattr(registry, "discover", lambda wanted: real([bad, good], wanted))
+    monkeypatch.setattr(registry, "discover", lambda options: real([bad, good], options))
     status, out, _ = run("plugins")
     assert (status, out.count("\n")) == (1, 3)
     assert "it was written for API version 7" in out

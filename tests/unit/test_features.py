@@ -12,7 +12,7 @@ import pytest
 
 from ebpfmon.errors import KernelError
 from ebpfmon.kernel import kconfig
-from ebpfmon.kernel.features import Features, look, require_permission
+from ebpfmon.kernel.features import Features, detect, require_permission
 
 FULL = Features(
     release="6.1", machine="x86_64", root=True, capabilities=("CAP_SYS_ADMIN",), btf=True, kprobes=True, jit=1,
@@ -40,7 +40,7 @@ def uname(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
 
 
 def test_of_a_root_with_nothing_in_it_nothing_is_claimed(tmp_path: Path) -> None:
-    found = look(tmp_path)
+    found = detect(tmp_path)
     assert (found.capabilities, found.btf, found.kprobes, found.jit, found.lockdown) == ((), False, False, None, None)
 
 
@@ -56,7 +56,7 @@ def test_of_a_root_with_nothing_in_it_nothing_is_claimed(tmp_path: Path) -> None
 )
 def test_the_effective_capabilities_are_read(tmp_path: Path, effective: str, expected: tuple[str, ...]) -> None:
     status = f"Name:\tx\nCapPrm:\t000001ffffffffff\nCapEff:\t{effective}\nCapBnd:\t000001ffffffffff\n"
-    assert look(make(tmp_path, proc__self__status=status)).capabilities == expected
+    assert detect(make(tmp_path, proc__self__status=status)).capabilities == expected
 
 
 @pytest.mark.parametrize(
@@ -69,16 +69,16 @@ def test_the_effective_capabilities_are_read(tmp_path: Path, effective: str, exp
     ],
 )
 def test_the_lockdown_is_the_word_in_brackets(tmp_path: Path, text: str, expected: str | None) -> None:
-    assert look(make(tmp_path, sys__kernel__security__lockdown=text)).lockdown == expected
+    assert detect(make(tmp_path, sys__kernel__security__lockdown=text)).lockdown == expected
 
 
 @pytest.mark.parametrize(("text", "expected"), [("0\n", 0), ("1\n", 1), ("2\n", 2), ("", None)])
 def test_the_jit_is_off_or_on(tmp_path: Path, text: str, expected: int | None) -> None:
-    assert look(make(tmp_path, proc__sys__net__core__bpf_jit_enable=text)).jit == expected
+    assert detect(make(tmp_path, proc__sys__net__core__bpf_jit_enable=text)).jit == expected
 
 
 def test_btf_and_kprobes_are_there_if_their_files_are(tmp_path: Path) -> None:
-    found = look(make(tmp_path, sys__kernel__btf__vmlinux="", sys__bus__event_source__devices__kprobe__type="8"))
+    found = detect(make(tmp_path, sys__kernel__btf__vmlinux="", sys__bus__event_source__devices__kprobe__type="8"))
     assert (found.btf, found.kprobes) == (True, True)
 
 
@@ -91,8 +91,8 @@ def test_the_preemption_is_the_word_in_parentheses_in_debugfs(
 ) -> None:
     uname("PREEMPT_DYNAMIC Mon Nov 23")
     make(tmp_path, sys__kernel__debug__sched__preempt=text, proc__cmdline="preempt=full")
-    assert look(tmp_path).preemption == "full"  # a directory is no debugfs
-    assert look(make(tmp_path, proc__self__mounts=MOUNTED)).preemption == "lazy"
+    assert detect(tmp_path).preemption == "full"  # a directory is no debugfs
+    assert detect(make(tmp_path, proc__self__mounts=MOUNTED)).preemption == "lazy"
 
 
 @pytest.mark.parametrize(
@@ -125,7 +125,7 @@ def test_without_debugfs_the_preemption_is_told_by_uname_the_command_line_and_th
 ) -> None:
     uname(version)
     make(tmp_path, proc__cmdline=cmdline, **{"boot__config-9.9": config})
-    found = look(tmp_path)
+    found = detect(tmp_path)
     assert (found.preemption, found.preemptible) == (expected, preemptible)
 
 
@@ -145,13 +145,13 @@ def test_without_debugfs_the_preemption_is_told_by_uname_the_command_line_and_th
 def test_tracefs_and_debugfs_are_where_they_are_mounted(
     tmp_path: Path, mounts: str, tracefs: str | None, debugfs: str | None
 ) -> None:
-    found = look(make(tmp_path, proc__self__mounts=mounts))
+    found = detect(make(tmp_path, proc__self__mounts=mounts))
     assert (found.tracefs, found.debugfs) == (tracefs, debugfs)
 
 
 def test_tracefs_that_is_mounted_when_somebody_looks_is_found_in_debugfs(tmp_path: Path) -> None:
     make(tmp_path, proc__self__mounts=MOUNTED, sys__kernel__debug__tracing__README="tracing mini-HOWTO")
-    assert look(tmp_path).tracefs == "/sys/kernel/debug/tracing"
+    assert detect(tmp_path).tracefs == "/sys/kernel/debug/tracing"
 
 
 @pytest.mark.parametrize("place", kconfig.places("9.9"))

@@ -14,7 +14,7 @@ from ebpfmon.errors import ObjectError, PluginError
 from ebpfmon.kernel.objects import locate
 from ebpfmon.plugins import folder
 from ebpfmon.plugins.folder import MODULES, File, files
-from ebpfmon.plugins.registry import State, Wanted, discover
+from ebpfmon.plugins.registry import PluginOptions, State, discover
 from tests.unit.support import FakeEntryPoint, plugin
 
 PLUGIN = """
@@ -53,7 +53,7 @@ def write(place: Path, name: str, text: str = PLUGIN) -> Path:
 
 
 def errors(place: Path) -> dict[str, str | None]:
-    return {p.name: p.error for p in discover([], Wanted(str(place))).plugins}
+    return {p.name: p.error for p in discover([], PluginOptions(str(place))).plugins}
 
 
 def test_each_file_is_a_plugin_and_what_begins_with_an_underscore_is_not(place: Path) -> None:
@@ -61,7 +61,7 @@ def test_each_file_is_a_plugin_and_what_begins_with_an_underscore_is_not(place: 
     (place / "notes.txt").touch()
     (place / ".hidden.py").touch()
     assert list(files(place)) == [File(place / "naps.py")]
-    found = discover([], Wanted(str(place)))
+    found = discover([], PluginOptions(str(place)))
     assert found.probes["naps"].settings().nap == 3  # type: ignore[attr-defined]  # its own setting
     (naps,) = found.plugins
     assert (naps.file, naps.version, naps.distribution, naps.api_version) == (str(place / "naps.py"), "1.5", "", 2)
@@ -70,7 +70,7 @@ def test_each_file_is_a_plugin_and_what_begins_with_an_underscore_is_not(place: 
 
 
 def test_a_probes_object_lies_beside_its_file(place: Path) -> None:
-    probe: Probe = discover([], Wanted(str(place))).probes["naps"]
+    probe: Probe = discover([], PluginOptions(str(place))).probes["naps"]
     there = place / "objects" / os.uname().machine / "naps.bpf.o"
     with pytest.raises(ObjectError, match=str(there)):
         locate(probe)
@@ -81,21 +81,21 @@ def test_a_probes_object_lies_beside_its_file(place: Path) -> None:
 
 def test_a_folder_that_is_not_there_or_not_absolute_stops_everything(tmp_path: Path) -> None:
     with pytest.raises(PluginError) as caught:
-        discover([], Wanted(str(tmp_path / "none")))
+        discover([], PluginOptions(str(tmp_path / "none")))
     said = f"look for plugins in ebpfmon.plugins_dir: '{tmp_path}/none': No such file or directory"
     assert str(caught.value) == said
     with pytest.raises(PluginError, match="expected an absolute path"):
-        discover([], Wanted("plugins"))
+        discover([], PluginOptions("plugins"))
     (tmp_path / "file").touch()
     with pytest.raises(PluginError, match="Not a directory"):
-        discover([], Wanted(str(tmp_path / "file")))
+        discover([], PluginOptions(str(tmp_path / "file")))
 
 
 @pytest.mark.parametrize("mode", [0o775, 0o777, 0o1777])
 def test_a_folder_to_which_others_may_write_stops_everything(place: Path, mode: int) -> None:
     place.chmod(mode)
     with pytest.raises(PluginError) as caught:
-        discover([], Wanted(str(place)))
+        discover([], PluginOptions(str(place)))
     assert f"'{place}' is {Path(place).owner()}'s, mode {mode:04o}: others could put code there" in str(caught.value)
     assert str(caught.value).endswith(f": chmod go-w '{place}'")
 
@@ -103,7 +103,7 @@ def test_a_folder_to_which_others_may_write_stops_everything(place: Path, mode: 
 def test_a_folder_on_the_way_to_which_others_may_write_stops_everything_unless_it_is_sticky(place: Path) -> None:
     place.parent.chmod(0o777)
     with pytest.raises(PluginError, match=f"'{place.parent}' is .*, mode 0777"):
-        discover([], Wanted(str(place)))
+        discover([], PluginOptions(str(place)))
     place.parent.chmod(0o1777)
     assert errors(place) == {"naps": None}
 
@@ -113,7 +113,7 @@ def test_a_link_is_judged_by_where_it_leads(place: Path, tmp_path: Path) -> None
     assert errors(tmp_path / "link") == {"naps": None}
     place.chmod(0o777)
     with pytest.raises(PluginError, match=f"'{place}' is .*, mode 0777"):
-        discover([], Wanted(str(tmp_path / "link")))
+        discover([], PluginOptions(str(tmp_path / "link")))
 
 
 def test_a_file_or_object_that_others_may_change_leaves_its_plugin_out(place: Path) -> None:
@@ -172,7 +172,7 @@ def test_each_broken_file_is_named_and_the_others_go_on(place: Path) -> None:
 
 def test_a_file_and_a_package_of_the_same_name_clash_and_the_package_stays(place: Path) -> None:
     installed = plugin(probes=[])
-    found = discover([FakeEntryPoint("naps", installed)], Wanted(str(place)))
+    found = discover([FakeEntryPoint("naps", installed)], PluginOptions(str(place)))
     assert [(p.state, p.file) for p in found.plugins] == [
         (State.ACTIVE, ""),
         (State.LEFT_OUT, str(place / "naps.py")),
@@ -182,5 +182,5 @@ def test_a_file_and_a_package_of_the_same_name_clash_and_the_package_stays(place
 
 def test_what_is_disabled_is_not_even_read(place: Path) -> None:
     (place / "naps.py").write_text("raise AssertionError('it was imported')")
-    (found,) = discover([], Wanted(str(place), ("naps",))).plugins
+    (found,) = discover([], PluginOptions(str(place), ("naps",))).plugins
     assert (found.state, found.error) == (State.DISABLED, None)

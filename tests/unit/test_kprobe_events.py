@@ -12,7 +12,7 @@ import pytest
 from ebpfmon.cli import main as cli
 from ebpfmon.errors import KernelError
 from ebpfmon.kernel import features
-from ebpfmon.kernel.kprobe_events import Entry, entries, in_use, ours, remove
+from ebpfmon.kernel.kprobe_events import Entry, entries, in_use, is_ours, remove
 from tests.unit.test_features import FULL
 
 DEAD = 4_194_305  # beyond PID_MAX_LIMIT
@@ -39,7 +39,7 @@ LEFT = [
 @pytest.fixture
 def tracefs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "kprobe_events").write_text(KPROBES)
-    monkeypatch.setattr(features, "look", lambda: replace(FULL, tracefs=str(tmp_path)))
+    monkeypatch.setattr(features, "detect", lambda: replace(FULL, tracefs=str(tmp_path)))
     return tmp_path
 
 
@@ -67,7 +67,7 @@ def test_every_entry_is_read_whoever_made_it(tracefs: Path) -> None:
 
 
 def test_ours_are_ebpfmons_and_netdatas_and_what_lives_is_in_use(tracefs: Path) -> None:
-    found = [entry for entry in entries(tracefs) if ours(entry)]
+    found = [entry for entry in entries(tracefs) if is_ours(entry)]
     assert [entry for entry in found if not in_use(entry)] == LEFT
     assert [entry.owner for entry in found if in_use(entry)] == [os.getppid()]
 
@@ -143,6 +143,6 @@ def test_reset_says_in_one_line_that_nothing_is_left_or_why_it_cannot_look(
     kprobes: bool, mounted: bool, status: int, said: str,
 ) -> None:  # fmt: skip
     found = replace(FULL, kprobes=kprobes, tracefs=str(tmp_path) if mounted else None)
-    monkeypatch.setattr(features, "look", lambda: found)
+    monkeypatch.setattr(features, "detect", lambda: found)
     assert cli.main(["reset"]) == status
     assert "".join(capsys.readouterr()) == f"{said}\n"

@@ -59,7 +59,7 @@ def test_each_operation_has_its_own_messages_whatever_other_instances_were_told(
     for libbpf, path in [(first, a), (second, b), (first, b), (second, a)]:
         said = complaint(libbpf, path)
         assert said.count(str(path)) == 2  # in our words and in libbpf's
-        assert libbpf.said() == ""
+        assert libbpf.take_messages() == ""
 
 
 def test_each_thread_has_its_own_messages(tmp_path: Path) -> None:
@@ -83,7 +83,7 @@ def test_messages_that_nobody_asks_for_are_bounded(tmp_path: Path) -> None:
     libbpf, path = Libbpf(), garbage(tmp_path, "garbage.o")
     for _ in range(1100):
         assert not libbpf.lib.bpf_object__open_file(str(path).encode(), None)
-    assert libbpf.said().count("\n") == 1000
+    assert libbpf.take_messages().count("\n") == 1000
 
 
 def test_a_closed_file_is_an_error_and_no_crash() -> None:

@@ -11,7 +11,7 @@ from ebpfmon import Candidate, Event, Setup
 from ebpfmon.errors import AttachError
 from ebpfmon.kernel.objects import bind
 from tests.unit.fakes import EVENTS, SECTIONS, SETTINGS, SPEC, FakeObject, FakeSymbols, spec_of
-from tests.unit.test_plan import KERNEL, NO_FUNCTION, NO_KPROBES, NO_TRACEPOINT, plan_of, refused, taken, try_out
+from tests.unit.test_plan import KERNEL, NO_FUNCTION, NO_KPROBES, NO_TRACEPOINT, chosen, plan_of, refused, try_load
 
 MAYBE = Event(
     "maybe",
@@ -33,7 +33,7 @@ OPTIONAL = replace(
 
 def test_the_probes_own_settings_are_set_and_its_maps_are_filled_between_load_and_attach() -> None:
     obj, ports = FakeObject(), {b"\1": b"\2"}
-    assert try_out(plan_of(), obj, setup=Setup(rodata={"cfg_own": 0x1234}, maps={"ports": ports, "networks": {}}))
+    assert try_load(plan_of(), obj, setup=Setup(rodata={"cfg_own": 0x1234}, maps={"ports": ports, "networks": {}}))
     assert bytes(obj.data[12:14]) == b"\x34\x12"
     assert obj.filled == {"ports": ports, "networks": {}}
     assert obj.attached
@@ -42,14 +42,14 @@ def test_the_probes_own_settings_are_set_and_its_maps_are_filled_between_load_an
 @pytest.mark.parametrize(("lockdown", "may"), [(None, 1), ("integrity", 1), ("confidentiality", 0)])
 def test_an_object_is_told_whether_the_kernels_memory_may_be_read(lockdown: str | None, may: int) -> None:
     obj = FakeObject()
-    assert try_out(plan_of(replace(KERNEL, lockdown=lockdown)), obj)
+    assert try_load(plan_of(replace(KERNEL, lockdown=lockdown)), obj)
     assert obj.data[14] == may
 
 
 def test_an_event_that_a_kernel_may_have_nothing_of_is_dropped_where_none_of_its_functions_is_there() -> None:
     for method, kernel in ((None, KERNEL), ("trampoline", KERNEL), (None, NO_KPROBES)):
         plan, obj = plan_of(kernel, spec=OPTIONAL, attach_method=method), FakeObject()
-        assert try_out(plan, obj)
+        assert try_load(plan, obj)
         assert set(plan.choices) == {"open", "exit"}
         assert not {"m_fentry", "n_fentry", "m_kprobe"} & {*obj.loaded}
 
@@ -58,27 +58,27 @@ def test_an_event_that_a_kernel_may_have_nothing_of_is_dropped_where_none_of_its
 def test_such_an_event_is_one_like_any_other_where_one_of_its_functions_is_there(arguments: int) -> None:
     symbols = FakeSymbols({"m": arguments, **FakeSymbols().functions})
     plan = plan_of(symbols=symbols, spec=OPTIONAL)
-    assert try_out(plan)
-    assert taken(plan)["maybe"] == ("trampoline m" if arguments == 2 else "kprobe m")
+    assert try_load(plan)
+    assert chosen(plan)["maybe"] == ("trampoline m" if arguments == 2 else "kprobe m")
     blind = plan_of(NO_KPROBES, replace(symbols, functions={**symbols.functions, "m": 9}), spec=OPTIONAL)
-    assert try_out(blind)
-    assert taken(blind)["maybe"] is None, "it is there, and not seen: that is said"
+    assert try_load(blind)
+    assert chosen(blind)["maybe"] is None, "it is there, and not seen: that is said"
     assert refused(blind, "maybe")["trampoline n"] == NO_FUNCTION
 
 
 def test_the_tracepoints_of_system_calls_are_tried_without_a_look_as_no_symbol_tells_of_them() -> None:
     events = Event("a", (Candidate(programs=("x_tp",)),)), Event("b", (Candidate(programs=("y_tp",)),))
     plan = plan_of(symbols=FakeSymbols({}, ()), spec=spec_of(*events, x_tp="tp/syscalls/sys_exit_x", y_tp="tp/x/y"))
-    assert try_out(plan)
-    assert taken(plan) == {"a": "tracepoint syscalls/sys_exit_x", "b": None}
+    assert try_load(plan)
+    assert chosen(plan) == {"a": "tracepoint syscalls/sys_exit_x", "b": None}
     assert refused(plan, "b") == {"tracepoint x/y": NO_TRACEPOINT}
-    assert not try_out(plan, FakeObject({"x_tp": errno.ENOENT}, "attach"))
+    assert not try_load(plan, FakeObject({"x_tp": errno.ENOENT}, "attach"))
     with pytest.raises(AttachError, match="'syscalls/sys_exit_x': why not"):
-        try_out(plan)
+        try_load(plan)
 
 
 @pytest.mark.parametrize("at", ["load", "attach"])
-def test_where_a_companion_is_refused_its_candidate_is_and_where_it_is_taken_all_are_attached(at: str) -> None:
+def test_where_a_companion_is_refused_its_candidate_is_and_where_it_is_chosen_all_are_attached(at: str) -> None:
     both = Candidate(programs=("accept4_tp", "accept_tp"))
     spec = spec_of(
         Event("a", (both, Candidate(programs=("f_kprobe",)))),
@@ -87,9 +87,9 @@ def test_where_a_companion_is_refused_its_candidate_is_and_where_it_is_taken_all
         f_kprobe="kprobe/f",
     )
     plan, obj = plan_of(symbols=FakeSymbols({"f": 1}), spec=spec), FakeObject()
-    assert try_out(plan, obj)
+    assert try_load(plan, obj)
     assert obj.attached == ["accept4_tp", "accept_tp"]
-    assert not try_out(plan, FakeObject({"accept_tp": errno.EACCES}, at))
-    assert try_out(plan)
-    assert taken(plan) == {"a": "kprobe f"}
+    assert not try_load(plan, FakeObject({"accept_tp": errno.EACCES}, at))
+    assert try_load(plan)
+    assert chosen(plan) == {"a": "kprobe f"}
     assert refused(plan, "a") == {"tracepoint syscalls/sys_exit_accept4": "why not"}

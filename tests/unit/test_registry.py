@@ -10,7 +10,7 @@ import msgspec
 import pytest
 
 from ebpfmon import Chart, Dimension, Probe, SinkSettings, hookimpl
-from ebpfmon.plugins.registry import Plugin, State, Wanted, discover, render
+from ebpfmon.plugins.registry import Plugin, PluginOptions, State, discover, render
 from tests.unit.support import FakeEntryPoint, plugin
 
 
@@ -116,7 +116,7 @@ def test_a_plugin_with_one_bad_part_brings_nothing() -> None:
 
 def test_a_plugin_that_is_disabled_is_not_even_imported() -> None:
     bad = FakeEntryPoint("bad", AssertionError("it was imported"), FakeDistribution("theirs"))
-    registry = discover([bad, FakeEntryPoint("good", plugin(probes=[probe("p")]))], Wanted(disabled=("bad",)))
+    registry = discover([bad, FakeEntryPoint("good", plugin(probes=[probe("p")]))], PluginOptions(disabled=("bad",)))
     assert set(registry.probes) == {"p"}
     assert registry.disabled == [Plugin(name="bad", state=State.DISABLED, distribution="theirs", version="7.1")]
 
@@ -153,7 +153,7 @@ def test_the_list_says_of_each_plugin_where_it_is_from_and_what_became_of_it() -
             FakeEntryPoint("bad", plugin(version=99)),
             FakeEntryPoint("off", plugin()),
         ],
-        Wanted(disabled=("off",)),
+        PluginOptions(disabled=("off",)),
     )
     assert list(render(registry.plugins)) == [
         "PLUGIN  API  STATE     FROM        HOOKS          BRINGS",

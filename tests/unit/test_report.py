@@ -10,7 +10,7 @@ import pytest
 from ebpfmon import config
 from ebpfmon.check import report
 from ebpfmon.check.findings import Finding
-from ebpfmon.check.report import Event, ProbeVerdict, Refusal, Verdict, check, render
+from ebpfmon.check.report import Event, ProbeReport, Refusal, Report, check, render
 from ebpfmon.errors import AttachError, KernelError, LoadError
 from ebpfmon.kernel import attach, features
 from ebpfmon.kernel.host import Config, Host
@@ -23,35 +23,35 @@ SEEN = Event("vfs_read", "kprobe", "vfs_read", ())
 BLIND = Event("file_open", "", "", (Refusal("kprobe", "f1", "no"), Refusal("kprobe", "f2", "no")))
 
 
-def verdict(*probes: ProbeVerdict, error: str | None = None) -> Verdict:
+def report_of(*probes: ProbeReport, error: str | None = None) -> Report:
     found = (Finding("BTF", "none", ("a remedy that is long enough to need more than " + 9 * "one line, ",)),)
-    return Verdict(report._status(probes), "0.1", "1.1", FULL, HOST, found, probes, error)
+    return Report(report._status(probes), "0.1", "1.1", FULL, HOST, found, probes, error)
 
 
-def lines(*probes: ProbeVerdict, error: str | None = None) -> list[str]:
-    return list(render(verdict(*probes, error=error)))
+def lines(*probes: ProbeReport, error: str | None = None) -> list[str]:
+    return list(render(report_of(*probes, error=error)))
 
 
 @pytest.mark.parametrize(
     ("probes", "status", "said"),
     [
-        ([ProbeVerdict("a", Loader.CORE, (SEEN, SEEN))], 0, "2 of 2 events can be seen"),
-        ([ProbeVerdict("a", Loader.CORE, (SEEN, BLIND))], 1, "1 of 2 events can be seen"),
-        ([ProbeVerdict("a", Loader.CORE, (SEEN,)), ProbeVerdict("b", error="no")], 1,
+        ([ProbeReport("a", Loader.CORE, (SEEN, SEEN))], 0, "2 of 2 events can be seen"),
+        ([ProbeReport("a", Loader.CORE, (SEEN, BLIND))], 1, "1 of 2 events can be seen"),
+        ([ProbeReport("a", Loader.CORE, (SEEN,)), ProbeReport("b", error="no")], 1,
          "1 of 1 events can be seen; probe 'b' cannot be loaded"),
-        ([ProbeVerdict("a", Loader.CORE, (BLIND,))], 2, "no event can be seen"),
-        ([ProbeVerdict("b", error="no")], 2, "no event can be seen; probe 'b' cannot be loaded"),
+        ([ProbeReport("a", Loader.CORE, (BLIND,))], 2, "no event can be seen"),
+        ([ProbeReport("b", error="no")], 2, "no event can be seen; probe 'b' cannot be loaded"),
         ([], 2, "no event can be seen"),
     ],
 )  # fmt: skip
-def test_the_status_and_the_first_line_say_how_much_is_seen(probes: list[ProbeVerdict], status: int, said: str) -> None:
-    assert verdict(*probes).status == status
+def test_the_status_and_the_first_line_say_how_much_is_seen(probes: list[ProbeReport], status: int, said: str) -> None:
+    assert report_of(*probes).status == status
     assert lines(*probes)[0] == f"{'verdict':21}{said}"
 
 
 def test_a_reason_that_several_share_is_said_once() -> None:
     other = Event("file_close", "tracepoint", "t", (Refusal("kprobe", "f3", "no"), Refusal("trampoline", "f3", "nor")))
-    assert lines(ProbeVerdict("a", Loader.BCC, (BLIND, other)))[-9:] == [
+    assert lines(ProbeReport("a", Loader.BCC, (BLIND, other)))[-9:] == [
         "",
         "probe 'a', loader bcc",
         f"{'  file_open':21}not seen",
@@ -65,16 +65,16 @@ def test_a_reason_that_several_share_is_said_once() -> None:
 
 
 def test_lines_are_aligned_and_fit_into_a_ticket() -> None:
-    shown = lines(ProbeVerdict("b", error="word " * 40), error="no")
+    shown = lines(ProbeReport("b", error="word " * 40), error="no")
     assert shown[1] == f"{'error':21}no"
     assert shown[4].startswith(f"{'':21}-> a remedy")
     assert shown[5].startswith(f"{'':24}one line")
     assert max(map(len, shown)) <= 100
 
 
-def test_a_verdict_comes_back_from_json_as_it_was() -> None:
-    said = verdict(ProbeVerdict("a", Loader.CORE, (SEEN, BLIND)), error="no")
-    assert msgspec.json.decode(msgspec.json.encode(said), type=Verdict) == said
+def test_a_report_comes_back_from_json_as_it_was() -> None:
+    said = report_of(ProbeReport("a", Loader.CORE, (SEEN, BLIND)), error="no")
+    assert msgspec.json.decode(msgspec.json.encode(said), type=Report) == said
 
 
 @pytest.mark.parametrize(
@@ -87,10 +87,10 @@ def test_a_probe_that_cannot_be_loaded_has_the_error_and_the_kernels_answer(
         raise error
 
     monkeypatch.setattr(attach, "load", refuse)
-    monkeypatch.setattr(features, "look", lambda: FULL)
+    monkeypatch.setattr(features, "detect", lambda: FULL)
     monkeypatch.setattr("ebpfmon.config.reading.DEFAULT_PATH", tmp_path / "none")
     found = registry.discover()
     tried = check(config.read(None, found, config.CommandLine({}, json=False)), found)
     assert (tried.status, tried.error) == (2, None)
-    assert ProbeVerdict("process", error="no", errno=errno) in tried.probes
+    assert ProbeReport("process", error="no", errno=errno) in tried.probes
     assert {p.name: p.error for p in tried.probes} == dict.fromkeys(["network_viewer", "process", "execs"], "no")

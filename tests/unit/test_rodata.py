@@ -8,7 +8,7 @@ import pytest
 
 from ebpfmon.errors import ObjectError
 from tests.unit.fakes import SPEC, FakeObject, FakeSymbols
-from tests.unit.test_plan import NO_KPROBES, PREEMPTS_TRAMPOLINES, plan_of, try_out
+from tests.unit.test_plan import NO_KPROBES, PREEMPTS_TRAMPOLINES, plan_of, try_load
 
 
 def test_an_object_of_other_headers_is_to_be_compiled_again() -> None:
@@ -16,7 +16,7 @@ def test_an_object_of_other_headers_is_to_be_compiled_again() -> None:
     with pytest.raises(
         ObjectError, match=r"^probe 'p': its object was compiled with other BPF headers: ebpfmon bpf build"
     ):
-        try_out(plan_of(spec=older))
+        try_load(plan_of(spec=older))
 
 
 def test_cpus_use_their_caches_where_no_program_that_was_taken_is_preempted() -> None:
@@ -27,7 +27,7 @@ def test_cpus_use_their_caches_where_no_program_that_was_taken_is_preempted() ->
         (replace(PREEMPTS_TRAMPOLINES, kprobes=False), FakeSymbols({"f2": 3}, tracepoints=("t",)), False),
     ):
         obj = FakeObject()
-        assert try_out(plan_of(kernel, symbols), obj)
+        assert try_load(plan_of(kernel, symbols), obj)
         assert bool(obj.data[cache]) is expected, (kernel, obj.attached)
 
 
@@ -35,7 +35,7 @@ def test_cpus_use_their_caches_where_no_program_that_was_taken_is_preempted() ->
 def test_settings_and_table_sizes_are_set_before_the_load(rows: bool) -> None:
     plan, obj = plan_of(NO_KPROBES, FakeSymbols({})), FakeObject()
     obj.data[:] = [0xFF] * 17
-    assert try_out(plan, obj, table_size=99, rows=rows)
+    assert try_load(plan, obj, table_size=99, rows=rows)
     assert bytes(obj.data) == bytes([rows, 0, 0, 0, 0, 0, 0, 0, 1, *[0xFF] * 5, 1, rows, 0])
     of_process = 99 if rows else 1
     assert obj.sizes == {"p_rows_0": of_process, "p_rows_1": of_process, "k_rows_0": 99, "k_rows_1": 99}

@@ -11,7 +11,7 @@ from ebpfmon.kernel.bpfobject import BpfObject
 from ebpfmon.kernel.btf import Btf
 from ebpfmon.kernel.libbpf import Libbpf
 from ebpfmon.kernel.objects import locate
-from ebpfmon.kernel.symbols import KERNEL_BTF, BtfSymbols, Kallsyms, look_up
+from ebpfmon.kernel.symbols import KERNEL_BTF, BtfSymbols, Kallsyms, open_symbols
 
 KALLSYMS = """\
 0000000000000000 A fixed_percpu_data
@@ -99,7 +99,7 @@ def test_functions_arguments_structs_and_their_members_are_in_btf() -> None:
 
 @pytest.mark.skipif(not KERNEL_BTF.exists(), reason="this kernel has no BTF: the matrix's guests have")
 def test_the_running_kernels_btf_can_be_read() -> None:
-    with look_up(Libbpf()) as symbols:
+    with open_symbols(Libbpf()) as symbols:
         assert isinstance(symbols, BtfSymbols)
         assert symbols.arguments("vfs_read") == 4
         assert symbols.has_tracepoint("sys_exit")
@@ -113,4 +113,4 @@ def test_without_btf_that_libbpf_understands_there_is_kallsyms(tmp_path: Path, c
     path = tmp_path / "vmlinux"
     if content is not None:
         path.write_bytes(content)
-    assert isinstance(look_up(Libbpf(), path), Kallsyms)
+    assert isinstance(open_symbols(Libbpf(), path), Kallsyms)

@@ -176,8 +176,8 @@ def test_a_table_that_has_to_be_named_is_told_with_the_names_to_choose_from() ->
 
 
 def test_skip_reason_says_why_no_probe_can_be_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
-    bare = replace(features.look(), capabilities=())
-    monkeypatch.setattr(features, "look", lambda: bare)
+    bare = replace(features.detect(), capabilities=())
+    monkeypatch.setattr(features, "detect", lambda: bare)
     assert skip_reason().startswith("load eBPF programs: not permitted: ")
     monkeypatch.setattr(features, "require_permission", lambda found: None)
     assert skip_reason() == ""

@@ -12,7 +12,7 @@ import pytest
 from ebpfmon import Candidate, Chart, Column, Dimension, Event, Kind, Probe, ProbeSettings, SinkSettings, hookimpl
 from ebpfmon.errors import PluginError
 from ebpfmon.plugins import hookspecs
-from ebpfmon.plugins.validate import HOOKS, ask, violation
+from ebpfmon.plugins.validate import HOOKS, call_hooks, violation
 from tests.unit.support import plugin
 
 DIMENSION = Dimension("d", "d", ("calls",))
@@ -181,14 +181,14 @@ def with_dimension(**changes: Any) -> Any:
 )
 def test_what_cannot_be_used_is_named_in_one_line(broken: object, said: str) -> None:
     with pytest.raises(PluginError) as caught:
-        ask(broken)
+        call_hooks(broken)
     assert str(caught.value).startswith(said)
     assert len(str(caught.value).splitlines()) == 1
 
 
 def test_what_a_hook_raises_is_raised() -> None:
     with pytest.raises(ZeroDivisionError, match="oops"):
-        ask(plugin(probes=ZeroDivisionError("oops")))
+        call_hooks(plugin(probes=ZeroDivisionError("oops")))
 
 
 def test_what_can_be_used_is_contributed_by_hooks_that_are_named() -> None:
@@ -197,11 +197,11 @@ def test_what_can_be_used_is_contributed_by_hooks_that_are_named() -> None:
         replace(CHART, id="grouped", grouped=True),
         replace(CHART, id="x.labelled", labels=("disk", "node_name"), kind=Kind.GAUGE),
     )
-    found = ask(plugin(probes=[replace(PROBE, charts=charts)], sinks=(GoodSettings,)))
+    found = call_hooks(plugin(probes=[replace(PROBE, charts=charts)], sinks=(GoodSettings,)))
     assert [p.name for p in found.probes] == ["p"]
     assert found.sinks == (GoodSettings,)
     assert found.hooks == HOOKS
-    assert ask(plugin(sinks=[])).hooks == ("ebpfmon_register_sinks",)
+    assert call_hooks(plugin(sinks=[])).hooks == ("ebpfmon_register_sinks",)
 
 
 def test_the_hooks_that_are_asked_are_all_that_are_specified() -> None:
