@@ -15,7 +15,7 @@ run: ready-run ## install what is missing, then watch this machine; ARGS='--for 
 test: lint ## install what is missing, then lint and test; ARGS='tests/unit -k word' goes to pytest
 	@.venv/bin/pytest $(ARGS)
 
-vm-test: ready-vm ## the kernel tests under Debian's kernels, in QEMU; ARGS='--kernel 6.1 --cell core' runs some of them
+vm-test: ready-vm ## the kernel tests under Debian's kernels, in QEMU; ARGS='--kernel 6.1 --configuration core' runs some of them
 	@.venv/bin/python -m tests.vm matrix $(ARGS)
 
 lint: ready-test ## ruff and mypy

@@ -67,11 +67,14 @@ def _in_kernel(series: str, stop: threading.Event) -> Found | str:
     with tempfile.TemporaryDirectory(prefix="ebpfmon-bench-") as share, (OUT / f"guest-{series}.log").open("wb") as log:
         path = Path(share) / "found.json"
         job = machine.Job(
-            f".venv/bin/python -m benchmarks.guest {path}", Path(share), timeout_s=60 * _MINUTES, counted=True
+            f".venv/bin/python -m benchmarks.guest {path}",
+            Path(share),
+            timeout_s=60 * _MINUTES,
+            count_instructions=True,
         )
         ended = machine.run(kernel, job, log, stop.is_set)
         if not path.exists():
-            return ended.trouble or f"it failed ({ended.status}): see {log.name}"
+            return ended.problem or f"it failed ({ended.status}): see {log.name}"
         return msgspec.json.decode(path.read_bytes(), type=Found)
 
 

@@ -55,7 +55,7 @@ def test_every_call_is_counted_and_every_byte(
     if cannot(attach, record_property):
         return
     addresses: Sequence[str] = ADDRESSES
-    if "EBPFMON_CELL" in os.environ:
+    if "EBPFMON_CONFIGURATION" in os.environ:
         # where each takes long: IPv6 has programs of its own, and the modes differ in what is an error alone
         addresses = ADDRESSES[: 1 if mode is LoadMode.ENTRY else 3 if attach == "auto" else 2]
     assert_counted_exactly(traffic, {"ebpfmon": {"load_mode": mode, "attach": attach}}, mode, addresses=addresses)

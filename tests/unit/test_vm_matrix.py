@@ -1,14 +1,15 @@
-"""The pure parts of the kernel matrix: apt's answers, the initramfs, and what the table says."""
+"""The parts of the kernel matrix that need no virtual machine: apt's output, the initramfs and the table."""
 
 from __future__ import annotations
 
 import lzma
+import re
 from pathlib import Path
 
 import pytest
 
 from tests.vm import fetch, initramfs, matrix, report
-from tests.vm.cells import CELLS, Cell
+from tests.vm.configurations import CONFIGURATIONS, Configuration
 from tests.vm.machine import Ended
 from tests.vm.report import Run
 
@@ -38,7 +39,7 @@ def test_a_series_is_its_newest_release_in_its_suite(series: str, release: str) 
     assert fetch.choose(MADISON, series) == release
 
 
-def test_what_is_newest_in_sid_stands_for_its_series_and_nothing_stands_for_another() -> None:
+def test_sids_newest_kernel_is_used_for_the_rolling_series_and_for_no_other() -> None:
     moved = MADISON.replace("7.2.", "7.10.").replace("7.10.9", "7.9.9")
     assert fetch.choose(moved, "7.2") == "7.10.13+deb14-amd64"
     assert fetch.choose(MADISON.replace("sid/", "trixie/"), "7.2") is None
@@ -46,7 +47,7 @@ def test_what_is_newest_in_sid_stands_for_its_series_and_nothing_stands_for_anot
     assert fetch.choose("", "6.1") is None
 
 
-def test_a_kernels_parts_are_found_in_its_dependencies() -> None:
+def test_the_packages_of_a_kernel_come_from_its_dependencies() -> None:
     show = """
 Package: linux-headers-7.2.13+deb14-amd64
 Depends: gcc-16-for-host, linux-base (>= 4.12~), linux-base-7.2.13+deb14-amd64 (= 7.2.13-1), linux-kbuild-7.2.13+deb14
@@ -78,12 +79,12 @@ Depends: linux-image-6.12.117+deb12-amd64 (= 6.12.117-1) | linux-image-6.12.117+
         ),
     ],
 )
-def test_the_machines_own_mirror_is_taken(sources: str, found: tuple[str, str]) -> None:
+def test_the_hosts_own_mirror_is_used(sources: str, found: tuple[str, str]) -> None:
     assert fetch.mirrors(sources) == found
 
 
-def unpacked(archive: bytes) -> dict[str, tuple[int, bytes]]:
-    """{name: (mode, data)}, read as the kernel's documentation has it (buffer-format.rst)."""
+def unpack(archive: bytes) -> dict[str, tuple[int, bytes]]:
+    """Return (mode, data) by name, read as the kernel's documentation specifies (buffer-format.rst)."""
     found = {}
     at = 0
     while at < len(archive):
@@ -96,15 +97,15 @@ def unpacked(archive: bytes) -> dict[str, tuple[int, bytes]]:
     return found
 
 
-def test_the_archive_has_every_file_after_its_directories() -> None:
+def test_the_archive_lists_directories_before_their_files() -> None:
     files = {"init": b"#!/busybox sh", "vm/modules/00-9p.ko": b"\x7fELF1", "vm/empty": b""}
-    found = unpacked(initramfs.cpio(files, programs=["init"]))
+    found = unpack(initramfs.cpio(files, programs=["init"]))
     assert list(found) == ["vm", "vm/modules", "init", "vm/modules/00-9p.ko", "vm/empty", "TRAILER!!!"]
     assert {name: data for name, (_, data) in found.items() if data} == {n: d for n, d in files.items() if d}
     assert [oct(found[name][0]) for name in ("vm", "init", "vm/empty")] == ["0o40755", "0o100755", "0o100644"]
 
 
-def test_modules_come_after_what_they_need_and_what_is_built_in_is_left_out(tmp_path: Path) -> None:
+def test_modules_come_after_their_dependencies_and_built_in_ones_are_left_out(tmp_path: Path) -> None:
     modules = {}
     for name, depends in {"9p": "netfs,9pnet", "9pnet": "", "netfs": "", "virtio_pci": "virtio-ring"}.items():
         modules[name] = tmp_path / f"{name}.ko.xz"
@@ -116,8 +117,8 @@ def test_modules_come_after_what_they_need_and_what_is_built_in_is_left_out(tmp_
     assert found["9p"].startswith(b"license=GPL\0depends=netfs,9pnet")
 
 
-CELL = Cell("core", "test_x", expect=("kprobe", "tracepoint"))
-BY_ALL = ("trampoline", *CELL.expect)
+CONFIGURATION = Configuration("core", "test_x", expect=("kprobe", "tracepoint"))
+BY_ALL = ("trampoline", *CONFIGURATION.expect)
 PROBES = {"network_viewer": BY_ALL, "process": BY_ALL, "syscalls": ("tracepoint",)}
 
 
@@ -136,56 +137,62 @@ def skipped(reason: str) -> str:
 ALL_PASSED = [
     case(f"test_{probe}_exact", f"test_exact[{method}-{mode}]")
     for probe, has in PROBES.items()
-    for method in CELL.expect
+    for method in CONFIGURATION.expect
     if method in has
     for mode in report.MODES
 ]
 
 
-def run(*cases: str, status: int = 0, cell: Cell = CELL) -> Run:
-    tests = report.read(junit(*cases), cell, PROBES)
-    return Run("6.1.0-56-amd64", cell, tests, report.judge(cell, Ended(status, 61.0), tests, PROBES), elapsed_s=61)
+def run(*cases: str, status: int = 0, configuration: Configuration = CONFIGURATION) -> Run:
+    tests = report.read(junit(*cases), configuration, PROBES)
+    return Run(
+        "6.1.0-56-amd64",
+        configuration,
+        tests,
+        report.judge(configuration, Ended(status, 61.0), tests, PROBES),
+        elapsed_s=61,
+    )
 
 
-def square(shown: str, probe: str, method: str) -> str:
+def table_cell(shown: str, probe: str, method: str) -> str:
     lines = [[part.strip() for part in line.split(" | ")] for line in shown.splitlines() if line.startswith("|")]
     row = next(line for line in lines if probe in line)
     return row[lines[0].index(method)]
 
 
-def squares(shown: str, probe: str) -> dict[str, str]:
-    """Return what the table says of a probe, by attach method, without the empty squares."""
-    found = {method: square(shown, probe, method) for method in report.METHODS}
+def probe_cells(shown: str, probe: str) -> dict[str, str]:
+    """Return a probe's table cells by attach method, without the empty ones."""
+    found = {method: table_cell(shown, probe, method) for method in report.METHODS}
     return {method: said for method, said in found.items() if said}
 
 
-def test_a_run_in_which_all_is_well_passes() -> None:
+def test_a_run_without_failures_passes() -> None:
     good = run(*ALL_PASSED, case("test_swap", "test_swap"))
     shown = report.table([good])
     assert not good.failed
     for probe in ("network_viewer", "process"):
-        assert squares(shown, probe) == dict.fromkeys(CELL.expect, "passed")
-    assert squares(shown, "syscalls") == {"tracepoint": "passed"}
-    assert square(shown, "(any)", "by itself") == "passed"
+        assert probe_cells(shown, probe) == dict.fromkeys(CONFIGURATION.expect, "passed")
+    assert probe_cells(shown, "syscalls") == {"tracepoint": "passed"}
+    assert table_cell(shown, "(any)", "by itself") == "passed"
     assert report.verdict([good]) == "ebpfmon: kernel matrix: 1 of 1 machines passed; 11 tests"
 
 
-def test_a_failure_is_shown_in_its_square_and_told_below() -> None:
+def test_a_failure_is_shown_in_its_cell_and_listed_below() -> None:
     broken = case(
         "test_process_exact", "test_more[kprobe-entry]", '<failure message="assert 1 == 2&#10;more">x</failure>'
     )
     bad = run(*ALL_PASSED, broken, status=1)
     shown = report.table([bad])
     assert bad.failed
-    assert square(shown, "process", "kprobe") == "FAILED"
-    assert square(shown, "network_viewer", "kprobe") == "passed"
+    assert table_cell(shown, "process", "kprobe") == "FAILED"
+    assert table_cell(shown, "network_viewer", "kprobe") == "passed"
     assert shown.splitlines()[-1] == (
         "- 6.1.0-56-amd64 core: FAILED test_process_exact::test_more[kprobe-entry]: assert 1 == 2"
     )
     assert report.verdict([bad]).endswith("0 of 1 machines passed, 1 FAILED; 11 tests")
 
 
-def test_an_attach_method_that_the_kernel_has_may_not_be_skipped_nor_may_a_test_of_none() -> None:
+def test_skipping_an_expected_attach_method_or_a_test_without_one_is_a_failure() -> None:
     for name in ("test_more[tracepoint-entry]", "test_more"):
         bad = run(*ALL_PASSED, case("test_process_exact", name, skipped("no tracepoints")))
         assert bad.failed
@@ -193,60 +200,60 @@ def test_an_attach_method_that_the_kernel_has_may_not_be_skipped_nor_may_a_test_
         assert "no tracepoints" in report.table([bad])
 
 
-def test_what_may_be_skipped_is_no_failure_and_is_told() -> None:
-    cell = Cell("core", "", expect=CELL.expect, may_skip=("EPERM", "no 32-bit"))
+def test_an_allowed_skip_is_listed_and_is_no_failure() -> None:
+    configuration = Configuration("core", "", expect=CONFIGURATION.expect, may_skip=("EPERM", "no 32-bit"))
     trampoline = case("test_process_exact", "test_it[trampoline-entry]", skipped("EPERM | no"))
     compat = case("test_process_exact", "test_compat", skipped("this kernel has no 32-bit programs"))
-    shown = report.table([good := run(*ALL_PASSED, trampoline, compat, cell=cell)])
+    shown = report.table([good := run(*ALL_PASSED, trampoline, compat, configuration=configuration)])
     assert not good.failed
-    assert square(shown, "process", "trampoline") == "refused by the kernel: EPERM \\| no"
+    assert table_cell(shown, "process", "trampoline") == "refused by the kernel: EPERM \\| no"
     assert shown.splitlines()[-1].endswith(
         "skipped test_process_exact::test_compat: this kernel has no 32-bit programs"
     )
-    assert run(*ALL_PASSED, trampoline.replace("trampoline", "kprobe"), cell=cell).failed
+    assert run(*ALL_PASSED, trampoline.replace("trampoline", "kprobe"), configuration=configuration).failed
 
 
-def test_a_method_that_a_probe_has_no_programs_for_may_be_skipped_unless_it_is_expected(
+def test_a_method_without_programs_may_be_skipped_unless_it_is_expected(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(report, "METHODS", (*report.METHODS, "invented"))
     invented = case("test_process_exact", "test_it[invented-entry]", skipped("the probe has no such program"))
     shown = report.table([good := run(*ALL_PASSED, invented)])
     assert not good.failed
-    assert squares(shown, "process") == dict.fromkeys(CELL.expect, "passed")
+    assert probe_cells(shown, "process") == dict.fromkeys(CONFIGURATION.expect, "passed")
     assert shown.splitlines()[-1].endswith(
         "skipped test_process_exact::test_it[invented-entry]: the probe has no such program"
     )
-    expecting = Cell("core", "", expect=(*CELL.expect, "invented"))
-    assert run(*ALL_PASSED, invented, cell=expecting).failed
+    expecting = Configuration("core", "", expect=(*CONFIGURATION.expect, "invented"))
+    assert run(*ALL_PASSED, invented, configuration=expecting).failed
     assert run(*ALL_PASSED, invented.replace("invented", "trampoline")).failed
 
 
 def test_the_table_has_a_column_for_every_attach_method(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(report, "METHODS", (*report.METHODS, "invented"))
-    head, _, *rows = report.table([run(*ALL_PASSED), Run("7.2", CELL, skipped="apt has none")]).splitlines()
+    head, _, *rows = report.table([run(*ALL_PASSED), Run("7.2", CONFIGURATION, skipped="apt has none")]).splitlines()
     assert [word.strip() for word in head.split("|")[4:-1]] == [*report.METHODS, "by itself", "tests", "time"]
     assert {row.count("|") for row in rows if row.startswith("|")} == {head.count("|")}
 
 
-def test_a_test_may_say_that_the_kernel_refused_rightly() -> None:
+def test_a_passing_test_can_record_that_the_kernel_refused_a_method() -> None:
     why = '<properties><property name="refused_by_kernel" value="lockdown"/></properties>'
-    cell = Cell("lockdown", "lockdown")
-    good = run(case("test_cells", "test_lockdown[process-kprobe]", why), cell=cell)
+    configuration = Configuration("lockdown", "lockdown")
+    good = run(case("test_restricted", "test_lockdown[process-kprobe]", why), configuration=configuration)
     assert not good.failed
-    assert square(report.table([good]), "process", "kprobe") == "refused by the kernel: lockdown"
+    assert table_cell(report.table([good]), "process", "kprobe") == "refused by the kernel: lockdown"
 
 
-def test_an_attach_method_that_was_not_tested_has_failed() -> None:
+def test_an_expected_attach_method_without_a_test_is_a_failure() -> None:
     bad = run(*(c for c in ALL_PASSED if "[kprobe-return]" not in c))
     assert bad.failure == "no test of network_viewer kprobe return, process kprobe return"
     none = run(*(c for c in ALL_PASSED if "process" not in c or "kprobe" not in c))
-    assert square(report.table([none]), "process", "kprobe") == "FAILED"
+    assert table_cell(report.table([none]), "process", "kprobe") == "FAILED"
 
 
-def test_a_probe_is_asked_for_no_more_than_it_has_programs_for() -> None:
+def test_the_attach_methods_of_a_probe_are_those_it_has_programs_for() -> None:
     found = matrix.attach_methods_of_probes()
-    expected = {method for cell in CELLS for method in cell.expect}
+    expected = {method for configuration in CONFIGURATIONS for method in configuration.expect}
     assert expected <= found["process"] & found["network_viewer"]
     assert found["syscalls"] == found["block_io"] == found["oom_and_signals"] == {"tracepoint"}
 
@@ -260,34 +267,34 @@ def test_a_probe_is_asked_for_no_more_than_it_has_programs_for() -> None:
         (Ended(None, 1, "the guest panicked", 2), "the guest panicked"),
     ],
 )
-def test_a_machine_without_tests_has_failed(ended: Ended, said: str) -> None:
-    assert report.judge(CELL, ended, (), PROBES) == said
-    bad = Run("6.1", CELL, failure=said)
+def test_a_machine_that_ran_no_tests_has_failed(ended: Ended, said: str) -> None:
+    assert report.judge(CONFIGURATION, ended, (), PROBES) == said
+    bad = Run("6.1", CONFIGURATION, failure=said)
     assert bad.failed
     assert f"- 6.1 core: FAILED: {said}" in report.table([bad])
 
 
-def test_a_kernel_that_cannot_be_had_is_told_loudly_and_is_no_failure() -> None:
-    absent = Run("7.2", CELL, skipped="find a kernel 7.2: apt has none in sid")
+def test_a_kernel_that_could_not_be_fetched_is_listed_and_is_no_failure() -> None:
+    absent = Run("7.2", CONFIGURATION, skipped="no kernel 7.2: apt finds none in Debian sid")
     assert not absent.failed
-    assert "- 7.2 core: SKIPPED: find a kernel 7.2: apt has none in sid" in report.table([absent])
+    assert "- 7.2 core: SKIPPED: no kernel 7.2: apt finds none in Debian sid" in report.table([absent])
     assert report.verdict([absent]) == "ebpfmon: kernel matrix: 0 of 1 machines passed, 1 SKIPPED; 0 tests"
 
 
-def test_every_cell_has_kernels_that_there_are_and_a_name_of_its_own() -> None:
-    assert len({cell.name for cell in CELLS}) == len(CELLS)
-    assert all(set(cell.kernels) <= set(fetch.SERIES) for cell in CELLS)
-    assert all(set(cell.more) <= set(cell.kernels) for cell in CELLS)
+def test_every_configuration_has_a_unique_name_and_known_kernels() -> None:
+    assert len({configuration.name for configuration in CONFIGURATIONS}) == len(CONFIGURATIONS)
+    assert all(set(configuration.kernels) <= set(fetch.SERIES) for configuration in CONFIGURATIONS)
+    assert all(set(configuration.also_select) <= set(configuration.kernels) for configuration in CONFIGURATIONS)
 
 
-def test_every_cell_is_run_under_each_of_its_kernels_and_the_table_shows_it(
+def test_every_configuration_runs_under_each_of_its_kernels_and_is_in_the_table(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     done: list[tuple[str, str]] = []
 
-    def run(self: matrix.Matrix, kernel: fetch.Kernel, cell: Cell) -> Run:
-        done.append((kernel.series, cell.name))
-        return Run(kernel.release, cell, (report.Outcome("test_x::test_it"),))
+    def run(self: matrix.Matrix, kernel: fetch.Kernel, configuration: Configuration) -> Run:
+        done.append((kernel.series, configuration.name))
+        return Run(kernel.release, configuration, (report.Outcome("test_x::test_it"),))
 
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(fetch, "fetch", lambda series: fetch.Kernel(series, f"{series}.1", tmp_path))
@@ -296,10 +303,20 @@ def test_every_cell_is_run_under_each_of_its_kernels_and_the_table_shows_it(
     monkeypatch.setattr("signal.signal", lambda *_: None)
     monkeypatch.setattr(matrix.Matrix, "run", run)
     assert matrix.main((), (), 1) == 0
-    assert sorted(done) == sorted((series, cell.name) for cell in CELLS for series in cell.kernels)
+    assert sorted(done) == sorted(
+        (series, configuration.name) for configuration in CONFIGURATIONS for series in configuration.kernels
+    )
     assert f"kernel matrix: {len(done)} of {len(done)} machines passed" in capsys.readouterr().out
 
 
-def test_a_machine_has_what_is_selected_under_every_kernel_and_what_is_more_under_its_own() -> None:
-    cell = Cell("c", "a or b", more={"6.1": "c and d"})
-    assert (cell.selected("6.1"), cell.selected("5.10")) == ("(a or b) or (c and d)", "(a or b)")
+def test_a_machine_runs_the_common_tests_and_those_added_for_its_kernel() -> None:
+    configuration = Configuration("c", "a or b", also_select={"6.1": "c and d"})
+    assert (configuration.selected("6.1"), configuration.selected("5.10")) == ("(a or b) or (c and d)", "(a or b)")
+
+
+def test_every_word_of_a_selection_names_a_kernel_test() -> None:
+    folder = Path(__file__).parent.parent / "kernel"
+    names = " ".join(f"{path.name} {path.read_text()}" for path in folder.glob("*.py"))
+    selections = {s for c in CONFIGURATIONS for s in (c.select, *c.also_select.values())}
+    words = {word for s in selections for word in re.findall(r"\w+", s)} - {"and", "or", "not"}
+    assert [word for word in sorted(words) if word not in names] == []

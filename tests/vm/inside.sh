@@ -1,5 +1,5 @@
-# The guest's first process, in its root: mounts what a Linux machine has, runs the command, powers off.
-# What a kernel has not (or a locked down one refuses) is left out; mount says so on the console.
+# Becomes the guest's first process after boot.sh: mounts the usual file systems, runs the command and powers off.
+# A file system that the kernel lacks or refuses (under lockdown) stays unmounted; mount reports it on the console.
 PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
 . /run/vm/settings
 mkdir -p /dev/pts /dev/shm "$SHARE"
@@ -13,7 +13,7 @@ mount -t debugfs debugfs /sys/kernel/debug
 mount -t 9p -o rw,trans=virtio,version=9p2000.L,msize=512000,cache=none share "$SHARE"
 /run/vm/busybox hostname vm
 /run/vm/busybox ip link set lo up
-# not the console: the kernel writes there, and a serial line is slow
+# The command's output does not go to the console, because the kernel writes there and a serial line is slow.
 port=$(echo /dev/vport*p1)
 /bin/sh /run/vm/command </dev/null >"$port" 2>&1
 echo $? >"$SHARE/status"

@@ -1,7 +1,7 @@
-"""Boots a kernel in QEMU, with the host's files as its root, and runs one command there.
+"""Boot a kernel in QEMU, with the host's files as its root, and run one command there.
 
-Emulated in software (TCG): that works everywhere, also where the host is a virtual machine itself.
-The guest sees the host's files at the same paths. What it writes stays in its memory, but for one shared directory.
+QEMU emulates the machine in software (TCG), which also works if the host is itself a virtual machine. The guest sees
+the host's files at the same paths. Its writes stay in its memory, except in one shared directory.
 """
 
 from __future__ import annotations
@@ -22,99 +22,100 @@ from tests.vm.fetch import Kernel
 from tests.vm.initramfs import cpio
 
 HERE = Path(__file__).parent
-CPUS, MEMORY = 2, "2560M"  # two, as one CPU shows no mistake with per-CPU tables
+CPUS, MEMORY = 2, "2560M"  # One CPU would hide mistakes in the use of per-CPU tables.
 _KERNEL_ARGUMENTS = (
-    "console=ttyS0 quiet loglevel=4 panic=-1 "  # at a panic the machine ends, and so does QEMU ...
-    "oops=panic softlockup_panic=1 watchdog_thresh=30 "  # ... as it does where it would hang until its time is over
-    "mitigations=off nokaslr audit=0 no_timer_check random.trust_cpu=on "  # what would only make it slower
-    "clocksource=tsc tsc=reliable "  # the other clock is a device, of which all CPUs wait for each other
-    "init_on_alloc=0"  # 5.10 takes 1 MB for each 4 kB that it reads over 9p: cleared, that is five times slower
+    "console=ttyS0 quiet loglevel=4 panic=-1 "  # A panic reboots at once, and -no-reboot makes QEMU exit.
+    "oops=panic softlockup_panic=1 watchdog_thresh=30 "  # A guest that hangs panics too, instead of timing out.
+    "mitigations=off nokaslr audit=0 no_timer_check random.trust_cpu=on "  # These would only slow the guest down.
+    "clocksource=tsc tsc=reliable "  # The other clock is an emulated device that the CPUs contend for.
+    "init_on_alloc=0"  # 5.10 allocates 1 MB for each 4 kB that it reads over 9p; clearing it takes five times as long.
 )
 _POLL_S = 0.2
-AGAIN = "the guest panicked, and was started once more"
+RESTARTED = "the guest panicked and was started again"
 _QEMU, _BUSYBOX = "qemu-system-x86_64", "/bin/busybox"
-# the AVX and AVX2 of QEMU 7.2, its first, compute wrongly: what numpy sorted with them was not sorted
+# QEMU 7.2, the first that emulates AVX and AVX2, computes them wrongly: numpy's sort returned unsorted arrays.
 _CPU = "max,-avx,-avx2,-fma,-f16c"
 
 
 class MachineError(Exception):
-    """This host cannot run machines."""
+    """Raised if this host cannot run the virtual machines."""
 
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """What to run in a machine."""
+    """A command to run in a machine, and how to set the machine up."""
 
     command: str
-    """For sh(1), in the directory that this process is in."""
+    """A command for sh(1). It runs in the current directory of this process."""
     share: Path
-    """The directory that the guest may write to."""
-    arguments: str = ""
-    """More of the kernel's command line."""
+    """The host directory that the guest may write to."""
+    kernel_arguments: str = ""
+    """Arguments to append to the kernel's command line."""
     environment: Mapping[str, str] = field(default_factory=dict)
     timeout_s: float = 600
-    counted: bool = False
-    """One CPU, whose nanoseconds are instructions: what takes time in the guest takes as many in every run."""
+    count_instructions: bool = False
+    """Whether to run one CPU whose clock advances one nanosecond per instruction, so that times are reproducible."""
 
 
 @dataclass(frozen=True, slots=True)
 class Ended:
-    """How it ended."""
+    """How a job ended."""
 
     status: int | None
-    """The command's exit status; None if there is none."""
+    """The command's exit status, or None if it did not finish."""
     elapsed_s: float
-    trouble: str = ""
-    """Why there is none."""
+    problem: str = ""
+    """Why the command did not finish."""
     panics: int = 0
     """How often the guest panicked."""
 
 
 def require() -> None:
-    """Raises MachineError where no machine can be run."""
+    """Raise MachineError if this host cannot run the virtual machines."""
     if platform.machine() != "x86_64":
-        raise MachineError(f"run Debian's amd64 kernels: this machine is {platform.machine()}, and so are its programs")
+        raise MachineError(f"cannot run Debian's amd64 kernels on this host, which is {platform.machine()}")
     if os.geteuid() != 0:
-        raise MachineError("show the host's files to a guest: needs root")
+        raise MachineError("cannot share the host's files with a guest: run as root")
     for program in (_QEMU, _BUSYBOX):
         if not shutil.which(program):
-            raise MachineError(f"start a machine: no '{program}': run sudo make vm-test, which installs it")
+            raise MachineError(f"cannot start a machine: '{program}' is not installed; sudo make vm-test installs it")
 
 
-def run(kernel: Kernel, job: Job, output: BinaryIO, enough: Callable[[], bool] = lambda: False) -> Ended:
-    """Run it; what it prints goes to `output`, the kernel's own messages to `console` in the share.
+def run(kernel: Kernel, job: Job, output: BinaryIO, should_stop: Callable[[], bool] = lambda: False) -> Ended:
+    """Run a job in a machine and return how it ended.
 
-    A guest that panics is started once more: emulated, a kernel does that about once in a hundred runs.
-    It is given up as soon as `enough` says so.
+    The command's output goes to `output`, and the kernel's messages to the file `console` in the job's share. A guest
+    that panics is started once more, because an emulated kernel does that about once in a hundred runs. The job is
+    aborted as soon as `should_stop` returns True.
     """
     started = time.monotonic()
-    first = _run_once(kernel, job, output, enough)
+    first = _run_once(kernel, job, output, should_stop)
     if not first.panics:
         return first
     (job.share / "console").rename(job.share / "console.panic")
-    output.write(f"\nebpfmon: {AGAIN}\n".encode())
-    second = _run_once(kernel, job, output, enough)
-    return Ended(second.status, time.monotonic() - started, second.trouble, 1 + second.panics)
+    output.write(f"\nebpfmon: {RESTARTED}\n".encode())
+    second = _run_once(kernel, job, output, should_stop)
+    return Ended(second.status, time.monotonic() - started, second.problem, 1 + second.panics)
 
 
-def _run_once(kernel: Kernel, job: Job, output: BinaryIO, enough: Callable[[], bool]) -> Ended:
+def _run_once(kernel: Kernel, job: Job, output: BinaryIO, should_stop: Callable[[], bool]) -> Ended:
     status, console = job.share / "status", job.share / "console"
     status.unlink(missing_ok=True)
     started = time.monotonic()
-    trouble = ""
+    problem = ""
     with tempfile.NamedTemporaryFile(prefix="ebpfmon-vm-") as initrd:
         initrd.write(_initramfs(kernel, job))
         initrd.flush()
         command = _qemu(kernel, job, Path(initrd.name), console)
         output.flush()
-        # at the end of its input QEMU would close the guest's port: a pipe that is not written to has none
+        # QEMU closes the guest's port at the end of its input, so it reads from a pipe that stays open.
         machine = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=output)
         try:
-            while machine.poll() is None and not trouble:
+            while machine.poll() is None and not problem:
                 if time.monotonic() - started > job.timeout_s:
-                    trouble = f"did not end within {job.timeout_s:.0f} s"
-                elif enough():
-                    trouble = "was given up, as no time was left"
+                    problem = f"did not end within {job.timeout_s:.0f} s"
+                elif should_stop():
+                    problem = "was aborted because no time was left"
                 else:
                     time.sleep(_POLL_S)
         finally:
@@ -123,8 +124,8 @@ def _run_once(kernel: Kernel, job: Job, output: BinaryIO, enough: Callable[[], b
             assert machine.stdin
             machine.stdin.close()
     elapsed = time.monotonic() - started
-    if trouble:
-        return Ended(None, elapsed, trouble)
+    if problem:
+        return Ended(None, elapsed, problem)
     if status.exists():
         return Ended(int(status.read_text()), elapsed)
     if console.exists() and "Kernel panic" in console.read_text(errors="replace"):
@@ -155,12 +156,12 @@ def _qemu(kernel: Kernel, job: Job, initrd: Path, console: Path) -> list[str | P
         return ["-virtfs", ",".join(["local", f"path={name}", f"mount_tag={tag}", "security_model=none", *more])]
 
     speed, cpus = ["-accel", "tcg,thread=multi"], CPUS
-    if job.counted:  # idle time is skipped
+    if job.count_instructions:  # sleep=off skips idle time.
         speed, cpus = ["-accel", "tcg,thread=single", "-icount", "shift=0,sleep=off"], 1
     return [
         _QEMU, "-machine", "q35", *speed, "-cpu", _CPU, "-smp", str(cpus), "-m", MEMORY,
         "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot",
-        "-kernel", kernel.path / "vmlinuz", "-initrd", initrd, "-append", f"{_KERNEL_ARGUMENTS} {job.arguments}",
+        "-kernel", kernel.path / "vmlinuz", "-initrd", initrd, "-append", f"{_KERNEL_ARGUMENTS} {job.kernel_arguments}",
         "-chardev", f"file,id=console,path={str(console).replace(',', ',,')}", "-serial", "chardev:console",
         "-chardev", "stdio,id=output,signal=off",
         "-device", "virtio-serial-pci", "-device", "virtserialport,chardev=output,nr=1",
