@@ -66,7 +66,7 @@ def _port_bits(word: str, services: Callable[[str], frozenset[int]]) -> int:
     if numbers := _PORTS.fullmatch(word):
         first, last = int(numbers[1]), int(numbers[2] or numbers[1])
         if not (1 <= first <= LAST_PORT and 1 <= last <= LAST_PORT):
-            raise ValueError(f"'{word}': a port is 1 to {LAST_PORT}")
+            raise ValueError(f"'{word}': a port must be between 1 and {LAST_PORT}")
         if first > last:
             raise ValueError(f"'{word}': the range ends before it begins")
         return (1 << last + 1) - (1 << first)

@@ -55,7 +55,7 @@ class NetworkViewerSettings(ProbeSettings, frozen=True, kw_only=True):
         """Return the names of ports. Raise ValueError if a key of `service_name` is no port."""
         for port in self.service_name:
             if not (port.isascii() and port.isdigit() and 0 < int(port[:6]) < 65536):
-                raise ValueError(f"service_name: {port!r}: a port is 1 to 65535")
+                raise ValueError(f"service_name: {port!r}: a port must be between 1 and 65535")
         return Services({int(port): name for port, name in self.service_name.items()})
 
 

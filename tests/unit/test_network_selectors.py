@@ -64,11 +64,11 @@ def test_these_ports_are_selected(text: str, expected: frozenset[int]) -> None:
 @pytest.mark.parametrize(
     ("text", "error"),
     [
-        ("80 0", "'0': a port is 1 to 65535"),
-        ("0-80", "'0-80': a port is 1 to 65535"),
-        ("65536", "'65536': a port is 1 to 65535"),
-        ("0-70000", "'0-70000': a port is 1 to 65535"),
-        ("!1:65536", "'1:65536': a port is 1 to 65535"),
+        ("80 0", "'0': a port must be between 1 and 65535"),
+        ("0-80", "'0-80': a port must be between 1 and 65535"),
+        ("65536", "'65536': a port must be between 1 and 65535"),
+        ("0-70000", "'0-70000': a port must be between 1 and 65535"),
+        ("!1:65536", "'1:65536': a port must be between 1 and 65535"),
         ("90-80", "'90-80': the range ends before it begins"),
         ("80-", "'80-': neither a port, nor a range of ports (a-b), nor a known service, nor *"),
         ("80 -5", "'-5': neither a port, nor a range of ports (a-b), nor a known service, nor *"),

@@ -20,6 +20,7 @@ from ebpfmon_network_viewer.listening import TCP, UDP
 from ebpfmon_network_viewer.settings import NetworkViewerSettings, setup
 
 FOUND = discover()
+NINES = "9" * 5000  # more digits than int() converts
 PRIVATE = "!127.0.0.0/8 !::1 10.0.0.0/8 172.16.0.0/12 192.168.0.0/16 fc00::/7"
 NAMESPACE = 4026531840
 NO_ADDRESS = "neither an address, nor a range (a-b), nor a network (a/n), nor *"
@@ -69,15 +70,15 @@ def test_without_a_word_everything_private_is_shown_by_number_and_service() -> N
         ('ips = "10.0.0.9-10.0.0.1"', "ips", "'10.0.0.9-10.0.0.1': the range ends before it begins"),
         ('ips = "fe80::1%eth0"', "ips", "'fe80::1%eth0': an address is selected without its zone (%...)"),
         ("ips = 5", "ips", "expected str, got int"),
-        ('ports = "0"', "ports", "'0': a port is 1 to 65535"),
+        ('ports = "0"', "ports", "'0': a port must be between 1 and 65535"),
         ('ports = "x"', "ports", "'x': neither a port, nor a range of ports (a-b), nor a known service, nor *"),
         ('ports = "! !80"', "ports", "'!!80': a ! stands once, in front of what it excludes"),
         ('hostnames = "a !"', "hostnames", "'!': a ! stands once, in front of what it excludes"),
-        ('service_name = {0 = "x"}', "service_name", "'0': a port is 1 to 65535"),
-        ('service_name = {65536 = "x"}', "service_name", "'65536': a port is 1 to 65535"),
-        ('service_name = {"80/tcp" = "x"}', "service_name", "'80/tcp': a port is 1 to 65535"),
-        ('service_name = {"\u00b2" = "x"}', "service_name", "'\u00b2': a port is 1 to 65535"),
-        (f'service_name = {{{"9" * 5000} = "x"}}', "service_name", f"'{'9' * 5000}': a port is 1 to 65535"),
+        ('service_name = {0 = "x"}', "service_name", "'0': a port must be between 1 and 65535"),
+        ('service_name = {65536 = "x"}', "service_name", "'65536': a port must be between 1 and 65535"),
+        ('service_name = {"80/tcp" = "x"}', "service_name", "'80/tcp': a port must be between 1 and 65535"),
+        ('service_name = {"\u00b2" = "x"}', "service_name", "'\u00b2': a port must be between 1 and 65535"),
+        (f'service_name = {{{NINES} = "x"}}', "service_name", f"'{NINES}': a port must be between 1 and 65535"),
         ("service_name = {80 = 5}", "service_name", "expected str, got int"),
         ("service_name = 80", "service_name", "expected table, got int"),
         ("maximum_dimensions = 1", "maximum_dimensions", "expected int >= 2"),
