@@ -1,10 +1,11 @@
-"""What several commands share: exit statuses, options, reading the settings, output as JSON."""
+"""Helpers that several commands share: exit statuses, options, reading the settings, printing JSON."""
 
 from __future__ import annotations
 
 import argparse
 import logging
 import sys
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -19,54 +20,86 @@ from ebpfmon.model import Loader, LoadMode
 from ebpfmon.plugins import registry
 from ebpfmon.plugins.registry import Registry
 
-DONE, FAILED, WRONG = 0, 1, 2
-"""Exit statuses: done; the kernel or a plugin refused; wrong settings or arguments."""
+SUCCESS, FAILURE, USAGE_ERROR = 0, 1, 2
+"""Exit statuses. FAILURE: the kernel or a plugin failed. USAGE_ERROR: the settings or arguments are wrong."""
 
 
 class Commands(Protocol):
-    """Where a command adds itself: what `ArgumentParser.add_subparsers` returns."""
+    """The result of `ArgumentParser.add_subparsers`, to which each command adds itself."""
 
     def add_parser(
-        self, name: str, *, parents: Sequence[argparse.ArgumentParser] = (), help: str
+        self,
+        name: str,
+        *,
+        parents: Sequence[argparse.ArgumentParser] = (),
+        help: str,
+        description: str,
+        epilog: str | None = None,
     ) -> argparse.ArgumentParser:
-        """Add a command, and return the parser of its options."""
+        """Add a command and return the parser of its options."""
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser whose help fills each line of the description as a paragraph, and leaves the epilog as it is."""
+
+    def __init__(self, *, description: str | None = None, **kwargs: Any) -> None:
+        if description:
+            description = "\n".join(textwrap.fill(paragraph, 79) for paragraph in description.splitlines())
+        kwargs.setdefault("formatter_class", argparse.RawDescriptionHelpFormatter)
+        super().__init__(description=description, **kwargs)
+
+
+def add_actions(commands: Commands, name: str, *, help: str, description: str) -> Commands:
+    """Add a command that has actions of its own, and return what each action adds itself to."""
+    parser = commands.add_parser(name, help=help, description=description)
+    return parser.add_subparsers(required=True, metavar="ACTION", title="actions")
 
 
 def settings_options() -> argparse.ArgumentParser:
     """Return the options of every command that reads the settings."""
     options = argparse.ArgumentParser(add_help=False)
-    options.add_argument("--config", type=Path, metavar="FILE", help=f"settings (default: {config.DEFAULT_PATH})")
+    options.add_argument("--config", type=Path, metavar="FILE", help=f"settings file (default: {config.DEFAULT_PATH})")
     options.add_argument(
-        "--strict", action="store_true", default=None, help="stop if any plugin or probe cannot be used"
+        "--strict",
+        action="store_true",
+        default=None,
+        help="fail if a plugin or probe cannot be used, do not leave it out",
     )
     return options
 
 
 def core_options() -> argparse.ArgumentParser:
-    """Return the options of every command that loads programs."""
+    """Return the options of every command that loads programs into the kernel."""
     options = argparse.ArgumentParser(add_help=False, parents=[settings_options()])
-    options.add_argument("--load-mode", choices=[*LoadMode], help="entry: calls and bytes; return: errors too")
-    methods = ["auto", *attach_methods.NAMES]
-    options.add_argument("--attach", choices=methods, help="attach method (default: the best for each)")
-    options.add_argument("--loader", choices=["auto", *Loader], help="libbpf (core), or BCC if the kernel has no BTF")
+    options.add_argument(
+        "--load-mode", choices=[*LoadMode], help="entry: count calls and bytes; return: count failed calls as well"
+    )
+    options.add_argument(
+        "--attach", choices=["auto", *attach_methods.NAMES],
+        help="attach every event by this method, or fail; auto: by the best method for each event",
+    )  # fmt: skip
+    options.add_argument(
+        "--loader", choices=["auto", *Loader],
+        help="core: load compiled programs with libbpf; bcc: compile with BCC; auto: bcc if the kernel has no BTF",
+    )  # fmt: skip
     return options
 
 
-def read_settings(given: argparse.Namespace, *, json: bool = False) -> tuple[Settings, Registry]:
-    """Return the checked settings and the plugins that they name."""
-    return check_settings(config.parse(given.config), command_line(given, json))
+def read_settings(args: argparse.Namespace, *, json: bool = False) -> tuple[Settings, Registry]:
+    """Return the validated settings and the plugins that they use."""
+    return check_settings(config.parse(args.config), overrides(args, json))
 
 
-def check_settings(document: Document, given: CommandLine) -> tuple[Settings, Registry]:
-    """Return the settings of a parsed file, and the plugins that it names."""
-    found = _discover(document, given)
-    return config.check(document.raw, document.source, found, given), found
+def check_settings(document: Document, command_line: CommandLine) -> tuple[Settings, Registry]:
+    """Return the settings of a parsed file and the plugins that they use."""
+    plugins = _discover(document, command_line)
+    return config.check(document.raw, document.source, plugins, command_line), plugins
 
 
-def command_line(given: argparse.Namespace, json: bool = False) -> CommandLine:
+def overrides(args: argparse.Namespace, json: bool = False) -> CommandLine:
     """Return the settings that the command line overrides."""
     names = ("interval", "load_mode", "attach", "loader", "strict")
-    core: dict[str, Any] = {n: getattr(given, n) for n in names if getattr(given, n, None) is not None}
+    core: dict[str, Any] = {name: getattr(args, name) for name in names if getattr(args, name, None) is not None}
     return CommandLine(core, json)
 
 
@@ -75,14 +108,14 @@ def print_json(value: object) -> None:
     sys.stdout.buffer.write(msgspec.json.format(msgspec.json.encode(value)) + b"\n")
 
 
-def _discover(document: Document, given: CommandLine) -> Registry:
-    core = document.core(given)
-    found = registry.discover(options=core.plugins)
-    for plugin in found.left_out:
+def _discover(document: Document, command_line: CommandLine) -> Registry:
+    core = document.core(command_line)
+    plugins = registry.discover(options=core.plugins)
+    for plugin in plugins.left_out:
         if core.strict:
             raise PluginError(f"plugin '{plugin.name}' cannot be used, and strict is set: {plugin.error}")
         logging.warning("plugin '%s' is left out: %s", plugin.name, plugin.error)
     for name in core.disabled_plugins:
-        if name not in {plugin.name for plugin in found.disabled}:
-            logging.warning("%s: ebpfmon.disabled_plugins: there is no plugin '%s'", document.source, name)
-    return found
+        if name not in {plugin.name for plugin in plugins.disabled}:
+            logging.warning("%s: ebpfmon.disabled_plugins: no plugin is called '%s'", document.source, name)
+    return plugins

@@ -1,33 +1,56 @@
-"""`ebpfmon config`: show the settings, or check them."""
+"""`ebpfmon config`: show or check the settings."""
 
 from __future__ import annotations
 
 import argparse
 
 from ebpfmon import config
-from ebpfmon.cli.common import DONE, Commands, check_settings, command_line, read_settings, settings_options
+from ebpfmon.cli.common import (
+    SUCCESS,
+    Commands,
+    add_actions,
+    check_settings,
+    overrides,
+    read_settings,
+    settings_options,
+)
 
 
 def add_to(commands: Commands) -> None:
-    """Add the command."""
-    actions = commands.add_parser("config", help="look at the settings").add_subparsers(required=True, metavar="ACTION")
-    show = actions.add_parser("show", parents=[settings_options()], help="print all settings, with the defaults")
+    """Add the command to the parser."""
+    actions = add_actions(
+        commands, "config", help="show or check the settings", description="Show or check the settings."
+    )
+    show = actions.add_parser(
+        "show",
+        parents=[settings_options()],
+        help="print all settings, defaults included",
+        description="Print all settings, defaults included, as a settings file (TOML).",
+    )
     show.set_defaults(command=_show)
-    check = actions.add_parser("check", parents=[settings_options()], help="say whether the settings are right")
+    check = actions.add_parser(
+        "check",
+        parents=[settings_options()],
+        help="check the settings file",
+        description=(
+            "Check the settings file without loading anything into the kernel, and say how to replace outdated "
+            "sections. The first error is printed, and the exit status is then 2."
+        ),
+    )
     check.set_defaults(command=_check)
 
 
-def _show(given: argparse.Namespace) -> int:
-    from ebpfmon.config.writing import to_toml  # the daemon does without it
+def _show(args: argparse.Namespace) -> int:
+    from ebpfmon.config.writing import to_toml  # the daemon does not need it
 
-    print(to_toml(read_settings(given)[0]), end="")
-    return DONE
+    print(to_toml(read_settings(args)[0]), end="")
+    return SUCCESS
 
 
-def _check(given: argparse.Namespace) -> int:
-    document = config.parse(given.config)
-    check_settings(document, command_line(given))
-    print(f"{document.source}: right" if document.exists else f"{document.source}: not there, the defaults hold")
-    for line in document.advice:
+def _check(args: argparse.Namespace) -> int:
+    document = config.parse(args.config)
+    check_settings(document, overrides(args))
+    print(f"{document.source}: OK" if document.exists else f"{document.source}: no such file; the defaults are used")
+    for line in document.upgrade_hints:
         print(line)
-    return DONE
+    return SUCCESS

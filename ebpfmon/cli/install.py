@@ -1,4 +1,4 @@
-"""`ebpfmon install`: set up systemd, Netdata, or what a plugin's package offers."""
+"""`ebpfmon install`: set up ebpfmon for systemd, Netdata, or a program that another package supports."""
 
 from __future__ import annotations
 
@@ -9,30 +9,50 @@ import sys
 import sysconfig
 from pathlib import Path
 
-from ebpfmon.cli.common import DONE, Commands
+from ebpfmon.cli.common import SUCCESS, Commands
 from ebpfmon.errors import SettingsError
+
+_EXAMPLES = """\
+examples:
+  sudo ebpfmon install systemd   # the unit ebpfmon.service, and a settings file
+  sudo ebpfmon install netdata   # the relay that Netdata runs
+"""
 
 
 def add_to(commands: Commands) -> None:
-    """Add the command."""
-    install = commands.add_parser("install", help="let systemd run ebpfmon, or Netdata show what it sees")
-    install.add_argument("what", metavar="PROGRAM", help="systemd, netdata, or one that another package offers")
-    install.add_argument("--dry-run", action="store_true", help="only say what would be done")
+    """Add the command to the parser."""
+    install = commands.add_parser(
+        "install",
+        help="install a systemd unit, or the relay that Netdata runs",
+        description=(
+            "Install what another program needs to work with ebpfmon. An existing settings file is never changed."
+        ),
+        epilog=_EXAMPLES,
+    )
+    install.add_argument(
+        "target", metavar="PROGRAM", help="systemd, netdata, or a program that another package adds support for"
+    )
+    install.add_argument("--dry-run", action="store_true", help="show what would be written, and write nothing")
     install.add_argument("--prefix", type=Path, default=Path("/"), metavar="DIR", help="write below DIR (default: /)")
-    install.add_argument("--directory", type=Path, metavar="DIR", help="netdata: where it has its plugins")
+    install.add_argument(
+        "--directory",
+        type=Path,
+        metavar="DIR",
+        help="netdata: the directory of Netdata's plugins (default: found by itself)",
+    )
     install.set_defaults(command=_install)
 
 
-def _install(given: argparse.Namespace) -> int:
-    from ebpfmon.install import systemd as install  # the daemon does without it
+def _install(args: argparse.Namespace) -> int:
+    from ebpfmon.install import systemd  # the daemon does not need it
 
-    if given.what != "systemd":
-        install.installer(given.what)(given.prefix, given.directory, dry_run=given.dry_run)
-        return DONE
-    if given.directory:
-        raise SettingsError("install systemd: it needs no --directory")
-    called = shutil.which(sys.argv[0]) or ""
-    if os.path.basename(called) != "ebpfmon":  # python -m ebpfmon
-        called = os.path.join(sysconfig.get_path("scripts"), "ebpfmon")
-    print("\n".join(install.install_systemd(given.prefix, os.path.abspath(called), given.dry_run)))
-    return DONE
+    if args.target != "systemd":
+        systemd.installer(args.target)(args.prefix, args.directory, dry_run=args.dry_run)
+        return SUCCESS
+    if args.directory:
+        raise SettingsError("install systemd: --directory is only for netdata")
+    executable = shutil.which(sys.argv[0]) or ""
+    if os.path.basename(executable) != "ebpfmon":  # started as `python -m ebpfmon`
+        executable = os.path.join(sysconfig.get_path("scripts"), "ebpfmon")
+    print("\n".join(systemd.install_systemd(args.prefix, os.path.abspath(executable), args.dry_run)))
+    return SUCCESS

@@ -1,61 +1,81 @@
-"""The command line. Each command is a module beside this one.
+"""The entry point of the command line. Each command is a module beside this one.
 
-Exit status: 0 done; 1 the kernel or a plugin refused; 2 wrong settings or arguments. `check` has its own: 0 every
-event can be seen, 1 some cannot, 2 none can. `reset` ends with 1 if something could not be removed.
+Exit status: 0 success; 1 the kernel or a plugin failed; 2 wrong settings or arguments. `check` has statuses of its
+own: 0 every event can be seen, 1 some cannot, 2 none can. `reset` returns 1 if a kprobe could not be removed.
 """
 
 from __future__ import annotations
 
-import argparse
 import os
 import sys
 from collections.abc import Sequence
 
-# numpy's linear algebra starts a thread for each CPU, with its memory; nothing here uses it
+# numpy's linear algebra starts a thread for each CPU, which costs memory. ebpfmon does not use it.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 from ebpfmon import __version__
 from ebpfmon.cli import bpf, check, config, install, messages, plugin, plugins, reset, run, top
-from ebpfmon.cli.common import DONE, FAILED, WRONG
+from ebpfmon.cli.common import FAILURE, SUCCESS, USAGE_ERROR, Parser
 from ebpfmon.errors import EbpfmonError, SettingsError
 
-COMMANDS = (run, check, top, reset, config, install, plugins, plugin, bpf)
-"""In the order of the help."""
+COMMANDS = (run, top, check, config, install, reset, plugins, plugin, bpf)
+"""The commands, in the order of the help."""
+
+_EPILOG = """\
+to begin:
+  sudo ebpfmon check    # what this kernel supports
+  sudo ebpfmon top      # what processes are doing now
+
+Run 'ebpfmon COMMAND --help' for the options of a command.
+
+exit status:
+  0  success
+  1  the kernel or a plugin failed
+  2  wrong settings or arguments
+"""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command and return the exit status."""
     try:
         status = _main(arguments)
-        sys.stdout.flush()  # here, so that a reader who has gone raises BrokenPipeError inside the try
+        sys.stdout.flush()  # inside the try, so that BrokenPipeError is caught if the reader has gone
     except EbpfmonError as error:
-        messages.complain(error)
-        return WRONG if isinstance(error, SettingsError) else FAILED
+        messages.print_error(error)
+        return USAGE_ERROR if isinstance(error, SettingsError) else FAILURE
     except BrokenPipeError:  # `ebpfmon check | head -1`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return DONE
+        return SUCCESS
     return status
 
 
 def _main(arguments: Sequence[str] | None) -> int:
     try:
-        given = _parser().parse_args(arguments)
+        args = parser().parse_args(arguments)
     except SystemExit as end:  # --help, --version, wrong arguments
         return int(end.code or 0)
-    messages.set_up()
-    status: int = given.command(given)
+    messages.configure_logging()
+    status: int = args.command(args)
     return status
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="ebpfmon", description="Watches with eBPF what processes do in the kernel, every second."
+def parser() -> Parser:
+    """Return the parser of the whole command line."""
+    top_level = Parser(
+        prog="ebpfmon",
+        description=(
+            "Count with eBPF what each process does in the Linux kernel: files opened, bytes read and written, network "
+            "traffic, processes started. Send the counts every second to Netdata, Prometheus, StatsD, JSON or logs."
+        ),
+        epilog=_EPILOG,
     )
-    parser.add_argument("--version", action="version", version=f"ebpfmon {__version__}")
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    top_level.add_argument(
+        "--version", action="version", version=f"ebpfmon {__version__}", help="show the version and exit"
+    )
+    commands = top_level.add_subparsers(required=True, metavar="COMMAND", title="commands")
     for command in COMMANDS:
         command.add_to(commands)
-    return parser
+    return top_level
 
 
 if __name__ == "__main__":

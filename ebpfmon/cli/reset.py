@@ -4,38 +4,48 @@ from __future__ import annotations
 
 import argparse
 
-from ebpfmon.cli.common import DONE, FAILED, Commands
-from ebpfmon.cli.messages import complain
+from ebpfmon.cli.common import FAILURE, SUCCESS, Commands
+from ebpfmon.cli.messages import print_error
 from ebpfmon.errors import KernelError
 from ebpfmon.kernel import features, kprobe_events
 
 
 def add_to(commands: Commands) -> None:
-    """Add the command."""
-    reset = commands.add_parser("reset", help="remove kprobes that ebpfmon or an old Netdata left in the kernel")
-    reset.add_argument("--dry-run", action="store_true", help="only show them")
+    """Add the command to the parser."""
+    reset = commands.add_parser(
+        "reset",
+        help="remove kprobes that a killed ebpfmon or an old Netdata left in the kernel",
+        description=(
+            "List the kprobes of ebpfmon and of old Netdata versions in tracefs, and remove those that were left "
+            "behind when their process ended. Kprobes of other programs, and of a running ebpfmon, are not touched.\n\n"
+            "The exit status is 1 if a kprobe could not be removed."
+        ),
+    )
+    reset.add_argument("--dry-run", action="store_true", help="list the kprobes, and remove nothing")
     reset.set_defaults(command=_reset)
 
 
-def _reset(given: argparse.Namespace) -> int:
-    found = features.detect()
-    if found.kprobes and not found.tracefs:
-        raise KernelError("look for kprobes: tracefs is not mounted: mount -t tracefs tracefs /sys/kernel/tracing")
-    ours = [e for e in kprobe_events.entries(found.tracefs) if kprobe_events.is_ours(e)] if found.tracefs else []
-    left = [e for e in ours if not kprobe_events.in_use(e)]
-    for entry in ours:
-        print(f"left behind: {entry}" if entry in left else f"in use by ebpfmon {entry.owner}: {entry}")
-    if not left:
-        print("nothing was left" if found.kprobes else "this kernel has no kprobes, so nothing can be left")
-    if given.dry_run or not found.tracefs:
-        return DONE
-    status = DONE
-    for entry in left:
+def _reset(args: argparse.Namespace) -> int:
+    kernel = features.detect()
+    if kernel.kprobes and not kernel.tracefs:
+        raise KernelError(
+            "cannot look for kprobes: tracefs is not mounted; run mount -t tracefs tracefs /sys/kernel/tracing"
+        )
+    entries = [e for e in kprobe_events.entries(kernel.tracefs) if kprobe_events.is_ours(e)] if kernel.tracefs else []
+    left_behind = [entry for entry in entries if not kprobe_events.in_use(entry)]
+    for entry in entries:
+        print(f"left behind: {entry}" if entry in left_behind else f"in use by ebpfmon {entry.owner}: {entry}")
+    if not left_behind:
+        print("no kprobes were left behind" if kernel.kprobes else "this kernel has no kprobes: nothing to remove")
+    if args.dry_run or not kernel.tracefs:
+        return SUCCESS
+    status = SUCCESS
+    for entry in left_behind:
         try:
-            kprobe_events.remove(found.tracefs, entry)
+            kprobe_events.remove(kernel.tracefs, entry)
         except KernelError as error:
-            complain(error)
-            status = FAILED
+            print_error(error)
+            status = FAILURE
         else:
             print(f"removed {entry}")
     return status

@@ -1,4 +1,4 @@
-"""`ebpfmon run`: the daemon."""
+"""`ebpfmon run`: run the daemon."""
 
 from __future__ import annotations
 
@@ -9,19 +9,36 @@ import os
 import signal
 
 from ebpfmon import config
-from ebpfmon.cli.common import DONE, Commands, check_settings, command_line, core_options
+from ebpfmon.cli.common import SUCCESS, Commands, check_settings, core_options, overrides
 from ebpfmon.cli.stopping import until_stopped
 from ebpfmon.config import Settings
 from ebpfmon.daemon import run as daemon
 from ebpfmon.daemon.notify import Notifier
 
+_EXAMPLES = """\
+examples:
+  sudo ebpfmon run                          # until Ctrl-C
+  sudo ebpfmon run --json --for 10 | jq .   # JSON, for ten seconds
+  sudo ebpfmon run --load-mode return       # count failed calls as well
+"""
+
 
 def add_to(commands: Commands) -> None:
-    """Add the command."""
-    run = commands.add_parser("run", parents=[core_options()], help="watch, until stopped")
-    run.add_argument("--for", type=_seconds, dest="for_s", metavar="SECONDS", help="stop after that long")
-    run.add_argument("--json", action="store_true", help="write each snapshot as a line of JSON on stdout")
-    run.add_argument("--interval", type=int, metavar="SECONDS", help="seconds between snapshots (default: 1)")
+    """Add the command to the parser."""
+    run = commands.add_parser(
+        "run",
+        parents=[core_options()],
+        help="run the daemon: count, and send the counts to the sinks",
+        description=(
+            "Run the daemon: load the enabled probes, and send a snapshot of the counts to every sink each interval, "
+            "until Ctrl-C or SIGTERM. If the settings name no sinks, snapshots are written to stdout as text.\n\n"
+            "SIGHUP reloads the settings. Options override the settings file."
+        ),
+        epilog=_EXAMPLES,
+    )
+    run.add_argument("--for", type=_seconds, dest="for_s", metavar="SECONDS", help="stop after SECONDS")
+    run.add_argument("--json", action="store_true", help="write each snapshot to stdout as one line of JSON")
+    run.add_argument("--interval", type=int, metavar="SECONDS", help="seconds between snapshots, 1 to 3600")
     run.set_defaults(command=_run)
 
 
@@ -35,30 +52,32 @@ def _seconds(text: str) -> float:
     return seconds
 
 
-def _run(given: argparse.Namespace) -> int:
-    document, overrides = config.parse(given.config), command_line(given, given.json)
-    settings, found = check_settings(document, overrides)
-    if document.advice:
-        logging.warning("%s: [groups] has replaced [apps]: see `ebpfmon config check`", document.source)
+def _run(args: argparse.Namespace) -> int:
+    document, command_line = config.parse(args.config), overrides(args, args.json)
+    settings, plugins = check_settings(document, command_line)
+    if document.upgrade_hints:
+        logging.warning(
+            "%s: [groups] has replaced [apps]; `ebpfmon config check` prints the new section", document.source
+        )
 
     def read() -> Settings:
-        changed = config.read(given.config, found, overrides)
+        changed = config.read(args.config, plugins, command_line)
         if changed.ebpfmon.plugins != settings.ebpfmon.plugins:
-            logging.warning("the plugins stay as they are until ebpfmon is started again")
+            logging.warning("ebpfmon.plugins_dir or ebpfmon.disabled_plugins changed: restart ebpfmon to apply it")
         return changed
 
     async def work(stop: asyncio.Event) -> None:
-        asked = asyncio.Event()
-        asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, asked.set)
-        await daemon.run(settings, found, stop, reload=daemon.Reload(asked, read), notifier=_notifier())
+        requested = asyncio.Event()
+        asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, requested.set)
+        await daemon.run(settings, plugins, stop, reload=daemon.Reload(requested, read), notifier=_notifier())
 
-    asyncio.run(until_stopped(work, given.for_s))
-    return DONE
+    asyncio.run(until_stopped(work, args.for_s))
+    return SUCCESS
 
 
 def _notifier() -> Notifier:
-    """Return a notifier for the service manager that started this process, if one did."""
-    watched = os.environ.get("WATCHDOG_USEC", "")
-    ours = os.environ.get("WATCHDOG_PID", str(os.getpid())) == str(os.getpid())
-    watchdog_s = int(watched) / 1e6 if watched.isdecimal() and ours else None
-    return Notifier(os.environ.get("NOTIFY_SOCKET"), watchdog_s)
+    """Return a notifier for the service manager, which sends nothing if no service manager started this process."""
+    pid = str(os.getpid())
+    watchdog_usec = os.environ.get("WATCHDOG_USEC", "")
+    is_watched = watchdog_usec.isdecimal() and os.environ.get("WATCHDOG_PID", pid) == pid
+    return Notifier(os.environ.get("NOTIFY_SOCKET"), int(watchdog_usec) / 1e6 if is_watched else None)

@@ -13,9 +13,9 @@ T = TypeVar("T")
 
 
 async def until_stopped(work: Callable[[asyncio.Event], Awaitable[T]], for_s: float | None = None) -> T:
-    """Return the result of `work`, whose event is set by SIGINT, by SIGTERM, or after `for_s` seconds.
+    """Run `work` and return its result. Its event is set by SIGINT, by SIGTERM, or after `for_s` seconds.
 
-    If its tasks fail with nothing but errors of ebpfmon, the first of them is raised.
+    If all errors in an exception group are ebpfmon's own, raises the first of them instead of the group.
     """
     stop, loop = asyncio.Event(), asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
@@ -23,11 +23,11 @@ async def until_stopped(work: Callable[[asyncio.Event], Awaitable[T]], for_s: fl
     timer = loop.call_later(for_s, stop.set) if for_s else None
     try:
         return await work(stop)
-    except BaseExceptionGroup as group:  # not except*: Python 3.11.2 wraps again what that raises
-        ours, others = group.split(EbpfmonError)
-        if others or not ours:
+    except BaseExceptionGroup as group:  # not `except*`: Python 3.11.2 wraps what that raises in a group again
+        own, others = group.split(EbpfmonError)
+        if others or not own:
             raise
-        raise _first(ours) from None
+        raise _first(own) from None
     finally:
         if timer:
             timer.cancel()

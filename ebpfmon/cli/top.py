@@ -1,4 +1,4 @@
-"""`ebpfmon top`: what processes or groups do, live or once."""
+"""`ebpfmon top`: show what processes or groups are doing, live or once."""
 
 from __future__ import annotations
 
@@ -8,28 +8,53 @@ import logging
 import os
 import shutil
 
-from ebpfmon.cli.common import DONE, Commands, core_options, print_json, read_settings
+from ebpfmon.cli.common import SUCCESS, Commands, core_options, print_json, read_settings
 from ebpfmon.cli.stopping import until_stopped
 from ebpfmon.config.apps import OLD_NAMES
 from ebpfmon.errors import SettingsError
 from ebpfmon.grouping.registry import DEFAULT, groupings
 
+_EXAMPLES = """\
+examples:
+  sudo ebpfmon top
+  sudo ebpfmon top --groups --by user --sort write
+  sudo ebpfmon top --once --json --filter nginx
+"""
+
 
 def add_to(commands: Commands) -> None:
-    """Add the command."""
-    top = commands.add_parser("top", parents=[core_options()], help="show what each process or group does in a second")
-    top.add_argument("--once", action="store_true", help="show one second, and end")
-    top.add_argument("--json", action="store_true", help="with --once: as JSON")
-    names = ", ".join(groupings())
-    top.add_argument(
-        "--by", choices=[*groupings(), *OLD_NAMES], metavar="GROUPING",
-        help=f"{names} (default: the first in the settings)",
-    )  # fmt: skip
+    """Add the command to the parser."""
+    top = commands.add_parser(
+        "top",
+        parents=[core_options()],
+        help="show what each process or group is doing, live",
+        description=(
+            "Show what each process or group is doing, updated every interval. Press h for the keys.\n\n"
+            "It loads its own probes, so it does not need the daemon."
+        ),
+        epilog=_EXAMPLES,
+    )
+    top.add_argument("--once", action="store_true", help="print one interval, then exit")
+    top.add_argument("--json", action="store_true", help="with --once: print JSON")
     top.add_argument("--groups", action="store_true", help="show groups instead of processes")
+    top.add_argument(
+        "--by", type=_grouping, metavar="GROUPING",
+        help=f"group processes by {', '.join(groupings())} (default: the first grouping in the settings)",
+    )  # fmt: skip
     top.add_argument("--sort", default="", metavar="COLUMN", help="sort by this column, such as read, pid or group")
-    top.add_argument("--filter", default="", metavar="TEXT", help="show only rows with TEXT as command, group or PID")
-    top.add_argument("--lines", type=_count, default=20, metavar="N", help="with --once: N lines at most (default: 20)")
+    top.add_argument(
+        "--filter", default="", metavar="TEXT", help="show only lines with TEXT in the command or group, or as the PID"
+    )
+    top.add_argument("--lines", type=_count, default=20, metavar="N", help="with --once: at most N lines (default: 20)")
     top.set_defaults(command=_top)
+
+
+def _grouping(text: str) -> str:
+    """Return the name of a grouping, for its present or its old name."""
+    name = OLD_NAMES.get(text, text)
+    if name not in groupings():
+        raise argparse.ArgumentTypeError(f"{text!r}: expected one of {', '.join(groupings())}")
+    return name
 
 
 def _count(text: str) -> int:
@@ -38,29 +63,29 @@ def _count(text: str) -> int:
     return int(text)
 
 
-def _top(given: argparse.Namespace) -> int:
-    from ebpfmon.top import session, view  # the daemon does without them
+def _top(args: argparse.Namespace) -> int:
+    from ebpfmon.top import session, view  # the daemon does not need them
     from ebpfmon.top.state import State
 
-    if given.json and not given.once:
-        raise SettingsError("top: --json is for --once; ebpfmon run --json goes on")
-    logging.getLogger().setLevel(logging.WARNING if given.once else logging.ERROR)  # a line would spoil the screen
-    settings, found = read_settings(given)
-    by = given.by or next(iter(settings.groups.by), DEFAULT)
+    if args.json and not args.once:
+        raise SettingsError("top: --json needs --once; for JSON every interval, use ebpfmon run --json")
+    # A message would overwrite part of the screen.
+    logging.getLogger().setLevel(logging.WARNING if args.once else logging.ERROR)
+    settings, plugins = read_settings(args)
     state = State(
-        by=OLD_NAMES.get(by, by),
-        mode="groups" if given.groups else "processes",
-        sort=session.check_sort(given.sort, found),
-        filter=given.filter,
+        by=args.by or next(iter(settings.groups.by), DEFAULT),
+        mode="groups" if args.groups else "processes",
+        sort=session.check_sort(args.sort, plugins),
+        filter=args.filter,
     )
-    if not given.once:
+    if not args.once:
         term = os.environ.get("TERM", "")
-        asyncio.run(until_stopped(lambda stop: session.live(settings, found, state, term, stop)))
-        return DONE
-    snapshot = asyncio.run(until_stopped(lambda stop: session.one_second(settings, found, stop)))
-    if given.json:
-        print_json(view.to_json(snapshot, state, top=given.lines))
+        asyncio.run(until_stopped(lambda stop: session.live(settings, plugins, state, term, stop)))
+        return SUCCESS
+    snapshot = asyncio.run(until_stopped(lambda stop: session.one_interval(settings, plugins, stop)))
+    if args.json:
+        print_json(view.to_json(snapshot, state, top=args.lines))
     else:
         width = shutil.get_terminal_size().columns
-        print("\n".join(view.render(snapshot, state, width, None, top=given.lines)))
-    return DONE
+        print("\n".join(view.render(snapshot, state, width, None, top=args.lines)))
+    return SUCCESS

@@ -39,7 +39,7 @@ def translate(raw: Mapping[str, Any], source: str) -> dict[str, Any]:
     return groups
 
 
-def advice(raw: Mapping[str, Any], source: str) -> Iterator[str]:
+def upgrade_hints(raw: Mapping[str, Any], source: str) -> Iterator[str]:
     """Yield the lines that say what to write instead of `[apps]`; none if the file has no such section."""
     if "apps" not in raw:
         return

@@ -38,9 +38,9 @@ class Document:
     exists: bool = True
 
     @property
-    def advice(self) -> tuple[str, ...]:
+    def upgrade_hints(self) -> tuple[str, ...]:
         """The lines that say how to write outdated sections today; none if there are none. Raises SettingsError."""
-        return tuple(apps.advice(self.raw, self.source))
+        return tuple(apps.upgrade_hints(self.raw, self.source))
 
     def core(self, given: CommandLine = NO_OPTIONS) -> Core:
         """Return the section `[ebpfmon]`, which needs no plugin. Raises SettingsError."""

@@ -52,7 +52,7 @@ class _KeeperSettings(SinkSettings, tag="top", frozen=True):
         return keeper
 
 
-async def one_second(settings: Settings, registry: Registry, stop: asyncio.Event) -> Snapshot:
+async def one_interval(settings: Settings, registry: Registry, stop: asyncio.Event) -> Snapshot:
     """Return the first whole interval. Raises KernelError if nothing can be loaded, or if it was stopped before."""
     keeper = _Keeper(stop)
     await daemon.run(_with(settings, _KeeperSettings(keeper=keeper)), registry, stop)

@@ -147,7 +147,7 @@ def test_reset_removes_what_a_dead_ebpfmon_and_netdata_left_and_nothing_else(kpr
     assert reset() == (0, [*shown, *(f"removed {entry}" for entry in left)], "")
     assert kprobes.names() == {*before, alive}
     kprobes.write(f"-:{alive}")
-    assert reset() == (0, ["nothing was left"], "")
+    assert reset() == (0, ["no kprobes were left behind"], "")
 
 
 def test_reset_goes_on_after_one_that_is_in_use_and_ends_with_1(kprobes: Kprobes, dead: int) -> None:

@@ -46,6 +46,10 @@ def ebpfmon_register_probes():
 Outcome = tuple[int, str, str]
 Run = Callable[..., Outcome]
 WATCHING = [["run"], ["top"], ["top", "--once"]]
+COMMANDS = [
+    ["run"], ["top"], ["check"], ["config"], ["config", "show"], ["config", "check"], ["install"], ["reset"],
+    ["plugins"], ["plugin"], ["plugin", "new"], ["bpf"], ["bpf", "build"],
+]  # fmt: skip
 
 
 @pytest.fixture
@@ -209,9 +213,9 @@ def test_options_are_settings(run: Run, monkeypatch: pytest.MonkeyPatch) -> None
 
 
 def test_config_check_tells_a_right_file_from_one_that_is_not_there(run: Run, tmp_path: Path) -> None:
-    assert run("config", "check") == (0, f"{tmp_path}/default.toml: not there, the defaults hold\n", "")
+    assert run("config", "check") == (0, f"{tmp_path}/default.toml: no such file; the defaults are used\n", "")
     (tmp_path / "default.toml").write_text("[ebpfmon]\ninterval = 3\n")
-    assert run("config", "check") == (0, f"{tmp_path}/default.toml: right\n", "")
+    assert run("config", "check") == (0, f"{tmp_path}/default.toml: OK\n", "")
 
 
 def test_config_check_says_what_to_write_instead_of_the_old_section(run: Run, tmp_path: Path) -> None:
@@ -219,13 +223,13 @@ def test_config_check_says_what_to_write_instead_of_the_old_section(run: Run, tm
     path.write_text('[apps]\nby = "user"\nmaximum = 50\n')
     assert run("config", "check") == (
         0,
-        f"{path}: right\n[groups] has replaced [apps]; write instead:\n\n"
+        f"{path}: OK\n[groups] has replaced [apps]; write instead:\n\n"
         '[groups]\nby = [\n    "user",\n]\nmaximum = 50\n\n'
         "The charts by user are now called users.*, not apps.*, also in the charts of a sink.\n",
         "",
     )
     path.write_text('[groups]\nby = ["user"]\n')
-    assert run("config", "check") == (0, f"{path}: right\n", "")
+    assert run("config", "check") == (0, f"{path}: OK\n", "")
 
 
 def test_a_start_with_the_old_section_says_so_in_one_line(
@@ -236,7 +240,7 @@ def test_a_start_with_the_old_section_says_so_in_one_line(
     path.write_text('[apps]\nby = "cgroup"\n')
     assert run("run")[0] == 0
     assert given[0].groups == config.GroupSettings(by=("container",))
-    assert caplog.messages == [f"{path}: [groups] has replaced [apps]: see `ebpfmon config check`"]
+    assert caplog.messages == [f"{path}: [groups] has replaced [apps]; `ebpfmon config check` prints the new section"]
 
 
 @pytest.mark.parametrize(
@@ -279,10 +283,10 @@ def test_plugins_are_listed_and_one_that_is_left_out_makes_the_status_1(
 ) -> None:
     status, out, _ = run("plugins")
     assert status == 0
-    brought = {line.split(VERSION)[1].strip() for line in out.splitlines()[1:]}
+    provided = {line.split(VERSION)[1].strip() for line in out.splitlines()[1:]}
     sinks = {f"sinks   sink {name}" for name in ("http_json", "http_push", "log", "plugins_d", "statsd")}
     probes = {"block_io", "network_viewer", "oom_and_signals", "process", "syscalls"}
-    assert {*(f"probes  probe {name}" for name in probes), *sinks} <= brought
+    assert {*(f"probes  probe {name}" for name in probes), *sinks} <= provided
     listed = {plugin["name"]: plugin for plugin in json.loads(run("plugins", "--json")[1])}
     log = [listed["log"][key] for key in ("state", "sinks", "distribution", "api_version", "error")]
     assert log == ["active", ["log"], "ebpfmon", 2, None]
@@ -318,7 +322,7 @@ def test_the_settings_say_which_plugins_there_are_and_those_type_the_rest_of_the
     assert 'type = "statsd"' not in out
     assert caplog.messages == [
         "plugin 'bad' is left out: ModuleNotFoundError: No module named 'no_such_module_at_all'",
-        f"{settings}: ebpfmon.disabled_plugins: there is no plugin 'sattsd'",
+        f"{settings}: ebpfmon.disabled_plugins: no plugin is called 'sattsd'",
         "sinks[0] \"statsd\" is not used: plugin 'statsd' is disabled",
     ]
     status, out, _ = run("plugins")
@@ -352,3 +356,22 @@ def test_a_reader_of_stdout_that_has_gone_is_no_failure(arguments: list[str]) ->
     done = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, timeout=30, check=False, env=buffered)
     os.close(writer)
     assert (done.returncode, done.stderr) == (0, b"")
+
+
+@pytest.mark.parametrize("arguments", [[], *COMMANDS], ids=" ".join)
+def test_help_says_what_the_command_does_and_has_no_line_wider_than_80_columns(
+    run: Run, monkeypatch: pytest.MonkeyPatch, arguments: list[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    status, out, err = run(*arguments, "--help")
+    assert (status, err) == (0, "")
+    usage, description, _ = out.split("\n\n", 2)
+    assert usage.startswith(" ".join(["usage: ebpfmon", *arguments]))
+    assert description[0].isupper()
+    assert max(map(len, out.splitlines())) <= 80
+
+
+def test_top_refuses_an_unknown_grouping_and_offers_the_present_names(run: Run) -> None:
+    status, out, err = run("top", "--by", "nonsense")
+    assert (status, out) == (2, "")
+    assert err.endswith("argument --by: 'nonsense': expected one of application, process, user, container\n")

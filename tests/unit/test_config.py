@@ -283,7 +283,7 @@ def test_the_old_section_is_read_as_the_new_one_and_the_advice_is_the_new_one(
 ) -> None:
     meant = check({"groups": new}, "e.toml", FOUND)
     assert check({"apps": old}, "e.toml", FOUND) == meant
-    advice = config.Document({"apps": old}, "e.toml").advice
-    written = "\n".join(line for line in advice[1:] if not line.startswith("The charts"))
+    hints = config.Document({"apps": old}, "e.toml").upgrade_hints
+    written = "\n".join(line for line in hints[1:] if not line.startswith("The charts"))
     assert check(tomli.loads(written), "e.toml", FOUND) == meant
-    assert config.Document({"groups": new}, "e.toml").advice == ()
+    assert config.Document({"groups": new}, "e.toml").upgrade_hints == ()

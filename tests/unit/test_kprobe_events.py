@@ -131,11 +131,11 @@ def test_reset_goes_on_after_what_it_cannot_remove_and_ends_with_1(
 @pytest.mark.parametrize(
     ("kprobes", "mounted", "status", "said"),
     [
-        (True, True, 0, "nothing was left"),
-        (False, True, 0, "this kernel has no kprobes, so nothing can be left"),
-        (False, False, 0, "this kernel has no kprobes, so nothing can be left"),
-        (True, False, 1, "ebpfmon: look for kprobes: tracefs is not mounted: "
-                         "mount -t tracefs tracefs /sys/kernel/tracing"),
+        (True, True, 0, "no kprobes were left behind"),
+        (False, True, 0, "this kernel has no kprobes: nothing to remove"),
+        (False, False, 0, "this kernel has no kprobes: nothing to remove"),
+        (True, False, 1, "ebpfmon: cannot look for kprobes: tracefs is not mounted; "
+                         "run mount -t tracefs tracefs /sys/kernel/tracing"),
     ],
 )  # fmt: skip
 def test_reset_says_in_one_line_that_nothing_is_left_or_why_it_cannot_look(

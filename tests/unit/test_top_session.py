@@ -14,7 +14,7 @@ from ebpfmon.errors import KernelError, SettingsError
 from ebpfmon.grouping.registry import groupings
 from ebpfmon.plugins import registry
 from ebpfmon.testing import chart
-from ebpfmon.top.session import check_sort, one_second
+from ebpfmon.top.session import check_sort, one_interval
 from tests.unit.top_support import second
 
 SHORT, WHOLE, LAST = second(elapsed_s=0.2), second(elapsed_s=1.0), second(elapsed_s=0.4)
@@ -33,7 +33,7 @@ def kept(monkeypatch: pytest.MonkeyPatch, sent: Sequence[Snapshot], last: Snapsh
 
     monkeypatch.setattr("ebpfmon.daemon.run.run", fake)
     found = registry.discover([])
-    return asyncio.run(one_second(config.check({"sinks": []}, "the test", found), found, asyncio.Event()))
+    return asyncio.run(one_interval(config.check({"sinks": []}, "the test", found), found, asyncio.Event()))
 
 
 def test_the_first_whole_interval_is_kept_which_is_the_second(monkeypatch: pytest.MonkeyPatch) -> None:
