@@ -1,5 +1,5 @@
 # The front door. What a target needs is installed by tools/setup, which says so first.
-.PHONY: help run test vm-test lint bpf wheel docs bench bench-report bench-instructions profile clean \
+.PHONY: help run test vm-test lint bpf wheel docs reference bench bench-report bench-instructions profile clean \
 	ready-bpf ready-run ready-test ready-vm ready-bench
 .DEFAULT_GOAL := help
 PYTHON ?= python3
@@ -32,6 +32,9 @@ wheel: ready-run ## build the wheel into dist/
 
 docs: ready-test ## build the documentation site into build/site
 	@.venv/bin/python tools/docs
+
+reference: ready-test ## write the generated tables in docs/reference
+	@.venv/bin/python tools/reference
 
 bench: ready-bench ## measure what ebpfmon costs here, in twenty minutes; ARGS='ladder --quick' runs one benchmark, in a hurry
 	@.venv/bin/python -m benchmarks $(ARGS)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import types
 from pathlib import Path
 from typing import Any
 
@@ -182,6 +183,16 @@ def test_the_tables_of_json_have_every_key() -> None:
     for name, table in tables.items():
         keys = {key for cell in re.findall(r"^\|(.*?)\|", table, re.M) for key in re.findall(r"`(\w+)`", cell)}
         assert keys == set(definitions[f"{name}Json"]["properties"])
+
+
+def test_the_generated_parts_of_the_reference_are_what_the_code_says() -> None:
+    tool: Any = types.ModuleType("reference")
+    tool.__file__ = str(ROOT / "tools" / "reference")
+    exec(compile(Path(tool.__file__).read_text(), tool.__file__, "exec"), vars(tool))
+    written = tool.pages()
+    assert {page.name for page in written} == {"charts.md", "cli.md", "metrics.md"}
+    for page, text in written.items():
+        assert page.read_text() == text, f"{page.name} is out of date: run `make reference`"
 
 
 def test_every_make_target_that_is_mentioned_is_there() -> None:
