@@ -1,4 +1,4 @@
-"""The settings: their types, and how they are read from TOML."""
+"""The settings: their types, and reading them from TOML."""
 
 from ebpfmon.config.reading import DEFAULT_PATH, Document, check, parse, read
 from ebpfmon.config.settings import CommandLine, Core, GroupSettings, Settings

@@ -1,4 +1,4 @@
-"""Read the section `[apps]`, which `[groups]` has replaced, and say what to write instead."""
+"""Read the outdated section `[apps]`, which `[groups]` has replaced, and print its replacement."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ebpfmon.errors import SettingsError
 from ebpfmon.grouping.registry import groupings
 
 OLD_NAMES = {"app": "application", "cgroup": "container"}
-"""The groupings that had another name, by that name."""
+"""Maps the old name of a grouping to its present name."""
 
 
 class _Apps(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -23,9 +23,9 @@ class _Apps(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 
 
 def translate(raw: Mapping[str, Any], source: str) -> dict[str, Any]:
-    """Return the section `[groups]` that means the same as the `[apps]` of this file. Raises SettingsError."""
+    """Return the section `[groups]` that is equivalent to the section `[apps]` of a file. Raises SettingsError."""
     if "groups" in raw:
-        raise SettingsError(f"{source}: apps: [groups] has replaced [apps]: remove [apps]")
+        raise SettingsError(f"{source}: apps: [groups] has replaced [apps]; remove [apps]")
     apps = typed(raw["apps"], _Apps, source, "apps")
     groups: dict[str, Any] = {}
     if not apps.enabled:
@@ -40,17 +40,20 @@ def translate(raw: Mapping[str, Any], source: str) -> dict[str, Any]:
 
 
 def upgrade_hints(raw: Mapping[str, Any], source: str) -> Iterator[str]:
-    """Yield the lines that say what to write instead of `[apps]`; none if the file has no such section."""
+    """Yield lines that show how to replace `[apps]`. Yields nothing if the file has no such section."""
     if "apps" not in raw:
         return
-    import tomli_w  # only needed here
+    import tomli_w  # the daemon does not need it
 
     groups = translate(raw, source)
-    yield "[groups] has replaced [apps]; write instead:"
+    yield "[groups] has replaced [apps]. Replace [apps] with:"
     yield ""
     yield from tomli_w.dumps({"groups": groups}).splitlines()
     for name in groups.get("by", ()):
         prefix = groupings()[name].prefix
         if prefix != "apps":
             yield ""
-            yield f"The charts by {name} are now called {prefix}.*, not apps.*, also in the charts of a sink."
+            yield (
+                f"Charts by {name} are now called {prefix}.* instead of apps.*: "
+                "update the setting charts of your sinks."
+            )

@@ -1,4 +1,7 @@
-"""Convert parsed TOML to typed values. An error is one line: the file, the key path, what was expected."""
+"""Convert parsed TOML to typed values.
+
+An error message is one line: the file, the key path, and what was expected.
+"""
 
 from __future__ import annotations
 
@@ -13,64 +16,68 @@ from ebpfmon.errors import SettingsError
 _T = TypeVar("_T")
 
 
-def typed(raw: object, kind: type[_T], source: str, where: str) -> _T:
-    """Return a value as this type. Raises SettingsError, which names the file `source` and the key path `where`."""
+def typed(raw: object, kind: type[_T], source: str, key_path: str) -> _T:
+    """Return a value converted to a type. Raises SettingsError, which names `source` (the file) and the key path."""
     try:
         return msgspec.convert(raw, kind)
     except msgspec.ValidationError as error:
-        raise SettingsError(f"{source}: {_explain(str(error), kind, where)}") from None
-    except Exception as error:  # from a plugin's own check
-        raise SettingsError(f"{source}: {where}: {type(error).__name__}: {error}") from None
+        raise SettingsError(f"{source}: {_explain(str(error), kind, key_path)}") from None
+    except Exception as error:  # raised by a plugin's own check
+        raise SettingsError(f"{source}: {key_path}: {type(error).__name__}: {error}") from None
 
 
 def require_known(raw: Iterable[str], names: Iterable[str], source: str, prefix: str) -> None:
-    """Check that all keys of a section are known names. Raises SettingsError."""
+    """Raise SettingsError if a key of a section is not one of these names."""
     names = list(names)
     for name in raw:
         if name not in names:
             raise SettingsError(f"{source}: {_unknown(prefix, name, names)}")
 
 
-def listed(names: Iterable[str]) -> str:
-    """Return names as messages list them."""
+def join_names(names: Iterable[str]) -> str:
+    """Return names as a list for a message."""
     return ", ".join(sorted(names))
 
 
-def _explain(message: str, kind: object, where: str) -> str:
-    """Rewrite a message of msgspec's ("Expected `int`, got `str` - at `$.interval`") with the key path in front."""
-    said, _, at = message.partition(" - at `$")
-    key = where + at.rstrip("`").replace("[...]", "")
-    unknown = re.search(r"unknown field `([^`]+)`", said)
+def _explain(message: str, kind: object, key_path: str) -> str:
+    """Rewrite an error message of msgspec so that it begins with the key path.
+
+    msgspec's messages look like this: "Expected `int`, got `str` - at `$.interval`".
+    """
+    reason, _, position = message.partition(" - at `$")
+    key = key_path + position.rstrip("`").replace("[...]", "")
+    unknown = re.search(r"unknown field `([^`]+)`", reason)
     if unknown:
-        instead = getattr(kind, "removed", {}).get(unknown[1])
-        if instead:
-            return f"{key}.{unknown[1]}: {instead}"
+        replacement = getattr(kind, "removed", {}).get(unknown[1])
+        if replacement:
+            return f"{key}.{unknown[1]}: {replacement}"
         fields = [f.encode_name for f in msgspec.structs.fields(kind)] if isinstance(kind, type) else []
         return _unknown(f"{key}.", unknown[1], fields)
-    wrong = re.search(r"Invalid enum value (.+)", said)
-    if wrong:
-        return f"{key}: {wrong[1]}: expected one of {listed(_options(kind, at.strip('.`')))}"
-    own, _, reason = said.partition(": ")
-    if isinstance(kind, type) and own in (f.encode_name for f in msgspec.structs.fields(kind)):  # its own check
-        return f"{key}.{own}: {reason}"
-    said = said.replace("`", "").replace("object", "table")
-    return f"{key}: {said[0].lower()}{said[1:]}"
+    invalid = re.search(r"Invalid enum value (.+)", reason)
+    if invalid:
+        return f"{key}: {invalid[1]}: expected one of {join_names(_allowed_values(kind, position.strip('.`')))}"
+    # A struct's own check (__post_init__) names the field at the beginning of its message.
+    field, _, explanation = reason.partition(": ")
+    if isinstance(kind, type) and field in (f.encode_name for f in msgspec.structs.fields(kind)):
+        return f"{key}.{field}: {explanation}"
+    reason = reason.replace("`", "").replace("object", "table")
+    return f"{key}: {reason[0].lower()}{reason[1:]}"
 
 
-def _options(kind: object, field: str) -> list[str]:
-    """Return the values that a field of enumerated strings takes."""
-    for found in msgspec.structs.fields(kind) if isinstance(kind, type) else ():
-        if found.encode_name == field:
-            schema = msgspec.json.schema(found.type)
-            for place in (schema, *schema.get("$defs", {}).values()):
-                if "enum" in place:
-                    return [str(v) for v in place["enum"]]
+def _allowed_values(kind: object, name: str) -> list[str]:
+    """Return the values that a field of enumerated strings allows."""
+    for field in msgspec.structs.fields(kind) if isinstance(kind, type) else ():
+        if field.encode_name == name:
+            schema = msgspec.json.schema(field.type)
+            for definition in (schema, *schema.get("$defs", {}).values()):
+                if "enum" in definition:
+                    return [str(value) for value in definition["enum"]]
     return []
 
 
 def _unknown(prefix: str, name: str, names: Sequence[str]) -> str:
-    import difflib  # only needed for an error
+    import difflib  # only an error needs it
 
-    near = difflib.get_close_matches(name, names, 1)
-    hint = f"did you mean '{near[0]}'?" if near else f"expected one of {listed(names)}"
+    close = difflib.get_close_matches(name, names, 1)
+    hint = f"did you mean '{close[0]}'?" if close else f"expected one of {join_names(names)}"
     return f"{prefix}{name}: no such setting: {hint}"

@@ -1,4 +1,7 @@
-"""Read the settings file and check it."""
+"""Read the settings file and validate it.
+
+Of all sinks, this module knows only `log` by name: it is the default, and the option --json configures one.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,7 @@ import msgspec
 import tomli
 
 from ebpfmon.config import apps
-from ebpfmon.config.convert import listed, require_known, typed
+from ebpfmon.config.convert import join_names, require_known, typed
 from ebpfmon.config.settings import NO_OPTIONS, CommandLine, Core, GroupSettings, Settings
 from ebpfmon.errors import SettingsError
 from ebpfmon.grouping.registry import groupings
@@ -23,14 +26,14 @@ from ebpfmon.plugins.registry import Registry
 log = logging.getLogger(__name__)
 
 DEFAULT_PATH = Path("/etc/ebpfmon/ebpfmon.toml")
-"""The file that is read if none is named. It need not exist."""
+"""The settings file that is read by default. It need not exist."""
 
 
 @dataclass(frozen=True, slots=True)
 class Document:
-    """A settings file that is parsed but not checked: it names the plugins that are needed for that.
+    """A settings file that is parsed but not validated yet, because validation needs the plugins that it names.
 
-    `source` is its path, and `exists` whether there is such a file.
+    `source` is its path. `exists` says whether there is such a file.
     """
 
     raw: Mapping[str, Any]
@@ -39,29 +42,29 @@ class Document:
 
     @property
     def upgrade_hints(self) -> tuple[str, ...]:
-        """The lines that say how to write outdated sections today; none if there are none. Raises SettingsError."""
+        """Lines that show how to replace outdated sections, if the file has any. Raises SettingsError."""
         return tuple(apps.upgrade_hints(self.raw, self.source))
 
-    def core(self, given: CommandLine = NO_OPTIONS) -> Core:
-        """Return the section `[ebpfmon]`, which needs no plugin. Raises SettingsError."""
+    def core(self, command_line: CommandLine = NO_OPTIONS) -> Core:
+        """Return the section `[ebpfmon]`, which can be validated without plugins. Raises SettingsError."""
         core = typed(self.raw.get("ebpfmon", {}), dict[str, Any], self.source, "ebpfmon")
-        # check the file's own values first, so that an error names the file and not the command line
+        # Check the file's own values first, so that an error in them names the file, not the command line.
         folder = typed(core, Core, self.source, "ebpfmon").plugins_dir
         if folder and not Path(folder).is_absolute():
             raise SettingsError(f"{self.source}: ebpfmon.plugins_dir: '{folder}': expected an absolute path")
-        return typed({**core, **given.core}, Core, "command line", "ebpfmon")
+        return typed({**core, **command_line.core}, Core, "command line", "ebpfmon")
 
 
-def read(path: Path | None, registry: Registry, given: CommandLine = NO_OPTIONS) -> Settings:
-    """Return the settings of a file, or of DEFAULT_PATH if `path` is None. Raises SettingsError."""
+def read(path: Path | None, registry: Registry, command_line: CommandLine = NO_OPTIONS) -> Settings:
+    """Return the settings in a file, or in DEFAULT_PATH if `path` is None. Raises SettingsError."""
     document = parse(path)
-    return check(document.raw, document.source, registry, given)
+    return check(document.raw, document.source, registry, command_line)
 
 
 def parse(path: Path | None) -> Document:
     """Parse a settings file, or DEFAULT_PATH if `path` is None. Raises SettingsError.
 
-    DEFAULT_PATH need not exist: then the document is empty, and the defaults hold.
+    If DEFAULT_PATH does not exist, the document is empty and all settings have their defaults.
     """
     source = path or DEFAULT_PATH
     try:
@@ -73,61 +76,65 @@ def parse(path: Path | None) -> Document:
     except (OSError, UnicodeDecodeError) as error:
         raise SettingsError(f"{source}: cannot be read: {error}") from None
     except (ValueError, RecursionError) as error:
-        raise SettingsError(f"{source}: not TOML: {error}") from None
+        raise SettingsError(f"{source}: not valid TOML: {error}") from None
     return Document(raw, str(source))
 
 
-def check(raw: Mapping[str, Any], source: str, registry: Registry, given: CommandLine = NO_OPTIONS) -> Settings:
-    """Return the settings that parsed TOML stands for. Raises SettingsError, which names `source`."""
-    sections_now = [name for name in raw if name != "apps"]  # which is still read, but no longer offered
-    require_known(sections_now, ("ebpfmon", "groups", "plugins", "sinks"), source, "")
+def check(raw: Mapping[str, Any], source: str, registry: Registry, command_line: CommandLine = NO_OPTIONS) -> Settings:
+    """Return the settings in parsed TOML. Raises SettingsError, which names `source` (the file)."""
+    # [apps] is still read, but error messages do not suggest it.
+    require_known((name for name in raw if name != "apps"), ("ebpfmon", "groups", "plugins", "sinks"), source, "")
     sections = typed(raw.get("plugins", {}), dict[str, Any], source, "plugins")
-    sections = {n: s for n, s in sections.items() if n in registry.probes or not _unused(n, f"plugins.{n}", registry)}
+    sections = {
+        n: s for n, s in sections.items() if n in registry.probes or not _is_ignored(n, f"plugins.{n}", registry)
+    }
     require_known(sections, registry.probes, source, "plugins.")
-    wanted = Document(raw, source).core(given)
+    core = Document(raw, source).core(command_line)
     return Settings(
-        ebpfmon=wanted,
+        ebpfmon=core,
         groups=_groups(raw, source),
         plugins={
             name: typed(sections.get(name, {}), probe.settings, source, f"plugins.{name}")
             for name, probe in registry.probes.items()
         },
-        sinks=_sinks(raw, source, registry, given.json, wanted.interval),
+        sinks=_sinks(raw, source, registry, command_line.json, core.interval),
     )
 
 
-def _unused(name: str, where: str, registry: Registry) -> bool:
-    """Say whether a section may belong to a plugin that is not in use, and log that the section is not used."""
+def _is_ignored(name: str, section: str, registry: Registry) -> bool:
+    """Return whether a section may belong to a plugin that is not in use. Then log that the section is ignored."""
     for plugin in (*registry.disabled, *registry.left_out):
         if name == plugin.name:
-            log.warning("%s is not used: plugin '%s' is %s", where, plugin.name, plugin.state)
+            log.warning("ignoring %s: plugin '%s' is %s", section, plugin.name, plugin.state)
             return True
-    if registry.left_out:  # nobody knows which names it would have added
+    if registry.left_out:  # The section may configure a probe or sink of theirs, whose names are unknown.
         names = ", ".join(f"'{p.name}'" for p in registry.left_out)
-        log.warning("%s is not used: nothing has that name, but plugin %s is left out", where, names)
+        log.warning("ignoring %s: no plugin in use knows it; it may belong to %s, which cannot be used", section, names)
     return bool(registry.left_out)
 
 
 def _groups(raw: Mapping[str, Any], source: str) -> GroupSettings:
-    old = "apps" in raw
-    groups = typed(apps.translate(raw, source) if old else raw.get("groups", {}), GroupSettings, source, "groups")
+    is_outdated = "apps" in raw
+    groups = typed(
+        apps.translate(raw, source) if is_outdated else raw.get("groups", {}), GroupSettings, source, "groups"
+    )
     _check_groupings(groups.by, source)
     if not groups.file:
         return groups
     path = Path(source).parent / groups.file
     if not path.is_file():
-        wrong = "not a regular file" if path.exists() else "no such file"
-        raise SettingsError(f"{source}: {'apps.groups' if old else 'groups.file'}: {path}: {wrong}")
+        problem = "not a regular file" if path.exists() else "no such file"
+        raise SettingsError(f"{source}: {'apps.groups' if is_outdated else 'groups.file'}: {path}: {problem}")
     return msgspec.structs.replace(groups, file=str(path))
 
 
 def _check_groupings(names: Iterable[str], source: str) -> None:
-    there_are, seen = groupings(), set[str]()
+    known, seen = groupings(), set[str]()
     for name in names:
-        if name not in there_are:
-            raise SettingsError(f"{source}: groups.by: '{name}': expected any of {', '.join(there_are)}")
+        if name not in known:
+            raise SettingsError(f"{source}: groups.by: '{name}': expected any of {', '.join(known)}")
         if name in seen:
-            raise SettingsError(f"{source}: groups.by: '{name}' is there twice: expected any of {', '.join(there_are)}")
+            raise SettingsError(f"{source}: groups.by: '{name}' is listed twice: expected any of {', '.join(known)}")
         seen.add(name)
 
 
@@ -137,29 +144,31 @@ def _sinks(
     default = [] if json else [{"type": "log"}]
     sections = typed(raw.get("sinks", default), list[dict[str, Any]], source, "sinks")
     used = [
-        (where, _sink(section, source, where, registry))
-        for where, section in ((f"sinks[{n}]", section) for n, section in enumerate(sections))
-        if not _sink_unused(section, where, registry)
+        (key_path, _sink(section, source, key_path, registry))
+        for key_path, section in ((f"sinks[{n}]", section) for n, section in enumerate(sections))
+        if not _is_sink_ignored(section, key_path, registry)
     ]
-    if json:  # nothing else may write to stdout
+    if json:  # no other sink may write to stdout
         used = [(w, msgspec.structs.replace(s, path="stderr") if _is_on_stdout(s) else s) for w, s in used]
         used.append(("--json", _sink({"type": "log", "name": "json", "format": "json"}, "--json", "sinks", registry)))
     if sections and not used:
-        raise SettingsError(f"{source}: sinks: no sink is left that could be used")
+        raise SettingsError(f"{source}: sinks: none of the sinks can be used; the warnings above say why")
     names: set[str] = set()
-    for where, sink in used:
+    for key_path, sink in used:
         name = sink.name or tag_of(sink)
         if name in names:
-            raise SettingsError(f"{source}: {where}.name: '{name}' is taken: give each sink a name of its own")
+            raise SettingsError(
+                f"{source}: {key_path}.name: another sink is already called '{name}'; give each sink its own name"
+            )
         names.add(name)
         if sink.interval % interval_s:
             raise SettingsError(
-                f"{source}: {where}.interval: {sink.interval}: expected a multiple of ebpfmon.interval, {interval_s}"
+                f"{source}: {key_path}.interval: {sink.interval}: expected a multiple of ebpfmon.interval, {interval_s}"
             )
         try:
             ChartFilter(sink.charts)
         except ValueError as error:
-            raise SettingsError(f"{source}: {where}.charts: {error}") from None
+            raise SettingsError(f"{source}: {key_path}.charts: {error}") from None
     return tuple(sink for _, sink in used)
 
 
@@ -167,14 +176,14 @@ def _is_on_stdout(sink: SinkSettings) -> bool:
     return getattr(sink, "path", "") == "stdout"
 
 
-def _sink_unused(section: Mapping[str, Any], where: str, registry: Registry) -> bool:
+def _is_sink_ignored(section: Mapping[str, Any], key_path: str, registry: Registry) -> bool:
     kind = section.get("type")
-    return isinstance(kind, str) and kind not in registry.sinks and _unused(kind, f'{where} "{kind}"', registry)
+    return isinstance(kind, str) and kind not in registry.sinks and _is_ignored(kind, f'{key_path} "{kind}"', registry)
 
 
-def _sink(raw: dict[str, Any], source: str, where: str, registry: Registry) -> SinkSettings:
+def _sink(raw: dict[str, Any], source: str, key_path: str, registry: Registry) -> SinkSettings:
     kind = raw.get("type")
     if not isinstance(kind, str) or kind not in registry.sinks:
-        given = f"'{kind}'" if kind else "none given"
-        raise SettingsError(f"{source}: {where}.type: {given}: expected one of {listed(registry.sinks)}")
-    return typed(raw, registry.sinks[kind], source, where)
+        problem = f"'{kind}'" if kind else "missing"
+        raise SettingsError(f"{source}: {key_path}.type: {problem}: expected one of {join_names(registry.sinks)}")
+    return typed(raw, registry.sinks[kind], source, key_path)

@@ -15,7 +15,7 @@ from ebpfmon.plugins.registry import PluginOptions
 
 if TYPE_CHECKING:
     Attach = str
-else:  # whatever is registered
+else:  # every attach method that is registered
     Attach = Literal[("auto", *attach_methods.NAMES)]
 
 
@@ -26,17 +26,17 @@ class Core(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     """Seconds between harvests."""
     load_mode: LoadMode = LoadMode.ENTRY
     attach: Attach = "auto"
-    """The attach method. If it is not auto, an event that cannot be attached that way is an error."""
+    """The attach method. If it is not auto, an event that cannot be attached by this method is an error."""
     loader: Literal["auto", "core", "bcc"] = "auto"
-    """What loads programs into the kernel. auto takes core, or bcc on kernels without BTF."""
+    """How programs are loaded. auto uses core, or bcc on kernels without BTF."""
     user: str = ""
-    """The user that the daemon becomes once its programs are attached; empty to stay the same user."""
+    """The user that the daemon switches to after it has attached its programs. Empty: the user does not change."""
     plugins_dir: str = ""
-    """The absolute path of a folder with single-file plugins, which nobody else may write to."""
+    """The absolute path of a directory with single-file plugins. Only root may have write access to it."""
     disabled_plugins: tuple[str, ...] = ()
-    """The plugins that are not even imported."""
+    """Plugins that are not imported."""
     strict: bool = False
-    """Whether a plugin or a probe that cannot be used stops everything."""
+    """Whether ebpfmon stops if a plugin or a probe cannot be used."""
 
     @property
     def plugins(self) -> PluginOptions:
@@ -45,17 +45,17 @@ class Core(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
 
     @property
     def attach_method(self) -> str | None:
-        """The attach method that is forced, or None for auto."""
+        """The attach method to force, or None for auto."""
         return None if self.attach == "auto" else self.attach
 
     @property
     def all_or_nothing(self) -> bool:
-        """Whether a probe that cannot be loaded stops everything."""
+        """Whether ebpfmon stops if a probe cannot be loaded."""
         return self.strict or self.attach_method is not None
 
     @property
     def forced_loader(self) -> Loader | None:
-        """The loader that is forced, or None for auto."""
+        """The loader to force, or None for auto."""
         return None if self.loader == "auto" else Loader(self.loader)
 
 
@@ -63,15 +63,15 @@ class GroupSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     """The section `[groups]`."""
 
     by: tuple[str, ...] = (DEFAULT,)
-    """The groupings, each with charts of its own. Without any the kernel keeps totals only, and no rows by process."""
+    """The groupings. Each has its own charts. If there are none, the kernel keeps totals only, and no rows by process."""
     file: str = ""
-    """A file in the format of Netdata's apps_groups.conf, relative to the settings file; empty for ebpfmon's own."""
+    """A file in the format of Netdata's apps_groups.conf, relative to the settings file. Empty: ebpfmon's own."""
     maximum: Annotated[int, msgspec.Meta(ge=1, le=1000)] = 200
-    """How many groups of a grouping are shown, the most active ones. `other` has the rest."""
+    """How many of the most active groups of each grouping have series of their own. `other` has the rest."""
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
-    """All settings, checked. `plugins` has an entry for each probe that is installed."""
+    """All settings, validated. `plugins` has an entry for each installed probe."""
 
     ebpfmon: Core
     groups: GroupSettings
@@ -81,11 +81,11 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 
 @dataclass(frozen=True, slots=True)
 class CommandLine:
-    """What the command line sets: keys of `[ebpfmon]`, and whether JSON goes to stdout."""
+    """The settings that the command line overrides: keys of `[ebpfmon]`, and whether to write JSON to stdout."""
 
     core: Mapping[str, Any] = field(default_factory=dict)
     json: bool = False
 
 
 NO_OPTIONS = CommandLine()
-"""A command line that sets nothing."""
+"""A command line that overrides nothing."""

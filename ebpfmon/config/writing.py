@@ -9,5 +9,5 @@ from ebpfmon.config.settings import Settings
 
 
 def to_toml(settings: Settings) -> str:
-    """Return the settings, defaults included, as the text of a settings file."""
+    """Return all settings, defaults included, as the text of a settings file."""
     return tomli_w.dumps(msgspec.to_builtins(settings))

@@ -126,7 +126,7 @@ def test_each_broken_plugin_is_named_in_one_line_and_the_rest_is_unharmed(folder
         assert about[0].startswith(f"ebpfmon: {line}")
     assert not [line for line in said if "Traceback" in line]
     assert "ebpfmon: probe 'good': 1 events by tracepoint" in said
-    assert "ebpfmon: plugins.raises is not used: plugin 'raises' is left out" in said
+    assert "ebpfmon: ignoring plugins.raises: plugin 'raises' is left out" in said
 
 
 def test_if_settings_are_strict_the_first_of_them_stops_everything(folder: Path, tmp_path: Path) -> None:

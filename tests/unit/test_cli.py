@@ -122,8 +122,8 @@ def test_wrong_arguments_end_with_2(run: Run, arguments: list[str]) -> None:
         ("[ebpfmon]\nintervall = 1", "ebpfmon.intervall: no such setting: did you mean 'interval'?"),
         ('[ebpfmon]\ninterval = "1"', "ebpfmon.interval: expected int, got str"),
         ("[ebpfmon]\ninterval = 0", "ebpfmon.interval: expected int >= 1"),
-        ('[[sinks]]\ntype = "log"\n[[sinks]]\ntype = "log"', "sinks[1].name: 'log' is taken"),
-        ("[ebpfmon", "not TOML: "),
+        ('[[sinks]]\ntype = "log"\n[[sinks]]\ntype = "log"', "sinks[1].name: another sink is already called 'log'"),
+        ("[ebpfmon", "not valid TOML: "),
         (None, "no such file"),
     ],
     ids=["unknown key", "type", "value", "sink name", "not TOML", "missing"],
@@ -223,9 +223,9 @@ def test_config_check_says_what_to_write_instead_of_the_old_section(run: Run, tm
     path.write_text('[apps]\nby = "user"\nmaximum = 50\n')
     assert run("config", "check") == (
         0,
-        f"{path}: OK\n[groups] has replaced [apps]; write instead:\n\n"
+        f"{path}: OK\n[groups] has replaced [apps]. Replace [apps] with:\n\n"
         '[groups]\nby = [\n    "user",\n]\nmaximum = 50\n\n'
-        "The charts by user are now called users.*, not apps.*, also in the charts of a sink.\n",
+        "Charts by user are now called users.* instead of apps.*: update the setting charts of your sinks.\n",
         "",
     )
     path.write_text('[groups]\nby = ["user"]\n')
@@ -323,7 +323,7 @@ def test_the_settings_say_which_plugins_there_are_and_those_type_the_rest_of_the
     assert caplog.messages == [
         "plugin 'bad' is left out: ModuleNotFoundError: No module named 'no_such_module_at_all'",
         f"{settings}: ebpfmon.disabled_plugins: no plugin is called 'sattsd'",
-        "sinks[0] \"statsd\" is not used: plugin 'statsd' is disabled",
+        "ignoring sinks[0] \"statsd\": plugin 'statsd' is disabled",
     ]
     status, out, _ = run("plugins")
     assert status == 1

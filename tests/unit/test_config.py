@@ -107,27 +107,30 @@ def test_any_tree_of_values_is_settings_or_an_error_of_one_line(tree: dict[str, 
         ('[ebpfmon]\nattach = "x"', f"ebpfmon.attach: 'x': expected one of {ATTACH}"),
         ('[ebpfmon]\nloader = "x"', "ebpfmon.loader: 'x': expected one of auto, bcc, core"),
         ("[plugins.process]\ntable_size = 0", "plugins.process.table_size: expected int >= 1"),
-        ("[[sinks]]", f"sinks[0].type: none given: expected one of {SINKS}"),
+        ("[[sinks]]", f"sinks[0].type: missing: expected one of {SINKS}"),
         ('[[sinks]]\ntype = "lgo"', f"sinks[0].type: 'lgo': expected one of {SINKS}"),
         ('[[sinks]]\ntype = "log"\nformat = "xml"', "sinks[0].format: 'xml': expected one of json, text"),
-        ('[[sinks]]\ntype = "log"\n[[sinks]]\ntype = "log"', "sinks[1].name: 'log' is taken"),
-        ('[[sinks]]\ntype = "log"\nname = "a"\n[[sinks]]\ntype = "log"\nname = "a"', "sinks[1].name: 'a' is taken"),
+        ('[[sinks]]\ntype = "log"\n[[sinks]]\ntype = "log"', "sinks[1].name: another sink is already called 'log'"),
+        (
+            '[[sinks]]\ntype = "log"\nname = "a"\n[[sinks]]\ntype = "log"\nname = "a"',
+            "sinks[1].name: another sink is already called 'a'",
+        ),
         ('[groups]\nby = ["user", "x"]', f"groups.by: 'x': expected any of {GROUPINGS}"),
-        ('[groups]\nby = ["user", "user"]', f"groups.by: 'user' is there twice: expected any of {GROUPINGS}"),
+        ('[groups]\nby = ["user", "user"]', f"groups.by: 'user' is listed twice: expected any of {GROUPINGS}"),
         ('[groups]\nby = "user"', "groups.by: expected array, got str"),
         ("[groups]\nmaximum = 1001", "groups.maximum: expected int <= 1000"),
         ("[groups]\nmaxmum = 1", "groups.maxmum: no such setting: did you mean 'maximum'?"),
         ("[apps]\nmaximum = 0", "apps.maximum: expected int >= 1"),
         ('[apps]\nby = "container"', "apps.by: 'container': expected one of app, cgroup, process, user"),
-        ("[apps]\n[groups]", "apps: [groups] has replaced [apps]: remove [apps]"),
+        ("[apps]\n[groups]", "apps: [groups] has replaced [apps]; remove [apps]"),
         ("plugins = 5", "plugins: expected "),
         ("[plugins]\nprocess = 5", "plugins.process: expected "),
         ("[sinks]", "sinks: expected array"),
         ("sinks = [5]", "sinks[0]: expected "),
-        ("[ebpfmon", "not TOML: "),
-        ("x = " + "9" * 5000, "not TOML: "),
-        ("x = " + "[" * 5000, "not TOML: "),
-        ("x = 1\nx = 2", "not TOML: "),
+        ("[ebpfmon", "not valid TOML: "),
+        ("x = " + "9" * 5000, "not valid TOML: "),
+        ("x = " + "[" * 5000, "not valid TOML: "),
+        ("x = 1\nx = 2", "not valid TOML: "),
     ],
     ids=lambda value: repr(value[:40]),
 )
@@ -209,7 +212,7 @@ def test_what_is_for_a_plugin_that_is_not_in_use_is_passed_over_and_said(caplog:
     found = Registry(FOUND.probes, FOUND.sinks, [off])
     raw = {"plugins": {"off": {"x": 1}}, "sinks": [{"type": "off"}, {"type": "log"}]}
     assert [s.name for s in check(raw, "e.toml", found).sinks] == [""]
-    said = [f"{what} is not used: plugin 'off' is disabled" for what in ("plugins.off", 'sinks[0] "off"')]
+    said = [f"ignoring {what}: plugin 'off' is disabled" for what in ("plugins.off", 'sinks[0] "off"')]
     assert caplog.messages == said
     with pytest.raises(SettingsError, match=r"plugins\.of: no such setting"):
         check({"plugins": {"of": {}}}, "e.toml", found)
@@ -218,7 +221,7 @@ def test_what_is_for_a_plugin_that_is_not_in_use_is_passed_over_and_said(caplog:
     assert [s.name for s in check({"sinks": [{"type": "off"}]}, "e.toml", found, CommandLine(json=True)).sinks] == [
         "json"
     ]
-    with pytest.raises(SettingsError, match="no sink is left that could be used"):
+    with pytest.raises(SettingsError, match="none of the sinks can be used; the warnings above say why"):
         check({"sinks": [{"type": "off"}]}, "e.toml", found)
 
 
@@ -227,8 +230,8 @@ def test_what_nothing_knows_is_passed_over_where_a_plugin_is_left_out_that_might
 ) -> None:
     found = Registry(FOUND.probes, FOUND.sinks, [Plugin(name="bad", state=State.LEFT_OUT, error="why")])
     check({"plugins": {"naps": {}}, "sinks": [{"type": "naps"}, {"type": "log"}]}, "e.toml", found)
-    said = "is not used: nothing has that name, but plugin 'bad' is left out"
-    assert caplog.messages == [f"plugins.naps {said}", f'sinks[0] "naps" {said}']
+    reason = "no plugin in use knows it; it may belong to 'bad', which cannot be used"
+    assert caplog.messages == [f"ignoring plugins.naps: {reason}", f'ignoring sinks[0] "naps": {reason}']
 
 
 def test_the_folder_of_plugins_is_an_absolute_path(tmp_path: Path) -> None:
@@ -284,6 +287,6 @@ def test_the_old_section_is_read_as_the_new_one_and_the_advice_is_the_new_one(
     meant = check({"groups": new}, "e.toml", FOUND)
     assert check({"apps": old}, "e.toml", FOUND) == meant
     hints = config.Document({"apps": old}, "e.toml").upgrade_hints
-    written = "\n".join(line for line in hints[1:] if not line.startswith("The charts"))
+    written = "\n".join(line for line in hints[1:] if not line.startswith("Charts by"))
     assert check(tomli.loads(written), "e.toml", FOUND) == meant
     assert config.Document({"groups": new}, "e.toml").upgrade_hints == ()

@@ -147,7 +147,7 @@ def test_the_command_line_says_what_netdatas_part_says(tmp_path: Path, capsys: p
     assert cli.main(["install", "netdata", "--prefix", str(tmp_path)]) == 2
     assert capsys.readouterr().err.startswith("ebpfmon: install netdata: none of ")
     assert cli.main(["install", "systemd", "--directory", str(tmp_path)]) == 2
-    assert capsys.readouterr().err == "ebpfmon: install systemd: it needs no --directory\n"
+    assert capsys.readouterr().err == "ebpfmon: install systemd: --directory is only for netdata\n"
 
 
 def test_netdatas_part_gets_the_directories_and_a_dry_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
