@@ -1,14 +1,15 @@
-"""What plugin authors and scripts import. Nothing else in this package is public.
+"""The public API, for plugin authors and scripts.
 
-A probe: `Probe`, `Event`, `Candidate`, `Chart`, `Dimension`, `Buckets`, `Kind`, `Column`, `ProbeSettings`, `Setup`,
-`LabelSource`. A sink: `Sink`, `SinkSettings`, `Snapshot` and what it holds, `to_json`, `Aggregator`, `printable`. Both:
-`hookimpl`, `API_VERSION`, and the errors. What authors test with is in `ebpfmon.testing`.
+Probes use `Probe`, `Event`, `Candidate`, `Chart`, `Dimension`, `Buckets`, `Kind`, `Column`, `ProbeSettings`, `Setup`
+and `LabelSource`. Sinks use `Sink`, `SinkSettings`, `Snapshot` and the classes in it, `to_json`, `Aggregator` and
+`printable`. Both use `hookimpl`, `API_VERSION` and the errors. `ebpfmon.testing` has helpers for tests. Everything
+below these two modules is private.
 """
 
 from typing import TYPE_CHECKING
 
 from ebpfmon.atomic import replace_file
-from ebpfmon.descriptors import reopened
+from ebpfmon.descriptors import reopen_nonblocking
 from ebpfmon.errors import EbpfmonError, KernelError, PluginError, SettingsError, SinkError, SinkGoneError
 from ebpfmon.model import (
     API_VERSION,
@@ -92,7 +93,7 @@ __all__ = [
     "chart_to_json",
     "hookimpl",
     "printable",
-    "reopened",
+    "reopen_nonblocking",
     "replace_file",
     "snapshot_schema",
     "to_json",
@@ -100,7 +101,10 @@ __all__ = [
 
 
 def __getattr__(name: str) -> object:
-    """Import what needs numpy when it is first used: the command line says before how many threads numpy may start."""
+    """Import names that need numpy on first use.
+
+    The command line must limit numpy's threads before numpy is imported.
+    """
     if name == "Aggregator":
         from ebpfmon.pipeline.aggregate import Aggregator
 

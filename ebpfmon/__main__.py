@@ -1,4 +1,4 @@
-"""`python -m ebpfmon`."""
+"""Run the command line: `python -m ebpfmon`."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""Write files all at once."""
+"""Write files atomically."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from pathlib import Path
 
 
 def replace_file(path: Path, text: str, mode: int = 0o644) -> None:
-    """Write a text file with this mode, so that others see either the old file or the whole new one.
+    """Write a text file atomically: readers see either the old file or the complete new one.
 
-    The directory must exist. Raises OSError, and leaves everything as it was then.
+    The directory must exist. Raise OSError, and change nothing, if the file cannot be written.
     """
-    # in the same directory, because a file can be renamed within one file system only
+    # The temporary file is in the same directory because a rename cannot cross file systems.
     fd, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".new", dir=path.parent)
     try:
         with open(fd, "w", encoding="utf-8") as file:
             file.write(text)
             file.flush()
             os.fchmod(fd, mode)
-            os.fsync(fd)  # or a crash could leave an empty file under the final name
+            os.fsync(fd)  # Otherwise a crash could leave an empty file under the final name.
         os.replace(name, path)
     except BaseException:
         with suppress(OSError):

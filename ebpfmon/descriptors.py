@@ -1,4 +1,4 @@
-"""Write to the standard streams without waiting, and without changing them for the programs that share them."""
+"""Write to the standard streams without blocking, and without changing them for programs that share them."""
 
 from __future__ import annotations
 
@@ -7,12 +7,13 @@ import stat
 from contextlib import suppress
 
 
-def reopened(fd: int) -> int:
-    """Return a new descriptor of the same pipe or terminal that never waits to be written.
+def reopen_nonblocking(fd: int) -> int:
+    """Return a second descriptor of the same pipe or terminal, non-blocking if it can be opened again.
 
-    O_NONBLOCK belongs to the open file, which stdout shares with the shell and with other programs, so the pipe or the
-    terminal is opened a second time. What cannot be opened again (a socket, another user's terminal after su) is
-    duplicated: it shares its flags, and they stay as they are. Raise OSError if there is no such descriptor.
+    O_NONBLOCK belongs to the open file description, which stdout shares with the shell and with other programs.
+    Therefore this opens the pipe or terminal a second time. If it cannot be opened again (a socket, or another user's
+    terminal after su), the descriptor is duplicated instead: it shares the flags of the original, and they are left
+    alone. Raise OSError if `fd` is not an open descriptor.
     """
     mode = os.fstat(fd).st_mode
     if stat.S_ISFIFO(mode) or stat.S_ISCHR(mode):

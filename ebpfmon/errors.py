@@ -1,14 +1,14 @@
-"""The errors that a caller can act on.
+"""The errors that callers can act on.
 
-EbpfmonError            the base of all errors that ebpfmon raises on purpose
-├── SettingsError       a wrong settings file or option; nothing was loaded (exit status 2)
-├── PluginError         a plugin that cannot be used; the others can
-├── SinkError           a sink that cannot deliver now; it will be tried again
-│   └── SinkGoneError   a sink whose reader has gone for good; it ends
-└── KernelError         the kernel, or what is needed to talk to it, refuses
-    ├── ObjectError     a compiled object that is missing, or that is not one of ours
-    ├── LoadError       a program or map that the kernel does not accept
-    └── AttachError     an event that cannot be attached as asked
+EbpfmonError            base class of all errors that ebpfmon raises on purpose
+├── SettingsError       a settings file or an option is wrong; nothing was loaded (exit status 2)
+├── PluginError         a plugin cannot be used; the others still can
+├── SinkError           a sink cannot deliver for now; ebpfmon tries again
+│   └── SinkGoneError   a sink's reader has gone for good; the sink ends
+└── KernelError         the kernel, or a library needed to talk to it, refuses
+    ├── ObjectError     a compiled object is missing, or ebpfmon did not build it
+    ├── LoadError       the kernel rejected a program or a map
+    └── AttachError     an event cannot be attached
 
 A message says what failed, on which object (in quotes), why, and what to do.
 """
@@ -17,14 +17,14 @@ from ebpfmon.text import escaped
 
 
 class EbpfmonError(Exception):
-    """The base of the tree. Its text is one line for the user, whatever names from outside are in it."""
+    """Base class of all errors. Its text is always one printable line, even if it contains names from outside."""
 
     def __init__(self, message: str) -> None:
         super().__init__(escaped(message))
 
 
 class SettingsError(EbpfmonError):
-    """A setting is wrong. The message names its source, its key, and what was expected."""
+    """A setting is wrong. The message names the file or option, the key, and the expected value."""
 
 
 class PluginError(EbpfmonError):
@@ -36,11 +36,11 @@ class SinkError(EbpfmonError):
 
 
 class SinkGoneError(SinkError):
-    """A sink's reader has gone away for good, which is no failure (`| head`)."""
+    """A sink's reader has gone for good. This is not a failure: it is how `| head` ends."""
 
 
 class KernelError(EbpfmonError):
-    """The kernel refuses, or what is needed to talk to it is missing."""
+    """The kernel refuses, or a library needed to talk to it is missing."""
 
 
 class ObjectError(KernelError):
@@ -50,7 +50,7 @@ class ObjectError(KernelError):
 class LoadError(KernelError):
     """The kernel refused to load an object.
 
-    `program` is the program at fault, if that is known. `errno` is the kernel's answer: positive, or 0 if unknown.
+    `program` is the rejected program, if known. `errno` is the kernel's error number (positive), or 0 if unknown.
     """
 
     def __init__(self, message: str, *, program: str | None = None, errno: int = 0) -> None:
@@ -60,7 +60,7 @@ class LoadError(KernelError):
 
 
 class AttachError(KernelError):
-    """An event cannot be attached. `errno` is the kernel's answer: positive, or 0 if unknown."""
+    """An event cannot be attached. `errno` is the kernel's error number (positive), or 0 if unknown."""
 
     def __init__(self, message: str, *, errno: int = 0) -> None:
         super().__init__(message)

@@ -1,4 +1,4 @@
-"""What travels through ebpfmon: charts, series, snapshots, probes, sinks. Data only, no I/O."""
+"""The data that travels through ebpfmon: charts, series, snapshots, probes and sinks. No I/O."""
 
 from ebpfmon.model.chart import KINDS, VALUE, Buckets, Chart, Dimension, Kind
 from ebpfmon.model.event import Candidate, Event, LoadMode
@@ -10,7 +10,7 @@ from ebpfmon.model.snapshot import Snapshot, TableView
 from ebpfmon.model.table import PROCESS_FIELDS, Column, Harvest, LabelSource, RowGroups, Rows, TableHarvest
 
 API_VERSION = 2
-"""The version of everything that `ebpfmon` exports. A plugin states the one it was written for."""
+"""The version of everything that `ebpfmon` exports. A plugin states the version that it was written for."""
 
 __all__ = [
     "API_VERSION",

@@ -1,4 +1,4 @@
-"""Declare charts: which numbers are looked at together, and what tells their series apart. Data only."""
+"""Declarations of charts: their labels, dimensions, buckets and kinds. Data only."""
 
 from __future__ import annotations
 
@@ -8,16 +8,17 @@ from functools import cached_property
 from typing import ClassVar, Self
 
 VALUE = "value"
-"""The id of the dimension of a chart that shows one number. Such a dimension needs no name of its own: sinks that join
-ids, and tags, leave it out."""
+"""The dimension id of a chart that has a single number.
+
+Such a dimension needs no name: sinks leave it out of joined ids and tags."""
 
 
 @dataclass(frozen=True, slots=True)
 class Dimension:
-    """One number of each series: the sum of the fields `plus`, less the sum of the fields `minus`.
+    """One number of each series: the sum of the fields in `plus` minus the sum of the fields in `minus`.
 
-    A field is one of the probe's counters by its name in C. `negative` asks sinks whose users expect it (Netdata's) to
-    draw the number below zero; the number itself stays as it is.
+    A field is one of the probe's counters, by its name in C. `negative` asks sinks to draw the number below zero if
+    their users expect that (Netdata's do). The number itself does not change.
     """
 
     id: str
@@ -28,17 +29,17 @@ class Dimension:
 
     @classmethod
     def value(cls, *plus: str, minus: tuple[str, ...] = (), negative: bool = False) -> Self:
-        """Return the only dimension of a chart that shows one number."""
+        """Return the only dimension of a chart that has a single number."""
         return cls(VALUE, VALUE, plus, minus, negative)
 
 
-@dataclass(frozen=True, kw_only=True)  # without slots, which leave no place for what `cached_property` keeps
+@dataclass(frozen=True, kw_only=True)  # No slots: `cached_property` needs a `__dict__`.
 class Buckets:
-    """Say what the counters of a histogram stand for.
+    """The buckets of a histogram, and the counters behind them.
 
-    Counter `field[n]` in C counts the values that are at most `bounds[n]` and above the bound before; the last counter
-    counts the values above all bounds. Bounds ascend and are in `units`. `sum` names the counter that has the sum of
-    all values, in `sum_units`, if there is one.
+    The counter `field[n]` in C counts the values that are at most `bounds[n]` and greater than the bound before. The
+    last counter counts the values above all bounds. Bounds are in ascending order, in `units`. `sum` is the counter
+    that holds the sum of all values, in `sum_units`; empty if there is none.
     """
 
     field: str
@@ -49,14 +50,16 @@ class Buckets:
 
     @classmethod
     def log2(cls, field: str, slots: int, first: float, units: str, *, sum: str = "", sum_units: str = "") -> Self:
-        """Return the buckets of `log2_slot(value, unit, slots)` in C: up to `first` (its unit), twice that and so
-        on."""
+        """Return the buckets that match `log2_slot(value, unit, slots)` in C.
+
+        The first bound is `first`, which is the `unit` in C, and each further bound is twice the one before.
+        """
         bounds = tuple(first * 2**n for n in range(slots - 1))
         return cls(field=field, bounds=bounds, units=units, sum=sum, sum_units=sum_units or units)
 
     @cached_property
     def columns(self) -> tuple[Dimension, ...]:
-        """One column for each bucket, named after its bound, then one of id `sum` if the sum is counted."""
+        """One column for each bucket, named after its bound, and then the column `sum` if the sum is counted."""
         names = [*(f"{bound:.15g}" for bound in self.bounds), "+Inf"]
         each = [Dimension(f"le_{name.strip('+')}", name, (f"{self.field}_{n}",)) for n, name in enumerate(names)]
         return (*each, *([Dimension("sum", "sum", (self.sum,))] if self.sum else []))
@@ -64,11 +67,11 @@ class Buckets:
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """What the numbers of a chart are. COUNTER, GAUGE and HISTOGRAM are all there are; `KINDS` lists them.
+    """What the numbers of a chart mean: COUNTER, GAUGE or HISTOGRAM. `KINDS` lists all kinds.
 
-    `cumulative` numbers are what happened in the interval, and have a total; others are what is at its end. `columns`
-    returns the numbers that each series of a chart has. `violation` says what is wrong with a chart of this kind, or
-    nothing.
+    `cumulative` numbers are amounts of the interval and have totals; all others are values at the end of the interval.
+    `columns` returns the numbers that each series of a chart has. `violation` returns what is wrong with a chart of
+    this kind, or an empty string.
     """
 
     name: str
@@ -86,17 +89,19 @@ class Kind:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Chart:
-    """Numbers that are looked at together, over the fields of one of the probe's tables: `table`, or its first.
+    """A set of numbers to look at together, computed from the counters of one of the probe's tables.
 
-    - Without `labels` it has one series: the system's total.
-    - With `labels` it has a series for each row label that the probe's `LabelSource` gives to the rows of the table.
-    - A `grouped` chart is declared once and published once for each grouping that the user chose: its id has no type
-      (`vfs_read_call` becomes `apps.vfs_read_call` with the label `application`).
+    `table` is the name of that table; by default it is the probe's first.
 
-    `dimensions` are the numbers of each series; a histogram has `buckets` instead. `return_only` charts exist in load
-    mode `return` alone. `separator` joins label values for backends without labels. An `unbounded` chart has label
-    values without limit over time, such as remote addresses: backends that store every combination for ever leave it
-    out.
+    - A chart without `labels` has one series, the total of the whole system.
+    - A chart with `labels` has one series for each set of label values that the probe's `LabelSource` returns.
+    - A `grouped` chart is declared once and published once for each grouping that the user chose. The grouping's prefix
+      is added to its id: `vfs_read_call` becomes `apps.vfs_read_call`, with the label `application`.
+
+    `dimensions` are the numbers of each series; a histogram has `buckets` instead. Charts with `return_only` exist only
+    in load mode `return`. `separator` joins label values for backends that have no labels. The labels of an `unbounded`
+    chart take ever new values over time, such as remote addresses. Backends that store every combination for ever leave
+    such a chart out.
     """
 
     id: str
@@ -105,7 +110,7 @@ class Chart:
     family: str
     priority: int
     dimensions: tuple[Dimension, ...] = ()
-    kind: Kind = None  # type: ignore[assignment]  # COUNTER, or HISTOGRAM if there are buckets
+    kind: Kind = None  # type: ignore[assignment]  # The default is COUNTER, or HISTOGRAM if there are buckets.
     labels: tuple[str, ...] = ()
     grouped: bool = False
     table: str = ""
@@ -115,7 +120,7 @@ class Chart:
     unbounded: bool = False
 
     def __post_init__(self) -> None:
-        """Raise ValueError if the kind, the dimensions and the buckets do not go together."""
+        """Raise ValueError if the kind, the dimensions and the buckets contradict each other."""
         if self.kind is None:
             object.__setattr__(self, "kind", Kind.HISTOGRAM if self.buckets else Kind.COUNTER)
         if violation := self.kind.violation(self):
@@ -123,12 +128,11 @@ class Chart:
 
     @property
     def columns(self) -> tuple[Dimension, ...]:
-        """The numbers of each series, in the order of `ChartData.deltas`: the dimensions, or the buckets and the
-        sum."""
+        """The numbers of each series, in the order of `ChartData.deltas`: dimensions, or buckets and the sum."""
         return self.kind.columns(self)
 
-    def of_grouping(self, prefix: str, label: str) -> Chart:
-        """Return a grouped chart as one grouping publishes it."""
+    def for_grouping(self, prefix: str, label: str) -> Chart:
+        """Return this grouped chart as one grouping publishes it."""
         return replace(self, id=f"{prefix}.{self.id}", labels=(label,), grouped=False)
 
 
@@ -142,13 +146,13 @@ def _buckets(chart: Chart) -> tuple[Dimension, ...]:
 
 def _needs_dimensions(chart: Chart) -> str:
     if chart.buckets:
-        return f"a {chart.kind} has no buckets: leave out kind, or the buckets"
+        return f"a {chart.kind} has no buckets: remove kind or buckets"
     return "" if chart.dimensions else "dimensions: expected at least one Dimension"
 
 
 def _needs_buckets(chart: Chart) -> str:
     if chart.dimensions:
-        return "a histogram has buckets, and no dimensions"
+        return "a histogram has no dimensions: remove dimensions"
     return "" if chart.buckets else "a histogram needs buckets"
 
 

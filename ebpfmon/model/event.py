@@ -1,4 +1,4 @@
-"""What a probe counts in the kernel, and which of its programs can see it. Data only."""
+"""The events that a probe counts, and the programs that can see them. Data only."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 
 class LoadMode(enum.StrEnum):
-    """How much is counted."""
+    """How much ebpfmon counts."""
 
     ENTRY = "entry"
     """Calls and bytes."""
@@ -17,29 +17,32 @@ class LoadMode(enum.StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Candidate:
-    """One way to see an event: programs of the probe's object, by their names in C, that belong together.
+    """One way to see an event: the programs that do it together, by their names in C.
 
-    How they are attached, and where, is in their sections: `SEC("fexit/vfs_read")` is a trampoline at vfs_read.
+    Each program's section says how and where to attach it: `SEC("fexit/vfs_read")` is a trampoline at vfs_read.
     """
 
     programs: tuple[str, ...]
     mode: LoadMode | None = None
-    """The only load mode it is for; None for both."""
+    """The only load mode that uses this candidate; None means both."""
     arguments: int | None = None
-    """How many arguments the function or tracepoint must have on the running kernel; None if any number will do. A
-    fexit program finds the result behind them."""
+    """How many arguments the function or tracepoint must have on the running kernel; None means any number.
+
+    A fexit program reads the return value from the position after the last argument.
+    """
     softirq: bool = False
-    """Whether its programs run in softirqs alone, where the kernel preempts no program."""
+    """Whether its programs run only in softirq context, where the kernel preempts no program."""
     setting: str = ""
-    """Where several events share the programs: the rodata setting that makes them count this one."""
+    """The rodata setting that makes programs shared by several events count this one; empty if they are not shared."""
 
 
 @dataclass(frozen=True, slots=True)
 class Event:
     """Something to count, and the candidates that can see it, best first.
 
-    Of those that the running kernel allows the first is taken; those that may miss calls there come last. `optional`:
-    a kernel that has none of its functions has nothing to count, because other events see it all.
+    ebpfmon uses the first candidate that the running kernel allows, and prefers candidates that cannot miss calls. An
+    `optional` event is left out on a kernel that has none of its functions, because other events count everything
+    there.
     """
 
     name: str

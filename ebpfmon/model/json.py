@@ -1,4 +1,4 @@
-"""The snapshot as every JSON output shows it, schema version 2."""
+"""The JSON form of a snapshot, schema version 2. Every JSON output uses it."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from ebpfmon.model.snapshot import Snapshot
 
 
 class DimensionJson(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, gc=False):
-    """A dimension of a series: of a counter `delta`, `total` and `rate`, of a gauge `value`."""
+    """A dimension of a series. A counter has `delta`, `total` and `rate`; a gauge has `value`."""
 
     id: str
     name: str
     delta: int | float | UnsetType = UNSET
-    """The interval's amount."""
+    """The amount in the interval."""
     total: int | UnsetType = UNSET
-    """What the amounts have come to since `start`. It never decreases, unless the dimension is a difference."""
+    """The amount since `start`. It never decreases, unless the dimension is a difference."""
     rate: float | UnsetType = UNSET
     """The amount per second."""
     value: int | float | UnsetType = UNSET
@@ -28,7 +28,7 @@ class DimensionJson(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
 
 
 class BucketsJson(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, gc=False):
-    """How values are distributed: one number for each bucket, their sum and count."""
+    """A distribution of values: the number of values in each bucket, their count and their sum."""
 
     buckets: list[int]
     count: int
@@ -36,25 +36,25 @@ class BucketsJson(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
 
 
 class SeriesJson(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, gc=False):
-    """One series of a chart: of a histogram `buckets`, `count`, `sum` and `total`, of others `dimensions`."""
+    """One series of a chart. A histogram has `buckets`, `count`, `sum` and `total`; all others have `dimensions`."""
 
     labels: dict[str, str]
     names: dict[str, str] | UnsetType = UNSET
-    """What people call these label values, where that is something else than the value itself."""
+    """Display names of the label values, only for those that differ from the value itself."""
     role: Literal["item", "other", "overflow"]
     start: float
-    """When its totals began, in seconds since the epoch."""
+    """When the totals of the series began, in seconds since the epoch."""
     dimensions: list[DimensionJson] | UnsetType = UNSET
     buckets: list[int] | UnsetType = UNSET
-    """The interval's values by bucket."""
+    """The number of values in each bucket, in the interval."""
     count: int | UnsetType = UNSET
     sum: int | UnsetType = UNSET
     total: BucketsJson | UnsetType = UNSET
-    """The values since `start`."""
+    """The same since `start`."""
 
 
 class ChartJson(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A chart and its series. `bounds`, `bucket_units` and `sum_units` are a histogram's."""
+    """A chart and its series. Only histograms have `bounds`, `bucket_units` and `sum_units`."""
 
     id: str
     family: str
@@ -63,7 +63,7 @@ class ChartJson(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     kind: Annotated[str, msgspec.Meta(extra_json_schema={"enum": [*KINDS]})]
     labels: list[str]
     bounds: list[float] | UnsetType = UNSET
-    """What values of each bucket do not exceed; the last bucket has the rest."""
+    """The upper bound of each bucket except the last, which holds all greater values."""
     bucket_units: str | UnsetType = UNSET
     sum_units: str | UnsetType = UNSET
     series: list[SeriesJson]
@@ -78,25 +78,25 @@ class SnapshotJson(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     """The end of the interval, in seconds since the epoch."""
     elapsed_s: float
     complete: bool
-    """Whether every table could be read and no run of a program is missing."""
+    """Whether every table could be read and the kernel skipped no run of a BPF program."""
     charts: list[ChartJson]
 
 
 def to_json(snapshot: Snapshot) -> SnapshotJson:
-    """Return the snapshot as JSON outputs show it: `msgspec.json.encode` makes bytes of it."""
-    known: _Identities = {}
+    """Return the JSON form of a snapshot. Encode it with `msgspec.json.encode`."""
+    cache: _Identities = {}
     return SnapshotJson(
         schema=2,
         host=snapshot.host,
         time=round(snapshot.time_s, 3),
         elapsed_s=round(snapshot.elapsed_s, 4),
         complete=snapshot.complete,
-        charts=[_chart(data, snapshot.elapsed_s, known) for data in snapshot.charts],
+        charts=[_chart(data, snapshot.elapsed_s, cache) for data in snapshot.charts],
     )
 
 
 def chart_to_json(data: ChartData, elapsed_s: float) -> ChartJson:
-    """Return one chart as JSON outputs show it."""
+    """Return the JSON form of one chart."""
     return _chart(data, elapsed_s, {})
 
 
@@ -106,14 +106,15 @@ def snapshot_schema() -> dict[str, Any]:
 
 
 def _bounds(chart: Chart) -> dict[str, Any]:
-    of = chart.buckets
-    if not of:
+    buckets = chart.buckets
+    if not buckets:
         return {}
-    return {"bounds": list(of.bounds), "bucket_units": of.units} | ({"sum_units": of.sum_units} if of.sum else {})
+    sum_units = {"sum_units": buckets.sum_units} if buckets.sum else {}
+    return {"bounds": list(buckets.bounds), "bucket_units": buckets.units} | sum_units
 
 
 class _Identity(NamedTuple):
-    """What a series is, whatever it counts."""
+    """The part of a series that does not depend on its numbers."""
 
     labels: dict[str, str]
     names: dict[str, str] | UnsetType
@@ -122,14 +123,14 @@ class _Identity(NamedTuple):
 
 
 _Identities = dict[tuple[int, tuple[str, ...]], list[_Identity]]
-"""By the id of a SeriesIndex and label names: the charts of one table share them."""
+"""Cached identities by the id() of a SeriesIndex and the label names, because the charts of one table share them."""
 
 
-def _chart(data: ChartData, elapsed_s: float, known: _Identities) -> ChartJson:
+def _chart(data: ChartData, elapsed_s: float, cache: _Identities) -> ChartJson:
     chart, key = data.chart, (id(data.index), data.chart.labels)
-    identities = known.get(key)
+    identities = cache.get(key)
     if identities is None:
-        identities = known[key] = _identities(data)
+        identities = cache[key] = _identities(data)
     series = _histograms(data, identities) if chart.buckets else _dimensions(data, identities, elapsed_s)
     return ChartJson(
         id=chart.id, family=chart.family, title=chart.title, units=chart.units, kind=chart.kind.name,
@@ -138,16 +139,18 @@ def _chart(data: ChartData, elapsed_s: float, known: _Identities) -> ChartJson:
 
 
 def _identities(data: ChartData) -> list[_Identity]:
-    index, of = data.index, data.chart.labels
+    index, keys = data.index, data.chart.labels
     return [
-        _Identity(dict(zip(of, labels, strict=True)), _names(of, labels, names), role.value, round(start_s, 3))
-        for labels, names, role, start_s in zip(index.labels, index.names, index.roles, index.starts_s, strict=True)
+        _Identity(dict(zip(keys, values, strict=True)), _names(keys, values, names), role.value, round(start_s, 3))
+        for values, names, role, start_s in zip(index.labels, index.names, index.roles, index.starts_s, strict=True)
     ]
 
 
 def _dimensions(data: ChartData, identities: list[_Identity], elapsed_s: float) -> list[SeriesJson]:
-    """Return the series of a counter or a gauge. Runs for every chart at every tick, so it builds all dimensions in one
-    loop and no `Series`."""
+    """Return the series of a counter or a gauge.
+
+    This runs for every chart in every interval, so it builds all dimensions in one loop and creates no `Series`.
+    """
     columns = [(column.id, column.name) for column in data.chart.columns]
     numbers = zip(columns * len(identities), data.deltas.ravel().tolist(), strict=True)
     if data.chart.kind.cumulative:
@@ -160,30 +163,30 @@ def _dimensions(data: ChartData, identities: list[_Identity], elapsed_s: float) 
         dimensions = [DimensionJson(id=i, name=n, value=v) for (i, n), v in numbers]
     width = len(columns)
     return [
-        SeriesJson(labels=labels, names=names, role=role, start=start, dimensions=dimensions[at : at + width])
-        for at, (labels, names, role, start) in zip(range(0, len(dimensions), width), identities, strict=True)
+        SeriesJson(labels=labels, names=names, role=role, start=start, dimensions=dimensions[first : first + width])
+        for first, (labels, names, role, start) in zip(range(0, len(dimensions), width), identities, strict=True)
     ]
 
 
 def _histograms(data: ChartData, identities: list[_Identity]) -> list[SeriesJson]:
-    found = []
+    histograms = []
     for (labels, names, role, start), series in zip(identities, data.series(), strict=True):
         now, total = series.histogram, series.total_histogram
-        so_far = BucketsJson(buckets=list(total.counts), count=total.count, sum=_sum(total))
-        found.append(
+        since_start = BucketsJson(buckets=list(total.counts), count=total.count, sum=_sum(total))
+        histograms.append(
             SeriesJson(
                 labels=labels, names=names, role=role, start=start,
-                buckets=list(now.counts), count=now.count, sum=_sum(now), total=so_far,
+                buckets=list(now.counts), count=now.count, sum=_sum(now), total=since_start,
             )
         )  # fmt: skip
-    return found
+    return histograms
 
 
-def _names(of: tuple[str, ...], labels: tuple[str, ...], names: tuple[str, ...]) -> dict[str, str] | UnsetType:
-    """Return the label values that people call something else."""
-    if names == labels:
+def _names(keys: tuple[str, ...], values: tuple[str, ...], names: tuple[str, ...]) -> dict[str, str] | UnsetType:
+    """Return the display names that differ from the label values."""
+    if names == values:
         return UNSET
-    return {label: name for label, value, name in zip(of, labels, names, strict=True) if name != value}
+    return {key: name for key, value, name in zip(keys, values, names, strict=True) if name != value}
 
 
 def _sum(histogram: Histogram) -> int | UnsetType:

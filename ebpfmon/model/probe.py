@@ -1,4 +1,4 @@
-"""Describe probes: what is to be seen in the kernel, as data."""
+"""Declarations of probes and their settings. Data only."""
 
 from __future__ import annotations
 
@@ -15,29 +15,29 @@ from ebpfmon.model.table import Column, LabelSource
 
 
 class Loader(enum.StrEnum):
-    """The ways to get a probe's programs into the kernel."""
+    """How a probe's programs get into the kernel."""
 
     CORE = "core"
-    """Compiled objects, by libbpf; the kernel must have BTF."""
+    """libbpf loads compiled objects. The kernel must have BTF."""
     BCC = "bcc"
-    """The source, compiled by BCC with this machine's kernel headers."""
+    """BCC compiles the source on this machine, with the headers of its kernel."""
 
 
 class ProbeSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """`[plugins.NAME]`: the settings of every probe. A probe with settings of its own derives from it."""
+    """The settings that every `[plugins.NAME]` section has. A probe with more settings derives from this class."""
 
     enabled: bool = True
     table_size: Annotated[int, msgspec.Meta(ge=1, le=1 << 20)] = 16384
-    """How many rows one interval can hold. Events that find no room are counted as overflow."""
+    """How many rows one interval can hold. Events that find no free row are counted as overflow."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Setup:
-    """What a probe makes of its settings.
+    """What a probe derives from its settings.
 
-    `rodata` are values of its rodata settings in C, by name. `maps` are elements that stand in its maps before anything
-    is counted, keys and values as the kernel has them. `labels` say what the rows of its tables with keys of their own
-    are called, by table. `close` is called when the probe has ended.
+    `rodata` has the values of rodata settings in C, by name. `maps` has the elements to put into the probe's maps,
+    by map, before it counts anything; keys and values are in the kernel's binary form. `labels` has the label sources
+    of tables with keys of their own, by table. `close` is called after the probe has been unloaded.
     """
 
     rodata: Mapping[str, int] = field(default_factory=dict)
@@ -52,12 +52,12 @@ def _no_setup(settings: ProbeSettings) -> Setup:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Probe:
-    """What is to be seen in the kernel, and how it is shown.
+    """A probe: what to count in the kernel, and how to publish it.
 
-    `package` is the importable package that holds `objects/MACHINE/OBJECT.bpf.o`, MACHINE as in uname(2). The object
-    has tables by process or by keys of their own, whose counters the charts and columns name. `events` lists for each
-    event the ways to attach to it. `setup` is called once, at start, with the probe's settings; it raises
-    SettingsError.
+    `package` is the importable package that holds `objects/MACHINE/OBJECT.bpf.o`, where MACHINE is the machine name of
+    uname(2). The object has tables by process or with keys of their own. The charts and columns refer to the counters
+    of these tables by name. `events` lists the candidates for each event. `setup` is called with the probe's settings
+    before the probe is loaded; it raises SettingsError if they cannot work.
     """
 
     name: str

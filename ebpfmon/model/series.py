@@ -1,4 +1,4 @@
-"""Series: the numbers of a chart in one interval. Arrays inside, objects at the edge. No I/O."""
+"""The numbers of a chart in one interval: arrays inside ebpfmon, `Series` objects for sinks. No I/O."""
 
 from __future__ import annotations
 
@@ -11,32 +11,35 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from ebpfmon.model.chart import Buckets, Chart
 
-if TYPE_CHECKING:  # numpy starts threads when it is imported: the command line says first how many
+if TYPE_CHECKING:  # The command line must limit numpy's threads before numpy is imported.
     import numpy as np
     from numpy.typing import NDArray
 
 Numbers: TypeAlias = "NDArray[np.int64 | np.float64]"
+"""Counters are integers; gauges may be floats."""
 
 
 class Role(enum.StrEnum):
-    """What a series stands for. It is not a name: a program may be called `other`."""
+    """What a series stands for. Labels cannot tell, because a program may be called `other`."""
 
     ITEM = "item"
-    """What its labels say."""
+    """The item that the labels name."""
     OTHER = "other"
-    """Everything that has no series of its own."""
+    """The sum of everything without a series of its own."""
     OVERFLOW = "overflow"
-    """Events that found no row in the kernel's table, so nobody knows whose they are."""
+    """Events that found no free row in the kernel's table, so their item is unknown."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SeriesIndex:
-    """Which series a chart has. The charts of one table share it, and so do intervals while nothing changes: two equal
-    indexes of successive intervals are usually the same object, so sinks may cache by it.
+    """The series of a chart: their labels, names, roles and starts.
 
-    All are of one length. `labels` are the values that identify each series, one for each of the chart's labels;
-    `names` are the same values as people read them (a host's name for its address), and may become better with time.
-    `starts_s` is when each series' totals began, in seconds since the epoch.
+    All charts of one table share an index, and successive intervals share it while the series stay the same. Therefore
+    sinks may cache by its identity.
+
+    All four tuples have one element per series. `labels` are the values that identify a series, one for each label of
+    the chart. `names` are display names for the same values, such as a host name for an address; they may improve over
+    time. `starts_s` is when the totals of each series began, in seconds since the epoch.
     """
 
     labels: tuple[tuple[str, ...], ...]
@@ -49,38 +52,40 @@ class SeriesIndex:
 
     @property
     def keys(self) -> list[tuple[Role, tuple[str, ...]]]:
-        """What tells the series of a chart apart."""
+        """The role and labels of each series, which together are unique within a chart."""
         return list(zip(self.roles, self.labels, strict=True))
 
 
 @dataclass(frozen=True, slots=True)
 class Histogram:
-    """How values of one interval, or of a total, are distributed. `counts` has one number for each bucket."""
+    """The distribution of values in one interval or since the start. `counts` has one number for each bucket."""
 
-    of: Buckets
+    buckets: Buckets
     counts: tuple[int, ...]
     sum: int | None
 
     @property
     def count(self) -> int:
-        """How many values there were."""
+        """The number of values."""
         return sum(self.counts)
 
-    def quantile(self, part: float) -> float:
-        """Return the bound that this part (0 to 1) of the values do not exceed: inf if that is beyond all bounds, NaN
-        if there was no value."""
+    def quantile(self, fraction: float) -> float:
+        """Return the smallest bound that at least this fraction (0 to 1) of the values do not exceed.
+
+        Return inf if that needs the last bucket, which has no bound, and NaN if there are no values.
+        """
         if not self.count:
             return math.nan
-        bounds, wanted = (*self.of.bounds, math.inf), part * self.count
-        return next(b for b, n in zip(bounds, itertools.accumulate(self.counts), strict=True) if n >= wanted and n)
+        bounds, rank = (*self.buckets.bounds, math.inf), fraction * self.count
+        return next(b for b, n in zip(bounds, itertools.accumulate(self.counts), strict=True) if n >= rank and n)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Series:
-    """One series of a chart in one interval. `deltas` and `totals` follow `Chart.columns`.
+    """One series of a chart in one interval. `deltas` and `totals` are in the order of `Chart.columns`.
 
-    Of a counter and a histogram `deltas` are the interval's amounts and `totals` what they have come to since
-    `start_s`; of a gauge `deltas` are its values and `totals` zeros.
+    For a counter or a histogram, `deltas` are the amounts of the interval and `totals` the amounts since `start_s`.
+    For a gauge, `deltas` are its values and `totals` are zeros.
     """
 
     chart: Chart
@@ -93,17 +98,17 @@ class Series:
 
     @property
     def label_map(self) -> dict[str, str]:
-        """The label values by label name; a chart without labels has none."""
+        """The label values by label name; empty if the chart has no labels."""
         return dict(zip(self.chart.labels, self.labels, strict=True))
 
     @property
     def numbers(self) -> dict[str, int | float]:
-        """The interval's amounts, or the gauges, by the id of their column."""
+        """The amounts of the interval, or the values of a gauge, by column id."""
         return dict(zip((column.id for column in self.chart.columns), self.deltas, strict=True))
 
     @property
     def histogram(self) -> Histogram:
-        """The interval's histogram. Only charts with buckets have one."""
+        """The histogram of the interval. Only charts with buckets have one."""
         return self._histogram(self.deltas)
 
     @property
@@ -112,18 +117,19 @@ class Series:
         return self._histogram(self.totals)
 
     def _histogram(self, numbers: tuple[int | float, ...]) -> Histogram:
-        of = self.chart.buckets
-        assert of, f"chart '{self.chart.id}' has no buckets"
-        buckets = len(of.bounds) + 1
-        return Histogram(of, tuple(map(int, numbers[:buckets])), int(numbers[buckets]) if of.sum else None)
+        buckets = self.chart.buckets
+        assert buckets, f"chart '{self.chart.id}' has no buckets"
+        count = len(buckets.bounds) + 1
+        return Histogram(buckets, tuple(map(int, numbers[:count])), int(numbers[count]) if buckets.sum else None)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ChartData:
-    """A chart in one interval: its series as arrays.
+    """One chart in one interval, with its series as arrays.
 
-    `deltas` and `totals` are (series, columns), the columns as `chart.columns`, the rows as `index`. Series of role
-    `other` and `overflow` come last. The deltas of all series add up to the system's.
+    `deltas` and `totals` have the shape (series, columns): series in the order of `index`, columns in the order of
+    `chart.columns`. Series with the role `other` or `overflow` come last. The deltas of all series add up to the total
+    of the whole system.
     """
 
     chart: Chart
@@ -148,5 +154,5 @@ class ChartData:
             )  # fmt: skip
 
     def sums(self) -> Mapping[str, int | float]:
-        """Return the sum over all series of each column, by its id."""
+        """Return the sum of each column over all series, by column id."""
         return dict(zip((c.id for c in self.chart.columns), self.deltas.sum(axis=0).tolist(), strict=True))

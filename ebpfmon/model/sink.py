@@ -1,4 +1,4 @@
-"""Describe sinks: where snapshots go."""
+"""The interface and the settings that every sink has."""
 
 from __future__ import annotations
 
@@ -11,11 +11,10 @@ from ebpfmon.model.snapshot import Snapshot
 
 
 class Sink(Protocol):
-    """Where snapshots go.
+    """A destination of snapshots.
 
-    The core calls `send` for one snapshot after the other, never for two at once. Whatever it raises is counted and
-    logged, and the sink is closed and opened again after a while; the queue, the retries and the time limits are the
-    core's.
+    ebpfmon calls `send` for one snapshot at a time. If it raises an exception, ebpfmon counts and logs it, closes the
+    sink, and opens it again after a delay. ebpfmon also takes care of the queue, the retries and the time limits.
     """
 
     async def send(self, snapshot: Snapshot) -> None:
@@ -23,29 +22,40 @@ class Sink(Protocol):
 
 
 class SinkSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="type"):
-    """One `[[sinks]]`: the settings of every sink. A sink type derives from it with `tag="its type"`."""
+    """The settings that every `[[sinks]]` section has. A sink type derives from this class with `tag="its type"`."""
 
     name: str = ""
-    """How logs and self-metrics call it; by default its type."""
+    """The sink's name in logs and self-metrics; by default its type."""
     charts: tuple[str, ...] = ()
-    """Which charts it gets: ids, `*` in them, `!` to exclude; an exclusion always wins. By default all."""
+    """The charts that the sink gets, as patterns of ids: `*` matches any text, and a leading `!` excludes.
+
+    An exclusion always wins. By default the sink gets all charts.
+    """
     interval: Annotated[int, msgspec.Meta(ge=0, le=3600)] = 0
-    """Seconds between its snapshots, a multiple of the harvest's, whose intervals are summed; 0: the harvest's."""
+    """Seconds between the sink's snapshots; 0 means the harvest interval.
+
+    It must be a multiple of the harvest interval. Harvests in between are summed.
+    """
     send_timeout_s: ClassVar[float | None] = 10.0
-    """How long one `send` may take before the sink counts as failed. None: without limit."""
+    """The time limit of opening, of one `send` and of closing. None means no limit."""
 
     @property
     def capabilities(self) -> frozenset[str]:
-        """The capabilities(7) that opening the sink again needs, long after the start, such as `net_bind_service`: the
-        daemon gives up all others. By default none; root needs none for files of its own."""
+        """The capabilities(7) that the sink needs to open again after the start, such as `net_bind_service`.
+
+        The daemon drops all others. The default is none, which is enough for root to open its own files.
+        """
         return frozenset()
 
     def open(self) -> AbstractAsyncContextManager[Sink]:
-        """Return an async context manager that opens a sink with these settings, and closes it. Whatever waits belongs
-        to the context manager. Raise SettingsError if the settings cannot work."""
+        """Return an async context manager that opens the sink on entry and closes it on exit.
+
+        This method itself must not block; connecting belongs in the context manager. Raise SettingsError if the
+        settings cannot work.
+        """
         raise NotImplementedError
 
 
 def tag_of(settings: SinkSettings | type[SinkSettings]) -> str:
-    """Return the `type = "..."` that selects these settings."""
+    """Return the value of `type` in a `[[sinks]]` section that selects these settings."""
     return str(settings.__struct_config__.tag)

@@ -1,4 +1,4 @@
-"""One interval as sinks see it. Data only."""
+"""One interval, as sinks get it. Data only."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from ebpfmon.model.table import Column, LabelSource, RowGroups, TableHarvest
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TableView:
-    """The rows of one table in one interval, and how to show them.
+    """The rows of one table in one interval, and how to display them.
 
-    `columns` are what the probe declares of its rows. `labels` gives the label values of the rows; it is None for a
-    table by process. `groups` says, by the name of the grouping, which group each row belongs to; it is empty for
-    tables with keys of their own, and if groups are turned off.
+    `columns` are the columns that the probe declares for its rows. `labels` is the source of the rows' label values, or
+    None for a table by process. `groups` has the group of each row for each grouping, by the name of the grouping. It
+    is empty for tables with keys of their own, and if groups are turned off.
     """
 
     harvest: TableHarvest
@@ -26,10 +26,10 @@ class TableView:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Snapshot:
-    """One interval: charts with their series, and the rows of the tables they are made of.
+    """One interval: the charts with their series, and the table rows behind them.
 
-    `time_s` is the end of the interval in seconds since the epoch, `elapsed_s` its length. `complete` is False if a
-    table could not be read or the kernel left out runs of programs.
+    `time_s` is the end of the interval in seconds since the epoch, and `elapsed_s` is its length. `complete` is False
+    if a table could not be read or if the kernel skipped runs of BPF programs, so that counts are missing.
     """
 
     host: str
@@ -45,5 +45,5 @@ class Snapshot:
             yield from data.series()
 
     def chart(self, id: str) -> ChartData | None:
-        """Return the chart of that id, None if there is none."""
+        """Return the chart with this id, or None."""
         return next((data for data in self.charts if data.chart.id == id), None)

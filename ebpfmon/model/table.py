@@ -1,4 +1,4 @@
-"""What the kernel's tables gave in one interval, and what their rows are called. Data only."""
+"""The rows that the kernel's tables counted in one interval, and the labels of these rows. Data only."""
 
 from __future__ import annotations
 
@@ -6,24 +6,26 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar, TypeAlias
 
-if TYPE_CHECKING:  # see series.py
+if TYPE_CHECKING:  # The command line must limit numpy's threads before numpy is imported.
     import numpy as np
     from numpy.typing import NDArray
 
 Rows: TypeAlias = "NDArray[np.void]"
-"""A structured array, one element for each row."""
+"""A structured array with one element for each row."""
 PROCESS_FIELDS = ("start_ns", "tgid", "exec_id", "cgroup_id", "parent_tgid", "uid", "comm")
-"""How the rows of a table by process begin."""
+"""The first fields of the rows of a table by process."""
 
 
 @dataclass(frozen=True, slots=True)
 class TableHarvest:
     """What one table counted in an interval.
 
-    `rows` has one row for each key that did something, its fields named as in C: the key's first (of a table by process
-    `PROCESS_FIELDS`), then the counters, u64. `totals` has the same counters over all keys; to the call, it is the sum
-    of the rows plus `overflow`. A counter that is an array in C, `__u64 latency[3]`, is as many fields: `latency_0`,
-    `latency_1`, `latency_2`. `since_load` is what the totals have come to since the probe was loaded.
+    `rows` has one row for each key that was active. Its fields have the same names as in C: first the fields of the key
+    (`PROCESS_FIELDS` for a table by process), then the counters (u64). A counter that is an array in C, such as
+    `__u64 latency[3]`, becomes the fields `latency_0`, `latency_1` and `latency_2`.
+
+    `totals` has the sum of each counter over all keys. It is exactly the sum of the rows plus `overflow`, which counts
+    the events that found no free row. `since_load` has the totals since the probe was loaded.
     """
 
     rows: Rows
@@ -35,12 +37,12 @@ class TableHarvest:
 
     @property
     def is_by_process(self) -> bool:
-        """Whether its rows are processes, and not keys of the probe's own."""
+        """Whether the rows are processes, rather than keys that the probe defines."""
         return (self.rows.dtype.names or ())[: len(PROCESS_FIELDS)] == PROCESS_FIELDS
 
     @property
     def counters(self) -> NDArray[np.int64]:
-        """The counters of each row, i64 (rows, counters), in the order of `totals`: a view of the rows."""
+        """The counters of each row as i64 (rows, counters), in the order of `totals`. This is a view of the rows."""
         width = self.rows.dtype.itemsize // 8
         numbers: NDArray[np.int64] = self.rows.view("i8").reshape(len(self.rows), width)
         return numbers[:, width - len(self.totals) :]
@@ -48,9 +50,12 @@ class TableHarvest:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Harvest:
-    """One interval as the kernel counted it. `missed_runs` is how often it did not run a program where it should have;
-    `complete` is false if that is not 0, or if a table could not be read. `overlap` is what sources that take over had
-    counted until then: of it gauges alone are made."""
+    """One interval, as the kernel counted it.
+
+    `missed_runs` is how often the kernel skipped a run of a BPF program. `complete` is False if that is not 0, or if a
+    table could not be read. `overlap` is set when new sources take over: it is what they had already counted by then,
+    as (table, harvest) pairs. The former sources counted the same events, so only gauges may use it.
+    """
 
     time_s: float
     elapsed_s: float
@@ -63,37 +68,39 @@ class Harvest:
 
 
 class LabelSource:
-    """Say what the rows of a table with keys of its own are called: subclass it, and return it from `setup`.
+    """The labels of the rows of a table with keys of its own. Subclass it, and return an instance from `setup`.
 
-    `fields` are the row's fields (integers) that tell series apart; rows with equal values in them are summed. `labels`
-    are the names of the labels. `maximum` is how many series a chart has at most; the rest is in the series `other`,
-    whose label values are `other`: an empty value is left out where values are joined.
+    `fields` are the integer fields of a row that identify a series; rows that are equal in them are summed. `labels`
+    are the names of the labels. A chart has at most `maximum` series; everything else is in the series `other`, whose
+    label values are `other`. Backends that join label values leave out empty ones.
     """
 
     fields: tuple[str, ...]
     labels: tuple[str, ...]
     maximum: int = 100
     other: tuple[str, ...] = ()
-    """If it is empty, each is `other`."""
+    """The label values of the series `other`. By default each is `other`."""
 
-    def wanted(self, rows: Rows) -> NDArray[np.bool_] | None:
-        """Return which of the rows count at all, or None if all do. Called on the event loop: never waits."""
+    def included(self, rows: Rows) -> NDArray[np.bool_] | None:
+        """Return a mask (rows,) of the rows to count, or None to count all. It runs on the event loop: never block."""
 
     def values(self, rows: Rows) -> Sequence[tuple[str, ...]]:
-        """Return the label values of each of these rows. Equal keys have equal values, always. Must be thread-safe."""
+        """Return the label values of each row. Equal keys must always get equal values. Must be thread-safe."""
         raise NotImplementedError
 
     def names(self, rows: Rows) -> Sequence[tuple[str, ...]]:
-        """Return the label values of each row as people read them, by default the values themselves. A name may become
-        better with time. Called on the event loop: never waits."""
+        """Return display names for the label values of each row. By default they are the values themselves.
+
+        Names may improve over time. This runs on the event loop: never block.
+        """
         return self.values(rows)
 
 
 @dataclass(frozen=True, slots=True)
 class RowGroups:
-    """Which group of one grouping the rows of a table belong to: row n belongs to the group of id `ids[n]`.
+    """The groups, in one grouping, of the rows of a table: row n belongs to the group with the id `ids[n]`.
 
-    `ids` is u64 (rows,). The group of id OTHER is everything that belongs to no group; `names` has all others.
+    `ids` is u64 (rows,). The id OTHER means that a row belongs to no group; `names` has the names of all other ids.
     """
 
     OTHER: ClassVar[int] = 0
@@ -102,19 +109,20 @@ class RowGroups:
     names: Mapping[int, str]
 
     def name(self, row: int) -> str | None:
-        """Return the name of the group of a row, None if it belongs to none."""
+        """Return the name of a row's group, or None if it belongs to none."""
         return self.names.get(int(self.ids[row]))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Column:
-    """A number that is shown of each row of a table: by `top`, the text log and the HTTP rows.
+    """A number that `top`, the text log and the HTTP rows show for each row of a table.
 
-    It is the sum of the counters `fields`, as a rate. Columns of the same `id` in several tables are one column, and
-    their numbers add up. `header` heads it in tables, `name` stands before it in running text. `letter` is the capital
-    that sorts by it in `top`, where it takes `width` characters; where room is short, columns of the greatest `rank` go
-    first. A `summary` column is shown in totals alone, not for each row; a
-    `return_only` column exists in load mode `return` alone.
+    It is the sum of the counters in `fields`, as a rate. Columns with the same `id` in several tables become one column
+    with the sum of their numbers. `header` is the column's heading in tables, and `name` its label in running text.
+
+    In `top`, the capital `letter` sorts by the column, and `width` is its width in characters. If there is not enough
+    room, columns with the greatest `rank` are left out first. A `summary` column is shown only in totals, not for each
+    row. A `return_only` column exists only in load mode `return`.
     """
 
     id: str
@@ -131,5 +139,5 @@ class Column:
 
     @property
     def is_bytes(self) -> bool:
-        """Whether it is shown in B, kB, MB."""
+        """Whether the number is displayed in B, kB, MB and so on."""
         return self.units.startswith("bytes")

@@ -254,12 +254,12 @@ class KeyAccount:
             self._account.gauges.add(table.rows, table.counters, _vector(table.totals, self._names))
 
     def account(self, table: TableHarvest, interval: TimeInterval) -> list[ChartData]:
-        """Return one interval as charts. The series add up to the table's totals, less the rows that are not wanted."""
+        """Return the charts of one interval. The series add up to the table's totals without the excluded rows."""
         rows, numbers, totals = table.rows, table.counters, _vector(table.totals, self._names)
-        wanted = self._labels.wanted(rows) if len(rows) else None
-        if wanted is not None:
-            totals = totals - numbers[~wanted].sum(axis=0)
-            rows, numbers = taken(rows, wanted), numbers[wanted]
+        included = self._labels.included(rows) if len(rows) else None
+        if included is not None:
+            totals = totals - numbers[~included].sum(axis=0)
+            rows, numbers = taken(rows, included), numbers[included]
         counted = _Counted(rows=rows, numbers=numbers, totals=totals, overflow=np.zeros_like(totals))
         return self._account.account(counted, self._name, interval, {self._table})
 

@@ -54,7 +54,7 @@ class GroupStage:
         self._accounts = {
             grouping.name: GroupAccount(
                 [
-                    chart.of_grouping(grouping.prefix, grouping.name)
+                    chart.for_grouping(grouping.prefix, grouping.name)
                     for stem in counters
                     for chart in specs.charts.get(stem, ())
                     if chart.grouped

@@ -56,19 +56,19 @@ class GuardedLabels(LabelSource):
         if len(self.other) != len(self.labels) or not all(isinstance(value, str) for value in self.other):
             raise PluginError(f"{called}: other: {self.other!r}: expected {len(self.labels)} label values")
 
-    def wanted(self, rows: Rows) -> NDArray[np.bool_] | None:
+    def included(self, rows: Rows) -> NDArray[np.bool_] | None:
         """Return which rows count."""
         try:
-            wanted: object = self._source.wanted(rows)
-            if wanted is not None and not (
-                isinstance(wanted, np.ndarray) and wanted.dtype == np.bool_ and wanted.shape == rows.shape
+            included: object = self._source.included(rows)
+            if included is not None and not (
+                isinstance(included, np.ndarray) and included.dtype == np.bool_ and included.shape == rows.shape
             ):
-                raise TypeError(f"wanted() is to return an array of {len(rows)} bool, or None")
+                raise TypeError(f"included() is to return an array of {len(rows)} bool, or None")
         except Exception as error:  # whatever a plugin's code raises
-            self._failed("wanted", "cannot say which rows count, so all of them do", error)
+            self._failed("included", "cannot say which rows count, so all of them do", error)
             return None
-        self._worked("wanted", "say again which rows count")
-        return wanted
+        self._worked("included", "say again which rows count")
+        return included
 
     def values(self, rows: Rows) -> Sequence[tuple[str, ...]]:
         """Return the label values of each row."""

@@ -8,7 +8,7 @@ import termios
 from collections.abc import Callable
 from contextlib import suppress
 
-from ebpfmon.descriptors import reopened
+from ebpfmon.descriptors import reopen_nonblocking
 
 
 class Output:
@@ -24,7 +24,7 @@ class Output:
         terminal was closed. Needs a running event loop.
         """
         self._loop = asyncio.get_running_loop()
-        self._fd = reopened(fd)
+        self._fd = reopen_nonblocking(fd)
         self._on_drained, self._on_gone = on_drained, on_gone
         self._unsent = b""
         self._is_gone = False

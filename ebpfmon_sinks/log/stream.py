@@ -9,7 +9,7 @@ import stat
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
-from ebpfmon import Sink, SinkError, SinkGoneError, Snapshot, reopened
+from ebpfmon import Sink, SinkError, SinkGoneError, Snapshot, reopen_nonblocking
 
 _APPEND = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC
 
@@ -20,7 +20,7 @@ Message = Callable[[Snapshot], str]
 async def opened(path: str, stream: int | None, message: Message) -> AsyncIterator[Sink]:
     """Yield a sink that writes messages to a file, or to the standard stream of this number. Raise SinkError."""
     try:
-        fd = await asyncio.to_thread(_open, path) if stream is None else reopened(stream)
+        fd = await asyncio.to_thread(_open, path) if stream is None else reopen_nonblocking(stream)
     except OSError as error:
         raise SinkError(f"open '{path}': {error.strerror}") from error
     if fd is None:

@@ -200,12 +200,12 @@ def _histograms(data: ChartData, snapshot: Snapshot, count: int) -> Iterator[str
         label = f"{chart.family:8} {chart.title}" + (f": {_name(series)}" if chart.labels else "")
         quantiles = "".join(f"  {name} {_bound(histogram, part)}" for name, part in _QUANTILES)
         rate = _scaled(histogram.count / snapshot.elapsed_s, is_bytes=False)
-        yield f"  {label[:_WHO_MOST]:{_LABEL}}{quantiles}  {histogram.of.units}  of {rate} {chart.units}"
+        yield f"  {label[:_WHO_MOST]:{_LABEL}}{quantiles}  {histogram.buckets.units}  of {rate} {chart.units}"
 
 
 def _bound(histogram: Histogram, part: float) -> str:
     bound = histogram.quantile(part)
-    shown = f"<= {bound:.15g}" if math.isfinite(bound) else f"> {histogram.of.bounds[-1]:.15g}"
+    shown = f"<= {bound:.15g}" if math.isfinite(bound) else f"> {histogram.buckets.bounds[-1]:.15g}"
     return f"{shown:>{_NUMBER}}"
 
 

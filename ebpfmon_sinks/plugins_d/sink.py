@@ -13,7 +13,7 @@ import stat
 from collections.abc import AsyncIterator, Callable, Collection
 from contextlib import asynccontextmanager, suppress
 
-from ebpfmon import SinkError, SinkGoneError, Snapshot, reopened
+from ebpfmon import SinkError, SinkGoneError, Snapshot, reopen_nonblocking
 from ebpfmon_sinks.plugins_d.stream import Stream
 
 _STDIN, _STDOUT = 0, 1
@@ -196,7 +196,7 @@ class _Standard(_Reader):
     @classmethod
     async def open(cls, loop: asyncio.AbstractEventLoop) -> _Standard:
         """Return it connected. Raise SinkError if stdout is a file."""
-        self, stdout = cls(), os.fdopen(reopened(_STDOUT), "wb", buffering=0)
+        self, stdout = cls(), os.fdopen(reopen_nonblocking(_STDOUT), "wb", buffering=0)
         try:
             await loop.connect_write_pipe(lambda: self, stdout)
         except (OSError, ValueError) as error:

@@ -36,7 +36,7 @@ def text(words: str, most: int = _LONGEST) -> str:
     Netdata's lexer has no way to write a quotation mark or a backslash inside, and a backslash would swallow the mark
     at the end: they become what Netdata itself would make of them.
     """
-    changed = printable(words.replace('"', "'").replace("\\", "/"), instead=" ")
+    changed = printable(words.replace('"', "'").replace("\\", "/"), replacement=" ")
     return f'"{_cut(changed, most)}"'
 
 

@@ -52,7 +52,7 @@ class Outbound(LabelSource):
         self.maximum, self._services = maximum, services
         self._resolver, self._hostnames = resolver, hostnames
 
-    def wanted(self, rows: Rows) -> NDArray[np.bool_] | None:
+    def included(self, rows: Rows) -> NDArray[np.bool_] | None:
         """Choose destinations whose host is selected by its name, or has no name (yet)."""
         if self._resolver is None or self._hostnames.all:
             return None

@@ -106,7 +106,7 @@ def declared() -> dict[str, tuple[Chart, str]]:
     for grouping in groupings().values():
         for chart in charts:
             if chart.grouped:
-                published = chart.of_grouping(grouping.prefix, grouping.name)
+                published = chart.for_grouping(grouping.prefix, grouping.name)
                 by_id[published.id] = published, grouping.name
     return by_id
 

@@ -86,7 +86,7 @@ def declarations(*, enabled: bool = False) -> dict[str, Chart]:
     """The charts of all probes, or of those that are enabled by default, as they are published by application."""
     probes = [probe for probe in discover().probes.values() if probe.settings().enabled or not enabled]
     charts = [chart for probe in probes for chart in probe.charts]
-    published = [chart.of_grouping("apps", "application") if chart.grouped else chart for chart in charts]
+    published = [chart.for_grouping("apps", "application") if chart.grouped else chart for chart in charts]
     return {chart.id: chart for chart in published}
 
 

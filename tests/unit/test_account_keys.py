@@ -55,9 +55,9 @@ class Addresses(LabelSource):
     drops: bool = False
     asked: list[Rows] = field(default_factory=list)
 
-    def wanted(self, rows: Rows) -> NDArray[np.bool_] | None:
-        wanted: NDArray[np.bool_] | None = rows["address"] != UNWANTED if self.drops else None
-        return wanted
+    def included(self, rows: Rows) -> NDArray[np.bool_] | None:
+        included: NDArray[np.bool_] | None = rows["address"] != UNWANTED if self.drops else None
+        return included
 
     def values(self, rows: Rows) -> Sequence[tuple[str, ...]]:
         keys = zip(*(rows[name].tolist() for name in FIELDS), strict=True)

@@ -24,17 +24,17 @@ class Named(LabelSource):
     other: Any = ()
 
     def __init__(
-        self, wanted: Any = None, values: Any = (("3",), ("5",)), names: Any = (("three",), ("five",))
+        self, included: Any = None, values: Any = (("3",), ("5",)), names: Any = (("three",), ("five",))
     ) -> None:
-        self.answers = {"wanted": wanted, "values": values, "names": names}
+        self.answers = {"included": included, "values": values, "names": names}
 
     def answer(self, method: str) -> Any:
         if isinstance(answer := self.answers[method], Exception):
             raise answer
         return answer
 
-    def wanted(self, rows: Rows) -> Any:
-        return self.answer("wanted")
+    def included(self, rows: Rows) -> Any:
+        return self.answer("included")
 
     def values(self, rows: Rows) -> Any:
         return self.answer("values")
@@ -46,12 +46,12 @@ class Named(LabelSource):
 def test_what_works_is_handed_on() -> None:
     labels = GuardedLabels(Named(np.array([True, False])), "labels")
     assert (labels.fields, labels.labels, labels.maximum, labels.other) == (("uid", "zero"), ("user",), 20, ("other",))
-    wanted = labels.wanted(ROWS)
-    assert wanted is not None
-    assert wanted.tolist() == [True, False]
+    included = labels.included(ROWS)
+    assert included is not None
+    assert included.tolist() == [True, False]
     assert labels.values(ROWS) == (("3",), ("5",))
     assert labels.names(ROWS) == (("three",), ("five",))
-    assert GuardedLabels(Named(), "labels").wanted(ROWS) is None
+    assert GuardedLabels(Named(), "labels").included(ROWS) is None
     with_other = Named()
     with_other.labels, with_other.other = ("port", "protocol"), ["rest", ""]
     assert GuardedLabels(with_other, "labels").other == ("rest", "")
@@ -68,7 +68,7 @@ def test_rows_that_get_no_labels_are_called_by_their_numbers_and_it_is_said_once
     named = Named(**{method: broken})
     labels = GuardedLabels(named, "probe 'p': labels of 't'")
     for _ in range(3):  # as in every tick
-        found = {"wanted": labels.wanted(ROWS), "values": labels.values(ROWS), "names": labels.names(ROWS)}
+        found = {"included": labels.included(ROWS), "values": labels.values(ROWS), "names": labels.names(ROWS)}
         assert found[method] == [("3_0",), ("5_0",)]
     (said,) = caplog.messages
     assert said.startswith("probe 'p': labels of 't' are called by their numbers: ")
@@ -87,7 +87,7 @@ def test_rows_that_get_no_labels_have_as_many_label_values_as_others() -> None:
 def test_if_it_cannot_be_said_which_rows_count_all_of_them_do(broken: object, caplog: pytest.LogCaptureFixture) -> None:
     labels = GuardedLabels(Named(broken), "labels")
     for _ in range(3):  # as in every tick
-        assert labels.wanted(ROWS) is None
+        assert labels.included(ROWS) is None
         assert labels.values(ROWS) == (("3",), ("5",))
         assert labels.names(ROWS) == (("three",), ("five",))
     (said,) = caplog.messages

@@ -26,7 +26,7 @@ from tests.unit.http_support import DISKS, LATENCY, SNAPSHOT, chart, data
 OPENMETRICS = "application/openmetrics-text; version=1.0.0"
 SHIPPED = [
     *(
-        each.of_grouping("apps", "application") if each.grouped else each
+        each.for_grouping("apps", "application") if each.grouped else each
         for probe in registry.discover().probes.values()
         for each in probe.charts
     ),

@@ -62,10 +62,10 @@ def services(tmp_path: Path) -> Services:
 
 
 def kept(of: Outbound, given: np.ndarray) -> Sequence[bool]:
-    wanted = of.wanted(given)
-    assert wanted is not None
-    assert wanted.dtype == bool
-    found: list[bool] = wanted.tolist()
+    included = of.included(given)
+    assert included is not None
+    assert included.dtype == bool
+    found: list[bool] = included.tolist()
     return found
 
 
@@ -118,8 +118,8 @@ def test_two_addresses_of_one_name_are_two_destinations_and_labels_never_change(
 
 def test_all_are_wanted_where_every_name_is_and_no_name_is_asked_for() -> None:
     names = Names()
-    assert outbound(names).wanted(rows(("192.0.2.1", 443, TCP))) is None
-    assert outbound(None, "!*").wanted(rows(("192.0.2.1", 443, TCP))) is None, "without names none can be left out"
+    assert outbound(names).included(rows(("192.0.2.1", 443, TCP))) is None
+    assert outbound(None, "!*").included(rows(("192.0.2.1", 443, TCP))) is None, "without names none can be left out"
     assert names.asked == []
 
 

@@ -59,9 +59,9 @@ class Ports(LabelSource):
 
     fields, labels, maximum = ("port",), ("port",), 1
 
-    def wanted(self, rows: Rows) -> NDArray[np.bool_] | None:
-        wanted: NDArray[np.bool_] = rows["port"] != 9
-        return wanted
+    def included(self, rows: Rows) -> NDArray[np.bool_] | None:
+        included: NDArray[np.bool_] = rows["port"] != 9
+        return included
 
     def values(self, rows: Rows) -> Sequence[tuple[str, ...]]:
         return [(str(port),) for port in rows["port"].tolist()]
@@ -341,8 +341,8 @@ def test_a_grouping_that_stays_keeps_its_totals_when_others_come_or_go() -> None
             def of(*by: str, maximum: int = 200) -> tuple[TableSpecs, GroupStage, SelfMetrics]:
                 return BY_PROCESS, grouped(*by, maximum=maximum)(BY_PROCESS, executor), SelfMetrics([], [])
 
-            wanted = of("process")
-            pipeline = Pipeline("h", cast(Harvester, harvester), cast(Publisher, publisher), executor, *wanted)
+            stages = of("process")
+            pipeline = Pipeline("h", cast(Harvester, harvester), cast(Publisher, publisher), executor, *stages)
             await pipeline.tick()
             pipeline.reconfigure(*of("user", "process"))
             await pipeline.tick()

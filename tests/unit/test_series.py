@@ -94,12 +94,18 @@ def test_only_charts_with_buckets_have_histograms() -> None:
     [
         ({}, "dimensions: expected at least one Dimension"),
         ({"kind": Kind.GAUGE}, "dimensions: expected at least one Dimension"),
-        ({"buckets": TIMES, "dimensions": (IN,)}, "a histogram has buckets, and no dimensions"),
-        ({"buckets": TIMES, "dimensions": TIMES.columns}, "a histogram has buckets, and no dimensions"),
-        ({"buckets": TIMES, "kind": Kind.GAUGE}, "a gauge has no buckets"),
-        ({"buckets": TIMES, "kind": Kind.COUNTER}, "a counter has no buckets"),
+        ({"buckets": TIMES, "dimensions": (IN,)}, "a histogram has no dimensions: remove dimensions"),
+        (
+            {"buckets": TIMES, "dimensions": TIMES.columns},
+            "a histogram has no dimensions: remove dimensions",
+        ),
+        ({"buckets": TIMES, "kind": Kind.GAUGE}, "a gauge has no buckets: remove kind or buckets"),
+        ({"buckets": TIMES, "kind": Kind.COUNTER}, "a counter has no buckets: remove kind or buckets"),
         ({"kind": Kind.HISTOGRAM}, "a histogram needs buckets"),
-        ({"kind": Kind.HISTOGRAM, "dimensions": (IN,)}, "a histogram has buckets, and no dimensions"),
+        (
+            {"kind": Kind.HISTOGRAM, "dimensions": (IN,)},
+            "a histogram has no dimensions: remove dimensions",
+        ),
     ],
 )
 def test_kind_dimensions_and_buckets_that_do_not_go_together_are_refused(wrong: dict[str, Any], said: str) -> None:
@@ -121,7 +127,7 @@ def test_a_kind_is_found_by_its_name_and_gauges_have_no_totals() -> None:
 
 def test_a_grouped_chart_becomes_one_of_each_grouping() -> None:
     of = Chart(id="reads", title="t", units="", family="", priority=7, dimensions=(IN,), grouped=True, table="process")
-    one = of.of_grouping("users", "user")
+    one = of.for_grouping("users", "user")
     assert (one.id, one.labels, one.grouped) == ("users.reads", ("user",), False)
     assert (one.title, one.priority, one.columns, one.table) == ("t", 7, of.columns, "process")
 
