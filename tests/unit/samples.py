@@ -8,6 +8,8 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 PROBES = (ROOT / "plugins" / "README.md").read_text()
 SINKS = (ROOT / "ebpfmon_sinks" / "README.md").read_text()
+API = (ROOT / "docs" / "reference" / "plugin-api.md").read_text()
+HEADERS = (ROOT / "docs" / "reference" / "bpf-headers.md").read_text()
 
 
 def sample(page: str, language: str, about: str) -> str:

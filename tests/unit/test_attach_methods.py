@@ -93,7 +93,7 @@ def test_the_setting_takes_every_method_and_nothing_else() -> None:
 
 
 def test_the_pages_and_the_settings_name_every_method_and_its_kinds_of_programs() -> None:
-    kernels, page = (ROOT / "docs/reference/kernels.md").read_text(), (ROOT / "plugins" / "README.md").read_text()
+    kernels, page = ((ROOT / "docs" / "reference" / name).read_text() for name in ("kernels.md", "plugin-api.md"))
     settings = (ROOT / "ebpfmon" / "install" / "files" / "ebpfmon.toml").read_text()
     (attach,) = re.findall(r"^attach = .*", settings, re.M)
     (programs,) = re.findall(r"^\| `programs` \|.*", page, re.M)

@@ -1,5 +1,6 @@
-"""The authors' pages say what the code has, all of it and nothing else, and their samples work. Those that need the
-kernel are run by `tests/kernel/test_plugins_samples.py`."""
+"""The pages for authors of plugins have all of the API and nothing else, and their samples work.
+
+`tests/kernel/test_plugins_samples.py` runs the samples that need the kernel."""
 
 from __future__ import annotations
 
@@ -28,11 +29,12 @@ from ebpfmon.plugins import folder, registry
 from ebpfmon.plugins.registry import PluginOptions, discover
 from ebpfmon.plugins.validate import HOOKS, violation
 from ebpfmon.testing import fixtures
-from tests.unit.samples import FILES, PROBES, ROOT, SINKS, sample, write
+from tests.unit.samples import API, FILES, HEADERS, PROBES, ROOT, SINKS, sample, write
 from tests.unit.support import FakeEntryPoint, plugin
 
-HEADERS = [ROOT / "bpf" / name for name in ("ebpfmon.bpf.h", "loaders.bpf.h", "kernel_types.h")]
-BOTH = PROBES + SINKS
+SOURCES = [ROOT / "bpf" / name for name in ("ebpfmon.bpf.h", "loaders.bpf.h", "kernel_types.h")]
+PAGES = (PROBES, SINKS, API, HEADERS)
+SETTINGS = (ROOT / "docs" / "reference" / "settings.md").read_text()
 
 
 def tables(page: str) -> dict[str, set[str]]:
@@ -67,11 +69,11 @@ def members(name: str) -> set[str]:
     return own | ({"__aenter__", "__aexit__"} if name == "Sink" else set())
 
 
-DESCRIBED = sorted(set(tables(BOTH)) & set(ebpfmon.__all__))
+DESCRIBED = sorted(set(tables(API)) & set(ebpfmon.__all__))
 
 
 def test_every_public_name_is_on_a_page() -> None:
-    words = {word for code in re.findall(r"`([^`\n]+)`", BOTH) for word in re.findall(r"\w+", code)}
+    words = {word for code in re.findall(r"`([^`\n]+)`", API) for word in re.findall(r"\w+", code)}
     assert set(ebpfmon.__all__) <= words
     assert {
         "Probe",
@@ -90,47 +92,52 @@ def test_every_public_name_is_on_a_page() -> None:
 
 @pytest.mark.parametrize("name", DESCRIBED)
 def test_a_table_has_every_field_of_what_it_is_about_and_no_other(name: str) -> None:
-    assert tables(BOTH)[name] == members(name)
+    assert tables(API)[name] == members(name)
 
 
 def test_the_hooks_on_the_page_are_all_hooks() -> None:
-    assert tables(PROBES)["hook"] == set(HOOKS)
-    assert set(re.findall(r"\bebpfmon_register_\w+", BOTH)) == set(HOOKS)
+    assert tables(API)["hook"] == set(HOOKS)
+    assert set(re.findall(r"\bebpfmon_register_\w+", "".join(PAGES))) == set(HOOKS)
 
 
 def test_every_macro_of_the_headers_is_on_the_page_with_its_parameters() -> None:
-    # what is defined for BCC alone is libbpf's own, or nobody's
-    text = "\n".join(path.read_text() for path in HEADERS)
+    # What is defined for BCC alone is libbpf's, or private.
+    text = "\n".join(path.read_text() for path in SOURCES)
     text = re.sub(
         r"^#if defined\(__TARGET_ARCH_x86\)\n#define PT_REGS_.*?(?=^#include <bpf/)", "", text, flags=re.M | re.S
     )
     functions = re.findall(r"^static __always_inline .*?(\w+)\(", text, re.M)
     defined = set(re.findall(r"^#define (\w+)", text, re.M)) - {"__VMLINUX_H__"}
     defined -= {name for name in defined if name.startswith("EBPFMON_") or name.endswith("_")}
-    code = " ".join(re.findall(r"`([^`\n]+)`", PROBES))
+    code = " ".join(re.findall(r"`([^`\n]+)`", HEADERS))
     assert defined - set(re.findall(r"\w+", code)) == set()
-    assert {name for name in tables(PROBES)["word"] if name.isupper()} - defined == set()
-    assert {"count", "count_slot", "log2_slot", "this_task", "identify"} <= tables(PROBES)["word"] & {*functions}
-    for name, parameters in re.findall(r"`([A-Z][A-Z_0-9]+)\(([a-z_, ]+)\)`", PROBES):
+    assert {name for name in tables(HEADERS)["word"] if name.isupper()} - defined == set()
+    assert {"count", "count_slot", "log2_slot", "this_task", "identify"} <= tables(HEADERS)["word"] & {*functions}
+    for name, parameters in re.findall(r"`([A-Z][A-Z_0-9]+)\(([a-z_, ]+)\)`", HEADERS):
         counts = {len(found.split(",")) for found in re.findall(rf"^#define {name}\(([^)]*)\)", text, re.M)}
         assert counts == {len(parameters.split(","))}, name
 
 
+def test_every_rodata_setting_of_the_headers_is_on_the_page() -> None:
+    text = "\n".join(path.read_text() for path in SOURCES)
+    assert tables(HEADERS)["setting"] == set(re.findall(r"^const volatile __u32 (\w+)", text, re.M))
+
+
 def test_every_include_template_is_on_the_page_with_what_it_makes() -> None:
     templates = {path.name for path in (ROOT / "bpf").glob("*table*.bpf.h")}
-    assert tables(PROBES)["template"] == templates
+    assert tables(HEADERS)["template"] == templates
     text = "".join((ROOT / "bpf" / name).read_text() for name in templates)
-    made = set(re.findall(r"STEM_(\w+)\(", PROBES))
+    made = set(re.findall(r"STEM_(\w+)\(", HEADERS))
     assert made == {"find", "find_cached", "find_for", "without_row"}
     assert all(f"TABLE_NAME({name})(" in text for name in made)
 
 
 def test_all_of_the_testing_kit_is_on_the_page() -> None:
-    described = tables(PROBES)["name"]
+    described = tables(API)["name"]
     assert described == set(testing.__all__)
     made = {n for n, v in vars(fixtures).items() if "Fixture" in type(v).__name__}
     assert made == {"counting", "fake_clock"}
-    assert all(f"fixture `{name}`" in PROBES for name in made)
+    assert all(f"fixture `{name}`" in API for name in made)
 
 
 def test_the_complete_plugins_have_some_thirty_lines() -> None:
@@ -145,18 +152,18 @@ def test_the_commands_on_the_pages_are_there(capsys: pytest.CaptureFixture[str])
     for command in (["plugin", "new", "--help"], ["bpf", "build", "--help"], ["plugins", "--help"]):
         assert cli.main(command) == 0
         assert f"usage: ebpfmon {' '.join(command[:-1])}" in capsys.readouterr().out
-    assert set(re.findall(r"ebpfmon (plugins?|bpf|install|run)\b(?! is)", BOTH)) == {
+    assert set(re.findall(r"ebpfmon (plugins?|bpf|install|run)\b(?! is)", "".join(PAGES))) == {
         "plugin", "plugins", "bpf", "install", "run",
     }  # fmt: skip
 
 
 def test_the_numbers_on_the_pages_are_those_that_hold() -> None:
-    sinks = " ".join(SINKS.split())
+    sinks = " ".join(API.split())
     assert f"a queue of {fanout.MAILBOX_SNAPSHOTS} snapshots" in sinks
     assert f"after {fanout.FIRST_DELAY_S} seconds at first and {fanout.LAST_DELAY_S:g} at most" in sinks
     assert f"has {daemon.STOP_S} seconds to deliver what it still has" in sinks
     assert f"has failed: {ebpfmon.SinkSettings.send_timeout_s:g} seconds" in sinks
-    assert "EBPFMON_API_VERSION = 2" in PROBES
+    assert all("EBPFMON_API_VERSION = 2" in page for page in (PROBES, SINKS, API))
     assert ebpfmon.API_VERSION == 2
 
 
@@ -193,15 +200,15 @@ def test_the_settings_of_the_samples_are_checked_as_the_page_says(tmp_path: Path
     assert (sink.name, sink.interval, sink.charts) == ("archive", 10, ("ebpf.*", "!ebpf.exit"))
 
 
-def test_the_sinks_page_has_every_sink_of_ebpfmons_own() -> None:
-    assert tables(SINKS)["type"] == set(registry.discover().sinks)
+def test_the_page_of_settings_has_every_sink_of_ebpfmons_own() -> None:
+    assert tables(SETTINGS)["type"] == set(registry.discover().sinks)
 
 
 def test_the_entry_points_on_the_pages_are_those_that_there_are() -> None:
-    groups = set(re.findall(r'^\[project\.entry-points\."?([\w.]+)"?\]', BOTH, re.M))
+    groups = set(re.findall(r'^\[project\.entry-points\."?([\w.]+)"?\]', API, re.M))
     project = tomli.loads((ROOT / "pyproject.toml").read_text())["project"]
     assert groups == set(project["entry-points"])
-    (installer,) = tomli.loads(sample(SINKS, "toml", "ebpfmon.install"))["project"]["entry-points"].values()
+    (installer,) = tomli.loads(sample(API, "toml", "ebpfmon.install"))["project"]["entry-points"].values()
     assert installer == project["entry-points"]["ebpfmon.install"]
 
 
@@ -215,8 +222,27 @@ def test_the_sinks_own_test_on_the_page_passes(tmp_path: Path) -> None:
     assert "2 passed" in done.stdout
 
 
+def test_the_errors_on_the_page_of_sinks_are_what_is_said(tmp_path: Path) -> None:
+    with_sqlite = discover(options=PluginOptions(str(write(tmp_path / "plugins", "sqlite_sink.py"))))
+    lines = sample(SINKS, "", "no such setting").splitlines()
+    for line, section, found in zip(
+        lines,
+        ({"type": "sqlite", "path": "x", "pat": 1}, {"type": "sqlite", "path": 1}, {"type": "sqlite"}),
+        (with_sqlite, with_sqlite, discover()),
+        strict=True,
+    ):
+        with pytest.raises(SettingsError) as caught:
+            config.check({"sinks": [section]}, "/etc/ebpfmon/ebpfmon.toml", found)
+        assert line == f"ebpfmon: {caught.value}"
+
+
+def test_the_how_to_pages_are_short() -> None:
+    assert max(page.count("\n") for page in (PROBES, SINKS)) < 250
+
+
 def test_every_link_on_the_pages_leads_somewhere() -> None:
-    for page, at in ((PROBES, "plugins"), (SINKS, "ebpfmon_sinks")):
-        links = re.findall(r"\]\(([^)#]+)\)", page)
+    folders = ("plugins", "ebpfmon_sinks", "docs/reference", "docs/reference")
+    for page, folder_ in zip(PAGES, folders, strict=True):
+        links = re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", page)
         assert links
-        assert [link for link in links if not (ROOT / at / link).exists()] == []
+        assert [link for link in links if not (ROOT / folder_ / link).exists()] == []
