@@ -63,7 +63,7 @@ class GroupSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     """The section `[groups]`."""
 
     by: tuple[str, ...] = (DEFAULT,)
-    """The groupings. Each has its own charts. If there are none, the kernel keeps totals only, and no rows by process."""
+    """The groupings. Each has its own charts. Without any, the kernel keeps totals only, and no rows by process."""
     file: str = ""
     """A file in the format of Netdata's apps_groups.conf, relative to the settings file. Empty: ebpfmon's own."""
     maximum: Annotated[int, msgspec.Meta(ge=1, le=1000)] = 200

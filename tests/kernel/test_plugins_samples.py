@@ -122,5 +122,5 @@ def test_on_sighup_the_settings_of_plugins_change_and_the_plugins_stay(folder: P
         assert sum(amounts(after, "users.started", user=str(USER))) == 1
         assert not amounts(after, "users.started", user=str(USER - 1))
         assert not [c for s in daemon.snapshots() for c in s["charts"] if c["id"] == "hello.started"]
-        said = "ebpfmon: the plugins stay as they are until ebpfmon is started again"
+        said = "ebpfmon: ebpfmon.plugins_dir or ebpfmon.disabled_plugins changed: restart ebpfmon to apply it"
         assert daemon.text("stderr").splitlines().count(said) == 1
