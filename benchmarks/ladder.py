@@ -12,7 +12,7 @@ from benchmarks import programs
 from benchmarks.result import OUT, ROOT, Bar, Cell, Plot, Result, Table
 from benchmarks.statistics import above, interleaved, significant, spread
 from ebpfmon import LoadMode, config
-from ebpfmon.daemon.probes import Wanted, wanted_probes
+from ebpfmon.daemon.probes import EnabledProbe, enabled_probes
 from ebpfmon.errors import KernelError
 from ebpfmon.kernel import attach, compiler, features
 from ebpfmon.kernel.attach import LoadOptions
@@ -133,10 +133,10 @@ def everything(libbpf: Libbpf, method: str | None) -> Iterator[None]:
         yield
 
 
-def by_default() -> Iterator[Wanted]:
+def by_default() -> Iterator[EnabledProbe]:
     """What the daemon loads with its default settings."""
     found = registry.discover()
-    return wanted_probes(config.check({}, "", found), found)
+    return enabled_probes(config.check({}, "", found), found)
 
 
 def compile_ladder() -> Path:

@@ -10,7 +10,7 @@ import msgspec
 from ebpfmon import __version__
 from ebpfmon.check.findings import Finding, describe
 from ebpfmon.config.settings import Settings
-from ebpfmon.daemon.probes import load_one, wanted_probes
+from ebpfmon.daemon.probes import enabled_probes, load_one
 from ebpfmon.errors import AttachError, KernelError, LoadError
 from ebpfmon.kernel import features, host
 from ebpfmon.kernel.attach import KernelFacts, LoadOptions
@@ -77,9 +77,9 @@ def check(settings: Settings, registry: Registry) -> Report:
     except KernelError as refusal:
         error = str(refusal)
     else:
-        wanted = wanted_probes(settings, registry)
+        enabled = enabled_probes(settings, registry)
         with KernelFacts(libbpf, kernel) as facts:
-            probes = tuple(_try(probe, options, libbpf, kernel, facts) for probe, options in wanted)
+            probes = tuple(_try(probe, options, libbpf, kernel, facts) for probe, options in enabled)
     version = libbpf.version if libbpf else None
     findings = tuple(describe(kernel, around, version, {p.errno for p in probes}))
     return Report(_status(probes), __version__, version, kernel, around, findings, probes, error)

@@ -1,1 +1,1 @@
-"""Wire everything together and run it."""
+"""Build the daemon from the settings, run it and reload it."""

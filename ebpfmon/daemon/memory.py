@@ -1,4 +1,4 @@
-"""Give memory back to the system."""
+"""Return freed memory to the system."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ import ctypes
 
 
 def return_freed() -> None:
-    """Return memory that was freed to the system, once probes are loaded.
+    """Return freed memory to the system. Call this after probes have been loaded.
 
-    Reading the kernel's types and compiling programs takes some 12 MB for a moment. glibc would keep that for later,
-    but the daemon does not need so much again. Other C libraries have no malloc_trim, and do not need it.
+    Reading the kernel's types and compiling programs needs about 12 MB for a moment, which glibc would keep although
+    the daemon does not need that much again. C libraries without malloc_trim are left alone.
     """
     libc = ctypes.CDLL(None)
     if hasattr(libc, "malloc_trim"):

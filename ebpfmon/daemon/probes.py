@@ -1,4 +1,4 @@
-"""Which probes are wanted, and loading them: at start, and again where changed settings need it."""
+"""Find the probes that the settings enable, and load them: at start, and at reloads that need it."""
 
 from __future__ import annotations
 
@@ -26,71 +26,72 @@ from ebpfmon.plugins.validate import violation
 
 log = logging.getLogger(__name__)
 
-Wanted = tuple[Probe, LoadOptions]
+EnabledProbe = tuple[Probe, LoadOptions]
 
 
-def wanted_probes(settings: Settings, registry: Registry) -> Iterator[Wanted]:
-    """Yield the probes that are enabled, and how each is to be loaded; last the core's own `execs`, if a grouping needs
-    it.
+def enabled_probes(settings: Settings, registry: Registry) -> Iterator[EnabledProbe]:
+    """Yield each enabled probe with its load options.
 
-    `execs` is swapped last, so every program that appears in another table has already been seen starting. A probe
-    whose set-up fails is named and left out. Raises SettingsError; PluginError if no probe is left, or if the settings
-    are strict.
+    If a grouping needs the core's own probe `execs`, it comes last. It is then also swapped last, so every program that
+    appears in another table has already been seen starting.
+
+    A probe whose set-up fails is logged and left out. Raises SettingsError, and PluginError if the set-up of all probes
+    fails, or of one if the settings are strict.
     """
     core, by = settings.ebpfmon, settings.groups.by
     options = LoadOptions(
         mode=core.load_mode, attach_method=core.attach_method, loader=core.forced_loader, rows=bool(by)
     )
-    enabled = [(name, of_probe) for name, of_probe in settings.plugins.items() if of_probe.enabled]
+    enabled = {name: probe_settings for name, probe_settings in settings.plugins.items() if probe_settings.enabled}
     failed: dict[str, str] = {}
-    for name, of_probe in enabled:
+    for name, probe_settings in enabled.items():
         probe = registry.probes[name]
         try:
-            setup = _set_up(probe, of_probe)
+            setup = _set_up(probe, probe_settings)
         except PluginError as error:
             if core.strict or len(failed) + 1 == len(enabled):
                 raise
             failed[name] = str(error)
             log.warning("probe '%s' is left out: %s", name, error)
             continue
-        yield probe, replace(options, table_size=of_probe.table_size, setup=setup)
-    there_are = groupings()
-    if enabled and any(there_are[name].needs_execs for name in by):
+        yield probe, replace(options, table_size=probe_settings.table_size, setup=setup)
+    known = groupings()
+    if enabled and any(known[name].needs_execs for name in by):
         yield execs.PROBE, replace(options, table_size=execs.SIZE)
 
 
 def _set_up(probe: Probe, settings: ProbeSettings) -> Setup:
-    """Return what a probe makes of its settings. Raise SettingsError, and PluginError for anything else."""
+    """Return the set-up that a probe makes of its settings. Raises SettingsError, and PluginError for all else."""
     try:
-        made: object = probe.setup(settings)
+        setup: object = probe.setup(settings)
     except SettingsError:
         raise
     except Exception as error:  # a plugin's code may raise anything
-        raise PluginError(f"set up probe '{probe.name}': {type(error).__name__}: {error}") from error
-    if not isinstance(made, Setup):
-        raise PluginError(f"set up probe '{probe.name}': it returned {made!r}, not a Setup")
+        raise PluginError(f"cannot set up probe '{probe.name}': {type(error).__name__}: {error}") from error
+    if not isinstance(setup, Setup):
+        raise PluginError(f"cannot set up probe '{probe.name}': it returned {setup!r}, not a Setup")
     try:
-        return guarded(made, probe.name)
+        return guarded(setup, probe.name)
     except PluginError:
-        made.close()
+        setup.close()
         raise
 
 
 def load_one(
     probe: Probe,
     libbpf: Libbpf,
-    found: Features,
+    kernel: Features,
     options: LoadOptions,
     share_with: LoadedProbe | None = None,
     facts: attach.KernelFacts | None = None,
 ) -> LoadedProbe:
-    """Load a probe, as `attach.load`, whose charts fit its object. Whatever goes wrong is a KernelError."""
+    """Load a probe like `attach.load`, and check that its charts fit its object. Raises only KernelErrors."""
     try:
-        loaded = attach.load(probe, libbpf, found, options, share_with, facts)
+        loaded = attach.load(probe, libbpf, kernel, options, share_with, facts)
     except KernelError:
         raise
-    except Exception as error:  # values from a plugin's set-up may be anything
-        raise ObjectError(f"load probe '{probe.name}': {type(error).__name__}: {error}") from error
+    except Exception as error:  # a plugin's set-up may contain wrong types
+        raise ObjectError(f"cannot load probe '{probe.name}': {type(error).__name__}: {error}") from error
     try:
         require_fit(loaded)
     except BaseException:
@@ -100,34 +101,37 @@ def load_one(
 
 
 class Probes:
-    """The probes that are loaded, to be closed at the end."""
+    """The loaded probes. Must be closed."""
 
-    def __init__(self, found: Features) -> None:
-        """`found`: what this kernel allows."""
-        self._found = found
+    def __init__(self, kernel: Features) -> None:
+        """Load nothing yet. `kernel` says what this kernel allows."""
+        self._kernel = kernel
         self._stack = ExitStack()
-        self._wanted: list[Wanted] = []
+        self._enabled: list[EnabledProbe] = []
         self.loaded: list[LoadedProbe] = []
 
     def close(self) -> None:
-        """Detach and free all, in reverse order. Closing twice is harmless."""
+        """Detach and free all probes, in reverse order. Closing twice is harmless."""
         self._stack.close()
 
-    def load(self, wanted: Iterable[Wanted], *, forced: bool, beside: Sequence[LoadedProbe] = ()) -> Self:
-        """Load these; one that cannot load is named, and the others go on. If programs of the same probe run already,
-        `beside`, both swap their buffers together from now on. Blocking.
+    def load(self, enabled: Iterable[EnabledProbe], *, forced: bool, running: Sequence[LoadedProbe] = ()) -> Self:
+        """Load probes. Blocking.
 
-        Raises KernelError where none can, where an attach method is `forced`, or without the capabilities.
+        A probe that cannot be loaded is logged and left out, unless `forced`. If a probe is among those that are
+        `running`, its old and new programs swap their buffers together from now on.
+
+        Raises KernelError if no probe can be loaded, if `forced` and one cannot be loaded, or if capabilities are
+        missing.
         """
-        features.require_permission(self._found)
+        features.require_permission(self._kernel)
         libbpf, failed = Libbpf(), dict[str, KernelError]()
-        self._wanted = list(wanted)
-        with attach.KernelFacts(libbpf, self._found) as facts:
-            for probe, options in self._wanted:
-                other = next((p for p in beside if p.probe.name == probe.name), None)
+        self._enabled = list(enabled)
+        with attach.KernelFacts(libbpf, self._kernel) as facts:
+            for probe, options in self._enabled:
+                old = next((p for p in running if p.probe.name == probe.name), None)
                 try:
-                    loaded = load_one(probe, libbpf, self._found, options, share_with=other, facts=facts)
-                    self._require_tables(loaded)
+                    loaded = load_one(probe, libbpf, self._kernel, options, share_with=old, facts=facts)
+                    self._require_unique_tables(loaded)
                 except KernelError as error:
                     if forced and probe is not execs.PROBE:
                         self.close()
@@ -139,14 +143,16 @@ class Probes:
         if failed and all(p.probe is execs.PROBE for p in self.loaded):
             self.close()
             raise next(iter(failed.values()))
-        for name, why in failed.items():
-            log.warning("probe '%s' is left out: %s", name, why)
+        for name, reason in failed.items():
+            log.warning("probe '%s' is left out: %s", name, reason)
         memory.return_freed()
         return self
 
-    def _require_tables(self, loaded: LoadedProbe) -> None:
-        """Close the probe and raise ObjectError if another probe has a table of the same name: tables are known by
-        their names alone."""
+    def _require_unique_tables(self, loaded: LoadedProbe) -> None:
+        """Close the probe and raise ObjectError if another probe has a table of the same name.
+
+        Tables of all probes are told apart only by their names.
+        """
         for other in self.loaded:
             for stem in {t.stem for t in other.tables} & {t.stem for t in loaded.tables}:
                 loaded.close()
@@ -154,46 +160,45 @@ class Probes:
                     f"probe '{loaded.probe.name}': probe '{other.probe.name}' already has a table '{stem}'"
                 )
 
-    def fit(self, wanted: list[Wanted]) -> bool:
-        """Return whether the loaded probes will do for what is `wanted` now."""
-        return [_of_load(w) for w in wanted] == [_of_load(w) for w in self._wanted]
+    def match(self, enabled: list[EnabledProbe]) -> bool:
+        """Return whether the loaded probes can be kept for these load options."""
+        return [_load_key(e) for e in enabled] == [_load_key(e) for e in self._enabled]
 
-    def adopt(self, wanted: list[Wanted]) -> None:
-        """Take on what fits, without loading anything: what stands in maps, what keys mean. Blocking. Raises
-        KernelError."""
-        for probe, options in wanted:
+    def apply_settings(self, enabled: list[EnabledProbe]) -> None:
+        """Apply the set-ups of load options that `match`, without loading anything. Blocking. Raises KernelError."""
+        for probe, options in enabled:
             for loaded in self.loaded:
                 if loaded.probe is probe:
                     loaded.adopt(options.setup)
-        self._wanted = wanted
+        self._enabled = enabled
 
 
-def _of_load(wanted: Wanted) -> tuple[str, LoadOptions, dict[str, int]]:
-    """Return the part of the settings that needs a new load when it changes."""
-    probe, options = wanted
+def _load_key(enabled: EnabledProbe) -> tuple[str, LoadOptions, dict[str, int]]:
+    """Return the part of the load options that cannot change without a new load."""
+    probe, options = enabled
     return probe.name, replace(options, setup=attach.NO_SETUP), dict(options.setup.rodata)
 
 
 def describe(probe: LoadedProbe) -> str:
-    """Return one line that says how a probe's events are seen."""
+    """Return one line that says how a probe's events are attached."""
     methods = Counter(choice.chosen.method.name for choice in probe.choices if choice.chosen)
     missing = [c.event for c in probe.choices if not c.chosen]
-    seen = ", ".join(f"{count} events by {way}" for way, count in methods.items())
+    seen = ", ".join(f"{count} events by {method}" for method, count in methods.items())
     return seen + (f"; not seen: {', '.join(missing)}" if missing else "")
 
 
 def require_fit(loaded: LoadedProbe) -> None:
-    """Raise ObjectError if a probe's charts or labels do not fit the tables of its object."""
+    """Raise ObjectError if a probe's charts, columns or labels do not fit the tables of its object."""
     probe, counters = loaded.probe, {t.stem: t.counters for t in loaded.tables}
     if execs.TABLE in counters and probe is not execs.PROBE:
-        raise ObjectError(f"probe '{probe.name}': a table of the name '{execs.TABLE}' is ebpfmon's own")
+        raise ObjectError(f"probe '{probe.name}': the table name '{execs.TABLE}' is reserved for ebpfmon")
     for stem in loaded.setup.labels:
         if stem not in counters:
             raise ObjectError(f"probe '{probe.name}': Setup.labels: its object has no table '{stem}'")
-    labels = {stem: of_table.labels for stem, of_table in loaded.setup.labels.items()}
+    labels = {stem: source.labels for stem, source in loaded.setup.labels.items()}
     by_process = {t.stem for t in loaded.tables if t.is_by_process}
-    if wrong := violation(probe, counters, labels, by_process):
-        raise ObjectError(f"probe '{probe.name}': {wrong}")
+    if problem := violation(probe, counters, labels, by_process):
+        raise ObjectError(f"probe '{probe.name}': {problem}")
 
 
 def table_specs(probes: Sequence[LoadedProbe], mode: LoadMode) -> TableSpecs:

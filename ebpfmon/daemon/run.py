@@ -1,4 +1,4 @@
-"""Build everything from the settings, run it, change it when told to, and stop it."""
+"""Build the daemon from the settings, run it, reload it when requested, and stop it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pathlib import Path
 
 from ebpfmon.config import GroupSettings, Settings
 from ebpfmon.daemon.notify import Notifier
-from ebpfmon.daemon.probes import Probes, Wanted, table_specs, wanted_probes
+from ebpfmon.daemon.probes import EnabledProbe, Probes, enabled_probes, table_specs
 from ebpfmon.daemon.workers import Workers, never_preempted
 from ebpfmon.daemon.workers import run as run_in
 from ebpfmon.errors import EbpfmonError, SettingsError
@@ -35,20 +35,20 @@ from ebpfmon.plugins.registry import Registry
 log = logging.getLogger(__name__)
 
 PROBLEMS = 10
-"""How many lines of a groups file are complained of one by one."""
+"""How many problems of a groups file are logged one by one."""
 STOP_S = 1.5
-"""How long sinks may take to deliver what they have when the daemon stops."""
+"""How long sinks may take to send their queued snapshots when the daemon stops."""
 OPENING_S = 5
-"""How long sinks may take to open before the capabilities that opening may need are dropped."""
+"""How long to wait for sinks to open before dropping the capabilities that opening them may need."""
 RELOAD_S = 0.2
-"""How long a tick waits for settings that are read again; if it takes longer, a later tick follows them."""
+"""How long a tick waits for a reload. If the reload takes longer, a later tick applies it."""
 LATE_S = 20
-"""When a tick is later than that, the watchdog is no longer told that the daemon is alive."""
+"""How late a tick may be before the daemon stops telling the watchdog that it is alive."""
 
 
 @dataclass(frozen=True, slots=True)
 class Reload:
-    """Read the settings again when `requested` is set. `read` returns them, or raises SettingsError."""
+    """How to reload: when `requested` is set, `read` returns the new settings, or raises SettingsError."""
 
     requested: asyncio.Event
     read: Callable[[], Settings]
@@ -62,10 +62,10 @@ async def run(
     reload: Reload | None = None,
     notifier: Notifier | None = None,
 ) -> None:
-    """Run the daemon until `stop` is set. Then the last, shorter interval is harvested and sent as well.
+    """Run the daemon until `stop` is set. The last interval, which is shorter, is harvested and sent as well.
 
-    `reload` changes its settings while it runs; the service manager is told through the `notifier`. Raises KernelError
-    if nothing can be loaded, and SettingsError if the groups cannot be read.
+    `reload` says how to change the settings while the daemon runs. `notifier` reports to the service manager. Raises
+    KernelError if no probe can be loaded, and SettingsError if the groups file cannot be read.
     """
     with ExitStack() as stack:
         async with asyncio.TaskGroup() as tasks:
@@ -78,16 +78,16 @@ async def run(
 
 @dataclass(frozen=True, slots=True)
 class _Change:
-    """Settings to change to, and the probes loaded for them; None if those that run will do."""
+    """New settings, and the probes that were loaded for them: None if the running probes can be kept."""
 
     settings: Settings
     groups: Groups
-    wanted: list[Wanted]
+    enabled: list[EnabledProbe]
     probes: Probes | None = None
 
 
 class _Daemon:
-    """What runs, and with which settings."""
+    """The running daemon: its probes, sinks, threads and reloads."""
 
     def __init__(
         self,
@@ -112,9 +112,9 @@ class _Daemon:
         self._ticked_s = time.monotonic()
 
     async def run(self, settings: Settings, reload: Reload | None) -> None:
-        """Run until the daemon is to stop."""
-        groups, wanted = self._read(settings)
-        self._probes.load(wanted, forced=settings.ebpfmon.all_or_nothing)
+        """Run until `stop` is set."""
+        groups, enabled = self._read(settings)
+        self._probes.load(enabled, forced=settings.ebpfmon.all_or_nothing)
         if settings.ebpfmon.user:
             self._workers.become(settings.ebpfmon.user, _capabilities_of_sinks(settings))
         if self._found.preemptible is not False:
@@ -122,39 +122,41 @@ class _Daemon:
         harvester = Harvester(self._probes.loaded, self._clock)
         await self._workers.drop_privileges(harvester.dry_run)
         pipeline = Pipeline(
-            socket.gethostname(), harvester, self._publisher, self._workers.harvest, *self._use(settings, groups)
+            socket.gethostname(), harvester, self._publisher, self._workers.harvest, *self._configure(settings, groups)
         )
         dropping = self._tasks.create_task(self._drop_privileges(settings), name="drop privileges")
         self._notifier.ready(self._status())
         interval_s = settings.ebpfmon.interval
-        living = self._tasks.create_task(self._live(interval_s), name="watchdog") if self._notifier.watched else None
+        watchdog: asyncio.Task[None] | None = None
+        if self._notifier.watched:
+            watchdog = self._tasks.create_task(self._feed_watchdog(interval_s), name="watchdog")
         while not self._stop.is_set():
             async for tick in ticks(settings.ebpfmon.interval, self._clock, self._stop):
                 await pipeline.tick(tick.late_ticks)
                 self._ticked_s = time.monotonic()
-                changed = await self._follow(reload, settings, pipeline) if reload else None
+                changed = await self._apply_reload(reload, settings, pipeline) if reload else None
                 if changed:
                     settings = changed
-                    break  # the interval may be another one
-            if living and settings.ebpfmon.interval != interval_s:
-                living.cancel()
+                    break  # the interval may have changed
+            if watchdog and settings.ebpfmon.interval != interval_s:
+                watchdog.cancel()
                 interval_s = settings.ebpfmon.interval
-                living = self._tasks.create_task(self._live(interval_s), name="watchdog")
-        if living:
-            living.cancel()
+                watchdog = self._tasks.create_task(self._feed_watchdog(interval_s), name="watchdog")
+        if watchdog:
+            watchdog.cancel()
         dropping.cancel()
         self._notifier.stopping()
         await pipeline.tick()
 
-    async def _live(self, interval_s: int) -> None:
-        """Tell the watchdog that the daemon is alive, as long as ticks come."""
+    async def _feed_watchdog(self, interval_s: int) -> None:
+        """Tell the watchdog that the daemon is alive, as long as ticks are on time."""
         while True:
             if time.monotonic() - self._ticked_s < interval_s + LATE_S:
                 self._notifier.alive()
             await asyncio.sleep(1)
 
     async def _drop_privileges(self, settings: Settings) -> None:
-        """Drop the event loop's capabilities when the sinks are open, but those that they ask for."""
+        """Wait for the sinks to open, then drop all capabilities of the event loop but those that sinks ask for."""
         with suppress(TimeoutError):
             async with asyncio.timeout(OPENING_S):
                 for sink in list(self._publisher.sinks):
@@ -162,8 +164,8 @@ class _Daemon:
         self._workers.drop_event_loop_privileges(_capabilities_of_sinks(settings))
 
     async def close(self) -> None:
-        """Let the sinks deliver what they have, for a while."""
-        if self._reloading:  # the thread that loads cannot be stopped
+        """Give the sinks some time to send their queued snapshots, then end them."""
+        if self._reloading:  # the thread that loads probes cannot be interrupted
             (change,) = await asyncio.gather(self._reloading, return_exceptions=True)
             if isinstance(change, _Change) and change.probes:
                 change.probes.close()
@@ -173,21 +175,24 @@ class _Daemon:
         for task in self._sinks:
             task.cancel()
 
-    def _read(self, settings: Settings) -> tuple[Groups, list[Wanted]]:
-        """Read what else the settings stand for. Raises SettingsError."""
-        return read_groups(settings.groups), list(wanted_probes(settings, self._registry))
+    def _read(self, settings: Settings) -> tuple[Groups, list[EnabledProbe]]:
+        """Return the groups and the enabled probes of these settings. Raises SettingsError."""
+        return read_groups(settings.groups), list(enabled_probes(settings, self._registry))
 
-    async def _follow(self, reload: Reload, settings: Settings, pipeline: Pipeline) -> Settings | None:
-        """Follow changed settings if that is requested: at once, or when the probes that they need are loaded. Return
-        them. If something is wrong with them, say so and leave everything as it was."""
+    async def _apply_reload(self, reload: Reload, settings: Settings, pipeline: Pipeline) -> Settings | None:
+        """Begin a reload if one is requested, and apply it when its probes are loaded, in this tick or a later one.
+
+        Returns the new settings when they are applied, otherwise None. If they are wrong, the error is logged and
+        nothing changes.
+        """
         if not self._reloading:
             if not reload.requested.is_set():
                 return None
             reload.requested.clear()
             self._notifier.reloading()
-            beside = self._probes.loaded
+            running = self._probes.loaded
             self._reloading = asyncio.create_task(
-                run_in(self._workers.loading, lambda: self._prepare(reload.read(), settings, beside)), name="reload"
+                run_in(self._workers.loading, lambda: self._prepare(reload.read(), settings, running)), name="reload"
             )
             await asyncio.wait({self._reloading}, timeout=RELOAD_S)
         if not self._reloading.done():
@@ -196,45 +201,48 @@ class _Daemon:
         try:
             change = reloading.result()
             if not change.probes:
-                await run_in(self._workers.loading, lambda: self._probes.adopt(change.wanted))
+                await run_in(self._workers.loading, lambda: self._probes.apply_settings(change.enabled))
         except EbpfmonError as error:
-            self._reloaded(f"the settings are left as they were: {error}")
+            self._end_reload(f"cannot reload the settings, so nothing changes: {error}")
             return None
         if change.probes:
-            former, self._probes = self._probes, change.probes
+            previous, self._probes = self._probes, change.probes
             await pipeline.switch_sources(change.probes.loaded)
-            former.close()
-            self._groups = None  # the programs that were started are seen anew
-        pipeline.reconfigure(*self._use(change.settings, change.groups))
-        self._reloaded(f"the settings were read again{', and probes loaded' if change.probes else ''}")
+            previous.close()
+            self._groups = None  # the new programs see execve(2) only from now on
+        pipeline.reconfigure(*self._configure(change.settings, change.groups))
+        self._end_reload("reloaded the settings and the probes" if change.probes else "reloaded the settings")
         return change.settings
 
-    def _prepare(self, settings: Settings, before: Settings, beside: Sequence[LoadedProbe]) -> _Change:
-        """Load what changed settings need, beside what runs. Blocking. Raises SettingsError, KernelError."""
-        if settings.ebpfmon.user != before.ebpfmon.user:
-            raise SettingsError("ebpfmon.user: another one takes a restart")
-        groups, wanted = self._read(settings)
-        if self._probes.fit(wanted):
-            return _Change(settings, groups, wanted)
-        forced = settings.ebpfmon.all_or_nothing
-        return _Change(settings, groups, wanted, Probes(self._found).load(wanted, forced=forced, beside=beside))
+    def _prepare(self, settings: Settings, previous: Settings, running: Sequence[LoadedProbe]) -> _Change:
+        """Load the probes that new settings need, while the old ones still run.
 
-    def _reloaded(self, what: str) -> None:
-        log.info("%s", what)
+        Blocking. Raises SettingsError, KernelError.
+        """
+        if settings.ebpfmon.user != previous.ebpfmon.user:
+            raise SettingsError("ebpfmon.user changed: restart ebpfmon to apply it")
+        groups, enabled = self._read(settings)
+        if self._probes.match(enabled):
+            return _Change(settings, groups, enabled)
+        forced = settings.ebpfmon.all_or_nothing
+        return _Change(settings, groups, enabled, Probes(self._found).load(enabled, forced=forced, running=running))
+
+    def _end_reload(self, message: str) -> None:
+        log.info("%s", message)
         self._notifier.ready(self._status())
 
     def _status(self) -> str:
         return f"{len(self._probes.loaded)} probes, {len(self._sinks)} sinks"
 
-    def _use(self, settings: Settings, groups: Groups) -> tuple[TableSpecs, GroupStage | None, SelfMetrics]:
-        """Return what is published with these settings, and start and stop sinks."""
-        published = table_specs(self._probes.loaded, settings.ebpfmon.load_mode)
-        self._groups = self._group_stage(settings.groups, groups, published)
-        self._feed(settings)
-        return published, self._groups, SelfMetrics(published.counters, self._publisher.sinks)
+    def _configure(self, settings: Settings, groups: Groups) -> tuple[TableSpecs, GroupStage | None, SelfMetrics]:
+        """Start and stop sinks, and return what the pipeline needs for these settings."""
+        specs = table_specs(self._probes.loaded, settings.ebpfmon.load_mode)
+        self._groups = self._group_stage(settings.groups, groups, specs)
+        self._update_sinks(settings)
+        return specs, self._groups, SelfMetrics(specs.counters, self._publisher.sinks)
 
-    def _group_stage(self, settings: GroupSettings, groups: Groups, published: TableSpecs) -> GroupStage | None:
-        """Return the stage for these groupings: the one that runs if nothing of it has changed."""
+    def _group_stage(self, settings: GroupSettings, groups: Groups, specs: TableSpecs) -> GroupStage | None:
+        """Return the stage for these groupings: the running one if nothing about it has changed."""
         if not settings.by:
             return None
         if self._groups and self._groups_from == (settings, groups):
@@ -242,48 +250,50 @@ class _Daemon:
         self._groups_from = settings, groups
         has_execs = any(p.probe is execs.PROBE for p in self._probes.loaded)
         since_ns = time.clock_gettime_ns(time.CLOCK_BOOTTIME) if has_execs else math.inf
-        context, there_are = Context(groups=groups, execs_since_ns=since_ns), groupings()
-        chosen = [there_are[name] for name in settings.by]
+        context, known = Context(groups=groups, execs_since_ns=since_ns), groupings()
+        chosen = [known[name] for name in settings.by]
         namings = {grouping.name: grouping.make(context) for grouping in chosen}
-        return GroupStage(chosen, namings, published, settings.maximum, Lookup(), self._workers.lookup)
+        return GroupStage(chosen, namings, specs, settings.maximum, Lookup(), self._workers.lookup)
 
-    def _feed(self, settings: Settings) -> None:
-        """Let the sinks whose settings are as they were go on; end the others, and start new ones."""
-        wanted = list(settings.sinks)
+    def _update_sinks(self, settings: Settings) -> None:
+        """Keep the sinks whose settings have not changed, end the others, and start new ones."""
+        new = list(settings.sinks)
         for sink in list(self._publisher.sinks):
-            if sink.settings in wanted:
-                wanted.remove(sink.settings)
+            if sink.settings in new:
+                new.remove(sink.settings)
             else:
                 sink.close()
                 self._publisher.sinks.remove(sink)
-        for one in wanted:
-            sink = SinkTask(one)
+        for sink_settings in new:
+            sink = SinkTask(sink_settings)
             self._publisher.sinks.append(sink)
             task = self._tasks.create_task(sink.run(), name=f"sink {sink.name}")
             self._sinks[task] = sink
-            task.add_done_callback(self._ended)
+            task.add_done_callback(self._sink_ended)
 
-    def _ended(self, task: asyncio.Task[None]) -> None:
-        """Stop the daemon when the readers of all sinks have gone away: it has no task left."""
+    def _sink_ended(self, task: asyncio.Task[None]) -> None:
+        """Forget a sink that has ended. Stop the daemon if it was the last one."""
         sink = self._sinks.pop(task)
         if sink in self._publisher.sinks and not self._stop.is_set():
             self._publisher.sinks.remove(sink)
             if not self._publisher.sinks:
-                log.info("all sinks have ended")
+                log.info("stopping: all sinks have ended")
                 self._stop.set()
 
 
 def read_groups(settings: GroupSettings) -> Groups:
-    """Return the groups of the groups file, none if no grouping needs it. Lines that cannot be used are named, and the
-    rest is used. Raises SettingsError."""
-    there_are = groupings()
-    if not any(there_are[name].needs_groups for name in settings.by):
+    """Return the groups of the groups file, or none if no grouping needs them.
+
+    Lines that cannot be used are logged and skipped. Raises SettingsError.
+    """
+    known = groupings()
+    if not any(known[name].needs_groups for name in settings.by):
         return Groups()
     groups = Groups.read(Path(settings.file) if settings.file else DEFAULT_GROUPS)
     for problem in groups.problems[:PROBLEMS]:
         log.warning("%s", problem)
     if len(groups.problems) > PROBLEMS:
-        log.warning("%d more lines of %s are not used", len(groups.problems) - PROBLEMS, settings.file)
+        log.warning("%d more lines of '%s' are skipped", len(groups.problems) - PROBLEMS, settings.file)
     return groups
 
 

@@ -1,7 +1,7 @@
-"""The daemon's threads, and the capabilities that each of them keeps once everything is attached.
+"""The daemon's threads, and the capabilities that each of them keeps after the programs have been attached.
 
-The kernel keeps capabilities for each thread. The event loop needs none but those that a sink asks for. A thread that
-only loads programs, when settings are read again, keeps what loading needs.
+In Linux each thread has its own capabilities. The event loop keeps only those that a sink asks for. The thread that
+loads programs at a reload keeps those that loading needs.
 """
 
 from __future__ import annotations
@@ -16,25 +16,27 @@ from typing import TypeVar
 from ebpfmon.kernel import capabilities
 
 T = TypeVar("T")
-_PTRACE = "sys_ptrace"  # /proc/PID/exe and /proc/PID/ns/net of others
+_PTRACE = "sys_ptrace"  # reads /proc/PID/exe and /proc/PID/ns/net of other users' processes
 _LOADING = frozenset({"bpf", "perfmon"})
 _OPENING = frozenset({"chown", "dac_override", "dac_read_search", "fowner", "net_bind_service"})
 
 
 def of_loading(held: frozenset[str]) -> frozenset[str]:
-    """Return the capabilities that loading needs: CAP_SYS_ADMIN only if the two that were split from it are missing."""
+    """Return the capabilities that loading needs.
+
+    CAP_SYS_ADMIN is among them only if CAP_BPF or CAP_PERFMON, which were split from it, is missing.
+    """
     return (_LOADING if held >= _LOADING else _LOADING | {"sys_admin"}) | {_PTRACE}
 
 
 class Workers:
-    """One thread for each kind of work that blocks. Until they drop privileges they have all the capabilities there
-    are.
+    """One thread for each kind of blocking work. Create this while the event loop is running.
 
-    To be made on the running event loop.
+    The threads have all capabilities of the process until they drop privileges.
     """
 
     def __init__(self, stack: ExitStack) -> None:
-        """`stack` ends the threads."""
+        """Start no thread yet. `stack` ends the threads when it is closed."""
         self.harvest = stack.enter_context(ThreadPoolExecutor(1, "harvest"))
         self.lookup = stack.enter_context(ThreadPoolExecutor(1, "lookup"))
         self.loading = stack.enter_context(ThreadPoolExecutor(1, "loading"))
@@ -42,43 +44,45 @@ class Workers:
         asyncio.get_running_loop().set_default_executor(self._opening)
 
     def become(self, user: str, of_sinks: frozenset[str]) -> None:
-        """Become an ordinary user with the capabilities that the threads will need. Blocking; call it before any of
-        them has begun. Raises SettingsError, KernelError."""
+        """Switch to a user, and keep the capabilities that the threads will need.
+
+        Blocking. Call this before any of the threads has started. Raises SettingsError, KernelError.
+        """
         keep = {"setpcap", "sys_nice", "sys_admin"} | of_loading(capabilities.held()) | of_sinks
         capabilities.become(user, frozenset(keep))
 
     async def drop_privileges(self, dry_run: Callable[[], object]) -> None:
-        """Let each thread drop what its work does not need, and the event loop what opening a sink does not.
+        """Drop the capabilities that a thread does not need for its work, and the event loop for opening sinks.
 
-        `dry_run` does what a harvest does, and raises KernelError where it may not. Raises KernelError.
+        `dry_run` does what a harvest does, and raises KernelError if it lacks a capability. Raises KernelError.
         """
 
-        def reads() -> bool:
+        def can_harvest() -> bool:
             dry_run()
             return True
 
-        await run(self.harvest, lambda: capabilities.drop(capabilities.needed(reads)))
+        await run(self.harvest, lambda: capabilities.drop(capabilities.needed(can_harvest)))
         await run(self.lookup, lambda: capabilities.drop(frozenset({_PTRACE})))
         await run(self.loading, lambda: capabilities.drop(of_loading(capabilities.held())))
         capabilities.drop(_OPENING)
 
     def drop_event_loop_privileges(self, of_sinks: frozenset[str]) -> None:
-        """Let the event loop's thread, and those that it starts from now on, keep these capabilities alone."""
+        """Drop all but these capabilities in the event loop's thread, and in threads that it starts from now on."""
         capabilities.drop(of_sinks)
         asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(thread_name_prefix="asyncio"))
-        self._opening.shutdown(wait=False)  # its threads have more: they end when they have nothing left to do
+        self._opening.shutdown(wait=False)  # its threads have more capabilities; they end when they are idle
 
 
 async def run(executor: Executor, work: Callable[[], T]) -> T:
-    """Do blocking work in a thread of the executor, and return what it returns."""
+    """Run blocking work in a thread of the executor, and return its result."""
     return await asyncio.get_running_loop().run_in_executor(executor, work)
 
 
 def never_preempted() -> None:
-    """Keep this thread from being preempted, on a kernel that preempts itself.
+    """Give this thread a real-time priority, so that a preemptible kernel does not preempt it.
 
-    No kprobe's and no classic tracepoint's program runs on a CPU where a bpf(2) call on a map is under way, so calls
-    would be missed for as long as a preempted harvester waits.
+    While a bpf(2) call on a map runs on a CPU, programs on kprobes and classic tracepoints do not run on that CPU.
+    If the harvester were preempted in such a call, calls would be missed until it continues.
     """
-    with suppress(OSError):  # without CAP_SYS_NICE: what is missed then is counted
+    with suppress(OSError):  # CAP_SYS_NICE is missing. Missed runs are counted.
         os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(os.sched_get_priority_min(os.SCHED_FIFO)))

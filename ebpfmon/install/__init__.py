@@ -1,1 +1,1 @@
-"""`ebpfmon install`: units, settings and relays."""
+"""`ebpfmon install`: the systemd unit, the first settings file, and what other programs need."""

@@ -1,4 +1,4 @@
-"""`ebpfmon install netdata`: puts `ebpfmon.plugin`, which runs the relay, where Netdata looks for its plugins."""
+"""`ebpfmon install netdata`: write `ebpfmon.plugin`, which runs the relay, to Netdata's plugins directory."""
 
 from __future__ import annotations
 
@@ -21,22 +21,22 @@ DIRECTORIES = (
     "usr/lib/netdata/plugins.d",
     "opt/netdata/usr/libexec/netdata/plugins.d",
 )
-"""Where packages of Netdata have their plugins, below the root; the last are its own static builds."""
+"""Plugins directories of Netdata's packages, below the root. The last one is that of its static builds."""
 USER = "netdata"
 NEXT = (
-    'then: [[sinks]] type = "plugins_d" in ebpfmon\'s settings; Netdata finds a new plugin within a minute, and runs '
-    "one that it has given up only after it was restarted"
+    'next: add [[sinks]] with type = "plugins_d" to ebpfmon\'s settings. Netdata finds a new plugin within a minute; '
+    "if it has given up the plugin before, restart Netdata."
 )
 _PYTHONS = (sys.executable, "/usr/bin/python3")
-_LONGEST_FIRST_LINE = 127  # that the kernel reads of a script, before Linux 5.1
+_LONGEST_FIRST_LINE = 127  # bytes that the kernel reads of a script's first line before Linux 5.1
 _TRY_S = 20.0
 
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """A file that is to be there, with this text and mode. `what` says it to people."""
+    """A file to write, with its text and mode. `action` says what happens to it: created, replaced or unchanged."""
 
-    what: str
+    action: str
     path: Path
     text: str
     mode: int
@@ -44,17 +44,17 @@ class Step:
 
 
 def plan(prefix: Path = Path("/"), directory: Path | None = None, pythons: Sequence[str] = _PYTHONS) -> list[Step]:
-    """Return what is to be done below `prefix`, and change nothing. `directory`: where Netdata's plugins are;
-    None takes one of DIRECTORIES.
+    """Return what to do, and do nothing.
 
-    Raises SettingsError where there is no such directory, and where Netdata's user could not run the relay.
+    `directory` is Netdata's plugins directory. If it is None, the first of DIRECTORIES that exists below `prefix` is
+    used. Raises SettingsError if there is no such directory, or if Netdata's user could not run the relay.
     """
     path = _directory(prefix, directory) / NAME
     package = Path(relay.__file__).parents[2]
     text = _script(_python(pythons, package), package)
     is_done = path.is_file() and path.read_text(errors="replace") == text and bool(path.stat().st_mode & 0o001)
-    what = "is as it should be" if is_done else "is replaced" if path.exists() else "is new"
-    return [Step(f"{path}: {what}", path, text, 0o755, is_done)]
+    action = "unchanged" if is_done else "replaced" if path.exists() else "created"
+    return [Step(action, path, text, 0o755, is_done)]
 
 
 def install(
@@ -62,67 +62,67 @@ def install(
     directory: Path | None = None,
     *,
     dry_run: bool = False,
-    say: Callable[[str], object] = print,
+    write_line: Callable[[str], object] = print,
 ) -> list[Step]:
-    """Do what `plan` says, and say it. Raises SettingsError."""
+    """Do what `plan` says, and print it. With `dry_run` only print it. Raises SettingsError."""
     steps = plan(prefix, directory)
     for step in steps:
-        say(f"would write {step.what}" if dry_run and not step.is_done else step.what)
+        write_line(f"{'would be ' if dry_run and not step.is_done else ''}{step.action}: {step.path}")
         if dry_run:
-            say(step.text.rstrip("\n"))
+            write_line(step.text.rstrip("\n"))
         elif not step.is_done:
             _write(step)
-    say(NEXT)
+    write_line(NEXT)
     return steps
 
 
 def _directory(prefix: Path, directory: Path | None) -> Path:
     if directory:
         if not directory.is_dir():
-            raise SettingsError(f"install netdata: '{directory}': no such directory")
+            raise SettingsError(f"install netdata: no directory '{directory}'")
         return directory
-    for found in (prefix / name for name in DIRECTORIES):
-        if found.is_dir():
-            return found
+    for candidate in (prefix / name for name in DIRECTORIES):
+        if candidate.is_dir():
+            return candidate
     tried = ", ".join(f"'{prefix / name}'" for name in DIRECTORIES)
     raise SettingsError(
-        f"install netdata: none of {tried} is there: is Netdata installed? name its plugin directory with --directory"
+        f"install netdata: found none of {tried}; install Netdata, or give its plugins directory with --directory"
     )
 
 
 def _script(python: str, package: Path) -> str:
-    # without site-packages and the user's environment (-IS) it is smaller, and starts sooner
+    # -IS leaves out site-packages and the user's environment, so that the relay is smaller and starts sooner.
     return (
         f"#!{python} -IS\n"
-        f"import os, sys; sys.path.append({str(package)!r})  # made by `ebpfmon install netdata`\n"
+        f"import os, sys; sys.path.append({str(package)!r})  # written by `ebpfmon install netdata`\n"
         f"from ebpfmon_sinks.plugins_d.relay import main; sys.exit(main(sys.argv[1:], os.environ))\n"
     )
 
 
 def _python(pythons: Sequence[str], package: Path) -> str:
     """Return the first Python with which Netdata's user can run the relay."""
-    refused = []
+    refusals = []
     for python in dict.fromkeys(pythons):
-        why = _refusal(python, package)
-        if not why:
+        reason = _refusal(python, package)
+        if not reason:
             return python
-        refused.append(f"{python}: {why}")
+        refusals.append(f"{python}: {reason}")
     raise SettingsError(
-        f"install netdata: user '{USER}' could not run ebpfmon's relay: {'; '.join(refused)}: install ebpfmon and "
-        "Python where everybody may read them"
+        f"install netdata: user '{USER}' cannot run ebpfmon's relay: {', '.join(refusals)}; install ebpfmon and Python "
+        "where every user may read them"
     )
 
 
 def _refusal(python: str, package: Path) -> str:
-    """Return why Netdata's user cannot run the relay with this Python; empty if it can. This tries it."""
+    """Try to import the relay as Netdata's user. Return why that failed, or an empty string if it worked."""
     if " " in python or len(f"#!{python} -IS") > _LONGEST_FIRST_LINE:
-        return "its path is too long, or has a blank in it"
+        return "its path is too long, or has a space in it"
     code = f"import sys; sys.path.append({str(package)!r}); import ebpfmon_sinks.plugins_d.relay"
     identity: dict[str, Any] = {}
     if os.geteuid() == 0:
         with suppress(KeyError):
-            found = pwd.getpwnam(USER)
-            identity = {"user": found.pw_uid, "group": found.pw_gid, "extra_groups": []}
+            account = pwd.getpwnam(USER)
+            identity = {"user": account.pw_uid, "group": account.pw_gid, "extra_groups": []}
     try:
         done = subprocess.run(
             [python, "-IS", "-c", code], **identity, cwd="/", capture_output=True, text=True, errors="replace",
@@ -134,8 +134,8 @@ def _refusal(python: str, package: Path) -> str:
 
 
 def _write(step: Step) -> None:
-    """Replace the file in one step, because Netdata may read it at any moment."""
+    """Replace the file atomically, because Netdata may read it at any moment."""
     try:
         replace_file(step.path, step.text, step.mode)
     except OSError as error:
-        raise SettingsError(f"install netdata: write '{step.path}': {error.strerror}") from None
+        raise SettingsError(f"install netdata: cannot write '{step.path}': {error.strerror}") from None

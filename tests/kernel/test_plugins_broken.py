@@ -69,11 +69,12 @@ BROKEN = {
     ),
     "no_setup": (
         "def fail(settings): raise KeyError('x')\n" + PROBES + "return [probe(setup=fail)]",
-        "probe 'no_setup' is left out: set up probe 'no_setup': KeyError: 'x'",
+        "probe 'no_setup' is left out: cannot set up probe 'no_setup': KeyError: 'x'",
     ),
     "bad_setup": (
         "def bad(settings): return Setup(maps={'bad_setup_totals': 5})\n" + PROBES + "return [probe(setup=bad)]",
-        "probe 'bad_setup' is left out: load probe 'bad_setup': AttributeError: 'int' object has no attribute 'items'",
+        "probe 'bad_setup' is left out: cannot load probe 'bad_setup': "
+        "AttributeError: 'int' object has no attribute 'items'",
     ),
     "twin": (
         PROBES + "return [probe()]",

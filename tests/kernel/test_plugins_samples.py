@@ -112,7 +112,7 @@ def test_on_sighup_the_settings_of_plugins_change_and_the_plugins_stay(folder: P
         daemon.until(daemon.snapshots)
         settings.write_text(core % "" + others + f"[plugins.users]\nminimum_uid = {USER}\n" + sink)
         daemon.process.send_signal(signal.SIGHUP)
-        daemon.until(lambda: "the settings were read again, and probes loaded" in daemon.text("stderr"))
+        daemon.until(lambda: "reloaded the settings and the probes" in daemon.text("stderr"))
         before = len(daemon.snapshots())
         for user in (USER, USER - 1):
             subprocess.run(["true"], user=user, check=True)

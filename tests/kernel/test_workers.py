@@ -90,8 +90,8 @@ def test_as_another_user_it_counts_and_reads_its_settings_again(tmp_path: Path) 
             file.write_text(text.replace("nobody", "root"))
             process.send_signal(signal.SIGHUP)
             assert process.stderr
-            last = next(line for line in process.stderr if "left as they were" in line)
-            assert "ebpfmon.user: another one takes a restart" in last
+            last = next(line for line in process.stderr if "cannot reload" in line)
+            assert "ebpfmon.user changed: restart ebpfmon to apply it" in last
         finally:
             process.terminate()
             process.wait(10)

@@ -10,7 +10,7 @@ import pytest
 import tomli
 
 from ebpfmon import Chart, Column, Dimension, LabelSource, LoadMode, Probe, ProbeSettings, Setup, config
-from ebpfmon.daemon.probes import require_fit, table_specs, wanted_probes
+from ebpfmon.daemon.probes import enabled_probes, require_fit, table_specs
 from ebpfmon.errors import ObjectError, PluginError
 from ebpfmon.grouping import execs
 from ebpfmon.kernel.attach import LoadedProbe
@@ -119,7 +119,7 @@ def test_charts_of_errors_are_left_out_if_errors_are_not_counted(mode: LoadMode,
             "column 'c': its object has no table 'b': it has a",
         ),
         (loaded("p", "a b", labels={"c": Ports()}), "Setup.labels: its object has no table 'c'"),
-        (loaded("p", "execs"), "a table of the name 'execs' is ebpfmon's own"),
+        (loaded("p", "execs"), "the table name 'execs' is reserved for ebpfmon"),
     ],
 )
 def test_a_probe_that_does_not_fit_its_object_is_named_with_what_there_is(probe: LoadedProbe, said: str) -> None:
@@ -148,9 +148,9 @@ def test_what_was_started_is_seen_if_a_grouping_needs_it_and_without_any_there_a
 ) -> None:
     found = Registry(probes={"a": Probe(name="a", package="x", object="a", charts=())})
     settings = config.check({"groups": {"by": by}, "sinks": []}, "e.toml", found)
-    wanted = list(wanted_probes(settings, found))
-    assert [probe.name for probe, _ in wanted] == ["a", *["execs"] * has_execs]
-    assert {options.rows for _, options in wanted} == {rows}
+    enabled = list(enabled_probes(settings, found))
+    assert [probe.name for probe, _ in enabled] == ["a", *["execs"] * has_execs]
+    assert {options.rows for _, options in enabled} == {rows}
 
 
 class PortsSettings(ProbeSettings, frozen=True, kw_only=True):
@@ -171,10 +171,10 @@ def test_each_probe_that_is_enabled_makes_its_setup_of_its_own_settings() -> Non
     found = Registry(probes={p.name: p for p in probes})
     text = "plugins = {a = {port = 80, table_size = 7}, off = {enabled = false}}\nsinks = []"
     settings = config.check(tomli.loads(text), "e.toml", found)
-    wanted = {probe.name: options for probe, options in wanted_probes(settings, found)}
-    assert [*wanted] == ["a", "b", "execs"]
-    assert (wanted["a"].setup.rodata, wanted["a"].table_size) == ({"cfg_port": 80}, 7)
-    assert (wanted["b"].setup.rodata, wanted["b"].setup.labels, wanted["execs"].setup) == ({}, {}, Setup())
+    enabled = {probe.name: options for probe, options in enabled_probes(settings, found)}
+    assert [*enabled] == ["a", "b", "execs"]
+    assert (enabled["a"].setup.rodata, enabled["a"].table_size) == ({"cfg_port": 80}, 7)
+    assert (enabled["b"].setup.rodata, enabled["b"].setup.labels, enabled["execs"].setup) == ({}, {}, Setup())
 
 
 def broken(settings: ProbeSettings) -> Setup:
@@ -195,13 +195,13 @@ def test_a_probe_whose_set_up_fails_is_named_and_left_out_unless_it_is_the_last_
     bad = Probe(name="bad", package="x", object="b", charts=(), setup=setup)
     good = Probe(name="good", package="x", object="a", charts=())
 
-    def wanted(*probes: Probe, strict: bool = False) -> list[str]:
+    def names(*probes: Probe, strict: bool = False) -> list[str]:
         found = Registry(probes={p.name: p for p in probes})
         settings = config.check({"ebpfmon": {"strict": strict}, "groups": {"by": []}, "sinks": []}, "e.toml", found)
-        return [probe.name for probe, _ in wanted_probes(settings, found)]
+        return [probe.name for probe, _ in enabled_probes(settings, found)]
 
-    assert wanted(bad, good) == ["good"]
-    assert caplog.messages == [f"probe 'bad' is left out: set up probe 'bad': {said}"]
+    assert names(bad, good) == ["good"]
+    assert caplog.messages == [f"probe 'bad' is left out: cannot set up probe 'bad': {said}"]
     for probes, strict in [((bad,), False), ((good, bad), True), ((bad, bad), False)]:
         with pytest.raises(PluginError, match=said):
-            wanted(*probes, strict=strict)
+            names(*probes, strict=strict)

@@ -21,7 +21,7 @@ from ebpfmon.kernel import capabilities
 from ebpfmon.plugins import registry
 
 PAGE = (Path(__file__).parents[2] / "docs" / "reference" / "settings.md").read_text()
-NEXT = "then: systemctl daemon-reload; systemctl enable --now ebpfmon; systemctl status ebpfmon"
+NEXT = "next: systemctl daemon-reload; systemctl enable --now ebpfmon; systemctl status ebpfmon"
 
 
 @pytest.fixture
@@ -46,14 +46,14 @@ def about_files(lines: list[str], root: Path) -> list[str]:
 
 def test_the_unit_and_the_settings_are_written_once(root: Path, program: str) -> None:
     said = install_systemd(root, program, dry_run=False)
-    assert about_files(said, root) == [f"{UNIT}: is new", f"{SETTINGS}: is new"]
+    assert about_files(said, root) == [f"created: {UNIT}", f"created: {SETTINGS}"]
     assert said[-1] == NEXT
     assert f"\nExecStart={program} run\n" in (root / UNIT).read_text()
     assert "@" not in re.sub(r"@(system-service|keyring)", "", (root / UNIT).read_text())
     assert [(root / f).stat().st_mode & 0o777 for f in (UNIT, SETTINGS)] == [0o644] * 2
     assert sorted(p.name for p in root.rglob("*") if p.is_file()) == [UNIT.name, SETTINGS.name]
     again = about_files(install_systemd(root, program, dry_run=False), root)
-    assert again == [f"{UNIT}: is as it should be", f"{SETTINGS}: is as it should be"]
+    assert again == [f"unchanged: {UNIT}", f"unchanged: {SETTINGS}"]
 
 
 def test_settings_that_are_there_stay_and_an_old_unit_is_replaced(root: Path, program: str) -> None:
@@ -61,33 +61,33 @@ def test_settings_that_are_there_stay_and_an_old_unit_is_replaced(root: Path, pr
     (root / SETTINGS).write_text("[ebpfmon]\ninterval = 3\n")
     (root / UNIT).write_text("old")
     said = about_files(install_systemd(root, program, dry_run=False), root)
-    assert said == [f"{UNIT}: is replaced", f"{SETTINGS}: is there, and is left alone"]
+    assert said == [f"replaced: {UNIT}", f"kept: {SETTINGS}"]
     assert (root / SETTINGS).read_text() == "[ebpfmon]\ninterval = 3\n"
     assert "ExecStart" in (root / UNIT).read_text()
 
 
 def test_a_dry_run_writes_nothing(root: Path, program: str) -> None:
     said = install_systemd(root, program, dry_run=True)
-    assert about_files(said, root) == [f"would write {UNIT}: is new", f"would write {SETTINGS}: is new"]
+    assert about_files(said, root) == [f"would be created: {UNIT}", f"would be created: {SETTINGS}"]
     assert not root.exists()
 
 
 def test_a_program_that_is_not_there_or_that_systemd_would_read_otherwise_is_refused(
     root: Path, program: str, tmp_path: Path
 ) -> None:
-    with pytest.raises(SettingsError, match="no such program: install ebpfmon with pip first"):
+    with pytest.raises(SettingsError, match="; install ebpfmon with pip first"):
         install_systemd(root, str(tmp_path / "none"), dry_run=False)
     for name in ("my ebpfmon", "%h", "$HOME", 'a"b'):
         path = Path(program).with_name(name)
         shutil.copy(program, path)
-        with pytest.raises(SettingsError, match="systemd would read that otherwise"):
+        with pytest.raises(SettingsError, match="systemd cannot run"):
             install_systemd(root, str(path), dry_run=False)
     assert not root.exists()
 
 
 def test_what_cannot_be_written_is_one_line(root: Path, program: str) -> None:
     root.write_text("a file")
-    with pytest.raises(SettingsError, match=f"install systemd: write '{root / UNIT}': Not a directory"):
+    with pytest.raises(SettingsError, match=f"install systemd: cannot write '{root / UNIT}': Not a directory"):
         install_systemd(root, program, dry_run=False)
 
 
@@ -97,7 +97,7 @@ def test_a_directory_that_root_without_its_capabilities_cannot_enter_is_named(ro
     os.chown(home, 65534, 65534)
     assert not any(str(home) in line for line in install_systemd(root, program, dry_run=True))
     home.chmod(0o700)
-    assert any(f"beware: '{home}' lets in its owner alone" in line for line in install_systemd(root, program, True))
+    assert any(f"only its owner may enter '{home}'" in line for line in install_systemd(root, program, True))
 
 
 def test_the_settings_that_are_installed_are_those_of_the_page_of_settings_with_all_defaults() -> None:
@@ -145,7 +145,7 @@ def test_the_command_line_installs_itself(
 
 def test_the_command_line_says_what_netdatas_part_says(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["install", "netdata", "--prefix", str(tmp_path)]) == 2
-    assert capsys.readouterr().err.startswith("ebpfmon: install netdata: none of ")
+    assert capsys.readouterr().err.startswith("ebpfmon: install netdata: found none of ")
     assert cli.main(["install", "systemd", "--directory", str(tmp_path)]) == 2
     assert capsys.readouterr().err == "ebpfmon: install systemd: --directory is only for netdata\n"
 

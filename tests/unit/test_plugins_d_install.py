@@ -1,4 +1,4 @@
-"""`ebpfmon install netdata`, into directories of the test's making."""
+"""`ebpfmon install netdata`, with directories that the test creates."""
 
 from __future__ import annotations
 
@@ -16,60 +16,60 @@ from ebpfmon_sinks.plugins_d.install import DIRECTORIES, NAME, install, plan
 
 
 @pytest.fixture(autouse=True)
-def anybody(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The relay is tried as who the test is: Netdata's user may be there, and unable to read the test's Python."""
-    monkeypatch.setattr(install_netdata, "USER", "nobody-is-called-so")
+def same_user(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Try the relay as the user who runs the test: Netdata's user may not be able to read the test's Python."""
+    monkeypatch.setattr(install_netdata, "USER", "no-such-user")
 
 
 @pytest.fixture
 def plugins(tmp_path: Path) -> Path:
-    found = tmp_path / DIRECTORIES[1]
-    found.mkdir(parents=True)
-    return found
+    directory = tmp_path / DIRECTORIES[1]
+    directory.mkdir(parents=True)
+    return directory
 
 
-def test_the_plugin_is_written_once_and_says_so(tmp_path: Path, plugins: Path) -> None:
+def test_the_plugin_is_written_once_and_named(tmp_path: Path, plugins: Path) -> None:
     said: list[str] = []
-    install(tmp_path, say=said.append)
+    install(tmp_path, write_line=said.append)
     assert (plugins / NAME).read_text().count("\n") == 3
     assert stat.S_IMODE((plugins / NAME).stat().st_mode) == 0o755
-    assert said[0] == f"{plugins / NAME}: is new"
-    (step,) = install(tmp_path, say=said.append)
+    assert said[0] == f"created: {plugins / NAME}"
+    (step,) = install(tmp_path, write_line=said.append)
     assert step.is_done
-    assert f"{plugins / NAME}: is as it should be" in said
+    assert f"unchanged: {plugins / NAME}" in said
     assert [p.name for p in plugins.iterdir()] == [NAME]
 
 
-def test_an_old_one_is_replaced(tmp_path: Path, plugins: Path) -> None:
+def test_an_old_plugin_is_replaced(tmp_path: Path, plugins: Path) -> None:
     (plugins / NAME).write_text("#!/gone/python\n")
-    assert plan(tmp_path)[0].what.endswith(": is replaced")
-    install(tmp_path, say=lambda line: None)
+    assert plan(tmp_path)[0].action == "replaced"
+    install(tmp_path, write_line=lambda line: None)
     assert "relay" in (plugins / NAME).read_text()
 
 
-def test_a_dry_run_shows_it_and_writes_nothing(tmp_path: Path, plugins: Path) -> None:
+def test_a_dry_run_shows_the_plugin_and_writes_nothing(tmp_path: Path, plugins: Path) -> None:
     said: list[str] = []
-    install(tmp_path, dry_run=True, say=said.append)
-    assert said[0].startswith("would write ")
+    install(tmp_path, dry_run=True, write_line=said.append)
+    assert said[0] == f"would be created: {plugins / NAME}"
     assert "from ebpfmon_sinks.plugins_d.relay import main" in said[1]
     assert not [*plugins.iterdir()]
 
 
-def test_the_first_directory_that_is_there_is_taken_or_the_one_that_is_named(tmp_path: Path, plugins: Path) -> None:
+def test_the_first_directory_that_exists_is_used_unless_one_is_given(tmp_path: Path, plugins: Path) -> None:
     assert plan(tmp_path)[0].path == plugins / NAME
     (tmp_path / DIRECTORIES[0]).mkdir(parents=True)
     assert plan(tmp_path)[0].path == tmp_path / DIRECTORIES[0] / NAME
     assert plan(tmp_path, tmp_path)[0].path == tmp_path / NAME
 
 
-def test_without_a_netdata_it_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(SettingsError, match="is Netdata installed"):
+def test_without_a_plugins_directory_the_installation_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match="install Netdata, or give its plugins directory"):
         plan(tmp_path)
-    with pytest.raises(SettingsError, match="no such directory"):
+    with pytest.raises(SettingsError, match="no directory"):
         plan(tmp_path, tmp_path / "none")
 
 
-def test_a_python_that_cannot_run_the_relay_is_passed_over(tmp_path: Path, plugins: Path) -> None:
+def test_a_python_that_cannot_run_the_relay_is_skipped(tmp_path: Path, plugins: Path) -> None:
     broken = tmp_path / "python"
     broken.write_text("#!/bin/sh\necho no such thing >&2\nexit 1\n")
     broken.chmod(0o755)
@@ -77,18 +77,18 @@ def test_a_python_that_cannot_run_the_relay_is_passed_over(tmp_path: Path, plugi
     assert plan(tmp_path, pythons=pythons)[0].text.startswith(f"#!{sys.executable} -IS\n")
     with pytest.raises(SettingsError) as caught:
         plan(tmp_path, pythons=pythons[:3])
-    for why in ("No such file", f"{broken}: no such thing", "has a blank in it", "where everybody may read them"):
-        assert why in str(caught.value)
+    for reason in ("No such file", f"{broken}: no such thing", "has a space in it", "where every user may read them"):
+        assert reason in str(caught.value)
 
 
-def test_what_cannot_be_written_is_named(tmp_path: Path, plugins: Path) -> None:
+def test_a_file_that_cannot_be_written_is_named(tmp_path: Path, plugins: Path) -> None:
     (plugins / NAME).mkdir()
-    with pytest.raises(SettingsError, match=f"write '{plugins / NAME}': Is a directory"):
-        install(tmp_path, say=lambda line: None)
+    with pytest.raises(SettingsError, match=f"cannot write '{plugins / NAME}': Is a directory"):
+        install(tmp_path, write_line=lambda line: None)
 
 
 def test_the_plugin_runs(tmp_path: Path, plugins: Path) -> None:
-    install(tmp_path, say=lambda line: None)
+    install(tmp_path, write_line=lambda line: None)
     process = subprocess.Popen(
         [plugins / NAME, "1"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
         env={"EBPFMON_SOCKET": str(tmp_path / "none"), "PATH": os.environ["PATH"]},
