@@ -1,1 +1,1 @@
-"""Find out what this kernel allows, for `ebpfmon check`."""
+"""`ebpfmon check`: report what this kernel allows and how each event is attached."""

@@ -1,4 +1,4 @@
-"""Describe what was found on a machine, and the remedy for what is missing."""
+"""Describe the facts about a machine, with a remedy for whatever is missing."""
 
 from __future__ import annotations
 
@@ -11,32 +11,39 @@ from ebpfmon.kernel.features import Features
 from ebpfmon.kernel.host import Host
 
 _CAPABILITIES = {
-    "CAP_BPF": "allows loading programs and creating tables (CAP_SYS_ADMIN does, too)",
-    "CAP_PERFMON": "allows attaching programs that read the kernel's memory (CAP_SYS_ADMIN does, too)",
-    "CAP_SYS_ADMIN": "replaces these two on kernels that do not have them",
+    "CAP_BPF": "it allows loading BPF programs and creating maps (so does CAP_SYS_ADMIN)",
+    "CAP_PERFMON": "it allows attaching programs that read kernel memory (so does CAP_SYS_ADMIN)",
+    "CAP_SYS_ADMIN": "before Linux 5.8 it is needed in place of CAP_BPF and CAP_PERFMON",
 }
 _LOCKDOWN = {
     "none": "none",
-    "integrity": "integrity: only forbids bpf_probe_write_user, which ebpfmon does not use",
-    "confidentiality": "confidentiality: forbids bpf_probe_read_kernel, kprobes, tracefs and the kernel's perf events",
+    "integrity": "integrity: forbids only bpf_probe_write_user, which ebpfmon does not use",
+    "confidentiality": "confidentiality: forbids bpf_probe_read_kernel, kprobes, tracefs and kernel perf events",
 }
-_PREEMPTIBLE = {True: ": the kernel preempts itself", False: ": the kernel does not preempt itself", None: ""}
-_UNKNOWN = "could not tell"
+_PREEMPTIBLE = {
+    True: ": the kernel can preempt its own code",
+    False: ": the kernel does not preempt its own code",
+    None: "",
+}
+_UNKNOWN = "unknown"
 _UNPRIVILEGED: dict[int | None, str] = {
-    0: "0: all users may load some kinds of programs",
-    1: "1: loading programs takes CAP_BPF, until the next boot",
-    2: "2: loading programs takes CAP_BPF, until root changes this",
+    0: "0: any user may load some types of programs",
+    1: "1: loading programs requires CAP_BPF; this cannot be changed until the next boot",
+    2: "2: loading programs requires CAP_BPF; root can change this",
 }
-_JIT: dict[int | None, str] = {0: "0: off", 1: "1: on", 2: "2: on, and prints each program to the kernel's log"}
+_JIT: dict[int | None, str] = {0: "0: off", 1: "1: on", 2: "2: on, and logs each program to the kernel log"}
 _JIT_COSTS: dict[int | None, str] = {
-    0: "each event costs more, and there are no trampolines",
-    2: "this is for debugging, and slow",
+    0: "events cost more and trampolines are not available",
+    2: "this value is for debugging and is slow",
 }
 _SELINUX = "map_create map_read map_write prog_load prog_run"
 
 
 class Finding(msgspec.Struct, frozen=True):
-    """One fact about the machine. Each line of `advice` says what is missing, what that costs, or the remedy."""
+    """One fact about the machine: its subject and what was found.
+
+    Each line of `advice` is something that is missing, its effect, or a remedy.
+    """
 
     about: str
     says: str
@@ -44,13 +51,17 @@ class Finding(msgspec.Struct, frozen=True):
 
 
 def describe(kernel: Features, host: Host, libbpf: str | None, refusals: Collection[int]) -> Iterator[Finding]:
-    """Yield all findings. `libbpf` is its version, `refusals` are the errnos of probes that failed to load."""
+    """Yield all findings.
+
+    `libbpf` is the version of the library, None if it cannot be used. `refusals` are the errnos with which the kernel
+    refused to load probes; they decide which remedies apply.
+    """
     yield Finding("kernel", f"{kernel.release} ({kernel.machine}), {kernel.version}")
     yield _btf(kernel)
     yield _config(host)
-    yield _mount("tracefs", kernel.tracefs, "/sys/kernel/tracing", "lists the kprobes that exist (ebpfmon reset)")
-    yield _mount("debugfs", kernel.debugfs, "/sys/kernel/debug", "says how the kernel preempts itself")
-    yield Finding("kprobes", "yes" if kernel.kprobes else "not in this kernel")
+    yield _mount("tracefs", kernel.tracefs, "/sys/kernel/tracing", "ebpfmon reset needs it to list kprobes")
+    yield _mount("debugfs", kernel.debugfs, "/sys/kernel/debug", "it shows the preemption mode of the kernel")
+    yield Finding("kprobes", "available" if kernel.kprobes else "not in this kernel (CONFIG_KPROBE_EVENTS)")
     yield Finding("preemption", (kernel.preemption or _UNKNOWN) + _PREEMPTIBLE[kernel.preemptible])
     yield _lockdown(kernel, host)
     yield _capabilities(kernel)
@@ -66,29 +77,35 @@ def describe(kernel: Features, host: Host, libbpf: str | None, refusals: Collect
 def _btf(kernel: Features) -> Finding:
     if kernel.btf:
         return Finding("BTF", "/sys/kernel/btf/vmlinux")
-    return Finding("BTF", "none", ("use a kernel with CONFIG_DEBUG_INFO_BTF; without it programs need BCC (below)",))
+    remedy = "use a kernel built with CONFIG_DEBUG_INFO_BTF; without BTF, ebpfmon needs BCC and kernel headers (below)"
+    return Finding("BTF", "none", (remedy,))
 
 
 def _config(host: Host) -> Finding:
     about, config = "kernel config", host.config
     if config.path is None:
-        says = f"no config found, looked at {', '.join(config.looked_at)}"
-        return Finding(about, says, ("modprobe configs  # creates /proc/config.gz, if the kernel can",))
+        says = f"not found in {', '.join(config.looked_at)}"
+        return Finding(
+            about, says, ("modprobe configs  # creates /proc/config.gz if the kernel has CONFIG_IKCONFIG=m",)
+        )
     costs: dict[str, list[str]] = {}
     for option, cost in config.missing.items():
         costs.setdefault(cost, []).append(f"CONFIG_{option}")
     advice = tuple(f"without {', '.join(options)}: {cost}" for cost, options in costs.items())
     return Finding(
         about,
-        f"{config.path}: " + ("some options are not set" if advice else "all options that ebpfmon uses are set"),
+        f"{config.path}: "
+        + ("some options" if advice else "all options")
+        + " that ebpfmon uses are "
+        + ("not set" if advice else "set"),
         advice,
     )
 
 
-def _mount(kind: str, at: str | None, usual: str, what_for: str) -> Finding:
-    if at:
-        return Finding(kind, at)
-    return Finding(kind, f"not mounted; it {what_for}", (f"mount -t {kind} {kind} {usual}",))
+def _mount(kind: str, path: str | None, usual: str, purpose: str) -> Finding:
+    if path:
+        return Finding(kind, path)
+    return Finding(kind, f"not mounted; {purpose}", (f"mount -t {kind} {kind} {usual}",))
 
 
 def _lockdown(kernel: Features, host: Host) -> Finding:
@@ -100,17 +117,15 @@ def _lockdown(kernel: Features, host: Host) -> Finding:
 
 
 def _capabilities(kernel: Features) -> Finding:
-    advice = [
-        f"{name} is missing: it {what}" for name, what in _CAPABILITIES.items() if name not in kernel.capabilities
-    ]
+    advice = [f"{name} is missing: {use}" for name, use in _CAPABILITIES.items() if name not in kernel.capabilities]
     return Finding("capabilities", ", ".join(kernel.capabilities) or "none that ebpfmon uses", tuple(advice))
 
 
 def _memlock(host: Host, refusals: Collection[int]) -> Finding:
     limit = host.memlock_bytes
-    says = "unlimited" if limit is None else f"{limit // 1024} kB: only kernels before 5.11 count tables against it"
+    says = "unlimited" if limit is None else f"{limit // 1024} kB; only kernels before 5.11 count BPF maps against it"
     refused = limit is not None and errno.EPERM in refusals
-    remedy = "on such a kernel: ulimit -l unlimited; in a systemd unit, LimitMEMLOCK=infinity"
+    remedy = "before Linux 5.11: ulimit -l unlimited; in a systemd unit: LimitMEMLOCK=infinity"
     return Finding("memlock", says, (remedy,) if refused else ())
 
 
@@ -129,14 +144,14 @@ def _selinux(host: Host, refusals: Collection[int]) -> Finding:
         f"{host.selinux}; this process runs as {host.selinux_domain or 'an unknown type'}, services usually as {usual}"
     )
     denied = (
-        f"if the audit log has: denied {{ map_create }} ... {domain} ... tclass=bpf, then allow it:",
+        f"if the audit log has 'denied {{ map_create }} ... {domain} ... tclass=bpf', allow it:",
         "ausearch -m AVC -ts recent | grep tclass=bpf | audit2allow -M ebpfmon",
         "semodule -i ebpfmon.pp",
-        "repeat this, because each denial hides the next one; or allow all of it at once with ebpfmon.te:",
+        "repeat this until nothing is denied, because each denial hides the next; or write ebpfmon.te at once:",
         "module ebpfmon 1.0;",
         f"require {{ type {domain}; class bpf {{ {_SELINUX} }}; }}",
         f"allow {domain} self:bpf {{ {_SELINUX} }};",
-        "and then:",
+        "then run:",
         "checkmodule -M -m -o ebpfmon.mod ebpfmon.te",
         "semodule_package -o ebpfmon.pp -m ebpfmon.mod",
         "semodule -i ebpfmon.pp",
@@ -146,13 +161,13 @@ def _selinux(host: Host, refusals: Collection[int]) -> Finding:
 
 def _bcc(kernel: Features, host: Host) -> Finding:
     if host.bcc:
-        return Finding("bcc", f"{host.bcc.version or 'some version'}, in {host.bcc.path}")
+        return Finding("bcc", f"{host.bcc.version or 'unknown version'}, in {host.bcc.path}")
     advice = (
         ()
         if kernel.btf
-        else ("apt install python3-bpfcc (Fedora: python3-bcc); not bcc from PyPI, which is another package",)
+        else ("apt install python3-bpfcc (Fedora: python3-bcc); 'bcc' on PyPI is an unrelated package",)
     )
-    return Finding("bcc", "not found" + ("; only needed on kernels without BTF" if kernel.btf else ""), advice)
+    return Finding("bcc", "not found" + ("; needed only on kernels without BTF" if kernel.btf else ""), advice)
 
 
 def _headers(kernel: Features, host: Host) -> Finding:
@@ -160,4 +175,4 @@ def _headers(kernel: Features, host: Host) -> Finding:
         return Finding("kernel headers", host.headers)
     release = kernel.release
     advice = () if kernel.btf else (f"apt install linux-headers-{release} (Fedora: kernel-devel-{release})",)
-    return Finding("kernel headers", "not found" + ("; only needed by BCC" if kernel.btf else ""), advice)
+    return Finding("kernel headers", "not found" + ("; needed only by BCC" if kernel.btf else ""), advice)

@@ -1,4 +1,4 @@
-"""Check what this kernel allows: load every probe, and report how each event is attached and why not better."""
+"""Load every enabled probe once and report how each event is attached, and why better attach methods are not used."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from ebpfmon.model import Loader, Probe
 from ebpfmon.plugins.registry import Registry
 from ebpfmon.text import printable
 
-_WIDTH, _INDENT = 100, 21
+_WIDTH, _INDENT = 100, 24
 
 
 class Refusal(msgspec.Struct, frozen=True):
-    """An attach method that is better than the one taken, and the kernel's reason against it."""
+    """An attach method that would have been preferred, and why it is not used."""
 
     attach_method: str
     target: str
@@ -32,7 +32,10 @@ class Refusal(msgspec.Struct, frozen=True):
 
 
 class Event(msgspec.Struct, frozen=True):
-    """How an event is attached; method and target are empty if it is not. `misses` says why calls may be missed."""
+    """How an event is attached.
+
+    `attach_method` and `target` are empty if it is not. `misses` is why it may miss calls, empty if it does not.
+    """
 
     event: str
     attach_method: str
@@ -42,7 +45,7 @@ class Event(msgspec.Struct, frozen=True):
 
 
 class ProbeReport(msgspec.Struct, frozen=True):
-    """A probe's events, or the error that kept it from loading. `errno` is the kernel's answer, 0 if there was none."""
+    """The events of a probe, or the error why it cannot be loaded. `errno` is the kernel's, 0 if there was none."""
 
     name: str
     loader: Loader | None = None
@@ -52,7 +55,7 @@ class ProbeReport(msgspec.Struct, frozen=True):
 
 
 class Report(msgspec.Struct, frozen=True):
-    """The whole report. `status` is the exit status of the command: 0 all events seen, 1 some, 2 none."""
+    """The whole report. `status` is the exit status of the command: 0 if all events can be attached, 1 some, 2 none."""
 
     status: int
     ebpfmon: str
@@ -65,31 +68,36 @@ class Report(msgspec.Struct, frozen=True):
 
 
 def check(settings: Settings, registry: Registry) -> Report:
-    """Return the verdict. Really loads and attaches every enabled probe, and removes it again."""
+    """Return the report for this machine. Loads and attaches every enabled probe, then removes it again."""
     kernel = features.detect()
-    around = host.detect(kernel.release)
+    machine = host.detect(kernel.release)
     libbpf: Libbpf | None = None
     error: str | None = None
     probes: tuple[ProbeReport, ...] = ()
     try:
         libbpf = Libbpf()
         features.require_permission(kernel)
-    except KernelError as refusal:
-        error = str(refusal)
+    except KernelError as reason:
+        error = str(reason)
     else:
         enabled = enabled_probes(settings, registry)
         with KernelFacts(libbpf, kernel) as facts:
             probes = tuple(_try(probe, options, libbpf, kernel, facts) for probe, options in enabled)
     version = libbpf.version if libbpf else None
-    findings = tuple(describe(kernel, around, version, {p.errno for p in probes}))
-    return Report(_status(probes), __version__, version, kernel, around, findings, probes, error)
+    findings = tuple(describe(kernel, machine, version, {p.errno for p in probes}))
+    return Report(_status(probes), __version__, version, kernel, machine, findings, probes, error)
 
 
 def _status(probes: Iterable[ProbeReport]) -> int:
-    seen = [bool(event.attach_method) for probe in probes for event in probe.events]
-    if not any(seen):
+    attached = _attached(probes)
+    if not any(attached):
         return 2
-    return int(not all(seen) or any(p.error for p in probes))
+    return int(not all(attached) or any(p.error for p in probes))
+
+
+def _attached(probes: Iterable[ProbeReport]) -> list[bool]:
+    """Return for each event of all probes whether it is attached."""
+    return [bool(event.attach_method) for probe in probes for event in probe.events]
 
 
 def _try(
@@ -110,17 +118,17 @@ def _event(choice: Choice) -> Event:
     return Event(choice.event, choice.chosen.method.name, choice.chosen.target, refused, choice.miss_reason)
 
 
-def render(verdict: Report) -> Iterator[str]:
-    """Yield the verdict as text in lines of at most 100 columns, so that it can be pasted into a ticket."""
-    yield from _aligned("verdict", _sum_up(verdict.probes))
-    if verdict.error:
-        yield from _aligned("error", verdict.error)
-    yield from _aligned("ebpfmon", verdict.ebpfmon)
-    for finding in verdict.findings:
+def render(report: Report) -> Iterator[str]:
+    """Yield the report as lines of at most 100 columns, so that it can be pasted into a ticket."""
+    yield from _aligned("result", _sum_up(report.probes))
+    if report.error:
+        yield from _aligned("error", report.error)
+    yield from _aligned("ebpfmon", report.ebpfmon)
+    for finding in report.findings:
         yield from _aligned(finding.about, finding.says)
         for line in finding.advice:
             yield from _aligned("", f"-> {line}")
-    for probe in verdict.probes:
+    for probe in report.probes:
         yield ""
         yield from _wrapped(
             f"probe '{probe.name}'" + (f": {probe.error}" if probe.error else f", loader {probe.loader}"), 2
@@ -129,16 +137,17 @@ def render(verdict: Report) -> Iterator[str]:
 
 
 def _sum_up(probes: Iterable[ProbeReport]) -> str:
-    seen = [bool(event.attach_method) for probe in probes for event in probe.events]
+    attached = _attached(probes)
     failed = "".join(f"; probe '{p.name}' cannot be loaded" for p in probes if p.error)
-    return (f"{sum(seen)} of {len(seen)} events can be seen" if any(seen) else "no event can be seen") + failed
+    some = f"{sum(attached)} of {len(attached)} events can be attached"
+    return (some if any(attached) else "no event can be attached") + failed
 
 
 def _render_events(events: Iterable[Event]) -> Iterator[str]:
-    notes: dict[str, int] = {}  # many events have the same reason, which is printed once
+    notes: dict[str, int] = {}  # Many events share a reason, so each reason is printed once, with a number.
     for event in events:
-        seen = f"{event.attach_method} at {event.target}" if event.attach_method else "not seen"
-        yield from _aligned(f"  {event.event}", seen)
+        how = f"{event.attach_method} at {event.target}" if event.attach_method else "not attached"
+        yield from _aligned(f"  {event.event}", how)
         if event.misses:
             yield from _aligned("", event.misses)
         targets: dict[tuple[str, str], list[str]] = {}
@@ -146,17 +155,17 @@ def _render_events(events: Iterable[Event]) -> Iterator[str]:
             targets.setdefault((refusal.attach_method, refusal.reason), []).append(refusal.target)
         for (method, reason), names in targets.items():
             note = notes.setdefault(reason, len(notes) + 1)
-            yield from _aligned("", f"no {method} at {', '.join(names)} ({note})")
+            yield from _aligned("", f"rejected: {method} at {', '.join(names)} ({note})")
     for reason, note in notes.items():
         yield from _wrapped(f"  ({note}) {reason}", 6)
 
 
 def _aligned(about: str, says: str) -> list[str]:
-    return _wrapped(f"{about:{_INDENT}}{says}", _INDENT + 3)
+    return _wrapped(f"{about:{_INDENT - 1}} {says}", _INDENT + 3)
 
 
 def _wrapped(line: str, indent: int) -> list[str]:
-    # only break at spaces, so that names and paths stay whole
+    # Break lines only at spaces, so that names and paths stay whole.
     return textwrap.wrap(
         printable(line), _WIDTH, subsequent_indent=" " * indent, break_long_words=False, break_on_hyphens=False
     )

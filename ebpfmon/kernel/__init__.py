@@ -1,1 +1,1 @@
-"""Between Python and the kernel's BPF: the only package that calls libbpf or bpf(2)."""
+"""Load, attach and read BPF programs. No other package calls libbpf or bpf(2)."""

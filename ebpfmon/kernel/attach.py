@@ -1,8 +1,8 @@
-"""Chooses a candidate for each event of a probe, loads its object and attaches it.
+"""Choose a candidate for each event of a probe, then load and attach the probe's object.
 
-By looking first (has this kernel the function, the tracepoint, kprobes at all?) and then by trying: what the
-kernel refuses is crossed out with its reason and the next best is taken, until the object loads and every
-program is attached. Kernel versions are never compared.
+Candidates that need a function, a tracepoint or a feature that this kernel lacks are excluded first. Then the best
+remaining candidates are loaded and attached. If the kernel refuses a program, its candidates are excluded with the
+reason, and the next best are tried. Kernel versions are never compared.
 """
 
 from __future__ import annotations
@@ -31,8 +31,11 @@ NO_SETUP = Setup()
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoadOptions:
-    """How a probe is to be loaded. `attach_method` (its name) and `loader` None take the best; without `rows` there
-    are none by process."""
+    """How to load a probe.
+
+    `attach_method` is the name of the only attach method to use, None for the best one of each event. If `loader` is
+    None, it depends on the kernel. Without `rows`, tables by process hold no rows.
+    """
 
     mode: LoadMode = LoadMode.ENTRY
     attach_method: str | None = None
@@ -43,7 +46,10 @@ class LoadOptions:
 
 
 class LoadedProbe:
-    """A probe in the kernel: its tables and the choices made. A context manager; closing twice is harmless."""
+    """A probe that is loaded and attached: its tables, and the candidate chosen for each event.
+
+    A context manager; closing twice is harmless.
+    """
 
     def __init__(self, probe: Probe, obj: BpfObject, btf: Btf, choices: tuple[Choice, ...], setup: Setup) -> None:
         self.probe, self.object, self.choices, self.setup = probe, obj, choices, setup
@@ -61,25 +67,30 @@ class LoadedProbe:
         self.close()
 
     def close(self) -> None:
-        """Detach and free, in reverse order."""
+        """Detach and free the programs and maps, and close the set-up."""
         self.object.close()
         self.setup.close()
 
     def adopt(self, setup: Setup) -> None:
-        """Use another set-up for the same programs, with unchanged rodata settings. Raise KernelError."""
+        """Replace the set-up while the programs run, and close the former one. Raise KernelError.
+
+        The rodata settings of both must be the same, because a loaded program cannot change them.
+        """
         for name, elements in setup.maps.items():
             self.object.refill(name, self.setup.maps.get(name, {}), elements)
         self.setup.close()
         self.setup = setup
 
     def missed_runs(self) -> int:
-        """Return how many runs of the attached programs the kernel left out since the load."""
+        """Return how many runs of the attached programs the kernel has skipped since the load."""
         return self.object.missed_runs(self._programs)
 
 
 class KernelFacts:
-    """What is found out of the running kernel, once for all the probes that are loaded. A context manager: the kernel's
-    BTF takes some megabytes."""
+    """Facts about the running kernel, looked up on first use and shared by all probes that are loaded.
+
+    A context manager, which frees the kernel's BTF (some megabytes).
+    """
 
     def __init__(self, libbpf: Libbpf, features: Features) -> None:
         self._libbpf, self._features = libbpf, features
@@ -93,12 +104,12 @@ class KernelFacts:
 
     @cached_property
     def symbols(self) -> Symbols:
-        """Its names."""
+        """The kernel's symbols."""
         return self._closing.enter_context(open_symbols(self._libbpf))
 
     @cached_property
     def kernel(self) -> Kernel:
-        """What decides which programs are taken."""
+        """The kernel's properties that decide which candidates are chosen."""
         return Kernel.of(self.symbols, self._features)
 
 
@@ -120,8 +131,8 @@ def load(
     ObjectError or LoadError if the object cannot be read or loaded; KernelError if the loader does not work here.
     """
     try:
-        with nullcontext(facts) if facts else KernelFacts(libbpf, features) as found:
-            return _load(probe, libbpf, features, options, share_with, found)
+        with nullcontext(facts) if facts else KernelFacts(libbpf, features) as kernel_facts:
+            return _load(probe, libbpf, features, options, share_with, kernel_facts)
     except BaseException:
         options.setup.close()
         raise
@@ -146,7 +157,7 @@ def _load(
         spec = read_spec(probe, opened, Btf(opened.btf()))
         compiled = compile_source(opened) if loader is Loader.BCC else None
     kernel = facts.kernel
-    if compiled is not None:  # the kernel's own have room, but libbpf links only what it loaded itself
+    if compiled is not None:  # kprobe.multi links have no limit, but libbpf can attach only programs that it has loaded
         kernel = replace(kernel, unlimited_kretprobes=False)
     plan = Plan(probe, spec, kernel, mode=options.mode, attach_method=options.attach_method)
     plan.exclude_unavailable(facts.symbols, compiled)

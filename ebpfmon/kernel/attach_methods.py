@@ -1,6 +1,6 @@
-"""The attach methods: how programs get to see what happens in the kernel.
+"""The attach methods: trampolines, kprobes and tracepoints.
 
-`METHODS` is the registry. To add a method, write its class here, with the section kinds that belong to it, and list it.
+`METHODS` is the registry. To add a method, write its class with its section kinds and add it to `METHODS`.
 """
 
 from __future__ import annotations
@@ -16,40 +16,44 @@ from ebpfmon.kernel.symbols import Symbols
 
 @dataclass(frozen=True, slots=True)
 class Section:
-    """Where a program is attached: of `SEC("fexit/vfs_read")` the kind is fexit and the target is vfs_read."""
+    """Where a program is attached: `SEC("fexit/vfs_read")` has the kind fexit and the target vfs_read."""
 
     kind: str
     target: str
 
     @classmethod
     def parse(cls, name: str) -> Self:
-        """Take a section's name apart."""
+        """Return the kind and the target of a section name."""
         kind, _, target = name.partition("/")
         return cls(kind, target)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Kernel:
-    """What decides which candidates work, and count every call, on the running kernel."""
+    """The properties of a kernel that decide which candidates work and which of them count every call."""
 
     kprobes: bool
     tracefs: bool
     lockdown: str | None
     preempted_kinds: frozenset[str]
-    """The section kinds whose programs this kernel preempts. While another task's run of a program is preempted, it
-    does not run that program on that CPU, and so misses calls (it counts how many)."""
+    """The section kinds whose programs this kernel can preempt.
+
+    While a program is preempted, the kernel skips other runs of it on that CPU, so calls are missed. It counts them.
+    """
     unlimited_kretprobes: bool
-    """Whether a kretprobe can be had that never runs out of instances."""
+    """Whether kretprobes can be attached without a limit on concurrent calls."""
     has_rdonly_cast: bool = False
-    """Whether programs may call bpf_rdonly_cast()."""
+    """Whether programs can call bpf_rdonly_cast()."""
     refused_kinds: dict[str, str] = field(default_factory=dict, compare=False)
-    """The section kinds that it does not permit, and how that is said. Unlike the rest it is found out by trying: what
-    one probe has tried in vain, the next does not try."""
+    """The section kinds that the kernel does not permit, each with the reason.
+
+    It is filled as probes are loaded, so that no probe tries again what failed for another one.
+    """
 
     @classmethod
     def of(cls, symbols: Symbols, features: Features) -> Self:
-        """Return what looking tells."""
-        # better slower than wrong, where it could not be told
+        """Return the properties of the running kernel."""
+        # If preemption is unknown, assume it: a slower attach method is better than missed calls.
         preemptible = features.preemptible is not False
         preempted_kinds = (method.preempted(symbols) for method in METHODS if preemptible)
         return cls(
@@ -57,14 +61,15 @@ class Kernel:
             tracefs=features.tracefs is not None,
             lockdown=features.lockdown,
             preempted_kinds=frozenset[str]().union(*preempted_kinds),
-            # Linux "fprobe: Rewrite fprobe on function-graph tracer" (in v6.14): before, it had a pool of instances
+            # Linux "fprobe: Rewrite fprobe on function-graph tracer" (in v6.14). Before, each fprobe had a limited pool
+            # of instances.
             unlimited_kretprobes=symbols.has_struct("fprobe", "hlist_array"),
             has_rdonly_cast=symbols.has_function("bpf_rdonly_cast"),
         )
 
 
 class Links(Protocol):
-    """How a loaded object attaches its programs (`ebpfmon.kernel.bpfobject.BpfObject`)."""
+    """The part of `ebpfmon.kernel.bpfobject.BpfObject` that attaches programs."""
 
     def attach_by_section(self, program: str, *, counts_misses: bool = False) -> None: ...
     def attach_return(self, program: str, function: str) -> None: ...
@@ -75,29 +80,29 @@ class AttachMethod:
     """One attach method."""
 
     name: ClassVar[str]
-    """Its name in settings and reports."""
+    """The name in settings and reports."""
     kinds: ClassVar[frozenset[str]]
-    """The section kinds that belong to it."""
+    """The section kinds of programs that this method attaches."""
     refused_together: ClassVar[bool] = False
-    """Whether a kernel that refuses one of its kinds refuses them all."""
+    """Whether a kernel that refuses one of the kinds refuses all of them."""
 
     def preempted(self, symbols: Symbols) -> frozenset[str]:
-        """Return the kinds whose programs a kernel preempts that preempts itself."""
+        """Return the kinds whose programs can be preempted on a preemptible kernel."""
         return frozenset()
 
     def unavailable_reason(self, section: Section, arguments: int | None, kernel: Kernel, symbols: Symbols) -> str:
-        """Return why the kernel has nothing to attach to there, as far as looking tells; empty if it may have.
+        """Return why a program cannot be attached at a section; empty if it may be possible.
 
-        `arguments` is how many the target must have, None if any number will do.
+        `arguments` is the number of arguments that the target must have, None for any number.
         """
         raise NotImplementedError
 
     def miss_reason(self, kinds: Iterable[str], kernel: Kernel) -> str:
-        """Return why programs of these kinds may miss calls here, preemption aside; empty if they do not."""
+        """Return why programs of these kinds may miss calls, apart from preemption; empty if they do not."""
         return ""
 
     def prepare(self, obj: Links, program: str, section: Section) -> None:
-        """Do what has to be done before the program is loaded."""
+        """Prepare a program before the object is loaded."""
 
     def attach(self, obj: Links, program: str, section: Section) -> None:
         """Attach a loaded program. Raises AttachError."""
@@ -105,7 +110,7 @@ class AttachMethod:
 
 
 class Trampoline(AttachMethod):
-    """fentry and fexit: the kernel calls the program from the function itself."""
+    """fentry and fexit: the function itself calls the program."""
 
     name = "trampoline"
     kinds = frozenset({"fentry", "fexit"})
@@ -115,7 +120,7 @@ class Trampoline(AttachMethod):
         return self.kinds
 
     def unavailable_reason(self, section: Section, arguments: int | None, kernel: Kernel, symbols: Symbols) -> str:
-        return _lacks_function(section.target, arguments, symbols)
+        return _function_unavailable(section.target, arguments, symbols)
 
 
 class Kprobe(AttachMethod):
@@ -131,11 +136,11 @@ class Kprobe(AttachMethod):
             return _NO_FUNCTION
         if section.kind == "kretprobe" and not (kernel.unlimited_kretprobes or kernel.tracefs):
             return "needs tracefs: mount -t tracefs tracefs /sys/kernel/tracing"
-        return _lacks_function(section.target, arguments, symbols)
+        return _function_unavailable(section.target, arguments, symbols)
 
     def miss_reason(self, kinds: Iterable[str], kernel: Kernel) -> str:
         if "kretprobe" in kinds and not kernel.unlimited_kretprobes:
-            return f"may miss calls: only {MAXACTIVE} of a function can be under way"
+            return f"may miss calls: at most {MAXACTIVE} concurrent calls of a function are counted"
         return ""
 
     def prepare(self, obj: Links, program: str, section: Section) -> None:
@@ -150,47 +155,47 @@ class Kprobe(AttachMethod):
 
 
 class Tracepoint(AttachMethod):
-    """tp_btf, at raw tracepoints, and tp, at classic ones, whose target is SYSTEM/NAME."""
+    """tp_btf for raw tracepoints, and tp for classic tracepoints, whose target is SYSTEM/NAME."""
 
     name = "tracepoint"
     kinds = frozenset({"tp_btf", "tp"})
 
     def preempted(self, symbols: Symbols) -> frozenset[str]:
-        # Linux "tracing: Allow system call tracepoints to handle page faults" (in v6.13): before, a tracepoint's
-        # programs ran with preemption disabled
+        # Linux "tracing: Allow system call tracepoints to handle page faults" (in v6.13). Before, the programs of a
+        # tracepoint ran with preemption disabled.
         return frozenset({"tp_btf"} if symbols.has_struct("tracepoint_ext", "faultable") else ())
 
     def unavailable_reason(self, section: Section, arguments: int | None, kernel: Kernel, symbols: Symbols) -> str:
         system, _, name = section.target.rpartition("/")
-        # those of system calls are not among the kernel's symbols
+        # The kernel's symbols do not include the classic tracepoints of system calls.
         if system != "syscalls" and not symbols.has_tracepoint(name):
             return "this kernel has no such tracepoint"
-        return _wrong_arguments(arguments, None if arguments is None else symbols.tracepoint_arguments(name))
+        return "" if arguments is None else _wrong_arguments(arguments, symbols.tracepoint_arguments(name))
 
 
 METHODS: tuple[AttachMethod, ...] = (Trampoline(), Kprobe(), Tracepoint())
-"""All there are, in the order in which reports list them."""
+"""All attach methods, in the order in which reports list them."""
 NAMES = tuple(method.name for method in METHODS)
-"""What the setting `attach` can be, besides auto."""
+"""The values of the setting `attach`, besides auto."""
 
 
 def method_of(kind: str) -> AttachMethod | None:
-    """Return the method that a section kind belongs to; None if there is none."""
+    """Return the attach method of a section kind, or None."""
     return next((method for method in METHODS if kind in method.kinds), None)
 
 
 _NO_FUNCTION = "this kernel has no such function"
 
 
-def _lacks_function(function: str, arguments: int | None, symbols: Symbols) -> str:
+def _function_unavailable(function: str, arguments: int | None, symbols: Symbols) -> str:
     if not symbols.has_function(function):
         return _NO_FUNCTION
     if arguments is None:
         return ""
-    found = symbols.arguments(function)
-    return "" if found == arguments else f"it has {found} arguments here, not {arguments}"
+    actual = symbols.arguments(function)
+    return "" if actual == arguments else f"it has {actual} arguments in this kernel, not {arguments}"
 
 
-def _wrong_arguments(wanted: int | None, found: int | None) -> str:
-    """Return what is wrong with the number of arguments, or nothing. If the number is not known, the load will tell."""
-    return "" if found in (None, wanted) else f"it has {found} arguments here, not {wanted}"
+def _wrong_arguments(expected: int, actual: int | None) -> str:
+    """Return why the number of arguments does not fit; empty if it fits or is unknown, and then the load may fail."""
+    return "" if actual in (None, expected) else f"it has {actual} arguments in this kernel, not {expected}"

@@ -1,8 +1,9 @@
-"""The other loader, for kernels without BTF: BCC compiles a probe's source with this machine's kernel headers.
+"""Load probes on kernels without BTF: BCC compiles their source with this machine's kernel headers.
 
-BCC is the compiler alone, in a process of its own, so that none of its hundred megabytes stay here. What it makes
-has numbers for maps and settings; they are filled in, and the programs loaded and attached, as libbpf does for a
-compiled object, whose map definitions and row types hold here too: a `BccObject` is a `BpfObject`.
+BCC is only used as a compiler. It runs in a process of its own, so that its hundred megabytes of memory are freed. The
+compiled instructions refer to maps and rodata settings by number; `BccObject` creates the maps, fills in descriptors
+and values, and loads and attaches the programs. It is a `BpfObject`, because map definitions and row types come from
+the object that clang compiled.
 """
 
 from __future__ import annotations
@@ -29,7 +30,8 @@ from ebpfmon.kernel.tables import INTERVAL
 
 _ARRAY, _ARRAY_OF_MAPS = 2, 12  # enum bpf_map_type
 _PROGRAM_TYPES = {"kprobe": 2, "kretprobe": 2, "tp_btf": 17}  # enum bpf_prog_type: KPROBE, RAW_TRACEPOINT
-_LD_IMM64, _MAP_FD, _SETTING = 0x18, 1, 15  # an instruction, and what its source register says that it loads
+_LD_IMM64 = 0x18  # the opcode of an instruction that loads 64 bits
+_MAP_FD, _SETTING = 1, 15  # its source register: BPF_PSEUDO_MAP_FD, or our own marker for a rodata setting
 _SELF_CHECK = "ebpfmon_self_check"
 _SELF_CHECK_FACTS = ("tgid", "comm", "cgroup", "start")  # struct self_check in the BPF headers
 
@@ -50,16 +52,17 @@ class _ProgramOptions(ctypes.Structure):
 
 
 def compile_source(obj: BpfObject) -> dict[str, bytes]:
-    """Compile the source beside an opened object. Return the instructions of each program that BCC can compile.
+    """Compile the BCC source beside an opened object and return the instructions of each program.
 
-    Raises KernelError, naming the package to install where one is missing.
+    Programs that BCC cannot compile are left out. Raises KernelError if a package is missing (the message names it) or
+    if the compilation fails.
     """
     source = obj.path.with_name(obj.path.name.removesuffix(".bpf.o") + ".bcc.c")
     step = f"compile '{source.name}' with BCC"
     release = os.uname().release
     if not any(Path(place).exists() for place in host.header_places(release)):
         raise KernelError(
-            f"{step}: no headers of kernel {release}: apt install linux-headers-{release} "
+            f"{step}: the headers of kernel {release} are missing: apt install linux-headers-{release} "
             f"(Fedora, RHEL: dnf install kernel-devel-{release})"
         )
     flags = [f"-DMAP_{in_source(name)}={n}" for n, name in enumerate((*_maps_of(obj), _SELF_CHECK))]
@@ -67,25 +70,25 @@ def compile_source(obj: BpfObject) -> dict[str, bytes]:
     programs = [name for name in obj.programs if Section.parse(obj.section(name)).kind in _PROGRAM_TYPES]
     programs.append(_SELF_CHECK)
     request = json.dumps({"text": source.read_text(encoding="utf-8"), "flags": flags, "programs": programs})
-    for python in dict.fromkeys((sys.executable, "/usr/bin/python3")):  # Debian's package is for Debian's Python
+    for python in dict.fromkeys((sys.executable, "/usr/bin/python3")):  # only Debian's Python has Debian's package
         done = subprocess.run([python, "-I", bcc_compile.__file__], input=request, capture_output=True, text=True)
         if done.returncode == 0:
             compiled = {name: base64.b64decode(code) for name, code in json.loads(done.stdout).items()}
             if _SELF_CHECK not in compiled:
-                raise KernelError(f"{step}: it made no programs")
+                raise KernelError(f"{step}: it returned no programs")
             return compiled
         if done.returncode != bcc_compile.NO_BCC:
             raise KernelError(f"{step}: {_error_line(done.stderr)}")
-    raise KernelError(f"{step}: no BCC: apt install python3-bpfcc (PyPI's package 'bcc' is something else)")
+    raise KernelError(f"{step}: BCC is missing: apt install python3-bpfcc ('bcc' on PyPI is an unrelated package)")
 
 
-def _error_line(said: str) -> str:
-    lines = said.strip().splitlines()
-    return next((line for line in lines if "error:" in line), lines[-1] if lines else "it said nothing")
+def _error_line(stderr: str) -> str:
+    lines = stderr.strip().splitlines()
+    return next((line for line in lines if "error:" in line), lines[-1] if lines else "there is no error message")
 
 
 class BccObject(BpfObject):
-    """A probe's programs as BCC compiled them (`compiled`, by name), with all else from the compiled object."""
+    """An object whose programs were compiled by BCC: `compiled` has the instructions of each, by name."""
 
     def __init__(
         self, libbpf: Libbpf, path: Path, kretprobes: Kretprobes | None, compiled: Mapping[str, bytes]
@@ -156,7 +159,7 @@ class BccObject(BpfObject):
 
     def _load_program(self, name: str, kind: int, code: bytes) -> int:
         log = ctypes.create_string_buffer(1 << 20)
-        for level in (0, 1):  # the verifier's log costs time: only where it has something to say
+        for level in (0, 1):  # The verifier's log takes time, so ask for it only after a failure.
             options = _ProgramOptions(sz=ctypes.sizeof(_ProgramOptions), log_level=level)
             if level:
                 options.log_buf, options.log_size = ctypes.addressof(log), len(log)
@@ -172,31 +175,35 @@ class BccObject(BpfObject):
         return int.from_bytes(bytes(self.rodata()[offset : offset + size]), "little")
 
     def _check_self(self) -> None:
-        """Compare what the headers say with what the kernel knows: another kernel's headers give wrong offsets."""
+        """Check that the kernel headers belong to this kernel; those of another kernel give wrong offsets.
+
+        A test program reads facts about tasks by those offsets and counts how often they differ from what the kernel's
+        helpers return. Raises LoadError.
+        """
         link = self._attach_raw_tracepoint(_SELF_CHECK, "sys_exit")
         for _ in range(100):
             os.getppid()
         os.close(link)
-        found, zero = (ctypes.c_uint64 * (1 + len(_SELF_CHECK_FACTS)))(), ctypes.c_uint32()
-        read = self._lib.bpf_map_lookup_elem(self._map_fds[_SELF_CHECK], ctypes.byref(zero), ctypes.byref(found))
-        check(read, "read what BCC's programs see")
-        wrong = [fact for fact, count in zip(_SELF_CHECK_FACTS, found[1:], strict=True) if 2 * count > found[0]]
-        if wrong or not found[0]:
+        counts, zero = (ctypes.c_uint64 * (1 + len(_SELF_CHECK_FACTS)))(), ctypes.c_uint32()
+        result = self._lib.bpf_map_lookup_elem(self._map_fds[_SELF_CHECK], ctypes.byref(zero), ctypes.byref(counts))
+        check(result, "read the self-check of BCC's programs")
+        wrong = [fact for fact, count in zip(_SELF_CHECK_FACTS, counts[1:], strict=True) if 2 * count > counts[0]]
+        if wrong or not counts[0]:
             release = os.uname().release
             raise LoadError(
-                f"compile '{self.path.stem}' with BCC: the headers are not those of kernel {release} (they give a "
-                f"wrong {', '.join(wrong) or 'everything'} of a task): apt install linux-headers-{release}",
+                f"compile '{self.path.stem}' with BCC: the kernel headers do not belong to kernel {release} "
+                f"(facts about tasks are wrong: {', '.join(wrong) or 'all'}): apt install linux-headers-{release}",
                 errno=errno.EINVAL,
             )
 
 
 def _maps_of(obj: BpfObject) -> list[str]:
-    """Return the maps that the source names. Settings are not kept in a map here."""
+    """Return the maps that the source refers to. The map of rodata settings is not one of them."""
     return sorted(name for name in obj.maps if name == INTERVAL or "." not in name)
 
 
 def in_source(name: str) -> str:
-    """Return what the source calls a map, after MAP_: that of a variable is its section's."""
+    """Return the name of a map in the source, after MAP_. A map of variables is named after its section."""
     return name.lstrip(".").replace(".", "_")
 
 
@@ -205,7 +212,7 @@ def _settings_of(obj: BpfObject) -> dict[str, tuple[int, int]]:
 
 
 def _fill_in(code: bytes, map_fds: list[int], settings: list[int]) -> bytes:
-    """Return the instructions, with descriptors and values in place of the compiler's numbers."""
+    """Return the instructions with map descriptors and the values of settings in place of their numbers."""
     filled = bytearray(code)
     for at in range(0, len(code), 8):
         operation, registers, _, number = struct.unpack_from("<BBhi", code, at)

@@ -1,4 +1,4 @@
-"""A compiled object, from open to close, by libbpf; errno and the verifier's text become our errors."""
+"""Open, load and attach a compiled BPF object with libbpf."""
 
 from __future__ import annotations
 
@@ -27,17 +27,17 @@ class _MultiOptions(ctypes.Structure):
 
 
 class BpfObject:
-    """A compiled object, live: open, choose, load, attach, close the file, close. A context manager; closing twice is
-    harmless.
+    """An opened BPF object: set sizes and rodata, then load, attach, close the file, and finally close.
 
-    `kretprobes` attaches the programs of function returns. If it is None, kprobe-multi links do.
+    `kretprobes` attaches the programs of kretprobe sections; None to use kprobe.multi links. A context manager; closing
+    twice is harmless.
     """
 
     def __init__(self, libbpf: Libbpf, path: Path, kretprobes: Kretprobes | None = None) -> None:
         self.libbpf, self._lib, self.path, self._kretprobes = libbpf, libbpf.lib, path, kretprobes
         self._map_fds: dict[str, int] = {}
         self._program_fds: dict[str, int] = {}
-        self._counting_links: list[int] = []  # links that report how many calls they missed
+        self._counting_links: list[int] = []  # links that count the calls they missed
         self._file, self._closing = ExitStack(), ExitStack()
         self._closing.enter_context(self._file)
         libbpf.take_messages()
@@ -57,7 +57,7 @@ class BpfObject:
         self.close()
 
     def close(self) -> None:
-        """Detach in reverse order, then free: the kernel drops what nobody holds any more."""
+        """Detach all programs in reverse order and close all descriptors, so that the kernel frees the maps."""
         self._closing.close()
 
     def section(self, program: str) -> str:
@@ -73,8 +73,10 @@ class BpfObject:
         return ctypes.string_at(data, size.value)
 
     def map_info(self, name: str, what: str) -> int:
-        """Return a number about a map: type, key_size, value_size, max_entries, btf_key_type_id or
-        btf_value_type_id."""
+        """Return an attribute of a map.
+
+        `what` is type, key_size, value_size, max_entries, map_flags, btf_key_type_id or btf_value_type_id.
+        """
         return int(getattr(self._lib, f"bpf_map__{what}")(self.maps[name]))
 
     def map_fd(self, name: str) -> int:
@@ -87,78 +89,85 @@ class BpfObject:
 
     def set_max_entries(self, name: str, count: int) -> None:
         """Set how many elements a map can hold. Call it before `load`."""
-        check(self._lib.bpf_map__set_max_entries(self.maps[name], count), f"size map '{name}'")
+        check(self._lib.bpf_map__set_max_entries(self.maps[name], count), f"set the size of map '{name}'")
 
     def share(self, name: str, fd: int) -> None:
         """Use an existing map instead of a new one. Call it before `load`."""
         check(self._lib.bpf_map__reuse_fd(self.maps[name], fd), f"share map '{name}'")
 
     def rodata(self) -> ctypes.Array[ctypes.c_uint8]:
-        """Return the read-only data, which may be written before `load`."""
-        found = self._lib.bpf_object__find_map_by_name(self._opened(), b".rodata")
+        """Return the read-only data of the object, for writing before `load`. It is empty if there is none."""
+        rodata = self._lib.bpf_object__find_map_by_name(self._opened(), b".rodata")
         size = ctypes.c_size_t()
-        at = self._lib.bpf_map__initial_value(found, ctypes.byref(size)) if found else None
-        return (ctypes.c_uint8 * size.value).from_address(at) if at else (ctypes.c_uint8 * 0)()
+        address = self._lib.bpf_map__initial_value(rodata, ctypes.byref(size)) if rodata else None
+        return (ctypes.c_uint8 * size.value).from_address(address) if address else (ctypes.c_uint8 * 0)()
 
     def load(self, programs: Iterable[str]) -> None:
-        """Load these programs into the kernel. Raise LoadError with the program at fault and the verifier's last useful
-        line."""
-        wanted = frozenset(programs)
+        """Load these programs and all maps into the kernel.
+
+        Raises LoadError with the program at fault and the last useful line of the verifier's log.
+        """
+        selected = frozenset(programs)
         for name, program in self.programs.items():
-            check(self._lib.bpf_program__set_autoload(program, name in wanted), f"select '{name}'")
+            check(self._lib.bpf_program__set_autoload(program, name in selected), f"select '{name}'")
             section = Section.parse(self.section(name))
             if method := method_of(section.kind):
                 method.prepare(self, name, section)
         self.libbpf.take_messages()
         result = self._lib.bpf_object__load(self._object)
         if result < 0:
-            said = self.libbpf.take_messages()
-            found = re.search(r"prog '([^']+)': (?:BPF program load failed|failed to load)", said)
-            raise_load_error(self.path, found[1] if found else None, -result, said)
-        self._map_fds = {name: self._duplicate(self._lib.bpf_map__fd(found)) for name, found in self.maps.items()}
-        self._program_fds = {n: self._duplicate(self._lib.bpf_program__fd(self.programs[n])) for n in wanted}
+            messages = self.libbpf.take_messages()
+            match = re.search(r"prog '([^']+)': (?:BPF program load failed|failed to load)", messages)
+            raise_load_error(self.path, match[1] if match else None, -result, messages)
+        self._map_fds = {name: self._duplicate(self._lib.bpf_map__fd(m)) for name, m in self.maps.items()}
+        self._program_fds = {n: self._duplicate(self._lib.bpf_program__fd(self.programs[n])) for n in selected}
 
     def _opened(self) -> int:
-        """Return libbpf's object. Raise ObjectError if the file is closed: libbpf would read freed memory."""
+        """Return libbpf's object. Raise ObjectError if the file is closed, because libbpf would read freed memory."""
         if not self._object:
-            raise ObjectError(f"read '{self.path}': it is closed")
+            raise ObjectError(f"read '{self.path}': the file was closed")
         return self._object
 
     def _duplicate(self, fd: int) -> int:
-        """Return a duplicate of a descriptor, which is closed with this object. Raise KernelError."""
+        """Duplicate a descriptor, so that it outlives libbpf's object. It is closed with this object.
+
+        Raises KernelError.
+        """
         try:
             duplicate = os.dup(fd)
         except OSError as error:
-            raise KernelError(f"keep '{self.path.name}' open: {error.strerror}") from error
+            raise KernelError(f"duplicate a descriptor of '{self.path.name}': {error.strerror}") from error
         self._closing.callback(os.close, duplicate)
         return duplicate
 
     def close_file(self) -> None:
-        """Free libbpf's copy of the file, up to a megabyte. Maps, loaded programs and links stay; nothing more can be
-        read from the file, loaded or attached."""
+        """Free libbpf's copy of the file, up to a megabyte.
+
+        Maps, loaded programs and links stay. Afterwards nothing can be read from the file, loaded or attached.
+        """
         self._file.close()
         self._object, self.maps, self.programs = None, {}, {}
 
     def fill(self, name: str, elements: Mapping[bytes, bytes]) -> None:
-        """Put elements into a map, keys and values as the kernel has them. Call it after `load`. Raise KernelError."""
+        """Add elements, in the kernel's format, to a map. Call it after `load`. Raises KernelError."""
         if name not in self._map_fds:
             raise ObjectError(f"fill map '{name}': '{self.path.name}' has no such map")
         fd = self.map_fd(name)
         for key, value in elements.items():
             check(self._lib.bpf_map_update_elem(fd, key, value, 0), f"fill map '{name}'")
 
-    def refill(self, name: str, before: Mapping[bytes, bytes], now: Mapping[bytes, bytes]) -> None:
-        """Replace the elements `before`, which `fill` put into a map, by those of `now`. Raise KernelError."""
+    def refill(self, name: str, old: Mapping[bytes, bytes], new: Mapping[bytes, bytes]) -> None:
+        """Replace the elements `old`, which `fill` added to a map, by `new`. Raises KernelError."""
         fd = self.map_fd(name)
-        for key in before.keys() - now.keys():
-            # elements of an array cannot be deleted (EINVAL), so they are zeroed; a key that is gone is no error
+        for key in old.keys() - new.keys():
+            # An array refuses to delete elements (EINVAL), so zero them. Ignore other errors: the key may be gone.
             if self._lib.bpf_map_delete_elem(fd, key) == -errno.EINVAL:
-                nothing = bytes(len(before[key]))
-                check(self._lib.bpf_map_update_elem(fd, key, nothing, 0), f"refill map '{name}'")
-        self.fill(name, now)
+                zeros = bytes(len(old[key]))
+                check(self._lib.bpf_map_update_elem(fd, key, zeros, 0), f"refill map '{name}'")
+        self.fill(name, new)
 
     def attach(self, program: str) -> None:
-        """Attach a loaded program where its section says. Raises AttachError."""
+        """Attach a loaded program to the target that its section names. Raises AttachError."""
         section = Section.parse(self.section(program))
         method = method_of(section.kind)
         if method is None:
@@ -166,17 +175,23 @@ class BpfObject:
         method.attach(self, program, section)
 
     def prepare_return(self, program: str) -> None:
-        """Prepare a program to be attached by `attach_return`. Call it before `load`."""
+        """Prepare a program for `attach_return`. Call it before `load`."""
         if not self._kretprobes:
             self._lib.bpf_program__set_expected_attach_type(self.programs[program], _TRACE_KPROBE_MULTI)
 
     def attach_by_section(self, program: str, *, counts_misses: bool = False) -> None:
-        """Attach a program as libbpf does it, by its section; `counts_misses`: the link counts the calls it missed."""
+        """Attach a program with libbpf, to the target of its section. Raises AttachError.
+
+        `counts_misses` says that the link counts missed calls, which `missed_runs` then includes.
+        """
         self.libbpf.take_messages()
         self._keep_link(program, self._lib.bpf_program__attach(self.programs[program]), counts_misses)
 
     def attach_return(self, program: str, function: str) -> None:
-        """Attach a kretprobe's program, so that it has room for as many calls under way as this kernel allows."""
+        """Attach a program as a kretprobe with the highest limit of concurrent calls that this kernel allows.
+
+        Raises AttachError.
+        """
         if self._kretprobes:
             self._kretprobes.attach(function, self.program_fd(program))
             return
@@ -201,44 +216,48 @@ class BpfObject:
         return link
 
     def missed_runs(self, programs: Iterable[str]) -> int:
-        """Return how many runs of these programs the kernel left out, as far as it tells."""
+        """Return how many runs of these programs the kernel has skipped. Some kernels do not count all of them."""
         missed = sum(self.libbpf.missed_runs(self.program_fd(program)) for program in programs)
         missed += sum(self.libbpf.missed_hits(self._lib.bpf_link__fd(link)) for link in self._counting_links)
         return missed + (self._kretprobes.missed() if self._kretprobes else 0)
 
     def _each(self, what: str) -> Iterator[int]:
-        found, after = getattr(self._lib, f"bpf_object__next_{what}"), None
-        while after := found(self._object, after):
-            yield after
+        next_one, current = getattr(self._lib, f"bpf_object__next_{what}"), None
+        while current := next_one(self._object, current):
+            yield current
 
     def _text(self, function: str, pointer: int) -> str:
         text: bytes = getattr(self._lib, function)(pointer)
         return text.decode()
 
 
-def raise_load_error(path: Path, name: str | None, code: int, said: str) -> NoReturn:
-    """Raise a LoadError from the kernel's answer and the messages of libbpf or the verifier."""
+def raise_load_error(path: Path, name: str | None, code: int, messages: str) -> NoReturn:
+    """Raise a LoadError for an errno of the kernel and the messages of libbpf or the verifier.
+
+    `name` is the program at fault, None if that is unknown.
+    """
     what = f"load '{name}' of '{path.name}'" if name else f"load '{path.name}'"
-    # of libbpf's own advice some is misleading ("raise ulimit -l" for any EPERM), so our words alone
-    if code in (errno.EPERM, errno.EACCES) and "processed" not in said:
+    # Do not pass on libbpf's advice, because some of it is misleading: it recommends `ulimit -l` for any EPERM. If
+    # the messages have "processed", the verifier ran and refused the program, so permissions are not the reason.
+    if code in (errno.EPERM, errno.EACCES) and "processed" not in messages:
         remedy = "" if name else (
-            ": run as root outside of user namespaces, where bpf(2) is not filtered (seccomp), and before Linux 5.11 "
+            ": run as root, not in a user namespace and without a seccomp filter for bpf(2); before Linux 5.11 also "
             "with CAP_SYS_RESOURCE or ulimit -l unlimited"
         )  # fmt: skip
         raise LoadError(f"{what}: not permitted by the kernel{remedy}", program=name, errno=code)
-    raise LoadError(f"{what}: {_verifier_line(said) or os.strerror(code)}", program=name, errno=code)
+    raise LoadError(f"{what}: {_verifier_line(messages) or os.strerror(code)}", program=name, errno=code)
 
 
-def _verifier_line(said: str) -> str:
-    """Return the last useful line of the verifier's log: what it objects to, not its statistics."""
-    log = said
+def _verifier_line(messages: str) -> str:
+    """Return the line of the verifier's log that says why it refuses a program: the last one before its statistics."""
+    log = messages
     with suppress(ValueError):
-        log = said[said.index("-- BEGIN PROG LOAD LOG --") : said.index("-- END PROG LOAD LOG --")]
+        log = messages[messages.index("-- BEGIN PROG LOAD LOG --") : messages.index("-- END PROG LOAD LOG --")]
     lines = [line.strip() for line in log.splitlines()]
     useful = [line for line in lines if line and not line.startswith(("processed ", "--", "libbpf: failed to load"))]
     return useful[-1].removeprefix("libbpf: ") if useful else ""
 
 
-def _last_line(said: str) -> str:
-    lines = said.strip().splitlines()
+def _last_line(messages: str) -> str:
+    lines = messages.strip().splitlines()
     return lines[-1].removeprefix("libbpf: ") if lines else ""

@@ -1,7 +1,7 @@
-"""Read BTF, the types of a compiled object or of the running kernel, through libbpf.
+"""Read BTF, the type information of a compiled object or of the running kernel, with libbpf.
 
-C structs become numpy dtypes, so that rows are described in C alone. The format: Documentation/bpf/btf.rst in the
-kernel's sources.
+C structs become numpy dtypes, so that rows are declared only once, in C. The format is described in
+Documentation/bpf/btf.rst of the kernel.
 """
 
 from __future__ import annotations
@@ -24,55 +24,59 @@ INT, PTR, ARRAY, STRUCT, UNION, ENUM, FWD, TYPEDEF, VOLATILE, CONST, RESTRICT = 
 FUNC, FUNC_PROTO, VAR, DATASEC, FLOAT, DECL_TAG, TYPE_TAG, ENUM64 = range(12, 20)
 _HEADER = struct.Struct("<HBBIIIII")
 _MAGIC = 0xEB9F
-# the 32-bit words that follow struct btf_type: so many once, or so many for each of its parts (info's lower 16 bits)
+# How many 32-bit words follow struct btf_type: in _WORDS in total, in _WORDS_OF_PART for each member, parameter or
+# variable (their number is in the lower 16 bits of `info`).
 _WORDS = {INT: 1, ARRAY: 3, VAR: 1, DECL_TAG: 1}
 _WORDS_OF_PART = {STRUCT: 3, UNION: 3, ENUM: 2, FUNC_PROTO: 2, DATASEC: 3, ENUM64: 3}
 
-_LONGEST = 1024  # elements of an array: a row is copied in every interval
-_DEEPEST = 16  # structs in structs; damaged ones may contain themselves
+_MAX_ELEMENTS = 1024  # of an array, because each element becomes a field of a row
+_MAX_DEPTH = 16  # of nested structs, because in damaged BTF a struct may contain itself
 
 
 @dataclass(frozen=True, slots=True)
 class Type:
-    """One type: `struct btf_type` and what follows it."""
+    """One type: `struct btf_type` and the words that follow it."""
 
     kind: int
     name: str
     size_or_type: int
-    """Its size in bytes, or the id of the type that it refers to; the kind decides."""
+    """The size in bytes or the id of the type that this one refers to, depending on the kind."""
     parts: tuple[tuple[int, ...], ...]
-    """Its members, parameters or variables, as the format has them; one part for a kind that has no list of them."""
+    """The members, parameters or variables, in BTF's format. Kinds without a list of them have one part or none."""
 
 
 @contextmanager
-def _understood() -> Iterator[None]:
+def _damaged_btf_as_object_error() -> Iterator[None]:
     try:
         yield
     except (struct.error, ValueError, LookupError, TypeError, OverflowError) as error:
-        raise ObjectError(f"read BTF: not understood ({error}): build the object again") from error
+        raise ObjectError(f"read BTF: damaged or unknown format ({error}): compile the object again") from error
 
 
 class Btf:
-    """Types by id and by name. Holds libbpf's copy of them until it is closed or nobody refers to it any more."""
+    """The types of an object or a kernel, by id and by name.
+
+    A context manager. libbpf's copy of the types is freed on close, or when the object is garbage-collected.
+    """
 
     def __init__(self, raw: bytes, libbpf: Libbpf | None = None) -> None:
-        """Read `raw`, the contents of a .BTF section or of /sys/kernel/btf/vmlinux. Raises ObjectError.
+        """Parse `raw`, the contents of a .BTF section or of /sys/kernel/btf/vmlinux. Raises ObjectError.
 
-        `libbpf` is loaded here if it is not given.
+        If `libbpf` is None, the library is loaded.
         """
-        with _understood():
+        with _damaged_btf_as_object_error():
             magic, _, _, header, _, _, strings_at, strings_size = _HEADER.unpack_from(raw)
             if magic != _MAGIC:
                 raise ValueError(f"magic {magic:#x}")
             if header < _HEADER.size or len(raw) < header + strings_at + strings_size:
-                raise ValueError("cut short")
+                raise ValueError("truncated")
             self._lib = (libbpf or Libbpf()).lib
             self._btf: int | None = self._lib.btf__new(raw, len(raw))
             if not self._btf:
                 raise ValueError(os.strerror(ctypes.get_errno()))
         self._free = weakref.finalize(self, self._lib.btf__free, self._btf)
         self._free.atexit = False
-        self._found: dict[tuple[str, int], int] = {}  # libbpf goes through all types for each name
+        self._ids: dict[tuple[str, int], int] = {}  # a cache, because libbpf searches all types for each name
 
     def __enter__(self) -> Self:
         return self
@@ -86,30 +90,33 @@ class Btf:
         self._btf = None
 
     def find(self, name: str, kind: int) -> int | None:
-        """Return the id of the type of that name and kind; None if there is none."""
-        found = self._found.get((name, kind))
-        if found is None:
-            with _understood():
-                found = self._lib.btf__find_by_name_kind(self._open(), name.encode(), kind)
-            self._found[name, kind] = found
-        return found if found > 0 else None
+        """Return the id of the type of that name and kind, or None."""
+        type_id = self._ids.get((name, kind))
+        if type_id is None:
+            with _damaged_btf_as_object_error():
+                type_id = self._lib.btf__find_by_name_kind(self._open(), name.encode(), kind)
+            self._ids[name, kind] = type_id
+        return type_id if type_id > 0 else None
 
     def type(self, type_id: int) -> Type:
-        """Return a type. Raises ObjectError if there is none of that id."""
-        with _understood():
+        """Return the type with an id. Raises ObjectError if there is none."""
+        with _damaged_btf_as_object_error():
             return self._type(type_id)
 
     def name(self, offset: int) -> str:
-        """Return the string at an offset, such as a member's name. Raises ObjectError."""
-        with _understood():
+        """Return the string at an offset, such as the name of a member. Raises ObjectError."""
+        with _damaged_btf_as_object_error():
             return self._name(offset)
 
     def dtype(self, type_id: int) -> np.dtype:
-        """Return the numpy dtype of a C struct: nested structs are flattened, names are kept, arrays of char are bytes,
-        and an array of u64 is a field for each element: NAME_0, NAME_1 ... Raises ObjectError."""
+        """Return the numpy dtype of a C struct. Raises ObjectError.
+
+        Fields keep their names, and nested structs are flattened. An array of char becomes bytes, and an array of u64
+        one field for each element: NAME_0, NAME_1 ...
+        """
         fields: dict[str, tuple[str, int]] = {}
-        with _understood():
-            self._flatten(type_id, 0, fields, _DEEPEST)
+        with _damaged_btf_as_object_error():
+            self._flatten(type_id, 0, fields, _MAX_DEPTH)
             names = list(fields)
             return np.dtype(
                 {"names": names, "formats": [fields[n][0] for n in names],
@@ -117,12 +124,12 @@ class Btf:
             )  # fmt: skip
 
     def variables(self, section: str) -> dict[str, tuple[int, int]]:
-        """Return name -> (offset, size in bytes) of a data section's variables, such as `.rodata`."""
-        found = self.find(section, DATASEC)
-        if found is None:
+        """Return the variables of a data section, such as `.rodata`: name -> (offset, size in bytes)."""
+        type_id = self.find(section, DATASEC)
+        if type_id is None:
             return {}
-        with _understood():
-            return {self._type(var).name: (offset, size) for var, offset, size in self._type(found).parts}
+        with _damaged_btf_as_object_error():
+            return {self._type(var).name: (offset, size) for var, offset, size in self._type(type_id).parts}
 
     def _open(self) -> int:
         if self._btf is None:
@@ -130,49 +137,49 @@ class Btf:
         return self._btf
 
     def _type(self, type_id: int) -> Type:
-        # libbpf has checked that each type lies within the data, and checks ids and offsets of names here
-        found = self._lib.btf__type_by_id(self._open(), type_id)
-        if not found:
+        # btf__new() has checked that all types lie within the data; this call checks the id.
+        type_ = self._lib.btf__type_by_id(self._open(), type_id)
+        if not type_:
             raise LookupError(f"no type {type_id}")
-        name, info, size_or_type = found[:3]
+        name, info, size_or_type = type_[:3]
         kind, count = info >> 24 & 31, info & 0xFFFF
-        each = _WORDS.get(kind) or _WORDS_OF_PART.get(kind, 0)
-        count = 1 if kind in _WORDS else count if each else 0
-        words = found[3 : 3 + each * count]
-        parts = tuple(tuple(words[at : at + each]) for at in range(0, len(words), each or 1))
+        width = _WORDS.get(kind) or _WORDS_OF_PART.get(kind, 0)
+        count = 1 if kind in _WORDS else count if width else 0
+        words = type_[3 : 3 + width * count]
+        parts = tuple(tuple(words[n : n + width]) for n in range(0, len(words), width or 1))
         return Type(kind, self._name(name), size_or_type, parts)
 
     def _name(self, offset: int) -> str:
-        found: bytes | None = self._lib.btf__name_by_offset(self._open(), offset)
-        if found is None:
+        name: bytes | None = self._lib.btf__name_by_offset(self._open(), offset)
+        if name is None:
             raise LookupError(f"no name at {offset}")
-        return found.decode()
+        return name.decode()
 
     def _resolve(self, type_id: int) -> Type:
-        """Return what a type is without its typedefs and qualifiers."""
-        found = self._lib.btf__resolve_type(self._open(), type_id)
-        if found < 0:
-            raise ValueError(f"type {type_id} stands for nothing")
-        return self._type(found)
+        """Return a type without its typedefs and qualifiers."""
+        resolved = self._lib.btf__resolve_type(self._open(), type_id)
+        if resolved < 0:
+            raise ValueError(f"type {type_id} refers to no type")
+        return self._type(resolved)
 
     def _flatten(self, type_id: int, base: int, fields: dict[str, tuple[str, int]], depth: int) -> None:
         if not depth:
-            raise ValueError(f"structs in structs more than {_DEEPEST} deep")
-        found = self._resolve(type_id)
-        if found.kind != STRUCT:
-            raise ObjectError(f"read BTF: '{found.name}' is not a struct: rows and totals are structs")
-        for name_offset, member_id, bits in found.parts:
+            raise ValueError(f"structs are nested more than {_MAX_DEPTH} deep")
+        struct_ = self._resolve(type_id)
+        if struct_.kind != STRUCT:
+            raise ObjectError(f"read BTF: '{struct_.name}' is not a struct: keys, rows and totals must be structs")
+        for name_offset, member_id, bits in struct_.parts:
             member, name, offset = self._resolve(member_id), self._name(name_offset), base + bits // 8
             if member.kind == STRUCT:
                 self._flatten(member_id, offset, fields, depth - 1)
                 continue
-            for each, format_, at in self._fields(member, name, f"{found.name}.{name}"):
-                if each in fields:
-                    raise ObjectError(f"read BTF: struct '{found.name}' has the field '{each}' twice")
-                fields[each] = (format_, offset + at)
+            for field, format_, at in self._fields(member, name, f"{struct_.name}.{name}"):
+                if field in fields:
+                    raise ObjectError(f"read BTF: struct '{struct_.name}' has the field '{field}' twice")
+                fields[field] = (format_, offset + at)
 
-    def _fields(self, member: Type, name: str, where: str) -> Iterator[tuple[str, str, int]]:
-        """Yield name, format and offset of each field that a member becomes."""
+    def _fields(self, member: Type, name: str, path: str) -> Iterator[tuple[str, str, int]]:
+        """Yield the name, format and offset within the member of each numpy field for a member of a struct."""
         if member.kind == INT:
             signed = member.parts[0][0] >> 24 & 1
             yield name, f"<{'i' if signed else 'u'}{member.size_or_type}", 0
@@ -183,8 +190,8 @@ class Btf:
             if element.kind == INT and element.size_or_type == 1:
                 yield name, f"S{count}", 0
                 return
-            if element.kind == INT and element.size_or_type == 8 and count <= _LONGEST:
+            if element.kind == INT and element.size_or_type == 8 and count <= _MAX_ELEMENTS:
                 for n in range(count):
                     yield f"{name}_{n}", "<u8", 8 * n
                 return
-        raise ObjectError(f"read BTF: field '{where}' is neither an integer nor an array of char or of __u64")
+        raise ObjectError(f"read BTF: field '{path}' is neither an integer nor an array of char or of __u64")

@@ -8,43 +8,49 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-_NO_EBPF, _NO_TRACING = "no eBPF: nothing can be seen", "no eBPF for tracing: nothing can be seen"
-_NO_KPROBES, _NO_TRAMPOLINES = "no kprobes", "no trampolines, the cheapest way to see a function"
+_NO_EBPF, _NO_TRACING = "no eBPF, so ebpfmon cannot run", "no eBPF tracing, so ebpfmon cannot run"
+_NO_KPROBES, _NO_TRAMPOLINES = "no kprobes", "no trampolines, the cheapest attach method"
 
 COSTS = {
     "BPF": _NO_EBPF,
     "BPF_SYSCALL": _NO_EBPF,
     "PERF_EVENTS": _NO_TRACING,
     "BPF_EVENTS": _NO_TRACING,
-    "BPF_JIT": "programs are interpreted: each event costs more, and there are no trampolines",
-    "DEBUG_INFO_BTF": "no BTF: no trampolines, and programs have to be compiled on this machine, by BCC",
+    "BPF_JIT": "programs are interpreted, so events cost more; no trampolines",
+    "DEBUG_INFO_BTF": "no BTF, so no trampolines, and BCC has to compile the programs on this machine",
     "FUNCTION_TRACER": _NO_TRAMPOLINES,
     "DYNAMIC_FTRACE": _NO_TRAMPOLINES,
     "DYNAMIC_FTRACE_WITH_DIRECT_CALLS": _NO_TRAMPOLINES,
     "KPROBES": _NO_KPROBES,
     "KPROBE_EVENTS": _NO_KPROBES,
-    "KPROBES_ON_FTRACE": "a kprobe at a function's entry costs more: a breakpoint in place of a call",
-    "FPROBE": "no kprobe.multi: kprobes can only be attached one by one",
-    "FTRACE_SYSCALLS": "no tracepoints of single system calls",
-    "CGROUPS": "no cgroups: rows cannot say to which one a process belongs",
+    "KPROBES_ON_FTRACE": "kprobes at function entry cost more, because each is a breakpoint instead of a call",
+    "FPROBE": "no kprobe.multi links, so kretprobes can miss calls",
+    "FTRACE_SYSCALLS": "no tracepoints for individual system calls",
+    "CGROUPS": "no cgroups, so rows do not have the cgroup of a process",
 }
-"""The options that ebpfmon needs or profits from, and what the lack of each costs."""
+"""The options that ebpfmon needs or benefits from, and the effect if one is not set."""
 
 
 @dataclass(frozen=True, slots=True)
 class Kconfig:
-    """The options that are set, by name without CONFIG_. Values are as written: "y", "m", numbers, quoted strings."""
+    """A kernel's configuration: its path and its options by name without CONFIG_.
+
+    Values are as written in the file: y, m, a number or a quoted string. Options that are not set are absent.
+    """
 
     path: str
     options: Mapping[str, str]
 
     def has(self, option: str) -> bool:
-        """Say whether an option is built in or a module."""
+        """Return whether an option is built in or a module."""
         return self.options.get(option) in ("y", "m")
 
 
 def places(release: str) -> tuple[str, ...]:
-    """Return where a kernel's configuration may be, the surest first: a file in /boot may be of another build."""
+    """Return the paths where a kernel's configuration may be, the most reliable first.
+
+    /proc/config.gz is the running kernel's own. A file in /boot may come from another build.
+    """
     return (
         "/proc/config.gz",
         f"/boot/config-{release}",
@@ -54,7 +60,7 @@ def places(release: str) -> tuple[str, ...]:
 
 
 def read(release: str, root: Path = Path("/")) -> Kconfig | None:
-    """Return the first configuration that can be read, or None. `root` is where /proc and /boot are."""
+    """Return the first configuration that can be read, or None. `root` is the directory with /proc and /boot."""
     for place in places(release):
         try:
             data = (root / place[1:]).read_bytes()
@@ -63,6 +69,6 @@ def read(release: str, root: Path = Path("/")) -> Kconfig | None:
             continue
         lines = (line.partition("=") for line in text.splitlines() if line.startswith("CONFIG_"))
         options = {name.removeprefix("CONFIG_"): value for name, _, value in lines}
-        if options:  # an empty file does not mean that everything is off
+        if options:  # An empty file does not mean that no option is set.
             return Kconfig(place, options)
     return None

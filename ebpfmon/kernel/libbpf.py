@@ -1,4 +1,4 @@
-"""Bind libbpf (>= 1.0) with ctypes, and ask the kernel for what libbpf has no function for."""
+"""Bind libbpf (>= 1.0) with ctypes, and make the system calls that libbpf has no function for."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ _SIGNATURES: dict[str, tuple[Any, ...]] = {  # name: (result, *arguments)
 
 
 class _ProgInfo(ctypes.Structure):
-    """The part of struct bpf_prog_info (linux/bpf.h) that is read here."""
+    """The part of struct bpf_prog_info (linux/bpf.h) that ebpfmon reads."""
 
     _fields_ = (("head", ctypes.c_uint8 * 192), ("run_time_ns", ctypes.c_uint64),
                 ("run_count", ctypes.c_uint64), ("recursion_misses", ctypes.c_uint64),
@@ -78,7 +78,7 @@ class _ProgInfo(ctypes.Structure):
 
 
 class _LinkInfo(ctypes.Structure):
-    """The part of struct bpf_link_info that is read here, of kprobe_multi links and of perf_event links to kprobes."""
+    """The part of struct bpf_link_info that ebpfmon reads: kprobe_multi links, and perf_event links to kprobes."""
 
     _fields_ = (("type", _U32), ("id", _U32), ("prog_id", _U32), ("pad", _U32), ("event_type", _U32),
                 ("before", _U32 * 3), ("multi_missed", ctypes.c_uint64), ("addr", ctypes.c_uint64),
@@ -86,7 +86,7 @@ class _LinkInfo(ctypes.Structure):
 
 
 PERF_TRACEPOINT = 2
-"""The type of perf events that tracefs lists."""
+"""PERF_TYPE_TRACEPOINT: the type of perf events that are listed in tracefs."""
 _KPROBE_TYPE = Path("/sys/bus/event_source/devices/kprobe/type")
 _PERF_EVENT_OPEN = {"x86_64": 298, "aarch64": 241}
 _PERF_FD_CLOEXEC, _PERF_SET_BPF, _PERF_ENABLE = 8, 0x40042408, 0x2400  # linux/perf_event.h
@@ -95,7 +95,7 @@ _PERF_EVENT_KPROBE, _PERF_EVENT_KRETPROBE = 3, 4  # enum bpf_perf_event_type
 
 
 class _Messages(threading.local):
-    """What libbpf has printed in the calling thread, oldest first. Bounded, because not every caller asks for it."""
+    """The messages of libbpf in the calling thread, oldest first. Bounded, because not every caller takes them."""
 
     def __init__(self) -> None:
         self.texts = deque[str](maxlen=_MESSAGES_MAX)
@@ -113,16 +113,16 @@ def _keep_message(level: int, form: int, arguments: int) -> int:
     return 0
 
 
-# libbpf has one print callback for the whole process and keeps its address for good. Therefore the callback is a
-# constant of this module: one that belonged to an instance would be freed with it while libbpf still calls it.
+# libbpf has one print callback for the whole process and keeps its address. The callback is a constant of this module
+# because a callback of an instance would be freed with the instance, while libbpf could still call it.
 _CALLBACK = _PRINT(_keep_message)
 
 
 class Libbpf:
-    """The shared library. Its functions are in `lib`."""
+    """The shared library libbpf. Its functions are attributes of `lib`."""
 
     def __init__(self, name: str = "libbpf.so.1") -> None:
-        """Raises KernelError, which names the package to install, if the library is missing or too old."""
+        """Load the library. Raises KernelError, which names the package to install, if it is missing or too old."""
         try:
             self.lib = ctypes.CDLL(name, use_errno=True)
         except OSError as error:
@@ -130,8 +130,8 @@ class Libbpf:
                 f"load '{name}': {error}: install libbpf 1.0 or later (Debian, Ubuntu 24.04: apt install libbpf1)"
             ) from error
         for function, (result, *arguments) in _SIGNATURES.items():
-            found = getattr(self.lib, function)
-            found.restype, found.argtypes = result, arguments
+            binding = getattr(self.lib, function)
+            binding.restype, binding.argtypes = result, arguments
         self.lib.libbpf_set_print(_CALLBACK)
 
     @property
@@ -142,7 +142,7 @@ class Libbpf:
 
     @property
     def possible_cpus(self) -> int:
-        """How many values an element of a per-CPU map has."""
+        """The number of possible CPUs, and so of values in each element of a per-CPU map."""
         return check(self.lib.libbpf_num_possible_cpus(), "count the possible CPUs")
 
     def take_messages(self) -> str:
@@ -156,12 +156,18 @@ class Libbpf:
         return text
 
     def missed_runs(self, program_fd: int) -> int:
-        """Return how many runs of a program the kernel left out because one was already running on that CPU."""
-        info = _ProgInfo()  # kernels before 5.12 do not know the field and leave it 0
+        """Return how many runs of a program the kernel skipped because it was already running on that CPU.
+
+        Kernels before 5.12 do not count them; the result is 0.
+        """
+        info = _ProgInfo()
         return info.recursion_misses if self._info(program_fd, info) else 0
 
     def missed_hits(self, link_fd: int) -> int:
-        """Return how often a kprobe was hit and could not call its program. Kernels before 6.7 do not tell: 0."""
+        """Return how often a kprobe was hit but could not run its program.
+
+        Kernels before 6.7 do not count this; the result is 0.
+        """
         info = _LinkInfo()
         if not self._info(link_fd, info):
             return 0
@@ -171,24 +177,25 @@ class Libbpf:
         return int(info.kprobe_missed) if kprobe else 0
 
     def open_event(self, kind: int, config: int, config1: int = 0) -> int:
-        """Open a perf event of all processes and return its descriptor, for os.close(). Raises OSError."""
-        # type, size, config, sample_period, sample_type, read_format, flags, wakeup, bp_type, config1, config2, ...
+        """Open a perf event for all processes and return its descriptor, to be closed by the caller. Raises OSError."""
+        # struct perf_event_attr: type, size, config, sample_period, sample_type, read_format, flags, wakeup_events,
+        # bp_type, config1, config2 ...
         attr = struct.pack("=IIQQQQQIIQQQQQ", kind, 96, config, 1, 0, 0, 0, 1, 0, config1, 0, 0, 0, 0)
         number = _PERF_EVENT_OPEN[os.uname().machine]
-        # CPU 0 alone, because the kernel runs the program on whichever CPU hits the probe
+        # CPU 0 is enough, because the kernel runs the program on every CPU that hits the probe.
         fd: int = _LIBC.syscall(number, attr, -1, 0, -1, _PERF_FD_CLOEXEC)
         if fd < 0:
             raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
         return fd
 
     def open_kprobe(self, function: str) -> int:
-        """Open a kprobe at a function's entry as a perf event and return its descriptor. Raises OSError."""
+        """Open a kprobe at the entry of a function, as a perf event, and return its descriptor. Raises OSError."""
         name = ctypes.create_string_buffer(function.encode())
         return self.open_event(int(_KPROBE_TYPE.read_text()), 0, ctypes.addressof(name))
 
     @staticmethod
     def run_at(event_fd: int, program_fd: int) -> None:
-        """Let a perf event run a program until the event is closed. Raises OSError."""
+        """Run a program at each perf event, until the event is closed. Raises OSError."""
         fcntl.ioctl(event_fd, _PERF_SET_BPF, program_fd)
         fcntl.ioctl(event_fd, _PERF_ENABLE, 0)
 
@@ -198,7 +205,7 @@ class Libbpf:
 
 
 def check(result: int, step: str) -> int:
-    """Return the result of a libbpf call. Raises KernelError if it is a negative errno."""
+    """Return the result of a libbpf call. Raises KernelError if it is a negative errno. `step` begins the message."""
     if result < 0:
         raise KernelError(f"{step}: {os.strerror(-result)}")
     return result

@@ -1,4 +1,4 @@
-"""Finds a probe's compiled object, and binds the probe's events to the object's programs."""
+"""Find the compiled object of a probe, and bind the probe's events to the programs of the object."""
 
 from __future__ import annotations
 
@@ -12,17 +12,15 @@ from ebpfmon.errors import ObjectError
 from ebpfmon.kernel.attach_methods import AttachMethod, Section, method_of
 from ebpfmon.kernel.bpfobject import BpfObject
 from ebpfmon.kernel.btf import Btf
-from ebpfmon.kernel.tables import find_tables
+from ebpfmon.kernel.tables import PROCESS_KEY, find_tables
 from ebpfmon.model import Candidate, Event, LoadMode, Probe
 
 ARCHITECTURES = ("x86_64", "aarch64")
-PROCESS_KEY = ("start_ns", "tgid", "exec_id")
-"""`struct process_key` in the BPF headers."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BoundCandidate:
-    """A candidate of an event, with what the sections of its programs say."""
+    """A candidate of an event, with the attach method and targets from the sections of its programs."""
 
     event: str
     method: AttachMethod
@@ -36,7 +34,7 @@ class BoundCandidate:
 
     @property
     def target(self) -> str:
-        """The function or tracepoint that stands for the candidate in reports: its first program's."""
+        """The function or tracepoint of the first program, which names the candidate in reports."""
         return self.sections[0].target
 
     @property
@@ -47,8 +45,12 @@ class BoundCandidate:
 
 @dataclass(frozen=True, slots=True)
 class ObjectSpec:
-    """A probe's events bound to its object: for each event its candidates in their order, the object's rodata settings
-    by name (offset and size), the events that a kernel may have nothing of, and the object's tables by process."""
+    """The events of a probe, bound to its compiled object.
+
+    `candidates` are those of each event, in the probe's order. `settings` are the object's rodata settings: name ->
+    (offset, size in bytes). `optional` are the events that are left out on kernels without any of their functions.
+    `by_process` are the object's tables by process.
+    """
 
     candidates: dict[str, tuple[BoundCandidate, ...]]
     settings: dict[str, tuple[int, int]] = field(default_factory=dict)
@@ -66,7 +68,9 @@ def locate(probe: Probe) -> Path:
     if path.is_file():
         return path
     if machine not in ARCHITECTURES:
-        raise ObjectError(f"find the object of probe '{probe.name}': none for {machine}: {', '.join(ARCHITECTURES)}")
+        raise ObjectError(
+            f"find the object of probe '{probe.name}': {machine} is not supported, only {' and '.join(ARCHITECTURES)}"
+        )
     raise ObjectError(
         f"find the object of probe '{probe.name}': no '{path}': compile it with ebpfmon bpf build "
         "(in a clone of ebpfmon: make bpf)"
@@ -74,7 +78,7 @@ def locate(probe: Probe) -> Path:
 
 
 def read_spec(probe: Probe, obj: BpfObject, btf: Btf) -> ObjectSpec:
-    """Bind a probe's events to its opened object. Raises ObjectError where they do not fit together."""
+    """Bind a probe's events to its opened object. Raises ObjectError if they do not fit together."""
     settings = btf.variables(".rodata")
     sections = {name: obj.section(name) for name in obj.programs}
     try:
@@ -93,15 +97,16 @@ def _tables_by_process(obj: BpfObject, btf: Btf) -> frozenset[str]:
 def bind(
     events: Iterable[Event], sections: Mapping[str, str], settings: Iterable[str]
 ) -> dict[str, tuple[BoundCandidate, ...]]:
-    """Return the candidates by event, in their order; `sections` are those of the object's programs, by name.
+    """Return the bound candidates of each event, in the probe's order.
 
-    Raises ObjectError, in one line, if an event names what the object does not have, or leaves out what it has.
+    `sections` are the sections of the object's programs by name, `settings` the names of its rodata settings. Raises
+    ObjectError if an event names a program or setting that the object lacks, or if no event names one of its programs.
     """
-    found = {e.name: tuple(_bind(e.name, c, sections, frozenset(settings)) for c in e.candidates) for e in events}
-    named = {program for candidates in found.values() for c in candidates for program in c.programs}
+    bound = {e.name: tuple(_bind(e.name, c, sections, frozenset(settings)) for c in e.candidates) for e in events}
+    named = {program for candidates in bound.values() for c in candidates for program in c.programs}
     if unnamed := [program for program in sections if program not in named]:
         raise ObjectError(f"no event names program '{unnamed[0]}' of its object: add it to Probe.events")
-    return found
+    return bound
 
 
 def _bind(event: str, candidate: Candidate, sections: Mapping[str, str], settings: frozenset[str]) -> BoundCandidate:

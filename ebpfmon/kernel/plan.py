@@ -1,4 +1,4 @@
-"""Which candidates of a probe's events are still in question, and why the others are not."""
+"""Choose a candidate for each event of a probe, and record why the others are not used."""
 
 from __future__ import annotations
 
@@ -15,16 +15,19 @@ from ebpfmon.kernel.symbols import Symbols
 from ebpfmon.kernel.tables import find_tables, set_table_size
 from ebpfmon.model import LoadMode, Probe, Setup
 
-# what a kernel answers when it does not know a kind of program at all, rather than this one
-_ENOTSUPP = 524  # not in errno(3), but the kernel's answer all the same
-_REFUSES_KIND = frozenset({errno.EPERM, errno.EOPNOTSUPP, _ENOTSUPP})
-_PREEMPTED = "may miss calls: this kernel preempts such programs"
+_ENOTSUPP = 524  # linux/errno.h; errno(3) does not list it.
+# The errors with which a kernel refuses every program of a kind. Other errors concern one program.
+_KIND_REFUSED = frozenset({errno.EPERM, errno.EOPNOTSUPP, _ENOTSUPP})
+_PREEMPTED = "may miss calls: this kernel can preempt such programs"
 
 
 @dataclass(slots=True)
 class Choice:
-    """How an event is seen: the candidate chosen (None: not at all), why it may miss calls (empty: it sees every one),
-    and why not what would have come before."""
+    """How an event is attached.
+
+    `chosen` is its candidate, None if none works. `miss_reason` is why that may miss calls, empty if it does not.
+    `refused` are the candidates that would have been preferred, each with the reason why it is not used.
+    """
 
     event: str
     chosen: BoundCandidate | None = None
@@ -33,17 +36,17 @@ class Choice:
 
 
 def is_preempted(candidate: BoundCandidate, kernel: Kernel) -> bool:
-    """Return whether a kernel preempts a candidate's programs."""
+    """Return whether a kernel can preempt the programs of a candidate."""
     return bool(candidate.kinds & kernel.preempted_kinds) and not candidate.softirq
 
 
 def miss_reason(candidate: BoundCandidate, kernel: Kernel) -> str:
-    """Return why a candidate may miss calls on a kernel; empty if it sees every one."""
+    """Return why a candidate may miss calls on a kernel; empty if it does not."""
     return _PREEMPTED if is_preempted(candidate, kernel) else candidate.method.miss_reason(candidate.kinds, kernel)
 
 
 class Plan:
-    """Takes for each event the best candidate that is left, until all can be loaded and attached."""
+    """The candidates of a probe's events that have not been excluded yet, best first."""
 
     def __init__(
         self, probe: Probe, spec: ObjectSpec, kernel: Kernel, *, mode: LoadMode, attach_method: str | None
@@ -53,32 +56,38 @@ class Plan:
         self._remaining: dict[str, list[BoundCandidate]] = {}
         for event, candidates in spec.candidates.items():
             of_mode = [c for c in candidates if c.mode in (None, mode)]
-            if of_mode:  # else the event is for the other mode alone
+            if of_mode:  # Otherwise the event exists only in the other load mode.
                 allowed = (c for c in of_mode if attach_method in (None, c.method.name))
                 self._remaining[event] = sorted(allowed, key=self._rank)
         self.choices = {event: Choice(event) for event in self._remaining}
 
     def _rank(self, candidate: BoundCandidate) -> int:
-        """Rank what misses nothing first; then keep the order. Instances run out seldom, preemption is daily."""
+        """Return 0 for a candidate that misses no calls, 1 if it may, 2 if it may because of preemption.
+
+        Preemption is frequent, but a kretprobe seldom reaches its limit of concurrent calls.
+        """
         return 2 if is_preempted(candidate, self._kernel) else int(bool(miss_reason(candidate, self._kernel)))
 
     def exclude_unavailable(self, symbols: Symbols, programs: Container[str] | None = None) -> None:
-        """Cross out what can be seen not to be there; `programs` are those that BCC compiled, if it did."""
+        """Exclude the candidates that cannot work on this kernel, with the reason.
+
+        `programs` are the names of the programs that BCC has compiled, None if BCC is not used.
+        """
         for event in self._spec.optional & self._remaining.keys():
             if not any(symbols.has_function(c.target) for c in self._spec.candidates[event]):
                 del self._remaining[event], self.choices[event]
         for candidate in [c for left in self._remaining.values() for c in left]:
             reason = self._unavailable_reason(candidate, symbols)
             if programs is not None and not all(p in programs for p in candidate.programs):
-                reason = "needs the kernel's BTF, and BCC is there to do without"
+                reason = "needs the kernel's BTF, which is not available with BCC"
             if reason:
                 self._exclude(candidate, reason)
         for candidate in [c for left in self._remaining.values() for c in left]:
-            if refused := candidate.kinds & self._kernel.refused_kinds.keys():
-                self._exclude(candidate, self._kernel.refused_kinds[min(refused)])
+            if kinds := candidate.kinds & self._kernel.refused_kinds.keys():
+                self._exclude(candidate, self._kernel.refused_kinds[min(kinds)])
 
     def _unavailable_reason(self, candidate: BoundCandidate, symbols: Symbols) -> str:
-        """Return why a candidate cannot work on this kernel, as far as looking tells; empty if it may."""
+        """Return why a candidate cannot work on this kernel; empty if it may."""
         reasons = (
             candidate.method.unavailable_reason(section, candidate.arguments, self._kernel, symbols)
             for section in candidate.sections
@@ -86,9 +95,11 @@ class Plan:
         return next((reason for reason in reasons if reason), "")
 
     def try_load(self, obj: BpfObject, *, table_size: int, rows: bool, setup: Setup) -> bool:
-        """Load and attach the best of what is left. If that fails, cross out the culprit and return False.
+        """Load and attach the best remaining candidates. Return whether that succeeded.
 
-        Without `rows` tables by process hold none.
+        If not, the candidates of the program at fault are excluded, and the caller tries again with a new object.
+        Without `rows`, tables by process get the smallest size. Raises AttachError if no event is left, or if an event
+        cannot be attached by the forced attach method; LoadError or AttachError if no candidate is at fault.
         """
         chosen = {event: left[0] if left else None for event, left in self._remaining.items()}
         self._require(chosen)
@@ -118,9 +129,9 @@ class Plan:
         if not chosen:
             return
         choice.miss_reason = miss_reason(chosen, self._kernel)
-        in_file = list(self._spec.candidates[choice.event])
-        before = in_file[: in_file.index(chosen)]
-        # why not what comes after it, in the file and by rank, nobody asks
+        declared = list(self._spec.candidates[choice.event])
+        before = declared[: declared.index(chosen)]
+        # Report only candidates that precede the chosen one, in the probe's order or by rank.
         choice.refused = [r for r in choice.refused if r[0] in before or self._rank(r[0]) < self._rank(chosen)]
         passed_over = [c for c in self._remaining[choice.event] if c in before]
         choice.refused += [(c, miss_reason(c, self._kernel)) for c in passed_over]
@@ -130,30 +141,31 @@ class Plan:
         forced = self._forced
         if missing and (forced or len(missing) == len(chosen)):
             refused = self.choices[missing[0]].refused
-            target, reason = ("", "the probe has no such program")
+            target, reason = ("", "the probe has no program for it")
             if refused:
                 target, reason = refused[-1][0].target, refused[-1][1]
-            also = f", and {len(missing) - 1} more events" if len(missing) > 1 else ""
+            others = f" (and {len(missing) - 1} more of {len(chosen)} events)" if len(missing) > 1 else ""
             how = (f" by {forced}" if forced else "") + (f" at '{target}'" if target else "")
             remedy = ': set attach = "auto"' if forced else ""
-            raise AttachError(f"attach '{missing[0]}' for probe '{self._probe.name}'{how}: {reason}{also}{remedy}")
+            raise AttachError(f"attach '{missing[0]}' for probe '{self._probe.name}'{how}: {reason}{others}{remedy}")
 
     def _set_rodata(self, obj: BpfObject, chosen: list[BoundCandidate], rows: bool, own: Mapping[str, int]) -> None:
         data = obj.rodata()
         of_headers = {
             "cfg_rows": rows,
             "cfg_return": self._mode is LoadMode.RETURN,
-            # where a program is preempted, another's would come between the look at whose cache it is and the counting
+            # If a program can be preempted, another one may change the owner of the per-CPU cache while it counts.
             "cfg_cache": rows and not any(c.kinds & self._kernel.preempted_kinds for c in chosen),
             "cfg_may_cast": self._kernel.has_rdonly_cast,
             "cfg_may_read": self._kernel.lockdown != "confidentiality",
         }
         if not of_headers.keys() <= self._spec.settings.keys():
             raise ObjectError(
-                f"probe '{self._probe.name}': its object was compiled with other BPF headers: ebpfmon bpf build"
+                f"probe '{self._probe.name}': its object was compiled with other BPF headers than this ebpfmon's: "
+                "compile it again with ebpfmon bpf build"
             )
-        wanted = {c.setting: 1 for c in chosen if c.setting} | dict(own) | of_headers
-        for name, value in wanted.items():
+        values = {c.setting: 1 for c in chosen if c.setting} | dict(own) | of_headers
+        for name, value in values.items():
             if name not in self._spec.settings:
                 raise ObjectError(f"probe '{self._probe.name}': its object has no rodata setting '{name}'")
             offset, size = self._spec.settings[name]
@@ -165,20 +177,20 @@ class Plan:
         reason = str(error).rpartition(": ")[2]
         lockdown = " (lockdown: confidentiality)" if self._kernel.lockdown == "confidentiality" else ""
         culprits = [c for left in self._remaining.values() for c in left if culprit in c.programs]
-        if error.errno in _REFUSES_KIND:
+        if error.errno in _KIND_REFUSED:
             method, kinds = culprits[0].method, culprits[0].kinds
             names = " and ".join(sorted(kinds))
             if method.refused_together:
                 names, kinds = method.name, method.kinds
             culprits = [c for left in self._remaining.values() for c in left if c.kinds & kinds]
             reason = f"the kernel refuses {names} programs ({os.strerror(error.errno)})"
-            if error.errno == errno.EPERM:  # the others may be due to one function, which another probe has not
+            if error.errno == errno.EPERM:  # Other errors may come from one target, so other probes try again.
                 self._kernel.refused_kinds.update(dict.fromkeys(kinds, reason + lockdown))
         elif culprits[0].setting:
-            # one of a shared program's events is too much for this kernel: they leave it one by one
+            # The program counts several events and is too large for this kernel: remove its events one by one.
             culprits = [c for c in chosen.values() if c and culprit in c.programs][-1:]
-        for one in culprits:
-            self._exclude(one, reason + lockdown)
+        for candidate in culprits:
+            self._exclude(candidate, reason + lockdown)
 
     def _exclude(self, candidate: BoundCandidate, reason: str) -> None:
         self._remaining[candidate.event].remove(candidate)

@@ -1,4 +1,4 @@
-"""Look up the running kernel's functions, tracepoints and structs in its BTF, or else in kallsyms."""
+"""Look up the running kernel's functions, tracepoints and structs in its BTF or in /proc/kallsyms."""
 
 from __future__ import annotations
 
@@ -22,31 +22,31 @@ class Symbols(Protocol):
     def __exit__(self, *_: object) -> None: ...
 
     def has_function(self, name: str) -> bool:
-        """Say whether there is a function of that name to attach to."""
+        """Return whether the kernel has a function of that name."""
 
     def arguments(self, function: str) -> int | None:
-        """Return how many arguments a function has; None if that is not known."""
+        """Return the number of arguments of a function, None if it is unknown."""
 
     def has_tracepoint(self, name: str) -> bool:
-        """Say whether there is a tracepoint of that name."""
+        """Return whether the kernel has a tracepoint of that name."""
 
     def tracepoint_arguments(self, name: str) -> int | None:
-        """Return how many arguments a tracepoint has; None if that is not known."""
+        """Return the number of arguments of a tracepoint, None if it is unknown."""
 
     def has_struct(self, name: str, member: str = "") -> bool:
-        """Say whether there is a struct of that name, with that member if one is named."""
+        """Return whether the kernel has a struct of that name, and with that member if one is given."""
 
 
 def open_symbols(libbpf: Libbpf, path: Path = KERNEL_BTF) -> Symbols:
-    """Return the running kernel's symbols from the best source that there is: its BTF, or else kallsyms."""
+    """Return the running kernel's symbols, from its BTF if that can be read, otherwise from /proc/kallsyms."""
     try:
         return BtfSymbols(Btf(path.read_bytes(), libbpf))
-    except (OSError, ObjectError):  # there is none, or libbpf is too old for it
+    except (OSError, ObjectError):  # The kernel has no BTF, or libbpf is too old to read it.
         return Kallsyms()
 
 
 class BtfSymbols:
-    """Symbols from the kernel's BTF, which takes some megabytes until this is closed."""
+    """Symbols from the kernel's BTF, which needs some megabytes of memory until it is closed."""
 
     def __init__(self, types: Btf) -> None:
         self._types = types
@@ -61,40 +61,40 @@ class BtfSymbols:
         return self._types.find(name, btf.FUNC) is not None
 
     def arguments(self, function: str) -> int | None:
-        found = self._types.find(function, btf.FUNC)
-        if found is None:
+        type_id = self._types.find(function, btf.FUNC)
+        if type_id is None:
             return None
-        return len(self._referred(self._types.type(found)).parts)
+        return len(self._referred(self._types.type(type_id)).parts)
 
     def has_tracepoint(self, name: str) -> bool:
         return self._types.find(f"btf_trace_{name}", btf.TYPEDEF) is not None
 
     def tracepoint_arguments(self, name: str) -> int | None:
-        found = self._types.find(f"btf_trace_{name}", btf.TYPEDEF)
-        if found is None:
+        type_id = self._types.find(f"btf_trace_{name}", btf.TYPEDEF)
+        if type_id is None:
             return None
-        # a typedef of a pointer to void (void *data, arguments ...)
-        pointer = self._referred(self._types.type(found))
+        # This is a typedef of a pointer to a function: void (void *data, ARGUMENTS).
+        pointer = self._referred(self._types.type(type_id))
         return len(self._referred(pointer).parts) - 1
 
     def has_struct(self, name: str, member: str = "") -> bool:
-        found = self._types.find(name, btf.STRUCT)
-        if found is None or not member:
-            return found is not None
-        return any(self._types.name(offset) == member for offset, *_ in self._types.type(found).parts)
+        type_id = self._types.find(name, btf.STRUCT)
+        if type_id is None or not member:
+            return type_id is not None
+        return any(self._types.name(offset) == member for offset, *_ in self._types.type(type_id).parts)
 
-    def _referred(self, of: btf.Type) -> btf.Type:
-        return self._types.type(of.size_or_type)
+    def _referred(self, type_: btf.Type) -> btf.Type:
+        return self._types.type(type_.size_or_type)
 
 
 class Kallsyms:
-    """Symbols from /proc/kallsyms, which has only names."""
+    """Symbols from /proc/kallsyms, which has names but no types."""
 
     def __init__(self, path: Path = Path("/proc/kallsyms")) -> None:
-        found = re.findall(r"^\S+ (\w) (\S+)$", path.read_text(), re.M)
-        self._functions = {name for kind, name in found if kind in "tT"}
-        # kernels from v5.10 on have the function; the variable is listed with CONFIG_KALLSYMS_ALL
-        self._tracepoints = {name for _, name in found if name.startswith(("__traceiter_", "__tracepoint_"))}
+        symbols = re.findall(r"^\S+ (\w) (\S+)$", path.read_text(), re.M)
+        self._functions = {name for kind, name in symbols if kind in "tT"}
+        # __traceiter_NAME exists since Linux 5.10. __tracepoint_NAME is listed only with CONFIG_KALLSYMS_ALL.
+        self._tracepoints = {name for _, name in symbols if name.startswith(("__traceiter_", "__tracepoint_"))}
 
     def __enter__(self) -> Self:
         return self

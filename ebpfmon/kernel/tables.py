@@ -1,7 +1,8 @@
-"""Interval tables and totals of a loaded object, as numpy arrays.
+"""Read the tables of a loaded object as numpy arrays.
 
-Each table has two buffers (`bpf/table_maps.bpf.h`), and the programs write to one. `swap` has them write to the other,
-`wait_for_programs` waits until none can still write to the first, and then `drain` has that to itself.
+Each table has two buffers (`bpf/table_maps.bpf.h`), and programs write to one of them. `Interval.swap` makes them write
+to the other. `Table.wait_for_programs` waits until no program can still be writing to the first one. Then
+`Table.drain` reads and clears it.
 """
 
 from __future__ import annotations
@@ -23,13 +24,14 @@ from ebpfmon.model import PROCESS_FIELDS, Rows, TableHarvest
 _PERCPU_ARRAY, _ARRAY_OF_MAPS = 6, 12  # enum bpf_map_type
 _OVERFLOW = "overflow"
 PROCESS_KEY, _IDENTITY = PROCESS_FIELDS[:3], PROCESS_FIELDS[3:]
+"""The fields of `struct process_key` and of `struct process_identity` (`bpf/ebpfmon.bpf.h`)."""
 INTERVAL = ".data.interval"
-"""The map that says which buffer programs write to."""
+"""The name of the map that says which buffer the programs write to."""
 NO_TABLE = "it has no table: include process_table.bpf.h or keyed_table.bpf.h"
 
 
 def find_tables(obj: BpfObject) -> list[str]:
-    """Return the stems of an object's tables: STEM_rows is a map of maps, STEM_totals a per-CPU array."""
+    """Return the names of an object's tables. Table NAME has a map of maps, NAME_rows, and an array, NAME_totals."""
     return [
         name.removesuffix("_rows")
         for name in obj.maps
@@ -38,34 +40,34 @@ def find_tables(obj: BpfObject) -> list[str]:
 
 
 def set_table_size(obj: BpfObject, stem: str, rows: int) -> None:
-    """Set how many rows one interval of the table can hold. Call it before the load."""
+    """Set how many rows a table can hold in one interval. Call it before `BpfObject.load`."""
     for buffer in (0, 1):
         obj.set_max_entries(f"{stem}_rows_{buffer}", rows)
 
 
 class Interval:
-    """Which buffer the programs write to: those of one object, or of several that share it."""
+    """The choice of the buffer that programs write to. Several objects can share it."""
 
     def __init__(self, obj: BpfObject) -> None:
         self._lib, self._fd = obj.libbpf.lib, obj.map_fd(INTERVAL)
 
     @property
     def buffer(self) -> int:
-        """The buffer that programs write to now."""
+        """The buffer that programs write to, 0 or 1."""
         zero, buffer = ctypes.c_uint32(0), ctypes.c_uint32()
         check(self._lib.bpf_map_lookup_elem(self._fd, ctypes.byref(zero), ctypes.byref(buffer)), "read the interval")
         return buffer.value
 
     def swap(self) -> int:
-        """Make programs write to the other buffer from now on. Return the one they leave."""
-        left = self.buffer
-        zero, buffer = ctypes.c_uint32(0), ctypes.c_uint32(1 - left)
+        """Make the programs write to the other buffer, and return the one that they wrote to before."""
+        former = self.buffer
+        zero, buffer = ctypes.c_uint32(0), ctypes.c_uint32(1 - former)
         check(self._lib.bpf_map_update_elem(self._fd, ctypes.byref(zero), ctypes.byref(buffer), 0), "swap the buffers")
-        return left
+        return former
 
 
 class Table:
-    """Rows by key, and the totals over all of them, of one loaded object."""
+    """A table of a loaded object: rows by key, and totals of what found no room for a row."""
 
     def __init__(self, obj: BpfObject, btf: Btf, stem: str) -> None:
         self._lib, self.stem = obj.libbpf.lib, stem
@@ -78,11 +80,10 @@ class Table:
         key = btf.dtype(obj.map_info(f"{rows}_0", "btf_key_type_id"))
         row = btf.dtype(obj.map_info(f"{rows}_0", "btf_value_type_id"))
         self.is_by_process = (key.names, (row.names or ())[: len(_IDENTITY)]) == (PROCESS_KEY, _IDENTITY)
-        # as bytes: what a row's fields are does not matter until it has left the table
-        self._keys = _untouched(self.capacity, key.itemsize)
-        self._values = _untouched(self.capacity, row.itemsize)
+        self._keys = _lazy_zeros(self.capacity, key.itemsize)
+        self._values = _lazy_zeros(self.capacity, row.itemsize)
         self.dtype = np.dtype([(n, d[n]) for d in (key, row) for n in d.names or ()])
-        # what each CPU has counted for the process that it runs: a key and a row, as in the table
+        # The per-CPU caches: each CPU has one row with its key, which counts for the process that runs there.
         cache = f"{stem}_cache"
         self._cache_fd = obj.map_fd(cache) if cache in obj.maps else None
         self._cached = np.zeros(obj.libbpf.possible_cpus, self.dtype)
@@ -92,25 +93,25 @@ class Table:
         self._per_cpu = np.zeros(obj.libbpf.possible_cpus, per_cpu)
         self.counters = tuple(n for n in per_cpu.names or () if n != _OVERFLOW)
         if any(per_cpu[n] != np.uint64 for n in per_cpu.names or ()):
-            raise ObjectError(f"read '{obj.path.name}': the totals of '{stem}' are not all u64")
+            raise ObjectError(f"read '{obj.path.name}': the totals of '{stem}' are not all __u64")
         if self.dtype.itemsize != key.itemsize + row.itemsize:
             raise ObjectError(
-                f"read '{obj.path.name}': the rows of '{stem}' have padding: name it, widest fields first"
+                f"read '{obj.path.name}': the rows of '{stem}' have padding: put the widest fields first, name padding"
             )
-        ours = (row.names or ())[-len(self.counters) :]
-        if ours != self.counters or any(d[n] != np.uint64 for d in (row, per_cpu) for n in ours):
+        last = (row.names or ())[-len(self.counters) :]
+        if last != self.counters or any(d[n] != np.uint64 for d in (row, per_cpu) for n in last):
             raise ObjectError(
-                f"read '{obj.path.name}': the rows of '{stem}' do not end with the u64 counters of its totals"
+                f"read '{obj.path.name}': the rows of '{stem}' do not end with the __u64 counters of its totals"
             )
-        # what found no row only grows, for each buffer: what it was when the buffer was drained last
+        # The totals of each buffer when it was drained last. In the kernel they only grow.
         self._before = [dict.fromkeys((*self.counters, _OVERFLOW), 0) for _ in (0, 1)]
         self._since_load = dict.fromkeys(self.counters, 0)
 
     def wait_for_programs(self, buffer: int) -> None:
-        """Wait until no program writes to a buffer any more (milliseconds, without using the CPU).
+        """Wait until no program writes to a buffer any more. This takes milliseconds and no CPU time.
 
-        The kernel itself waits for an RCU grace period when an element of a map of maps is replaced, so that
-        user space may rely on the old one being left alone; here the element is replaced by itself.
+        It replaces an element of a map of maps by itself. The kernel then waits for an RCU grace period, so that no
+        program still uses the replaced element.
         """
         index, inner = ctypes.c_uint32(buffer), ctypes.c_uint32(self._buffer_fds[buffer])
         check(
@@ -119,11 +120,11 @@ class Table:
         )
 
     def drain(self, buffer: int) -> TableHarvest:
-        """Take all rows of a buffer that no program writes to out of the kernel, and what found no row there."""
+        """Read and clear a buffer that no program writes to. Raises KernelError."""
         overflow, cached = self._read_totals(buffer), self._read_cached(buffer)
         rows = self._take_rows(buffer)
         if cached is not None:
-            self._add(rows, cached)
+            self._flush_caches(rows, cached)
             self._clear_cached(buffer)
         overflow_calls = overflow.pop(_OVERFLOW, 0)
         in_rows = zip(self.counters, self._numbers(rows).sum(axis=0).tolist(), strict=True)
@@ -132,20 +133,20 @@ class Table:
         return TableHarvest(rows, totals, overflow, overflow_calls, self.capacity, self._since_load)
 
     def _numbers(self, rows: Rows) -> NDArray[np.uint64]:
-        """Return a view of the counters of rows, which come last in them: (rows, counters)."""
+        """Return a view of the counters of rows, (rows, counters). They are the last fields of a row."""
         numbers: NDArray[np.uint64] = rows.view(np.uint64).reshape(len(rows), self.dtype.itemsize // 8)
         return numbers[:, -len(self.counters) :]
 
-    def _add(self, rows: Rows, cached: Rows) -> None:
-        """Flush the CPUs' caches to the rows, which are there: no cache counts for a process without one."""
+    def _flush_caches(self, rows: Rows, cached: Rows) -> None:
+        """Add the counters of the per-CPU caches to the rows. Every cached process has a row."""
         starts, numbers = rows["start_ns"], self._numbers(rows)
-        for one, counted in zip(cached, self._numbers(cached), strict=True):
-            for place in np.flatnonzero(starts == one["start_ns"]):
-                if rows[place]["tgid"] == one["tgid"] and rows[place]["exec_id"] == one["exec_id"]:
-                    numbers[place] += counted
+        for cache, counters in zip(cached, self._numbers(cached), strict=True):
+            for n in np.flatnonzero(starts == cache["start_ns"]):
+                if rows[n]["tgid"] == cache["tgid"] and rows[n]["exec_id"] == cache["exec_id"]:
+                    numbers[n] += counters
 
     def _take_rows(self, buffer: int) -> Rows:
-        count = ctypes.c_uint32(self.capacity)  # room for all: one call, and no bucket is too big
+        count = ctypes.c_uint32(self.capacity)  # With room for all rows, one call suffices and no bucket is too large.
         after = (ctypes.c_uint32 * 2)()
         result = self._lib.bpf_map_lookup_and_delete_batch(
             self._buffer_fds[buffer], None, ctypes.byref(after), self._keys.ctypes.data, self._values.ctypes.data,
@@ -167,7 +168,7 @@ class Table:
         return {name: count - before[name] for name, count in now.items()}
 
     def _read_cached(self, buffer: int) -> Rows | None:
-        """Return what is in the CPUs' caches, one each that counted anything; None if none did."""
+        """Return the per-CPU caches that are in use, (caches,); None if there are none."""
         if self._cache_fd is None:
             return None
         index = ctypes.c_uint32(buffer)
@@ -187,17 +188,17 @@ class Table:
         )
 
 
-def _untouched(rows: int, row_bytes: int) -> NDArray[np.uint8]:
-    """Make an array of zeros, (rows, row_bytes), whose pages take memory only once they are written to.
+def _lazy_zeros(rows: int, row_bytes: int) -> NDArray[np.uint8]:
+    """Return an array of zeros, (rows, row_bytes), whose pages take memory only after they have been written to.
 
-    A full table needs several megabytes, and an ordinary interval fills a small part of them. malloc might reuse memory
-    and would then clear all of it.
+    A full table needs several megabytes, but an ordinary interval fills only a small part. `np.zeros` would not do:
+    malloc might reuse memory and then clear all of it.
     """
     return np.frombuffer(mmap.mmap(-1, rows * row_bytes), np.uint8).reshape(rows, row_bytes)
 
 
 def sums(per_cpu: Rows) -> dict[str, int]:
-    """Sum each field of a structured array of u64 (CPUs,)."""
+    """Return the sum over all CPUs of each field of a structured array of u64, (CPUs,)."""
     names = per_cpu.dtype.names or ()
     numbers = per_cpu.view(np.uint64).reshape(len(per_cpu), len(names))
     return dict(zip(names, numbers.sum(axis=0).tolist(), strict=True))

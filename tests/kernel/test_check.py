@@ -51,7 +51,7 @@ def test_every_promised_fact_is_there() -> None:
     release, version = (subprocess.check_output(["uname", what], text=True).strip() for what in ("-r", "-v"))
     assert (verdict.kernel.release, verdict.kernel.version) == (release, version)
     assert re.fullmatch(r"\d+\.\d+", verdict.libbpf or "")
-    assert verdict.host.config.path or "no config found, looked at /proc/config.gz" in "\n".join(text)
+    assert verdict.host.config.path or "not found in /proc/config.gz" in "\n".join(text)
     soft = subprocess.check_output("ulimit -l", shell=True, text=True).strip()
     limit = verdict.host.memlock_bytes
     assert soft == ("unlimited" if limit is None else str(limit // 1024))
@@ -60,18 +60,18 @@ def test_every_promised_fact_is_there() -> None:
 def test_the_status_says_whether_all_events_are_seen() -> None:
     verdict, text = check()
     assert verdict.status == 0
-    assert text[0].split(maxsplit=1)[1] in ("24 of 24 events can be seen", "25 of 25 events can be seen")
+    assert text[0].split(maxsplit=1)[1] in ("24 of 24 events can be attached", "25 of 25 events can be attached")
     forced, text = check("--attach", "kprobe")
     assert forced.status == (0 if features.detect().kprobes else 2)
-    assert ("no event can be seen" in text[0]) is (forced.status == 2)
+    assert ("no event can be attached" in text[0]) is (forced.status == 2)
 
 
 def test_without_root_the_verdict_is_whole_and_says_what_is_missing() -> None:
     verdict, text = check(before=WITHOUT_ROOT)
     assert verdict.status == 2
     assert [finding.about for finding in verdict.findings] == PROMISED
-    assert text[0].split(maxsplit=1) == ["verdict", "no event can be seen"]
-    assert text[1].startswith(f"{'error':21}load eBPF programs: not permitted: ")
+    assert text[0].split(maxsplit=1) == ["result", "no event can be attached"]
+    assert text[1].startswith(f"{'error':24}load eBPF programs: not permitted: ")
     for name in ("CAP_BPF", "CAP_PERFMON", "CAP_SYS_ADMIN"):
         assert f"-> {name} is missing: " in "\n".join(text)
 

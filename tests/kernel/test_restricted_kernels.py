@@ -94,7 +94,7 @@ def test_with_btf_hidden_another_kernels_headers_are_found_out(tmp_path: Path, m
     # as with headers in which the field lies elsewhere
     source.write_text(source.read_text().replace("(*(task)), tgid)", "(*(task)), start_boottime)"))
     monkeypatch.setattr(attach, "locate", lambda probe: tmp_path / "objects" / compiled.name)
-    with pytest.raises(LoadError, match=r"the headers are not those of kernel .* wrong tgid of a task"):
+    with pytest.raises(LoadError, match=r"the kernel headers do not belong to kernel .* tasks are wrong: tgid"):
         load()
 
 

@@ -57,7 +57,7 @@ def test_a_method_attaches_its_kinds_of_programs(method: AttachMethod, section: 
     ("method", "section", "arguments", "lacks"),
     [
         (Trampoline(), "fexit/f", 3, ""),
-        (Trampoline(), "fexit/f", 4, "it has 3 arguments here, not 4"),
+        (Trampoline(), "fexit/f", 4, "it has 3 arguments in this kernel, not 4"),
         (Trampoline(), "fentry/g", None, "this kernel has no such function"),
         (Kprobe(), "kprobe/f", None, ""),
         (Kprobe(), "kretprobe/g", None, "this kernel has no such function"),
@@ -65,7 +65,7 @@ def test_a_method_attaches_its_kinds_of_programs(method: AttachMethod, section: 
         (Tracepoint(), "tp/system/t", None, ""),
         (Tracepoint(), "tp/syscalls/sys_exit_x", None, ""),
         (Tracepoint(), "tp_btf/u", None, "this kernel has no such tracepoint"),
-        (Tracepoint(), "tp_btf/t", 1, "it has 2 arguments here, not 1"),
+        (Tracepoint(), "tp_btf/t", 1, "it has 2 arguments in this kernel, not 1"),
     ],
 )
 def test_a_method_says_what_a_kernel_lacks(

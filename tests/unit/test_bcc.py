@@ -112,7 +112,7 @@ def test_the_source_beside_the_object_is_compiled_with_numbers_for_maps_and_sett
 
 def test_what_brings_no_check_of_itself_is_not_trusted(obj: BpfObject, monkeypatch: pytest.MonkeyPatch) -> None:
     answer(monkeypatch, own=(0, "{}", ""))
-    with pytest.raises(KernelError, match="it made no programs"):
+    with pytest.raises(KernelError, match="it returned no programs"):
         bcc.compile_source(obj)
 
 
@@ -127,11 +127,11 @@ def test_where_this_python_has_no_bcc_the_systems_python_is_asked(
 @pytest.mark.parametrize(
     ("own", "system", "said"),
     [
-        (NONE, NONE, "no BCC: apt install python3-bpfcc (PyPI's package 'bcc' is something else)"),
+        (NONE, NONE, "BCC is missing: apt install python3-bpfcc ('bcc' on PyPI is an unrelated package)"),
         ((1, "", "warned\nmain.c:3:5: error: no member\n1 error generated.\nFailed"), NONE,
          "main.c:3:5: error: no member"),
         (NONE, (1, "", "\nFailed to compile BPF module\n"), "Failed to compile BPF module"),
-        ((-9, "", ""), NONE, "it said nothing"),
+        ((-9, "", ""), NONE, "there is no error message"),
     ],
     ids=["no BCC", "an error", "its last word", "killed"],
 )  # fmt: skip
@@ -156,7 +156,7 @@ def test_without_the_kernels_headers_nothing_is_tried_and_the_package_is_named(
     with pytest.raises(KernelError) as caught:
         bcc.compile_source(obj)
     assert str(caught.value) == (
-        f"compile 'p.bcc.c' with BCC: no headers of kernel {RELEASE}: apt install linux-headers-{RELEASE} "
+        f"compile 'p.bcc.c' with BCC: the headers of kernel {RELEASE} are missing: apt install linux-headers-{RELEASE} "
         f"(Fedora, RHEL: dnf install kernel-devel-{RELEASE})"
     )
     assert not answers.asked

@@ -1,4 +1,4 @@
-"""The words for each fact: plain where all is well, with the remedy where it is not."""
+"""What `ebpfmon check` says about each fact, and the remedy for what is missing."""
 
 from __future__ import annotations
 
@@ -39,19 +39,19 @@ def of_host(**changes: Any) -> dict[str, Finding]:
     return findings(host=msgspec.structs.replace(HOST, **changes))
 
 
-def test_where_all_is_well_nothing_is_advised() -> None:
+def test_a_machine_that_lacks_nothing_gets_no_advice() -> None:
     assert {about: (f.says, f.advice) for about, f in findings().items()} == {
         "kernel": ("9.9 (x86_64), #1 SMP", ()),
         "BTF": ("/sys/kernel/btf/vmlinux", ()),
         "kernel config": ("/proc/config.gz: all options that ebpfmon uses are set", ()),
         "tracefs": ("/sys/kernel/tracing", ()),
         "debugfs": ("/sys/kernel/debug", ()),
-        "kprobes": ("yes", ()),
-        "preemption": ("voluntary: the kernel does not preempt itself", ()),
+        "kprobes": ("available", ()),
+        "preemption": ("voluntary: the kernel does not preempt its own code", ()),
         "lockdown": ("none", ()),
         "capabilities": ("CAP_SYS_ADMIN, CAP_PERFMON, CAP_BPF", ()),
-        "memlock": ("64 kB: only kernels before 5.11 count tables against it", ()),
-        "unprivileged BPF": ("2: loading programs takes CAP_BPF, until root changes this", ()),
+        "memlock": ("64 kB; only kernels before 5.11 count BPF maps against it", ()),
+        "unprivileged BPF": ("2: loading programs requires CAP_BPF; root can change this", ()),
         "JIT": ("1: on", ()),
         "SELinux": ("not in use", ()),
         "libbpf": ("1.1", ()),
@@ -60,21 +60,20 @@ def test_where_all_is_well_nothing_is_advised() -> None:
     }
 
 
-def test_what_the_config_lacks_is_said_once_for_each_cost() -> None:
-    lack = ("KPROBES", "FPROBE", "KPROBE_EVENTS")
-    config = Config("/boot/config-9.9", places("9.9"), {option: COSTS[option] for option in lack})
+def test_options_that_are_not_set_are_listed_together_by_their_effect() -> None:
+    missing = ("KPROBES", "FPROBE", "KPROBE_EVENTS")
+    config = Config("/boot/config-9.9", places("9.9"), {option: COSTS[option] for option in missing})
     assert of_host(config=config)["kernel config"] == Finding(
         "kernel config",
-        "/boot/config-9.9: some options are not set",
+        "/boot/config-9.9: some options that ebpfmon uses are not set",
         ("without CONFIG_KPROBES, CONFIG_KPROBE_EVENTS: no kprobes", f"without CONFIG_FPROBE: {COSTS['FPROBE']}"),
     )
 
 
-def test_a_config_that_is_not_found_is_said_to_be_so_with_the_places() -> None:
+def test_a_kernel_config_that_is_not_found_is_reported_with_the_paths() -> None:
     found = of_host(config=Config(None, places("9.9")))["kernel config"]
     assert found.says == (
-        "no config found, looked at /proc/config.gz, /boot/config-9.9, /lib/modules/9.9/config, "
-        "/lib/modules/9.9/build/.config"
+        "not found in /proc/config.gz, /boot/config-9.9, /lib/modules/9.9/config, /lib/modules/9.9/build/.config"
     )
     assert found.advice[0].startswith("modprobe configs")
 
@@ -85,22 +84,23 @@ def test_a_config_that_is_not_found_is_said_to_be_so_with_the_places() -> None:
         ({"btf": False}, "BTF", "none", "CONFIG_DEBUG_INFO_BTF"),
         ({"tracefs": None}, "tracefs", "not mounted", "mount -t tracefs tracefs /sys/kernel/tracing"),
         ({"debugfs": None}, "debugfs", "not mounted", "mount -t debugfs debugfs /sys/kernel/debug"),
-        ({"kprobes": False}, "kprobes", "not in this kernel", None),
-        ({"preemption": "lazy"}, "preemption", "lazy: the kernel preempts itself", None),
-        ({"preemption": None}, "preemption", "could not tell", None),
+        ({"kprobes": False}, "kprobes", "not in this kernel (CONFIG_KPROBE_EVENTS)", None),
+        ({"preemption": "lazy"}, "preemption", "lazy: the kernel can preempt its own code", None),
+        ({"preemption": None}, "preemption", "unknown", None),
         ({"lockdown": None}, "lockdown", "not in this kernel", None),
-        ({"lockdown": "integrity"}, "lockdown", "only forbids bpf_probe_write_user, which ebpfmon does not use", None),
-        ({"lockdown": "confidentiality"}, "lockdown", "bpf_probe_read_kernel, kprobes, tracefs and the kernel's perf",
+        ({"lockdown": "integrity"}, "lockdown", "forbids only bpf_probe_write_user, which ebpfmon does not use", None),
+        ({"lockdown": "confidentiality"}, "lockdown", "bpf_probe_read_kernel, kprobes, tracefs and kernel perf events",
          "lockdown=integrity"),
         ({"capabilities": ()}, "capabilities", "none that ebpfmon uses",
-         "CAP_BPF is missing: it allows loading programs"),
-        ({"capabilities": ("CAP_BPF", "CAP_PERFMON")}, "capabilities", "CAP_BPF, CAP_PERFMON", "CAP_SYS_ADMIN is"),
-        ({"jit": 0}, "JIT", "0: off", "no trampolines: sysctl net.core.bpf_jit_enable=1"),
-        ({"jit": 2}, "JIT", "2: on, and prints", "for debugging, and slow: sysctl net.core.bpf_jit_enable=1"),
-        ({"jit": None}, "JIT", "could not tell", None),
+         "CAP_BPF is missing: it allows loading BPF programs"),
+        ({"capabilities": ("CAP_BPF", "CAP_PERFMON")}, "capabilities", "CAP_BPF, CAP_PERFMON",
+         "CAP_SYS_ADMIN is missing: before Linux 5.8"),
+        ({"jit": 0}, "JIT", "0: off", "trampolines are not available: sysctl net.core.bpf_jit_enable=1"),
+        ({"jit": 2}, "JIT", "2: on, and logs", "for debugging and is slow: sysctl net.core.bpf_jit_enable=1"),
+        ({"jit": None}, "JIT", "unknown", None),
     ],
 )  # fmt: skip
-def test_what_the_kernel_lacks_is_said_with_the_remedy(
+def test_a_feature_that_the_kernel_lacks_is_reported_with_its_remedy(
     changes: dict[str, Any], about: str, says: str, advice: str | None
 ) -> None:
     found = findings(replace(KERNEL, **changes))[about]
@@ -108,27 +108,27 @@ def test_what_the_kernel_lacks_is_said_with_the_remedy(
     assert (advice in found.advice[0]) if advice else not found.advice
 
 
-def test_without_securityfs_lockdown_is_not_known() -> None:
+def test_lockdown_is_unknown_without_securityfs() -> None:
     found = findings(replace(KERNEL, lockdown=None), msgspec.structs.replace(HOST, securityfs=None))["lockdown"]
-    assert found.says == "could not tell: securityfs is not mounted"
+    assert found.says == "unknown: securityfs is not mounted"
     assert found.advice == ("mount -t securityfs securityfs /sys/kernel/security",)
 
 
-@pytest.mark.parametrize(("value", "said"), [(0, "0: all users"), (1, "until the next boot"), (None, "could not")])
-def test_each_value_of_unprivileged_bpf_disabled_has_its_meaning(value: int | None, said: str) -> None:
-    assert said in of_host(unprivileged_bpf_disabled=value)["unprivileged BPF"].says
+@pytest.mark.parametrize(("value", "text"), [(0, "0: any user"), (1, "until the next boot"), (None, "unknown")])
+def test_each_value_of_unprivileged_bpf_disabled_is_explained(value: int | None, text: str) -> None:
+    assert text in of_host(unprivileged_bpf_disabled=value)["unprivileged BPF"].says
 
 
-def test_memlock_is_advised_upon_only_where_a_load_was_not_permitted() -> None:
+def test_raising_memlock_is_advised_only_if_a_load_was_not_permitted() -> None:
     assert findings(refusals=[errno.EPERM])["memlock"].advice == (
-        "on such a kernel: ulimit -l unlimited; in a systemd unit, LimitMEMLOCK=infinity",
+        "before Linux 5.11: ulimit -l unlimited; in a systemd unit: LimitMEMLOCK=infinity",
     )
     unlimited = msgspec.structs.replace(HOST, memlock_bytes=None)
     assert findings(host=unlimited, refusals=[errno.EPERM])["memlock"] == Finding("memlock", "unlimited")
 
 
 @pytest.mark.parametrize("domain", ["unconfined_service_t", "ebpfmon_t"])
-def test_where_selinux_denies_the_load_the_policy_that_allows_it_is_given(domain: str) -> None:
+def test_a_load_that_selinux_denies_is_advised_with_the_policy_that_allows_it(domain: str) -> None:
     enforcing = msgspec.structs.replace(HOST, selinux="enforcing", selinux_domain=domain)
     assert findings(host=enforcing)["SELinux"] == Finding(
         "SELinux", f"enforcing; this process runs as {domain}, services usually as unconfined_service_t"
@@ -142,7 +142,7 @@ def test_where_selinux_denies_the_load_the_policy_that_allows_it_is_given(domain
     assert not findings(host=permissive, refusals=[errno.EACCES])["SELinux"].advice
 
 
-def test_bcc_and_headers_are_advised_only_where_there_is_no_btf() -> None:
+def test_bcc_and_headers_are_advised_only_without_btf() -> None:
     bare = msgspec.structs.replace(HOST, bcc=None, headers=None)
     with_btf, without = findings(host=bare), findings(replace(KERNEL, btf=False), bare)
     assert [with_btf[about].advice for about in ("bcc", "kernel headers")] == [(), ()]
@@ -150,5 +150,5 @@ def test_bcc_and_headers_are_advised_only_where_there_is_no_btf() -> None:
     assert without["kernel headers"].advice[0].startswith("apt install linux-headers-9.9")
 
 
-def test_libbpf_that_is_missing_is_said_to_be_so() -> None:
+def test_a_missing_libbpf_is_reported() -> None:
     assert findings(libbpf=None)["libbpf"].says == "not found, or too old"

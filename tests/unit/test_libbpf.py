@@ -91,6 +91,6 @@ def test_a_closed_file_is_an_error_and_no_crash() -> None:
         assert obj.btf()
         obj.close_file()
         for read in (obj.btf, obj.rodata):
-            with pytest.raises(ObjectError, match=r"execs\.bpf\.o': it is closed"):
+            with pytest.raises(ObjectError, match=r"execs\.bpf\.o': the file was closed"):
                 read()
         assert not obj.maps

@@ -8,7 +8,8 @@ import pytest
 
 from ebpfmon import LabelSource
 from ebpfmon.kernel.btf import Btf
-from ebpfmon.kernel.objects import ARCHITECTURES, PROCESS_KEY
+from ebpfmon.kernel.objects import ARCHITECTURES
+from ebpfmon.kernel.tables import PROCESS_KEY
 from ebpfmon_network_viewer.charts import CHARTS
 from ebpfmon_network_viewer.destinations import Inbound, Outbound
 from ebpfmon_network_viewer.selectors import Hostnames

@@ -148,7 +148,7 @@ def test_the_process_probes_object_is_found_for_this_machine() -> None:
     [
         ("no_such_package", "x86_64", "no package 'no_such_package'"),
         ("ebpfmon_process", "x86_64", "compile it with ebpfmon bpf build"),
-        ("ebpfmon_process", "s390x", "none for s390x: x86_64, aarch64"),
+        ("ebpfmon_process", "s390x", "s390x is not supported, only x86_64 and aarch64"),
     ],
 )
 def test_an_object_that_is_not_there_is_said_with_the_remedy(

@@ -25,8 +25,8 @@ NO_KPROBES, NO_ROOM = replace(KERNEL, kprobes=False), replace(KERNEL, unlimited_
 TRAMPOLINES = frozenset({"fentry", "fexit"})
 PREEMPTS_TRAMPOLINES = replace(KERNEL, preempted_kinds=TRAMPOLINES)
 PREEMPTS_ALL = replace(KERNEL, preempted_kinds=TRAMPOLINES | {"tp_btf"})
-PREEMPTED = "may miss calls: this kernel preempts such programs"
-FEW = "may miss calls: only 4096 of a function can be under way"
+PREEMPTED = "may miss calls: this kernel can preempt such programs"
+FEW = "may miss calls: at most 4096 concurrent calls of a function are counted"
 FAULTABLE, ROOM = ("tracepoint_ext", "faultable"), ("fprobe", "hlist_array")
 ENTRY, RETURN = LoadMode
 NO_SETUP = Setup()
@@ -74,19 +74,20 @@ def test_the_first_candidate_that_the_kernel_has_is_chosen_and_it_alone_is_loade
 
 NO_FUNCTION, NO_TRACEPOINT = "this kernel has no such function", "this kernel has no such tracepoint"
 NO_TRACEFS = "needs tracefs: mount -t tracefs tracefs /sys/kernel/tracing"
-NO_BTF = "needs the kernel's BTF, and BCC is there to do without"
+NO_BTF = "needs the kernel's BTF, which is not available with BCC"
 
 
 @pytest.mark.parametrize(
     ("symbols", "kernel", "event", "expected", "why"),
     [
         (FakeSymbols({"f1": 4, "f2": 4}), KERNEL, "open", "trampoline f1",
-         {"trampoline f2": "it has 4 arguments here, not 3"}),
+         {"trampoline f2": "it has 4 arguments in this kernel, not 3"}),
         (FakeSymbols({"f1": 4}), KERNEL, "open", "trampoline f1", {"trampoline f2": NO_FUNCTION}),
         (FakeSymbols({"f2": 9}), KERNEL, "open", "kprobe f2",
-         {"trampoline f2": "it has 9 arguments here, not 3", "trampoline f1": NO_FUNCTION}),
+         {"trampoline f2": "it has 9 arguments in this kernel, not 3", "trampoline f1": NO_FUNCTION}),
         (FakeSymbols({"f2": 9, "f1": 9}), NO_KPROBES, "open", "tracepoint shared",
-         {"trampoline f2": "it has 9 arguments here, not 3", "trampoline f1": "it has 9 arguments here, not 4",
+         {"trampoline f2": "it has 9 arguments in this kernel, not 3",
+          "trampoline f1": "it has 9 arguments in this kernel, not 4",
           "kprobe f2": "this kernel has no kprobes (CONFIG_KPROBE_EVENTS)"}),
         (FakeSymbols({"e": 5}, ("shared",)), KERNEL, "exit", "trampoline e",
          {"tracepoint t": NO_TRACEPOINT, "tracepoint sys/t": NO_TRACEPOINT}),
@@ -202,7 +203,7 @@ def test_what_all_events_have_left_is_tried_no_more() -> None:
         obj = FakeObject(refuse)
         assert not try_load(plan, obj)
         assert obj.loaded == seen
-    with pytest.raises(AttachError, match=r"attach 'open' .* at 'sys/shared': why not, and 1 more events$"):
+    with pytest.raises(AttachError, match=r"attach 'open' .* at 'sys/shared': why not \(and 1 more of 2 events\)$"):
         try_load(plan)
 
 
@@ -323,7 +324,7 @@ def test_what_bcc_did_not_compile_is_crossed_out() -> None:
     assert chosen(plan) == {"open": "kprobe f2", "exit": "tracepoint t"}
     assert refused(plan, "open") == {"trampoline f2": NO_BTF, "trampoline f1": NO_BTF}
     nothing = plan_of(programs=())
-    with pytest.raises(AttachError, match=f"{NO_BTF}, and 1 more events"):
+    with pytest.raises(AttachError, match=rf"{NO_BTF} \(and 1 more of 2 events\)"):
         try_load(nothing)
 
 
@@ -383,5 +384,5 @@ def test_a_tracepoint_is_chosen_that_has_the_arguments_or_the_first_where_that_i
 
 
 def test_a_tracepoint_that_has_other_arguments_is_refused_with_both_numbers() -> None:
-    with pytest.raises(AttachError, match="it has 3 arguments here, not 2"):
+    with pytest.raises(AttachError, match="it has 3 arguments in this kernel, not 2"):
         try_load(plan_of(symbols=FakeSymbols(raw={"t": 3}), spec=issue(2)))

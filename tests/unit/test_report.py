@@ -1,7 +1,8 @@
-"""The verdict: what it is without a kernel that loads anything, and how it reads."""
+"""The report of `ebpfmon check` and its text, without loading anything into the kernel."""
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import msgspec
@@ -19,13 +20,13 @@ from ebpfmon.plugins import registry
 from tests.unit.test_features import FULL
 
 HOST = Host(Config(None, ()), None, None, None, None, None, None, None)
-SEEN = Event("vfs_read", "kprobe", "vfs_read", ())
-BLIND = Event("file_open", "", "", (Refusal("kprobe", "f1", "no"), Refusal("kprobe", "f2", "no")))
+ATTACHED = Event("vfs_read", "kprobe", "vfs_read", ())
+UNATTACHED = Event("file_open", "", "", (Refusal("kprobe", "f1", "no"), Refusal("kprobe", "f2", "no")))
 
 
 def report_of(*probes: ProbeReport, error: str | None = None) -> Report:
-    found = (Finding("BTF", "none", ("a remedy that is long enough to need more than " + 9 * "one line, ",)),)
-    return Report(report._status(probes), "0.1", "1.1", FULL, HOST, found, probes, error)
+    findings = (Finding("BTF", "none", ("a remedy that is long enough to need more than " + 9 * "one line, ",)),)
+    return Report(report._status(probes), "0.1", "1.1", FULL, HOST, findings, probes, error)
 
 
 def lines(*probes: ProbeReport, error: str | None = None) -> list[str]:
@@ -33,48 +34,55 @@ def lines(*probes: ProbeReport, error: str | None = None) -> list[str]:
 
 
 @pytest.mark.parametrize(
-    ("probes", "status", "said"),
+    ("probes", "status", "result"),
     [
-        ([ProbeReport("a", Loader.CORE, (SEEN, SEEN))], 0, "2 of 2 events can be seen"),
-        ([ProbeReport("a", Loader.CORE, (SEEN, BLIND))], 1, "1 of 2 events can be seen"),
-        ([ProbeReport("a", Loader.CORE, (SEEN,)), ProbeReport("b", error="no")], 1,
-         "1 of 1 events can be seen; probe 'b' cannot be loaded"),
-        ([ProbeReport("a", Loader.CORE, (BLIND,))], 2, "no event can be seen"),
-        ([ProbeReport("b", error="no")], 2, "no event can be seen; probe 'b' cannot be loaded"),
-        ([], 2, "no event can be seen"),
+        ([ProbeReport("a", Loader.CORE, (ATTACHED, ATTACHED))], 0, "2 of 2 events can be attached"),
+        ([ProbeReport("a", Loader.CORE, (ATTACHED, UNATTACHED))], 1, "1 of 2 events can be attached"),
+        ([ProbeReport("a", Loader.CORE, (ATTACHED,)), ProbeReport("b", error="no")], 1,
+         "1 of 1 events can be attached; probe 'b' cannot be loaded"),
+        ([ProbeReport("a", Loader.CORE, (UNATTACHED,))], 2, "no event can be attached"),
+        ([ProbeReport("b", error="no")], 2, "no event can be attached; probe 'b' cannot be loaded"),
+        ([], 2, "no event can be attached"),
     ],
 )  # fmt: skip
-def test_the_status_and_the_first_line_say_how_much_is_seen(probes: list[ProbeReport], status: int, said: str) -> None:
+def test_the_status_and_the_first_line_say_how_many_events_are_attached(
+    probes: list[ProbeReport], status: int, result: str
+) -> None:
     assert report_of(*probes).status == status
-    assert lines(*probes)[0] == f"{'verdict':21}{said}"
+    assert lines(*probes)[0] == f"{'result':24}{result}"
 
 
-def test_a_reason_that_several_share_is_said_once() -> None:
+def test_a_reason_shared_by_several_events_is_printed_once() -> None:
     other = Event("file_close", "tracepoint", "t", (Refusal("kprobe", "f3", "no"), Refusal("trampoline", "f3", "nor")))
-    assert lines(ProbeReport("a", Loader.BCC, (BLIND, other)))[-9:] == [
+    assert lines(ProbeReport("a", Loader.BCC, (UNATTACHED, other)))[-9:] == [
         "",
         "probe 'a', loader bcc",
-        f"{'  file_open':21}not seen",
-        f"{'':21}no kprobe at f1, f2 (1)",
-        f"{'  file_close':21}tracepoint at t",
-        f"{'':21}no kprobe at f3 (1)",
-        f"{'':21}no trampoline at f3 (2)",
+        f"{'  file_open':24}not attached",
+        f"{'':24}rejected: kprobe at f1, f2 (1)",
+        f"{'  file_close':24}tracepoint at t",
+        f"{'':24}rejected: kprobe at f3 (1)",
+        f"{'':24}rejected: trampoline at f3 (2)",
         "  (1) no",
         "  (2) nor",
     ]
 
 
-def test_lines_are_aligned_and_fit_into_a_ticket() -> None:
+def test_a_long_name_of_an_event_is_followed_by_a_space() -> None:
+    event = msgspec.structs.replace(ATTACHED, event="e" * 30)
+    assert f"  {'e' * 30} kprobe at vfs_read" in lines(ProbeReport("a", Loader.CORE, (event,)))
+
+
+def test_lines_are_aligned_and_have_at_most_100_columns() -> None:
     shown = lines(ProbeReport("b", error="word " * 40), error="no")
-    assert shown[1] == f"{'error':21}no"
-    assert shown[4].startswith(f"{'':21}-> a remedy")
-    assert shown[5].startswith(f"{'':24}one line")
+    assert shown[1] == f"{'error':24}no"
+    assert shown[4].startswith(f"{'':24}-> a remedy")
+    assert re.match(r" {27}\S", shown[5])
     assert max(map(len, shown)) <= 100
 
 
 def test_a_report_comes_back_from_json_as_it_was() -> None:
-    said = report_of(ProbeReport("a", Loader.CORE, (SEEN, BLIND)), error="no")
-    assert msgspec.json.decode(msgspec.json.encode(said), type=Report) == said
+    report_ = report_of(ProbeReport("a", Loader.CORE, (ATTACHED, UNATTACHED)), error="no")
+    assert msgspec.json.decode(msgspec.json.encode(report_), type=Report) == report_
 
 
 @pytest.mark.parametrize(
