@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ebpfmon.model import Role, RowGroups, Rows, Snapshot, TableView
-from ebpfmon.pipeline.aggregate import Aggregator, Groups, key_of
+from ebpfmon.pipeline.aggregate import Aggregator, Groups, key_columns
 from ebpfmon.top.columns import Column, rates
 from ebpfmon.top.state import State
 
@@ -103,7 +103,7 @@ def listing(snapshot: Snapshot, state: State) -> Listing:
     last one says how the process is called.
     """
     rows = _gather(snapshot, state.by)
-    key = key_of(rows.who, ("tgid", "start_ns"))
+    key = key_columns(rows.who, ("tgid", "start_ns"))
     if state.mode == "processes":
         return _summed(rows, Aggregator(2).group(key))
     of_group = np.column_stack((rows.group.astype(np.uint64), key))

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from ebpfmon.pipeline import aggregate
-from ebpfmon.pipeline.aggregate import Aggregator, concatenated, key_of, taken
+from ebpfmon.pipeline.aggregate import Aggregator, concatenate_rows, key_columns, take_rows
 
 U64 = st.integers(0, (1 << 64) - 1) | st.integers(0, 3) | st.sampled_from([1 << 63, 1 << 32, (1 << 63) + 1])
 ROWS = st.integers(1, 4).flatmap(
@@ -75,14 +75,14 @@ def test_keys_whose_hashes_collide_are_told_apart_with_other_multipliers(monkeyp
 def test_rows_are_joined_and_taken_as_numpy_would() -> None:
     dtype = np.dtype([("a", "u4"), ("b", "i2"), ("pad", "u2"), ("c", "S8")])
     first, second = np.array([(1, -1, 0, b"x"), (2, -2, 0, b"y")], dtype), np.array([(3, -3, 0, b"z")], dtype)
-    assert concatenated(first, second).tolist() == [*first.tolist(), *second.tolist()]
-    assert concatenated(first[:0], second[:0]).dtype == dtype
-    assert taken(first, np.array([1, 0, 1])).tolist() == first[[1, 0, 1]].tolist()
-    assert taken(first, np.array([False, True])).tolist() == first[1:].tolist()
-    assert taken(first[::2], np.array([0])).tolist() == first[:1].tolist()
+    assert concatenate_rows(first, second).tolist() == [*first.tolist(), *second.tolist()]
+    assert concatenate_rows(first[:0], second[:0]).dtype == dtype
+    assert take_rows(first, np.array([1, 0, 1])).tolist() == first[[1, 0, 1]].tolist()
+    assert take_rows(first, np.array([False, True])).tolist() == first[1:].tolist()
+    assert take_rows(first[::2], np.array([0])).tolist() == first[:1].tolist()
 
 
 def test_a_key_has_all_bits_of_its_fields() -> None:
     rows = np.array([(1, -1, 1 << 63)], [("a", "u2"), ("b", "i2"), ("c", "u8")])
-    assert key_of(rows, ("c", "a", "b")).tolist() == [[1 << 63, 1, (1 << 64) - 1]]
-    assert key_of(rows, ()).shape == (1, 0)
+    assert key_columns(rows, ("c", "a", "b")).tolist() == [[1 << 63, 1, (1 << 64) - 1]]
+    assert key_columns(rows, ()).shape == (1, 0)

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from ebpfmon import Chart, Dimension, Kind, LabelSource, Rows, TableHarvest
 from ebpfmon.pipeline import gauges as module
 from ebpfmon.pipeline.account import KeyAccount
-from ebpfmon.pipeline.gauges import Gauges, signs_of
+from ebpfmon.pipeline.gauges import Gauges, sign_matrix
 from ebpfmon.pipeline.schedule import TimeInterval
 
 COUNTERS = ("began", "ended", "some_ns")
@@ -144,7 +144,7 @@ def test_a_key_without_anything_under_way_is_not_kept() -> None:
 
 
 def test_of_too_many_keys_the_highest_gauges_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "_MOST", 2)
+    monkeypatch.setattr(module, "_MAX_KEYS", 2)
     of = Gauges([GAUGE], ("disk", "zone"), COUNTERS)
     add(of, harvest([(1, 5, 0), (2, 1, 0), (3, 0, 7)]))
     assert of.rows is not None
@@ -154,5 +154,5 @@ def test_of_too_many_keys_the_highest_gauges_are_kept(monkeypatch: pytest.Monkey
 
 def test_signs_say_how_often_each_counter_counts() -> None:
     columns = [Dimension("a", "a", ("x", "y", "y"), ("z",)), Dimension("b", "b", ("z",), ("z",))]
-    assert signs_of(columns, ("x", "y", "z", "w")).tolist() == [[1, 0], [2, 0], [-1, 0], [0, 0]]
-    assert signs_of([], ("x", "y")).shape == (2, 0)
+    assert sign_matrix(columns, ("x", "y", "z", "w")).tolist() == [[1, 0], [2, 0], [-1, 0], [0, 0]]
+    assert sign_matrix([], ("x", "y")).shape == (2, 0)

@@ -29,20 +29,20 @@ class Keys:
         return [int(key) for key in self.top.rows["key"]]
 
     @property
-    def known(self) -> list[int]:
-        """Which of the formerly known keys each known key was."""
+    def previous(self) -> list[int]:
+        """The former index of each known key, or -1."""
         assert self.last is not None
-        return list(range(len(self.last.sums))) if self.last.known is None else self.last.known.tolist()
+        return list(range(len(self.last.sums))) if self.last.previous is None else self.last.previous.tolist()
 
 
 def test_what_is_said_of_known_keys_is_where_they_were_and_what_they_did() -> None:
     keys = Keys(2)
     assert keys.select({1: 5, 2: 9, 3: 4, 4: 1}) == [2, 1]
     assert keys.last is not None
-    assert keys.known == [-1, -1, -1, -1]
+    assert keys.previous == [-1, -1, -1, -1]
     assert keys.last.sums.tolist() == [[9, 18], [5, 10], [4, 8], [1, 2]]
     assert keys.select({1: 1, 5: 100}) == [2, 5], "1 had the weakest place"
-    assert (keys.known, keys.last.selected) == ([0, -1, 1, 2, 3], 2)
+    assert (keys.previous, keys.last.selected) == ([0, -1, 1, 2, 3], 2)
     assert keys.last.sums.tolist() == [[0, 0], [100, 200], [1, 2], [0, 0], [0, 0]]
 
 
@@ -80,13 +80,13 @@ def test_a_hidden_key_that_was_selected_once_is_known_as_long_as_there_is_room()
     keys.select({1: 5, 2: 5})
     keys.select({}, 1e6)
     assert keys.last is not None
-    assert (keys.last.selected, keys.known) == (0, [0, 1])
+    assert (keys.last.selected, keys.previous) == (0, [0, 1])
     keys.select({3: 1}, 1e6)
-    assert keys.known == [-1, 0, 1]
+    assert keys.previous == [-1, 0, 1]
     keys.select(dict.fromkeys(range(10, 20), 1), 1e6)  # 2 are selected, 4 others are busier
-    assert len(keys.known) == 6
+    assert len(keys.previous) == 6
     keys.select({1: 1}, 1e6)
-    assert keys.known[0] == -1, "it was forgotten"
+    assert keys.previous[0] == -1, "it was forgotten"
 
 
 def test_a_hidden_key_that_was_never_selected_is_forgotten_ten_minutes_after_its_last_call() -> None:
@@ -94,9 +94,9 @@ def test_a_hidden_key_that_was_never_selected_is_forgotten_ten_minutes_after_its
     keys.select({1: 5, 2: 1})
     assert keys.last is not None
     keys.select({1: 5}, 599.0)
-    assert len(keys.known) == 2
+    assert len(keys.previous) == 2
     keys.select({1: 5}, 2.0)
-    assert len(keys.known) == 1
+    assert len(keys.previous) == 1
 
 
 def test_equals_are_selected_in_the_order_of_their_rows() -> None:
@@ -126,7 +126,7 @@ def test_few_rows_and_many_are_selected_alike(maximum: int, intervals: list[tupl
             assert many.select(calls, elapsed_s) == selected
         assert few.last is not None
         assert many.last is not None
-        assert few.known == many.known
+        assert few.previous == many.previous
         assert few.last.sums.tolist() == many.last.sums.tolist()
         np.testing.assert_allclose(few.top._activity, many.top._activity)
         assert few.top._idle_s.tolist() == many.top._idle_s.tolist()
@@ -146,7 +146,7 @@ def test_no_more_than_the_maximum_are_selected_twice_as_many_are_hidden_and_sums
         assert (len(selected) <= maximum, len(known) <= 3 * maximum) == (True, True)
         assert len(set(known)) == len(known)
         assert keys.last.sums[:, 0].tolist() == [calls.get(key, 0) for key in known]
-        for key, was in zip(known, keys.known, strict=True):
+        for key, was in zip(known, keys.previous, strict=True):
             assert was == (before.index(key) if key in before else -1)
         if len(selected) < maximum:
             assert {key for key, n in calls.items() if n} <= set(selected), "there is room"
