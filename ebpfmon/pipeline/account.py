@@ -164,7 +164,7 @@ class _LabelledAccount:
     def account(
         self, counts: _Counts, label_rows: Labeller, interval: TimeInterval, tables: Collection[str]
     ) -> list[ChartData]:
-        """Return the charts of these tables for one interval. Series are in the order of their appearance."""
+        """Return the charts of these tables for one interval: series in order of their appearance, then the rest."""
         idle = not len(counts.rows) and not counts.totals.any() and not len(self.gauges.values)
         if idle and self._idle_charts and self._top.age(interval.elapsed_s):
             last_index, index = self._index, self._update_index(label_rows)

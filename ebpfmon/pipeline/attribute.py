@@ -1,4 +1,7 @@
-"""Say which groups the processes behind rows belong to. Pure: what must be looked up is said, not done."""
+"""Find the groups of the processes behind rows. No I/O: the caller does the lookups.
+
+`Attribution.prepare` returns which facts must be looked up, and `Attribution.assign` takes the answers.
+"""
 
 from __future__ import annotations
 
@@ -15,18 +18,20 @@ from ebpfmon.grouping.naming import Identity, Intersection, Naming
 from ebpfmon.grouping.recent import Recent
 from ebpfmon.model import RowGroups, Rows, TableHarvest
 
-_IDENTITIES = 16384  # processes whose groups are known; some 200 bytes each
-_COMBINATIONS = 1 << 15  # sets of groups, one of each grouping, that are known at once
+_MAX_IDENTITIES = 16384
+"""The number of processes whose groups are remembered, unless a table holds more. Each takes about 200 bytes."""
+_MAX_COMBINATIONS = 1 << 15
+"""The number of combinations of groups, one of each grouping, that are remembered."""
 _HASH_BITS = (1 << 64) - 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pending:
-    """Rows whose groups are being found.
+    """Rows whose groups are not all known yet.
 
-    `combinations` has of each table the combination of each row, -1 where it is not known yet, i64 (rows,);
-    `identities` what identifies the process of each row. `new` are the processes that are not known, in the order of
-    their start, and `request` is what should be looked up for them.
+    `combinations` has the combination of each row by table, i64 (rows,); it is -1 while it is unknown. `identities` has
+    the identity of the process of each row by table. `new` are the unknown processes, in the order of their start, and
+    `request` is what to look up for them.
     """
 
     combinations: Mapping[str, NDArray[np.int64]]
@@ -37,11 +42,11 @@ class Pending:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Attributed:
-    """Which groups the rows of all tables by process belong to.
+    """The groups of the rows of all tables by process.
 
-    A combination is one group of each grouping. `combinations` has that of each row by table, i64 (rows,); `groups` the
-    ids of the groups of each combination, u64 (combinations, groupings), RowGroups.OTHER where a process belongs to
-    none; `names` the names of the groups by id.
+    A combination is one group of each grouping. `combinations` has the combination of each row by table, i64 (rows,).
+    `groups` has the group ids of each combination, u64 (combinations, groupings); RowGroups.OTHER means no group.
+    `names` has the names of the groups by id.
     """
 
     groupings: tuple[str, ...]
@@ -58,32 +63,32 @@ class Attributed:
 
 
 class Attribution:
-    """Remember the groups of processes that were seen before, and ask the namings for those of others."""
+    """Assigns groups to rows: from memory for known processes, and from the namings for new ones."""
 
     def __init__(self, namings: Mapping[str, Naming]) -> None:
-        """`namings`: by grouping."""
+        """Start with no known processes. `namings` has one naming for each grouping, by name."""
         self._namings = dict(namings)
         self.waiting = 0
-        """How many processes had a provisional group in the last interval."""
+        """The number of processes with a provisional group in the last interval."""
         self.forgotten = 0
-        """How many processes were forgotten since the start, because too many others came; they are looked at again."""
-        self._known: Recent[bytes, int] = Recent(_IDENTITIES)
+        """The number of processes forgotten since the start, because there were too many. They are named again."""
+        self._known: Recent[bytes, int] = Recent(_MAX_IDENTITIES)
         self._combinations: dict[tuple[int, ...], int] = {}
         self._groups: list[tuple[int, ...]] = []
-        self._array = np.zeros((0, len(self._namings)), np.uint64)  # of `_groups`
+        self._groups_array = np.zeros((0, len(self._namings)), np.uint64)  # `_groups` as an array.
         self._names: dict[int, str] = {}
 
     @property
     def known(self) -> Container[int]:
-        """The processes whose ancestors need not be looked up."""
+        """The tgids of processes whose ancestors need not be looked up."""
         return Intersection(naming.known for naming in self._namings.values())
 
     def prepare(self, tables: Mapping[str, TableHarvest]) -> Pending:
-        """Find the processes that are new in this interval. Then comes `assign`."""
+        """Find the processes that are new in this interval. Call `assign` next."""
         if execs.TABLE in tables:
             for naming in self._namings.values():
                 naming.learn(tables[execs.TABLE].rows)
-        if len(self._groups) >= _COMBINATIONS:
+        if len(self._groups) >= _MAX_COMBINATIONS:
             self._forget()
         combinations, identities = {}, {}
         new: dict[bytes, Identity] = {}
@@ -92,46 +97,50 @@ class Attribution:
                 continue
             self._known.bound = max(self._known.bound, table.capacity)
             raw = identities[stem] = _identities(table.rows)
-            found = combinations[stem] = np.fromiter(map(self._known.young.get, raw, repeat(-1)), np.int64, len(raw))
-            unknown = np.flatnonzero(found < 0)
+            known = np.fromiter(map(self._known.young.get, raw, repeat(-1)), np.int64, len(raw))
+            combinations[stem] = known
+            unknown = np.flatnonzero(known < 0)
             if not len(unknown):
                 continue
-            who = table.rows[list(Identity._fields)][unknown].tolist()
-            for row, identity in zip(unknown.tolist(), who, strict=True):
-                known = self._known.get(raw[row])
-                if known is None:
+            fields = table.rows[list(Identity._fields)][unknown].tolist()
+            for row, identity in zip(unknown.tolist(), fields, strict=True):
+                combination = self._known.get(raw[row])
+                if combination is None:
                     new[raw[row]] = Identity._make(identity)
                 else:
-                    found[row] = known
+                    known[row] = combination
         new = dict(sorted(new.items(), key=lambda item: item[1].key))
         request = LookupRequest()
         for naming in self._namings.values():
             request |= naming.request(tuple(new.values()))
         return Pending(combinations=combinations, identities=identities, new=new, request=request)
 
-    def assign(self, pending: Pending, found: LookupResult) -> Attributed:
-        """Say which groups the rows belong to, with the answers that came in time."""
+    def assign(self, pending: Pending, result: LookupResult) -> Attributed:
+        """Return the groups of the rows, using the facts that were found in time."""
         for naming in self._namings.values():
-            naming.receive(found)
+            naming.receive(result)
         named: dict[bytes, int] = {}
         self.waiting = 0
         for raw, identity in pending.new.items():
             names = [naming.name(identity) for naming in self._namings.values()]
             combination = named[raw] = self._combination([name for name, _ in names])
             if all(final for _, final in names):
-                before = self._known.forgotten
+                forgotten_before = self._known.forgotten
                 self._known[raw] = combination
-                self.forgotten += self._known.forgotten - before
+                self.forgotten += self._known.forgotten - forgotten_before
             else:
                 self.waiting += 1
         for stem, combinations in pending.combinations.items():
             raw_of_row = pending.identities[stem]
             for row in np.flatnonzero(combinations < 0).tolist():
                 combinations[row] = named[raw_of_row[row]]
-        if len(self._groups) != len(self._array):
-            self._array = np.array(self._groups, np.uint64).reshape(len(self._groups), len(self._namings))
+        if len(self._groups) != len(self._groups_array):
+            self._groups_array = np.array(self._groups, np.uint64).reshape(len(self._groups), len(self._namings))
         return Attributed(
-            groupings=tuple(self._namings), combinations=pending.combinations, groups=self._array, names=self._names
+            groupings=tuple(self._namings),
+            combinations=pending.combinations,
+            groups=self._groups_array,
+            names=self._names,
         )
 
     def _combination(self, names: list[str | None]) -> int:
@@ -143,8 +152,11 @@ class Attribution:
         return combination
 
     def _id(self, name: str | None) -> int:
-        """Return the id of a group. A hash, so that it is always the same, also if the group was forgotten: Python's
-        own, which nobody outside can make collide."""
+        """Return the id of the group with this name.
+
+        The id is a hash of the name, so it stays the same even if the group is forgotten and comes back. It is Python's
+        own hash, which is randomized, so outsiders cannot make names collide.
+        """
         if name is None:
             return RowGroups.OTHER
         id_ = hash(name) & _HASH_BITS or 1
@@ -152,15 +164,15 @@ class Attribution:
         return id_
 
     def _forget(self) -> None:
-        """Make room: all processes are looked at again when they act."""
+        """Forget all processes. They are named again when they become active."""
         self.forgotten += len(self._known)
         self._known = Recent(self._known.bound)
         self._combinations, self._groups, self._names = {}, [], {}
-        self._array = self._array[:0]
+        self._groups_array = self._groups_array[:0]
 
 
 def _identities(rows: Rows) -> list[bytes]:
-    """Return all that the rows say of their processes: when any of it changes, the process is looked at again."""
+    """Return the identity fields of each row as bytes. If any of them changes, the process is named again."""
     size = sum(rows.dtype[name].itemsize for name in Identity._fields)
     raw = rows.view(np.uint8).reshape(len(rows), rows.dtype.itemsize)[:, :size]
     identities: list[bytes] = np.ascontiguousarray(raw).view(f"V{size}").ravel().tolist()

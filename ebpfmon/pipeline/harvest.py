@@ -1,4 +1,4 @@
-"""Take one interval out of the kernel: swap, wait for the programs still writing, drain."""
+"""Harvest one interval from the kernel: swap the buffers, wait for running programs, and drain the tables."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ log = logging.getLogger(__name__)
 
 
 class Interval(Protocol):
-    """Which buffer of its tables a probe's programs write to (`ebpfmon.kernel.tables.Interval`)."""
+    """The buffer that a probe's programs write to (`ebpfmon.kernel.tables.Interval`)."""
 
     @property
     def buffer(self) -> int: ...
@@ -43,7 +43,7 @@ class Source(Protocol):
 
 
 class Harvester:
-    """Harvest all loaded probes at one instant. Blocking: it runs in a worker thread."""
+    """Harvests all loaded probes at the same time. Its methods block, so they run in a worker thread."""
 
     def __init__(self, sources: Sequence[Source], clock: Clock) -> None:
         self._sources, self._clock = sources, clock
@@ -52,18 +52,19 @@ class Harvester:
         self._complete, self._missing = True, False
 
     def switch_sources(self, sources: Sequence[Source]) -> Harvest:
-        """Harvest other sources from now on, which count beside the former ones already. Return the interval up to here
-        as the former ones counted it; what the new ones counted of it is in `overlap`.
+        """Harvest other sources from now on. Return the last interval of the former sources.
 
-        If a source shares its interval with a former one, the former ends and the new one begins at the same call.
+        The new sources must be counting already. What they have counted so far is in `overlap`. If a new source shares
+        its interval with a former one, the same swap ends the former and begins the new one, so no call is lost.
         """
-        before = [source.interval.buffer for source in sources]
+        buffers = [source.interval.buffer for source in sources]
         overlap: list[tuple[str, TableHarvest]] = []
-        for source, buffer in zip(sources, before, strict=True):  # the buffers were swapped since they began
+        for source, buffer in zip(sources, buffers, strict=True):
+            # Earlier harvests may have swapped a shared interval, so the other buffer has counts, too.
             overlap += [(table.stem, table.drain(1 - buffer)) for table in source.tables]
         last = self.harvest()
-        for source, buffer in zip(sources, before, strict=True):
-            if source.interval.buffer == buffer:  # a source of its own
+        for source, buffer in zip(sources, buffers, strict=True):
+            if source.interval.buffer == buffer:  # `harvest` did not swap it, because no former source shares it.
                 source.interval.swap()
             for n, table in enumerate(source.tables):
                 if not n:
@@ -74,8 +75,10 @@ class Harvester:
         return replace(last, overlap=tuple(overlap))
 
     def dry_run(self) -> None:
-        """Do all that a harvest does, to the buffers that no program writes to, so nothing is taken. Raises
-        KernelError."""
+        """Do everything that a harvest does, but on the buffers that no program writes to.
+
+        Raise KernelError if any of it fails. No counts are lost.
+        """
         for source in self._sources:
             buffer = 1 - source.interval.buffer
             for n, table in enumerate(source.tables):
@@ -85,13 +88,16 @@ class Harvester:
         self._missed_runs()
 
     def harvest(self) -> Harvest:
-        """Return the interval since the last call. It is not `complete` if a table could not be read, and so is left
-        out, or if the kernel left out runs of programs, so that calls are missing."""
+        """Return the interval since the last call.
+
+        Tables that cannot be read are left out, and the interval is not `complete`. Neither is it if the kernel skipped
+        runs of programs, because then counts are missing.
+        """
         time_s, start = self._clock.time(), time.perf_counter_ns()
         buffers = [source.interval.swap() for source in self._sources]
         swapped_ns = self._clock.monotonic_ns()
         elapsed_s, self._swapped_ns = (swapped_ns - self._swapped_ns) / 1e9, swapped_ns
-        if self._sources:  # one grace period after the last swap is enough for all
+        if self._sources:  # A single grace period after the last swap covers all sources.
             self._sources[-1].tables[0].wait_for_programs(buffers[-1])
         swapped = time.perf_counter_ns()
         tables, complete = self._drain(buffers)
@@ -113,8 +119,8 @@ class Harvester:
                 try:
                     tables[table.stem] = table.drain(buffer)
                 except KernelError as error:
-                    if self._complete:  # one line for each change of state
-                        log.warning("%s: its counts come with a later interval", error)
+                    if self._complete:  # Log changes of state only.
+                        log.warning("%s: its counts will be part of a later interval", error)
                     complete = False
         if complete and not self._complete:
             log.warning("all tables can be read again")
@@ -123,12 +129,12 @@ class Harvester:
 
     def _newly_missed(self) -> int:
         before, self._missed = self._missed, self._missed_runs()
-        newly = self._missed - before
-        if bool(newly) is not self._missing:  # one line for each change of state
-            self._missing = bool(newly)
-            missing = "the kernel leaves out runs of programs, so calls are missing: see ebpfmon.lost"
-            log.warning(missing if newly else "no calls are missing any more")
-        return newly
+        missed = self._missed - before
+        if bool(missed) is not self._missing:  # Log changes of state only.
+            self._missing = bool(missed)
+            started = "the kernel skips runs of BPF programs, so counts are missing: see the chart ebpfmon.lost"
+            log.warning(started if missed else "the kernel runs all BPF programs again, so counts are complete")
+        return missed
 
     def _missed_runs(self) -> int:
         return sum(source.missed_runs() for source in self._sources)

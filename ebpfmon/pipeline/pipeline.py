@@ -1,4 +1,4 @@
-"""Run one tick: the only file that knows all the stages."""
+"""Run one interval through all the stages. Only this module knows all of them."""
 
 from __future__ import annotations
 
@@ -20,13 +20,16 @@ from ebpfmon.pipeline.schedule import TimeInterval
 from ebpfmon.pipeline.self_metrics import SelfMetrics
 
 LOOKUP_S = 0.02
-"""How long one tick may ask /proc and its like about processes that are new. What is not known then has to wait."""
+"""How long lookups in /proc and elsewhere may take in one tick. Facts not found by then have to wait."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TableSpecs:
-    """What is published, by table: its charts as the probes declare them, the counters that there are, the labels of
-    tables with keys of their own, and the columns of its rows. `by_process` are the tables by process."""
+    """What the probes declare about their tables, by table.
+
+    `charts` are the declared charts, `counters` the names of the counters, `labels` the label sources of tables with
+    keys of their own, and `columns` the columns of the rows. `by_process` are the tables by process.
+    """
 
     charts: Mapping[str, tuple[Chart, ...]] = field(default_factory=dict)
     counters: Counters = field(default_factory=dict)
@@ -36,7 +39,7 @@ class TableSpecs:
 
 
 class GroupStage:
-    """Attribution with the look-ups it needs, and the accounts of all groupings."""
+    """Attribution with its lookups, and the accounts of all groupings."""
 
     def __init__(
         self,
@@ -47,7 +50,7 @@ class GroupStage:
         lookup: Lookup,
         executor: Executor,
     ) -> None:
-        """`namings`: of each of the groupings, by name. `executor` is for `lookup`, which blocks."""
+        """Create the stage. `namings` has the naming of each grouping. `executor` runs `lookup`, which blocks."""
         self.attribution = Attribution(namings)
         self._lookup, self._executor = lookup, executor
         counters = {stem: names for stem, names in specs.counters.items() if stem in specs.by_process}
@@ -64,59 +67,62 @@ class GroupStage:
             )
             for grouping in groupings
         }
-        self._asked: asyncio.Future[LookupResult] | None = None
+        self._pending_lookup: asyncio.Future[LookupResult] | None = None
         self._looked_up = self._forgotten = 0
 
     def take_over(self, former: GroupStage) -> None:
-        """Go on with the totals of the groupings that have the same charts and the same maximum."""
+        """Continue with the totals of groupings that have the same charts and the same maximum."""
         for name, account in self._accounts.items():
             if name in former._accounts and former._accounts[name].definition == account.definition:
                 self._accounts[name] = former._accounts[name]
 
-    def fields(self) -> dict[str, int]:
-        """Return what attribution cost and lost since the last call, and how many processes wait."""
+    def statistics(self) -> dict[str, int]:
+        """Return how many facts were looked up and processes forgotten since the last call, and how many wait now."""
         looked_up, self._looked_up = self._looked_up, 0
         forgotten, self._forgotten = self.attribution.forgotten - self._forgotten, self.attribution.forgotten
         return {"looked_up": looked_up, "waiting": self.attribution.waiting, "forgotten": forgotten}
 
     async def attribute(self, harvest: Harvest) -> Attributed:
-        """Say which groups the rows of an interval belong to."""
+        """Return the groups of the rows of an interval."""
         pending = self.attribution.prepare(harvest.tables)
-        return self.attribution.assign(pending, await self._ask(pending))
+        return self.attribution.assign(pending, await self._look_up(pending))
 
     def account(
         self, tables: Mapping[str, TableHarvest], attributed: Attributed, interval: TimeInterval
     ) -> list[ChartData]:
-        """Return the charts of all groupings. One pass over the rows serves them all."""
+        """Return the charts of all groupings. The rows are summed only once, by combination."""
         sums = {stem: sums_by(combinations, tables[stem]) for stem, combinations in attributed.combinations.items()}
         charts: list[ChartData] = []
         for n, account in enumerate(self._accounts.values()):
             by_group = {
-                stem: GroupSums(attributed.groups[combinations, n], of_each)
-                for stem, (combinations, of_each) in sums.items()
+                stem: GroupSums(attributed.groups[combinations, n], combination_sums)
+                for stem, (combinations, combination_sums) in sums.items()
             }
             charts += account.account(tables, by_group, attributed.names, interval)
         return charts
 
-    async def _ask(self, pending: Pending) -> LookupResult:
-        """Return answers, as far as they come in time: a look-up that hangs must not delay a tick."""
-        if self._asked is None:
+    async def _look_up(self, pending: Pending) -> LookupResult:
+        """Return the facts that are found in time. A lookup that hangs must not delay the tick.
+
+        Only one lookup runs at a time. The result may be that of an earlier tick's lookup.
+        """
+        if self._pending_lookup is None:
             if not pending.request:
                 return LookupResult()
-            self._asked = asyncio.get_running_loop().run_in_executor(
+            self._pending_lookup = asyncio.get_running_loop().run_in_executor(
                 self._executor, self._lookup.answer, pending.request, self.attribution.known, LOOKUP_S
             )
-        done, _ = await asyncio.wait({self._asked}, timeout=2 * LOOKUP_S)
+        done, _ = await asyncio.wait({self._pending_lookup}, timeout=2 * LOOKUP_S)
         if not done:
             return LookupResult()
-        asked, self._asked = self._asked, None
-        found = asked.result()
-        self._looked_up += len(found.processes) + len(found.users) + len(found.cgroups)
-        return found
+        lookup, self._pending_lookup = self._pending_lookup, None
+        result = lookup.result()
+        self._looked_up += len(result.processes) + len(result.users) + len(result.cgroups)
+        return result
 
 
 class Pipeline:
-    """Kernel -> harvest -> attribution -> accounting -> publish."""
+    """The stages of a tick: harvest, attribution, accounting, publish."""
 
     def __init__(
         self,
@@ -128,7 +134,7 @@ class Pipeline:
         groups: GroupStage | None,
         self_metrics: SelfMetrics,
     ) -> None:
-        """`executor` is for the harvester, which blocks. `groups` None: groups are turned off."""
+        """Create the pipeline. `executor` runs the harvester, which blocks. Without groups, `groups` is None."""
         self._host, self._harvester, self._publisher, self._executor = host, harvester, publisher, executor
         self._specs, self._groups, self._self_metrics = TableSpecs(), groups, self_metrics
         self._system: dict[str, SystemAccount] = {}
@@ -137,7 +143,7 @@ class Pipeline:
         self.reconfigure(specs, groups, self_metrics)
 
     def reconfigure(self, specs: TableSpecs, groups: GroupStage | None, self_metrics: SelfMetrics) -> None:
-        """Publish this from the next tick on. Accounts whose settings are unchanged keep counting."""
+        """Publish these tables and groups from the next tick on. Accounts with unchanged settings keep their totals."""
         before, self._specs = self._specs, specs
         unchanged = {
             stem
@@ -147,8 +153,8 @@ class Pipeline:
         self._system = {
             stem: self._system[stem]
             if stem in unchanged
-            else SystemAccount((c for c in of_table if not c.labels and not c.grouped), stem, specs.counters[stem])
-            for stem, of_table in specs.charts.items()
+            else SystemAccount((c for c in charts if not c.labels and not c.grouped), stem, specs.counters[stem])
+            for stem, charts in specs.charts.items()
         }
         self._by_key = {
             stem: self._key_account(stem, labels, self._by_key.get(stem) if stem in unchanged else None)
@@ -161,8 +167,10 @@ class Pipeline:
         self._overlap, self._groups, self._self_metrics = None, groups, self_metrics
 
     def _key_account(self, stem: str, labels: LabelSource, former: KeyAccount | None) -> KeyAccount:
-        """Return the former account under new labels, or a new one with the gauges known so far. The gauges of a new
-        probe begin with what it saw begin before it took over."""
+        """Return the former account with the new labels, or a new account that continues its gauges.
+
+        If the sources were just switched, the gauges restart from what the new sources had counted before.
+        """
         specs = self._specs
         if former and former.relabel(labels):
             account = former
@@ -171,15 +179,18 @@ class Pipeline:
             if former:
                 account.take_over(former)
         if self._overlap is not None:
-            account.reset_gauges(table for of_stem, table in self._overlap if of_stem == stem)
+            account.reset_gauges(table for name, table in self._overlap if name == stem)
         return account
 
     async def tick(self, late_ticks: int = 0) -> None:
-        """Harvest the interval and publish it. The kernel's part, which waits, runs in the executor."""
+        """Harvest an interval and publish it. The harvest itself blocks, so it runs in the executor."""
         await self._publish(await self._in_executor(self._harvester.harvest), late_ticks)
 
     async def switch_sources(self, sources: Sequence[Source]) -> None:
-        """Harvest other sources from now on. What the former ones have counted is published. Then comes `show`."""
+        """Publish the last interval of the former sources, and harvest other sources from now on.
+
+        Call `reconfigure` next.
+        """
         last = await self._in_executor(lambda: self._harvester.switch_sources(sources))
         await self._publish(last, 0)
         self._overlap = last.overlap
@@ -203,7 +214,7 @@ class Pipeline:
         if self._groups and attributed:
             charts += self._groups.account(tables, attributed, interval)
         charts += self._self_metrics.charts(
-            harvest, late_ticks, self._groups.fields() if self._groups else {}, interval
+            harvest, late_ticks, self._groups.statistics() if self._groups else {}, interval
         )
         return Snapshot(
             host=self._host,
@@ -211,11 +222,11 @@ class Pipeline:
             elapsed_s=harvest.elapsed_s,
             complete=harvest.complete,
             charts=tuple(charts),
+            # The table `execs` is not published: command lines may contain secrets, and only attribution needs them.
             tables={stem: self._view(stem, table, attributed) for stem, table in tables.items() if stem != execs.TABLE},
         )
 
     def _view(self, stem: str, table: TableHarvest, attributed: Attributed | None) -> TableView:
-        # the table `execs` has none: command lines may hold secrets, they are for attribution alone
         has_groups = attributed is not None and stem in attributed.combinations
         return TableView(
             harvest=table,

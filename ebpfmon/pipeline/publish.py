@@ -1,5 +1,7 @@
-"""Publish snapshots: one bounded mailbox and one supervised task per sink, so that no sink delays another or the
-harvest."""
+"""Publish snapshots to sinks.
+
+Each sink has a bounded mailbox and a supervised task of its own, so that no sink delays another one or the harvest.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,7 @@ from dataclasses import dataclass, field
 
 from ebpfmon.errors import EbpfmonError, SinkError, SinkGoneError
 from ebpfmon.model import Sink, SinkSettings, Snapshot, tag_of
-from ebpfmon.pipeline.selection import ChartFilter, joined
+from ebpfmon.pipeline.selection import ChartFilter, join_snapshots
 from ebpfmon.text import escaped
 
 log = logging.getLogger(__name__)
@@ -25,18 +27,18 @@ FIRST_DELAY_S, LAST_DELAY_S = 0.5, 60.0
 
 @dataclass(slots=True)
 class SinkStatistics:
-    """What became of a sink's snapshots since the start."""
+    """Counts of a sink's snapshots and errors since the start."""
 
     sent: int = 0
     dropped: int = 0
     errors: int = 0
     queue_length: int = 0
     succeeded_s: float = field(default_factory=time.monotonic, compare=False)
-    """When it last delivered a snapshot, or was made (time.monotonic)."""
+    """When the sink last delivered a snapshot, or else when it was created (time.monotonic)."""
 
 
 class Mailbox:
-    """A queue that never makes its writer wait: when it is full, it drops its oldest snapshot and counts that."""
+    """A bounded queue that never blocks the writer. When it is full, it drops the oldest snapshot and counts it."""
 
     def __init__(self, statistics: SinkStatistics, size: int = MAILBOX_SNAPSHOTS) -> None:
         self._snapshots: deque[Snapshot] = deque()
@@ -53,12 +55,12 @@ class Mailbox:
         self._update()
 
     def close(self) -> None:
-        """Say that nothing more will come."""
+        """Mark the end. `take` returns the snapshots that are left, and then None."""
         self._closed = True
         self._update()
 
     async def take(self) -> Snapshot | None:
-        """Return the oldest snapshot, or None when the mailbox is closed and empty."""
+        """Wait for a snapshot and return the oldest one, or None once the mailbox is closed and empty."""
         while not self._snapshots:
             if self._closed:
                 return None
@@ -69,8 +71,7 @@ class Mailbox:
         return snapshot
 
     def put_back(self, snapshot: Snapshot) -> None:
-        """Return a snapshot that could not be delivered. It is the oldest again, and is dropped if the mailbox is
-        full."""
+        """Put back a snapshot that could not be delivered, as the oldest one. If the mailbox is full, drop it."""
         if len(self._snapshots) == self._size:
             self._statistics.dropped += 1
         else:
@@ -88,7 +89,11 @@ class Mailbox:
 
 
 class SinkTask:
-    """Keep one sink open and fed. What it raises is counted and logged, and it is opened again after a while."""
+    """Keeps one sink open and delivers snapshots to it.
+
+    Errors that the sink raises are counted and logged. The sink is opened again after a delay that grows up to a
+    minute.
+    """
 
     def __init__(self, settings: SinkSettings) -> None:
         self.name = settings.name or tag_of(settings)
@@ -96,26 +101,26 @@ class SinkTask:
         self.mailbox = Mailbox(self.statistics)
         self.settings = settings
         self.open_attempted = asyncio.Event()
-        """Set when the sink has been opened, or that has failed."""
+        """Set once opening the sink has succeeded or failed."""
         self._charts = ChartFilter(settings.charts)
         self._pending: Snapshot | None = None
-        self._last: int | None = None
+        self._last_slot: int | None = None
         self._delay_s = FIRST_DELAY_S
         self._failing = False
 
     def put(self, snapshot: Snapshot) -> None:
-        """Take in the newest snapshot: the charts that the sink chose, as part of an interval of the sink's own
-        length."""
+        """Add the newest snapshot to the current interval of the sink, with the charts that the sink chose."""
         snapshot = self._charts.of(snapshot)
-        self._pending = joined(self._pending, snapshot) if self._pending else snapshot
+        self._pending = join_snapshots(self._pending, snapshot) if self._pending else snapshot
         interval = self.settings.interval
-        now = int(snapshot.time_s // interval) if interval else None
-        if now is None or now != self._last:  # on multiples of its interval, whatever came late or not at all
-            self._last = now
+        # Intervals end on multiples of their length, even if a tick was late or skipped.
+        slot = int(snapshot.time_s // interval) if interval else None
+        if slot is None or slot != self._last_slot:
+            self._last_slot = slot
             self._flush()
 
     def close(self) -> None:
-        """Say that nothing more will come, and deliver what is pending."""
+        """Deliver the pending snapshot and close the mailbox."""
         self._flush()
         self.mailbox.close()
 
@@ -125,16 +130,16 @@ class SinkTask:
         self._pending = None
 
     async def run(self) -> None:
-        """Run until the mailbox is closed and empty, or the sink is gone for good."""
+        """Deliver snapshots until the mailbox is closed and empty, or until the sink's reader has gone for good."""
         while True:
             try:
                 async with self._opened() as sink:
                     await self._feed(sink)
                 return
-            except SinkGoneError as gone:
-                log.info("sink '%s' has ended: %s", self.name, gone)
+            except SinkGoneError as error:
+                log.info("sink '%s' has ended: %s", self.name, error)
                 return
-            except (Exception, SystemExit) as error:  # a sink may raise anything, and the daemon goes on
+            except (Exception, SystemExit) as error:  # A sink may raise anything; the daemon must keep running.
                 self._failed(error)
                 if self.mailbox.closed:
                     return
@@ -143,8 +148,10 @@ class SinkTask:
 
     @asynccontextmanager
     async def _opened(self) -> AsyncIterator[Sink]:
-        """Open the sink, and close it within its time limit. An error of the work inside is raised, not one of
-        closing."""
+        """Open the sink on entry and close it on exit, each within its time limit.
+
+        An error in the body takes precedence over an error on closing.
+        """
         try:
             sink = self.settings.open()
             async with self._limited():
@@ -163,7 +170,7 @@ class SinkTask:
 
     @asynccontextmanager
     async def _limited(self) -> AsyncIterator[None]:
-        """Raise SinkError if the work inside takes too long."""
+        """Raise SinkError if the body takes longer than the sink's time limit."""
         try:
             async with asyncio.timeout(self.settings.send_timeout_s) as limit:
                 yield
@@ -192,24 +199,24 @@ class SinkTask:
 
     def _failed(self, error: Exception | SystemExit) -> None:
         self.statistics.errors += 1
-        if not self._failing:  # one line for each change of state
+        if not self._failing:  # Log changes of state only.
             self._failing = True
-            why = str(error) if isinstance(error, EbpfmonError) else f"{type(error).__name__}: {escaped(str(error))}"
-            log.warning("sink '%s' does not work, it will be tried again: %s", self.name, why)
+            reason = str(error) if isinstance(error, EbpfmonError) else f"{type(error).__name__}: {escaped(str(error))}"
+            log.warning("sink '%s' has failed and will be tried again: %s", self.name, reason)
 
 
 class Publisher:
-    """Hand snapshots to all sinks."""
+    """Hands snapshots to all sinks."""
 
     def __init__(self, sinks: list[SinkTask]) -> None:
         self.sinks = sinks
 
     def publish(self, snapshot: Snapshot) -> None:
-        """Hand a snapshot to every sink. Never waits."""
+        """Hand a snapshot to every sink, without waiting."""
         for sink in self.sinks:
             sink.put(snapshot)
 
     def close(self) -> None:
-        """Say that nothing more will come: each sink ends when it has delivered what it has."""
+        """Close all mailboxes. Each sink ends once it has delivered the snapshots that are left."""
         for sink in self.sinks:
             sink.close()

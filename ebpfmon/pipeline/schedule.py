@@ -1,4 +1,4 @@
-"""Tick on whole seconds of the clock, without drift. Late ticks are counted, never queued."""
+"""Tick on whole seconds of the clock, without drift. Late ticks are counted, and never queued."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 LATE_S = 0.1
-"""A tick that comes later than that counts as late."""
+"""A tick that comes later than this counts as late."""
 
 
 class Clock(Protocol):
-    """Where the time comes from. It is passed in, so tests have their own."""
+    """A source of time. It is passed in, so that tests can use their own."""
 
     def time(self) -> float:
         """Return seconds since the epoch."""
 
     def monotonic_ns(self) -> int:
-        """Return nanoseconds of a clock that never jumps."""
+        """Return the nanoseconds of a clock that never jumps."""
 
     async def wait(self, seconds: float, stop: asyncio.Event) -> None:
         """Wait for so many seconds, or until `stop` is set."""
@@ -48,8 +48,11 @@ class SystemClock:
 
 @dataclass(frozen=True, slots=True)
 class Tick:
-    """One tick: `due_s` is the whole second (since the epoch) when it was due, `skipped` is how many ticks were left
-    out before it, and `late_s` is how long after its second it comes."""
+    """One tick.
+
+    `due_s` is the second since the epoch at which it was due, `skipped` the number of ticks that were skipped before
+    it, and `late_s` how late it is.
+    """
 
     due_s: int
     skipped: int
@@ -57,28 +60,28 @@ class Tick:
 
     @property
     def late_ticks(self) -> int:
-        """How many ticks came late or not at all."""
+        """The number of ticks that were late or skipped."""
         return self.skipped + (self.late_s > LATE_S)
 
 
 @dataclass(frozen=True, slots=True)
 class TimeInterval:
-    """The end of an interval in seconds since the epoch, and its length."""
+    """The end of an interval, in seconds since the epoch, and its length."""
 
     time_s: float
     elapsed_s: float
 
     @property
     def start_s(self) -> float:
-        """When the interval began: totals that begin in it start then."""
+        """The beginning of the interval. Series that first appear in it have this start."""
         return self.time_s - self.elapsed_s
 
 
 async def ticks(interval_s: int, clock: Clock, stop: asyncio.Event) -> AsyncIterator[Tick]:
     """Yield a tick at every multiple of the interval, until `stop` is set.
 
-    If the consumer is still busy when a tick is due, that tick is skipped and the next one says so. If the clock is set
-    back, ticks go on from its new time.
+    If the consumer is still busy when a tick is due, that tick is skipped, and the next one counts it. If the clock is
+    set back, ticks continue from the new time.
     """
     last = math.floor(clock.time() / interval_s)
     last_due_ns: int | None = None
@@ -86,12 +89,12 @@ async def ticks(interval_s: int, clock: Clock, stop: asyncio.Event) -> AsyncIter
         now = clock.time()
         current = math.floor(now / interval_s)
         if current <= last:
-            # a timer may fire a moment early: then this is still the second that had its tick; a clock that was set
-            # back starts anew
+            # If a timer fired slightly early, this second has had its tick already. If the difference is greater, the
+            # clock was set back, so start again from the new time.
             last = last if last - current <= 1 else current
             await clock.wait((last + 1) * interval_s - now, stop)
             continue
-        # by the monotonic clock, because a clock that was set forward has skipped no tick
+        # Count skipped ticks by the monotonic clock, because setting the clock forward skips none.
         due_ns = clock.monotonic_ns() - int((now - current * interval_s) * 1e9)
         passed = 1 if last_due_ns is None else round((due_ns - last_due_ns) / (interval_s * 1_000_000_000))
         last, last_due_ns = current, due_ns

@@ -1,4 +1,4 @@
-"""Give each sink what it asked for: the charts that it chose, over intervals of its own length. Pure."""
+"""Give each sink the charts and the interval length that it asked for. No I/O."""
 
 from __future__ import annotations
 
@@ -16,14 +16,17 @@ from ebpfmon.pipeline.aggregate import Aggregator
 
 
 class ChartFilter:
-    """A set of charts, by patterns of their ids. `*` stands for any text, and a pattern after `!` excludes.
-    An exclusion always wins. Without patterns that include, every chart is in that is not excluded."""
+    """A set of charts, given by patterns of their ids.
+
+    `*` matches any text, and a leading `!` excludes. An exclusion always wins. If no pattern includes charts, the set
+    contains every chart that is not excluded.
+    """
 
     def __init__(self, patterns: Sequence[str]) -> None:
-        """Raise ValueError if a pattern is not valid."""
+        """Create the set. Raise ValueError if a pattern is not valid."""
         for pattern in patterns:
             if not re.fullmatch(r"!?[\w.*-]+", pattern):
-                raise ValueError(f"'{pattern}': expected a chart's id, such as ebpf.io, or with * or ! apps.*")
+                raise ValueError(f"'{pattern}': expected the id of a chart, or a pattern such as apps.* or !apps.*")
         self._included = [p for p in patterns if not p.startswith("!")]
         self._excluded = [p[1:] for p in patterns if p.startswith("!")]
         self._known: dict[str, bool] = {}
@@ -35,15 +38,17 @@ class ChartFilter:
         return self._known[id_]
 
     def of(self, snapshot: Snapshot) -> Snapshot:
-        """Return the snapshot with these charts alone."""
+        """Return the snapshot with only the charts in this set."""
         if not self._included and not self._excluded:
             return snapshot
         return replace(snapshot, charts=tuple(c for c in snapshot.charts if c.chart.id in self))
 
 
-def joined(first: Snapshot, second: Snapshot) -> Snapshot:
-    """Return two successive intervals as one: amounts are summed, gauges are the second's. Charts and series that only
-    the first has are kept."""
+def join_snapshots(first: Snapshot, second: Snapshot) -> Snapshot:
+    """Return two successive intervals as one.
+
+    Amounts are summed, and gauges are those of the second interval. Charts and series that only the first has are kept.
+    """
     return replace(
         second,
         elapsed_s=first.elapsed_s + second.elapsed_s,
@@ -71,18 +76,18 @@ def _chart(first: ChartData | None, second: ChartData) -> ChartData:
     if first is None or not second.chart.kind.cumulative:
         return second
     if first.index is second.index:
-        both: Numbers = np.add(first.deltas, second.deltas)
-        return replace(second, deltas=both)
-    places = {key: n for n, key in enumerate(second.index.keys)}
+        summed: Numbers = np.add(first.deltas, second.deltas)
+        return replace(second, deltas=summed)
+    positions = {key: n for n, key in enumerate(second.index.keys)}
     keys = first.index.keys
-    gone = [n for n, key in enumerate(keys) if key not in places]
-    stays = [n for n, key in enumerate(keys) if key in places]
+    gone = [n for n, key in enumerate(keys) if key not in positions]
+    shared = [n for n, key in enumerate(keys) if key in positions]
     deltas = second.deltas.copy()
-    into = [places[keys[n]] for n in stays]
-    deltas[into] = np.add(deltas[into], first.deltas[stays])
+    targets = [positions[keys[n]] for n in shared]
+    deltas[targets] = np.add(deltas[targets], first.deltas[shared])
     if not gone:
         return replace(second, deltas=deltas)
-    # series that are gone come first, because `other` and `overflow` come last
+    # Series that are gone come first, because `other` and `overflow` must stay last.
     return replace(
         second,
         index=SeriesIndex(
@@ -107,25 +112,24 @@ def _view(first: TableView, second: TableView) -> TableView:
         rows[:, -counters:] = groups.sums(numbers[:, -counters:].view(np.int64)).view(np.uint64)
     harvest = TableHarvest(
         rows.reshape(-1).view(dtype),
-        _added(parts[0].totals, parts[1].totals),
-        _added(parts[0].overflow, parts[1].overflow),
+        _sum(parts[0].totals, parts[1].totals),
+        _sum(parts[0].overflow, parts[1].overflow),
         parts[0].overflow_calls + parts[1].overflow_calls,
         parts[1].capacity,
         parts[1].since_load,
     )
-    both = first.groups.keys() & second.groups.keys()
-    return replace(
-        second,
-        harvest=harvest,
-        groups={name: _groups(first.groups[name], second.groups[name], kept) for name in second.groups if name in both},
-    )
+    shared = first.groups.keys() & second.groups.keys()
+    row_groups = {
+        name: _groups(first.groups[name], second.groups[name], kept) for name in second.groups if name in shared
+    }
+    return replace(second, harvest=harvest, groups=row_groups)
 
 
 def _groups(first: RowGroups, second: RowGroups, kept: NDArray[np.intp]) -> RowGroups:
-    # usually the names are one object, of thousands
+    # Usually both have the same dict, which may be large, so do not copy it.
     names = second.names if first.names is second.names else {**first.names, **second.names}
     return RowGroups(np.concatenate((first.ids, second.ids))[kept], names)
 
 
-def _added(first: Mapping[str, int], second: Mapping[str, int]) -> dict[str, int]:
+def _sum(first: Mapping[str, int], second: Mapping[str, int]) -> dict[str, int]:
     return {name: second.get(name, 0) + first.get(name, 0) for name in {**first, **second}}

@@ -1,4 +1,4 @@
-"""Show what ebpfmon itself costs and loses, as charts like any other (family `ebpfmon`)."""
+"""Publish the costs and losses of ebpfmon itself, as charts of the family `ebpfmon`."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from ebpfmon.model import Chart, ChartData, Dimension, Harvest, Kind, Role, Seri
 from ebpfmon.pipeline.schedule import TimeInterval
 
 _FAMILY = "ebpfmon"
-_FIRST_PRIORITY = 145000  # after everything else
+_FIRST_PRIORITY = 145000  # Sort after all other charts.
 _STATM = "/proc/self/statm"
 _PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 _TABLE, _SINK = "table", "sink"
 
 
 class Statistics(Protocol):
-    """What became of a sink's snapshots (`ebpfmon.pipeline.publish.SinkStatistics`)."""
+    """Counts of a sink's snapshots and errors (`ebpfmon.pipeline.publish.SinkStatistics`)."""
 
     sent: int
     dropped: int
@@ -31,19 +31,19 @@ class Statistics(Protocol):
     succeeded_s: float
 
 
-class Watched(Protocol):
-    """A sink (`ebpfmon.pipeline.publish.SinkTask`)."""
+class MeasuredSink(Protocol):
+    """A sink with statistics (`ebpfmon.pipeline.publish.SinkTask`)."""
 
     name: str
 
     @property
     def statistics(self) -> Statistics:
-        """What became of its snapshots."""
+        """Counts of its snapshots and errors."""
 
 
 @dataclass(frozen=True, slots=True)
-class _Declared:
-    """One chart: `id` without `ebpfmon.`; `label` is empty, `table` or `sink`; one number has no name."""
+class _ChartSpec:
+    """One chart. `id` is without the prefix `ebpfmon.`; `label` is empty, `table` or `sink`."""
 
     id: str
     title: str
@@ -54,78 +54,79 @@ class _Declared:
 
 
 _CHARTS = (
-    _Declared("harvest_time", "Time of a harvest", "milliseconds", Kind.GAUGE, "", ("swap", "drain")),
-    _Declared("rows", "Rows in a table", "rows", Kind.GAUGE, _TABLE),
-    _Declared("table_occupancy", "Part of a table in use", "%", Kind.GAUGE, _TABLE),
-    _Declared("overflow", "Calls without a row", "calls/s", Kind.COUNTER, _TABLE),
-    _Declared("lost", "Ticks and program runs left out", "events", Kind.COUNTER, "", ("late_ticks", "missed_runs")),
-    _Declared("attribution", "New processes", "processes/s", Kind.COUNTER, "", ("looked_up", "waiting", "forgotten")),
-    _Declared("cpu", "CPU time of ebpfmon", "milliseconds/s", Kind.COUNTER, "", ("user", "system")),
-    _Declared("memory", "Resident memory of ebpfmon", "MB", Kind.GAUGE, "", ("rss",)),
-    _Declared("sinks_sent", "Snapshots sent", "snapshots", Kind.COUNTER, _SINK),
-    _Declared("sinks_dropped", "Snapshots lost by a full mailbox", "snapshots", Kind.COUNTER, _SINK),
-    _Declared("sinks_errors", "Errors of sinks", "errors", Kind.COUNTER, _SINK),
-    _Declared("sinks_queue", "Snapshots waiting", "snapshots", Kind.GAUGE, _SINK),
-    _Declared("sinks_age", "Time since a sink last took a snapshot", "seconds", Kind.GAUGE, _SINK),
+    _ChartSpec("harvest_time", "Time of a harvest", "milliseconds", Kind.GAUGE, "", ("swap", "drain")),
+    _ChartSpec("rows", "Rows in a table", "rows", Kind.GAUGE, _TABLE),
+    _ChartSpec("table_occupancy", "Part of a table in use", "%", Kind.GAUGE, _TABLE),
+    _ChartSpec("overflow", "Calls without a row", "calls/s", Kind.COUNTER, _TABLE),
+    _ChartSpec("lost", "Ticks and program runs left out", "events", Kind.COUNTER, "", ("late_ticks", "missed_runs")),
+    _ChartSpec("attribution", "New processes", "processes/s", Kind.COUNTER, "", ("looked_up", "waiting", "forgotten")),
+    _ChartSpec("cpu", "CPU time of ebpfmon", "milliseconds/s", Kind.COUNTER, "", ("user", "system")),
+    _ChartSpec("memory", "Resident memory of ebpfmon", "MB", Kind.GAUGE, "", ("rss",)),
+    _ChartSpec("sinks_sent", "Snapshots sent", "snapshots", Kind.COUNTER, _SINK),
+    _ChartSpec("sinks_dropped", "Snapshots lost by a full mailbox", "snapshots", Kind.COUNTER, _SINK),
+    _ChartSpec("sinks_errors", "Errors of sinks", "errors", Kind.COUNTER, _SINK),
+    _ChartSpec("sinks_queue", "Snapshots waiting", "snapshots", Kind.GAUGE, _SINK),
+    _ChartSpec("sinks_age", "Time since a sink last took a snapshot", "seconds", Kind.GAUGE, _SINK),
 )
 
 
 class SelfMetrics:
-    """Collect the numbers of `ebpfmon.*`, once a tick."""
+    """Measures the numbers of the charts `ebpfmon.*`, once per tick."""
 
-    def __init__(self, tables: Iterable[str], sinks: Iterable[Watched]) -> None:
+    def __init__(self, tables: Iterable[str], sinks: Iterable[MeasuredSink]) -> None:
         self._tables, self._sinks = tuple(tables), tuple(sinks)
         self._cpu_ms = _cpu_ms()
         self._before = {sink.name: (0, 0, 0) for sink in self._sinks}
-        labelled = {"": ("",), _TABLE: self._tables, _SINK: tuple(sink.name for sink in self._sinks)}
-        self._names = labelled
+        self._names = {"": ("",), _TABLE: self._tables, _SINK: tuple(sink.name for sink in self._sinks)}
         self.declared = [
             Chart(
-                id=f"ebpfmon.{of.id}", title=of.title, units=of.units, family=_FAMILY, kind=of.kind,
-                priority=_FIRST_PRIORITY + order, labels=(of.label,) if of.label else (),
-                dimensions=tuple(Dimension(d, d.replace("_", " "), (d,)) for d in of.dimensions),
+                id=f"ebpfmon.{spec.id}", title=spec.title, units=spec.units, family=_FAMILY, kind=spec.kind,
+                priority=_FIRST_PRIORITY + order, labels=(spec.label,) if spec.label else (),
+                dimensions=tuple(Dimension(d, d.replace("_", " "), (d,)) for d in spec.dimensions),
             )
-            for order, of in enumerate(_CHARTS)
+            for order, spec in enumerate(_CHARTS)
         ]  # fmt: skip
-        """The charts, in their order."""
-        self._totals = [np.zeros((len(labelled[of.label]), len(of.dimensions)), np.int64) for of in _CHARTS]
-        self._starts_s: dict[tuple[str, str], float] = {}  # by label and its value
+        """The charts, in the order of `_CHARTS`."""
+        self._totals = [np.zeros((len(self._names[spec.label]), len(spec.dimensions)), np.int64) for spec in _CHARTS]
+        self._starts_s: dict[tuple[str, str], float] = {}
+        """The start of each series, by label and label value."""
         self._indexes: dict[str, SeriesIndex] = {}
 
     def take_over(self, former: SelfMetrics) -> None:
-        """Go on with the totals of the same tables and sinks."""
+        """Continue with the totals of tables and sinks that both objects have."""
         self._cpu_ms, self._starts_s = former._cpu_ms, dict(former._starts_s)
         self._before |= {sink.name: former._before[sink.name] for sink in self._sinks if sink in former._sinks}
-        for of, totals, before in zip(_CHARTS, self._totals, former._totals, strict=True):
-            places = {name: n for n, name in enumerate(former._names[of.label])}
-            for n, name in enumerate(self._names[of.label]):
-                if name in places:
-                    totals[n] = before[places[name]]
+        for spec, totals, before in zip(_CHARTS, self._totals, former._totals, strict=True):
+            positions = {name: n for n, name in enumerate(former._names[spec.label])}
+            for n, name in enumerate(self._names[spec.label]):
+                if name in positions:
+                    totals[n] = before[positions[name]]
 
     def charts(
         self, harvest: Harvest, late_ticks: int, attribution: Mapping[str, int], interval: TimeInterval
     ) -> list[ChartData]:
-        """Return the charts of this tick. `attribution` has its own numbers, if groups are turned on."""
-        return self.charts_of(self.numbers(harvest, late_ticks, attribution), interval)
+        """Return the charts of this tick. `attribution` are the numbers of `GroupStage.statistics`, if any."""
+        return self.charts_of(self.measure(harvest, late_ticks, attribution), interval)
 
     def charts_of(
         self, numbers: Mapping[str, Sequence[Sequence[int | float]]], interval: TimeInterval
     ) -> list[ChartData]:
-        """Return the charts with these numbers: of each chart, a row for each series."""
-        found = []
-        for chart, of, totals in zip(self.declared, _CHARTS, self._totals, strict=True):
-            of_kind = np.int64 if of.kind.cumulative else None  # without series there is no number to tell by
-            deltas = np.array(numbers[of.id], of_kind).reshape(totals.shape)
-            if of.kind.cumulative:
+        """Return the charts with these numbers: for each chart, one row per series."""
+        charts = []
+        for chart, spec, totals in zip(self.declared, _CHARTS, self._totals, strict=True):
+            # Without series, numpy would infer float64.
+            dtype = np.int64 if spec.kind.cumulative else None
+            deltas = np.array(numbers[spec.id], dtype).reshape(totals.shape)
+            if spec.kind.cumulative:
                 totals += deltas
-            index = self._index(of.label, interval)
-            found.append(ChartData(chart=chart, index=index, deltas=deltas, totals=totals.copy()))
-        return found
+            index = self._index(spec.label, interval)
+            charts.append(ChartData(chart=chart, index=index, deltas=deltas, totals=totals.copy()))
+        return charts
 
-    def numbers(
+    def measure(
         self, harvest: Harvest, late_ticks: int, attribution: Mapping[str, int]
     ) -> dict[str, list[list[int | float]]]:
-        """Measure: of each chart, a row for each series."""
+        """Return the current numbers: for each chart, one row per series."""
         before, self._cpu_ms = self._cpu_ms, _cpu_ms()
         tables = [harvest.tables.get(stem) for stem in self._tables]
         statistics = [sink.statistics for sink in self._sinks]
@@ -138,12 +139,12 @@ class SelfMetrics:
             "attribution": [[attribution.get(name, 0) for name in ("looked_up", "waiting", "forgotten")]],
             "cpu": [[now - then for now, then in zip(self._cpu_ms, before, strict=True)]],
             "memory": [[round(_resident_bytes() / 1e6, 1)]],
-            **self._of_sinks(),
+            **self._sink_deltas(),
             "sinks_queue": [[of.queue_length] for of in statistics],
             "sinks_age": [[round(time.monotonic() - of.succeeded_s, 1)] for of in statistics],
         }
 
-    def _of_sinks(self) -> dict[str, list[list[int | float]]]:
+    def _sink_deltas(self) -> dict[str, list[list[int | float]]]:
         changes: list[tuple[int, ...]] = []
         for sink in self._sinks:
             now = (sink.statistics.sent, sink.statistics.dropped, sink.statistics.errors)
@@ -168,7 +169,7 @@ def _cpu_ms() -> tuple[int, int]:
 
 
 def _resident_bytes() -> int:
-    fd = os.open(_STATM, os.O_RDONLY | os.O_CLOEXEC)  # a file object would make nine system calls of these three
+    fd = os.open(_STATM, os.O_RDONLY | os.O_CLOEXEC)  # A file object would make nine system calls instead of three.
     try:
         return int(os.read(fd, 128).split()[1]) * _PAGE_BYTES
     finally:

@@ -83,7 +83,7 @@ BROKEN = {
     "bad_sink": (
         "class BadSettings(SinkSettings, tag='bad_sink'):\n    def open(self): raise KeyError('x')\n"
         + SINKS + "return [BadSettings]",
-        "sink 'bad_sink' does not work, it will be tried again: KeyError: 'x'",
+        "sink 'bad_sink' has failed and will be tried again: KeyError: 'x'",
     ),
 }  # fmt: skip
 """The plugin, and what is said of it."""

@@ -100,7 +100,7 @@ def test_no_receiver_is_in_the_way_of_the_harvest_or_of_another_sink(tmp_path: P
         assert sum(own(lines, "sinks_errors", kind)) >= 2, kind
         assert sum(own(lines, "sinks_dropped", kind)) > 0, kind
         assert to.connections[kind] >= 2, kind
-        assert f"sink '{kind}' does not work" in beset.said()
+        assert f"sink '{kind}' has failed" in beset.said()
     # a harvest that waited for one of them would leave out most of its ticks
     late = {name: sum(own(of, "lost", "late_ticks")) for name, of in (("without", without), ("with", lines))}
     print(f"late ticks: {late}")

@@ -158,7 +158,7 @@ def test_several_groupings_are_found_in_one_pass(naming: FakeNaming) -> None:
 def test_when_there_are_too_many_groups_all_are_looked_at_again_and_are_the_same(
     attribution: Attribution, naming: FakeNaming, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "_COMBINATIONS", 3)
+    monkeypatch.setattr(module, "_MAX_COMBINATIONS", 3)
     table = rows((1, b"a"), (2, b"b"), (3, b"c"))
     before = attribute(attribution, t=table)
     after = attribute(attribution, t=table)

@@ -57,7 +57,7 @@ def test_ancestors_need_not_be_looked_up_if_all_namings_know_the_process(naming:
 
 
 def test_as_many_processes_are_known_as_a_table_can_hold(naming: FakeNaming, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "_IDENTITIES", 4)
+    monkeypatch.setattr(module, "_MAX_IDENTITIES", 4)
     attribution, table = Attribution({"app": naming}), rows(*((n, b"a") for n in range(64)))
     for _ in range(3):
         named(attribution, table)
@@ -67,7 +67,7 @@ def test_as_many_processes_are_known_as_a_table_can_hold(naming: FakeNaming, mon
 def test_processes_are_forgotten_when_too_many_come_and_what_is_still_used_is_not(
     naming: FakeNaming, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "_IDENTITIES", 64)
+    monkeypatch.setattr(module, "_MAX_IDENTITIES", 64)
     attribution = Attribution({"app": naming})
     for tgid in range(1, 200):
         named(attribution, rows((0, b"a"), (tgid, b"b")))

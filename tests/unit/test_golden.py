@@ -123,7 +123,7 @@ class Measured(SelfMetrics):
         self._of = {"table": tables, "sink": [sink.name for sink in sinks]}
         super().__init__(tables, sinks)
 
-    def numbers(
+    def measure(
         self, harvest: Harvest, late_ticks: int, attribution: Mapping[str, int]
     ) -> dict[str, list[list[int | float]]]:
         fields = self._now.interval["self_fields"]
@@ -134,7 +134,7 @@ class Measured(SelfMetrics):
         def one(*names: str) -> list[list[int | float]]:
             return [[fields[name] for name in names]]
 
-        return super().numbers(harvest, late_ticks, attribution) | {
+        return super().measure(harvest, late_ticks, attribution) | {
             "harvest_time": one("swap", "drain"), "rows": each("table", "rows"),
             "table_occupancy": each("table", "occupancy"), "overflow": each("table", "overflow"),
             "lost": one("late_ticks", "missed_runs"), "attribution": one("looked_up", "waiting", "forgotten"),

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from ebpfmon import Chart, ChartData, Dimension, Kind, Role, RowGroups, SeriesIndex, SinkSettings, Snapshot, TableView
 from ebpfmon.pipeline.publish import SinkTask
-from ebpfmon.pipeline.selection import ChartFilter, joined
+from ebpfmon.pipeline.selection import ChartFilter, join_snapshots
 from ebpfmon.testing import keyed_table, view
 from tests.unit.support import chart, data, snapshot, table
 
@@ -39,7 +39,7 @@ def test_an_exclusion_always_wins_and_exclusions_alone_include_the_rest(patterns
 
 @pytest.mark.parametrize("pattern", ["", "!", "ebpf io", "[a-z]", "a?", "!!x"])
 def test_what_is_no_pattern_is_named(pattern: str) -> None:
-    with pytest.raises(ValueError, match="expected a chart's id"):
+    with pytest.raises(ValueError, match="expected the id of a chart"):
         ChartFilter([pattern])
 
 
@@ -69,15 +69,15 @@ def found(given: Snapshot) -> list[tuple[str, int, int]]:
 def test_amounts_are_summed_totals_are_the_last_and_so_are_gauges() -> None:
     first = of(1.0, {"read": (3, 3), "write": (5, 5), "*": (2, 2)})
     second = of(2.0, {"write": (7, 12), "new": (1, 1), "*": (1, 3)})
-    both = joined(first, replace(second, complete=False))
+    both = join_snapshots(first, replace(second, complete=False))
     assert (both.time_s, both.elapsed_s, both.complete) == (2.0, 2.0, False)
     assert found(both) == [("read", 3, 3), ("write", 12, 12), ("new", 1, 1), ("*", 3, 3)], "the rest is last"
-    gauges = joined(of(1.0, {"read": (3, 0), "*": (9, 0)}, Kind.GAUGE), of(2.0, {"*": (4, 0)}, Kind.GAUGE))
+    gauges = join_snapshots(of(1.0, {"read": (3, 0), "*": (9, 0)}, Kind.GAUGE), of(2.0, {"*": (4, 0)}, Kind.GAUGE))
     assert found(gauges) == [("*", 4, 0)]
 
 
 def test_a_program_that_is_called_like_the_rest_is_told_from_it() -> None:
-    both = joined(
+    both = join_snapshots(
         of(1.0, {"other": (3, 3), "*": (2, 2)}),
         of(
             2.0,
@@ -94,7 +94,7 @@ def test_of_series_that_are_the_same_the_index_is_kept() -> None:
     first, second = of(1.0, {"a": (3, 3), "*": (0, 0)}), of(2.0, {"a": (5, 8), "*": (1, 1)})
     shared = replace(second.charts[0], index=first.charts[0].index)
     for last in (second, replace(second, charts=(shared,))):
-        both = joined(first, last)
+        both = join_snapshots(first, last)
         assert found(both) == [("a", 8, 8), ("*", 1, 1)]
         assert both.charts[0].index is last.charts[0].index
     assert found(first) == [("a", 3, 3), ("*", 0, 0)], "what was joined stays as it was"
@@ -102,7 +102,7 @@ def test_of_series_that_are_the_same_the_index_is_kept() -> None:
 
 def test_a_chart_that_is_in_one_of_them_alone_is_there() -> None:
     first, second = of(1.0, {"read": (3, 3)}), replace(of(2.0, {}), charts=())
-    for both in (joined(first, second), joined(second, first)):
+    for both in (join_snapshots(first, second), join_snapshots(second, first)):
         assert found(both) == [("read", 3, 3)]
 
 
@@ -118,7 +118,7 @@ def test_sums_are_those_of_all_intervals_whatever_comes_and_goes(intervals: list
             totals[name] += amount
             series[name] = (amount, totals[name])
         now = of(float(time_s), series)
-        both = joined(both, now) if both else now
+        both = join_snapshots(both, now) if both else now
     assert both
     assert found(both)[-1][0] == "*"
     assert {name: (delta, total) for name, delta, total in found(both)} == {
@@ -145,7 +145,7 @@ def test_rows_of_one_process_are_summed_and_keep_their_groups_by_name() -> None:
             },
         ),
     ]
-    both = joined(*(snapshot(tables={"process": each}) for each in views)).tables["process"]
+    both = join_snapshots(*(snapshot(tables={"process": each}) for each in views)).tables["process"]
     harvest, counters = both.harvest, list(both.harvest.totals)
     by_process = {
         row["tgid"].item(): (row[counters[0]].item(), *(both.groups[g].name(n) for g in ("application", "user")))
@@ -157,12 +157,12 @@ def test_rows_of_one_process_are_summed_and_keep_their_groups_by_name() -> None:
         assert harvest.totals[name] == sum(t.totals[name] for t in tables)
         assert int(harvest.rows[name].sum()) + harvest.overflow[name] == harvest.totals[name]
     nothing = snapshot(tables={"process": view(table([]), groups={"application": []})})
-    assert len(joined(nothing, nothing).tables["process"].harvest.rows) == 0
+    assert len(join_snapshots(nothing, nothing).tables["process"].harvest.rows) == 0
 
 
 def test_names_of_groups_that_are_one_object_stay_one() -> None:
     one = snapshot(tables={"process": view(table([(1, b"a", 3, 30)]), groups={"user": ["x"]})})
-    both = joined(joined(one, one), one)
+    both = join_snapshots(join_snapshots(one, one), one)
     assert both.tables["process"].groups["user"].names is one.tables["process"].groups["user"].names
 
 
@@ -171,7 +171,7 @@ def test_of_groupings_that_only_one_of_them_has_there_are_no_rows() -> None:
     one, another = (
         snapshot(tables={"process": view(table([(1, b"a", 3, 30)]), groups={by: ["x"]})}) for by in ("user", "process")
     )
-    assert joined(one, another).tables["process"].groups == {}
+    assert join_snapshots(one, another).tables["process"].groups == {}
 
 
 class Settings(SinkSettings, tag="some", frozen=True):
@@ -205,6 +205,6 @@ def test_an_interval_ends_with_the_first_snapshot_of_the_next() -> None:
 def test_a_table_with_keys_of_its_own_is_summed_as_well() -> None:
     key = [("port", "<u4"), ("protocol", "<u4")]
     one = snapshot(tables={"inbound": view(keyed_table(key, ["calls"], [{"port": 443, "protocol": 6, "calls": 2}]))})
-    both = joined(one, one).tables["inbound"].harvest
+    both = join_snapshots(one, one).tables["inbound"].harvest
     assert both.rows.tolist() == [(443, 6, 4)]
     assert both.totals == {"calls": 4}
