@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: GPL-2.0-only
-/* What a process became with execve(2): its command line and its file, for telling which application it belongs to,
- * however short its life. */
+/* Records the command line and the file of each program that execve(2) starts, so that even a short-lived process can
+ * be assigned to its application. */
 #include "ebpfmon.bpf.h"
 
-/* So many programs may be started in one interval before any finds no room; then what started is known by its comm
- * alone, if /proc is too late. Two buffers of 4,096 rows of 432 bytes, key and hash element included, are 3.5 MB. */
+/* Programs that can start in one interval before the table is full. Further ones are known by their comm only, if they
+ * are gone before /proc is read. Two buffers of 4,096 rows of 432 bytes, key and hash element included, are 3.5 MB. */
 #define EXECS 4096
-/* Of a longer command line the beginning: a pattern of a group is about a program and its first arguments. */
+/* Longer command lines are cut: patterns of groups match the program and its first arguments. */
 #define ARGUMENTS 256
 #define EXECUTABLE 64
 
@@ -18,7 +18,7 @@ struct execs_counters {
 struct execs_row {
 	struct process_identity identity;
 	char executable[EXECUTABLE];	/* the file's name, without its path */
-	char arguments[ARGUMENTS];	/* each ends with a NUL */
+	char arguments[ARGUMENTS];	/* each ending with a NUL */
 	struct execs_counters counters;
 };
 _Static_assert(sizeof(struct execs_row) == 368, "execs_row has no padding");
@@ -34,7 +34,7 @@ struct {
 	__uint(max_entries, 1);
 	__type(key, __u32);
 	__type(value, struct execs_row);
-} execs_scratch SEC(".maps"); /* a row is too big for the stack */
+} execs_scratch SEC(".maps"); /* A row is too big for the stack. */
 
 static __always_inline void read_program(struct execs_row *row, struct task_struct *task, const bool typed)
 {
@@ -91,7 +91,7 @@ int sched_process_exec_tp(void *ctx)
 	return on_exec();
 }
 
-/* What a binary format calls when all is in place, arguments too, right before the program begins. */
+/* Binary formats call finalize_exec() right before the program starts, when its arguments are in place. */
 SEC("fentry/finalize_exec")
 int BPF_PROG(finalize_exec_fentry)
 {

@@ -1,13 +1,13 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
-/* The kernel's types, as far as ebpfmon reads them. Only the fields that are used are declared; libbpf finds where they
- * are in the running kernel's BTF (preserve_access_index), so one list serves every kernel, and every architecture but
- * for the registers. BCC takes them from the kernel's headers instead: what follows `#pragma ebpfmon` becomes a
- * directive there. */
+/* Declarations of the kernel types that ebpfmon reads. Only the fields that are used are declared. libbpf finds their
+ * offsets in the running kernel's BTF (preserve_access_index), so one declaration serves all kernels and, except for
+ * registers, all architectures. BCC takes the types from the kernel's headers instead: for BCC, the text after
+ * `#pragma ebpfmon` becomes a preprocessor directive. */
 #ifndef EBPFMON_KERNEL_TYPES_H
 #define EBPFMON_KERNEL_TYPES_H
 
 #define CLONE_THREAD 0x00010000
-#define AT_REMOVEDIR 0x200	/* unlinkat(2) that is an rmdir(2) */
+#define AT_REMOVEDIR 0x200	/* unlinkat(2) removes a directory */
 
 #ifdef BCC
 #pragma ebpfmon include <uapi/linux/ptrace.h>
@@ -23,7 +23,7 @@
 #include <linux/types.h>
 #include <stdbool.h>
 
-#define __VMLINUX_H__	/* it stands in for that: libbpf's PT_REGS_*() take the kernel's names of registers */
+#define __VMLINUX_H__	/* makes libbpf's PT_REGS_*() use the kernel's names of registers */
 
 #define TASK_COMM_LEN 16
 
@@ -129,7 +129,7 @@ struct pt_regs {
 #pragma clang attribute pop
 
 #if defined(__TARGET_ARCH_arm64)
-struct user_pt_regs {	/* part of the ABI, it does not change: libbpf's PT_REGS_*() cast to it */
+struct user_pt_regs {	/* part of the ABI, so it never changes; libbpf's PT_REGS_*() cast to it */
 	__u64 regs[31];
 	__u64 sp;
 	__u64 pc;
@@ -138,9 +138,9 @@ struct user_pt_regs {	/* part of the ABI, it does not change: libbpf's PT_REGS_*
 #endif
 #endif /* BCC */
 
-/* At the exit of a system call: its number, and the arguments that it was made with, by the registers of the task. Plain
- * loads where libbpf's PT_REGS_PARM*_CORE_SYSCALL() would read through a helper. A 32-bit program's call is numbered
- * otherwise: see in_32_bit_call(). */
+/* The number and the arguments of a system call, read from the task's registers when the call exits. These are plain
+ * loads; libbpf's PT_REGS_PARM*_CORE_SYSCALL() would call a helper. Calls of 32-bit programs have other numbers: see
+ * in_32_bit_call(). */
 #if defined(__TARGET_ARCH_x86)
 #define SYSCALL_NR(regs) READ_FIELD(regs, orig_ax, true)
 #define SYSCALL_ARG1(regs) READ_FIELD(regs, di, true)

@@ -1,18 +1,18 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
-/* An include template: a table with a row for each key of the author's own.
+/* Include template: a table with one row for each value of a key that the probe defines.
  *
- *	struct users_key {		// integers, without padding
+ *	struct users_key {		// integers without padding
  *		__u32 uid, zero;
  *	};
- *	struct users_counters {		// __u64, which only grow
+ *	struct users_counters {		// __u64 that only grow
  *		__u64 calls;
  *	};
  *	#define TABLE users
- *	#define TABLE_SIZE 1024		// rows of an interval, by default 16384
+ *	#define TABLE_SIZE 1024		// rows per interval, 16384 by default
  *	#include "keyed_table.bpf.h"
  *
- * It makes the table's maps and users_find(&key), which returns the counters to count a call of that key in, or 0 if it
- * cannot be counted. A call that finds no room in a full table is counted in the totals, as overflow. */
+ * This makes the table's maps, and users_find(&key), which returns the counters of that key, or 0 if the call cannot be
+ * counted. If the table is full, it returns the totals and counts an overflow. */
 
 #define TABLE_KEY struct TABLE_NAME(key)
 #define TABLE_ROW struct TABLE_NAME(counters)
@@ -20,7 +20,7 @@
 #undef TABLE_KEY
 #undef TABLE_ROW
 
-/* What a new row begins as: counters with histograms are too big for the stack. */
+/* The initial value of a row. Counters with histograms are too big for the stack. */
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
 	__uint(max_entries, 1);
@@ -28,7 +28,7 @@ struct {
 	__type(value, struct TABLE_NAME(counters));
 } TABLE_NAME(zeros) SEC(".maps");
 
-/* Untyped, because a cast between the test in here and the caller's keeps clang 14 from joining the two. */
+/* Returns void *, because a cast between the null check here and the caller's keeps clang 14 from merging the two. */
 static __always_inline void *TABLE_NAME(find_or_add)(struct TABLE_NAME(key) *key)
 {
 	__u32 buffer = current_buffer(), zero = 0;

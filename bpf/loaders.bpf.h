@@ -1,21 +1,22 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
-/* One source for two loaders: libbpf, which loads the compiled object, and BCC, which compiles the source on a
- * machine whose kernel has no BTF.
+/* One source for two loaders: libbpf, which loads the compiled object, and BCC, which compiles the source on a machine
+ * whose kernel has no BTF.
  *
- * Programs are written for libbpf, in its own idiom: SEC(), BPF_PROG(), BPF_KPROBE(), BPF_KRETPROBE(), BPF_CORE_READ(),
- * PT_REGS_*(), maps in SEC(".maps"), settings as `const volatile`. What BCC needs instead is defined here and nowhere
- * else. Because its rewriter stumbles over macros, it gets the source preprocessed, and what it has no use for is taken
- * out when the object is built (`strip_for_bcc` in ebpfmon/kernel/compiler.py): definitions of maps and settings, and the
- * programs at trampolines and classic tracepoints.
+ * Programs are written for libbpf, in its usual style: SEC(), BPF_PROG(), BPF_KPROBE(), BPF_KRETPROBE(),
+ * BPF_CORE_READ(), PT_REGS_*(), maps in SEC(".maps"), settings as `const volatile`. Everything that BCC needs instead
+ * is defined in this header. BCC's rewriter cannot handle these macros, so it gets preprocessed source. `strip_for_bcc`
+ * in ebpfmon/kernel/compiler.py removes what BCC cannot use when the object is built: definitions of maps and settings,
+ * and programs at trampolines and classic tracepoints.
  *
- * To libbpf's words this header adds:
- * - READ_FIELD(ptr, field, typed): a field of the kernel's memory, whether the verifier knows the type of `ptr` or not.
- *   Where it does (`typed`, a constant: what fentry, fexit and tp_btf programs get, and what is reached from there) the
- *   field is loaded directly, which costs less and is allowed under lockdown=confidentiality. Elsewhere it is read
- *   through a helper, as BPF_CORE_READ() does it.
- * - READ_STRING(dst, ptr, field): a string, through a helper.
+ * This header adds to libbpf's macros:
+ * - READ_FIELD(ptr, field, typed): read a field in kernel memory. `typed` is a constant that says whether the verifier
+ *   knows the type of `ptr`. It does for the arguments of fentry, fexit and tp_btf programs, and for pointers read
+ *   through them. The field is then loaded directly, which costs less and is allowed under lockdown=confidentiality.
+ *   Otherwise it is read through a helper, as by BPF_CORE_READ().
+ * - READ_STRING(dst, ptr, field): read a string through a helper.
  * - this_task() and CURRENT_IS_TYPED: the current task, and whether the verifier knows its type.
- * - UNTRUSTED(ptr): a typed pointer again, for fields whose loads need not be trusted: programs then load faster. */
+ * - UNTRUSTED(ptr): the same pointer, for reading fields that need not be trusted pointers. Programs then load
+ *   faster. */
 #ifndef EBPFMON_LOADERS_BPF_H
 #define EBPFMON_LOADERS_BPF_H
 
@@ -39,8 +40,8 @@
 #define PT_REGS_RC(regs) ((regs)->regs[0])
 #endif
 
-/* As in libbpf's bpf_tracing.h, but without the declaration in front, which BCC would take for a program, too: `int
- * static inline f()` is C, if not pretty. */
+/* As in libbpf's bpf_tracing.h, but without the declaration in front, because BCC would take that for a program.
+ * `int BPF_PROG(f)` therefore begins with `int static __always_inline ____f`, which is valid C. */
 #define BPF_PROG(name, args...) WRAPPED_(unsigned long long, name, CTX_ARGS_, ##args)
 #define BPF_KPROBE(name, args...) WRAPPED_(struct pt_regs, name, KPROBE_ARGS_, ##args)
 #define BPF_KRETPROBE(name, args...) WRAPPED_(struct pt_regs, name, KRETPROBE_ARGS_, ##args)
@@ -68,7 +69,7 @@
 #define KRETPROBE_ARGS_0() ctx
 #define KRETPROBE_ARGS_1(x) ctx, (void *)PT_REGS_RC(ctx)
 
-/* By offsetof: for &p->field BCC has been seen to take other offsets than clang does. */
+/* Uses offsetof, because BCC has been seen to compute other offsets for &p->field than clang does. */
 #define READ_FIELD(ptr, field, typed)                                                \
 	({                                                                           \
 		__typeof__(((__typeof__(ptr))0)->field) value_;                      \
@@ -112,10 +113,10 @@ static __always_inline struct task_struct *this_task(void)
 	})
 #define READ_STRING(dst, ptr, field) bpf_core_read_str(dst, sizeof(dst), &(ptr)->field)
 
-/* For each load by way of a pointer that it trusts, the verifier searches all the names in the kernel's BTF, which is most
- * of what a load of programs takes. Linux a35b9af4ec2c ("bpf: Add a kfunc for generic type cast") (in v6.2) */
+/* For each load through a trusted pointer, the verifier searches all names in the kernel's BTF, which takes most of the
+ * time of loading programs. Linux a35b9af4ec2c ("bpf: Add a kfunc for generic type cast") (in v6.2) */
 extern void *bpf_rdonly_cast(const void *ptr, __u32 type) __ksym __weak;
-const volatile __u32 cfg_may_cast = 0;	/* this kernel has bpf_rdonly_cast() */
+const volatile __u32 cfg_may_cast = 0;	/* the kernel has bpf_rdonly_cast() */
 #define UNTRUSTED(ptr)                                                               \
 	((__typeof__(ptr))(cfg_may_cast ? bpf_rdonly_cast(ptr, bpf_core_type_id_kernel(__typeof__(*(ptr)))) : (ptr)))
 
@@ -123,7 +124,7 @@ const volatile __u32 cfg_may_cast = 0;	/* this kernel has bpf_rdonly_cast() */
 #define CURRENT_IS_TYPED                                                             \
 	bpf_core_enum_value_exists(enum bpf_func_id, BPF_FUNC_get_current_task_btf)
 
-/* bpf_get_current_task_btf(), but so that the compiler knows that the result is the same all through a program. */
+/* Like bpf_get_current_task_btf(), but the compiler may assume that the result never changes within a program. */
 static __always_inline struct task_struct *this_task_btf(void)
 {
 	register struct task_struct *task asm("r0");

@@ -1,21 +1,22 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
-/* An include template: a table with a row for each process that did something in the interval.
+/* Include template: a table with one row for each process that was active in the interval.
  *
- *	struct hello_counters {		// __u64, which only grow
+ *	struct hello_counters {		// __u64 that only grow
  *		__u64 calls;
  *	};
  *	#define TABLE hello
- *	#define TABLE_SIZE 16384	// rows of an interval, by default 16384
+ *	#define TABLE_SIZE 16384	// rows per interval, 16384 by default
  *	#include "process_table.bpf.h"
  *
- * It makes `struct hello_row` (who the process is, and its counters), the table's maps, and functions that return the
- * counters to count a call in, or 0 if it cannot be counted:
+ * This makes `struct hello_row` (the identity of a process and its counters), the table's maps, and functions that
+ * return the counters for a call, or 0 if the call cannot be counted:
  *
- *	hello_find()		those of the current process
- *	hello_find_cached()	the same, far cheaper, in a task that has called the kernel itself: not in an interrupt
- *	hello_find_for()	those of another process
+ *	hello_find()		the counters of the current process
+ *	hello_find_cached()	the same, but much cheaper; only in task context, never in interrupts
+ *	hello_find_for()	the counters of another process
  *
- * A call that finds no room in a full table is counted in the totals, as overflow. Without cfg_rows all are counted there. */
+ * If the table is full, they return the totals and count an overflow. If cfg_rows is 0, they always return the
+ * totals. */
 
 struct TABLE_NAME(row) {
 	struct process_identity identity;
@@ -33,10 +34,10 @@ static __always_inline struct TABLE_NAME(row) *TABLE_NAME(new_row)(void *rows, s
 								   struct task_struct *task, const bool typed)
 {
 	struct TABLE_NAME(row) fresh = {}, *row;
-	long taken = bpf_map_update_elem(rows, key, &fresh, BPF_NOEXIST);
+	long error = bpf_map_update_elem(rows, key, &fresh, BPF_NOEXIST);
 
 	row = bpf_map_lookup_elem(rows, key);
-	if (!row || taken)
+	if (!row || error) /* Another CPU may have inserted the row first. */
 		return row;
 	if (identity)
 		row->identity = *identity;
@@ -45,7 +46,8 @@ static __always_inline struct TABLE_NAME(row) *TABLE_NAME(new_row)(void *rows, s
 	return row;
 }
 
-/* Of the process `key`, which is `identity` if that is known, else `task`'s (`typed`: see READ_FIELD). */
+/* Return the counters of process `key`. A new row gets `identity`, or if that is 0, the identity read from `task`. For
+ * `typed`, see READ_FIELD. */
 static __always_inline struct TABLE_NAME(counters) *TABLE_NAME(find_for)(struct process_key *key,
 									 const struct process_identity *identity,
 									 struct task_struct *task, const bool typed)
@@ -85,10 +87,10 @@ static __always_inline struct TABLE_NAME(counters) *TABLE_NAME(find_cached)(void
 
 #else
 
-/* To find a process's row in a hash table is most of what a call costs. So each CPU has a cache, which counts what the
- * process does that it runs, and is flushed to that process's row when another one comes. What is in a cache when the
- * interval ends, user space adds. An interrupt may come in the middle of this, and must not use it; nor may any program
- * where the kernel preempts programs (cfg_cache). */
+/* Most of the cost of a call is finding the process's row in a hash table. Therefore each CPU has a cache with the
+ * counts of the process that it runs. The cache is flushed to that process's row when the CPU runs another process. At
+ * the end of an interval, user space adds what is left in the caches. An interrupt must not use the cache, because it
+ * may interrupt a program that does. If the kernel can preempt programs, no program may use it (cfg_cache is 0). */
 struct TABLE_NAME(cache) {
 	struct process_key key;
 	struct TABLE_NAME(row) row;
@@ -96,12 +98,12 @@ struct TABLE_NAME(cache) {
 
 struct {
 	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
-	__uint(max_entries, 2);	/* an element for each buffer */
+	__uint(max_entries, 2);	/* one element for each buffer */
 	__type(key, __u32);
 	__type(value, struct TABLE_NAME(cache));
 } TABLE_NAME(cache) SEC(".maps");
 
-/* Flush the cache, and make it the current process's, which has a row from now on: false if there is no room for one. */
+/* Flush the cache and assign it to the current process, after giving that a row. Return false if the table is full. */
 static __noinline bool TABLE_NAME(flush)(struct TABLE_NAME(cache) *cache, __u32 buffer)
 {
 	void *rows = bpf_map_lookup_elem(&TABLE_NAME(rows), &buffer);

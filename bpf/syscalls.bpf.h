@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
-/* What a system call is to ebpfmon, by its number, for programs at sys_exit: kind_of_syscall(). The numbers are those
- * of each architecture's ABI, of 64-bit programs and of 32-bit programs on the same kernel. */
+/* kind_of_syscall() classifies a system call by its number, for programs at sys_exit. The numbers are those of each
+ * architecture's ABI, for 64-bit programs and for 32-bit programs on the same kernel. */
 #ifndef EBPFMON_SYSCALLS_BPF_H
 #define EBPFMON_SYSCALLS_BPF_H
 
@@ -23,7 +23,7 @@ enum syscall_kind {
 };
 
 #define NUMBERS 512
-#define NO(call) (NUMBERS + (call)) /* there is no such call, and this is no number of any */
+#define NO(call) (NUMBERS + (call)) /* a placeholder: the architecture has no such call, and no call has this number */
 /*	kind			call		x86-64	ia32	arm64	arm */
 #define SYSCALLS(CALL)                                                       \
 	CALL(CALL_OPEN,		open,		2,	5,	NO(0),	5)   \
@@ -59,7 +59,7 @@ static __always_inline bool in_32_bit_call(void)
 	return CURRENT_IS_TYPED ? has_compat_flag(this_task(), true) : has_compat_flag(this_task(), false);
 }
 
-/* Most calls are none of these, so that is found out first, with one load. BCC has no tables of constants. */
+/* Most calls are of no kind in this table, and one load is enough to find that out. BCC has no tables of constants. */
 #ifndef BCC
 static const struct {
 	__u8 native, compat; /* enum syscall_kind */
@@ -88,12 +88,13 @@ static __always_inline enum syscall_kind kind_of_syscall(__u32 nr)
 	}
 	return CALL_OTHER;
 #else
-	__u64 at = nr;
+	__u64 index = nr;
 
-	asm volatile("" : "+r"(at)); /* what is compared is what the verifier then knows the bound of */
-	if (at >= NUMBERS || !(syscall_kinds[at].native | syscall_kinds[at].compat))
+	/* Makes the compiler compare and index with the same register, so that the verifier knows its bound. */
+	asm volatile("" : "+r"(index));
+	if (index >= NUMBERS || !(syscall_kinds[index].native | syscall_kinds[index].compat))
 		return CALL_OTHER;
-	return in_32_bit_call() ? syscall_kinds[at].compat : syscall_kinds[at].native;
+	return in_32_bit_call() ? syscall_kinds[index].compat : syscall_kinds[index].native;
 #endif
 }
 

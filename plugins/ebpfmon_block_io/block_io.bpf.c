@@ -1,18 +1,19 @@
 // SPDX-License-Identifier: GPL-2.0-only
-/* What each disk is asked for: requests from when they are issued to its driver to when they are complete. */
+/* Counts the requests of each disk, from when they are issued to its driver until they complete. */
 #include "ebpfmon.bpf.h"
 
-/* Disks that do something in one interval. Two buffers of 256 rows of 1 kB, key and hash element included, are 0.5 MB of
- * kernel memory. The setting table_size changes it. */
+/* Disks that can be active in one interval. Two buffers of 256 rows of 1 kB, key and hash element included, are 0.5 MB
+ * of kernel memory. The setting table_size overrides it. */
 #define DISKS 256
-/* Requests that are under way at once; what finds no room is counted as `unfollowed`. 32,768 of 88 bytes are 2.9 MB: more
- * than 100 disks have in all their queues. */
-#define UNDER_WAY 32768
-/* Latencies: up to 8 microseconds, twice that ... 33.6 seconds, and more. */
+/* Requests in flight at once. Further ones are counted as `unfollowed`. 32,768 of 88 bytes are 2.9 MB, which is more
+ * than the queues of 100 disks hold. */
+#define IN_FLIGHT 32768
+/* The bounds of the latency histograms are 8 microseconds, twice that, and so on up to 33.6 seconds. */
 #define UNIT_NS 8000
 #define SLOTS 24
 
-/* enum req_op: Linux has never renumbered these. The four that are counted are 0 to 3, in the order of their counters. */
+/* Values of enum req_op that Linux has never renumbered. The four that have counters are 0 to 3, in the counters'
+ * order. */
 #define REQ_OP_MASK 0xff
 #define REQ_OP_READ 0
 #define REQ_OP_WRITE 1
@@ -49,18 +50,18 @@ struct request___old {
 #endif
 
 struct block_io_key {
-	__u32 device;	/* of the whole disk: major << 20 | minor */
+	__u32 device;	/* the whole disk: major << 20 | minor */
 	__u32 unused;
 };
 _Static_assert(sizeof(struct block_io_key) == 8, "block_io_key has no padding");
 
-/* What is counted of each operation; a row's fields have flat names, so it has these four times. */
+/* The counters of one operation. A row repeats them for the four operations, under flat names. */
 struct block_io_operation {
-	__u64 issued;		/* and followed until it is complete */
-	__u64 requests;		/* that are complete */
-	__u64 errors;		/* ... of which in vain */
-	__u64 bytes;		/* that were moved */
-	__u64 ns;		/* that complete requests took, together */
+	__u64 issued;		/* requests that were issued and can be tracked */
+	__u64 requests;		/* requests that completed */
+	__u64 errors;		/* requests that completed with an error */
+	__u64 bytes;		/* bytes that were transferred */
+	__u64 ns;		/* sum of the latencies of completed requests */
 	__u64 latency[SLOTS];
 };
 
@@ -72,7 +73,7 @@ struct block_io_counters {
 	OPERATION(write);
 	OPERATION(flush);
 	OPERATION(discard);
-	__u64 unfollowed;	/* issued when too many were under way */
+	__u64 unfollowed;	/* requests issued when too many were in flight */
 };
 _Static_assert(sizeof(struct block_io_counters) == 4 * sizeof(struct block_io_operation) + 8,
 	       "an operation's counters are struct block_io_operation");
@@ -89,15 +90,15 @@ struct block_io_request {
 
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
-	__uint(max_entries, UNDER_WAY);
+	__uint(max_entries, IN_FLIGHT);
 	__type(key, __u64);
 	__type(value, struct block_io_request);
-} block_io_under_way SEC(".maps");
+} block_io_in_flight SEC(".maps");
 
 static __always_inline struct gendisk *disk_of(struct request *request)
 {
 #ifdef BCC
-	/* The flag went in v5.15 (Linux "block: remove GENHD_FL_UP"), when queues knew their disks already. */
+	/* Linux "block: remove GENHD_FL_UP" (in v5.15). By then, request queues had a pointer to their disk. */
 #pragma ebpfmon ifdef GENHD_FL_UP
 	return READ_FIELD(request, rq_disk, true);
 #pragma ebpfmon else
@@ -121,7 +122,8 @@ static __always_inline __u32 device_of(struct request *request)
 	return (__u32)READ_FIELD(disk, major, true) << 20 | (__u32)READ_FIELD(disk, first_minor, true);
 }
 
-/* One of the four, or another number: what programs send to a disk themselves, and zones, is not counted. */
+/* Return one of the four operations, or a greater number for requests that are not counted: commands that programs send
+ * to a disk directly, and operations on zones. */
 static __always_inline __u32 operation_of(struct request *request)
 {
 	__u32 operation = READ_FIELD(request, cmd_flags, true) & REQ_OP_MASK;
@@ -138,11 +140,12 @@ static __always_inline struct block_io_operation *counters_of(struct block_io_co
 	return (struct block_io_operation *)&counters->read_issued + (operation & REQ_OP_DISCARD);
 }
 
-/* Merges are over by then. A driver that is busy gives a request back, and it is issued again: it is the same one. If it
- * is another one in the same place, the kernel left out the program at the end of the last one, and counted that. */
+/* A request is issued, after all merges. A busy driver hands a request back, and the same request is then issued again.
+ * If another request has the same address, the kernel missed the program at the completion of the former one, and
+ * counted that as a missed run. */
 static __always_inline int on_issue(struct request *request)
 {
-	struct block_io_request issued = {}, *before;
+	struct block_io_request issued = {}, *former;
 	struct block_io_counters *counters;
 	__u64 address = (__u64)request;
 	struct block_io_key key = {};
@@ -152,22 +155,22 @@ static __always_inline int on_issue(struct request *request)
 		return 0;
 	issued.issued_ns = bpf_ktime_get_ns();
 	issued.device = device_of(request);
-	before = bpf_map_lookup_elem(&block_io_under_way, &address);
-	if (before && before->device == issued.device && before->operation == issued.operation) {
-		before->issued_ns = issued.issued_ns;
+	former = bpf_map_lookup_elem(&block_io_in_flight, &address);
+	if (former && former->device == issued.device && former->operation == issued.operation) {
+		former->issued_ns = issued.issued_ns;
 		return 0;
 	}
-	if (before) {
-		key.device = before->device;
+	if (former) {
+		key.device = former->device;
 		counters = block_io_find(&key);
 		if (counters)
-			count(&counters_of(counters, before->operation)->requests, 1);
+			count(&counters_of(counters, former->operation)->requests, 1);
 	}
 	key.device = issued.device;
 	counters = block_io_find(&key);
 	if (!counters)
 		return 0;
-	if (bpf_map_update_elem(&block_io_under_way, &address, &issued, BPF_ANY)) {
+	if (bpf_map_update_elem(&block_io_in_flight, &address, &issued, BPF_ANY)) {
 		count(&counters->unfollowed, 1);
 		return 0;
 	}
@@ -175,11 +178,12 @@ static __always_inline int on_issue(struct request *request)
 	return 0;
 }
 
-/* A request may be complete in parts, and is when this one is all that is left. One that was not issued is not a disk's:
- * a flush with nothing to write, or the end of a write for which the disk was flushed. */
+/* A request, or a part of one, completes. The request is complete if this part is all that is left of it. A request
+ * that was never issued did not reach the disk: a flush with nothing to write, or the end of a write for which the disk
+ * was flushed. */
 static __always_inline int on_complete(struct request *request, int error, __u32 bytes)
 {
-	struct block_io_operation *of_operation;
+	struct block_io_operation *operation_counters;
 	struct block_io_counters *counters;
 	struct block_io_request *issued;
 	__u64 address = (__u64)request, took_ns;
@@ -187,7 +191,7 @@ static __always_inline int on_complete(struct request *request, int error, __u32
 	__u32 operation;
 	bool complete;
 
-	issued = bpf_map_lookup_elem(&block_io_under_way, &address);
+	issued = bpf_map_lookup_elem(&block_io_in_flight, &address);
 	if (!issued)
 		return 0;
 	complete = bytes >= READ_FIELD(request, __data_len, true);
@@ -195,25 +199,25 @@ static __always_inline int on_complete(struct request *request, int error, __u32
 	operation = issued->operation;
 	key.device = issued->device;
 	if (complete)
-		bpf_map_delete_elem(&block_io_under_way, &address);
+		bpf_map_delete_elem(&block_io_in_flight, &address);
 	counters = block_io_find(&key);
 	if (!counters)
 		return 0;
-	of_operation = counters_of(counters, operation);
+	operation_counters = counters_of(counters, operation);
 	if (error)
-		count(&of_operation->errors, complete);
+		count(&operation_counters->errors, complete);
 	else
-		count(&of_operation->bytes, bytes);
+		count(&operation_counters->bytes, bytes);
 	if (!complete)
 		return 0;
-	count(&of_operation->requests, 1);
-	count(&of_operation->ns, took_ns);
-	count_slot(of_operation->latency, log2_slot(took_ns, UNIT_NS, SLOTS), SLOTS);
+	count(&operation_counters->requests, 1);
+	count(&operation_counters->ns, took_ns);
+	count_slot(operation_counters->latency, log2_slot(took_ns, UNIT_NS, SLOTS), SLOTS);
 	return 0;
 }
 
-/* Linux a54895fa057c ("block: remove the request_queue to argument request based tracepoints") (in v5.11,
- * and in Debian's 5.10): TP_PROTO(struct request_queue *q, struct request *rq) became TP_PROTO(struct request *rq). */
+/* Linux a54895fa057c ("block: remove the request_queue to argument request based tracepoints") (in v5.11, and in
+ * Debian's 5.10): TP_PROTO(struct request_queue *q, struct request *rq) became TP_PROTO(struct request *rq). */
 SEC("tp_btf/block_rq_issue")
 int BPF_PROG(block_rq_issue_of_queue_tp_btf, void *queue, struct request *request)
 {
@@ -226,7 +230,7 @@ int BPF_PROG(block_rq_issue_tp_btf, struct request *request)
 	return on_issue(request);
 }
 
-/* `error` is an int, or a blk_status_t. */
+/* `error` is an int or a blk_status_t, depending on the kernel. */
 SEC("tp_btf/block_rq_complete")
 int BPF_PROG(block_rq_complete_tp_btf, struct request *request, int error, unsigned int bytes)
 {

@@ -5,8 +5,8 @@
 
 #include "transfers.h"
 
-/* A TCP socket's state: an attempt to connect begins in the process that makes it, and ends wherever the answer comes
- * in. An attempt that no packet was sent for (no route) is not one. */
+/* A TCP socket changes state. An attempt to connect begins in the context of the process that makes it, and ends in any
+ * context, when the answer arrives. An attempt that fails before a SYN can be sent (no route) does not get here. */
 static __always_inline int on_state(struct sock *sk, int before, int now, const bool typed)
 {
 	struct network_counters *counters;
@@ -56,7 +56,7 @@ static __always_inline int on_accept(struct sock *sk, const bool typed)
 	return 0;
 }
 
-/* The last descriptor of a socket is closed. */
+/* The last descriptor of a socket is closed, by the current process. */
 static __always_inline int on_close(void)
 {
 	struct network_counters *counters = network_find();
@@ -66,8 +66,8 @@ static __always_inline int on_close(void)
 	return 0;
 }
 
-/* ... which tracepoints see when the connection is over, then or a little later. A socket that no process ever had is not
- * closed: it had not been accepted. */
+/* At tracepoints, a close is counted when the socket is destroyed, which may be later. A socket that no process ever
+ * owned (a connection that was not accepted) does not count. */
 static __always_inline int on_destroy(struct sock *sk, const bool typed)
 {
 	struct socket_facts *facts = find_socket(sk);
@@ -80,7 +80,7 @@ static __always_inline int on_destroy(struct sock *sk, const bool typed)
 		counters = find_owner(facts);
 	else if (end.peer.port)
 		counters = find_owner(0);
-	else /* what was never connected goes in the call that closes it */
+	else /* A socket that was never connected is destroyed by close(2) itself. */
 		counters = network_find();
 	if (counters)
 		count(&counters->tcp_close_calls, 1);
@@ -99,7 +99,7 @@ int inet_sock_set_state_tp(struct trace_event_raw_inet_sock_set_state *ctx)
 	return on_state(ctx->skaddr, ctx->oldstate, ctx->newstate, false);
 }
 
-/* listen(2) does not come by there. */
+/* listen(2) does not call tcp_set_state(). */
 SEC("fentry/tcp_set_state")
 int BPF_PROG(tcp_set_state_fentry, struct sock *sk, int now)
 {
@@ -112,8 +112,8 @@ int BPF_KPROBE(tcp_set_state_kprobe, struct sock *sk, int now)
 	return on_set_state(sk, now, false);
 }
 
-/* Linux "net: change proto and proto_ops accept type" (in v6.10): of the arguments after the socket one is
- * left, where there were three. */
+/* Linux "net: change proto and proto_ops accept type" (in v6.10) replaced the three arguments after the socket by
+ * one. */
 SEC("fexit/inet_csk_accept")
 int BPF_PROG(inet_csk_accept_fexit, struct sock *listener, void *arg, struct sock *sk)
 {
@@ -133,7 +133,7 @@ int BPF_KRETPROBE(inet_csk_accept_kretprobe, struct sock *sk)
 	return on_accept(sk, false);
 }
 
-/* accept(2) and accept4(2) are two system calls, which are one event. */
+/* accept(2) and accept4(2) are one event. */
 SEC("tp/syscalls/sys_exit_accept4")
 int sys_exit_accept4_tp(struct trace_event_raw_sys_exit *ctx)
 {
@@ -170,8 +170,8 @@ int tcp_destroy_sock_tp(struct trace_event_raw_tcp_event_sk *ctx)
 	return on_destroy(ctx->skaddr, false);
 }
 
-/* What was known of the socket. Where it is attached to the same tracepoint as the close, it is attached later (events.py),
- * because what is attached first runs first. */
+/* Forget what is remembered about a socket. If the close is counted at the same tracepoint, this program must run after
+ * that one. events.py attaches it later, because programs run in the order of attachment. */
 SEC("tp_btf/tcp_destroy_sock")
 int BPF_PROG(forget_socket_tp_btf, struct sock *sk)
 {
@@ -184,7 +184,7 @@ int forget_socket_tp(struct trace_event_raw_tcp_event_sk *ctx)
 	return forget_socket(ctx->skaddr);
 }
 
-/* Of IPv6 too. */
+/* IPv6 sockets call tcp_v4_destroy_sock() too. */
 SEC("fentry/tcp_v4_destroy_sock")
 int BPF_PROG(tcp_v4_destroy_sock_fentry, struct sock *sk)
 {

@@ -1,16 +1,15 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
-/* Datagrams of sockets without a peer of their own: to whom each is, and from whom. */
+/* Datagrams of unconnected sockets: the receiver or the sender of each. */
 #ifndef EBPFMON_DATAGRAMS_H
 #define EBPFMON_DATAGRAMS_H
 
 #include "destinations.h"
 #include "syscalls.bpf.h"
 
-/* Tasks that have just taken a datagram off a socket without a peer of its own, or are sending or receiving one. 0.4 MB
- * each. */
+/* Tasks that are sending or receiving a datagram on an unconnected socket. 0.4 MB for each of the three maps. */
 #define DATAGRAMS 4096
 
-/* Whom the datagram is from that a task has just received. */
+/* By task: the sender of the datagram that it has just received. */
 struct {
 	__uint(type, BPF_MAP_TYPE_LRU_HASH);
 	__uint(max_entries, DATAGRAMS);
@@ -18,7 +17,7 @@ struct {
 	__type(value, struct peer);
 } network_datagrams SEC(".maps");
 
-/* Where in the messages of sendmmsg(2) a task is: the tracepoint does not say. */
+/* By task: its position in the messages of sendmmsg(2), which the tracepoint does not tell. */
 struct batch {
 	__u64 messages;
 	__u64 next;
@@ -31,7 +30,7 @@ struct {
 	__type(value, struct batch);
 } network_batches SEC(".maps");
 
-/* A datagram that is on its way to a caller who wants to know whom it is from: the kernel tells when the call ends. */
+/* A datagram received by a call that asks for the sender. The kernel writes the sender's address when the call ends. */
 struct pending {
 	__u64 socket;
 	__u16 local_port;
@@ -47,7 +46,7 @@ struct {
 	__type(value, struct pending);
 } network_pending SEC(".maps");
 
-/* To whom is a datagram, of a socket without a peer of its own? */
+/* Convert a struct sockaddr_in or sockaddr_in6. */
 static __always_inline void read_name(struct peer *to, const __u32 *name)
 {
 	__u32 *words = to->address.words;
@@ -67,14 +66,14 @@ static __always_inline void read_name(struct peer *to, const __u32 *name)
 static __always_inline void peer_of_message(struct peer *to, struct msghdr *message, const bool typed)
 {
 	__u32 name[6] = {};
-	void *at = READ_FIELD(message, msg_name, typed);
+	void *address = READ_FIELD(message, msg_name, typed);
 
-	/* better a send without its destination than none */
-	if (cfg_may_read && at && !bpf_probe_read_kernel(name, sizeof(name), at))
+	/* If helpers may not read kernel memory, the send is counted without its destination. */
+	if (cfg_may_read && address && !bpf_probe_read_kernel(name, sizeof(name), address))
 		read_name(to, name);
 }
 
-/* The peer that a socket without one sent to last: where a datagram does not tell. */
+/* The peer that an unconnected socket last sent to, used if the sender of a datagram is unknown. */
 static __always_inline void peer_of_last(struct peer *to, struct sock *sk)
 {
 	struct socket_facts *facts = find_socket(sk);
@@ -83,7 +82,7 @@ static __always_inline void peer_of_last(struct peer *to, struct sock *sk)
 		*to = facts->last;
 }
 
-static __always_inline void sent_last(struct sock *sk, const struct peer *datagram)
+static __always_inline void remember_last(struct sock *sk, const struct peer *datagram)
 {
 	struct socket_facts *facts = find_socket(sk);
 
@@ -92,12 +91,13 @@ static __always_inline void sent_last(struct sock *sk, const struct peer *datagr
 }
 
 #ifndef BCC
-static __always_inline void read_user_name(struct peer *to, __u64 at)
+static __always_inline void read_user_name(struct peer *to, __u64 address)
 {
 	__u32 name[6] = {};
 
-	/* an IPv4 name is shorter, and may be the end of what is mapped */
-	if (at && (!bpf_probe_read_user(name, sizeof(name), (void *)at) || !bpf_probe_read_user(name, 16, (void *)at)))
+	/* A struct sockaddr_in is shorter, and the page after it may not be mapped. */
+	if (address && (!bpf_probe_read_user(name, sizeof(name), (void *)address) ||
+			!bpf_probe_read_user(name, 16, (void *)address)))
 		read_name(to, name);
 }
 
@@ -107,35 +107,35 @@ static __always_inline __u64 message_of_batch(__u64 messages, __u32 messages_cou
 	struct batch *known = bpf_map_lookup_elem(&network_batches, &id), batch = { .messages = messages };
 	__u64 index = known && known->messages == messages && known->next < messages_count ? known->next : 0;
 
-	/* what fails is the last that it tries */
+	/* sendmmsg(2) stops at the first message that fails. */
 	batch.next = result < 0 ? 0 : index + 1;
 	bpf_map_update_elem(&network_batches, &id, &batch, BPF_ANY);
 	return messages + index * MMSGHDR_SIZE;
 }
 
-/* ... by the arguments of the system call that the current task is in. */
+/* Read the receiver of a datagram from the arguments of the current system call. */
 static __always_inline void peer_of_call(struct peer *to, long result)
 {
 	struct pt_regs *regs = (void *)bpf_task_pt_regs(bpf_get_current_task_btf());
-	__u64 at = 0, message = SYSCALL_ARG2(regs);
+	__u64 address = 0, message = SYSCALL_ARG2(regs);
 	__u32 nr = SYSCALL_NR(regs);
 
 	if (in_32_bit_call())
 		return;
 	if (nr == NR_SENDTO) {
-		at = SYSCALL_ARG5(regs);
+		address = SYSCALL_ARG5(regs);
 	} else if (nr == NR_SENDMSG || nr == NR_SENDMMSG) {
 		if (nr == NR_SENDMMSG)
 			message = message_of_batch(message, SYSCALL_ARG3(regs), result);
-		bpf_probe_read_user(&at, sizeof(at), (void *)message);
+		bpf_probe_read_user(&address, sizeof(address), (void *)message);
 	}
-	read_user_name(to, at);
+	read_user_name(to, address);
 }
 #else
 #define peer_of_call(to, result)
 #endif
 
-/* Who sent a datagram, to a socket without a peer of its own: by the packet that it came in. */
+/* Remember the sender of a datagram, read from the headers of its packet. */
 static __always_inline void remember_sender(struct sk_buff *skb, const bool typed)
 {
 	__u64 id = bpf_get_current_pid_tgid();
@@ -167,7 +167,7 @@ static __always_inline int on_consume_udp(struct sock *sk, struct sk_buff *skb, 
 	return 0;
 }
 
-/* From whom was the datagram that the current task has just taken off a socket without a peer of its own? */
+/* Return and forget the sender of the datagram that the current task has just received. */
 static __always_inline void peer_of_received(struct peer *to)
 {
 	__u64 id = bpf_get_current_pid_tgid();
@@ -176,11 +176,12 @@ static __always_inline void peer_of_received(struct peer *to)
 	if (!from)
 		return;
 	*to = *from;
-	from->port = 0; /* once */
+	from->port = 0; /* Valid for one datagram only. */
 }
 
-/* ... or by what the system call says at its end. */
 #ifndef BCC
+/* Return whether the current call will tell the sender of a datagram when it ends. The datagram is then counted
+ * there. */
 static __always_inline bool is_pending(struct sock *sk, const struct endpoint *end, const bool typed)
 {
 	struct pt_regs *regs = (void *)bpf_task_pt_regs(bpf_get_current_task_btf());
@@ -198,7 +199,7 @@ static __always_inline bool is_pending(struct sock *sk, const struct endpoint *e
 	else if (nr != NR_RECVMMSG)
 		return false;
 	facts = use_socket(sk, end, true, typed);
-	/* who sent to one of this machine's ports matters to the filter alone */
+	/* For an inbound socket, the sender matters only if the setting `ips` selects by address. */
 	if (!name || !facts || (facts->direction == INBOUND && cfg_any_address))
 		return false;
 	return !bpf_map_update_elem(&network_pending, &id, &pending, BPF_ANY);
@@ -219,10 +220,10 @@ static __always_inline void count_pending(struct pending *pending, __u64 name, _
 static __always_inline struct pending take_pending(void)
 {
 	__u64 id = bpf_get_current_pid_tgid();
-	struct pending *found = bpf_map_lookup_elem(&network_pending, &id), pending = {};
+	struct pending *stored = bpf_map_lookup_elem(&network_pending, &id), pending = {};
 
-	if (found) {
-		pending = *found;
+	if (stored) {
+		pending = *stored;
 		bpf_map_delete_elem(&network_pending, &id);
 	}
 	return pending;
@@ -280,7 +281,7 @@ static __always_inline int on_recvmmsg_exit(long result)
 #define is_pending(sk, end, typed) false
 #endif
 
-/* void skb_consume_udp(struct sock *sk, struct sk_buff *skb, int len): for each datagram that was received */
+/* Called for each received datagram: void skb_consume_udp(struct sock *sk, struct sk_buff *skb, int len). */
 SEC("fentry/skb_consume_udp")
 int BPF_PROG(skb_consume_udp_fentry, struct sock *sk, struct sk_buff *skb)
 {
@@ -293,7 +294,7 @@ int BPF_KPROBE(skb_consume_udp_kprobe, struct sock *sk, struct sk_buff *skb)
 	return on_consume_udp(sk, skb, false);
 }
 
-/* Three system calls, which are one event. */
+/* These three system calls are one event. */
 SEC("tp/syscalls/sys_exit_recvfrom")
 int sys_exit_recvfrom_tp(struct trace_event_raw_sys_exit *ctx)
 {

@@ -1,25 +1,25 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
-/* Destinations: what each process sends to and receives from whom, or at which local port, as far as it is selected. */
+/* Destinations: what each process sends to and receives from each selected peer, or at each local port. */
 #ifndef EBPFMON_DESTINATIONS_H
 #define EBPFMON_DESTINATIONS_H
 
 #include "sockets.h"
 
-/* So many destinations of processes may be active in one interval before any lands in the overflow; two buffers of 16,384
- * rows are 4.2 MB by remote and 3.7 MB by local port. The setting table_size changes it. */
+/* Pairs of process and destination that can be active in one interval before the table overflows. Two buffers of 16,384
+ * rows are 4.2 MB for outbound and 3.7 MB for inbound destinations. The setting table_size overrides it. */
 #define DESTINATIONS 16384
-/* Networks that are selected by the setting `ips`; less than 1 MB. */
+/* Networks that the setting `ips` can select. Less than 1 MB. */
 #define NETWORKS 4096
-/* Elements that have 64 ports each. */
+/* Elements of the bitmap of ports, with 64 ports each. */
 #define PORT_WORDS 1024
 
-const volatile __u8 cfg_any_port = 0;		/* the setting `ports` selects them all */
-const volatile __u8 cfg_any_address = 0;	/* so does `ips` */
+const volatile __u8 cfg_any_port = 0;		/* the setting `ports` selects every port */
+const volatile __u8 cfg_any_address = 0;	/* the setting `ips` selects every address */
 
-/* By whom, to where. */
+/* Outbound: a process and a remote port, protocol and address. */
 struct outbound_key {
 	struct process_key process;
-	__u64 address_high, address_low;	/* bytes as in a packet */
+	__u64 address_high, address_low;	/* in network order */
 	__u32 port;
 	__u32 protocol;
 };
@@ -32,7 +32,7 @@ struct outbound_counters {
 #define TABLE_SIZE DESTINATIONS
 #include "keyed_table.bpf.h"
 
-/* By whom, at which of this machine's ports. */
+/* Inbound: a process and a local port and protocol. */
 struct inbound_key {
 	struct process_key process;
 	__u32 port;
@@ -67,8 +67,8 @@ struct {
 	__type(value, __u8);
 } network_networks SEC(".maps");
 
-/* Whether somebody wants to see this peer, who is at this end's `port`, or at whose `port` this end is. Where the port is
- * this end's, it is shown as well for who is not known. */
+/* Return whether the selectors include this port and peer. `port` is the remote port of an outbound destination and the
+ * local port of an inbound one, for which the peer `may_be_unknown`. */
 static __always_inline bool is_peer_selected(const struct peer *peer, __u16 port, bool may_be_unknown)
 {
 	struct network_prefix address = { .length = 128 };
@@ -86,7 +86,7 @@ static __always_inline bool is_peer_selected(const struct peer *peer, __u16 port
 	return bpf_map_lookup_elem(&network_networks, &address);
 }
 
-/* Whether the socket's peer is selected, or if it has none, the datagram's. */
+/* Return whether the selectors include a call with this peer, which is the socket's or the datagram's. */
 static __always_inline bool is_selected(struct socket_facts *facts, const struct endpoint *end, const struct peer *peer)
 {
 	bool inbound = facts->direction == INBOUND, selected;
@@ -122,7 +122,7 @@ static __always_inline struct inbound_counters *find_inbound(const struct proces
 	return inbound_find(&key);
 }
 
-/* `datagram`: the other end of this datagram, where the socket has none. */
+/* Count bytes for a destination. `datagram` is the peer of this datagram, used if the socket is not connected. */
 static __always_inline void count_destination(struct sock *sk, struct endpoint *end, const struct peer *datagram,
 					      bool received, __u64 bytes, const bool typed)
 {

@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: GPL-2.0-only
-/* What processes do on TCP and UDP sockets, and with whom: a header for each topic, with its handlers and its programs.
- * events.py says in which order the programs of an event are tried. */
-#include "sockets.h"		/* whose a socket is, and its ends */
+/* Counts what processes do on TCP and UDP sockets, and with which peers. Each topic has a header with its handlers and
+ * programs. events.py lists the programs of each event in the order in which they are tried. */
+#include "sockets.h"		/* endpoints, owner and direction of a socket */
 #include "processes.h"		/* counting by process */
 #include "destinations.h"	/* counting by destination */
-#include "datagrams.h"		/* to and from whom, on sockets without a peer */
+#include "datagrams.h"		/* peers of datagrams on unconnected sockets */
 #include "transfers.h"		/* sends and receives */
 #include "connections.h"	/* connect, listen, accept, close */
-#include "retransmissions.h"	/* what the kernel sends again */
+#include "retransmissions.h"	/* segments that the kernel sends again */
 
 char LICENSE[] SEC("license") = "GPL";

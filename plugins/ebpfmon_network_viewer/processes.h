@@ -1,12 +1,12 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
-/* What each process does on TCP and UDP sockets, whoever the other end is. */
+/* Counters of what each process does on TCP and UDP sockets, whatever the peer. */
 #ifndef EBPFMON_PROCESSES_H
 #define EBPFMON_PROCESSES_H
 
 #include "sockets.h"
 
-/* So many processes may be active in one interval before any lands in the overflow; two buffers of 16,384 rows are 7.9 MB.
- * The setting table_size changes it. */
+/* Processes that can be active in one interval before the table overflows. Two buffers of 16,384 rows are 7.9 MB. The
+ * setting table_size overrides it. */
 #define PROCESSES 16384
 
 struct network_counters {
@@ -21,8 +21,8 @@ struct network_counters {
 #define TABLE_SIZE PROCESSES
 #include "process_table.bpf.h"
 
-/* The counters of a socket's owner, for what happens to a socket in whatever task. A socket that nobody has is the
- * kernel's (tgid 0). */
+/* Return the counters of a socket's owner, for events that can happen in any task. A socket without an owner belongs to
+ * the kernel (tgid 0). */
 static __always_inline struct network_counters *find_owner(const struct socket_facts *facts)
 {
 	struct process_identity nobody = {};
@@ -33,11 +33,12 @@ static __always_inline struct network_counters *find_owner(const struct socket_f
 	return network_find_for(&key, facts ? &facts->identity : &nobody, 0, false);
 }
 
-/* The current process has sent or received, or tried to. `moved` false: it has only looked. */
-static __always_inline void count_call(const struct endpoint *end, bool received, bool moved, long result)
+/* Count a call of the current process that sends or receives, successful or not. If it only looked at the data
+ * (MSG_PEEK), `consumed` is false. */
+static __always_inline void count_call(const struct endpoint *end, bool received, bool consumed, long result)
 {
 	struct network_counters *counters = network_find_cached();
-	__u64 bytes = moved && result > 0 ? result : 0;
+	__u64 bytes = consumed && result > 0 ? result : 0;
 	bool failed = cfg_return && result < 0;
 
 	if (!counters)

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
-/* What the kernel sends again on TCP sockets. */
+/* Segments that the kernel sends again on TCP sockets. */
 #ifndef EBPFMON_RETRANSMISSIONS_H
 #define EBPFMON_RETRANSMISSIONS_H
 
@@ -46,13 +46,13 @@ static __always_inline int on_retransmit(struct sock *sk, __u32 segments, const 
 
 	if (!read_endpoint(&end, sk, typed))
 		return 0;
-	/* in this order the verifier has a third less to do */
+	/* In this order, the verifier processes a third fewer instructions. */
 	count_retransmit_of_destination(sk, &end, facts, segments, typed);
 	count_retransmit_of_owner(facts, segments);
 	return 0;
 }
 
-/* Segments are counted as the kernel's own TcpRetransSegs does. */
+/* Return the number of segments, counted as in the kernel's TcpRetransSegs. */
 static __always_inline __u32 segments_of(struct sk_buff *skb)
 {
 	__u16 segments = 0;
@@ -79,18 +79,18 @@ static __always_inline int on_synack_return(int result)
 	return result || !call.object ? 0 : on_retransmit((struct sock *)call.object, 1, false);
 }
 
-/* Since Linux 6.15 the tracepoint says whether it failed; before, what failed did not come by. BCC cannot tell. */
+/* Since Linux 6.15, the tracepoint is also called for retransmissions that failed, and says so. BCC cannot tell. */
 #ifdef BCC
-#define TELLS_OF_FAILURES false
+#define REPORTS_FAILURES false
 #else
-#define TELLS_OF_FAILURES bpf_core_field_exists(struct trace_event_raw_tcp_retransmit_skb, err)
+#define REPORTS_FAILURES bpf_core_field_exists(struct trace_event_raw_tcp_retransmit_skb, err)
 #endif
 
 SEC("tp_btf/tcp_retransmit_skb")
 int tcp_retransmit_skb_tp_btf(unsigned long long *ctx)
 {
-	/* not BPF_PROG(), which would load the third argument: older kernels have two */
-	if (TELLS_OF_FAILURES && (int)ctx[2] < 0)
+	/* Not BPF_PROG(), because it would load the third argument, which older kernels do not have. */
+	if (REPORTS_FAILURES && (int)ctx[2] < 0)
 		return 0;
 	return on_retransmit((void *)ctx[0], segments_of((void *)ctx[1]), true);
 }
@@ -98,7 +98,7 @@ int tcp_retransmit_skb_tp_btf(unsigned long long *ctx)
 SEC("tp/tcp/tcp_retransmit_skb")
 int tcp_retransmit_skb_tp(struct trace_event_raw_tcp_retransmit_skb *ctx)
 {
-	if (TELLS_OF_FAILURES && ctx->err < 0)
+	if (REPORTS_FAILURES && ctx->err < 0)
 		return 0;
 	return on_retransmit(ctx->skaddr, segments_of(ctx->skbaddr), false);
 }
@@ -121,7 +121,7 @@ int BPF_KRETPROBE(__tcp_retransmit_skb_kretprobe, int result)
 	return on_retransmit_return(result);
 }
 
-/* Of a connection that nobody has accepted yet. */
+/* A SYN-ACK of a connection that is not established yet. */
 SEC("tp_btf/tcp_retransmit_synack")
 int BPF_PROG(tcp_retransmit_synack_tp_btf, struct sock *sk)
 {

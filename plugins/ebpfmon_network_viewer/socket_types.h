@@ -1,12 +1,13 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
-/* The kernel's types about sockets, in the manner of kernel_types.h. */
+/* Declarations of the kernel's socket types, made in the same way as in kernel_types.h. */
 #ifndef EBPFMON_SOCKET_TYPES_H
 #define EBPFMON_SOCKET_TYPES_H
 
 #include "kernel_types.h"
 
 #ifdef BCC
-/* Not what these would include of BPF itself: BCC has uapi headers of its own, which know less than newer kernels'. */
+/* These defines keep the headers below from including the kernel's BPF headers, which conflict with BCC's own, older
+ * ones. */
 #pragma ebpfmon define _LINUX_BPF_H 1
 #pragma ebpfmon define __LINUX_FILTER_H__ 1
 #pragma ebpfmon include <linux/skbuff.h>
@@ -14,7 +15,7 @@
 #pragma ebpfmon include <linux/net.h>
 #pragma ebpfmon include <net/sock.h>
 
-/* It is in net/tcp.h, which cannot do without those. Its first fields have been where they are since Linux 2.6. */
+/* net/tcp.h declares this, but needs the BPF headers. The first fields have had these offsets since Linux 2.6. */
 struct tcp_skb_cb {
 	__u32 seq, end_seq;
 	__u16 tcp_gso_segs;
@@ -115,7 +116,7 @@ struct trace_event_raw_tcp_event_sk {
 	void *skaddr;
 };
 
-/* the event's record: since 6.10 of its own type, before that tcp_event_sk_skb's */
+/* The record of the classic tracepoint. Since Linux 6.10 it has a type of its own, before that tcp_event_sk_skb's. */
 struct trace_event_raw_tcp_retransmit_skb {
 	void *skbaddr;
 	void *skaddr;
@@ -134,9 +135,9 @@ struct trace_event_raw_tcp_retransmit_synack {
 #pragma clang attribute pop
 #endif /* BCC */
 
-/* The words of an address between which IPv4 is IPv6 too: ::ffff:a.b.c.d */
-#define IPV4_IN_IPV6 0xffff0000	/* as it stands in a packet, on a little-endian machine */
-#define FILE_TYPE 0xf000	/* of an inode's mode */
+/* The third word of an IPv4-mapped IPv6 address (::ffff:a.b.c.d), in network order on a little-endian machine. */
+#define IPV4_IN_IPV6 0xffff0000
+#define FILE_TYPE 0xf000	/* the bits of an inode's mode that hold the file type */
 #define FILE_IS_SOCKET 0xc000
 
 #if defined(__TARGET_ARCH_x86)
@@ -154,7 +155,7 @@ struct trace_event_raw_tcp_retransmit_synack {
 #define NR_RECVMSG 212
 #define NR_RECVMMSG 243
 #endif
-#define MMSGHDR_SIZE 64	/* of the ABI's struct mmsghdr, which begins with the pointer msg_name ... */
-#define MMSGHDR_LENGTH 56	/* ... and has msg_len here */
+#define MMSGHDR_SIZE 64	/* of struct mmsghdr in the ABI, which begins with the pointer msg_name */
+#define MMSGHDR_LENGTH 56	/* the offset of its msg_len */
 
 #endif

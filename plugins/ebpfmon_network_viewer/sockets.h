@@ -1,24 +1,24 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
-/* Sockets and their identity: the ends of a socket, whose it is, which end called the other, who listens. */
+/* Sockets: their endpoints, owner and direction, and which local ports have a listener. */
 #ifndef EBPFMON_SOCKETS_H
 #define EBPFMON_SOCKETS_H
 
 #include "ebpfmon.bpf.h"
 #include "socket_types.h"
 
-/* Sockets whose owner and direction are known at once; of others they are found out anew. 10 MB. */
+/* Sockets whose owner and direction are remembered. For further ones they are determined again at each use. 10 MB. */
 #define SOCKETS 65536
 /* Local ports with a listener. 0.3 MB. */
 #define LISTENERS 16384
 
-/* IPv6, or IPv4 as ::ffff:a.b.c.d; the bytes as they stand in a packet. */
+/* An IPv6 address, or an IPv4 address as ::ffff:a.b.c.d, in network order. */
 union address {
 	__u8 bytes[16];
 	__u32 words[4];
 	__u64 halves[2];
 };
 
-/* The other end of a socket, or of one datagram. */
+/* The remote end of a socket or of one datagram. */
 struct peer {
 	union address address;
 	__u16 port;
@@ -28,29 +28,29 @@ struct peer {
 enum direction { UNDECIDED, OUTBOUND, INBOUND };
 enum selected { NOT_ASKED, SELECTED, NOT_SELECTED };
 
-/* What is known of a socket: whose it is, as of connect, accept or its first use, and which end called the other. */
+/* What is remembered about a socket. Its owner is the process that connected it, accepted it, or used it first. */
 struct socket_facts {
 	struct process_key process;
 	struct process_identity identity;
-	struct peer last;	/* whom it sent to, if it has no peer: where that must do for who sends to it */
-	__u16 local_port;	/* as an address is used again, by another socket */
-	__u8 direction;
-	__u8 selected;	/* of TCP: its peer never changes */
-	__u8 owned;
+	struct peer last;	/* unconnected: the last receiver, assumed to send if a sender is unknown */
+	__u16 local_port;	/* tells a new socket at the same address apart */
+	__u8 direction;	/* enum direction */
+	__u8 selected;	/* enum selected; cached for TCP only, where the peer never changes */
+	__u8 owned;	/* `process` and `identity` are set */
 	char reserved[3];
 };
 _Static_assert(sizeof(struct socket_facts) == 80, "socket_facts has no padding");
 
-/* One end of a socket. */
+/* The endpoints of a socket. */
 struct endpoint {
-	struct peer peer;	/* its port is 0 if the socket has none */
+	struct peer peer;	/* port 0 if the socket is not connected */
 	__u16 local_port;
 	__u16 protocol;
-	bool inet6;	/* ... and not IPv4 in disguise */
+	bool inet6;	/* the peer is IPv6 and not IPv4-mapped */
 };
 
 struct listener {
-	__u32 network;	/* namespace */
+	__u32 network;	/* inode of the network namespace */
 	__u16 port;
 	__u16 protocol;
 };
@@ -69,7 +69,7 @@ struct {
 	__type(value, __u8);
 } network_listeners SEC(".maps");
 
-/* What of a socket calls are counted by. False for what is neither TCP nor UDP. */
+/* Read the endpoints of a socket. Return false if it is neither TCP nor UDP. */
 static __always_inline bool read_endpoint(struct endpoint *to, struct sock *sk, const bool typed)
 {
 	__u32 *words = to->peer.address.words;
@@ -104,31 +104,31 @@ static __always_inline struct sock *sk_of(struct socket *socket, const bool type
 	return READ_FIELD(socket, sk, typed);
 }
 
-static __always_inline struct listener listener_at(struct sock *sk, const struct endpoint *end, const bool typed)
+static __always_inline struct listener listener_of(struct sock *sk, const struct endpoint *end, const bool typed)
 {
-	struct listener at = { .port = end->local_port, .protocol = end->protocol };
+	struct listener listener = { .port = end->local_port, .protocol = end->protocol };
 	struct net *net;
 
 	if (typed)
 		sk = UNTRUSTED(sk);
 	net = READ_FIELD(sk, __sk_common.skc_net.net, typed);
-	at.network = READ_FIELD(net, ns.inum, typed);
-	return at;
+	listener.network = READ_FIELD(net, ns.inum, typed);
+	return listener;
 }
 
 static __always_inline bool is_listened_at(struct sock *sk, const struct endpoint *end, const bool typed)
 {
-	struct listener at = listener_at(sk, end, typed);
+	struct listener listener = listener_of(sk, end, typed);
 
-	return bpf_map_lookup_elem(&network_listeners, &at);
+	return bpf_map_lookup_elem(&network_listeners, &listener);
 }
 
 static __always_inline void remember_listener(struct sock *sk, const struct endpoint *end, const bool typed)
 {
-	struct listener at = listener_at(sk, end, typed);
+	struct listener listener = listener_of(sk, end, typed);
 	__u8 yes = 1;
 
-	bpf_map_update_elem(&network_listeners, &at, &yes, BPF_ANY);
+	bpf_map_update_elem(&network_listeners, &listener, &yes, BPF_ANY);
 }
 
 static __always_inline struct socket_facts *find_socket(struct sock *sk)
@@ -138,7 +138,7 @@ static __always_inline struct socket_facts *find_socket(struct sock *sk)
 	return bpf_map_lookup_elem(&network_sockets, &address);
 }
 
-/* What is known of a socket from now on; the current process owns it if `owned`. */
+/* Remember a socket. The current process becomes its owner if `owned`. */
 static __always_inline struct socket_facts *remember_socket(struct sock *sk, const struct endpoint *end,
 							    enum direction direction, const bool owned)
 {
@@ -162,15 +162,16 @@ static __always_inline int forget_socket(struct sock *sk)
 	return 0;
 }
 
-/* The socket of a call of the current process that moved bytes. What is not known of it yet, its first use tells: who
- * sends before anything was received, calls; who receives first, is called. */
+/* Return the facts about a socket on which the current process moved bytes. If its direction is not known yet, it is
+ * inbound if its local port has a listener, or if it is unconnected and this first use receives. Otherwise it is
+ * outbound. */
 static __always_inline struct socket_facts *use_socket(struct sock *sk, const struct endpoint *end, bool received,
 						       const bool typed)
 {
 	struct socket_facts *facts = find_socket(sk);
 	enum direction direction;
 
-	/* the kernel says when a TCP socket goes, of a UDP socket it does not */
+	/* No event tells when a UDP socket is freed, so another socket may have its address now. */
 	if (facts && end->protocol == IPPROTO_UDP && facts->local_port != end->local_port)
 		facts = 0;
 	if (facts && facts->owned)
@@ -184,15 +185,15 @@ static __always_inline struct socket_facts *use_socket(struct sock *sk, const st
 	return remember_socket(sk, end, direction, true);
 }
 
-/* Where a kprobe sees a call, its arguments are kept until the return, because a kretprobe has none; of each function
- * apart, because a retransmission may come in the middle of a send. */
+/* A kprobe stores the arguments of a call for the kretprobe, which has none. Each function has its own entry, because a
+ * retransmission may happen in the middle of a send. */
 enum function { SENDMSG, RECVMSG, SENDPAGE, SPLICE_READ, RETRANSMIT, SYNACK };
 
-/* Tasks that are within such a call. 1.6 MB. */
+/* Such calls in progress at once. 1.6 MB. */
 #define CALLS 16384
 
 struct call {
-	__u64 object;	/* its first argument: a struct socket or a struct sock */
+	__u64 object;	/* the first argument: a struct socket or a struct sock */
 	__u64 second;
 	__u64 flags;
 };
@@ -206,7 +207,7 @@ struct {
 
 static __always_inline __u64 call_id(enum function function)
 {
-	return bpf_get_current_pid_tgid() | (__u64)function << 24; /* a PID has 22 bits */
+	return bpf_get_current_pid_tgid() | (__u64)function << 24; /* A PID has 22 bits. */
 }
 
 static __always_inline int keep_call(enum function function, void *object, void *second, __u64 flags)
@@ -218,14 +219,14 @@ static __always_inline int keep_call(enum function function, void *object, void 
 	return 0;
 }
 
-/* The call that the current task returns from; its object is 0 if that is not known. */
+/* Return and forget the call that the current task returns from. Its object is 0 if the entry was missed. */
 static __always_inline struct call take_call(enum function function)
 {
 	__u64 id = call_id(function);
-	struct call *found = bpf_map_lookup_elem(&network_calls, &id), call = {};
+	struct call *stored = bpf_map_lookup_elem(&network_calls, &id), call = {};
 
-	if (found)
-		call = *found;
+	if (stored)
+		call = *stored;
 	bpf_map_delete_elem(&network_calls, &id);
 	return call;
 }

@@ -1,14 +1,15 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
-/* Sends and receives of TCP and UDP. They are seen where the socket layer calls the protocols: every call comes by there
- * (also io_uring's and the kernel's own, and with kTLS the payload as it was before), and its arguments never changed. */
+/* Sends and receives of TCP and UDP. They are counted where the socket layer calls the protocol: every call passes
+ * there (including those of io_uring and of the kernel itself; with kTLS, before encryption), and the arguments never
+ * changed. */
 #ifndef EBPFMON_TRANSFERS_H
 #define EBPFMON_TRANSFERS_H
 
 #include "datagrams.h"
 #include "processes.h"
 
-/* What each of the two programs at the end of a send, and of a receive, counts: the raw tracepoint's, and the classic
- * one's. One tracepoint is both families'. */
+/* Which events the programs at the raw and at the classic tracepoints count. One tracepoint covers both address
+ * families. */
 const volatile __u8 raw_counts_send_ipv4 = 0;
 const volatile __u8 raw_counts_send_ipv6 = 0;
 const volatile __u8 raw_counts_receive_ipv4 = 0;
@@ -18,7 +19,8 @@ const volatile __u8 classic_counts_send_ipv6 = 0;
 const volatile __u8 classic_counts_receive_ipv4 = 0;
 const volatile __u8 classic_counts_receive_ipv6 = 0;
 
-/* What tells the peer of a datagram: the message, the system call that the task is in, or nothing but the socket. */
+/* Where the peer of a datagram is found: in the message, in the arguments of the current system call, or only in the
+ * socket. */
 enum peer_by { BY_MESSAGE, BY_CALL, BY_SOCKET };
 
 static __always_inline int on_send(struct sock *sk, const enum peer_by by, struct msghdr *message, long result,
@@ -40,28 +42,28 @@ static __always_inline int on_send(struct sock *sk, const enum peer_by by, struc
 		return 0;
 	count_destination(sk, &end, &datagram, false, result, typed);
 	if (by == BY_CALL && datagram.port)
-		sent_last(sk, &datagram);
+		remember_last(sk, &datagram);
 	return 0;
 }
 
 static __always_inline int on_receive(struct sock *sk, const enum peer_by by, int flags, long result, const bool typed)
 {
-	bool moved = !(flags & (MSG_PEEK | MSG_ERRQUEUE));
+	bool consumed = !(flags & (MSG_PEEK | MSG_ERRQUEUE));
 	struct peer datagram = {};
 	struct endpoint end = {};
 
 	if (!read_endpoint(&end, sk, typed))
 		return 0;
-	count_call(&end, true, moved, result);
+	count_call(&end, true, consumed, result);
 	if (!end.peer.port && end.protocol == IPPROTO_UDP) {
 		peer_of_received(&datagram);
-		if (by == BY_CALL && !datagram.port && moved && result >= 0) {
+		if (by == BY_CALL && !datagram.port && consumed && result >= 0) {
 			if (is_pending(sk, &end, typed))
 				return 0;
 			peer_of_last(&datagram, sk);
 		}
 	}
-	if (moved && result >= 0)
+	if (consumed && result >= 0)
 		count_destination(sk, &end, &datagram, true, result, typed);
 	return 0;
 }
@@ -89,7 +91,7 @@ static __always_inline bool is_counted(struct sock *sk, bool ipv4, bool ipv6, co
 	return (family == AF_INET && ipv4) || (family == AF_INET6 && ipv6);
 }
 
-#ifndef BCC /* which could not tell whom a datagram is for */
+#ifndef BCC /* Its programs cannot read a datagram's receiver from the system call. */
 /* The socket behind a descriptor of the current process, or 0. */
 static __always_inline struct sock *socket_of(int fd)
 {
@@ -219,8 +221,8 @@ int sock_recv_length_tp(struct trace_event_raw_sock_msg_length *ctx)
 }
 #endif
 
-/* sendfile(2) and splice(2) to a socket had a function of their own:
- * Linux "sock: Remove ->sendpage*() in favour of sendmsg(MSG_SPLICE_PAGES)" (in v6.5) */
+/* sendfile(2) and splice(2) to a socket called another function before Linux "sock: Remove ->sendpage*() in favour of
+ * sendmsg(MSG_SPLICE_PAGES)" (in v6.5) */
 SEC("fexit/inet_sendpage")
 int BPF_PROG(inet_sendpage_fexit, struct socket *socket, void *page, int offset, __u64 size, int flags, long result)
 {
@@ -239,7 +241,7 @@ int BPF_KRETPROBE(inet_sendpage_kretprobe, long result)
 	return on_send_return(SENDPAGE, BY_SOCKET, result);
 }
 
-/* splice(2) from a socket */
+/* splice(2) from a socket. */
 SEC("fexit/tcp_splice_read")
 int BPF_PROG(tcp_splice_read_fexit, struct socket *socket, void *pos, void *pipe, __u64 size, unsigned int flags, long result)
 {

@@ -1,14 +1,14 @@
 // SPDX-License-Identifier: GPL-2.0-only
-/* Which processes die by a signal, and which of them because the kernel had no memory left for them. */
+/* Counts processes that die by a signal, and those of them that the OOM killer chose. */
 #include "ebpfmon.bpf.h"
 
-/* Processes that die by a signal, or ask for memory that there is not, in one interval. Two buffers of 1,024 rows of 368
- * bytes, key and hash element included, are 0.8 MB of kernel memory. The setting table_size changes it. */
+/* Processes that can die by a signal, or start the OOM killer, in one interval. Two buffers of 1,024 rows of 368 bytes,
+ * key and hash element included, are 0.8 MB of kernel memory. The setting table_size overrides it. */
 #define DEATHS 1024
-/* Processes of which one thread has been seen to be the last: that can be two at a time. Less than 0.1 MB. */
+/* Recently dead processes, remembered because two threads can both appear to be the last one. Less than 0.1 MB. */
 #define DYING 1024
 #define SIGKILL 9
-#define SIGNALS 32 /* 1 to 31 are signals that have a name; 0 is for the real-time ones, 32 to 64 */
+#define SIGNALS 32 /* 1 to 31 have names; 0 stands for the real-time signals, 32 to 64 */
 
 #ifdef BCC
 #pragma ebpfmon include <linux/sched/signal.h>
@@ -24,7 +24,7 @@ struct signal_struct {
 	void *oom_mm;
 };
 
-/* What the BPF headers do not read of a task: libbpf looks for it in the kernel's task_struct. */
+/* Fields of task_struct that the BPF headers do not declare. libbpf ignores the suffix ___dying. */
 struct task_struct___dying {
 	int exit_code;
 	struct signal_struct *signal;
@@ -34,9 +34,9 @@ struct task_struct___dying {
 
 struct signals_counters {
 	__u64 deaths;		/* processes that died by any signal */
-	__u64 oom_kills;	/* ... of which because the kernel's OOM killer chose them */
-	__u64 oom_victims;	/* times that a process asked for memory and another, or itself, was chosen for it */
-	__u64 died_by[SIGNALS];
+	__u64 oom_kills;	/* those of them that the kernel's OOM killer had chosen */
+	__u64 oom_victims;	/* times that this process's need for memory made the OOM killer choose one */
+	__u64 died_by[SIGNALS];	/* processes that died by each signal */
 };
 
 #define TABLE signals
@@ -50,18 +50,19 @@ struct {
 	__type(value, __u32);
 } signals_dying SEC(".maps");
 
-/* By which signal the process of a task that exits dies with it: 0 if by none, or if it has threads left. By then the exit
- * code is what wait(2) will tell, and the task is no longer counted among its process's threads. */
-static __always_inline __u32 dies_by(struct task_struct *current, const bool typed)
+/* Return the signal that the process of an exiting task dies by: 0 if there is none, or if the process has threads
+ * left. At this point the exit code is the one that wait(2) will report, and the task no longer counts as a live
+ * thread. */
+static __always_inline __u32 fatal_signal(struct task_struct *current, const bool typed)
 {
 	struct task_struct___dying *task = (void *)current;
-	__u32 by = READ_FIELD(task, exit_code, typed) & 0x7f;
+	__u32 number = READ_FIELD(task, exit_code, typed) & 0x7f;
 	struct signal_struct *signal;
 
-	if (!by)
+	if (!number)
 		return 0;
 	signal = READ_FIELD(task, signal, typed);
-	return READ_FIELD(signal, live.counter, typed) ? 0 : by;
+	return READ_FIELD(signal, live.counter, typed) ? 0 : number;
 }
 
 static __always_inline bool is_oom_victim(struct task_struct *current, const bool typed)
@@ -72,14 +73,14 @@ static __always_inline bool is_oom_victim(struct task_struct *current, const boo
 	return READ_FIELD(signal, oom_mm, typed);
 }
 
-/* The current thread exits. Two that exit at once may both find no thread left, and one of them counts. */
+/* The current thread exits. If two threads exit at once, both may find no live thread left; only one of them counts. */
 static __always_inline int on_exit(void)
 {
-	__u32 by = CURRENT_IS_TYPED ? dies_by(this_task(), true) : dies_by(this_task(), false), one = 1;
+	__u32 number = CURRENT_IS_TYPED ? fatal_signal(this_task(), true) : fatal_signal(this_task(), false), one = 1;
 	struct signals_counters *counters;
 	struct process_key key = {};
 
-	if (!by)
+	if (!number)
 		return 0;
 	current_process(&key);
 	if (bpf_map_update_elem(&signals_dying, &key, &one, BPF_NOEXIST))
@@ -88,15 +89,15 @@ static __always_inline int on_exit(void)
 	if (!counters)
 		return 0;
 	count(&counters->deaths, 1);
-	count_slot(counters->died_by, by < SIGNALS ? by : 0, SIGNALS);
-	if (by != SIGKILL)
+	count_slot(counters->died_by, number < SIGNALS ? number : 0, SIGNALS);
+	if (number != SIGKILL)
 		return 0;
 	if (CURRENT_IS_TYPED ? is_oom_victim(this_task(), true) : is_oom_victim(this_task(), false))
 		count(&counters->oom_kills, 1);
 	return 0;
 }
 
-/* The current process is who asked for memory. */
+/* The OOM killer chooses a process. The current process is the one that requested memory. */
 static __always_inline int on_mark_victim(void)
 {
 	struct signals_counters *counters = signals_find();

@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0-only
-/* What processes do with files and with each other: open, close, read, write, delete; create tasks, exit. events.py says
- * in which order the programs of an event are tried. */
+/* Counts what processes do with files (open, close, read, write, delete) and how tasks are created, exit and are
+ * released. events.py lists the programs of each event in the order in which they are tried. */
 #include "process.h"
 #include "syscalls.bpf.h"
 
-/* What each of the two programs at the exit of all system calls counts: the raw tracepoint's, and the classic one's, for
- * kernels that preempt programs at the raw one. */
+/* Which events the two programs at sys_exit count: the one at the raw tracepoint, and the one at the classic
+ * tracepoint, which is for kernels that can preempt programs at raw tracepoints. */
 const volatile __u8 raw_counts_open = 0;
 const volatile __u8 raw_counts_close = 0;
 const volatile __u8 raw_counts_close_range = 0;
@@ -24,9 +24,10 @@ const volatile __u8 classic_counts_write = 0;
 const volatile __u8 classic_counts_writev = 0;
 const volatile __u8 classic_counts_unlink = 0;
 const volatile __u8 classic_counts_failed_clone = 0;
-#define COUNTS(what) (classic ? classic_counts_##what : raw_counts_##what)
+#define COUNTS(event) (classic ? classic_counts_##event : raw_counts_##event)
 
-/* clone(2) and clone3(2) failed: of a thread, or of a process? clone3's flags are in the caller's memory. */
+/* The flags of a failed clone(2) or clone3(2) tell whether it was for a thread or a process. clone3(2) takes them in
+ * the caller's memory. */
 static __always_inline __u64 flags_of_clone(struct pt_regs *regs, enum syscall_kind kind)
 {
 	__u64 first = in_32_bit_call() ? (__u32)SYSCALL_COMPAT_ARG1(regs) : SYSCALL_ARG1(regs);
@@ -80,8 +81,8 @@ static __always_inline int on_wake_up_new_task(struct task_struct *task, const b
 	return on_task_create(READ_FIELD(task, pid, typed) != READ_FIELD(task, tgid, typed));
 }
 
-/* An RCU grace period after release_task(). When a thread is freed its leader may be gone already, and another task be in
- * that memory: so a thread's process is what it was when the thread exited. */
+/* A task is freed an RCU grace period after release_task(). The leader of a freed thread may be gone by then, and its
+ * memory may belong to another task. The key of the thread's process is therefore stored when the thread exits. */
 static __always_inline int on_task_free(struct task_struct *task)
 {
 	__u64 address = (__u64)task;
@@ -99,7 +100,7 @@ static __always_inline int on_task_free(struct task_struct *task)
 	return on_release(&key, task, true);
 }
 
-/* Called for each task by release_task(), which may release a thread and then its leader. */
+/* release_task() calls this function for each task, for example for a thread and then for its leader. */
 static __always_inline int on_cgroup_release(struct task_struct *task, const bool typed)
 {
 	struct process_key key = {};
@@ -108,7 +109,7 @@ static __always_inline int on_cgroup_release(struct task_struct *task, const boo
 	return on_release(&key, task, typed);
 }
 
-/* kernel_clone() has its flags in an argument block. */
+/* kernel_clone() takes its flags in a struct. */
 static __always_inline int on_kernel_clone(struct kernel_clone_args *args, int result, const bool typed)
 {
 	return result < 0 ? on_task_fail(READ_FIELD(args, flags, typed)) : 0;
@@ -132,7 +133,7 @@ static __always_inline int on_kernel_clone_return(int result)
 	return 0;
 }
 
-/* ---- files, at the kernel's functions ---- */
+/* ---- files, at kernel functions ---- */
 
 SEC("fexit/do_sys_openat2")
 int BPF_PROG(do_sys_openat2_fexit, int dfd, void *filename, void *how, int result)
@@ -170,8 +171,8 @@ int BPF_KRETPROBE(do_sys_open_kretprobe, int result)
 	return on_open(result);
 }
 
-/* close(2) is one function with three names. Where close_fd() and file_close_fd() both are, close(2) calls the
- * latter (since Linux 6.8). */
+/* The function that close(2) calls has had three names. If a kernel has both close_fd() and file_close_fd(), which is
+ * so since Linux 6.8, close(2) calls file_close_fd(). */
 SEC("fexit/file_close_fd")
 int BPF_PROG(file_close_fd_fexit, unsigned int fd, void *file)
 {
@@ -310,7 +311,7 @@ int BPF_KRETPROBE(vfs_writev_kretprobe, long result)
 	return on_write(result);
 }
 
-/* Not vfs_unlink(): it is called only when the name was found, and again by stacked filesystems. */
+/* Not vfs_unlink(), which is called only if the file exists, and again by stacked filesystems. */
 SEC("fexit/do_unlinkat")
 int BPF_PROG(do_unlinkat_fexit, int dfd, void *name, int result)
 {
@@ -363,7 +364,8 @@ int sys_exit_tp(struct trace_event_raw_sys_exit *ctx)
 
 /* ---- tasks, at tracepoints, which cost less than a trampoline ---- */
 
-/* Unlike sched_process_fork, which only kernel_clone() reaches, also for the tasks that the kernel makes in a program. */
+/* Not sched_process_fork, which only kernel_clone() reaches: task_newtask also covers tasks that the kernel creates in
+ * a process, such as io_uring's workers. */
 SEC("tp_btf/task_newtask")
 int BPF_PROG(task_newtask_tp_btf, struct task_struct *task, unsigned long clone_flags)
 {
@@ -394,7 +396,7 @@ int BPF_PROG(sched_process_free_tp_btf, struct task_struct *task)
 	return on_task_free(task);
 }
 
-/* ---- tasks, at the kernel's functions ---- */
+/* ---- tasks, at kernel functions ---- */
 
 SEC("fentry/wake_up_new_task")
 int BPF_PROG(wake_up_new_task_fentry, struct task_struct *task)

@@ -1,16 +1,17 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
-/* What processes do with files and with each other, and how it is counted. */
+/* Counters of the process probe, and handlers of its events. */
 #ifndef EBPFMON_PROCESS_H
 #define EBPFMON_PROCESS_H
 
 #include "ebpfmon.bpf.h"
 
-/* 16,384 processes may act in one interval before any lands in the overflow; two buffers of 16,384 rows of
- * 248 bytes, key and hash element included, are 8.1 MB of kernel memory. The setting table_size changes it. */
+/* Processes that can be active in one interval before the table overflows. Two buffers of 16,384 rows of 248 bytes, key
+ * and hash element included, are 8.1 MB of kernel memory. The setting table_size overrides it. */
 #define PROCESSES 16384
-/* Forks that are under way at once, where kprobes see them: a kretprobe has no arguments. Less than 0.1 MB. */
+/* Calls of kernel_clone() in progress at once. A kprobe stores their arguments, because a kretprobe has none. Less than
+ * 0.1 MB. */
 #define FORKING 1024
-/* Threads that have exited and are not freed yet: that takes an RCU grace period. Less than 0.5 MB. */
+/* Threads that have exited and are not freed yet, which takes an RCU grace period. Less than 0.5 MB. */
 #define EXITING 4096
 
 struct process_counters {
@@ -28,7 +29,7 @@ struct process_counters {
 #define TABLE_SIZE PROCESSES
 #include "process_table.bpf.h"
 
-/* The process that a thread belonged to when it exited, by the thread's task. */
+/* By address of a thread's task: the process that the thread belonged to when it exited. */
 struct {
 	__uint(type, BPF_MAP_TYPE_LRU_HASH);
 	__uint(max_entries, EXITING);
@@ -36,7 +37,7 @@ struct {
 	__type(value, struct process_key);
 } process_exiting SEC(".maps");
 
-/* The arguments of a clone(2) that is under way, by thread. */
+/* By thread: the arguments of its call of kernel_clone(). */
 struct {
 	__uint(type, BPF_MAP_TYPE_LRU_HASH);
 	__uint(max_entries, FORKING);
@@ -68,7 +69,7 @@ static __always_inline int on_close(int result)
 	return 0;
 }
 
-/* file_close_fd() returns the file of the descriptor, or none. */
+/* file_close_fd() returns the file of the descriptor, or NULL. */
 static __always_inline int on_close_file(void *file)
 {
 	return on_close(file ? 0 : -1);
@@ -114,8 +115,8 @@ static __always_inline int on_unlink(int result)
 	return 0;
 }
 
-/* A new task is charged to who made it, the current task. A task with a tgid of its own is a process, any
- * other a thread: of a program, or of the kernel in a program's name (io_uring's and vhost's workers). */
+/* A new task counts for its creator, the current task. A task with a tgid of its own is a process. Any other is a
+ * thread, either of the program or created by the kernel for it (workers of io_uring and vhost). */
 static __always_inline int on_task_create(bool thread)
 {
 	struct process_counters *counters = process_find_cached();
@@ -158,7 +159,7 @@ static __always_inline int on_task_exit(void)
 	return 0;
 }
 
-/* A task is charged with its own release, whoever reaps it. */
+/* A release counts for the process of the task, whoever reaps it. */
 static __always_inline int on_release(struct process_key *key, struct task_struct *task, const bool typed)
 {
 	struct process_counters *counters = process_find_for(key, 0, task, typed);

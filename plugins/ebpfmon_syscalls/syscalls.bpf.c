@@ -1,15 +1,16 @@
 // SPDX-License-Identifier: GPL-2.0-only
-/* Each system call: how often it is made, how long it takes, with which errors it ends, and in how many threads it is
- * under way. */
+/* Counts each system call: how often it is made, how long it takes, which errors it returns, and how many threads are
+ * in it. */
 #include "ebpfmon.bpf.h"
 #include "syscalls.bpf.h"
 
-/* System calls made in one interval, and the errors that each ends with: a kernel has less than 500. Two buffers of 1,024
- * rows of 0.3 kB and of 1,024 of 64 bytes, key and hash element included, are 0.7 MB. The setting table_size changes it. */
+/* Rows per interval of each table: system calls, of which a kernel has fewer than 500, and pairs of a call and an
+ * error. Two buffers of 1,024 rows of 0.3 kB and of 1,024 rows of 64 bytes, key and hash element included, are 0.7 MB.
+ * The setting table_size overrides it. */
 #define CALLS 1024
-/* Threads whose calls can be timed at once; those of others are counted as `unfollowed`. 65,536 of 80 bytes are 5.2 MB. */
+/* Threads whose calls can be timed. Further threads are counted as `unfollowed`. 65,536 of 80 bytes are 5.2 MB. */
 #define THREADS 65536
-/* Latencies: up to half a microsecond, twice that ... 2.1 seconds, and more. */
+/* The bounds of the latency histogram are half a microsecond, twice that, and so on up to 2.1 seconds. */
 #define UNIT_NS 500
 #define SLOTS 24
 #define MAX_ERRNO 4095
@@ -24,16 +25,16 @@ struct trace_event_raw_sys_enter {
 
 struct syscalls_key {
 	__u32 number;
-	__u32 compat;	/* of a 32-bit program on a 64-bit kernel, whose numbers are others */
+	__u32 compat;	/* 1: a 32-bit program on a 64-bit kernel, whose calls have other numbers */
 };
 _Static_assert(sizeof(struct syscalls_key) == 8, "syscalls_key has no padding");
 
 struct syscalls_counters {
-	__u64 calls;		/* that began */
-	__u64 ended;		/* ... of which, or with their thread; but for: */
-	__u64 unfollowed;	/* ... whose end will not be seen */
-	__u64 errors;
-	__u64 call_ns;		/* that calls took that returned, together */
+	__u64 calls;		/* calls that began */
+	__u64 ended;		/* calls that returned, or whose thread exited; without unfollowed ones */
+	__u64 unfollowed;	/* calls whose end cannot be counted */
+	__u64 errors;		/* calls that returned an error */
+	__u64 call_ns;		/* sum of the latencies of calls that returned */
 	__u64 latency[SLOTS];
 };
 
@@ -57,9 +58,9 @@ struct syscall_errors_counters {
 #define TABLE_SIZE CALLS
 #include "keyed_table.bpf.h"
 
-/* The call that a thread is in, if `began_ns`. A hash, and not storage of the task, which neither Linux 5.10 nor BCC
- * has; its element stays as long as the thread lives, so a call costs two lookups and no insertion. By the task's
- * address, because a thread's ID changes when it calls execve(2) beside others. */
+/* The call that a thread is in; none if `began_ns` is 0. This is a hash map and not task storage, which Linux 5.10 and
+ * BCC do not have. An element stays until its thread exits, so a call costs two lookups and no insertion. The key is
+ * the task's address, because the ID of a thread changes if it calls execve(2) while the process has other threads. */
 struct syscall_begun {
 	__u64 began_ns;
 	struct syscalls_key call;
@@ -83,7 +84,7 @@ static __always_inline int on_enter(__u32 number)
 	fresh.call.compat = in_32_bit_call();
 	begun = bpf_map_lookup_elem(&syscalls_begun, &task);
 	if (begun && begun->began_ns) {
-		/* the kernel left out the program at the end of the last one, and counted that */
+		/* The kernel missed the program at the end of the last call, and counted that as a missed run. */
 		counters = syscalls_find(&begun->call);
 		if (counters)
 			count(&counters->ended, 1);
@@ -99,12 +100,12 @@ static __always_inline int on_enter(__u32 number)
 	return 0;
 }
 
-/* What returns without having been seen to begin was under way when ebpfmon came, was refused by seccomp(2), or is a new
- * task, which returns from the call that made it. */
-static __always_inline int on_leave(long result)
+/* A call returns. If its beginning was not counted, then it was in progress when ebpfmon started, or seccomp(2) refused
+ * it, or this is a new task returning from the call that created it. */
+static __always_inline int on_return(long result)
 {
 	__u64 task = bpf_get_current_task(), took_ns;
-	struct syscall_errors_counters *of_error;
+	struct syscall_errors_counters *error;
 	struct syscall_errors_key key = {};
 	struct syscalls_counters *counters;
 	struct syscall_begun *begun;
@@ -126,13 +127,13 @@ static __always_inline int on_leave(long result)
 	key.number = begun->call.number;
 	key.compat = begun->call.compat;
 	key.error = -result;
-	of_error = syscall_errors_find(&key);
-	if (of_error)
-		count(&of_error->failures, 1);
+	error = syscall_errors_find(&key);
+	if (error)
+		count(&error->failures, 1);
 	return 0;
 }
 
-/* The current thread exits: with exit(2) and exit_group(2), which do not return, or by a signal. */
+/* The current thread exits: in exit(2) or exit_group(2), which do not return, or by a signal. */
 static __always_inline int on_thread_exit(void)
 {
 	__u64 task = bpf_get_current_task();
@@ -160,7 +161,7 @@ int BPF_PROG(sys_enter_tp_btf, struct pt_regs *regs, long number)
 SEC("tp_btf/sys_exit")
 int BPF_PROG(sys_exit_tp_btf, struct pt_regs *regs, long result)
 {
-	return on_leave(result);
+	return on_return(result);
 }
 
 SEC("tp_btf/sched_process_exit")
@@ -169,7 +170,7 @@ int BPF_PROG(sched_process_exit_tp_btf)
 	return on_thread_exit();
 }
 
-/* For kernels that preempt programs at the raw ones. */
+/* For kernels that can preempt programs at raw tracepoints. */
 SEC("tp/raw_syscalls/sys_enter")
 int sys_enter_tp(struct trace_event_raw_sys_enter *ctx)
 {
@@ -179,7 +180,7 @@ int sys_enter_tp(struct trace_event_raw_sys_enter *ctx)
 SEC("tp/raw_syscalls/sys_exit")
 int sys_exit_tp(struct trace_event_raw_sys_exit *ctx)
 {
-	return on_leave(ctx->ret);
+	return on_return(ctx->ret);
 }
 
 SEC("tp/sched/sched_process_exit")
