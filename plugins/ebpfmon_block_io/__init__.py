@@ -1,4 +1,4 @@
-"""What each disk is asked for: bytes, requests, how long they take and how many are under way."""
+"""The block I/O probe: counts bytes, requests, errors and latency of each disk, and requests in flight."""
 
 from collections.abc import Sequence
 

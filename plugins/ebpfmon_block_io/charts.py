@@ -1,10 +1,10 @@
-"""What is shown of disks: of all together, and of each. The fields are the counters in `block_io.bpf.c`."""
+"""The charts of the block I/O probe, for all disks and by disk. The fields are the counters in `block_io.bpf.c`."""
 
 from ebpfmon import Buckets, Chart, Column, Dimension, Kind
 
 SLOTS = 24
 OPERATIONS = ("read", "write", "flush", "discard")
-_MOVING = ("read", "write", "discard")  # a flush has no bytes of its own
+_WITH_BYTES = ("read", "write", "discard")  # A flush transfers no bytes.
 _FAMILY = "Disks"
 LABELS = ("disk",)
 
@@ -24,27 +24,27 @@ def _latency(operation: str) -> Buckets:
     )
 
 
-def _charts(labels: tuple[str, ...], what: str, of: str, priority: int) -> tuple[Chart, ...]:
+def _charts(labels: tuple[str, ...], name: str, suffix: str, priority: int) -> tuple[Chart, ...]:
     return (
         Chart(
-            id=f"ebpf.{what}_io", title=f"Bytes moved{of}", units="bytes/s", family=_FAMILY, priority=priority,
-            labels=labels, dimensions=_each("bytes", _MOVING),
+            id=f"ebpf.{name}_io", title=f"Bytes moved{suffix}", units="bytes/s", family=_FAMILY, priority=priority,
+            labels=labels, dimensions=_each("bytes", _WITH_BYTES),
         ),
         Chart(
-            id=f"ebpf.{what}_requests", title=f"Requests completed{of}", units="requests/s", family=_FAMILY,
+            id=f"ebpf.{name}_requests", title=f"Requests completed{suffix}", units="requests/s", family=_FAMILY,
             priority=priority + 1, labels=labels, dimensions=_each("requests"),
         ),
         Chart(
-            id=f"ebpf.{what}_errors", title=f"Requests that failed{of}", units="requests/s", family=_FAMILY,
+            id=f"ebpf.{name}_errors", title=f"Requests that failed{suffix}", units="requests/s", family=_FAMILY,
             priority=priority + 2, labels=labels, dimensions=_each("errors"),
         ),
         Chart(
-            id=f"ebpf.{what}_in_flight", title=f"Requests in flight{of}", units="requests", family=_FAMILY,
+            id=f"ebpf.{name}_in_flight", title=f"Requests in flight{suffix}", units="requests", family=_FAMILY,
             priority=priority + 3, labels=labels, kind=Kind.GAUGE, dimensions=_each("issued", minus="requests"),
         ),
         *(
             Chart(
-                id=f"ebpf.{what}_{op}_latency", title=f"Time of a {op}{of}", units="requests/s", family=_FAMILY,
+                id=f"ebpf.{name}_{op}_latency", title=f"Time of a {op}{suffix}", units="requests/s", family=_FAMILY,
                 priority=priority + 4 + n, labels=labels, buckets=_latency(op),
             )
             for n, op in enumerate(OPERATIONS)
@@ -63,7 +63,7 @@ CHARTS = (
 )
 
 COLUMNS = (
-    *(Column(id=f"{op}_bytes", header=op.upper(), fields=(f"{op}_bytes",), units="bytes/s") for op in _MOVING),
+    *(Column(id=f"{op}_bytes", header=op.upper(), fields=(f"{op}_bytes",), units="bytes/s") for op in _WITH_BYTES),
     *(
         Column(id=f"{op}_requests", header=f"{op.upper()}S", fields=(f"{op}_requests",), units="requests/s")
         for op in OPERATIONS

@@ -1,7 +1,8 @@
-"""What the block I/O probe counts, and by which programs (`block_io.bpf.c`).
+"""The events of the block I/O probe, each with its candidate programs in `block_io.bpf.c`.
 
-A disk's queue runs in whatever context, softirqs too: there the raw tracepoints miss least, because a kernel leaves out
-kprobes' and classic tracepoints' programs on top of any other of those, and a raw tracepoint's on top of itself alone.
+A disk's queue runs in any context, softirqs included, so a program may interrupt another one. Raw tracepoints then miss
+the fewest events: the kernel skips a program at a raw tracepoint only if it interrupts itself, but skips a program at a
+kprobe or classic tracepoint if it interrupts any program of these kinds.
 """
 
 from ebpfmon import Candidate, Event
@@ -10,8 +11,8 @@ EVENTS = (
     Event(
         "request_issue",
         (
-            # BCC cannot know the number of arguments, and takes the first one that the kernel accepts, which refuses a
-            # program that reads more arguments than there are
+            # BCC does not know the number of arguments, so it tries both. The kernel rejects a program that reads more
+            # arguments than there are, so the one with two must come first.
             Candidate(programs=("block_rq_issue_of_queue_tp_btf",), arguments=2, softirq=True),
             Candidate(programs=("block_rq_issue_tp_btf",), arguments=1, softirq=True),
         ),

@@ -1,4 +1,4 @@
-"""The network viewer: who talks to whom over TCP and UDP, at which port, and how much."""
+"""The network viewer: counts who talks to whom over TCP and UDP, on which port, and how much."""
 
 from collections.abc import Sequence
 

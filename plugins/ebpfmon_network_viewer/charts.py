@@ -1,12 +1,14 @@
-"""What the network viewer shows. Ids, titles, families, dimensions and priorities are those that dashboards made for
-Netdata's eBPF collector know. The fields are the counters in `processes.h` and `destinations.h`.
+"""The charts of the network viewer.
+
+Ids, titles, families, dimensions and priorities are those of Netdata's eBPF collector, so that dashboards made for it
+keep working. The fields are the counters in `processes.h` and `destinations.h`.
 """
 
 from ebpfmon import Chart, Column, Dimension
 
-_NETWORK, _OUTBOUND, _INBOUND = "network", "outbound", "inbound"  # tables
+_NETWORK, _OUTBOUND, _INBOUND = "network", "outbound", "inbound"  # names of tables
 LABELS = {_OUTBOUND: ("port", "protocol", "address"), _INBOUND: ("port", "protocol")}
-"""By table, what tells destinations apart: another machine's port and address, or one of this machine's ports."""
+"""The labels of each table's rows: a remote port and address (outbound), or a local port (inbound)."""
 
 SYSTEM_CHARTS = (
     Chart(

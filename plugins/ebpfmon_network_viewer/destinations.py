@@ -1,4 +1,4 @@
-"""Say what destinations are called, and which are wanted: the labels of the tables `outbound` and `inbound`."""
+"""Label the rows of the tables `outbound` and `inbound`, and select outbound destinations by host name."""
 
 from __future__ import annotations
 
@@ -19,27 +19,27 @@ PROTOCOLS = {6: "TCP", 17: "UDP"}
 
 
 class Inbound(LabelSource):
-    """This machine's ports that others talk to: `443`, `TCP`, which people read as `https`, `TCP`."""
+    """Label inbound rows with the local port and protocol: `443`, `TCP`, shown as `https`, `TCP`."""
 
     fields = ("port", "protocol")
     labels = LABELS["inbound"]
     other = ("other", "ALL")
 
     def __init__(self, maximum: int, services: Services | None) -> None:
-        """`services` None: ports have no names."""
+        """Show at most `maximum` destinations. Without `services`, ports are shown as numbers."""
         self.maximum, self._services = maximum, services
 
     def values(self, rows: Rows) -> Sequence[tuple[str, ...]]:
-        """Return port and protocol."""
+        """Return the port and the protocol of each row."""
         return [(str(port), PROTOCOLS[protocol]) for port, protocol in rows[list(self.fields)].tolist()]
 
     def names(self, rows: Rows) -> Sequence[tuple[str, ...]]:
-        """Return the service's name and the protocol."""
+        """Return the names of the service and the protocol of each row."""
         return [_port(port, protocol, self._services) for port, protocol in rows[list(self.fields)].tolist()]
 
 
 class Outbound(LabelSource):
-    """Other machines' ports: `443`, `TCP`, `192.0.2.1`, which people read as `https`, `TCP`, `example.org`."""
+    """Label outbound rows: `443`, `TCP`, `192.0.2.1`, shown as `https`, `TCP`, `example.org`."""
 
     fields = ("address_high", "address_low", "port", "protocol")
     labels = LABELS["outbound"]
@@ -48,25 +48,25 @@ class Outbound(LabelSource):
     def __init__(
         self, maximum: int, services: Services | None, resolver: Resolver | None, hostnames: Hostnames
     ) -> None:
-        """`resolver` None: addresses have no names, and `hostnames` no meaning."""
+        """Show at most `maximum` destinations. Without `resolver`, hosts have no names and `hostnames` is ignored."""
         self.maximum, self._services = maximum, services
         self._resolver, self._hostnames = resolver, hostnames
 
     def included(self, rows: Rows) -> NDArray[np.bool_] | None:
-        """Choose destinations whose host is selected by its name, or has no name (yet)."""
+        """Select rows whose host name `hostnames` includes, and rows whose host has no name (yet)."""
         if self._resolver is None or self._hostnames.all:
             return None
-        addresses, of_rows = np.unique(rows[["address_high", "address_low"]], return_inverse=True)
+        addresses, inverse = np.unique(rows[["address_high", "address_low"]], return_inverse=True)
         names = [self._resolver.name(address_text(*address)) for address in addresses.tolist()]
-        return np.array([name is None or name in self._hostnames for name in names], bool)[of_rows]
+        return np.array([name is None or name in self._hostnames for name in names], bool)[inverse]
 
     def values(self, rows: Rows) -> Sequence[tuple[str, ...]]:
-        """Return port, protocol and address."""
+        """Return the port, protocol and address of each row."""
         keys = rows[list(self.fields)].tolist()
         return [(str(port), PROTOCOLS[protocol], address_text(high, low)) for high, low, port, protocol in keys]
 
     def names(self, rows: Rows) -> Sequence[tuple[str, ...]]:
-        """Return the names of service and host, as far as they are known."""
+        """Return the names of the service, protocol and host of each row, as far as they are known."""
         return [
             (*_port(port, protocol, self._services), self._host(address_text(high, low)))
             for high, low, port, protocol in rows[list(self.fields)].tolist()
@@ -78,12 +78,12 @@ class Outbound(LabelSource):
 
 @lru_cache(4096)
 def address_text(high: int, low: int) -> str:
-    """Return an address given as its halves, whose bytes are as in a packet."""
+    """Return an address as text, given its two halves in network order."""
     address = IPv6Address(high.to_bytes(8, "little") + low.to_bytes(8, "little"))
     return str(address.ipv4_mapped or address)
 
 
 def _port(port: int, protocol: int, services: Services | None) -> tuple[str, str]:
-    what = PROTOCOLS[protocol]
-    name = services.name(port, what.lower()) if services else None
-    return name or str(port), what
+    protocol_name = PROTOCOLS[protocol]
+    name = services.name(port, protocol_name.lower()) if services else None
+    return name or str(port), protocol_name

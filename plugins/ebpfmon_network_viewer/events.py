@@ -1,10 +1,10 @@
-"""What the network viewer counts, and by which programs (`network_viewer.bpf.c` and its headers)."""
+"""The events of the network viewer, each with its candidate programs in `network_viewer.bpf.c` and its headers."""
 
 from ebpfmon import Candidate, Event
 
 
 def _transfer(name: str, function: str, arguments: int, tracepoint: str) -> Event:
-    """Return the event of a send or a receive. A kretprobe has no arguments, so a kprobe keeps them."""
+    """Return the event of a send or a receive. A kprobe stores the arguments, because a kretprobe has none."""
     return Event(
         name,
         (
@@ -35,7 +35,7 @@ EVENTS = (
             Candidate(programs=("inet_sendpage_fexit",), arguments=5),
             Candidate(programs=("inet_sendpage_kprobe", "inet_sendpage_kretprobe")),
         ),
-        optional=True,  # where the function is gone, sendfile(2) calls sendmsg
+        optional=True,  # Kernels without this function call sendmsg instead.
     ),
     Event(
         "splice",
@@ -72,7 +72,7 @@ EVENTS = (
             Candidate(programs=("tcp_destroy_sock_tp",)),
         ),
     ),
-    # after tcp_close, which needs to know whose the socket was: what is attached first runs first
+    # After tcp_close, which needs the owner of the socket: programs run in the order of attachment.
     Event(
         "socket_gone",
         (

@@ -1,8 +1,8 @@
-"""Parse what the user wants to see: lists of ports, addresses and host names.
+"""Parse selectors: lists of ports, addresses and host names.
 
-All three have one syntax: words separated by blanks. A `!` before a word (blanks may follow it) excludes what the
-word stands for. The order does not matter, because an exclusion always wins. A list of exclusions only selects the
-rest, and an empty list selects everything. A word that cannot be read raises ValueError, which names it and says why.
+All three have the same syntax: words separated by spaces. A `!` before a word (spaces may follow it) excludes what the
+word stands for. The order does not matter, because an exclusion always wins. A list that only excludes selects the
+rest, and an empty list selects everything. A word that cannot be parsed raises ValueError with the word and the reason.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from typing import Self
 
 Address = IPv4Address | IPv6Address
 Range = tuple[int, int]
-"""The first and the last number that is selected."""
+"""The first and the last number of a range."""
 
 DEFAULT_IPS = "!127.0.0.0/8 !::1 10.0.0.0/8 172.16.0.0/12 192.168.0.0/16 fc00::/7"
-"""The private networks without the loopback addresses."""
+"""The private networks, without loopback addresses."""
 LAST_PORT = 65535
 MOST_NETWORKS = 4096
-"""The size of the kernel's map, which gets one element for each network."""
+"""The size of the kernel's map, which has one element for each network."""
 
 _PORTS = re.compile(r"([0-9]{1,9})(?:[-:]([0-9]{1,9}))?")
 _V4 = (0xFFFF << 32, (0xFFFF << 32) + 0xFFFFFFFF)
@@ -42,20 +42,20 @@ class Ports:
     def parse(cls, text: str, services: Callable[[str], frozenset[int]]) -> Self:
         """Return the ports that `text` selects: numbers, ranges (`a-b`, `a:b`), names of services, or `*`.
 
-        `services` returns the ports of a service, none if there is no such service. Port 0 has no name, so it is
-        selected only where everything is that is not excluded.
+        `services` returns the ports of a service, or none if there is no such service. No word names port 0, so it is
+        selected only by `*` or by a list that only excludes.
         """
         included, excluded = _words(text)
         every = (1 << LAST_PORT + 1) - 1
-        found = [0, 0]
+        bits = [0, 0]
         for n, words in enumerate((included, excluded)):
             for word in words:
-                found[n] |= every if word == "*" else _port_bits(word, services)
-        selected = (found[0] if included else every) & ~found[1]
+                bits[n] |= every if word == "*" else _port_bits(word, services)
+        selected = (bits[0] if included else every) & ~bits[1]
         return cls(selected.to_bytes((LAST_PORT + 1) // 8, "little"))
 
     def bitmap(self) -> bytes:
-        """Return 8192 bytes, in which port p is bit p % 64 of the little-endian u64 number p // 64."""
+        """Return 8192 bytes, in which port p is bit p % 64 of the little-endian u64 at index p // 64."""
         return self.bits
 
     def __contains__(self, port: int) -> bool:
@@ -72,43 +72,45 @@ def _port_bits(word: str, services: Callable[[str], frozenset[int]]) -> int:
         return (1 << last + 1) - (1 << first)
     ports = services(word)
     if not ports:
-        raise ValueError(f"'{word}': neither a port, nor a range of ports (a-b), nor a known service, nor *")
+        raise ValueError(f"'{word}': not a port, a range of ports (a-b), a known service, or *")
     return sum(1 << port for port in ports)
 
 
 @dataclass(frozen=True, slots=True)
 class Addresses:
-    """A set of addresses: ascending ranges of IPv6 addresses that do not touch. IPv4 addresses are mapped into IPv6."""
+    """A set of addresses: ascending ranges of IPv6 addresses that do not touch. IPv4 addresses are mapped to IPv6."""
 
     ranges: tuple[Range, ...]
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """Return the addresses that `text` selects: addresses, ranges (`a-b`), networks (`a/n`, whose bits after the
-        first n do not matter), or `*`.
+        """Return the addresses that `text` selects: addresses, ranges (`a-b`), networks (`a/n`), or `*`.
 
-        `::/0` is all of IPv6 and nothing of IPv4. An IPv6 word selects IPv4 addresses only if all its addresses are
-        mapped ones (`::ffff:10.0.0.0/104`). Raises ValueError also if the set needs more than MOST_NETWORKS networks.
+        In a network, bits after the first n are ignored. `::/0` selects all IPv6 addresses and no IPv4 address. An IPv6
+        word selects IPv4 addresses only if all its addresses are mapped ones (`::ffff:10.0.0.0/104`). Also raises
+        ValueError if the set needs more than MOST_NETWORKS networks.
         """
         included, excluded = (_union(r for word in words for r in _address_ranges(word)) for words in _words(text))
-        unwanted = _complement(included) if included else []
-        found = cls(tuple(_complement(_union(unwanted + excluded))))
-        found.networks()
-        return found
+        not_included = _complement(included) if included else []
+        selected = cls(tuple(_complement(_union(not_included + excluded))))
+        selected.networks()  # Raises ValueError if there are too many.
+        return selected
 
     def networks(self) -> list[tuple[bytes, int]]:
-        """Return the fewest networks that make up the set, ascending: 16 bytes of address (IPv4 as ::ffff:a.b.c.d) and
-        the length of the prefix (96 more than in IPv4)."""
-        found = (n for a, b in self.ranges for n in summarize_address_range(IPv6Address(a), IPv6Address(b)))
-        networks = [(n.network_address.packed, n.prefixlen) for n in islice(found, MOST_NETWORKS + 1)]
+        """Return the smallest list of networks that make up the set, in ascending order.
+
+        Each is an address of 16 bytes (IPv4 as ::ffff:a.b.c.d) and the length of its prefix (in IPv4, 96 more).
+        """
+        parts = (n for a, b in self.ranges for n in summarize_address_range(IPv6Address(a), IPv6Address(b)))
+        networks = [(n.network_address.packed, n.prefixlen) for n in islice(parts, MOST_NETWORKS + 1)]
         if len(networks) > MOST_NETWORKS:
-            raise ValueError(f"more than {MOST_NETWORKS} networks: select fewer, or larger ones")
+            raise ValueError(f"more than {MOST_NETWORKS} networks: select fewer or larger ones")
         return networks
 
     def __contains__(self, address: Address) -> bool:
         number = _number(address)
-        at = bisect_right(self.ranges, (number, _LAST_ADDRESS)) - 1
-        return at >= 0 and number <= self.ranges[at][1]
+        index = bisect_right(self.ranges, (number, _LAST_ADDRESS)) - 1
+        return index >= 0 and number <= self.ranges[index][1]
 
 
 def _number(address: Address) -> int:
@@ -116,7 +118,7 @@ def _number(address: Address) -> int:
 
 
 def _address_ranges(word: str) -> list[Range]:
-    """Return the addresses that a word stands for. An IPv6 range leaves out the mapped IPv4 addresses."""
+    """Return the ranges that a word stands for. A range of IPv6 addresses leaves out the mapped IPv4 addresses."""
     if word == "*":
         return [(0, _LAST_ADDRESS)]
     first, last = _ends(word)
@@ -134,7 +136,7 @@ def _address_ranges(word: str) -> list[Range]:
 def _ends(word: str) -> tuple[Address, Address]:
     """Return the first and the last address that a word stands for."""
     if "%" in word:
-        raise ValueError(f"'{word}': an address is selected without its zone (%...)")
+        raise ValueError(f"'{word}': an address must not have a zone (%...)")
     try:
         if "/" in word:
             network = ip_network(word, strict=False)
@@ -142,43 +144,42 @@ def _ends(word: str) -> tuple[Address, Address]:
         first, _, last = word.partition("-")
         return ip_address(first), ip_address(last if "-" in word else first)
     except ValueError:
-        raise ValueError(f"'{word}': neither an address, nor a range (a-b), nor a network (a/n), nor *") from None
+        raise ValueError(f"'{word}': not an address, a range (a-b), a network (a/n), or *") from None
 
 
 def _union(ranges: Iterable[Range]) -> list[Range]:
     """Return the same addresses as ascending ranges that neither overlap nor touch."""
-    found: list[Range] = []
+    union: list[Range] = []
     for first, last in sorted(ranges):
-        if found and first <= found[-1][1] + 1:
-            found[-1] = (found[-1][0], max(last, found[-1][1]))
+        if union and first <= union[-1][1] + 1:
+            union[-1] = (union[-1][0], max(last, union[-1][1]))
         else:
-            found.append((first, last))
-    return found
+            union.append((first, last))
+    return union
 
 
 def _complement(ranges: Iterable[Range]) -> list[Range]:
-    """Return all other addresses. `ranges` must be a union."""
-    found, start = list[Range](), 0
+    """Return all other addresses. `ranges` must come from `_union()`."""
+    gaps, start = list[Range](), 0
     for first, last in ranges:
         if start < first:
-            found.append((start, first - 1))
+            gaps.append((start, first - 1))
         start = last + 1
-    return [*found, (start, _LAST_ADDRESS)] if start <= _LAST_ADDRESS else found
+    return [*gaps, (start, _LAST_ADDRESS)] if start <= _LAST_ADDRESS else gaps
 
 
 @dataclass(frozen=True, slots=True)
 class Hostnames:
-    """A set of host names. Case and a dot at the end do not matter."""
+    """A set of host names. Case and a trailing dot are ignored."""
 
     included: tuple[re.Pattern[str], ...]
     excluded: tuple[re.Pattern[str], ...]
     all: bool
-    """Whether every name is in the set, so that no address needs to be resolved."""
+    """Whether the set has every name, so that no address needs to be resolved to apply it."""
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        r"""Return the names that `text` selects. In its words `*` stands for any characters, and `\` takes the next
-        character literally."""
+        r"""Return the names that `text` selects. `*` stands for any characters, and `\` escapes the next one."""
         included, excluded = _words(text)
         everything = not included or any(not word.strip("*") for word in included)
         return cls(tuple(map(_pattern, included)), tuple(map(_pattern, excluded)), everything and not excluded)
@@ -195,22 +196,22 @@ def _plain(name: str) -> str:
 
 
 def _pattern(word: str) -> re.Pattern[str]:
-    """Return a pattern as fnmatch makes it: such a pattern never backtracks, so no host name can make it slow."""
+    """Return the pattern that fnmatch makes. It never backtracks, so no host name can make it slow."""
 
-    def literal(found: re.Match[str]) -> str:
-        char: str = found[1] or found[0]
-        return f"[{char}]" if char in "*?[" else char  # only `*` is special here
+    def literal(match: re.Match[str]) -> str:
+        char: str = match[1] or match[0]
+        return f"[{char}]" if char in "*?[" else char  # Here, only `*` is special.
 
     return re.compile(fnmatch.translate(re.sub(r"\\(.)|[?[]", literal, _plain(word))))
 
 
 def _words(text: str) -> tuple[list[str], list[str]]:
-    """Return the words that include, and those that exclude."""
+    """Return the words that include and the words that exclude."""
     both: tuple[list[str], list[str]] = ([], [])
     for word in _joined(text.split()):
         excludes, rest = word.startswith("!"), word.removeprefix("!")
         if not rest or rest.startswith("!"):
-            raise ValueError(f"'{word}': a ! stands once, in front of what it excludes")
+            raise ValueError(f"'{word}': a ! must stand once, before the word that it excludes")
         both[excludes].append(rest)
     return both
 

@@ -1,4 +1,4 @@
-"""The names of ports."""
+"""Look up the service names of ports."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ SERVICES = Path("/etc/services")
 
 
 class Services:
-    """What ports are called: by the user's own names, and where there is none by the system's.
+    """The names of ports: the user's own names first, then those in /etc/services.
 
-    The file is read once, here and not by getservbyname(3), which may ask the network. It need not be there, and what
-    cannot be understood in it is skipped.
+    The file is read once, and not through getservbyname(3), which may query the network. A missing file counts as
+    empty, and lines that cannot be parsed are skipped.
     """
 
     def __init__(self, own: Mapping[int, str] | None = None, path: Path = SERVICES) -> None:
@@ -20,24 +20,24 @@ class Services:
         self._names: dict[tuple[int, str], str] = {}
         ports: dict[str, set[int]] = {}
         for port, protocol, names in _read(path):
-            self._names.setdefault((port, protocol), names[0])  # the first line counts, as in getservbyport(3)
+            self._names.setdefault((port, protocol), names[0])  # The first line wins, as in getservbyport(3).
             for name in names:
                 ports.setdefault(name, set()).add(port)
         for port, name in self._own.items():
             ports.setdefault(name, set()).add(port)
-        self._ports = {name: frozenset(found) for name, found in ports.items()}
+        self._ports = {name: frozenset(numbers) for name, numbers in ports.items()}
 
     def name(self, port: int, protocol: str) -> str | None:
-        """Return the name of a port of "tcp" or "udp"; None if it has none."""
+        """Return the name of a port of "tcp" or "udp", or None if it has none."""
         return self._own.get(port) or self._names.get((port, protocol))
 
     def ports(self, name: str) -> frozenset[int]:
-        """Return the ports of that name or alias, of TCP and UDP; none if there is no such service."""
+        """Return the TCP and UDP ports with this name or alias, or none if there is no such service."""
         return self._ports.get(name, frozenset())
 
 
 def _read(path: Path) -> Iterator[tuple[int, str, list[str]]]:
-    """Yield port, protocol, and the name with its aliases, of each line that has them (services(5))."""
+    """Yield the port, the protocol, and the name with its aliases for each valid line (services(5))."""
     try:
         lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:

@@ -1,4 +1,4 @@
-"""The settings of the network viewer, and what it makes of them."""
+"""The settings of the network viewer, and the set-up that follows from them."""
 
 from __future__ import annotations
 
@@ -21,25 +21,25 @@ _log = logging.getLogger(__name__)
 
 
 class NetworkViewerSettings(ProbeSettings, frozen=True, kw_only=True):
-    """`[plugins.network_viewer]`. The selectors choose destinations alone: totals and applications count everything."""
+    """Settings in `[plugins.network_viewer]`. Selectors apply to destinations only; other charts count everything."""
 
     maximum_dimensions: Annotated[int, msgspec.Meta(ge=2, le=10_000)] = 500
-    """Dimensions that a chart of destinations may have: two for each destination, and two for `other`."""
+    """Dimensions that one chart of destinations may have: two for each destination, and two for `other`."""
     resolve_hostname_ips: bool = False
-    """Whether addresses are shown with their names from DNS. Needs the package aiodns."""
+    """Whether to show host names instead of addresses. Needs the package aiodns."""
     resolve_service_names: bool = True
-    """Whether ports are shown with their names: of `service_name`, else of /etc/services."""
+    """Whether to show service names instead of ports, from `service_name` and /etc/services."""
     ports: str = "*"
-    """Of other machines' ports, and of this one's where others call: numbers, ranges, services, `!` to exclude."""
+    """Selects remote ports (outbound) and local ports (inbound): numbers, ranges, services, `!` to exclude."""
     hostnames: str = "*"
-    """Of other machines, where their names are known: words with `*`, `!` to exclude."""
+    """Selects remote hosts whose names are known: words with `*`, `!` to exclude."""
     ips: str = DEFAULT_IPS
-    """Of other machines: addresses, ranges, networks, `!` to exclude. By default private networks, without loopback."""
+    """Selects remote addresses: addresses, ranges, networks, `!` to exclude. By default private networks."""
     service_name: dict[str, str] = msgspec.field(default_factory=lambda: {"19999": "Netdata"})
-    """Names of ports, before those of /etc/services."""
+    """Names of ports, which come before those in /etc/services."""
 
     def __post_init__(self) -> None:
-        """Raise ValueError, naming the key."""
+        """Raise ValueError with the key of the first selector that cannot be parsed."""
         services = self.services()
         for key, parse in (
             ("ports", lambda text: Ports.parse(text, services.ports)),
@@ -52,7 +52,7 @@ class NetworkViewerSettings(ProbeSettings, frozen=True, kw_only=True):
                 raise ValueError(f"{key}: {error}") from None
 
     def services(self) -> Services:
-        """Return the names of ports. Raise ValueError if a key of `service_name` is no port."""
+        """Return the names of ports. Raise ValueError if a key of `service_name` is not a port."""
         for port in self.service_name:
             if not (port.isascii() and port.isdigit() and 0 < int(port[:6]) < 65536):
                 raise ValueError(f"service_name: {port!r}: a port must be between 1 and 65535")
@@ -60,11 +60,11 @@ class NetworkViewerSettings(ProbeSettings, frozen=True, kw_only=True):
 
 
 def setup(settings: NetworkViewerSettings) -> Setup:
-    """Return the selectors as the kernel has them, the sockets that listen already, and the names of destinations."""
+    """Return the kernel's selectors, the listeners that exist already, and the label sources of destinations."""
     services = settings.services()
     ports, networks = Ports.parse(settings.ports, services.ports).bitmap(), Addresses.parse(settings.ips).networks()
     any_port, any_address = ports == b"\xff" * len(ports), networks == _EVERY_ADDRESS
-    maximum, shown = settings.maximum_dimensions // 2 - 1, services if settings.resolve_service_names else None
+    maximum, names = settings.maximum_dimensions // 2 - 1, services if settings.resolve_service_names else None
     resolver = _resolver(settings)
     return Setup(
         rodata={"cfg_any_port": any_port, "cfg_any_address": any_address},
@@ -77,15 +77,15 @@ def setup(settings: NetworkViewerSettings) -> Setup:
             },
         },
         labels={
-            "outbound": Outbound(maximum, shown, resolver, Hostnames.parse(settings.hostnames)),
-            "inbound": Inbound(maximum, shown),
+            "outbound": Outbound(maximum, names, resolver, Hostnames.parse(settings.hostnames)),
+            "inbound": Inbound(maximum, names),
         },
         close=resolver.close if resolver else lambda: None,
     )
 
 
 def _ports(bitmap: bytes) -> Mapping[bytes, bytes]:
-    """Return the elements of an array of u64 that are not 0."""
+    """Return the elements of the bitmap, an array of u64, that are not 0."""
     words = {struct.pack("=I", n): bitmap[8 * n : 8 * n + 8] for n in range(len(bitmap) // 8)}
     return {index: word for index, word in words.items() if any(word)}
 
@@ -93,7 +93,7 @@ def _ports(bitmap: bytes) -> Mapping[bytes, bytes]:
 def _resolver(settings: NetworkViewerSettings) -> Resolver | None:
     if not settings.resolve_hostname_ips:
         if not Hostnames.parse(settings.hostnames).all:
-            _log.warning("plugins.network_viewer.hostnames chooses nothing as long as resolve_hostname_ips is false")
+            _log.warning("plugins.network_viewer.hostnames has no effect while resolve_hostname_ips is false")
         return None
     try:
         return Resolver()

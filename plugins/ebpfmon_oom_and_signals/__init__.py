@@ -1,4 +1,4 @@
-"""Which processes die by a signal, and which of them as the kernel had no memory left for them."""
+"""The OOM and signals probe: counts processes that die by a signal, and those that the OOM killer chose."""
 
 from collections.abc import Sequence
 from typing import Annotated
@@ -15,14 +15,14 @@ SIGNALS = (
     "SIGTTIN", "SIGTTOU", "SIGURG", "SIGXCPU", "SIGXFSZ", "SIGVTALRM", "SIGPROF", "SIGWINCH", "SIGIO", "SIGPWR",
     "SIGSYS",
 )  # fmt: skip
-"""By number, on x86-64 and aarch64; 0 stands for the real-time signals."""
+"""Names by number, on x86-64 and aarch64. Number 0 stands for the real-time signals."""
 CRASHES = ("SIGSEGV", "SIGABRT", "SIGBUS", "SIGILL", "SIGFPE", "SIGTRAP", "SIGSYS")
 SHOWN = (*CRASHES, "SIGKILL", "SIGTERM", "SIGINT", "SIGQUIT", "SIGHUP", "SIGPIPE", "SIGALRM")
-"""Those with a dimension of their own; the rest, real-time ones too, is in `other`."""
+"""Signals with a dimension of their own. All others, real-time signals included, are in `other`."""
 
 
 class OomAndSignalsSettings(ProbeSettings, frozen=True):
-    """`[plugins.oom_and_signals]`."""
+    """Settings in `[plugins.oom_and_signals]`."""
 
     enabled: bool = False
     table_size: Annotated[int, msgspec.Meta(ge=1, le=1 << 20)] = 1024

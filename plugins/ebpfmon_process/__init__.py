@@ -1,4 +1,4 @@
-"""The process probe: what processes do with files, and how tasks come and go."""
+"""The process probe: counts what processes do with files, and how tasks are created and exit."""
 
 from collections.abc import Sequence
 

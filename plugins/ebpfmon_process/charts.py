@@ -1,7 +1,7 @@
-"""What the process probe shows.
+"""The charts of the process probe.
 
-Chart ids, titles, families, dimensions and priorities are those that dashboards made for Netdata's eBPF collector know
-(its first era). The fields are the counters of `struct process_counters` in the probe's C.
+Ids, titles, families, dimensions and priorities are those of the first generation of Netdata's eBPF collector, so that
+dashboards made for it keep working. The fields are the counters of `struct process_counters` in `process.h`.
 """
 
 from ebpfmon import Chart, Column, Dimension

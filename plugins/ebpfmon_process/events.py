@@ -1,12 +1,14 @@
-"""What the process probe counts, and by which programs (`process.bpf.c`)."""
+"""The events of the process probe, each with its candidate programs in `process.bpf.c`."""
 
 from ebpfmon import Candidate, Event, LoadMode
 
 
 def _call(name: str, count: str, functions: dict[str, int], *, needs_return: bool = False) -> Event:
-    """Return the event of a call: at the exit of one of these functions, with so many arguments, or of system calls.
+    """Return the event of a call, counted at one of its `functions` or at the exit of system calls.
 
-    A kprobe alone counts as well as a kretprobe where the result does not matter, costs less and cannot be missed.
+    `functions` maps each function to its number of arguments. `count` names the settings that make the programs at
+    sys_exit count the event. If the result does not matter, a kprobe alone is preferred to a kretprobe: it costs less
+    and cannot miss a call.
     """
     returns = [
         Candidate(programs=(f"{f}_kretprobe",), mode=None if needs_return else LoadMode.RETURN) for f in functions
@@ -65,7 +67,7 @@ EVENTS = (
         "task_fail",
         (
             Candidate(programs=("kernel_clone_fexit",), mode=LoadMode.RETURN),
-            # a kretprobe has no arguments, so the kprobe keeps them
+            # The kprobe stores the arguments, because a kretprobe has none.
             Candidate(programs=("kernel_clone_kprobe", "kernel_clone_kretprobe"), mode=LoadMode.RETURN),
             Candidate(programs=("sys_exit_tp_btf",), mode=LoadMode.RETURN, setting="raw_counts_failed_clone"),
             Candidate(programs=("sys_exit_tp",), mode=LoadMode.RETURN, setting="classic_counts_failed_clone"),

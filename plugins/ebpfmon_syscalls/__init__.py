@@ -1,4 +1,4 @@
-"""Each system call: how often it is made, how long it takes, its errors, and in how many threads it is under way."""
+"""The system calls probe: counts each system call, its latency, its errors, and the threads that are in it."""
 
 from collections.abc import Sequence
 

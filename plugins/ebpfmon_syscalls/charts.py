@@ -1,13 +1,13 @@
-"""What is shown of system calls: of all together, and of each. The fields are the counters in `syscalls.bpf.c`."""
+"""The charts of the system calls probe, for all calls and by name. The fields are the counters in `syscalls.bpf.c`."""
 
 from ebpfmon import Buckets, Chart, Column, Dimension, Kind
 
 SLOTS = 24
 LATENCY = Buckets.log2("latency", SLOTS, 0.5, "microseconds", sum="call_ns", sum_units="nanoseconds")
-_CALLS, _ERRORS = "syscalls", "syscall_errors"  # tables
+_CALLS, _ERRORS = "syscalls", "syscall_errors"  # names of tables
 _FAMILY = "Syscalls"
 LABELS = {_CALLS: ("syscall",), _ERRORS: ("syscall", "error")}
-"""By table, what tells its rows apart."""
+"""The labels of each table's rows."""
 
 CHARTS = (
     Chart(

@@ -1,4 +1,4 @@
-"""The network viewer's charts are over what its objects count."""
+"""The charts of the network viewer use the counters in its compiled objects."""
 
 from __future__ import annotations
 
@@ -27,26 +27,26 @@ def types_of(machine: str) -> Btf:
 
 
 @pytest.mark.parametrize("machine", ARCHITECTURES)
-def test_every_chart_is_over_counters_of_its_table_and_every_counter_is_shown(machine: str) -> None:
+def test_charts_use_exactly_the_counters_of_their_tables(machine: str) -> None:
     types = types_of(machine)
     shown: dict[str, set[str]] = {}
     for chart in CHARTS:
         shown.setdefault(chart.table, set()).update(f for d in chart.dimensions for f in (*d.plus, *d.minus))
     counted = {stem: types.dtype(id_of(types, f"{stem}_counters")).names or () for stem in shown}
-    # retransmits are of who sends again: Netdata has no chart of them by local port
+    # Netdata has no chart of retransmits by local port.
     counted["inbound"] = tuple(n for n in counted["inbound"] if n != "retransmits")
     assert shown == {stem: set(names) for stem, names in counted.items()}
 
 
 @pytest.mark.parametrize("machine", ARCHITECTURES)
-def test_the_fields_by_which_destinations_are_told_apart_are_their_keys_without_the_process(machine: str) -> None:
+def test_the_label_fields_are_the_key_without_the_process(machine: str) -> None:
     types = types_of(machine)
     for stem, labels in LABELS.items():
         assert types.dtype(id_of(types, f"{stem}_key")).names == (*PROCESS_KEY, *labels.fields)
 
 
-def test_charts_with_labels_are_those_of_the_tables_that_have_keys_and_differ_in_id_and_priority() -> None:
-    assert {c.table: c.labels for c in CHARTS if c.labels} == {table: of.labels for table, of in LABELS.items()}
+def test_charts_of_keyed_tables_have_labels_and_ids_and_priorities_are_unique() -> None:
+    assert {c.table: c.labels for c in CHARTS if c.labels} == {table: source.labels for table, source in LABELS.items()}
     assert {c.table for c in CHARTS if not c.labels} == {"network"}
     assert all(c.unbounded is bool(c.labels) for c in CHARTS)
     assert len({c.id for c in CHARTS}) == len({c.priority for c in CHARTS}) == len(CHARTS)

@@ -1,4 +1,4 @@
-"""Lists of ports, addresses and names: what is written is what is selected."""
+"""Selectors of ports, addresses and host names."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ MAPPED = int(V6("::ffff:0:0"))
 
 
 def ports(text: str) -> frozenset[int]:
-    found = Ports.parse(text, lambda name: SERVICES.get(name, frozenset()))
-    numbers = struct.unpack("<1024Q", found.bitmap())
+    selected = Ports.parse(text, lambda name: SERVICES.get(name, frozenset()))
+    numbers = struct.unpack("<1024Q", selected.bitmap())
     by_bitmap = frozenset(p for p in range(65536) if numbers[p // 64] >> (p % 64) & 1)
-    assert by_bitmap == {p for p in range(65536) if p in found}
+    assert by_bitmap == {p for p in range(65536) if p in selected}
     return by_bitmap
 
 
@@ -57,7 +57,7 @@ def ports(text: str) -> frozenset[int]:
         ("!*", frozenset()),
     ],
 )
-def test_these_ports_are_selected(text: str, expected: frozenset[int]) -> None:
+def test_the_words_select_these_ports(text: str, expected: frozenset[int]) -> None:
     assert ports(text) == expected
 
 
@@ -70,29 +70,29 @@ def test_these_ports_are_selected(text: str, expected: frozenset[int]) -> None:
         ("0-70000", "'0-70000': a port must be between 1 and 65535"),
         ("!1:65536", "'1:65536': a port must be between 1 and 65535"),
         ("90-80", "'90-80': the range ends before it begins"),
-        ("80-", "'80-': neither a port, nor a range of ports (a-b), nor a known service, nor *"),
-        ("80 -5", "'-5': neither a port, nor a range of ports (a-b), nor a known service, nor *"),
-        ("80-!90", "'80-!90': neither a port, nor a range of ports (a-b), nor a known service, nor *"),
-        ("80,81", "'80,81': neither a port, nor a range of ports (a-b), nor a known service, nor *"),
-        ("\u0668\u0660", "'\u0668\u0660': neither a port, nor a range of ports (a-b), nor a known service, nor *"),
-        ("!gopher", "'gopher': neither a port, nor a range of ports (a-b), nor a known service, nor *"),
-        ("80 !", "'!': a ! stands once, in front of what it excludes"),
-        ("!!80", "'!!80': a ! stands once, in front of what it excludes"),
-        ("! !80", "'!!80': a ! stands once, in front of what it excludes"),
+        ("80-", "'80-': not a port, a range of ports (a-b), a known service, or *"),
+        ("80 -5", "'-5': not a port, a range of ports (a-b), a known service, or *"),
+        ("80-!90", "'80-!90': not a port, a range of ports (a-b), a known service, or *"),
+        ("80,81", "'80,81': not a port, a range of ports (a-b), a known service, or *"),
+        ("\u0668\u0660", "'\u0668\u0660': not a port, a range of ports (a-b), a known service, or *"),
+        ("!gopher", "'gopher': not a port, a range of ports (a-b), a known service, or *"),
+        ("80 !", "'!': a ! must stand once, before the word that it excludes"),
+        ("!!80", "'!!80': a ! must stand once, before the word that it excludes"),
+        ("! !80", "'!!80': a ! must stand once, before the word that it excludes"),
     ],
 )
-def test_a_port_that_cannot_be_read_is_named_with_the_reason(text: str, error: str) -> None:
+def test_a_port_that_cannot_be_parsed_is_an_error_with_the_word_and_the_reason(text: str, error: str) -> None:
     with pytest.raises(ValueError) as raised:  # noqa: PT011  # the whole text is compared
         ports(text)
     assert str(raised.value) == error
 
 
-def test_a_number_of_any_length_is_refused_and_not_worked_on() -> None:
-    with pytest.raises(ValueError, match=r"^'9{5000}': neither a port"):
+def test_a_number_of_any_length_is_refused_without_converting_it() -> None:
+    with pytest.raises(ValueError, match=r"^'9{5000}': not a port"):
         ports("9" * 5000)
 
 
-def test_no_port_is_beyond_the_last() -> None:
+def test_no_number_beyond_the_last_port_is_selected() -> None:
     everything = Ports.parse("", lambda _: frozenset())
     assert 65535 in everything
     assert not [p for p in (-1, -65536, 65536, 1 << 40) if p in everything]
@@ -110,14 +110,14 @@ PORT_WORD = st.one_of(
 
 
 @given(st.lists(st.tuples(st.sampled_from(["", "", "!", "! "]), PORT_WORD), max_size=6))
-def test_what_is_included_less_what_is_excluded_is_selected_whatever_the_order(
+def test_included_ports_minus_excluded_ports_are_selected_in_any_order(
     words: list[tuple[str, tuple[str, frozenset[int]]]],
 ) -> None:
-    included = [found for sign, (_, found) in words if not sign]
-    excluded = [found for sign, (_, found) in words if sign]
+    included = [ports for sign, (_, ports) in words if not sign]
+    excluded = [ports for sign, (_, ports) in words if sign]
     expected = (frozenset[int]().union(*included) if included else EVERY_PORT) - frozenset[int]().union(*excluded)
-    found = Ports.parse(" ".join(sign + word for sign, (word, _) in words), lambda n: SERVICES.get(n, frozenset()))
-    assert found.bitmap() == sum(1 << p for p in expected).to_bytes(8192, "little")
+    selected = Ports.parse(" ".join(sign + word for sign, (word, _) in words), lambda n: SERVICES.get(n, frozenset()))
+    assert selected.bitmap() == sum(1 << p for p in expected).to_bytes(8192, "little")
 
 
 # ---- addresses
@@ -128,7 +128,7 @@ def networks(text: str) -> list[str]:
 
 
 def mapped(text: str) -> str:
-    """An IPv4 network as it stands among those of IPv6."""
+    """Return an IPv4 network mapped to IPv6."""
     network = ip_network(text)
     return str(IPv6Network((MAPPED + int(network.network_address), 96 + network.prefixlen)))
 
@@ -136,18 +136,18 @@ def mapped(text: str) -> str:
 def test_the_default_is_the_private_networks() -> None:
     private = ["10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16"]
     assert networks(DEFAULT_IPS) == [*map(mapped, private), "fc00::/7"]
-    found = Addresses.parse(DEFAULT_IPS)
-    assert all(ip_address(a) in found for a in ("10.1.2.3", "172.31.255.255", "192.168.0.0", "fdff::1"))
-    assert not any(ip_address(a) in found for a in ("127.0.0.1", "::1", "172.32.0.0", "8.8.8.8", "fe80::1", "::"))
+    selected = Addresses.parse(DEFAULT_IPS)
+    assert all(ip_address(a) in selected for a in ("10.1.2.3", "172.31.255.255", "192.168.0.0", "fdff::1"))
+    assert not any(ip_address(a) in selected for a in ("127.0.0.1", "::1", "172.32.0.0", "8.8.8.8", "fe80::1", "::"))
 
 
 @pytest.mark.parametrize(
     "text", ["", " ", "*", "* 10.0.0.1", "* ::/0", "::/0 0.0.0.0/0", "::-ffff:: ffff::/16 0.0.0.0/0"]
 )
-def test_everything_is_one_network_of_both_families(text: str) -> None:
-    found = Addresses.parse(text)
-    assert found.networks() == [(bytes(16), 0)]
-    assert all(ip_address(a) in found for a in ("0.0.0.0", "255.255.255.255", "::", "f" * 4 + ":" * 2))
+def test_all_addresses_of_both_families_are_one_network(text: str) -> None:
+    selected = Addresses.parse(text)
+    assert selected.networks() == [(bytes(16), 0)]
+    assert all(ip_address(a) in selected for a in ("0.0.0.0", "255.255.255.255", "::", "f" * 4 + ":" * 2))
 
 
 @pytest.mark.parametrize(
@@ -158,26 +158,26 @@ def test_everything_is_one_network_of_both_families(text: str) -> None:
         ("10.0.0.0/255.255.0.0", [mapped("10.0.0.0/16")]),
         ("2001:DB8::1/64", ["2001:db8::/64"]),
         ("10.0.0.1-10.0.0.2", [mapped("10.0.0.1/32"), mapped("10.0.0.2/32")]),
-        ("10.0.0.0/9 10.128.0.0/9", [mapped("10.0.0.0/8")]),  # neighbours become one
+        ("10.0.0.0/9 10.128.0.0/9", [mapped("10.0.0.0/8")]),  # adjacent networks are merged
         ("10.0.0.0/8 10.1.0.0/16", [mapped("10.0.0.0/8")]),
         ("10.0.0.0/30 ! 10.0.0.1", [mapped("10.0.0.0/32"), mapped("10.0.0.2/31")]),
         ("!10.0.0.0/8 10.1.0.0/16", []),
         ("!*", []),
         ("0.0.0.0/0", ["::ffff:0:0/96"]),
         (str(V6(LAST)), [f"{V6(LAST)}/128"]),
-        ("!::/0", ["::ffff:0:0/96"]),  # what remains is IPv4
+        ("!::/0", ["::ffff:0:0/96"]),  # IPv4 remains
         ("::/0 !8000::/1 !4000::/2 !2000::/3 !1000::/4 !::/5", ["800::/5"]),
         ("::ffff:10.0.0.1", [mapped("10.0.0.1/32")]),
         ("::ffff:10.0.0.0/104", [mapped("10.0.0.0/8")]),
         ("0.0.0.0/0 !::ffff:0:0/97", [mapped("128.0.0.0/1")]),
-        ("::fffe:ffff:fffe-::ffff:0:5", ["::fffe:ffff:fffe/127"]),  # of IPv6 alone
+        ("::fffe:ffff:fffe-::ffff:0:5", ["::fffe:ffff:fffe/127"]),  # no IPv4 address
     ],
 )
-def test_these_networks_are_selected(text: str, expected: list[str]) -> None:
+def test_the_words_select_these_networks(text: str, expected: list[str]) -> None:
     assert networks(text) == [str(IPv6Network(e)) for e in expected]
 
 
-def test_one_family_says_nothing_of_the_other() -> None:
+def test_a_word_of_one_family_does_not_affect_the_other() -> None:
     six, no_six, no_four = Addresses.parse("::/0"), Addresses.parse("!::/0"), Addresses.parse("!0.0.0.0/0")
     assert V6("::1") in six
     assert V4("10.0.0.1") not in six
@@ -186,48 +186,47 @@ def test_one_family_says_nothing_of_the_other() -> None:
     assert no_four.ranges == six.ranges
 
 
-def test_an_exclusion_alone_leaves_all_the_rest_of_both_families() -> None:
-    found = Addresses.parse("!10.0.0.0/8")
+def test_a_list_that_only_excludes_selects_the_rest_of_both_families() -> None:
+    selected = Addresses.parse("!10.0.0.0/8")
     around = ("9.255.255.255", "10.0.0.0", "10.255.255.255", "11.0.0.0", "::")
-    assert [a for a in around if ip_address(a) in found] == ["9.255.255.255", "11.0.0.0", "::"]
-    assert len(found.networks()) == 104
+    assert [a for a in around if ip_address(a) in selected] == ["9.255.255.255", "11.0.0.0", "::"]
+    assert len(selected.networks()) == 104
 
 
-def test_an_address_of_ipv4_may_come_in_the_clothes_of_ipv6() -> None:
-    found = Addresses.parse("10.0.0.0/8")
-    assert V6("::ffff:10.0.0.1") in found
-    assert V6("::10.0.0.1") not in found
+def test_an_ipv4_address_may_be_given_as_a_mapped_ipv6_address() -> None:
+    selected = Addresses.parse("10.0.0.0/8")
+    assert V6("::ffff:10.0.0.1") in selected
+    assert V6("::10.0.0.1") not in selected
 
 
 @pytest.mark.parametrize(
     ("text", "error"),
     [
-        ("10.0.0.300", "'10.0.0.300': neither an address, nor a range (a-b), nor a network (a/n), nor *"),
-        ("010.0.0.1", "'010.0.0.1': neither an address, nor a range (a-b), nor a network (a/n), nor *"),
-        ("!10.0.0.0/33", "'10.0.0.0/33': neither an address, nor a range (a-b), nor a network (a/n), nor *"),
-        ("10.0.0.1-", "'10.0.0.1-': neither an address, nor a range (a-b), nor a network (a/n), nor *"),
-        ("-10.0.0.1", "'-10.0.0.1': neither an address, nor a range (a-b), nor a network (a/n), nor *"),
-        ("10.0.0.1-2-3", "'10.0.0.1-2-3': neither an address, nor a range (a-b), nor a network (a/n), nor *"),
-        ("10.0.0.0/8-11.0.0.0/8", "'10.0.0.0/8-11.0.0.0/8': neither an address, nor a range (a-b), "
-         "nor a network (a/n), nor *"),
-        ("example.com", "'example.com': neither an address, nor a range (a-b), nor a network (a/n), nor *"),
+        ("10.0.0.300", "'10.0.0.300': not an address, a range (a-b), a network (a/n), or *"),
+        ("010.0.0.1", "'010.0.0.1': not an address, a range (a-b), a network (a/n), or *"),
+        ("!10.0.0.0/33", "'10.0.0.0/33': not an address, a range (a-b), a network (a/n), or *"),
+        ("10.0.0.1-", "'10.0.0.1-': not an address, a range (a-b), a network (a/n), or *"),
+        ("-10.0.0.1", "'-10.0.0.1': not an address, a range (a-b), a network (a/n), or *"),
+        ("10.0.0.1-2-3", "'10.0.0.1-2-3': not an address, a range (a-b), a network (a/n), or *"),
+        ("10.0.0.0/8-11.0.0.0/8", "'10.0.0.0/8-11.0.0.0/8': not an address, a range (a-b), a network (a/n), or *"),
+        ("example.com", "'example.com': not an address, a range (a-b), a network (a/n), or *"),
         ("10.0.0.9-10.0.0.1", "'10.0.0.9-10.0.0.1': the range ends before it begins"),
         ("10.0.0.0-::1", "'10.0.0.0-::1': the range begins in IPv4 and ends in IPv6"),
-        ("fe80::1%eth0", "'fe80::1%eth0': an address is selected without its zone (%...)"),
-        ("10.0.0.1 !", "'!': a ! stands once, in front of what it excludes"),
-        ("!!::1", "'!!::1': a ! stands once, in front of what it excludes"),
+        ("fe80::1%eth0", "'fe80::1%eth0': an address must not have a zone (%...)"),
+        ("10.0.0.1 !", "'!': a ! must stand once, before the word that it excludes"),
+        ("!!::1", "'!!::1': a ! must stand once, before the word that it excludes"),
     ],
 )  # fmt: skip
-def test_an_address_that_cannot_be_read_is_named_with_the_reason(text: str, error: str) -> None:
+def test_an_address_that_cannot_be_parsed_is_an_error_with_the_word_and_the_reason(text: str, error: str) -> None:
     with pytest.raises(ValueError) as raised:  # noqa: PT011  # the whole text is compared
         Addresses.parse(text)
     assert str(raised.value) == error
 
 
-def test_a_set_may_be_of_so_many_networks_and_no_more() -> None:
+def test_a_set_has_at_most_4096_networks() -> None:
     every_second = [f"10.0.{n >> 7}.{(n & 127) * 2}" for n in range(MOST_NETWORKS + 1)]
     assert len(Addresses.parse(" ".join(every_second[:-1])).networks()) == MOST_NETWORKS
-    with pytest.raises(ValueError, match=r"^more than 4096 networks: select fewer, or larger ones$"):
+    with pytest.raises(ValueError, match=r"^more than 4096 networks: select fewer or larger ones$"):
         Addresses.parse(" ".join(every_second))
 
 
@@ -243,7 +242,7 @@ def as_number(address: Address) -> int:
 
 @st.composite
 def address_words(draw: st.DrawFn) -> tuple[str, Address, Address]:
-    """A word, and the first and the last of what it stands for."""
+    """Draw a word, with the first and the last address that it stands for."""
     first = draw(ADDRESS)
     match draw(st.sampled_from(["address", "range", "network"])):
         case "address":
@@ -258,13 +257,13 @@ def address_words(draw: st.DrawFn) -> tuple[str, Address, Address]:
             return f"{make(low)}-{make(high)}", make(low), make(high)
 
 
-def is_of(address: Address, word: tuple[str, Address, Address]) -> bool:
-    """The naive way: by family, where an IPv6 word that is wholly of mapped addresses is one of IPv4."""
+def word_includes(address: Address, word: tuple[str, Address, Address]) -> bool:
+    """The naive check. A word whose addresses are all mapped IPv6 addresses is an IPv4 word."""
     _, first, last = word
     low, high, number = as_number(first), as_number(last), as_number(address)
-    of_four = low >= MAPPED and high < MAPPED + (1 << 32)
-    is_four = MAPPED <= number < MAPPED + (1 << 32)
-    return of_four == is_four and low <= number <= high
+    word_is_ipv4 = low >= MAPPED and high < MAPPED + (1 << 32)
+    address_is_ipv4 = MAPPED <= number < MAPPED + (1 << 32)
+    return word_is_ipv4 == address_is_ipv4 and low <= number <= high
 
 
 SIGNED = st.lists(st.tuples(st.sampled_from(["", "", "!", "! "]), address_words()), max_size=6)
@@ -275,24 +274,24 @@ SIGNED = st.lists(st.tuples(st.sampled_from(["", "", "!", "! "]), address_words(
 def test_an_address_is_selected_if_a_word_includes_it_and_none_excludes_it(
     words: list[tuple[str, tuple[str, Address, Address]]], others: list[Address]
 ) -> None:
-    found = Addresses.parse(" ".join(sign + word[0] for sign, word in words))
+    selected = Addresses.parse(" ".join(sign + word[0] for sign, word in words))
     included, excluded = [w for sign, w in words if not sign], [w for sign, w in words if sign]
     near = {
         V6(n + d)
         for _, word in words for n in (as_number(word[1]), as_number(word[2])) for d in (-1, 0, 1) if 0 <= n + d <= LAST
     }  # fmt: skip
     for address in [*near, *others, *map(V6, EDGES)]:
-        expected = not included or any(is_of(address, w) for w in included)
-        expected = expected and not any(is_of(address, w) for w in excluded)
-        assert (address in found) == expected, address
+        expected = not included or any(word_includes(address, w) for w in included)
+        expected = expected and not any(word_includes(address, w) for w in excluded)
+        assert (address in selected) == expected, address
 
 
 @given(SIGNED)
-def test_the_networks_are_the_same_set_disjoint_ascending_and_as_few_as_can_be(
+def test_the_networks_are_disjoint_ascending_and_as_few_as_possible(
     words: list[tuple[str, tuple[str, Address, Address]]],
 ) -> None:
-    found = Addresses.parse(" ".join(sign + word[0] for sign, word in words))
-    networks = [IPv6Network(n) for n in found.networks()]  # refuses host bits
+    selected = Addresses.parse(" ".join(sign + word[0] for sign, word in words))
+    networks = [IPv6Network(n) for n in selected.networks()]  # raises if there are host bits
     joined: list[tuple[int, int]] = []
     for network in networks:
         first, last = int(network[0]), int(network[-1])
@@ -301,9 +300,9 @@ def test_the_networks_are_the_same_set_disjoint_ascending_and_as_few_as_can_be(
         else:
             assert not joined or joined[-1][1] < first
             joined.append((first, last))
-    assert tuple(joined) == found.ranges
+    assert tuple(joined) == selected.ranges
     for one, two in pairwise(networks):
-        assert one.prefixlen != two.prefixlen or one.supernet() != two.supernet(), "two halves that are one"
+        assert one.prefixlen != two.prefixlen or one.supernet() != two.supernet(), "two halves of one network"
 
 
 # ---- names of hosts
@@ -336,7 +335,7 @@ def test_the_networks_are_the_same_set_disjoint_ascending_and_as_few_as_can_be(
         ("a!b", ["a!b"], ["a"]),
     ],
 )
-def test_these_names_are_selected(text: str, selected: list[str], rejected: list[str]) -> None:
+def test_the_words_select_these_names(text: str, selected: list[str], rejected: list[str]) -> None:
     hosts = Hostnames.parse(text)
     assert [n for n in selected if n not in hosts] == []
     assert [n for n in rejected if n in hosts] == []
@@ -355,19 +354,19 @@ def test_these_names_are_selected(text: str, selected: list[str], rejected: list
         (r"\*", False),
     ],
 )
-def test_it_is_known_whether_every_name_is_selected(text: str, everything: bool) -> None:
+def test_all_says_whether_every_name_is_selected(text: str, everything: bool) -> None:
     assert Hostnames.parse(text).all is everything
 
 
 @pytest.mark.parametrize("text", ["!", "a !", "!!a"])
-def test_a_name_that_cannot_be_read_is_named_with_the_reason(text: str) -> None:
+def test_a_name_that_cannot_be_parsed_is_an_error_with_the_word_and_the_reason(text: str) -> None:
     word = text.split()[-1]
     with pytest.raises(ValueError) as raised:  # noqa: PT011  # the whole text is compared
         Hostnames.parse(text)
-    assert str(raised.value) == f"'{word}': a ! stands once, in front of what it excludes"
+    assert str(raised.value) == f"'{word}': a ! must stand once, before the word that it excludes"
 
 
-def test_a_name_made_to_be_slow_is_not() -> None:
+def test_no_host_name_makes_a_pattern_slow() -> None:
     hosts = Hostnames.parse("*a" * 30 + "b")
     started = time.process_time()
     assert "a" * 253 not in hosts
@@ -375,7 +374,7 @@ def test_a_name_made_to_be_slow_is_not() -> None:
 
 
 def matches(pattern: str, name: str) -> bool:
-    """The naive way; both in lower case."""
+    """The naive check. Both arguments must be in lower case."""
     if not pattern:
         return not name
     if pattern[0] == "*":

@@ -1,4 +1,4 @@
-"""The names of ports."""
+"""The service names of ports."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def file(tmp_path: Path) -> Path:
     return path
 
 
-def test_a_port_has_the_first_name_of_its_protocol(file: Path) -> None:
+def test_a_port_has_the_first_name_listed_for_its_protocol(file: Path) -> None:
     services = Services(path=file)
     assert services.name(22, "tcp") == "ssh"
     assert services.name(22, "udp") is None
@@ -52,7 +52,7 @@ def test_a_port_has_the_first_name_of_its_protocol(file: Path) -> None:
     assert services.name(1234, "tcp") is None
 
 
-def test_a_service_has_its_ports_by_name_and_alias_of_both_protocols(file: Path) -> None:
+def test_a_service_is_found_by_name_and_alias_for_both_protocols(file: Path) -> None:
     services = Services(path=file)
     assert services.ports("domain") == {53}
     assert services.ports("http") == services.ports("www") == services.ports("WorldWideWeb") == {80}
@@ -60,7 +60,7 @@ def test_a_service_has_its_ports_by_name_and_alias_of_both_protocols(file: Path)
     assert services.ports("HTTP") == services.ports("") == frozenset()
 
 
-def test_bad_lines_are_skipped_and_the_others_count(file: Path) -> None:
+def test_invalid_lines_are_skipped(file: Path) -> None:
     services = Services(path=file)
     words = BAD.replace("#", " ").split()
     assert len(words) > 20
@@ -70,7 +70,7 @@ def test_bad_lines_are_skipped_and_the_others_count(file: Path) -> None:
     assert services.name(80, "tcp") == "http"
 
 
-def test_own_names_win_for_both_protocols_and_are_names_of_ports(file: Path) -> None:
+def test_the_users_names_win_for_both_protocols_and_select_ports(file: Path) -> None:
     services = Services({22: "login", 8080: "http", 19999: "Netdata"}, path=file)
     assert services.name(22, "tcp") == services.name(22, "udp") == "login"
     assert services.name(19999, "udp") == "Netdata"
@@ -79,7 +79,7 @@ def test_own_names_win_for_both_protocols_and_are_names_of_ports(file: Path) -> 
 
 
 @pytest.mark.parametrize("where", ["missing", "."])
-def test_without_a_file_there_are_own_names_alone(tmp_path: Path, where: str) -> None:
+def test_without_a_file_there_are_only_the_users_names(tmp_path: Path, where: str) -> None:
     services = Services({1: "one"}, path=tmp_path / where)
     assert services.name(1, "tcp") == "one"
     assert services.name(22, "tcp") is None
@@ -87,7 +87,7 @@ def test_without_a_file_there_are_own_names_alone(tmp_path: Path, where: str) ->
 
 
 @pytest.mark.skipif(not SERVICES.exists(), reason="this system has no /etc/services")
-def test_the_systems_file_is_understood() -> None:
+def test_the_file_of_this_system_can_be_parsed() -> None:
     services = Services()
     assert services.name(22, "tcp") == "ssh"
     assert 53 in services.ports("domain")

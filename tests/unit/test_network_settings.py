@@ -1,4 +1,4 @@
-"""The settings of the network viewer: right, or one line that says what is wrong; and what the kernel gets of them."""
+"""The settings of the network viewer, their errors, and the maps and rodata that they set up."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ FOUND = discover()
 NINES = "9" * 5000  # more digits than int() converts
 PRIVATE = "!127.0.0.0/8 !::1 10.0.0.0/8 172.16.0.0/12 192.168.0.0/16 fc00::/7"
 NAMESPACE = 4026531840
-NO_ADDRESS = "neither an address, nor a range (a-b), nor a network (a/n), nor *"
+NOT_AN_ADDRESS = "not an address, a range (a-b), a network (a/n), or *"
 
 
 @pytest.fixture(autouse=True)
 def listeners(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Who listens on this machine."""
+    """Replace the listeners of this machine."""
     monkeypatch.setattr(settings_module, "ephemeral_ports", lambda: range(50000, 60000))
 
     def listening(*, ephemeral: range) -> set[tuple[int, int, int]]:
@@ -39,9 +39,9 @@ def listeners(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def read(text: str) -> NetworkViewerSettings:
-    """The settings of a file with these lines in its section."""
-    found = config.check({"plugins": {"network_viewer": tomli.loads(text)}}, "e.toml", FOUND)
-    settings = found.plugins["network_viewer"]
+    """Return the settings of a file with these lines in the section of the network viewer."""
+    checked = config.check({"plugins": {"network_viewer": tomli.loads(text)}}, "e.toml", FOUND)
+    settings = checked.plugins["network_viewer"]
     assert isinstance(settings, NetworkViewerSettings)
     return settings
 
@@ -53,7 +53,7 @@ def network(address: str, length: int) -> bytes:
     return struct.pack("=I", length + 8 * (16 - len(packed))) + mapped
 
 
-def test_without_a_word_everything_private_is_shown_by_number_and_service() -> None:
+def test_the_defaults_show_private_networks_with_service_names() -> None:
     made = read("")
     assert {name: getattr(made, name) for name in made.__struct_fields__} == {
         "enabled": True, "table_size": 16384, "maximum_dimensions": 500, "resolve_hostname_ips": False,
@@ -64,16 +64,16 @@ def test_without_a_word_everything_private_is_shown_by_number_and_service() -> N
 
 
 @pytest.mark.parametrize(
-    ("text", "key", "said"),
+    ("text", "key", "error"),
     [
-        ('ips = "10.0.0.0/33"', "ips", f"'10.0.0.0/33': {NO_ADDRESS}"),
+        ('ips = "10.0.0.0/33"', "ips", f"'10.0.0.0/33': {NOT_AN_ADDRESS}"),
         ('ips = "10.0.0.9-10.0.0.1"', "ips", "'10.0.0.9-10.0.0.1': the range ends before it begins"),
-        ('ips = "fe80::1%eth0"', "ips", "'fe80::1%eth0': an address is selected without its zone (%...)"),
+        ('ips = "fe80::1%eth0"', "ips", "'fe80::1%eth0': an address must not have a zone (%...)"),
         ("ips = 5", "ips", "expected str, got int"),
         ('ports = "0"', "ports", "'0': a port must be between 1 and 65535"),
-        ('ports = "x"', "ports", "'x': neither a port, nor a range of ports (a-b), nor a known service, nor *"),
-        ('ports = "! !80"', "ports", "'!!80': a ! stands once, in front of what it excludes"),
-        ('hostnames = "a !"', "hostnames", "'!': a ! stands once, in front of what it excludes"),
+        ('ports = "x"', "ports", "'x': not a port, a range of ports (a-b), a known service, or *"),
+        ('ports = "! !80"', "ports", "'!!80': a ! must stand once, before the word that it excludes"),
+        ('hostnames = "a !"', "hostnames", "'!': a ! must stand once, before the word that it excludes"),
         ('service_name = {0 = "x"}', "service_name", "'0': a port must be between 1 and 65535"),
         ('service_name = {65536 = "x"}', "service_name", "'65536': a port must be between 1 and 65535"),
         ('service_name = {"80/tcp" = "x"}', "service_name", "'80/tcp': a port must be between 1 and 65535"),
@@ -90,15 +90,15 @@ def test_without_a_word_everything_private_is_shown_by_number_and_service() -> N
     ],
     ids=lambda value: repr(value[:40]),
 )  # fmt: skip
-def test_an_error_names_the_key_and_what_was_expected(text: str, key: str, said: str) -> None:
+def test_an_error_names_the_key_and_what_was_expected(text: str, key: str, error: str) -> None:
     with pytest.raises(SettingsError) as caught:
         read(text)
-    # what the settings find themselves has no dot before the key
+    # Errors of __post_init__() have a colon before the key and not a dot.
     path = str(caught.value).replace("network_viewer: ", "network_viewer.", 1)
-    assert path == f"e.toml: plugins.network_viewer.{key}: {said}"
+    assert path == f"e.toml: plugins.network_viewer.{key}: {error}"
 
 
-def test_a_port_that_the_user_has_named_can_be_selected_by_that_name() -> None:
+def test_a_port_can_be_selected_by_the_name_that_the_user_gave_it() -> None:
     made = setup(read('ports = "mine"\nservice_name = {70 = "mine", 1000 = "mine"}'))
     assert made.rodata["cfg_any_port"] == 0
     assert made.maps["network_ports"] == {
@@ -106,40 +106,40 @@ def test_a_port_that_the_user_has_named_can_be_selected_by_that_name() -> None:
     }
 
 
-def test_everything_takes_no_room_in_the_kernel() -> None:
+def test_selecting_everything_takes_no_elements_of_maps() -> None:
     made = setup(read('ips = "*"'))
     assert made.rodata == {"cfg_any_port": 1, "cfg_any_address": 1}
     assert (made.maps["network_ports"], made.maps["network_networks"]) == ({}, {})
 
 
-def test_the_selected_networks_are_told_as_prefixes_of_ipv6() -> None:
+def test_the_selected_networks_become_ipv6_prefixes() -> None:
     made = setup(read(""))
     assert made.rodata == {"cfg_any_port": 1, "cfg_any_address": 0}
     expected = [("10.0.0.0", 8), ("172.16.0.0", 12), ("192.168.0.0", 16), ("fc00::", 7)]
     assert made.maps["network_networks"] == {network(*each): b"\1" for each in expected}
 
 
-def test_nothing_is_selected_by_neither_map_nor_rodata() -> None:
+def test_selecting_nothing_leaves_maps_and_rodata_empty() -> None:
     made = setup(read('ips = "!*"\nports = "!*"'))
     assert made.rodata == {"cfg_any_port": 0, "cfg_any_address": 0}
     assert (made.maps["network_ports"], made.maps["network_networks"]) == ({}, {})
 
 
-def test_who_listens_already_is_told_as_the_kernel_keeps_it() -> None:
+def test_existing_listeners_are_put_into_the_map() -> None:
     assert setup(read("")).maps["network_listeners"] == {
         struct.pack("=IHH", NAMESPACE, port, protocol): b"\1" for port, protocol in ((443, TCP), (53, UDP))
     }
 
 
 @pytest.mark.parametrize(("dimensions", "shown"), [(2, 0), (3, 0), (4, 1), (5, 1), (500, 249), (10_000, 4999)])
-def test_a_chart_has_never_more_dimensions_than_the_maximum(dimensions: int, shown: int) -> None:
+def test_a_chart_never_has_more_dimensions_than_the_maximum(dimensions: int, shown: int) -> None:
     labels = setup(read(f"maximum_dimensions = {dimensions}")).labels
-    assert {stem: of.maximum for stem, of in labels.items()} == {"outbound": shown, "inbound": shown}
+    assert {stem: source.maximum for stem, source in labels.items()} == {"outbound": shown, "inbound": shown}
     assert 2 * (shown + 1) <= dimensions
 
 
 @pytest.mark.parametrize(("resolve", "expected"), [("true", "mine"), ("false", "443")])
-def test_ports_have_names_unless_they_shall_not(resolve: str, expected: str) -> None:
+def test_ports_have_names_unless_resolve_service_names_is_false(resolve: str, expected: str) -> None:
     labels = setup(read(f'resolve_service_names = {resolve}\nservice_name = {{443 = "mine"}}')).labels
     assert isinstance(labels["outbound"], Outbound)
     inbound = labels["inbound"]
@@ -149,15 +149,15 @@ def test_ports_have_names_unless_they_shall_not(resolve: str, expected: str) -> 
     assert inbound.names(rows) == [(expected, "TCP")]
 
 
-def test_names_of_hosts_that_are_selected_and_not_resolved_are_warned_of(caplog: pytest.LogCaptureFixture) -> None:
+def test_selecting_host_names_without_resolving_them_logs_a_warning(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING):
         setup(read(""))
         assert not caplog.text
         setup(read('hostnames = "*.example"'))
-    assert "plugins.network_viewer.hostnames chooses nothing as long as resolve_hostname_ips is false" in caplog.text
+    assert "plugins.network_viewer.hostnames has no effect while resolve_hostname_ips is false" in caplog.text
 
 
-def test_names_of_hosts_without_the_package_for_it_are_an_error_that_says_what_to_install(
+def test_resolving_host_names_without_aiodns_is_an_error_that_says_what_to_install(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     absent: Any = None

@@ -1,4 +1,4 @@
-"""Disks have the names that they have in /sys/block."""
+"""Disks are named as in /sys/block."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 from ebpfmon_block_io.disks import Disks
 
 
-def test_a_disk_is_called_as_in_sysfs_and_one_that_is_not_there_by_its_numbers(tmp_path: Path) -> None:
+def test_a_disk_has_its_name_in_sysfs_or_its_numbers(tmp_path: Path) -> None:
     (tmp_path / "259:0").symlink_to("../../devices/pci0000:00/nvme/nvme0/nvme0n1")
     (tmp_path / "104:16").symlink_to("../../devices/cciss!c0d1")
     disks = Disks(9, tmp_path)

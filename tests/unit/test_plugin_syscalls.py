@@ -1,4 +1,4 @@
-"""The names of system calls are those of this machine's kernel headers."""
+"""System calls have the names in this machine's kernel headers."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ ROW = np.dtype([("number", "u4"), ("compat", "u4"), ("error", "u4"), ("unused", 
 
 
 @pytest.mark.parametrize(("header", "compat", "known"), [("unistd_64.h", 0, 300), ("unistd_32.h", 1, 380)])
-def test_the_names_are_those_of_the_headers(header: str, compat: int, known: int) -> None:
+def test_names_match_the_headers(header: str, compat: int, known: int) -> None:
     if not (HEADERS / header).exists():
-        pytest.skip(f"no {header}: it is x86-64's")
-    wanted = {int(n): name for name, n in re.findall(r"#define __NR_(\w+) (\d+)", (HEADERS / header).read_text())}
+        pytest.skip(f"no {header}, which only x86-64 has")
+    in_header = {int(n): name for name, n in re.findall(r"#define __NR_(\w+) (\d+)", (HEADERS / header).read_text())}
     calls, suffix = Calls(1, "x86_64"), " (32-bit)" if compat else ""
-    named = {n: calls.name(n, compat) for n in wanted}
-    # calls that Linux has no more are left out of the table
+    named = {n: calls.name(n, compat) for n in in_header}
+    # The table leaves out calls that Linux no longer has.
     assert len([n for n, name in named.items() if not name.startswith("number")]) >= known
     assert {n: name for n, name in named.items() if not name.startswith("number")} == {
-        n: f"{wanted[n]}{suffix}" for n, name in named.items() if not name.startswith("number")
+        n: f"{in_header[n]}{suffix}" for n, name in named.items() if not name.startswith("number")
     }
 
 
@@ -49,6 +49,6 @@ def test_an_error_has_its_name_or_its_number() -> None:
     assert errors.values(rows) == [("openat", "ENOENT"), ("read", "ERESTARTSYS"), ("read", "error 4000")]
 
 
-def test_no_chart_has_more_dimensions_than_it_may() -> None:
+def test_no_chart_has_more_dimensions_than_the_maximum() -> None:
     labels = setup(SyscallsSettings(maximum_dimensions=260)).labels
     assert (labels["syscalls"].maximum, labels["syscall_errors"].maximum) == (10, 260)
