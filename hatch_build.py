@@ -1,4 +1,4 @@
-"""The wheel's build hook: compiles every `*.bpf.c` for every architecture, into its package."""
+"""The wheel's build hook, which compiles every `*.bpf.c` file for every architecture."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from typing import Any
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
 
-class CompileBpf(BuildHookInterface):  # type: ignore[type-arg]  # hatchling's own annotation is for its builders
-    """Runs `ebpfmon/kernel/compiler.py`, which needs nothing but clang and libbpf's headers."""
+class CompileBpf(BuildHookInterface):  # type: ignore[type-arg]  # hatchling annotates the parameter for its own builders only
+    """Compile with `ebpfmon/kernel/compiler.py`, which needs only clang and libbpf's headers."""
 
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:
         compiler = runpy.run_path(str(Path(self.root) / "ebpfmon" / "kernel" / "compiler.py"))

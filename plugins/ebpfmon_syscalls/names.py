@@ -61,7 +61,7 @@ X86_64 = (
         "rseq_slice_yield"
     )),
 )
-"""Runs of numbers that follow each other: the first number, and the names, x86_64."""
+"""Runs of consecutive numbers: the first number and the names, on x86_64."""
 I386 = (
     (0, (
         "restart_syscall exit fork read write open close waitpid creat link unlink execve chdir time mknod chmod "
@@ -173,7 +173,7 @@ I386 = (
         "getxattrat listxattrat removexattrat open_tree_attr file_getattr file_setattr listns rseq_slice_yield"
     )),
 )
-"""Runs of numbers that follow each other: the first number, and the names, i386."""
+"""Runs of consecutive numbers: the first number and the names, on i386."""
 ARM64 = (
     (0, (
         "io_setup io_destroy io_submit io_cancel io_getevents setxattr lsetxattr fsetxattr getxattr lgetxattr "
@@ -220,7 +220,7 @@ ARM64 = (
         "rseq_slice_yield"
     )),
 )
-"""Runs of numbers that follow each other: the first number, and the names, arm64."""
+"""Runs of consecutive numbers: the first number and the names, on arm64."""
 ARM = (
     (0, (
         "restart_syscall exit fork read write open close"
@@ -377,4 +377,4 @@ ARM = (
         "breakpoint cacheflush usr26 usr32 set_tls get_tls"
     )),
 )
-"""Runs of numbers that follow each other: the first number, and the names, arm."""
+"""Runs of consecutive numbers: the first number and the names, on arm."""
