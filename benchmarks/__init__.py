@@ -1,1 +1,1 @@
-"""What ebpfmon costs, measured: `make bench`. Each benchmark can be run alone: `python -m benchmarks NAME --quick`."""
+"""Benchmarks of what ebpfmon costs. Run them all with `make bench`, or one with `python -m benchmarks NAME --quick`."""

@@ -1,6 +1,6 @@
-"""A peer: counts system calls by process with BCC, as its own tools do, and writes them as a JSON line a second.
+"""A monitor to compare with: count system calls by process with BCC, and print a JSON line every second.
 
-Runs under the interpreter that has Debian's python3-bpfcc, so with nothing of ebpfmon's.
+It runs under Debian's Python, which has python3-bpfcc, and therefore uses nothing of ebpfmon.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ import json
 import sys
 import time
 
-from bcc import BPF  # type: ignore[import-not-found]  # Debian's, which is for its own Python
+from bcc import BPF  # type: ignore[import-not-found]  # Only Debian's Python has it.
 
 _PROGRAM = """
 #include <linux/ptrace.h>
@@ -25,11 +25,29 @@ RAW_TRACEPOINT_PROBE(sys_exit)
     return 0;
 }
 """
-_X86_64 = (0, 1, 2, 3, 17, 18, 19, 20, 87, 257, 263, 295, 296, 327, 328, 436, 437)  # what ebpfmon counts
+_X86_64 = (
+    0,
+    1,
+    2,
+    3,
+    17,
+    18,
+    19,
+    20,
+    87,
+    257,
+    263,
+    295,
+    296,
+    327,
+    328,
+    436,
+    437,
+)  # The system calls that ebpfmon counts.
 
 
 def main() -> None:
-    """Until it is stopped."""
+    """Count until the process is stopped."""
     cases = " ".join(f"case {n}:" for n in _X86_64)
     counts = BPF(text=_PROGRAM.replace("CASES", cases).replace("regs.NR", "regs.orig_ax"))["counts"]
     while True:

@@ -1,4 +1,7 @@
-"""Runs in an emulated machine whose nanoseconds are instructions: each step once, as JSON to a file."""
+"""The guest's part of the benchmark `instructions`: measure every step once, and write JSON to a file.
+
+It runs in an emulated machine whose clock advances one nanosecond per instruction.
+"""
 
 from __future__ import annotations
 
@@ -17,8 +20,8 @@ from ebpfmon.kernel.libbpf import Libbpf
 COUNT, BATCHES = 1000, 5
 
 
-class Counted(msgspec.Struct):
-    """Instructions that a read and a getppid(2) take while a step is attached."""
+class StepCount(msgspec.Struct):
+    """The instructions of a read(2) and a getppid(2) while a step is attached."""
 
     hook: str
     name: str
@@ -26,42 +29,43 @@ class Counted(msgspec.Struct):
     getppid: float
 
 
-class Found(msgspec.Struct):
-    """All steps of one kernel, and what cannot be attached there."""
+class GuestResult(msgspec.Struct):
+    """The instructions of all steps under one kernel."""
 
-    steps: list[Counted]
+    steps: list[StepCount]
     skipped: dict[str, str]
+    """The reason for each step that could not be attached."""
     transfers: dict[str, dict[str, float]] = {}
-    """What a send and a receive take, by step and by kind."""
+    """The instructions of a send and a receive, by step and by protocol."""
 
 
 def main() -> None:
-    """Every step, in turn."""
-    found, libbpf = Found([], {}), Libbpf()
+    """Measure every step."""
+    result, libbpf = GuestResult([], {}), Libbpf()
 
     def call(step: ladder.Step) -> None:
         with step.attach():
             read, getppid = (programs.nanoseconds(kind, COUNT, BATCHES) for kind in ("read", "getppid"))
-        found.steps.append(Counted(step.hook, step.name, read, getppid))
+        result.steps.append(StepCount(step.hook, step.name, read, getppid))
 
     def transfer(name: str, step: transfers.Step) -> None:
         step.measure(COUNT, BATCHES)
-        found.transfers[name] = {kind: took[0] for kind, took in step.took.items()}
+        result.transfers[name] = {kind: rounds[0] for kind, rounds in step.times_ns.items()}
 
-    def measure(what: str, take: Callable[[], None]) -> None:
-        print(what, flush=True)
+    def measure(name: str, run: Callable[[], None]) -> None:
+        print(name, flush=True)
         try:
-            take()
+            run()
         except Exception as error:
-            found.skipped[what] = str(error).rpartition(": ")[2]
-        # after each, so that a run that is cut short has found something
-        Path(sys.argv[1]).write_bytes(msgspec.json.encode(found))
+            result.skipped[name] = str(error).rpartition(": ")[2]
+        # Write after each step, so that a run that is cut short has a result.
+        Path(sys.argv[1]).write_bytes(msgspec.json.encode(result))
 
-    for step in (*ladder.find_steps(libbpf, found.skipped, trial=False), *netdata.steps(libbpf)):
+    for step in (*ladder.find_steps(libbpf, result.skipped, trial=False), *netdata.steps(libbpf)):
         measure(f"{step.hook}, {step.name}", partial(call, step))
-    viewers = {ladder.NOTHING: transfers.Step(ladder.NOTHING, ExitStack)}
-    for strategy in attach_methods.NAMES:
-        viewers |= {f"{strategy}: {viewer.name}": viewer for viewer in transfers.viewers(libbpf, strategy)}
+    viewers = {ladder.NO_PROGRAM: transfers.Step(ladder.NO_PROGRAM, ExitStack)}
+    for method in attach_methods.NAMES:
+        viewers |= {f"{method}: {viewer.name}": viewer for viewer in transfers.viewers(libbpf, method)}
     for name, viewer in viewers.items():
         measure(name, partial(transfer, name, viewer))
 

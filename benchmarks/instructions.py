@@ -1,4 +1,7 @@
-"""Instructions per call, under Debian's kernels in QEMU: the same figures in every run, on every machine."""
+"""Count the instructions per call under Debian's kernels in QEMU.
+
+The figures are the same in every run and on every machine.
+"""
 
 from __future__ import annotations
 
@@ -11,61 +14,63 @@ from pathlib import Path
 import msgspec
 
 from benchmarks import ladder, netdata, programs, transfers
-from benchmarks.guest import Counted, Found
-from benchmarks.result import OUT, Bar, Cell, Plot, Result, Table
+from benchmarks.guest import GuestResult, StepCount
+from benchmarks.result import OUT, Cell, Plot, Result, Table, Target
 from tests.vm import fetch, machine
 
 SERIES = ("6.1", "6.12", "7.2")
 METHOD = (
-    "Each kernel runs in QEMU, emulated (`-icount shift=0,sleep=off`, one CPU, mitigations off): a nanosecond of the "
-    "guest's is an instruction, so a figure is the same in every run. There every step of the ladder is attached, "
-    "while a program reads one byte of /dev/zero and calls getppid(2), and the network viewer, while it sends and "
-    "receives a byte. These are instructions, not time: what a locked instruction, a cache miss or a retpoline takes "
-    "is not in them. Netdata's own programs are compiled from its source; two of them are attached to vfs_read(), as "
-    "its plugin does, with apps enabled."
+    "Each kernel runs in QEMU with one emulated CPU and mitigations off. Its clock advances one nanosecond per "
+    "instruction (`-icount shift=0,sleep=off`), so the guest counts instructions by measuring time, and the "
+    "figures are the same in every run. Every step of the ladder is attached while a program reads one byte of "
+    "/dev/zero and calls getppid(2). The network viewer is attached by each attach method while a program sends "
+    "and receives a byte. Instructions are not time: the extra cost of a locked instruction, a cache miss or a "
+    "retpoline is not included. Netdata's programs are compiled from its source. Two of them are attached to "
+    "vfs_read(), as its plugin does with apps enabled."
 )
 _MINUTES = 20
 
 
 def run(quick: bool) -> Result:
-    """Every kernel (one, if `quick`), two machines at a time."""
-    found = Result(name="instructions", title="Instructions that counting a call takes", method=METHOD)
+    """Count under every kernel (only the first if `quick`), two machines at a time."""
+    result = Result(name="instructions", title="Instructions per counted call", method=METHOD)
     machine.require()
     ladder.compile_ladder()
     programs.build("calls")
-    if why := netdata.build():
-        found.skipped["Netdata's own programs"] = why
+    if reason := netdata.build():
+        result.skipped["Netdata's programs"] = reason
     kernels = SERIES[:1] if quick else SERIES
     stop = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):  # no machine outlives us
+    for number in (signal.SIGTERM, signal.SIGINT):  # Stop the machines before this process ends.
         signal.signal(number, lambda *_: stop.set())
     with ThreadPoolExecutor(2) as pool:
         futures = {series: pool.submit(_in_kernel, series, stop) for series in kernels}
-        counted = {series: future.result() for series, future in futures.items()}
+        guest_results = {series: future.result() for series, future in futures.items()}
     for series in kernels:
-        of_kernel = counted[series]
-        if isinstance(of_kernel, str):
-            found.skipped[series] = of_kernel
+        guest_result = guest_results[series]
+        if isinstance(guest_result, str):
+            result.skipped[series] = guest_result
         else:
-            found.tables += _tables(series, of_kernel)
-            found.skipped |= {f"{series}, {what}": why for what, why in of_kernel.skipped.items()}
-    of_6_1 = counted["6.1"]
+            result.tables += _tables(series, guest_result)
+            result.skipped |= {f"{series}, {name}": reason for name, reason in guest_result.skipped.items()}
+    of_6_1 = guest_results["6.1"]
     steps = [] if isinstance(of_6_1, str) else of_6_1.steps
-    over = _over(steps, "fexit", "process probe, entry")
-    found.bars.append(Bar("what a counted read(2) takes above nothing, trampoline, 6.1", over, 300, "instructions"))
-    found.plots.append(_plot({s: f.steps for s, f in counted.items() if not isinstance(f, str)}))
-    return found
+    value = _above(steps, "fexit", "process probe, entry")
+    name = "a counted read(2) by trampoline on Linux 6.1, above no program"
+    result.targets.append(Target(name, value, 300, "instructions"))
+    result.plots.append(_plot({s: g.steps for s, g in guest_results.items() if not isinstance(g, str)}))
+    return result
 
 
-def _in_kernel(series: str, stop: threading.Event) -> Found | str:
-    """What was counted under a kernel, or why nothing was."""
+def _in_kernel(series: str, stop: threading.Event) -> GuestResult | str:
+    """Run the guest's part under a kernel. Return its result, or the reason why there is none."""
     try:
         kernel = fetch.fetch(series)
     except fetch.MissingKernelError as error:
         return str(error)
     OUT.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="ebpfmon-bench-") as share, (OUT / f"guest-{series}.log").open("wb") as log:
-        path = Path(share) / "found.json"
+        path = Path(share) / "result.json"
         job = machine.Job(
             f".venv/bin/python -m benchmarks.guest {path}",
             Path(share),
@@ -74,46 +79,46 @@ def _in_kernel(series: str, stop: threading.Event) -> Found | str:
         )
         ended = machine.run(kernel, job, log, stop.is_set)
         if not path.exists():
-            return ended.problem or f"it failed ({ended.status}): see {log.name}"
-        return msgspec.json.decode(path.read_bytes(), type=Found)
+            return ended.problem or f"the guest's command failed ({ended.status}), see {log.name}"
+        return msgspec.json.decode(path.read_bytes(), type=GuestResult)
 
 
-def _tables(series: str, found: Found) -> list[Table]:
-    nothing = found.steps[0]
+def _tables(series: str, result: GuestResult) -> list[Table]:
+    no_program = result.steps[0]
     tables = []
     for hook, where in ladder.HOOKS.items():
-        here = [step for step in found.steps if step.hook == hook]
+        here = [step for step in result.steps if step.hook == hook]
         if not here:
             continue
         empty = here[0]
-        rows: list[tuple[Cell, ...]] = [(nothing.name, round(nothing.read), None, None, None)]
+        rows: list[tuple[Cell, ...]] = [(no_program.name, round(no_program.read), None, None, None)]
         rows += [
-            (s.name, round(s.read), round(s.read - nothing.read), round(s.read - empty.read),
-             round(s.getppid - nothing.getppid))
+            (s.name, round(s.read), round(s.read - no_program.read), round(s.read - empty.read),
+             round(s.getppid - no_program.getppid))
             for s in here
         ]  # fmt: skip
-        columns = ("step", "read", "above nothing", "above empty", "getppid above nothing")
+        columns = ("step", "read", "above no program", "above empty program", "getppid above no program")
         tables.append(Table(f"Linux {series}: {where}", columns, rows))
-    if found.transfers:
-        tables.append(transfers.table(f"Linux {series}: a send and a receive", found.transfers))
+    if result.transfers:
+        tables.append(transfers.table(f"Linux {series}: a send and a receive", result.transfers))
     return tables
 
 
-def _over(steps: list[Counted], hook: str, name: str) -> float | None:
+def _above(steps: list[StepCount], hook: str, name: str) -> float | None:
     reads = [step.read for step in steps if step.hook == hook and step.name == name]
     return round(reads[0] - steps[0].read) if reads else None
 
 
-def _plot(counted: dict[str, list[Counted]]) -> Plot:
-    """What people choose by: a counted read above nothing, ours and Netdata's."""
+def _plot(counts: dict[str, list[StepCount]]) -> Plot:
+    """Return the plot of a counted read, with ebpfmon's and with Netdata's programs."""
     names = {"fexit": "trampoline", "tp_btf": "tracepoint", "kretprobe": "kprobe"}
     series: dict[str, list[tuple[float | str, float]]] = {}
-    for kernel, steps in counted.items():
+    for kernel, steps in counts.items():
         bars: list[tuple[float | str, float]] = []
-        for whose, step in (("", "process probe, entry"), ("Netdata, ", netdata.name())):
+        for prefix, step in (("", "process probe, entry"), ("Netdata, ", netdata.name())):
             for hook, name in names.items():
-                over = _over(steps, hook, step)
-                if over is not None:
-                    bars.append((whose + name, over))
+                value = _above(steps, hook, step)
+                if value is not None:
+                    bars.append((prefix + name, value))
         series[f"Linux {kernel}"] = bars
-    return Plot("instructions", "A counted read(2), above nothing", "", "instructions", series, kind="bars")
+    return Plot("instructions", "Instructions that a program adds to read(2)", "", "instructions", series, kind="bars")

@@ -1,4 +1,7 @@
-"""The ladder: what a system call takes with nothing, an empty program, totals, a row, at every hook."""
+"""The ladder: measure a system call with programs that do ever more of what counting takes, at every hook.
+
+The differences between the steps show where the cost of a counted call comes from.
+"""
 
 from __future__ import annotations
 
@@ -9,8 +12,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from benchmarks import programs
-from benchmarks.result import OUT, ROOT, Bar, Cell, Plot, Result, Table
-from benchmarks.statistics import above, interleaved, significant, spread
+from benchmarks.result import OUT, ROOT, Cell, Plot, Result, Table, Target
+from benchmarks.statistics import difference, interleaved, significant, spread
 from ebpfmon import LoadMode, config
 from ebpfmon.daemon.probes import EnabledProbe, enabled_probes
 from ebpfmon.errors import KernelError
@@ -36,70 +39,77 @@ HOOKS = {
 }
 STEPS = {
     "empty": "an empty program",
-    "totals": "totals alone",
-    "row": "a row, looked up",
-    "cached": "a row, in the per-CPU cache",
-    "row_and_totals": "experiment: a row, looked up, and totals",
-    "named_map": "experiment: a row, the buffer's table named in the program",
-    "short_key": "experiment: ... and a key of 8 bytes",
-    "task_storage": "experiment: a row in the task's storage",
-    "last_row": "experiment: a row, its place remembered by the CPU",
-    "cached_plain": "experiment: cached, sums that are not atomic",
-    "cached_buffer_in_map": "experiment: cached, which buffer in a map",
-    "cached_and_totals": "experiment: cached, and totals",
+    "totals": "totals only",
+    "row": "row lookup",
+    "cached": "row in the per-CPU cache",
+    "row_and_totals": "experiment: row lookup, and totals",
+    "named_map": "experiment: row lookup, the buffer's map named in the program",
+    "short_key": "experiment: the same, and a key of 8 bytes",
+    "task_storage": "experiment: row in task storage",
+    "last_row": "experiment: row index remembered per CPU",
+    "cached_plain": "experiment: per-CPU cache, sums not atomic",
+    "cached_buffer_in_map": "experiment: per-CPU cache, buffer number in a map",
+    "cached_and_totals": "experiment: per-CPU cache, and totals",
 }
-_OF_HOOK = {"tp_btf": "tracepoint", "fexit": "trampoline", "kretprobe": "kprobe"}
-NOTHING = "nothing"
+_METHOD_OF_HOOK = {"tp_btf": "tracepoint", "fexit": "trampoline", "kretprobe": "kprobe"}
+NO_PROGRAM = "no program"
 METHOD = (
-    "A static program reads one byte of /dev/zero, which is counted, and calls getppid(2), which nobody counts. "
-    "Each step is attached, measured and taken away again, round after round, every other round backwards; in a round "
-    "one of its fastest batches counts. A step's figure is its fastest round, as whatever else runs, or slows the CPU "
-    "down, can only make one slower; 'in rounds' is the median of the distances in each round ± half the distance "
-    "between the quartiles: how quiet the machine was."
+    "A static program makes two system calls in loops: a read of one byte from /dev/zero, which ebpfmon counts, "
+    "and getppid(2), which it does not count. Each step attaches a program that does a little more of what "
+    "counting takes: no program, an empty one, one that only counts totals, and so on up to the complete probes. "
+    "'Above no program' is what a step adds to the call. 'Above empty program' leaves out what the kernel needs "
+    "to run any program at that hook, and is the cost of ebpfmon's own code. The steps take turns, in reverse "
+    "order every other round. The time of a round is the first decile of its short batches; a step's figure is "
+    "its fastest round, because disturbances only make rounds slower. '(rounds)' shows how quiet the machine was: "
+    "the median of the differences to the empty program in each round, ± half the interquartile range."
 )
 
 
 @dataclass(slots=True)
 class Step:
-    """Something that is attached while calls are made, and what they took, in ns, a round each."""
+    """A program or probe to attach, and the time of a counted and an uncounted call in each round."""
 
     hook: str
     name: str
     attach: Callable[[], AbstractContextManager[object]]
-    counted: list[float] = field(default_factory=list)
-    uncounted: list[float] = field(default_factory=list)
+    counted_ns: list[float] = field(default_factory=list)
+    uncounted_ns: list[float] = field(default_factory=list)
 
 
 def run(quick: bool) -> Result:
     """Measure every step at every hook that this kernel allows."""
-    found = Result(name="ladder", title="What counting a call costs in the kernel", method=METHOD)
-    # short batches: one of them is not disturbed
+    result = Result(name="ladder", title="Kernel cost of counting a call", method=METHOD)
+    # Short batches, so that at least one is not disturbed.
     rounds, count, batches = (3, 10_000, 15) if quick else (15, 10_000, 15)
-    steps = list(find_steps(Libbpf(), found.skipped))
+    steps = list(find_steps(Libbpf(), result.skipped))
     for _, step in interleaved(steps, rounds):
         with step.attach():
-            step.counted.append(programs.nanoseconds("read", count, batches))
-            step.uncounted.append(programs.nanoseconds("getppid", count, batches))
-    show(found, steps)
-    return found
+            step.counted_ns.append(programs.nanoseconds("read", count, batches))
+            step.uncounted_ns.append(programs.nanoseconds("getppid", count, batches))
+    add_tables(result, steps)
+    return result
 
 
 def find_steps(libbpf: Libbpf, skipped: dict[str, str], *, trial: bool = True) -> Iterator[Step]:
-    """All that can be attached here, 'nothing' first; what cannot is said in `skipped`. Without a `trial`: all."""
-    yield Step("", NOTHING, ExitStack)
+    """Yield the steps that can be attached on this machine, the one without a program first.
+
+    The reasons why others cannot go into `skipped`. Without `trial` nothing is attached to find out, and all are
+    yielded.
+    """
+    yield Step("", NO_PROGRAM, ExitStack)
     compiled = compile_ladder()
     for hook, where in HOOKS.items():
         for name in _programs(libbpf, compiled, hook):
-            step = Step(hook, STEPS[name], lambda p=f"{name}__{hook}": attached(libbpf, compiled, p))  # type: ignore[misc]
-            if why := trial and _why_not(step):
-                skipped[where if name == "empty" else f"{where}, {step.name}"] = why
+            step = Step(hook, STEPS[name], lambda p=f"{name}__{hook}": attach_program(libbpf, compiled, p))  # type: ignore[misc]
+            if reason := trial and _skip_reason(step):
+                skipped[where if name == "empty" else f"{where}, {step.name}"] = reason
                 if name == "empty":
                     break
             else:
                 yield step
         else:
-            if hook in _OF_HOOK:
-                yield from _whole_probes(libbpf, hook, _OF_HOOK[hook])
+            if hook in _METHOD_OF_HOOK:
+                yield from _whole_probes(libbpf, hook, _METHOD_OF_HOOK[hook])
 
 
 def _programs(libbpf: Libbpf, compiled: Path, hook: str) -> list[str]:
@@ -109,38 +119,41 @@ def _programs(libbpf: Libbpf, compiled: Path, hook: str) -> list[str]:
 
 def _whole_probes(libbpf: Libbpf, hook: str, method: str) -> Iterator[Step]:
     probe = registry.discover().probes["process"]
-    ways = {
-        "process probe, totals alone": LoadOptions(attach_method=method, rows=False),
+    variants = {
+        "process probe, totals only": LoadOptions(attach_method=method, rows=False),
         "process probe, entry": LoadOptions(attach_method=method),
         "process probe, return": LoadOptions(attach_method=method, mode=LoadMode.RETURN),
     }
-    for name, options in ways.items():
+    for name, options in variants.items():
         yield Step(hook, name, lambda o=options: attach.load(probe, libbpf, features.detect(), o))  # type: ignore[misc]
-    yield Step(hook, "all of ebpfmon, entry", lambda: everything(libbpf, method))
+    yield Step(hook, "all default probes, entry", lambda: all_probes(libbpf, method))
 
 
 @contextmanager
-def everything(libbpf: Libbpf, method: str | None) -> Iterator[None]:
-    """Attach every probe that is on by default, and `execs`. A probe that lacks this attach method takes another."""
+def all_probes(libbpf: Libbpf, method: str | None) -> Iterator[None]:
+    """Attach every probe that is enabled by default, and `execs`, by one attach method or by the best.
+
+    A probe that does not support the method uses the best one.
+    """
     with ExitStack() as stack:
-        for probe, options in by_default():
+        for probe, options in default_probes():
             try:
                 loaded = attach.load(probe, libbpf, features.detect(), replace(options, attach_method=method))
-            except KernelError:  # which has closed its set-up
+            except KernelError:  # The failed load has closed the probe's set-up.
                 again = replace(options, setup=probe.setup(probe.settings()))
                 loaded = attach.load(probe, libbpf, features.detect(), again)
             stack.enter_context(loaded)
         yield
 
 
-def by_default() -> Iterator[EnabledProbe]:
-    """What the daemon loads with its default settings."""
-    found = registry.discover()
-    return enabled_probes(config.check({}, "", found), found)
+def default_probes() -> Iterator[EnabledProbe]:
+    """Yield the probes that the daemon loads with its default settings, with their options."""
+    plugins = registry.discover()
+    return enabled_probes(config.check({}, "", plugins), plugins)
 
 
 def compile_ladder() -> Path:
-    """The compiled ladder, for this machine."""
+    """Compile the ladder for this machine if its source has changed, and return the object's path."""
     machine = features.detect().machine
     out = OUT / "bpf" / machine / "ladder.bpf.o"
     newest = max(path.stat().st_mtime for path in (*SOURCE.parent.iterdir(), *(ROOT / "bpf").glob("*.h")))
@@ -150,10 +163,10 @@ def compile_ladder() -> Path:
 
 
 @contextmanager
-def attached(libbpf: Libbpf, compiled: Path, program: str) -> Iterator[BpfObject]:
-    """One program of the ladder, attached."""
-    of_returns = kretprobes(libbpf) if "kretprobe" in program else None
-    with BpfObject(libbpf, compiled, of_returns) as obj:
+def attach_program(libbpf: Libbpf, compiled: Path, program: str) -> Iterator[BpfObject]:
+    """Attach one program of the ladder."""
+    own_kretprobes = kretprobes(libbpf) if "kretprobe" in program else None
+    with BpfObject(libbpf, compiled, own_kretprobes) as obj:
         data, settings = obj.rodata(), Btf(obj.btf()).variables(".rodata")
         for setting in ("cfg_rows", "cfg_cache"):
             offset, size = settings[setting]
@@ -164,13 +177,13 @@ def attached(libbpf: Libbpf, compiled: Path, program: str) -> Iterator[BpfObject
 
 
 def kretprobes(libbpf: Libbpf) -> Kretprobes | None:
-    """As the loader makes them: None where the kernel itself has room for all."""
+    """Return kretprobes as the loader creates them, or None if the kernel's own never run out of instances."""
     look = features.detect()
     with open_symbols(libbpf) as symbols:
         return None if Kernel.of(symbols, look).unlimited_kretprobes else Kretprobes(libbpf, look.tracefs or "")
 
 
-def _why_not(step: Step) -> str:
+def _skip_reason(step: Step) -> str:
     try:
         with step.attach():
             return ""
@@ -178,63 +191,75 @@ def _why_not(step: Step) -> str:
         return str(error).rpartition(": ")[2]
 
 
-def show(found: Result, steps: list[Step]) -> None:
-    """Tables, plot and bars out of all steps."""
-    nothing = steps[0]
-    bars: dict[str, list[tuple[float | str, float]]] = {"a counted call": [], "a call nobody counts": []}
+def add_tables(result: Result, steps: list[Step]) -> None:
+    """Add the tables, the plot and the targets of all steps to the result."""
+    no_program = steps[0]
+    bars: dict[str, list[tuple[float | str, float]]] = {"a counted call": [], "an uncounted call": []}
     for hook, where in HOOKS.items():
-        here = [nothing, *(step for step in steps if step.hook == hook)]
+        here = [no_program, *(step for step in steps if step.hook == hook)]
         if len(here) == 1:
             continue
         empty = here[1]
         rows: list[tuple[Cell, ...]] = []
         for step in here:
-            read = _ns(min(step.counted))
-            if step is nothing:
-                rows.append((step.name, read, None, None, f"± {spread(step.counted).spread:.0f}", None))
+            read = _ns(min(step.counted_ns))
+            if step is no_program:
+                rows.append((step.name, read, None, None, f"± {spread(step.counted_ns).spread:.0f}", None))
                 continue
-            cost, other = _over(step.counted, nothing.counted), _over(step.uncounted, nothing.uncounted)
-            over_empty = _over(step.counted, empty.counted)
-            rows.append((step.name, read, cost, over_empty, _in_rounds(step.counted, empty.counted), other))
+            cost, uncounted_cost = (
+                _above(step.counted_ns, no_program.counted_ns),
+                _above(step.uncounted_ns, no_program.uncounted_ns),
+            )
+            above_empty = _above(step.counted_ns, empty.counted_ns)
+            rows.append(
+                (step.name, read, cost, above_empty, _rounds(step.counted_ns, empty.counted_ns), uncounted_cost)
+            )
             if not step.name.startswith("experiment") and hook == _best(steps):
                 bars["a counted call"].append((step.name, cost))
-                bars["a call nobody counts"].append((step.name, other))
-        columns = ("step", "read, ns", "above nothing", "above empty", "(in rounds)", "getppid above nothing")
-        found.tables.append(Table(where, columns, rows))
+                bars["an uncounted call"].append((step.name, uncounted_cost))
+        columns = (
+            "step",
+            "read, ns",
+            "above no program",
+            "above empty program",
+            "(rounds)",
+            "getppid above no program",
+        )
+        result.tables.append(Table(where, columns, rows))
     best = _best(steps)
     if best:
-        found.plots.append(Plot("ladder", f"Cost of a call, {HOOKS[best]}", "", "ns", bars, kind="bars"))
-        _hold(found, [step for step in steps if step.hook in ("", best)])
+        result.plots.append(Plot("ladder", f"Cost of a call, {HOOKS[best]}", "", "ns", bars, kind="bars"))
+        _add_targets(result, [step for step in steps if step.hook in ("", best)])
 
 
 def _best(steps: list[Step]) -> str:
-    """The hook of the way that ebpfmon takes where it has the choice."""
+    """Return the hook of the best attach method that could be measured, as ebpfmon would choose it."""
     return next((hook for hook in ("fexit", "tp_btf", "kretprobe") if any(s.hook == hook for s in steps)), "")
 
 
-def _hold(found: Result, steps: list[Step]) -> None:
-    of = {step.name: step for step in steps}
-    nothing, empty, entry = of[NOTHING], of[STEPS["empty"]], of["process probe, entry"]
+def _add_targets(result: Result, steps: list[Step]) -> None:
+    by_name = {step.name: step for step in steps}
+    no_program, empty, entry = by_name[NO_PROGRAM], by_name[STEPS["empty"]], by_name["process probe, entry"]
     pairs = {
-        "kernel cost of a counted call, above an empty program at the same hook": (entry.counted, empty.counted, 40),
-        "what calls that nobody counts lose": (entry.uncounted, nothing.uncounted, 20),
-        "... of that above an empty program": (entry.uncounted, empty.uncounted, 20),
+        "a counted call, above an empty program at the same hook": (entry.counted_ns, empty.counted_ns, 40),
+        "an uncounted call, above no program": (entry.uncounted_ns, no_program.uncounted_ns, 20),
+        "an uncounted call, above an empty program": (entry.uncounted_ns, empty.uncounted_ns, 20),
     }
-    for what, (samples, base, bar) in pairs.items():
-        value = _over(samples, base)
+    for name, (samples, base, limit_ns) in pairs.items():
+        value = _above(samples, base)
         if -spread(base).spread < value < 0:
-            value = 0.0  # one below the other by less than the noise
-        found.bars.append(Bar(what, value, bar, "ns", in_rounds=_in_rounds(samples, base)))
+            value = 0.0  # Negative by less than the noise, so there is no difference.
+        result.targets.append(Target(name, value, limit_ns, "ns", rounds=_rounds(samples, base)))
 
 
-def _over(samples: list[float], base: list[float]) -> float:
-    """By how much the fastest round is above the base's."""
+def _above(samples: list[float], base: list[float]) -> float:
+    """Return the difference between the fastest rounds of both."""
     return _ns(min(samples) - min(base))
 
 
-def _in_rounds(samples: list[float], base: list[float]) -> str:
-    median, around = above(samples, base)
-    return f"{median:.0f} ± {around:.0f}"
+def _rounds(samples: list[float], base: list[float]) -> str:
+    median, deviation = difference(samples, base)
+    return f"{median:.0f} ± {deviation:.0f}"
 
 
 def _ns(value: float) -> float:

@@ -1,4 +1,4 @@
-"""Netdata's own programs, built from their source: what its eBPF collector runs at each vfs_read()."""
+"""Build the BPF programs that Netdata's eBPF collector attaches to vfs_read(), and attach them for comparison."""
 
 from __future__ import annotations
 
@@ -18,25 +18,25 @@ from ebpfmon.kernel.libbpf import Libbpf
 REPOSITORY, VERSION = "https://github.com/netdata/ebpf-co-re", "v1.7.0.1"
 _CHECKOUT = OUT / "ebpf-co-re"
 _OBJECT = OUT / "bpf" / f"netdata-vfs-{VERSION}.bpf.o"
-# the plugin attaches both of a function's programs, in its mode `entry` too
+# Netdata's plugin attaches both programs of a function, even in its mode `entry`.
 _PROGRAMS = {
     "fexit": ("netdata_vfs_read_fentry", "netdata_vfs_read_fexit"),
     "kretprobe": ("netdata_vfs_read_kprobe", "netdata_vfs_read_kretprobe"),
 }
-# as its settings call it, `collect pid`: the first is its default
+# The values of Netdata's setting `collect pid`. The first is its default.
 _COLLECT_PID = {"real parent": 0, "all": 2}
-_APPS_ENABLED, _APPS_LEVEL = 0, 1  # elements of the map vfs_ctrl
+_APPS_ENABLED, _APPS_LEVEL = 0, 1  # The elements of the map vfs_ctrl.
 
 
 def build() -> str:
-    """Get the source and compile it. Returns why that is not possible, or nothing."""
+    """Download and compile the source. Return the reason if that fails, otherwise an empty string."""
     if _OBJECT.exists():
         return ""
     includes = (_CHECKOUT / "includes", _CHECKOUT / "kernel-collector" / "includes", "/usr/include/bpf")
     flags = ("-g", "-O2", "-target", "bpf", "-D__TARGET_ARCH_x86", *(f"-I{path}" for path in includes))
     commands: tuple[tuple[str | Path, ...], ...] = (
         ("git", "clone", "--quiet", "--depth", "1", "--branch", VERSION, REPOSITORY, _CHECKOUT),
-        # its other submodule is libbpf, of which the system's will do
+        # The other submodule is libbpf, and the system's libbpf is good enough.
         ("git", "-C", _CHECKOUT, "submodule", "--quiet", "update", "--init", "--depth", "1", "kernel-collector"),
         ("clang", *flags, "-c", _CHECKOUT / "src" / "vfs.bpf.c", "-o", _OBJECT),
     )
@@ -48,12 +48,12 @@ def build() -> str:
         except FileNotFoundError:
             return f"{command[0]} is not installed"
         if done.returncode:
-            return f"{command[0]}: {(done.stderr.strip().splitlines() or ['it failed'])[-1]}"
+            return f"{command[0]}: {(done.stderr.strip().splitlines() or ['no error message'])[-1]}"
     return ""
 
 
 def steps(libbpf: Libbpf) -> Iterator[Step]:
-    """What has been built, where ebpfmon's own are attached."""
+    """Yield a step for each attach method and each value of `collect pid`, if the programs have been built."""
     if not _OBJECT.exists():
         return
     for hook, programs in _PROGRAMS.items():
@@ -62,13 +62,13 @@ def steps(libbpf: Libbpf) -> Iterator[Step]:
 
 
 def name(collect_pid: str = "real parent") -> str:
-    """What a step is called."""
-    return f"Netdata's own programs, {VERSION}, {collect_pid}"
+    """Return the name of a step."""
+    return f"Netdata {VERSION}, collect pid = {collect_pid}"
 
 
 @contextmanager
 def _attached(libbpf: Libbpf, programs: tuple[str, ...], level: int) -> Iterator[None]:
-    """Both programs of a function, with apps enabled."""
+    """Attach both programs of a function, with Netdata's apps integration enabled."""
     with BpfObject(libbpf, _OBJECT, ladder.kretprobes(libbpf)) as obj:
         obj.load(programs)
         elements = {_APPS_ENABLED: 1, _APPS_LEVEL: level}

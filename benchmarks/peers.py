@@ -1,69 +1,74 @@
-"""What else one could take: side by side, over idle processes."""
+"""Compare ebpfmon with other monitors, over idle processes."""
 
 from __future__ import annotations
 
 from benchmarks import programs
-from benchmarks.compare import Costs, in_turn, ratio, ratios
-from benchmarks.monitors import APPS_PLUGIN, Peer, all_of_them
-from benchmarks.result import Bar, Cell, Plot, Result, Table
+from benchmarks.compare import Costs, measure_in_turn, ratio, ratios
+from benchmarks.measure import load
+from benchmarks.monitors import APPS_PLUGIN, Peer, all_peers
+from benchmarks.result import Cell, Plot, Result, Table, Target
 from benchmarks.statistics import significant
-from benchmarks.watch import load
 
 METHOD = (
-    "They run in turn over so many idle processes, once a second, each as its own defaults have it; what it writes is "
-    "read at once, and who must be asked is asked once a second. CPU time is that of its process and of the "
-    "children that it has waited for, its start left out, scaled to 30 s (a core has 30 s), of the median round. "
-    'What the programs of those that use eBPF cost the others is in "What it costs the others".'
+    "The monitors run in turn over idle processes, once a second, each with its default settings. The output of a "
+    "monitor is read at once; one that only answers requests gets one every second. CPU time is that of its "
+    "process and of the children that it has waited for, without its start, scaled to 30 s (one core has 30 s), "
+    'in the median round. What the BPF programs of the monitors that use eBPF cost other programs is in "Slowdown '
+    'of other programs".'
 )
 _OURS = "ebpfmon"
-_BARS = {1_000: 1 / 10, 5_000: 1 / 40}
+_LIMITS = {1_000: 1 / 10, 5_000: 1 / 40}
 
 
 def run(quick: bool) -> Result:
-    """Every peer over every number of processes; those that there is a bar for round after round."""
-    found = Result(name="peers", title="Side by side", method=METHOD)
-    counts = (100,) if quick else tuple(_BARS)
+    """Measure every monitor with every number of processes. Those with a target are measured in several rounds."""
+    result = Result(name="peers", title="Comparison with other monitors", method=METHOD)
+    counts = (100,) if quick else tuple(_LIMITS)
     costs: dict[int, dict[str, Costs]] = {}
-    peers = all_of_them()
-    found.skipped |= {peer.name: peer.skip_reason for peer in peers if peer.skip_reason}
-    held = [peer for peer in peers if peer.name in (_OURS, APPS_PLUGIN)]
+    peers = all_peers()
+    result.skipped |= {peer.name: peer.skip_reason for peer in peers if peer.skip_reason}
+    with_targets = [peer for peer in peers if peer.name in (_OURS, APPS_PLUGIN)]
     for count in counts:
-        skipped = dict(found.skipped)
+        skipped = dict(result.skipped)
         with load(programs.build("processes"), "idle", str(count)):
-            of_count = in_turn(held, *((1, 3.0) if quick else (3, 5.0)), skipped)
-            of_count |= in_turn([peer for peer in peers if peer not in held], 1, 3.0 if quick else 4.0, skipped)
-        costs[count] = of_count
-        found.skipped |= {f"{name}, {count:,} processes": why for name, why in skipped.items() - found.skipped.items()}
-    found.tables.append(_table(peers, costs))
+            by_monitor = measure_in_turn(with_targets, *((1, 3.0) if quick else (3, 5.0)), skipped)
+            by_monitor |= measure_in_turn(
+                [peer for peer in peers if peer not in with_targets], 1, 3.0 if quick else 4.0, skipped
+            )
+        costs[count] = by_monitor
+        result.skipped |= {
+            f"{name}, {count:,} processes": reason for name, reason in skipped.items() - result.skipped.items()
+        }
+    result.tables.append(_table(peers, costs))
     series: dict[str, list[tuple[float | str, float]]] = {
-        f"{count:,} idle processes": [(peer.name, of_count[peer.name].typical.per_30_s) for peer in peers
-                                      if peer.name in of_count]
-        for count, of_count in costs.items()
+        f"{count:,} idle processes": [(peer.name, by_monitor[peer.name].typical.per_30_s) for peer in peers
+                                      if peer.name in by_monitor]
+        for count, by_monitor in costs.items()
     }  # fmt: skip
-    found.plots.append(
+    result.plots.append(
         Plot("peers", "CPU time of each monitor (less is better)", "", "CPU s per 30 s", series, "bars", "y")
     )
-    found.bars += [_bar(costs.get(count, {}), count, bar) for count, bar in _BARS.items()]
-    return found
+    result.targets += [_target(costs.get(count, {}), count, limit) for count, limit in _LIMITS.items()]
+    return result
 
 
 def _table(peers: list[Peer], costs: dict[int, dict[str, Costs]]) -> Table:
     rows: list[tuple[Cell, ...]] = []
     for peer in peers:
-        for count, of_count in costs.items():
-            if peer.name in of_count:
-                of_peer = of_count[peer.name]
+        for count, by_monitor in costs.items():
+            if peer.name in by_monitor:
+                peer_costs = by_monitor[peer.name]
                 rows.append((
-                    peer.name, count, significant(of_peer.typical.per_30_s), of_peer.between,
-                    round(of_peer.typical.rss_mb, 1), round(of_peer.typical.pss_mb, 1), peer.sees,
+                    peer.name, count, significant(peer_costs.typical.per_30_s), peer_costs.range,
+                    round(peer_costs.typical.rss_mb, 1), round(peer_costs.typical.pss_mb, 1), peer.reports,
                 ))  # fmt: skip
-    columns = ("monitor", "idle processes", "CPU s per 30 s", "in rounds", "RSS, MB", "PSS, MB", "sees")
+    columns = ("monitor", "idle processes", "CPU s per 30 s", "over the rounds", "RSS, MB", "PSS, MB", "reports")
     return Table("CPU time and memory", columns, rows)
 
 
-def _bar(costs: dict[str, Costs], count: int, bar: float) -> Bar:
-    what = f"CPU with {count:,} idle processes, against apps.plugin"
+def _target(costs: dict[str, Costs], count: int, limit: float) -> Target:
+    name = f"CPU time with {count:,} idle processes, relative to apps.plugin"
     if not {_OURS, APPS_PLUGIN} <= costs.keys():
-        return Bar(what, None, bar)
+        return Target(name, None, limit)
     ours, theirs = costs[_OURS], costs[APPS_PLUGIN]
-    return Bar(what, round(ratio(ours, theirs), 4), bar, in_rounds=ratios(ours, theirs))
+    return Target(name, round(ratio(ours, theirs), 4), limit, rounds=ratios(ours, theirs))

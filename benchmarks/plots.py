@@ -1,4 +1,4 @@
-"""Plots as SVG, the same bytes for the same numbers. Needs matplotlib (pip install 'ebpfmon[bench]')."""
+"""Draw plots as SVG, with the same bytes for the same numbers. Needs matplotlib (pip install 'ebpfmon[bench]')."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ _COLOURS = (
     "#1f6f8b", "#e07a2f", "#5b8c3e", "#8a4f9e", "#c0392b", "#7f8c8d", "#d4a017", "#2c3e50", "#d98cb3", "#17a589",
 )  # fmt: skip
 _STYLE: Any = {
-    "svg.hashsalt": "ebpfmon",  # or ids are random
-    "svg.fonttype": "none",  # text stays text: small, and can be searched
+    "svg.hashsalt": "ebpfmon",  # Without a fixed salt, ids are random.
+    "svg.fonttype": "none",  # Keep text as text, which is small and can be searched.
     "font.family": "sans-serif",
     "font.size": 9,
     "axes.spines.top": False,
@@ -31,12 +31,12 @@ _STYLE: Any = {
 
 
 def svg(plot: Plot) -> bytes:
-    """The plot as an SVG document."""
-    return drawn(plot, "svg", metadata={"Date": None, "Creator": None})
+    """Return a plot as an SVG document."""
+    return draw(plot, "svg", metadata={"Date": None, "Creator": None})
 
 
-def drawn(plot: Plot, form: str, **more: Any) -> bytes:
-    """The plot in a form that matplotlib knows."""
+def draw(plot: Plot, image_format: str, **options: Any) -> bytes:
+    """Return a plot in one of matplotlib's image formats."""
     with mpl.rc_context(_STYLE):
         bars = sum(map(len, plot.series.values())) if plot.kind == "bars" else 0
         figure = Figure(figsize=(7.2, max(3.6, 1.5 + 0.14 * bars)), layout="constrained")
@@ -49,7 +49,7 @@ def drawn(plot: Plot, form: str, **more: Any) -> bytes:
         if len(plot.series) > 1:
             figure.legend(loc="outside lower left", ncols=3, frameon=False)
         out = BytesIO()
-        figure.savefig(out, format=form, **more)
+        figure.savefig(out, format=image_format, **options)
     return out.getvalue()
 
 
@@ -66,13 +66,13 @@ def _lines(axes: Axes, plot: Plot) -> None:
     else:
         axes.set_ylim(bottom=0)
     for axis in (axes.xaxis, axes.yaxis):
-        axis.set_major_formatter(FuncFormatter(_as_people_read))
+        axis.set_major_formatter(FuncFormatter(_format_tick))
     axes.set_xlabel(plot.x)
     axes.set_ylabel(plot.y)
 
 
 def _bars(axes: Axes, plot: Plot) -> None:
-    """Names on the left, as they are long; the first on top. Each bar has its number beside it."""
+    """Draw horizontal bars, which leave room for long names, from top to bottom, with their numbers beside them."""
     names = list(dict.fromkeys(str(x) for points in plot.series.values() for x, _ in points))
     height = 0.8 / max(len(plot.series), 1)
     for n, ((label, points), colour) in enumerate(zip(plot.series.items(), cycle(_COLOURS), strict=False)):
@@ -87,9 +87,9 @@ def _bars(axes: Axes, plot: Plot) -> None:
         axes.set_xscale("log")
     else:
         axes.axvline(0, color="black", linewidth=0.8)
-    axes.xaxis.set_major_formatter(FuncFormatter(_as_people_read))
+    axes.xaxis.set_major_formatter(FuncFormatter(_format_tick))
     axes.set_xlabel(plot.y)
 
 
-def _as_people_read(value: float, _: int | None = None) -> str:
+def _format_tick(value: float, _: int | None = None) -> str:
     return f"{value:,g}"

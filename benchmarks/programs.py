@@ -1,4 +1,4 @@
-"""The suite's own C: built when it is needed, into build/bench/."""
+"""Build and run the benchmarks' own C programs, in build/bench/bin/."""
 
 from __future__ import annotations
 
@@ -11,8 +11,10 @@ HERE = Path(__file__).parent / "c"
 
 
 def build(name: str) -> str:
-    """The path of a program, compiled from benchmarks/c/NAME.c where that has changed. It is linked statically: so no
-    dynamic linker reads anything, and every call is one that was asked for."""
+    """Compile benchmarks/c/NAME.c if it has changed, and return the path of the program.
+
+    It is linked statically, because a dynamic linker would make system calls of its own.
+    """
     source, program = HERE / f"{name}.c", OUT / "bin" / name
     if not program.exists() or program.stat().st_mtime < source.stat().st_mtime:
         program.parent.mkdir(parents=True, exist_ok=True)
@@ -21,6 +23,6 @@ def build(name: str) -> str:
 
 
 def nanoseconds(kind: str, count: int, batches: int = 9) -> float:
-    """What one system call of a kind takes, in one of the fastest of some batches."""
+    """Return the CPU nanoseconds of one system call of a kind, from the first decile of a number of batches."""
     command = [build("calls"), kind, str(count), str(batches)]
     return float(subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()[0])

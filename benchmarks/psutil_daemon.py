@@ -1,9 +1,9 @@
-"""The baseline: what psutil can tell of every process, once a second, as ebpfmon's JSON lines of the change.
+"""The daemon made with psutil: print the changes of every process once a second, as JSON lines like ebpfmon's.
 
-Written as well as psutil allows: one loop over process_iter(), which keeps its objects and reads each file of /proc
-once (`oneshot`); ticks on whole seconds, without drift; deltas by process and start, so that a pid that is used again
-is another process; one that is new has all that it did so far as its delta. JSON is encoded with msgspec, as
-ebpfmon's is.
+It is as good as psutil allows. One loop over process_iter() keeps the process objects and reads each file in /proc once
+(`oneshot`). It ticks on whole seconds, without drift. Deltas are kept by process id and start time, so a reused process
+id is a new process, and the first delta of a new process is everything that it has done so far. msgspec encodes the
+JSON, as in ebpfmon.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ COUNTERS = ("read_count", "write_count", "read_chars", "write_chars")
 
 
 def main() -> None:
-    """Until the reader goes away."""
+    """Run until the reader of the output goes away."""
     parser = argparse.ArgumentParser(prog="psutil_daemon")
-    parser.add_argument("--interval", type=int, default=1, help="seconds")
-    parser.add_argument("--connections", action="store_true", help="count each process's TCP and UDP sockets, too")
-    given = parser.parse_args()
-    daemon, last = Daemon(given.connections), time.time()
+    parser.add_argument("--interval", type=int, default=1, help="seconds between lines (default: 1)")
+    parser.add_argument("--connections", action="store_true", help="also count the TCP and UDP sockets of each process")
+    arguments = parser.parse_args()
+    daemon, last = Daemon(arguments.connections), time.time()
     while True:
-        due = (math.floor(time.time() / given.interval) + 1) * given.interval
+        due = (math.floor(time.time() / arguments.interval) + 1) * arguments.interval
         time.sleep(max(0.0, due - time.time()))
         now = time.time()
         line = msgspec.json.encode(daemon.tick(now, now - last)) + b"\n"
@@ -43,7 +43,7 @@ def main() -> None:
 
 
 class Daemon:
-    """Keeps what was seen of each process."""
+    """The counters of all processes at the last tick, and their totals."""
 
     def __init__(self, connections: bool) -> None:
         self._connections = connections
@@ -53,14 +53,14 @@ class Daemon:
         self._started = time.time()
 
     def tick(self, now: float, elapsed_s: float) -> dict[str, Any]:
-        """What has changed since the last one."""
+        """Return what has changed since the last tick."""
         sockets = self._sockets() if self._connections else {}
         seen: dict[tuple[int, float], tuple[int, ...]] = {}
         changed = []
         sums = dict.fromkeys(COUNTERS, 0)
         for info in self._processes():
             key, io = (info["pid"], info["create_time"]), info["io_counters"]
-            if io is None:  # not ours to read, or gone
+            if io is None:  # No permission, or the process has ended.
                 continue
             counters = seen[key] = tuple(getattr(io, name) for name in COUNTERS)
             before = self._before.get(key)
@@ -71,8 +71,8 @@ class Daemon:
             delta = {name: c - b for name, c, b in zip(COUNTERS, counters, before, strict=True)}
             for name in COUNTERS:
                 sums[name] += delta[name]
-            one = {"pid": info["pid"], "name": info["name"], "threads": info["num_threads"], "fds": info["num_fds"]}
-            changed.append({**one, "sockets": sockets.get(info["pid"], 0), **delta})
+            process = {"pid": info["pid"], "name": info["name"], "threads": info["num_threads"], "fds": info["num_fds"]}
+            changed.append({**process, "sockets": sockets.get(info["pid"], 0), **delta})
         self._before = seen
         for name in COUNTERS:
             self._totals[name] += sums[name]

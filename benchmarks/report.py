@@ -1,4 +1,4 @@
-"""`make bench-report`: REPORT.md and its plots, out of the JSON that the benchmarks wrote."""
+"""Write REPORT.md and its plots from the stored results: `make bench-report`."""
 
 from __future__ import annotations
 
@@ -9,60 +9,66 @@ from benchmarks import render
 from benchmarks.result import OUT, Machine, Plot, Result, load
 
 HERE = Path(__file__).parent
-ORDER = ("ladder", "transfers", "instructions", "start", "seen", "baseline", "peers", "workloads", "scale")
+ORDER = ("ladder", "transfers", "instructions", "start", "short_lived", "baseline", "peers", "workloads", "scale")
 EXPERIMENTS = HERE / "experiments.md"
-"""What was tried to make it cheaper, by hand: what a measurement alone does not tell."""
+"""The handwritten end of the report, about changes that were tried to make ebpfmon cheaper."""
 _HEAD = """# What ebpfmon costs
 
-Written by `make bench-report` from what `make bench` (and `make bench-instructions`) measured, good or bad. Each
-benchmark can be run again alone, with `make bench ARGS=NAME`.
+`make bench-report` wrote this page from the results of `make bench` and `make bench-instructions`. To run one
+benchmark again, use `make bench ARGS=NAME`.
 
-- Everything that is compared was measured on the same machine in the same run, and ratios are what counts: another
-  machine has other figures.
-- What is compared takes turns, round after round, so that a noisy moment hits all alike; a figure is the median
-  round's (or, of many short ones, the first quartile's). How far the rounds went is shown beside it, as "lowest to
-  highest" or as "median ± half the distance between the quartiles"; where it is not, there was one round.
-- An empty cell: there is no such number, or it was not measured; the reason is below the table.
+- Everything that is compared was measured on the same machine in the same run. Look at the ratios, because the absolute
+  figures differ from machine to machine.
+- Whatever is compared takes turns, round after round, so that a disturbance affects all alike. Unless a benchmark
+  says otherwise, a figure is the median of the rounds. The variation between the rounds is given as "lowest to
+  highest" or as "median ± half the interquartile range". If it is missing, there was only one round.
+- An empty cell means that there is no such number, or that it was not measured. The reason is below the table.
 """
 
-_BARS = (
-    "What is measured must not be above its bar. A ratio is what ebpfmon takes of what the other takes: 1/30 is a "
-    "thirtieth of it."
+_TARGETS = (
+    "A target is met if the measured value is not above it. A ratio is ebpfmon's cost divided by the other's: 1/30 "
+    "means that ebpfmon needs a thirtieth."
 )
 
 
-def write(found: Path = OUT, into: Path = HERE, draw: Callable[[Plot], bytes] | None = None) -> str:
-    """Write the report of all results that are there; returns what was written."""
+def write(results_folder: Path = OUT, into: Path = HERE, draw: Callable[[Plot], bytes] | None = None) -> str:
+    """Write the report of all stored results, and return a message that says what was written."""
     if draw is None:
-        from benchmarks import plots  # needs matplotlib
+        from benchmarks import plots  # Imported here because it needs matplotlib.
 
         draw = plots.svg
-    results = [load(path) for path in (found / f"{name}.json" for name in ORDER) if path.exists()]
+    results = [load(path) for path in (results_folder / f"{name}.json" for name in ORDER) if path.exists()]
     if not results:
-        return f"nothing was measured yet: no results in {found}: run make bench"
-    pictures = into / "plots"
-    pictures.mkdir(exist_ok=True)
-    drawn = 0
+        return f"cannot write the report: no results in {results_folder}; run make bench first"
+    plots_folder = into / "plots"
+    plots_folder.mkdir(exist_ok=True)
+    plot_count = 0
     for plot in (plot for result in results for plot in result.plots):
-        (pictures / f"{plot.name}.svg").write_bytes(draw(plot))
-        drawn += 1
+        (plots_folder / f"{plot.name}.svg").write_bytes(draw(plot))
+        plot_count += 1
     experiments = EXPERIMENTS.read_text(encoding="utf-8") if EXPERIMENTS.exists() else ""
     report = into / "REPORT.md"
     report.write_text(render_report(results, experiments), encoding="utf-8")
-    return f"wrote {report.name} of {len(results)} benchmarks, and {drawn} plots"
+    return f"wrote {report.name} of {len(results)} benchmarks, and {plot_count} plots"
 
 
 def render_report(results: list[Result], experiments: str = "") -> str:
-    """The whole of it in Markdown."""
-    lines = [_HEAD, "## Numbers to hold", "", _BARS, ""]
-    lines += [*render.bars(results), ""]
+    """Return the report in Markdown."""
+    lines = [_HEAD, "## Performance targets", "", _TARGETS, ""]
+    lines += [*render.targets(results), ""]
     if missing := [name for name in ORDER if name not in {result.name for result in results}]:
-        lines += [f"Not measured, and so neither here nor below: {', '.join(missing)}.", ""]
+        lines += [f"Not measured, and therefore missing from this page: {', '.join(missing)}.", ""]
     if any(result.quick for result in results):
         quick = ", ".join(result.name for result in results if result.quick)
-        lines += [f"Measured in a hurry (`--quick`), so only roughly: {quick}.", ""]
-    minutes = sum(result.took_s for result in results) / 60
-    lines += ["## Where it was measured", "", *_machines(results), "", f"All of it took {minutes:.0f} minutes.", ""]
+        lines += [f"Measured with `--quick`, and therefore imprecise: {quick}.", ""]
+    lines += [
+        "## Where it was measured",
+        "",
+        *_machines(results),
+        "",
+        _durations(results),
+        "",
+    ]
     for result in results:
         lines += _benchmark(result)
     if experiments:
@@ -70,28 +76,36 @@ def render_report(results: list[Result], experiments: str = "") -> str:
     return "\n".join(lines)
 
 
+def _durations(results: list[Result]) -> str:
+    """Say how long each make target took."""
+    in_qemu = sum(result.duration_s for result in results if result.name == "instructions") / 60
+    here = sum(result.duration_s for result in results) / 60 - in_qemu
+    sentence = f"`make bench` took {here:.0f} minutes"
+    return f"{sentence}, and `make bench-instructions` {in_qemu:.0f}." if in_qemu else f"{sentence}."
+
+
 def _machines(results: list[Result]) -> list[str]:
-    """Each machine, and what was measured there, and when."""
+    """List each machine with the benchmarks that ran on it, and when."""
     lines: dict[str, list[str]] = {}
     for result in results:
         if result.machine:
-            lines.setdefault(_said(result.machine), []).append(f"  - `{result.name}`: {_when(result.machine)}")
-    return [line for machine, of_machine in lines.items() for line in (f"- {machine}:", *of_machine)]
+            lines.setdefault(_describe(result.machine), []).append(f"  - `{result.name}`: {_date(result.machine)}")
+    return [line for machine, benchmarks in lines.items() for line in (f"- {machine}:", *benchmarks)]
 
 
-def _said(machine: Machine) -> str:
+def _describe(machine: Machine) -> str:
     return (
         f"Linux {machine.kernel} ({machine.machine}), {machine.processor}, {machine.cpus} CPUs, "
         f"{machine.memory_mb:,} MB, Python {machine.python}"
     )
 
 
-def _when(machine: Machine) -> str:
-    return f"{machine.date}, commit {machine.commit or '?'}, load {machine.load} before it began"
+def _date(machine: Machine) -> str:
+    return f"{machine.date}, commit {machine.commit or '?'}, load average {machine.load_average} before it began"
 
 
 def _benchmark(result: Result) -> list[str]:
-    lines = [f"## {result.title}", "", f"`{result.name}`, {result.took_s:.0f} s. {result.method}", ""]
+    lines = [f"## {result.title}", "", f"`{result.name}`, {result.duration_s:.0f} s. {result.method}", ""]
     for plot in result.plots:
         lines += [f"![{plot.title}](plots/{plot.name}.svg)", ""]
     for table in result.tables:
@@ -100,5 +114,5 @@ def _benchmark(result: Result) -> list[str]:
     for note in result.notes:
         lines += [note, ""]
     if result.skipped:
-        lines += ["Not measured:", "", *(f"- {what}: {why}" for what, why in result.skipped.items()), ""]
+        lines += ["Not measured:", "", *(f"- {name}: {reason}" for name, reason in result.skipped.items()), ""]
     return lines

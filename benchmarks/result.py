@@ -1,4 +1,4 @@
-"""The result of a benchmark: tables, plots and bars, as JSON under build/bench/."""
+"""The result of a benchmark: tables, plots and targets, stored as JSON under build/bench/."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Cell = str | int | float | None
 
 
 class Machine(msgspec.Struct, frozen=True):
-    """Where and when something was measured."""
+    """The machine that a benchmark ran on, and when."""
 
     processor: str
     cpus: int
@@ -24,14 +24,14 @@ class Machine(msgspec.Struct, frozen=True):
     kernel: str
     machine: str
     python: str
-    load: float
-    """The machine's load average when the measuring began: what else was running."""
+    load_average: float
+    """The load average of one minute before the benchmark began, caused by other programs."""
     date: str
     commit: str
 
 
 class Table(msgspec.Struct, frozen=True):
-    """Rows under columns; numbers are as precise as they are to be shown. None: there is no such number."""
+    """A table. Numbers are already rounded for display, and None is an empty cell."""
 
     title: str
     columns: tuple[str, ...]
@@ -40,7 +40,7 @@ class Table(msgspec.Struct, frozen=True):
 
 
 class Plot(msgspec.Struct, frozen=True):
-    """Numbers to be looked at: lines over a numeric x, or bars over names."""
+    """A plot: lines over a numeric x, or horizontal bars by name."""
 
     name: str
     title: str
@@ -49,49 +49,52 @@ class Plot(msgspec.Struct, frozen=True):
     series: dict[str, list[tuple[float | str, float]]]
     kind: str = "lines"
     log: str = ""
-    """The logarithmic axes: "", "x", "y" or "xy"."""
+    """The axes with a logarithmic scale: "", "x", "y" or "xy"."""
     spread: dict[str, list[float]] = {}
-    """By series: how far off each point may be, to both sides. Of bars alone."""
+    """The length of the error bar to both sides of each point, by series. Only for bars."""
 
 
-class Bar(msgspec.Struct, frozen=True):
-    """A number to hold: `value` must not be above `bar`. None: it could not be measured here. No unit: a ratio."""
+class Target(msgspec.Struct, frozen=True):
+    """A performance target, which is met if `value` is at most `limit`."""
 
-    what: str
+    name: str
     value: float | None
-    bar: float
+    """The measured value, or None if it could not be measured on this machine."""
+    limit: float
     unit: str = ""
-    in_rounds: str = ""
-    """How far it went from round to round: what the machine's noise makes of it."""
+    """The unit of value and limit. Without one they are ratios."""
+    rounds: str = ""
+    """The variation between rounds, which shows how noisy the machine was."""
 
     @property
     def verdict(self) -> str:
-        """Whether it holds. What is negative is above nothing by less than the noise."""
+        """Whether the target is met. A negative value is noise, because every cost is positive."""
         if self.value is None:
             return "not measured"
-        return "too noisy" if self.value < 0 else "held" if self.value <= self.bar else "MISSED"
+        return "too noisy" if self.value < 0 else "met" if self.value <= self.limit else "MISSED"
 
 
 class Result(msgspec.Struct, kw_only=True):
-    """The results of one benchmark."""
+    """The result of one benchmark."""
 
     name: str
     title: str
     method: str
+    """How the numbers were measured and what they mean, for the report."""
     tables: list[Table] = msgspec.field(default_factory=list)
     plots: list[Plot] = msgspec.field(default_factory=list)
-    bars: list[Bar] = msgspec.field(default_factory=list)
+    targets: list[Target] = msgspec.field(default_factory=list)
     notes: list[str] = msgspec.field(default_factory=list)
-    """What was learned, one paragraph each."""
+    """Remarks for the report, one paragraph each."""
     skipped: dict[str, str] = msgspec.field(default_factory=dict)
-    """What could not be measured here, and why."""
+    """The reason for each thing that could not be measured on this machine."""
     quick: bool = False
     machine: Machine | None = None
-    took_s: float = 0.0
+    duration_s: float = 0.0
 
 
-def look_at_machine() -> Machine:
-    """This machine, now."""
+def describe_machine() -> Machine:
+    """Return a description of this machine and its current load."""
     cpuinfo = Path("/proc/cpuinfo").read_text()
     models = [line.partition(":")[2].strip() for line in cpuinfo.splitlines() if line.startswith("model name")]
     return Machine(
@@ -101,26 +104,28 @@ def look_at_machine() -> Machine:
         kernel=os.uname().release,
         machine=os.uname().machine,
         python=platform.python_version(),
-        load=round(os.getloadavg()[0], 1),
+        load_average=round(os.getloadavg()[0], 1),
         date=time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()),
         commit=_commit(),
     )
 
 
 def _commit() -> str:
+    """Return the checked-out commit, or an empty string if git is not installed."""
+
     def git(*arguments: str) -> str:
         command = ["git", "-C", str(ROOT), *arguments]
         return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
 
     try:
         changed = git("status", "--porcelain", "--untracked-files=no")
-        return git("rev-parse", "--short=12", "HEAD") + (" and changes" if changed else "")
+        return git("rev-parse", "--short=12", "HEAD") + (" with local changes" if changed else "")
     except FileNotFoundError:
         return ""
 
 
 def save(result: Result, out: Path = OUT) -> Path:
-    """Write it to NAME.json."""
+    """Write a result to NAME.json and return the path."""
     out.mkdir(parents=True, exist_ok=True)
     path = out / f"{result.name}.json"
     path.write_bytes(msgspec.json.format(msgspec.json.encode(result)) + b"\n")
@@ -128,5 +133,5 @@ def save(result: Result, out: Path = OUT) -> Path:
 
 
 def load(path: Path) -> Result:
-    """Read what `save` wrote. Raises msgspec.DecodeError."""
+    """Read a result that `save` wrote. Raises msgspec.DecodeError."""
     return msgspec.json.decode(path.read_bytes(), type=Result)

@@ -1,4 +1,4 @@
-"""Rows in a real table of the kernel: put there as so many processes would, and taken out by the harvest."""
+"""Fill a real kernel table with rows, as many processes would, and drain it as the daemon does."""
 
 from __future__ import annotations
 
@@ -16,21 +16,24 @@ from ebpfmon.kernel.btf import Btf
 from ebpfmon.kernel.libbpf import Libbpf, check
 from ebpfmon.kernel.tables import Table
 
-GROUPS = 50
-"""That many programs the processes run, if nothing else is said."""
+DEFAULT_GROUPS = 50
+"""The number of different programs that the processes run."""
 
 
 @contextmanager
 def loaded(probe: Probe, rows: int) -> Iterator[LoadedProbe]:
-    """A probe whose tables have room for so many rows."""
+    """Load a probe whose tables have room for a number of rows."""
     options = LoadOptions(table_size=max(16384, rows), setup=probe.setup(probe.settings()))
-    with attach.load(probe, Libbpf(), features.detect(), options) as found:
-        yield found
+    with attach.load(probe, Libbpf(), features.detect(), options) as loaded_probe:
+        yield loaded_probe
 
 
-def fill(probe: LoadedProbe, table: Table, side: int, rows: int, groups: int = GROUPS) -> None:
-    """Put rows into a side of a table, of processes that run so many programs. Raises KernelError."""
-    name = f"{table.stem}_rows_{side}"
+def fill(probe: LoadedProbe, table: Table, buffer: int, rows: int, groups: int = DEFAULT_GROUPS) -> None:
+    """Put rows into a buffer of a table, one for each process or destination. Raises KernelError.
+
+    `groups` is the number of different programs that the processes run.
+    """
+    name = f"{table.stem}_rows_{buffer}"
     with BpfObject(probe.object.libbpf, probe.object.path) as opened:
         btf = Btf(opened.btf())
         keys = np.zeros(rows, btf.dtype(opened.map_info(name, "btf_key_type_id")))
@@ -48,8 +51,8 @@ def fill(probe: LoadedProbe, table: Table, side: int, rows: int, groups: int = G
     check(update(fd, keys.ctypes.data, values.ctypes.data, ctypes.addressof(count), None), "fill the table")
 
 
-def harvested(probe: LoadedProbe, table: Table, rows: int) -> TableHarvest:
-    """A harvest of so many rows."""
-    side = probe.interval.buffer ^ 1  # the buffer that no program writes to
-    fill(probe, table, side, rows)
-    return table.drain(side)
+def harvest_of(probe: LoadedProbe, table: Table, rows: int) -> TableHarvest:
+    """Return the harvest of a table that contained a number of rows."""
+    buffer = probe.interval.buffer ^ 1  # The buffer that no program writes to.
+    fill(probe, table, buffer, rows)
+    return table.drain(buffer)

@@ -1,4 +1,4 @@
-"""How the cost of a tick grows: with rows, series, sinks and CPUs."""
+"""Measure how the cost of a tick grows with rows, series, sinks and CPUs."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks import held, sinks
-from benchmarks.render import middle
-from benchmarks.result import OUT, Bar, Cell, Plot, Result, Table
-from benchmarks.rows import GROUPS, fill, loaded
-from benchmarks.stages import Stages, Took
-from benchmarks.statistics import interleaved, quick, significant
+from benchmarks import sinks, tick_memory
+from benchmarks.render import format_median
+from benchmarks.result import OUT, Cell, Plot, Result, Table, Target
+from benchmarks.rows import DEFAULT_GROUPS, fill, loaded
+from benchmarks.stages import Stages, StageTimes
+from benchmarks.statistics import first_quartile, interleaved, significant
 from ebpfmon import Probe
 from ebpfmon.kernel import tables
 from ebpfmon.kernel.attach import LoadedProbe
@@ -25,11 +25,12 @@ from ebpfmon.pipeline.schedule import TimeInterval
 from ebpfmon.plugins import registry
 
 METHOD = (
-    "Rows are put into a real table of the kernel, as so many active processes or destinations would, and taken out "
-    "of it again, round after round; CPU time of the thread that does it, of which the first quartile of the rounds "
-    "is given (a quarter was faster), and the median, ± half the distance between the quartiles. Memory is that of a "
-    "process of its own, which does nothing else. Of the sinks log writes to /dev/null, StatsD's datagrams are read "
-    "by nobody, Netdata's and Prometheus' part is played by another process."
+    "A real kernel table is filled with rows, as many active processes or destinations would fill it, and drained "
+    "again, round after round. Times are CPU time of the thread that does it. A figure is the first quartile of "
+    "the rounds, because other programs only make rounds slower; '(median)' is the median ± half the "
+    "interquartile range. Memory is that of a separate process that does nothing else. The log sink writes to "
+    "/dev/null, nobody reads the datagrams of StatsD, and another process plays the parts of Netdata and "
+    "Prometheus."
 )
 _PROCESSES = (100, 1_000, 10_000, 100_000)
 _GROUPS = (10, 50, 200, 1_000)
@@ -38,85 +39,88 @@ _DIMENSIONS = (2, 500, 10_000)
 _DRAIN_IN_C = Path(__file__).parent / "c" / "drain.c"
 
 
-def run(hurry: bool) -> Result:
-    """Everything, one after the other."""
-    found = Result(name="scale", title="How a tick grows", method=METHOD)
+def run(quick: bool) -> Result:
+    """Measure one part after the other."""
+    result = Result(name="scale", title="Growth of the cost of a tick", method=METHOD)
     probes = registry.discover().probes
-    processes, destinations = _PROCESSES[: 3 if hurry else None], _DESTINATIONS[: 3 if hurry else None]
-    rounds = 5 if hurry else 21
-    _processes(found, probes["process"], processes, rounds)
-    _against_c(found, probes["process"], rounds)
-    _by_groups(found, probes["process"], rounds)
-    _destinations(found, probes["network_viewer"], destinations, rounds)
-    _cpus(found, rounds * 10)
-    found.tables.append(sinks.table(probes["process"], processes, rounds))
-    return found
+    processes, destinations = _PROCESSES[: 3 if quick else None], _DESTINATIONS[: 3 if quick else None]
+    rounds = 5 if quick else 21
+    _processes(result, probes["process"], processes, rounds)
+    _compare_with_c(result, probes["process"], rounds)
+    _by_groups(result, probes["process"], rounds)
+    _destinations(result, probes["network_viewer"], destinations, rounds)
+    _cpus(result, rounds * 10)
+    result.tables.append(sinks.table(probes["process"], processes, rounds))
+    return result
 
 
-def _processes(found: Result, probe: Probe, counts: Sequence[int], rounds: int) -> None:
+def _processes(result: Result, probe: Probe, counts: Sequence[int], rounds: int) -> None:
     rows: list[tuple[Cell, ...]] = []
     series: dict[str, list[tuple[float | str, float]]] = {"drain": [], "attribution": [], "accounting": []}
-    memory: dict[str, list[tuple[float | str, float]]] = {"the process, at its peak": [], "tables in the kernel": []}
-    bar = Bar("drain, attribution, accounting of 10,000 active processes, CPU", None, 10, "ms")
+    memory: dict[str, list[tuple[float | str, float]]] = {"peak of the process": [], "tables in the kernel": []}
+    target = Target("CPU time of drain, attribution and accounting, 10,000 active processes", None, 10, "ms")
     for count in counts:
         ticks = _ticks(probe, count, rounds)
-        stages, all_three = [quick(stage) for stage in zip(*ticks, strict=True)], [took.all for took in ticks]
-        held_mb = held.measured(count)
+        stages, totals = [first_quartile(stage) for stage in zip(*ticks, strict=True)], [times.total for times in ticks]
+        memory_mb = tick_memory.measure(count)
         rows.append((
-            count, *(significant(ms) for ms in (*stages, quick(all_three))), middle(all_three),
-            *(round(mb, 1) for mb in held_mb),
+            count, *(significant(ms) for ms in (*stages, first_quartile(totals))), format_median(totals),
+            *(round(mb, 1) for mb in memory_mb),
         ))  # fmt: skip
-        for of_what, values in ((series, stages), (memory, held_mb)):
-            for points, value in zip(of_what.values(), values, strict=True):
+        for by_name, values in ((series, stages), (memory, memory_mb)):
+            for points, value in zip(by_name.values(), values, strict=True):
                 points.append((count, round(value, 4)))
         if count == 10_000:
-            bar = Bar(bar.what, round(quick(all_three), 2), bar.bar, bar.unit, middle(all_three))
+            value = round(first_quartile(totals), 2)
+            target = Target(target.name, value, target.limit, target.unit, format_median(totals))
     columns = (
-        "active processes", "drain, ms", "attribution, ms", "accounting, ms", "all three, ms", "(median)",
+        "active processes", "drain, ms", "attribution, ms", "accounting, ms", "sum, ms", "(median)",
         "peak RSS, MB", "tables in the kernel, MB",
     )  # fmt: skip
-    found.tables.append(Table("A tick, by active processes", columns, rows))
-    found.plots += [
+    result.tables.append(Table("A tick, by active processes", columns, rows))
+    result.plots += [
         Plot("scale", "CPU time of a tick's stages (less is better)", "active processes", "ms", series, log="xy"),
-        Plot("scale-memory", "Memory, when so many have been active", "active processes", "MB", memory, log="x"),
+        Plot("scale-memory", "Memory by number of active processes", "active processes", "MB", memory, log="x"),
     ]
-    found.bars.append(bar)
+    result.targets.append(target)
 
 
-def _ticks(probe: Probe, count: int, rounds: int, groups: int = GROUPS, maximum: int = 200) -> list[Took]:
-    """What the stages take, round after round; the first, in which everything is new, is left out."""
+def _ticks(probe: Probe, count: int, rounds: int, groups: int = DEFAULT_GROUPS, maximum: int = 200) -> list[StageTimes]:
+    """Return the times of the stages in each round, without the first round, in which every process is new."""
     ticks = []
     with loaded(probe, count) as in_kernel:
         table, stages = in_kernel.tables[0], Stages(in_kernel, maximum)
         for _ in range(rounds + 1):
-            side = in_kernel.interval.buffer ^ 1
-            fill(in_kernel, table, side, count, groups)
-            ticks.append(stages.tick(table, side))
+            buffer = in_kernel.interval.buffer ^ 1
+            fill(in_kernel, table, buffer, count, groups)
+            ticks.append(stages.tick(table, buffer))
             assert stages.rows == count
     return ticks[1:]
 
 
-def _against_c(found: Result, probe: Probe, rounds: int) -> None:
-    """Both swap and drain the same pair of maps, in turn, with the same rows."""
-    took: dict[str, list[float]] = {"ebpfmon": [], "C": []}
+def _compare_with_c(result: Result, probe: Probe, rounds: int) -> None:
+    """Compare with C code that swaps and drains the same pair of maps, in turn, with the same rows."""
+    times_ms: dict[str, list[float]] = {"ebpfmon": [], "C": []}
     with loaded(probe, 10_000) as in_kernel:
         table = in_kernel.tables[0]
-        ways = {"ebpfmon": _swap_and_drain(in_kernel), "C": _swap_and_drain_in_c(in_kernel)}
-        for n, name in interleaved(list(ways), rounds + 1):
+        implementations = {"ebpfmon": _swap_and_drain(in_kernel), "C": _swap_and_drain_in_c(in_kernel)}
+        for n, name in interleaved(list(implementations), rounds + 1):
             fill(in_kernel, table, in_kernel.interval.buffer, 10_000)
             start = time.thread_time_ns()
-            drained = ways[name]()
+            drained = implementations[name]()
             ended = time.thread_time_ns()
-            assert drained >= 10_000, drained  # with those of what runs meanwhile
+            assert drained >= 10_000, drained  # Other programs may have added rows.
             if n:
-                took[name].append((ended - start) / 1e6)
-    ours, theirs = (quick(ms) for ms in took.values())
-    each = [a / b for a, b in zip(took["ebpfmon"], took["C"], strict=True)]
-    rows: list[tuple[Cell, ...]] = [(name, significant(quick(ms)), middle(ms)) for name, ms in took.items()]
-    found.tables.append(Table("Swap and drain of 10,000 rows, against C", ("", "CPU, ms", "(median)"), rows))
-    found.bars.append(
-        Bar("swap and drain of 10,000 rows, against a C loop over the same map", round(ours / theirs, 2), 1.3,
-            in_rounds=middle(each))
+                times_ms[name].append((ended - start) / 1e6)
+    ours, theirs = (first_quartile(ms) for ms in times_ms.values())
+    ratios = [a / b for a, b in zip(times_ms["ebpfmon"], times_ms["C"], strict=True)]
+    rows: list[tuple[Cell, ...]] = [
+        (name, significant(first_quartile(ms)), format_median(ms)) for name, ms in times_ms.items()
+    ]
+    result.tables.append(Table("Swap and drain of 10,000 rows, compared with C", ("", "CPU, ms", "(median)"), rows))
+    result.targets.append(
+        Target("CPU time of swap and drain of 10,000 rows, relative to C", round(ours / theirs, 2), 1.3,
+            rounds=format_median(ratios))
     )  # fmt: skip
 
 
@@ -124,15 +128,15 @@ def _swap_and_drain(probe: LoadedProbe) -> Callable[[], int]:
     table = probe.tables[0]
 
     def swap_and_drain() -> int:
-        side = probe.interval.swap()
-        table.wait_for_programs(side)
-        return len(table.drain(side).rows)
+        buffer = probe.interval.swap()
+        table.wait_for_programs(buffer)
+        return len(table.drain(buffer).rows)
 
     return swap_and_drain
 
 
 def _swap_and_drain_in_c(probe: LoadedProbe) -> Callable[[], int]:
-    """What there is to be done, and no more."""
+    """Return a function that does only what is necessary, in C."""
     library = OUT / "bin" / "drain.so"
     library.parent.mkdir(parents=True, exist_ok=True)
     subprocess.run(["gcc", "-O2", "-Wall", "-shared", "-fPIC", "-o", library, _DRAIN_IN_C, "-lbpf"], check=True)
@@ -140,43 +144,45 @@ def _swap_and_drain_in_c(probe: LoadedProbe) -> Callable[[], int]:
     table, fd_of = probe.tables[0], probe.object.map_fd
     stem = f"{table.stem}_rows"
     interval, outer = fd_of(tables.INTERVAL), fd_of(stem)
-    sides = [fd_of(f"{stem}_{side}") for side in (0, 1)]
+    buffers = [fd_of(f"{stem}_{buffer}") for buffer in (0, 1)]
     with BpfObject(probe.object.libbpf, probe.object.path) as opened:
-        sizes = [opened.map_info(f"{stem}_0", f"{what}_size") for what in ("key", "value")]
+        sizes = [opened.map_info(f"{stem}_0", f"{part}_size") for part in ("key", "value")]
     sums = (ctypes.c_uint64 * len(table.counters))()
 
     def swap_and_drain() -> int:
-        side = probe.interval.buffer
-        return int(in_c(interval, outer, sides[side], side, table.capacity, *sizes, len(table.counters), sums))
+        buffer = probe.interval.buffer
+        return int(in_c(interval, outer, buffers[buffer], buffer, table.capacity, *sizes, len(table.counters), sums))
 
     return swap_and_drain
 
 
-def _by_groups(found: Result, probe: Probe, rounds: int) -> None:
-    """More and more groups, up to the bound of those that have a series of their own."""
+def _by_groups(result: Result, probe: Probe, rounds: int) -> None:
+    """Measure with more and more groups, each of which has a series of its own."""
     rows: list[tuple[Cell, ...]] = []
     for count in _GROUPS:
         ticks = _ticks(probe, 10_000, rounds, groups=count, maximum=count)
-        rows.append((count, *(significant(quick(stage)) for stage in list(zip(*ticks, strict=True))[1:])))
-    columns = ("groups, each a series of its charts", "attribution, ms", "accounting, ms")
-    found.tables.append(Table("A tick of 10,000 active processes, by groups", columns, rows))
+        rows.append((count, *(significant(first_quartile(stage)) for stage in list(zip(*ticks, strict=True))[1:])))
+    columns = ("groups, each with its own series", "attribution, ms", "accounting, ms")
+    result.tables.append(Table("A tick of 10,000 active processes, by groups", columns, rows))
 
 
-def _destinations(found: Result, probe: Probe, counts: Sequence[int], rounds: int) -> None:
-    """A table with keys of its own, and its charts at the bounds: 500 dimensions by default, 10,000 at most."""
+def _destinations(result: Result, probe: Probe, counts: Sequence[int], rounds: int) -> None:
+    """Measure a table that is not by process, with the default and the highest number of dimensions."""
     rows: list[tuple[Cell, ...]] = []
     for count in counts:
         for dimensions in _DIMENSIONS:
-            drain, account = (quick(stage) for stage in zip(*_of_keys(probe, count, dimensions, rounds), strict=True))
+            drain, account = (
+                first_quartile(stage) for stage in zip(*_key_ticks(probe, count, dimensions, rounds), strict=True)
+            )
             rows.append((count, dimensions, significant(drain), significant(account)))
             if count == _DESTINATIONS[-1] and dimensions == 500:
-                found.bars.append(Bar("drain of 65,536 destinations, CPU", round(drain, 1), 100, "ms"))
-    columns = ("destinations", "dimensions at most", "drain, ms", "charts, ms")
-    found.tables.append(Table("A tick, by destinations", columns, rows))
+                result.targets.append(Target("CPU time of a drain of 65,536 destinations", round(drain, 1), 100, "ms"))
+    columns = ("destinations", "maximum of dimensions", "drain, ms", "accounting, ms")
+    result.tables.append(Table("A tick, by destinations", columns, rows))
 
 
-def _of_keys(probe: Probe, count: int, dimensions: int, rounds: int) -> list[tuple[float, float]]:
-    """CPU milliseconds of drain and accounting, round after round."""
+def _key_ticks(probe: Probe, count: int, dimensions: int, rounds: int) -> list[tuple[float, float]]:
+    """Return the CPU milliseconds of drain and accounting in each round."""
     settings = probe.settings(maximum_dimensions=dimensions)  # type: ignore[call-arg]
     times = []
     with loaded(probe, count) as in_kernel:
@@ -185,18 +191,18 @@ def _of_keys(probe: Probe, count: int, dimensions: int, rounds: int) -> list[tup
         charts = [c for c in probe.charts if c.labels and c.table == table.stem]
         by_key = KeyAccount(charts, table.stem, table.counters, labels)
         for _ in range(rounds + 1):
-            side = in_kernel.interval.buffer ^ 1
-            fill(in_kernel, table, side, count)
+            buffer = in_kernel.interval.buffer ^ 1
+            fill(in_kernel, table, buffer, count)
             start = time.thread_time_ns()
-            harvest = table.drain(side)
+            harvest = table.drain(buffer)
             drained = time.thread_time_ns()
             by_key.account(harvest, TimeInterval(1e9, 1.0))
             times.append(((drained - start) / 1e6, (time.thread_time_ns() - drained) / 1e6))
     return times[1:]
 
 
-def _cpus(found: Result, rounds: int) -> None:
-    """The sums over all CPUs, of as many counters as the process probe has."""
+def _cpus(result: Result, rounds: int) -> None:
+    """Measure the sums over all CPUs, for as many counters as the process probe has."""
     fields = [(f"n{n}", np.uint64) for n in range(19)]
     rows: list[tuple[Cell, ...]] = []
     for cpus in (1, 2, 4, 8, 16, 32, 64):
@@ -205,5 +211,5 @@ def _cpus(found: Result, rounds: int) -> None:
             start = time.thread_time_ns()
             tables.sums(per_cpu)
             times.append((time.thread_time_ns() - start) / 1e3)
-        rows.append((cpus, significant(quick(times)), middle(times)))
-    found.tables.append(Table("Totals over CPUs", ("CPUs, simulated", "CPU, µs", "(median)"), rows))
+        rows.append((cpus, significant(first_quartile(times)), format_median(times)))
+    result.tables.append(Table("Summing totals over all CPUs", ("simulated CPUs", "CPU, µs", "(median)"), rows))

@@ -1,4 +1,4 @@
-"""What a snapshot takes in each sink, as rows grow, and in several sinks at once. A part of the benchmark `scale`."""
+"""Measure what sending a snapshot costs each sink, and several sinks at once: a part of the benchmark `scale`."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.result import OUT, Cell, Table
-from benchmarks.rows import harvested, loaded
+from benchmarks.rows import harvest_of, loaded
 from benchmarks.stages import Stages
 from benchmarks.statistics import spread
 from ebpfmon import Probe, SinkSettings, Snapshot
 from ebpfmon.plugins import registry
 
 _COPIES = (2, 4, 8)
-_COPIES_OVER = 1_000  # rows
-_PAUSE_S = 0.005  # in which the event loop runs, and the other end reads
+_COPIES_ROWS = 1_000
+_PAUSE_S = 0.005  # Lets the event loop run and the client read.
 _RELAY = """
 import socket, sys
 with socket.socket(socket.AF_UNIX) as daemon:
@@ -48,14 +48,14 @@ for _ in sys.stdin:
 class _Case:
     name: str
     settings: SinkSettings
-    other: str = ""
-    """The program at the other end, whose CPU time is not the sink's."""
-    at: str = ""
-    """Where it finds the sink; empty: at the port that the sink has taken."""
+    client: str = ""
+    """The source of a program that reads from the sink in another process, so its CPU time is not counted."""
+    address: str = ""
+    """The address of the sink for the client. If empty, it is the port that the sink listens on."""
 
 
 def table(probe: Probe, counts: Sequence[int], rounds: int) -> Table:
-    """Every sink over so many rows, and several of one."""
+    """Return the costs of every sink for several numbers of rows, and of several sinks of one kind."""
     directory = OUT / "scale"
     directory.mkdir(parents=True, exist_ok=True)
     rows: list[tuple[Cell, ...]] = []
@@ -65,13 +65,13 @@ def table(probe: Probe, counts: Sequence[int], rounds: int) -> Table:
         for count in counts:
             snapshot = _snapshot(probe, count)
             for case in cases:
-                for copies in (1, *(_COPIES if case is cases[1] and count == _COPIES_OVER else ())):
-                    took = spread(asyncio.run(_send(case, copies, snapshot, rounds)))
-                    rows.append((case.name, copies, count, round(took.median, 3), round(took.spread, 3)))
-    columns = ("sink", "of them", "active processes", "CPU a snapshot, ms", "±")
+                for copies in (1, *(_COPIES if case is cases[1] and count == _COPIES_ROWS else ())):
+                    cpu_ms = spread(asyncio.run(_send(case, copies, snapshot, rounds)))
+                    rows.append((case.name, copies, count, round(cpu_ms.median, 3), round(cpu_ms.spread, 3)))
+    columns = ("sink", "number of sinks", "active processes", "CPU per snapshot, ms", "±")
     note = (
-        "CPU time of the whole process, with the sink's threads: the median, and half the distance between the "
-        "quartiles. A snapshot has the charts of the process probe, with 50 groups."
+        "CPU time of the whole process with the threads of the sink: the median ± half the interquartile range. "
+        "A snapshot has the charts of the process probe with 50 groups."
     )
     return Table("Sinks", columns, rows, note)
 
@@ -85,50 +85,50 @@ def _cases(directory: Path, port: int) -> list[_Case]:
         _Case("log, JSON", types["log"](path="/dev/null", format="json")),  # type: ignore[call-arg]
         _Case("plugins_d, one Netdata", types["plugins_d"](socket=path), _RELAY, path),  # type: ignore[call-arg]
         _Case("statsd", types["statsd"](port=port)),  # type: ignore[call-arg]
-        _Case("http_json, nobody asks", http),
-        _Case("http_json, asked for /metrics", http, _SCRAPER),
+        _Case("http_json, not scraped", http),
+        _Case("http_json, /metrics scraped", http, _SCRAPER),
     ]
 
 
 def _snapshot(probe: Probe, count: int) -> Snapshot:
     with loaded(probe, count) as in_kernel:
-        return Stages(in_kernel).snapshot(harvested(in_kernel, in_kernel.tables[0], count))
+        return Stages(in_kernel).snapshot(harvest_of(in_kernel, in_kernel.tables[0], count))
 
 
 async def _send(case: _Case, copies: int, snapshot: Snapshot, rounds: int) -> list[float]:
-    """CPU milliseconds of each snapshot to so many sinks of a kind, which whoever is at the other end has then read."""
+    """Return the CPU milliseconds of sending a snapshot to a number of equal sinks, until the client has read it."""
     times = []
     async with AsyncExitStack() as stack:
         sinks = [await stack.enter_async_context(case.settings.open()) for _ in range(copies)]
-        other = None
-        if case.other:
-            at = case.at or str(getattr(sinks[0], "port", 0))
-            other = await stack.enter_async_context(_at_the_other_end(case.other, at))
-            assert other.stdout
-            there = asyncio.create_task(other.stdout.readline())
-            while not there.done():
+        client = None
+        if case.client:
+            address = case.address or str(getattr(sinks[0], "port", 0))
+            client = await stack.enter_async_context(_run_client(case.client, address))
+            assert client.stdout
+            connected = asyncio.create_task(client.stdout.readline())
+            while not connected.done():
                 for sink in sinks:
                     await sink.send(snapshot)
                 await asyncio.sleep(_PAUSE_S)
-            assert there.result(), f"nobody could connect to {at}"
-        for n in range(-2, rounds):  # the first two are those that everything is made anew for
+            assert connected.result(), f"the client could not connect to {address}"
+        for n in range(-2, rounds):  # The first two rounds create the series, and are not measured.
             await asyncio.sleep(_PAUSE_S)
             start = time.process_time_ns()
             for sink in sinks:
                 await sink.send(snapshot)
-            if other and case.other is _SCRAPER:
-                assert other.stdin
-                assert other.stdout
-                other.stdin.write(b"\n")
-                assert await other.stdout.readline(), "the other end has gone"
+            if client and case.client is _SCRAPER:
+                assert client.stdin
+                assert client.stdout
+                client.stdin.write(b"\n")
+                assert await client.stdout.readline(), "the client has exited"
             if n >= 0:
                 times.append((time.process_time_ns() - start) / 1e6)
     return times
 
 
 @asynccontextmanager
-async def _at_the_other_end(program: str, at: str) -> AsyncIterator[Process]:
-    process = await asyncio.create_subprocess_exec(sys.executable, "-c", program, at, stdin=PIPE, stdout=PIPE)
+async def _run_client(program: str, address: str) -> AsyncIterator[Process]:
+    process = await asyncio.create_subprocess_exec(sys.executable, "-c", program, address, stdin=PIPE, stdout=PIPE)
     try:
         yield process
     finally:

@@ -1,4 +1,4 @@
-"""The stages of a tick between the kernel and the sinks, one by one."""
+"""Run the stages of a tick between the kernel and the sinks, and time each of them."""
 
 from __future__ import annotations
 
@@ -22,48 +22,55 @@ from ebpfmon.pipeline.schedule import TimeInterval
 _INTERVAL = TimeInterval(1e9, 1.0)
 
 
-class Took(NamedTuple):
-    """CPU milliseconds of this thread."""
+class StageTimes(NamedTuple):
+    """The CPU time of each stage in this thread, in milliseconds."""
 
     drain: float
     attribution: float
     accounting: float
 
     @property
-    def all(self) -> float:
-        """All three."""
+    def total(self) -> float:
+        """The sum of all stages."""
         return sum(self)
 
 
 class Stages:
-    """Drain, attribution (of processes that are known) and accounting of one table by process, grouped by process."""
+    """Drain, attribution and accounting of a probe's table by process, with the grouping `process`.
+
+    All processes are already known to attribution, so it never reads /proc.
+    """
 
     def __init__(self, probe: LoadedProbe, groups: int = 200) -> None:
-        """`groups`: how many have a series of their own, at most."""
+        """Prepare the stages. At most `groups` groups have a series of their own."""
         self._specs = table_specs([probe], LoadMode.RETURN)
         (self._stem,) = self._specs.by_process
         system = [c for c in self._specs.charts[self._stem] if not c.grouped]
         self._system = SystemAccount(system, self._stem, self._specs.counters[self._stem])
         grouping = groupings()["process"]
         namings = {grouping.name: grouping.make(Context(groups=Groups(), execs_since_ns=math.inf))}
-        nobody_asks = ThreadPoolExecutor(1)
-        self._groups = GroupStage([grouping], namings, self._specs, groups, Lookup(), nobody_asks)
+        unused_executor = ThreadPoolExecutor(1)
+        self._groups = GroupStage([grouping], namings, self._specs, groups, Lookup(), unused_executor)
         self.rows = 0
 
-    def tick(self, table: Table, side: int) -> Took:
-        """Run the stages once; then a side is empty."""
+    def tick(self, table: Table, buffer: int) -> StageTimes:
+        """Run the stages once, which empties the buffer, and return their times."""
         start = time.thread_time_ns()
-        harvest = table.drain(side)
-        drained = time.thread_time_ns()
+        harvest = table.drain(buffer)
+        drained_at = time.thread_time_ns()
         attributed = self._attribute(harvest)
-        attributed_ns = time.thread_time_ns()
+        attributed_at = time.thread_time_ns()
         self._account(harvest, attributed)
-        accounted = time.thread_time_ns()
+        accounted_at = time.thread_time_ns()
         self.rows = len(harvest.rows)
-        return Took((drained - start) / 1e6, (attributed_ns - drained) / 1e6, (accounted - attributed_ns) / 1e6)
+        return StageTimes(
+            drain=(drained_at - start) / 1e6,
+            attribution=(attributed_at - drained_at) / 1e6,
+            accounting=(accounted_at - attributed_at) / 1e6,
+        )
 
     def snapshot(self, harvest: TableHarvest) -> Snapshot:
-        """Return what sinks get of one interval."""
+        """Return the snapshot of one interval, as sinks receive it."""
         attributed = self._attribute(harvest)
         columns, groups = self._specs.columns[self._stem], attributed.of_rows(self._stem)
         return Snapshot(

@@ -1,4 +1,4 @@
-"""How long the daemon takes to start, what memory it holds then, and which of its imports take it."""
+"""Measure how long the daemon takes to start, how much memory it uses, and how much of that its imports use."""
 
 from __future__ import annotations
 
@@ -15,15 +15,16 @@ from pathlib import Path
 
 import msgspec
 
+from benchmarks.measure import Running, in_kernel, memory_mb, running
 from benchmarks.monitors import ebpfmon
-from benchmarks.render import between, middle
-from benchmarks.result import Bar, Cell, Result, Table
-from benchmarks.watch import Running, in_kernel, memory_mb, running
+from benchmarks.render import format_median, format_range
+from benchmarks.result import Cell, Result, Table, Target
 
 METHOD = (
-    "`ebpfmon run` with its default settings; with every sink (JSON in a file, Netdata's protocol on a socket, "
-    "StatsD to a port that nobody reads, HTTP served), memory after some seconds. The first harvest is "
-    "the first line that comes, less the wait for the whole second on which it is due."
+    "`ebpfmon run` starts with its default settings. The time to the first harvest is the time to the first line "
+    "of output, minus the wait for the whole second at which the harvest is due. Memory is measured some seconds "
+    "later, for the log sink only and for all sinks: JSON in a file, Netdata's protocol on a socket, StatsD to a "
+    "port that nobody reads, and an HTTP server."
 )
 _DESTINATIONS = 65_536
 ALL_SINKS = """
@@ -40,49 +41,55 @@ port = {port}
 type = "http_json"
 port = 0
 """
-LOG_ALONE = '[[sinks]]\ntype = "log"\nformat = "json"\n'
+LOG_ONLY = '[[sinks]]\ntype = "log"\nformat = "json"\n'
 
 
 def run(quick: bool) -> Result:
-    """Start it some times, then look at its memory."""
-    found = Result(name="start", title="Starting, and memory", method=METHOD)
+    """Start the daemon several times, then measure its memory."""
+    result = Result(name="start", title="Start-up time and memory", method=METHOD)
     starts = [_first_harvest_s() for _ in range(3 if quick else 5)]
     rows: list[tuple[Cell, ...]] = []
     resident = {}
-    for name, settings in (("log sink alone", LOG_ALONE), ("all sinks", ALL_SINKS)):
-        with configured(settings) as path, running(ebpfmon("--config", path)) as run:
+    for name, settings in (("log sink only", LOG_ONLY), ("all sinks", ALL_SINKS)):
+        with settings_file(settings) as path, running(ebpfmon("--config", path)) as run:
             run.wait_for_lines(4 if quick else 7)
             rss, pss = memory_mb(run.pid)
             resident[name] = rss
             kernel = in_kernel(run.pid)
             rows.append((name, round(rss, 1), round(pss, 1), round(kernel.maps_mb, 1), kernel.maps, kernel.programs))
-            if name == "log sink alone":
-                found.tables.append(_mapped(run))
-    peak, seen = _peak_with_destinations(_DESTINATIONS)
-    rows.append((f"peak, with {seen:,} destinations in an interval", round(peak, 1), None, None, None, None))
+            if name == "log sink only":
+                result.tables.append(_mappings(run))
+    peak, destinations = _peak_with_destinations(_DESTINATIONS)
+    rows.append((f"peak, with {destinations:,} destinations in an interval", round(peak, 1), None, None, None, None))
     columns = ("", "RSS, MB", "PSS, MB", "tables in the kernel, MB", "maps", "programs")
-    found.tables.insert(0, Table("Memory", columns, rows))
-    found.tables.insert(1, _imports())
-    found.bars += [
-        Bar("start to first harvest, compiled objects", round(min(starts), 2), 1, "s", between(starts)),
-        Bar("resident memory, log sink alone", round(resident["log sink alone"], 1), 48, "MB"),
-        Bar("resident memory, all sinks", round(resident["all sinks"], 1), 72, "MB"),
-        Bar(
-            "peak resident memory, 65,536 destinations at once",
-            round(peak, 1) if seen >= _DESTINATIONS else None,
+    result.tables.insert(0, Table("Memory", columns, rows))
+    result.tables.insert(1, _imports())
+    result.targets += [
+        Target(
+            "start to first harvest, with compiled BPF objects", round(min(starts), 2), 1, "s", format_range(starts)
+        ),
+        Target("resident memory, log sink only", round(resident["log sink only"], 1), 48, "MB"),
+        Target("resident memory, all sinks", round(resident["all sinks"], 1), 72, "MB"),
+        Target(
+            "peak resident memory, 65,536 destinations in an interval",
+            round(peak, 1) if destinations >= _DESTINATIONS else None,
             96,
             "MB",
         ),
     ]
-    said = f"{middle(starts)} s, of {len(starts)} starts"
-    found.notes.append(f"Start to first harvest: {said}. The bar is for the fastest, as other programs run as well.")
-    return found
+    result.notes.append(
+        f"Start to first harvest: {format_median(starts)} s, over {len(starts)} starts. The target is for the fastest "
+        "start, because other programs only make a start slower."
+    )
+    return result
 
 
 @contextmanager
-def configured(settings: str) -> Iterator[str]:
-    """The path of a file with these settings; in them `{directory}` is that of the file, `{port}` a UDP port that
-    nobody reads."""
+def settings_file(settings: str) -> Iterator[str]:
+    """Write settings to a temporary file and yield its path.
+
+    `{directory}` in the settings stands for the file's directory, and `{port}` for a UDP port that nobody reads.
+    """
     with (
         tempfile.TemporaryDirectory(prefix="ebpfmon-bench-") as directory,
         socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as unread,
@@ -94,25 +101,27 @@ def configured(settings: str) -> Iterator[str]:
 
 
 def _first_harvest_s() -> float:
-    """From exec to the first line, less the time for which it waited for the second that the harvest was due at."""
-    start, at = time.monotonic(), time.time()
+    """Return the seconds from the start to the first line, without the wait for the second at which it is due."""
+    start, start_time = time.monotonic(), time.time()
     run = Running(ebpfmon())
     try:
         run.wait_for_lines()
-        came, line = run.lines[0]
+        arrived, line = run.lines[0]
     finally:
         run.stop()
     snapshot = msgspec.json.decode(line)
-    began_waiting = float(snapshot["time"] - snapshot["elapsed_s"])  # when its programs began to count
-    return began_waiting - at + came - start - float(snapshot["time"] - at)
+    began_waiting = float(snapshot["time"] - snapshot["elapsed_s"])  # When its programs began to count.
+    return began_waiting - start_time + arrived - start - float(snapshot["time"] - start_time)
 
 
 def _peak_with_destinations(count: int) -> tuple[float, int]:
-    """Peak resident megabytes when one process sends to so many addresses (of 127/8) within an interval, which is long
-    enough for that on a busy machine too, and how many were seen in the fullest interval. All of them are to be shown,
-    in a table that has room for them."""
+    """Send from one process to a number of addresses (of 127.0.0.0/8) within an interval.
+
+    Return the peak resident memory in MB, and the number of destinations in the fullest interval. The interval is long
+    enough for all of them even on a busy machine, all are selected, and the table has room for them.
+    """
     settings = f'[plugins.network_viewer]\nips = "*"\ntable_size = {1 << (count - 1).bit_length()}\n'
-    with configured(f"[ebpfmon]\ninterval = 4\n{settings}") as path, running(ebpfmon("--config", path)) as run:
+    with settings_file(f"[ebpfmon]\ninterval = 4\n{settings}") as path, running(ebpfmon("--config", path)) as run:
         run.wait_for_lines(len(run.lines) + 1)
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
             for n in range(count):
@@ -132,17 +141,17 @@ def _peak_with_destinations(count: int) -> tuple[float, int]:
     return peak_kb * 1024 / 1e6, max(rows)
 
 
-def _mapped(run: Running) -> Table:
-    """Which files and heaps the memory of a process is."""
+def _mappings(run: Running) -> Table:
+    """Return the mappings with the most resident memory."""
     sizes: Counter[str] = Counter()
     name = ""
     for line in Path(f"/proc/{run.pid}/smaps").read_text().splitlines():
         if mapping := re.match(r"[0-9a-f]+-[0-9a-f]+ \S+ \S+ \S+ \S+\s*(.*)$", line):
-            name = Path(mapping[1]).name or "anonymous: Python's objects"
+            name = Path(mapping[1]).name or "anonymous (Python's objects)"
         elif line.startswith("Rss:"):
             sizes[name] += int(line.split()[1])
     rows: list[tuple[Cell, ...]] = [(name, round(kb * 1024 / 1e6, 2)) for name, kb in sizes.most_common(12)]
-    return Table("Where the resident memory is, log sink alone", ("mapping", "RSS, MB"), rows)
+    return Table("Resident memory by mapping, log sink only", ("mapping", "RSS, MB"), rows)
 
 
 _IMPORTS = """
@@ -161,7 +170,7 @@ for name in sys.argv[1:]:
 
 
 def _imports() -> Table:
-    """What each import adds, in the order in which they come."""
+    """Return the memory that each import adds, in this order."""
     names = [
         "dataclasses",
         "logging",
@@ -182,5 +191,5 @@ def _imports() -> Table:
     for line in done.stdout.splitlines():
         name, _, kb = line.rpartition(" ")
         rows.append((name, round(int(kb) * 1024 / 1e6, 2)))
-    note = "The last two only where a sink serves or posts HTTP."
-    return Table("What imports add", ("import", "RSS, MB"), rows, note)
+    note = "The last two are only imported if a sink serves or posts HTTP."
+    return Table("Memory that imports add", ("import", "RSS, MB"), rows, note)

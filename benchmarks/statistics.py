@@ -1,4 +1,4 @@
-"""Numbers out of noisy samples. Pure."""
+"""Statistics for noisy samples. Pure functions."""
 
 from __future__ import annotations
 
@@ -10,44 +10,50 @@ T = TypeVar("T")
 
 
 class Spread(NamedTuple):
-    """A median, and half the distance between the quartiles: how far off a typical sample is."""
+    """A median, and half the interquartile range as the deviation of a typical sample."""
 
     median: float
     spread: float
 
 
 def spread(samples: Sequence[float]) -> Spread:
-    """Of at least one sample."""
+    """Return the median and half the interquartile range of one or more samples."""
     if len(samples) < 2:
         return Spread(samples[0], 0.0)
     low, middle, high = statistics.quantiles(samples, n=4, method="inclusive")
     return Spread(middle, (high - low) / 2)
 
 
-def quick(samples: Sequence[float]) -> float:
-    """The first quartile: what else runs makes many samples slower, but the fastest of all may be one that a virtual
-    machine's clock, which leaves out the time that its host took, made too short."""
+def first_quartile(samples: Sequence[float]) -> float:
+    """Return the first quartile of some durations.
+
+    Other programs only make samples longer, so a low quantile is closer to the true duration than the median. The
+    minimum is not used, because the clock of a virtual machine can make single samples too short.
+    """
     return statistics.quantiles(samples, n=4, method="inclusive")[0] if len(samples) > 1 else samples[0]
 
 
-def above(samples: Sequence[float], base: Sequence[float]) -> Spread:
-    """By how much samples are above those that were taken in the same rounds: so that the machine's drift cancels."""
+def difference(samples: Sequence[float], base: Sequence[float]) -> Spread:
+    """Return the differences between samples and base of the same rounds, which cancels slow drift of the machine."""
     return spread([sample - other for sample, other in zip(samples, base, strict=True)])
 
 
-def lost(samples: Sequence[float], base: Sequence[float]) -> Spread:
-    """What part of a throughput is lost, in %, against the same rounds' base."""
+def loss_percent(samples: Sequence[float], base: Sequence[float]) -> Spread:
+    """Return the loss of throughput in %, relative to the base of the same rounds."""
     return spread([100 * (1 - sample / other) for sample, other in zip(samples, base, strict=True)])
 
 
-def interleaved(things: Sequence[T], rounds: int) -> Iterator[tuple[int, T]]:
-    """Every thing once a round, with the round's number; every other round backwards, so that none is always first."""
+def interleaved(items: Sequence[T], rounds: int) -> Iterator[tuple[int, T]]:
+    """Yield the number of each round with every item.
+
+    Every other round is in reverse order, so that no item is always the first.
+    """
     for n in range(rounds):
-        for thing in things if n % 2 == 0 else reversed(things):
-            yield n, thing
+        for item in items if n % 2 == 0 else reversed(items):
+            yield n, item
 
 
 def significant(value: float, digits: int = 3) -> float | int:
-    """As many digits as there is something behind."""
+    """Return a value rounded to its significant digits."""
     rounded = float(f"{value:.{digits}g}")
     return int(rounded) if rounded.is_integer() and abs(rounded) >= 10 ** (digits - 1) else rounded

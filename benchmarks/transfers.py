@@ -1,4 +1,4 @@
-"""What the network viewer takes of a send and a receive."""
+"""Measure what the network viewer adds to a send and a receive."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 import msgspec
 
-from benchmarks import empties, ladder, programs
+from benchmarks import empty_programs, ladder, programs
 from benchmarks.result import Cell, Result, Table
 from benchmarks.statistics import interleaved
 from ebpfmon.kernel import attach, features
@@ -18,47 +18,48 @@ from ebpfmon.plugins import registry
 
 KINDS = ("tcp", "udp")
 METHOD = (
-    "A static program sends a byte and receives it, over loopback, by two sockets that are connected to each other: "
-    "two calls that are counted. Where the peer is not selected (loopback is not, by default), they are counted for "
-    "the process alone, else for the destination as well. Steps take turns; a step's figure is its fastest round."
+    "A static program sends one byte over loopback between two connected sockets and receives it, which makes two "
+    "counted calls. The network viewer counts them for the process and, if the peer's address is selected, for "
+    "the destination as well; by default loopback addresses are not selected. 'Above no program' is what a step "
+    "adds to the two calls together. The steps take turns, and a step's figure is its fastest round."
 )
 
 
 @dataclass(slots=True)
 class Step:
-    """Something that is attached, and what a send and a receive took then, in ns, a round each, by kind."""
+    """Probes to attach, and the time of a send and a receive in each round, by protocol."""
 
     name: str
     attach: Callable[[], AbstractContextManager[object]]
-    took: dict[str, list[float]] = field(default_factory=lambda: {kind: [] for kind in KINDS})
+    times_ns: dict[str, list[float]] = field(default_factory=lambda: {kind: [] for kind in KINDS})
 
     def measure(self, count: int, batches: int) -> None:
-        """One round."""
+        """Measure one round."""
         with self.attach():
             for kind in KINDS:
-                self.took[kind].append(programs.nanoseconds(kind, count, batches))
+                self.times_ns[kind].append(programs.nanoseconds(kind, count, batches))
 
 
 def run(quick: bool) -> Result:
-    """By the hooks that ebpfmon takes here."""
-    found = Result(name="transfers", title="What counting a send and a receive costs in the kernel", method=METHOD)
+    """Measure the steps with the attach methods that ebpfmon chooses on this machine."""
+    result = Result(name="transfers", title="Kernel cost of counting a send and a receive", method=METHOD)
     rounds, count, batches = (3, 2000, 10) if quick else (15, 2000, 15)
     libbpf = Libbpf()
     steps = [
-        Step(ladder.NOTHING, ExitStack),
-        Step("empty programs at all of ebpfmon's hooks", lambda: empties.attached(libbpf)),
+        Step(ladder.NO_PROGRAM, ExitStack),
+        Step("empty programs at all hooks of ebpfmon", lambda: empty_programs.attached(libbpf)),
         *viewers(libbpf),
-        Step("all of ebpfmon, peer not selected", lambda: ladder.everything(libbpf, None)),
+        Step("all default probes, peer not selected", lambda: ladder.all_probes(libbpf, None)),
     ]
     for _, step in interleaved(steps, rounds):
         step.measure(count, batches)
-    fastest = {step.name: {kind: min(took) for kind, took in step.took.items()} for step in steps}
-    found.tables.append(table("By the hooks that ebpfmon takes here, in ns", fastest))
-    return found
+    fastest = {step.name: {kind: min(times_ns) for kind, times_ns in step.times_ns.items()} for step in steps}
+    result.tables.append(table("Nanoseconds, with the attach methods chosen on this machine", fastest))
+    return result
 
 
 def viewers(libbpf: Libbpf, method: str | None = None) -> Iterator[Step]:
-    """The network viewer alone, by one attach method or by the best."""
+    """Yield the steps of the network viewer alone, with one attach method or with the best."""
     for name, settings in (("peer not selected", {}), ("peer selected", {"ips": "*"})):
         yield Step(f"network viewer, {name}", lambda s=settings: _viewer(libbpf, method, s))  # type: ignore[misc]
 
@@ -69,11 +70,11 @@ def _viewer(libbpf: Libbpf, method: str | None, settings: Mapping[str, str]) -> 
     return attach.load(probe, libbpf, features.detect(), LoadOptions(attach_method=method, setup=setup))
 
 
-def table(title: str, took: Mapping[str, Mapping[str, float]]) -> Table:
-    """What a send and a receive take, by step (nothing is the first) and by kind."""
-    nothing = next(iter(took.values()))
+def table(title: str, costs: Mapping[str, Mapping[str, float]]) -> Table:
+    """Return a table of the costs by step and protocol. The first step has no program."""
+    no_program = next(iter(costs.values()))
     rows: list[tuple[Cell, ...]] = []
-    for name, by_kind in took.items():
-        above = [round(by_kind[kind] - nothing[kind]) if by_kind is not nothing else None for kind in KINDS]
+    for name, by_kind in costs.items():
+        above = [round(by_kind[kind] - no_program[kind]) if by_kind is not no_program else None for kind in KINDS]
         rows.append((name, round(by_kind["tcp"]), above[0], round(by_kind["udp"]), above[1]))
-    return Table(title, ("step", "TCP", "above nothing", "UDP", "above nothing"), rows)
+    return Table(title, ("step", "TCP", "above no program", "UDP", "above no program"), rows)

@@ -1,4 +1,4 @@
-"""Workloads whose throughput is measured: loops of system calls, and programs that people know."""
+"""Workloads that report a throughput: loops of system calls, and well-known programs."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ _NGINX = """daemon off; pid {directory}/nginx.pid; error_log stderr error; worke
 events {{}}
 http {{ access_log off; server {{ listen 127.0.0.1:{port}; location / {{ return 200 "{body}"; }} }} }}
 """
-_UP_S = 10.0
+_START_TIMEOUT_S = 10.0
 
 
 @dataclass(frozen=True, slots=True)
 class Workload:
-    """`run` takes so many seconds at most and returns a throughput, of `unit`; more is better."""
+    """A workload: `run` loads the machine for a number of seconds and returns the throughput in `unit`."""
 
     name: str
     unit: str
@@ -33,13 +33,16 @@ class Workload:
 
 @contextmanager
 def workloads(directory: Path, skipped: dict[str, str]) -> Iterator[list[Workload]]:
-    """All that can be run here, with their servers running; what is missing is said in `skipped`."""
+    """Start the servers and yield the workloads that can run on this machine.
+
+    The reasons why others cannot go into `skipped`.
+    """
     with ExitStack() as stack:
-        found = [
-            Workload("read loop", "calls a CPU second", lambda s: _calls("read", s)),
-            Workload("write loop", "calls a CPU second", lambda s: _calls("write", s)),
-            Workload("openat, close loop", "pairs a CPU second", lambda s: _calls("open", s)),
-            Workload("fork loop", "forks a CPU second", lambda s: _calls("fork", s)),
+        available = [
+            Workload("read loop", "calls per CPU second", lambda s: _calls_per_cpu_s("read", s)),
+            Workload("write loop", "calls per CPU second", lambda s: _calls_per_cpu_s("write", s)),
+            Workload("openat, close loop", "pairs per CPU second", lambda s: _calls_per_cpu_s("open", s)),
+            Workload("fork loop", "forks per CPU second", lambda s: _calls_per_cpu_s("fork", s)),
         ]
         makers: dict[str, tuple[Sequence[str], Callable[[Path, ExitStack], Workload]]] = {
             "stress-ng iomix": (("stress-ng",), _stress_ng),
@@ -48,25 +51,25 @@ def workloads(directory: Path, skipped: dict[str, str]) -> Iterator[list[Workloa
             "iperf3": (("iperf3",), _iperf3),
             "wrk on nginx": (("nginx", "wrk"), _nginx),
         }
-        for name, (needed, make) in makers.items():
-            missing = [program for program in needed if not shutil.which(program)]
+        for name, (commands, make) in makers.items():
+            missing = [program for program in commands if not shutil.which(program)]
             if missing:
                 skipped[name] = f"not installed: {', '.join(missing)}"
                 continue
             try:
-                found.append(make(directory, stack))
+                available.append(make(directory, stack))
             except (OSError, RuntimeError, subprocess.SubprocessError) as error:
                 skipped[name] = str(error)
-        yield found
+        yield available
 
 
-def _calls(kind: str, seconds: float) -> float:
-    """How many fit into a second of CPU time, by one of the fastest of many short batches."""
+def _calls_per_cpu_s(kind: str, seconds: float) -> float:
+    """Return how many calls fit into a second of CPU time, from the first decile of many short batches."""
     count = {"read": 10_000, "write": 10_000, "open": 3_000, "fork": 50}[kind]
     return 1e9 / programs.nanoseconds(kind, count, max(3, round(20 * seconds)))
 
 
-def _out(*command: str) -> str:
+def _output(*command: str) -> str:
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
     if done.returncode:
         raise RuntimeError(f"{command[0]} failed ({done.returncode}): {(done.stderr or done.stdout).strip()[-200:]}")
@@ -74,16 +77,16 @@ def _out(*command: str) -> str:
 
 
 def number(pattern: str, text: str) -> float:
-    """The first number that a pattern finds. Raises RuntimeError."""
-    found = re.search(pattern, text)
-    if not found:
-        raise RuntimeError(f"no {pattern!r} in {text[-200:]!r}")
-    return float(found[1])
+    """Return the number in the first match of a pattern. Raises RuntimeError if nothing matches."""
+    match = re.search(pattern, text)
+    if not match:
+        raise RuntimeError(f"the output has no {pattern!r}: {text[-200:]!r}")
+    return float(match[1])
 
 
 def _stress_ng(directory: Path, _: ExitStack) -> Workload:
     def run(seconds: float) -> float:
-        text = _out("stress-ng", "--iomix", "1", "--iomix-bytes", "16M", "--temp-path", str(directory),
+        text = _output("stress-ng", "--iomix", "1", "--iomix-bytes", "16M", "--temp-path", str(directory),
                     "--timeout", str(max(1, round(seconds))), "--metrics-brief")  # fmt: skip
         return number(r"iomix\s+\d+\s+[\d.]+\s+[\d.]+\s+[\d.]+\s+([\d.]+)", text)
 
@@ -93,12 +96,12 @@ def _stress_ng(directory: Path, _: ExitStack) -> Workload:
 def _sysbench(directory: Path, stack: ExitStack) -> Workload:
     command = ["sysbench", "fileio", "--file-total-size=32M", "--file-num=8", "--file-test-mode=rndrw",
                "--file-fsync-freq=0"]  # fmt: skip
-    where = directory / "sysbench"
-    where.mkdir()
-    subprocess.run([*command, "prepare"], cwd=where, check=True, capture_output=True)
+    folder = directory / "sysbench"
+    folder.mkdir()
+    subprocess.run([*command, "prepare"], cwd=folder, check=True, capture_output=True)
 
     def run(seconds: float) -> float:
-        done = subprocess.run([*command, f"--time={max(1, round(seconds))}", "run"], cwd=where, check=True,
+        done = subprocess.run([*command, f"--time={max(1, round(seconds))}", "run"], cwd=folder, check=True,
                               capture_output=True, text=True)  # fmt: skip
         return number(r"reads/s:\s+([\d.]+)", done.stdout) + number(r"writes/s:\s+([\d.]+)", done.stdout)
 
@@ -112,7 +115,7 @@ def _redis(directory: Path, stack: ExitStack) -> Workload:
 
     def run(seconds: float) -> float:
         count = str(int(60_000 * seconds))
-        text = _out("redis-benchmark", "-p", str(port), "-n", count, "-c", "20", "-t", "set", "--csv")
+        text = _output("redis-benchmark", "-p", str(port), "-n", count, "-c", "20", "-t", "set", "--csv")
         return number(r'"SET","([\d.]+)"', text)
 
     return Workload("redis-benchmark", "requests/s", run)
@@ -122,7 +125,7 @@ def _iperf3(_: Path, stack: ExitStack) -> Workload:
     port = _server(stack, lambda port: ["iperf3", "-s", "-B", "127.0.0.1", "-p", str(port)])
 
     def run(seconds: float) -> float:
-        text = _out("iperf3", "-c", "127.0.0.1", "-p", str(port), "-t", str(max(1, round(seconds))), "-J")
+        text = _output("iperf3", "-c", "127.0.0.1", "-p", str(port), "-t", str(max(1, round(seconds))), "-J")
         return float(json.loads(text)["end"]["sum_received"]["bits_per_second"]) / 8e6
 
     return Workload("iperf3", "MB/s", run)
@@ -137,23 +140,26 @@ def _nginx(directory: Path, stack: ExitStack) -> Workload:
     port = _server(stack, command)
 
     def run(seconds: float) -> float:
-        text = _out("wrk", "-t1", "-c8", f"-d{max(1, round(seconds))}", f"http://127.0.0.1:{port}/")
+        text = _output("wrk", "-t1", "-c8", f"-d{max(1, round(seconds))}", f"http://127.0.0.1:{port}/")
         return number(r"Requests/sec:\s+([\d.]+)", text)
 
     return Workload("wrk on nginx", "requests/s", run)
 
 
 def _server(stack: ExitStack, command: Callable[[int], list[str]]) -> int:
-    """Start one on a free port, and wait until it takes connections; it ends with the stack."""
+    """Start a server on a free port, wait until it accepts connections, and return the port.
+
+    It is stopped when the stack closes. Raises RuntimeError if it does not start.
+    """
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port: int = free.getsockname()[1]
     server = subprocess.Popen(command(port), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     stack.callback(server.wait)
     stack.callback(server.terminate)
-    deadline = time.monotonic() + _UP_S
+    deadline = time.monotonic() + _START_TIMEOUT_S
     while time.monotonic() < deadline and server.poll() is None:
         with suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
             return port
         time.sleep(0.05)
-    raise RuntimeError(f"{server.args!s:.40}: it does not listen")
+    raise RuntimeError(f"cannot connect to the server {server.args!s:.40}")

@@ -1,4 +1,4 @@
-"""Runs a monitor, and looks at what it costs: its CPU time, its memory, its tables in the kernel, its ticks."""
+"""Run a monitor and measure its CPU time, its memory, its kernel tables and the regularity of its ticks."""
 
 from __future__ import annotations
 
@@ -15,26 +15,26 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
 
-ENDS_S = 10.0
-READY_S = 60.0
+_STOP_TIMEOUT_S = 10.0
+_LINE_TIMEOUT_S = 60.0
 
 
 @dataclass(frozen=True, slots=True)
 class Monitor:
-    """How one is started. One that `writes` prints a line at every tick; of any other only the process is seen."""
+    """How to start a monitor."""
 
     name: str
     command: Sequence[str]
     writes: bool = True
+    """Whether it prints a line at every tick."""
     environment: Mapping[str, str] = field(default_factory=dict)
-    settle_s: float = 0.5
-    """How long it is left alone before it is measured, after its first line or its start."""
+    warm_up_s: float = 0.5
+    """The time to wait before measuring, after its first line (or its start, if it prints none)."""
 
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """What a monitor used in a time, `seconds`, and held at its end. `jitter_ms` is the standard deviation of the time
-    between its lines; memory is in 10^6 bytes."""
+    """The CPU time that a monitor used within `seconds`, and its memory (in 10^6 bytes) at the end."""
 
     seconds: float
     user_s: float
@@ -43,33 +43,34 @@ class Cost:
     rss_mb: float
     pss_mb: float
     jitter_ms: float | None
+    """The standard deviation of the time between its lines."""
     lines: Sequence[bytes] = ()
 
     @property
     def per_30_s(self) -> float:
-        """CPU seconds (user and system) that 30 seconds take."""
+        """The CPU time (user and system) scaled to 30 seconds."""
         return self.cpu_s * 30 / self.seconds
 
 
 class Running:
-    """A monitor that runs; its lines are taken from it at once, with the time at which each came."""
+    """A running monitor. Its lines are read at once and kept with the times of their arrival."""
 
     def __init__(self, monitor: Monitor) -> None:
         self.monitor = monitor
-        # as users run them: with compiled modules
+        # Let Python cache compiled modules, as it does for users.
         environment = {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"}
         self._process = subprocess.Popen(
             monitor.command,
-            stdin=subprocess.PIPE,  # some end when that does
+            stdin=subprocess.PIPE,  # Some monitors exit when their input closes, so keep it open.
             stdout=subprocess.PIPE if monitor.writes else subprocess.DEVNULL,
             stderr=subprocess.PIPE,
             env={**environment, **monitor.environment},
         )
         self.lines: list[tuple[float, bytes]] = []
-        self.said: list[bytes] = []
-        self._came = threading.Condition()
-        self._errors = threading.Thread(target=self._read_errors, daemon=True)
-        self._readers = [self._errors]
+        self.errors: list[bytes] = []
+        self._arrival = threading.Condition()
+        self._error_reader = threading.Thread(target=self._read_errors, daemon=True)
+        self._readers = [self._error_reader]
         if monitor.writes:
             self._readers.append(threading.Thread(target=self._read, daemon=True))
         for reader in self._readers:
@@ -77,29 +78,31 @@ class Running:
 
     @property
     def pid(self) -> int:
-        """Of the monitor's (first) process."""
+        """The process id of the monitor."""
         return self._process.pid
 
     @property
     def ended(self) -> bool:
-        """Whether it has, by itself."""
+        """Whether the monitor has exited."""
         return self._process.poll() is not None
 
     def wait_for_lines(self, count: int = 1) -> None:
-        """Until so many have come. Raises RuntimeError if it ends before, or takes too long."""
-        with self._came:
-            done = self._came.wait_for(lambda: len(self.lines) >= count or self._process.poll() is not None, READY_S)
+        """Wait for a total number of lines. Raises RuntimeError if the monitor exits first or takes too long."""
+        with self._arrival:
+            done = self._arrival.wait_for(
+                lambda: len(self.lines) >= count or self._process.poll() is not None, _LINE_TIMEOUT_S
+            )
         if not done or len(self.lines) < count:
-            raise RuntimeError(f"it says nothing: {self.last_words() or 'no line came'}")
+            raise RuntimeError(f"it printed nothing: {self.last_error() or 'no error message either'}")
 
-    def last_words(self) -> str:
-        """The last line that it wrote to standard error."""
-        if self.ended:  # what it said last may still be on its way
-            self._errors.join(ENDS_S)
-        return self.said[-1].decode(errors="replace").strip() if self.said else ""
+    def last_error(self) -> str:
+        """Return the last line that the monitor wrote to standard error."""
+        if self.ended:  # The reader may not have seen the last line yet.
+            self._error_reader.join(_STOP_TIMEOUT_S)
+        return self.errors[-1].decode(errors="replace").strip() if self.errors else ""
 
     def measure(self, seconds: float) -> Cost:
-        """What it uses from now on, for so long."""
+        """Measure the costs of the monitor for a number of seconds from now."""
         before, first = usage(self.pid), len(self.lines)
         start = time.monotonic()
         time.sleep(seconds)
@@ -108,14 +111,14 @@ class Running:
         lines = self.lines[first:]
         return Cost(
             elapsed, after.user_s - before.user_s, after.system_s - before.system_s, after.cpu_s - before.cpu_s,
-            rss, pss, jitter_ms([at for at, _ in lines]), [line for _, line in lines],
+            rss, pss, jitter_ms([time_s for time_s, _ in lines]), [line for _, line in lines],
         )  # fmt: skip
 
     def stop(self) -> None:
-        """End it, and read what it still has to say."""
+        """Stop the monitor and read the rest of its output."""
         self._process.send_signal(signal.SIGTERM)
         try:
-            self._process.wait(ENDS_S)
+            self._process.wait(_STOP_TIMEOUT_S)
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
@@ -128,29 +131,32 @@ class Running:
     def _read(self) -> None:
         assert self._process.stdout
         for line in self._process.stdout:
-            with self._came:
+            with self._arrival:
                 self.lines.append((time.monotonic(), line))
-                self._came.notify_all()
-        with self._came:
+                self._arrival.notify_all()
+        with self._arrival:
             self._process.wait()
-            self._came.notify_all()
+            self._arrival.notify_all()
 
     def _read_errors(self) -> None:
         assert self._process.stderr
         for line in self._process.stderr:
-            self.said = [*self.said[-20:], line] if line.strip() else self.said
+            self.errors = [*self.errors[-20:], line] if line.strip() else self.errors
 
 
 @contextmanager
 def running(monitor: Monitor) -> Iterator[Running]:
-    """A monitor that is past its start. Raises RuntimeError if it does not get there, OSError if there is none."""
+    """Start a monitor, let it warm up, and stop it at the end.
+
+    Raises RuntimeError if it does not start, and OSError if its program does not exist.
+    """
     run = Running(monitor)
     try:
         if monitor.writes:
             run.wait_for_lines()
-        time.sleep(monitor.settle_s)
+        time.sleep(monitor.warm_up_s)
         if run.ended:
-            raise RuntimeError(f"it ended: {run.last_words()}")
+            raise RuntimeError(f"it exited: {run.last_error()}")
         yield run
     finally:
         run.stop()
@@ -158,12 +164,12 @@ def running(monitor: Monitor) -> Iterator[Running]:
 
 @contextmanager
 def load(*command: str) -> Iterator[subprocess.Popen[bytes]]:
-    """Something that says "ready" when it is, and runs meanwhile."""
+    """Run a workload in the background, and wait until it prints "ready". Raises RuntimeError if it does not."""
     with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
         assert process.stdout
         try:
             if process.stdout.readline() != b"ready\n":
-                raise RuntimeError(f"{' '.join(command)}: it is not ready")
+                raise RuntimeError(f"{' '.join(command)} did not become ready")
             yield process
         finally:
             process.kill()
@@ -171,50 +177,52 @@ def load(*command: str) -> Iterator[subprocess.Popen[bytes]]:
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """CPU time since the start: of a process, and of the children that it has waited for."""
+    """The CPU time of a process since its start, including children that it has waited for."""
 
     user_s: float
     system_s: float
     cpu_s: float
-    """Both, by a clock that is more exact than their sum."""
+    """The sum of both, from a clock that is more precise than they are."""
 
 
 def usage(pid: int) -> Usage:
-    """Of a process with all its threads, also those that have ended."""
+    """Return the CPU time of a process with all its threads, including threads that have ended."""
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     user, system, user_of_children, system_of_children = (int(n) / os.sysconf("SC_CLK_TCK") for n in fields[11:15])
-    clock = ~pid << 3 | 2  # what clock_getcpuclockid(3) makes
+    clock = ~pid << 3 | 2  # The clock id that clock_getcpuclockid(3) returns.
     own = time.clock_gettime_ns(clock) / 1e9
     return Usage(user + user_of_children, system + system_of_children, own + user_of_children + system_of_children)
 
 
 def memory_mb(pid: int) -> tuple[float, float]:
-    """Resident and proportional memory in 10^6 bytes."""
+    """Return the resident and the proportional set size of a process, in 10^6 bytes."""
     rollup = Path(f"/proc/{pid}/smaps_rollup").read_text()
     rss, pss = (int(re.search(rf"^{name}:\s+(\d+)", rollup, re.M)[1]) for name in ("Rss", "Pss"))  # type: ignore[index]
     return rss * 1024 / 1e6, pss * 1024 / 1e6
 
 
 def jitter_ms(times: Sequence[float]) -> float | None:
-    """The standard deviation of what lies between them; None if that cannot be told."""
-    between = [1000 * (b - a) for a, b in pairwise(times)]
-    return statistics.stdev(between) if len(between) > 1 else None
+    """Return the standard deviation of the intervals between times, or None for fewer than two intervals."""
+    intervals = [1000 * (b - a) for a, b in pairwise(times)]
+    return statistics.stdev(intervals) if len(intervals) > 1 else None
 
 
 @dataclass(frozen=True, slots=True)
 class InKernel:
-    """What a process holds in the kernel: memory of its maps in 10^6 bytes; how often its programs ran and how long,
-    while the kernel kept count (`counting_runs`)."""
+    """The BPF maps and programs of a process."""
 
     maps: int
     maps_mb: float
+    """The memory of the maps in 10^6 bytes."""
     programs: int
     runs: int
+    """How often the programs ran while `run_statistics` was active."""
     run_ns: int
+    """How long they ran in total."""
 
 
 def in_kernel(pid: int) -> InKernel:
-    """By its descriptors of maps and programs."""
+    """Return the BPF maps and programs that a process has open."""
     maps: dict[str, int] = {}
     programs: dict[str, tuple[int, int]] = {}
     for path in Path(f"/proc/{pid}/fdinfo").iterdir():
@@ -231,8 +239,8 @@ def in_kernel(pid: int) -> InKernel:
 
 
 @contextmanager
-def counting_runs() -> Iterator[None]:
-    """The kernel keeps count of the runs of BPF programs, which costs some 20 ns each."""
+def run_statistics() -> Iterator[None]:
+    """Let the kernel count and time the runs of BPF programs, which adds about 20 ns to each run."""
     switch = Path("/proc/sys/kernel/bpf_stats_enabled")
     before = switch.read_text()
     switch.write_text("1\n")

@@ -1,4 +1,4 @@
-"""Kernel headers for BCC, which compiles nothing without: this kernel's, or else those of one of Debian's."""
+"""Find kernel headers for BCC, which cannot compile without: this kernel's, or those of a Debian kernel."""
 
 from __future__ import annotations
 
@@ -15,25 +15,25 @@ _MERGED = OUT / "headers"
 
 
 def environment() -> dict[str, str] | None:
-    """What BCC must be told to find some; None if there are none.
+    """Return the environment variables with which BCC finds kernel headers, or None if there are none.
 
-    Another kernel's will do for a program that uses no more of the kernel than `struct pt_regs`: the registers are the
-    same in all.
+    Another kernel's headers are good enough for a program whose only kernel type is `struct pt_regs`, which is the
+    same in all kernels.
     """
     if any(Path(place).exists() for place in host.header_places(os.uname().release)):
         return {}
     places = [Path("/usr/src"), *fetch.cache().glob("*/*/root/usr/src")]
-    common = next((found for place in places for found in sorted(place.glob("linux-headers-*-common"))), None)
+    common = next((path for place in places for path in sorted(place.glob("linux-headers-*-common"))), None)
     if not common:
         return None
     stem = common.name.removesuffix("common")
-    of_machine = next((found for found in common.parent.glob(f"{stem}*") if found != common), None)
-    if not of_machine:
+    architecture = next((path for path in common.parent.glob(f"{stem}*") if path != common), None)
+    if not architecture:
         return None
-    if not _MERGED.exists():  # Debian has them in two places, BCC looks into one
+    if not _MERGED.exists():  # Debian splits the headers between two directories, but BCC takes only one.
         _MERGED.parent.mkdir(parents=True, exist_ok=True)
         try:
-            for directory in (common, of_machine):
+            for directory in (common, architecture):
                 subprocess.run(["cp", "-rsf", f"{directory}/.", _MERGED], check=True, capture_output=True)
         except subprocess.CalledProcessError:
             shutil.rmtree(_MERGED, ignore_errors=True)
