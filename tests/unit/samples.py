@@ -1,4 +1,4 @@
-"""Samples out of the authors' pages, as files that can be run."""
+"""Extract the samples of the pages for authors of plugins, as files that can be run."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ API = (ROOT / "docs" / "reference" / "plugin-api.md").read_text()
 HEADERS = (ROOT / "docs" / "reference" / "bpf-headers.md").read_text()
 
 
-def sample(page: str, language: str, about: str) -> str:
-    """The first sample of a language that has these words."""
+def sample(page: str, language: str, containing: str) -> str:
+    """Return the first sample in this language that contains this text."""
     blocks: list[tuple[str, str]] = re.findall(r"^```(\w*)\n(.*?)^```", page, re.M | re.S)
-    return next(text for found, text in blocks if found == language and about in text)
+    return next(text for found, text in blocks if found == language and containing in text)
 
 
 FILES = {
@@ -27,11 +27,11 @@ FILES = {
     "sqlite_sink.py": sample(SINKS, "python", "class Sqlite:"),
     "test_sqlite_sink.py": sample(SINKS, "python", "import sqlite_sink"),
 }
-"""All samples that are files, by their names."""
+"""The samples that are files, by name."""
 
 
 def write(folder: Path, *names: str) -> Path:
-    """Write some of them into a folder where nobody else may write."""
+    """Write these files into a new folder that only its owner can write to, and return the folder."""
     folder.mkdir(mode=0o755)
     for name in names:
         (folder / name).write_text(FILES[name])

@@ -38,7 +38,7 @@ SETTINGS = (ROOT / "docs" / "reference" / "settings.md").read_text()
 
 
 def tables(page: str) -> dict[str, set[str]]:
-    """What is in the first column of each table, by the name at its head; a name may have several tables."""
+    """Return what is in the first column of the tables of a page, by the heading of that column."""
     found: dict[str, set[str]] = {}
     for block in re.findall(r"(?:^\|.*\n)+", page, re.M):
         head, _, *rows = block.splitlines()
@@ -49,7 +49,7 @@ def tables(page: str) -> dict[str, set[str]]:
 
 
 def members(name: str) -> set[str]:
-    """The names that a public class's users need to know."""
+    """Return the names that users of a public class need."""
     public: Any = getattr(ebpfmon, name)
     computed = (property, cached_property)
     own = {n for n, v in vars(public).items() if not n.startswith("_") and (callable(v) or isinstance(v, computed))}

@@ -1,4 +1,4 @@
-"""The pages say what the code does: every chart, counter, event, setting and sample."""
+"""The pages have every chart, counter, event and setting of the code, and their samples work."""
 
 from __future__ import annotations
 
@@ -23,6 +23,7 @@ from ebpfmon_network_viewer import charts as network_charts
 from ebpfmon_process import charts as process_charts
 from ebpfmon_process.events import EVENTS
 from ebpfmon_sinks.log.settings import LogSettings
+from tests.unit.samples import sample
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
@@ -36,12 +37,6 @@ C = (ROOT / "plugins" / "ebpfmon_process" / "process.bpf.c").read_text()
 HEADER = (ROOT / "plugins" / "ebpfmon_process" / "process.h").read_text()
 
 
-def block(page: str, language: str, about: str) -> str:
-    """The first sample of a language that mentions something."""
-    blocks: list[tuple[str, str]] = re.findall(r"^```(\w*)\n(.*?)^```", page, re.M | re.S)
-    return next(text for found, text in blocks if found == language and about in text)
-
-
 PAGES = [(c, PROCESS) for c in process_charts.CHARTS] + [(c, NETWORK) for c in network_charts.CHARTS]
 
 
@@ -52,7 +47,7 @@ def test_the_probes_page_has_every_chart_with_its_dimensions_and_counters(chart:
     entry = page[start : page.find("\n| `", start + 1)]
     for dimension in chart.dimensions:
         if dimension.id == ebpfmon.VALUE:
-            pass  # the chart's title says what it is
+            pass  # The chart's title explains it.
         elif not chart.labels:
             assert f"{dimension.name} (`{dimension.id}`)" in entry
         else:
@@ -86,17 +81,17 @@ def test_the_page_of_charts_explains_every_chart_of_ebpfmon_itself() -> None:
 
 
 def test_the_sample_of_all_settings_has_every_key_with_its_default() -> None:
-    sample = tomli.loads(block(SETTINGS, "toml", "load_mode"))
+    raw = tomli.loads(sample(SETTINGS, "toml", "load_mode"))
     found = registry.discover()
-    shown = config.check(sample, "settings.md", found)
+    shown = config.check(raw, "settings.md", found)
     assert msgspec.to_builtins(shown.ebpfmon) == msgspec.to_builtins(config.Core())
-    assert set(sample["ebpfmon"]) == set(config.Core.__struct_fields__)
+    assert set(raw["ebpfmon"]) == set(config.Core.__struct_fields__)
     assert shown.groups == config.GroupSettings()
-    assert set(sample["groups"]) == set(config.GroupSettings.__struct_fields__)
+    assert set(raw["groups"]) == set(config.GroupSettings.__struct_fields__)
     for name, probe in found.probes.items():
         assert shown.plugins[name] == probe.settings()
-        assert set(sample["plugins"][name]) == set(probe.settings.__struct_fields__)
-    (log,) = sample["sinks"]
+        assert set(raw["plugins"][name]) == set(probe.settings.__struct_fields__)
+    (log,) = raw["sinks"]
     assert set(log) == {*LogSettings.__struct_fields__, "type"}
     assert config.check({"sinks": [{**log, "name": ""}]}, "settings.md", found).sinks == (LogSettings(),)
 
@@ -144,14 +139,14 @@ def test_the_tables_of_settings_have_every_key_with_its_type_its_range_and_its_d
 
 
 def test_the_settings_on_the_network_viewers_page_are_all_of_them_with_their_defaults() -> None:
-    sample, found = tomli.loads(block(NETWORK, "toml", "maximum_dimensions")), registry.discover()
-    settings = config.check(sample, "README.md", found).plugins["network_viewer"]
+    raw, found = tomli.loads(sample(NETWORK, "toml", "maximum_dimensions")), registry.discover()
+    settings = config.check(raw, "README.md", found).plugins["network_viewer"]
     assert settings == found.probes["network_viewer"].settings()
-    assert set(sample["plugins"]["network_viewer"]) == set(settings.__struct_fields__)
+    assert set(raw["plugins"]["network_viewer"]) == set(settings.__struct_fields__)
 
 
 def test_the_error_on_the_network_viewers_page_is_what_is_said() -> None:
-    said = block(NETWORK, "", "0-70000").strip().removeprefix("ebpfmon: ")
+    said = sample(NETWORK, "", "0-70000").strip().removeprefix("ebpfmon: ")
     raw = {"plugins": {"network_viewer": {"ports": "0-70000"}}}
     with pytest.raises(SettingsError) as caught:
         config.check(raw, "/etc/ebpfmon/ebpfmon.toml", registry.discover())
@@ -165,7 +160,7 @@ def test_the_errors_on_the_page_of_settings_are_what_is_said() -> None:
         {"ebpfmon": {"load_mode": "all"}},
         {"ebpfmon": {"interval": 2}, "sinks": [{"type": "log", "interval": 3}]},
     ]
-    said = block(SETTINGS, "", "no such setting").splitlines()
+    said = sample(SETTINGS, "", "no such setting").splitlines()
     for raw, line in zip(wrong, said, strict=True):
         with pytest.raises(SettingsError) as caught:
             config.check(raw, "/etc/ebpfmon/ebpfmon.toml", registry.discover())
@@ -173,7 +168,7 @@ def test_the_errors_on_the_page_of_settings_are_what_is_said() -> None:
 
 
 def test_the_snapshot_on_the_page_of_json_follows_the_schema() -> None:
-    jsonschema.validate(json.loads(block(JSON, "json", "ebpf.io")), ebpfmon.snapshot_schema())
+    jsonschema.validate(json.loads(sample(JSON, "json", "ebpf.io")), ebpfmon.snapshot_schema())
 
 
 def test_the_tables_of_json_have_every_key() -> None:
