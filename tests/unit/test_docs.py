@@ -26,7 +26,6 @@ from ebpfmon_sinks.log.settings import LogSettings
 from tests.unit.samples import sample
 
 ROOT = Path(__file__).parents[2]
-README = (ROOT / "README.md").read_text()
 REFERENCE = ROOT / "docs" / "reference"
 SETTINGS = (REFERENCE / "settings.md").read_text()
 CHARTS = (REFERENCE / "charts.md").read_text()
@@ -108,26 +107,32 @@ SECTIONS: dict[str, type[msgspec.Struct]] = {
 def keys(settings: type[msgspec.Struct]) -> list[tuple[str, str, str]]:
     """Return key, type with range, and default of all settings in a section, as the tables of settings show them."""
     definitions = msgspec.json.schema(settings)["$defs"]
-    defaults = {**msgspec.to_builtins(settings()), "type": None}
+    defaults = msgspec.to_builtins(settings())
     rows = []
     for key, schema in definitions[settings.__name__]["properties"].items():
-        values = definitions.get(schema.get("$ref", "").rpartition("/")[2], schema).get("enum")
-        if key == "type":
-            kind = "string"
-        elif values:
-            kind = ", ".join(f'`"{value}"`' for value in values)
-        elif "minimum" in schema:
-            kind = f"integer, {schema['minimum']} to {schema['maximum']}"
-        else:
-            kind = {"array": "array of strings", "object": "table of strings"}.get(schema["type"], schema["type"])
-        if key == "type":
-            default = "required"
-        elif kind == "table of strings":
-            default = f"`{{{', '.join(f'{name} = {json.dumps(value)}' for name, value in defaults[key].items())}}}`"
-        else:
-            default = f"`{json.dumps(defaults[key])}`"
-        rows.append((key, kind, default))
+        if key == "type":  # The tag of a union, which has no default.
+            rows.append((f"`{key}`", "string", "required"))
+            continue
+        kind = type_of({**schema, **definitions.get(schema.get("$ref", "").rpartition("/")[2], {})})
+        rows.append((f"`{key}`", kind, f"`{toml(defaults[key])}`"))
     return rows
+
+
+def type_of(schema: dict[str, Any]) -> str:
+    """Return the type of a setting with its range or values."""
+    if values := schema.get("enum"):
+        return ", ".join(f'`"{value}"`' for value in values)
+    if "minimum" in schema:
+        return f"integer, {schema['minimum']} to {schema['maximum']}"
+    name: str = schema["type"]
+    return {"array": "array of strings", "object": "table of strings"}.get(name, name)
+
+
+def toml(value: object) -> str:
+    """Return a value in TOML, on one line."""
+    if isinstance(value, dict):
+        return f"{{{', '.join(f'{name} = {toml(item)}' for name, item in value.items())}}}"
+    return json.dumps(value)
 
 
 @pytest.mark.parametrize("section", SECTIONS)
@@ -135,7 +140,7 @@ def test_the_tables_of_settings_have_every_key_with_its_type_its_range_and_its_d
     page = re.split(rf"^#+ `{re.escape(section)}`$", SETTINGS, flags=re.M)[1].partition("\n#")[0]
     table = page[page.index("| key | type | default | meaning |") :].partition("\n\n")[0]
     rows = [tuple(cell.strip() for cell in line.split("|")[1:4]) for line in table.splitlines()[2:]]
-    assert rows == [(f"`{key}`", kind, default) for key, kind, default in keys(SECTIONS[section])]
+    assert rows == keys(SECTIONS[section])
 
 
 def test_the_settings_on_the_network_viewers_page_are_all_of_them_with_their_defaults() -> None:
@@ -192,5 +197,6 @@ def test_the_generated_parts_of_the_reference_are_what_the_code_says() -> None:
 
 def test_every_make_target_that_is_mentioned_is_there() -> None:
     targets = set(re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.M))
-    for page in (README, (ROOT / "CONTRIBUTING.md").read_text()):
-        assert set(re.findall(r"`make ([\w-]+)", page)) <= targets
+    pages = [ROOT / "CONTRIBUTING.md", ROOT / "README.md", *(ROOT / "docs").rglob("*.md")]
+    mentioned = {target for page in pages for target in re.findall(r"`make ([\w-]+)", page.read_text())}
+    assert mentioned <= targets
