@@ -1,1 +1,1 @@
-"""Name the group that a process belongs to: its application, program, user or container."""
+"""Find the group that a process belongs to: its application, program, user or container."""

@@ -1,4 +1,4 @@
-"""Name a cgroup for people. Uses its path only, and asks no container runtime."""
+"""Name a cgroup by its path alone, without asking a container runtime."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ _ID = r"(?P<{}>[0-9a-f]{{12}})[0-9a-f]{{52}}"
 
 _POD = re.compile(r"kubepods.*?[-/]pod(?P<uid>[0-9a-f]{8})[0-9a-f_-]*")
 
-# the outermost container gives the name, not what systemd or Docker run inside it
+# The outermost container gives the name, rather than a service or a container inside it.
 _CONTAINER = re.compile(
     rf"""/(?:
         (?:[^/]*:)?(?P<runtime>docker|libpod|crio|nerdctl|(?:cri-)?containerd)(?:-conmon)?[-:]{_ID.format("named")}(?:\.scope)?
@@ -35,8 +35,8 @@ _RANDOM = re.compile(
     rf"""(?:
         [-.@](?:{_UUID}|[0-9a-f]{{32}})
       | (?<=run)-(?:u\d+|r[0-9a-f]{{32}}|p\d+-i\d+)   # systemd-run
-      | @\d+-\d+[^/]*(?=\.service$)                   # a service started for each connection to a socket
-      | -\d+(?=\.scope$)                              # the PID of a desktop's application
+      | @\d+-\d+[^/]*(?=\.service$)                   # a service instance for one connection to a socket
+      | -\d+(?=\.scope$)                              # the PID of a desktop application
     )(?=\.(?:service|scope)$)""",
     re.VERBOSE,
 )
@@ -46,12 +46,12 @@ _ESCAPED = re.compile(r"(?:\\x[0-9a-f]{2})+")
 
 
 def name(path: str) -> str:
-    r"""Return the name of the cgroup with this path (of version 1 or 2, as in /proc/PID/cgroup).
+    r"""Return a display name for the cgroup with this path (version 1 or 2, as in /proc/PID/cgroup).
 
-    A container is called `RUNTIME-ID` with the first 12 characters of its ID, or `pod-UID/ID` in Kubernetes. A virtual
-    machine and an LXC container have their own name, a service has that of its unit, and a session that of its user
-    (`user-1000`). The root is `root`. Any other cgroup has the last component of its path. Random parts of a name are
-    left out, and escapes such as `\x2d` are decoded.
+    A container is called `RUNTIME-ID`, with the first 12 characters of its ID, or `pod-UID/ID` in Kubernetes. Virtual
+    machines and LXC containers have their own names, services the name of their unit, and sessions the name of their
+    user (`user-1000`). The root cgroup is called `root`, and any other cgroup by the last component of its path. Random
+    parts of names are left out, and escapes such as `\x2d` are decoded.
     """
     path = "/" + "/".join(c for c in path.removesuffix(" (deleted)").split("/") if c not in ("", ".", ".."))
     if path == "/":
@@ -68,22 +68,22 @@ def _pod(path: str) -> str | None:
 
 
 def _container(path: str) -> str | None:
-    found = _CONTAINER.search(path)
-    if not found:
+    match = _CONTAINER.search(path)
+    if not match:
         return None
-    match found.lastgroup:
+    match match.lastgroup:
         case "named":
-            return f"{_RUNTIMES[found['runtime']]}-{found['named']}"
+            return f"{_RUNTIMES[match['runtime']]}-{match['named']}"
         case "bare":
-            return f"{_RUNTIMES.get(found['parent'] or '', 'container')}-{found['bare']}"
+            return f"{_RUNTIMES.get(match['parent'] or '', 'container')}-{match['bare']}"
         case "buildkit":
             return "buildkit"
         case kind:
-            return _LIBVIRT.sub("", _decoded(found[kind or 0]))
+            return _LIBVIRT.sub("", _unescape(match[kind or 0]))
 
 
 def _user(path: str) -> str | None:
-    """Return the unit that a user's own systemd started, or else the user."""
+    """Return the unit that a user's own systemd manager started, or else the name of the user."""
     user = _USER.search(path)
     if not user:
         return None
@@ -93,18 +93,18 @@ def _user(path: str) -> str | None:
 
 def _unit(path: str) -> str | None:
     unit = _UNIT.search(path)
-    return _decoded(_BUS_NAME.sub(r"dbus-\1", _RANDOM.sub("", unit[1]))) if unit else None
+    return _unescape(_BUS_NAME.sub(r"dbus-\1", _RANDOM.sub("", unit[1]))) if unit else None
 
 
 def _last(path: str) -> str:
-    return _decoded(_LONG_ID.sub(r"\g<short>", path.rpartition("/")[2]))
+    return _unescape(_LONG_ID.sub(r"\g<short>", path.rpartition("/")[2]))
 
 
-def _decoded(name: str) -> str:
-    r"""Return a systemd name without its escapes (`\x2d` is `-`), except those of unprintable characters."""
-    return _ESCAPED.sub(_character, name)
+def _unescape(name: str) -> str:
+    r"""Return a systemd name with its escapes decoded (`\x2d` is `-`), except those of unprintable characters."""
+    return _ESCAPED.sub(_unescape_match, name)
 
 
-def _character(escaped: re.Match[str]) -> str:
+def _unescape_match(escaped: re.Match[str]) -> str:
     text = bytes.fromhex(escaped[0].replace("\\x", "")).decode("utf-8", "replace")
     return text if text.isprintable() else escaped[0]

@@ -1,4 +1,4 @@
-"""Read the groups of applications from a file in the format of Netdata's apps_groups.conf."""
+"""Read groups of applications from a file in the format of Netdata's apps_groups.conf."""
 
 from __future__ import annotations
 
@@ -15,71 +15,75 @@ DEFAULT_PATH = Path(__file__).with_name("apps_groups.conf")
 """The groups file that comes with ebpfmon."""
 
 _COMM_BYTES = 15
-_NETDATA_ONLY = ("managers", "interpreters")  # names with a special meaning to Netdata
+_NETDATA_ONLY = ("managers", "interpreters")
+"""Group names that have a special meaning in Netdata."""
 _Rank = tuple[int, str]
 """The position of a pattern in the file, and its group. The lowest rank wins."""
 _FLAGS = "-+ \t\r\f\v"
-"""Characters that Netdata allows before a name, to hide a process or to show more of it."""
+"""Characters that Netdata allows before a name, as flags that hide a process or show more of it."""
 _STAR = re.compile(r"\\(.)|(\*)")
 
 
 @dataclass(frozen=True, slots=True)
 class Pattern:
-    """A pattern for a comm or a command line: literal pieces, with any text between them.
+    """A pattern for a comm or a command line: literal pieces with any text between them.
 
-    A single piece must be the whole comm. An empty first or last piece matches any beginning or end.
+    A single piece must equal the whole comm. An empty first or last piece matches any beginning or end.
     """
 
     pieces: tuple[str, ...]
 
     @classmethod
     def parse(cls, word: str) -> Self:
-        """Return the pattern for a word of the file, without its flags and quotes."""
+        """Return the pattern for a word of the file. The word has no flags or quotes."""
         inner = word.strip("*")
         if not inner:
             return cls(("", ""))
-        if "*" in inner:  # one of Netdata's simple patterns, in which a backslash quotes the next character
+        if "*" in inner:  # This is a Netdata simple pattern, in which a backslash quotes the next character.
             return cls(tuple(_unescaped(word)))
-        before, after = word.startswith("*"), word.endswith("*")
-        if not before:
-            inner = cut(inner)
-        return cls(("",) * before + (inner,) + ("",) * after)
+        any_start, any_end = word.startswith("*"), word.endswith("*")
+        if not any_start:
+            inner = truncate_comm(inner)
+        return cls(("",) * any_start + (inner,) + ("",) * any_end)
 
     @property
-    def of_command_line(self) -> bool:
-        """Whether the pattern is compared with the command line instead of the comm."""
+    def matches_command_line(self) -> bool:
+        """Whether the pattern is matched against the command line instead of the comm."""
         return len(self.pieces) > 2 and not self.pieces[0] and not self.pieces[-1]
 
     def matches(self, text: str) -> bool:
-        """Say whether the text has all pieces in order, the first at its beginning and the last at its end."""
+        """Return whether the text has all pieces in order, the first at its beginning and the last at its end."""
         first, *middle, last = self.pieces
-        at, end = len(first), len(text) - len(last)
-        if at > end or not (text.startswith(first) and text.endswith(last)):
+        position, end = len(first), len(text) - len(last)
+        if position > end or not (text.startswith(first) and text.endswith(last)):
             return False
         for piece in middle:
-            at = text.find(piece, at, end)
-            if at < 0:
+            position = text.find(piece, position, end)
+            if position < 0:
                 return False
-            at += len(piece)
+            position += len(piece)
         return True
 
 
 @dataclass(frozen=True, slots=True)
 class _Scan:
-    """A pattern that no index finds, so it is tried. `piece` is its longest: text without that cannot match."""
+    """A pattern that no index covers, so it is tried one by one.
+
+    `longest_piece` allows a quick check: text without it cannot match.
+    """
 
     rank: _Rank
     pattern: Pattern
-    piece: str
-    of_command_line: bool
+    longest_piece: str
+    matches_command_line: bool
 
 
 @dataclass(frozen=True, slots=True)
 class Groups:
     """The groups of a file. A process belongs to the group of the first pattern that matches.
 
-    `names` are the groups in the order of the file. `problems` are messages about lines that cannot be used, or only in
-    part, with the file and the line number. `needs_command_line` says whether any pattern looks at more than the comm.
+    `names` are the groups in the order of the file. `problems` are messages about unusable lines, with the file name
+    and the line number. `needs_command_line` is whether any pattern is matched against the command line.
     """
 
     names: tuple[str, ...] = ()
@@ -93,7 +97,7 @@ class Groups:
 
     @classmethod
     def read(cls, path: Path) -> Self:
-        """Return the groups of a file. Raises SettingsError if it cannot be read at all."""
+        """Return the groups of a file. Raise SettingsError if the file cannot be read."""
         try:
             text = path.read_bytes().decode("utf-8-sig", "replace")
         except FileNotFoundError:
@@ -104,13 +108,13 @@ class Groups:
 
     @classmethod
     def parse(cls, text: str, source: str) -> Self:
-        """Return the groups of a file's text. `source` is its name in `problems`."""
+        """Return the groups in the text of a file. `source` is the file name to use in `problems`."""
         problems: list[str] = []
         rules: list[tuple[str, Pattern]] = []
         for number, line in enumerate(text.split("\n"), 1):
             try:
                 group, words = _split(line.strip())
-            except _UnreadableError as error:
+            except _InvalidLineError as error:
                 problems.append(escaped(f"{source}:{number}: {error}"))
                 continue
             rules += [(group, Pattern.parse(word)) for word in words]
@@ -122,8 +126,8 @@ class Groups:
         prefixes: dict[str, _Rank] = {}
         suffixes: dict[str, _Rank] = {}
         scans: list[_Scan] = []
-        for place, (group, pattern) in enumerate(rules):
-            rank = (place, group)
+        for position, (group, pattern) in enumerate(rules):
+            rank = (position, group)
             match pattern.pieces:
                 case (whole,):
                     exact.setdefault(whole, rank)
@@ -132,11 +136,11 @@ class Groups:
                 case ("", suffix):
                     suffixes.setdefault(suffix, rank)
                 case pieces:
-                    scans.append(_Scan(rank, pattern, max(pieces, key=len), pattern.of_command_line))
+                    scans.append(_Scan(rank, pattern, max(pieces, key=len), pattern.matches_command_line))
         return cls(
             names=tuple(dict.fromkeys(group for group, _ in rules)),
             problems=tuple(problems),
-            needs_command_line=any(scan.of_command_line for scan in scans),
+            needs_command_line=any(scan.matches_command_line for scan in scans),
             _exact=exact,
             _prefixes=prefixes,
             _suffixes=suffixes,
@@ -147,7 +151,7 @@ class Groups:
     def match(self, comm: str, command_line: str) -> str | None:
         """Return the group of a process, or None if no pattern matches.
 
-        `command_line` has the arguments joined by spaces. If it is empty (a kernel thread), the comm takes its place.
+        `command_line` has the arguments joined by spaces. If it is empty, as for kernel threads, the comm is used.
         """
         best = self._exact.get(comm)
         for length in self._lengths[0]:
@@ -165,18 +169,18 @@ class Groups:
         for scan in self._scans:
             if best and best < scan.rank:
                 break
-            text = (command_line or comm) if scan.of_command_line else comm
-            if scan.piece in text and scan.pattern.matches(text):
+            text = (command_line or comm) if scan.matches_command_line else comm
+            if scan.longest_piece in text and scan.pattern.matches(text):
                 return scan.rank[1]
         return best[1] if best else None
 
 
-def cut(name: str) -> str:
-    """Return a program's name as the kernel keeps it in comm: its first 15 bytes."""
+def truncate_comm(name: str) -> str:
+    """Return the first 15 bytes of a program's name, which is what the kernel keeps in comm."""
     return name.encode("utf-8", "replace")[:_COMM_BYTES].decode("utf-8", "replace")
 
 
-class _UnreadableError(Exception):
+class _InvalidLineError(Exception):
     """A line of the file cannot be used. The message says why."""
 
 
@@ -187,25 +191,25 @@ def _split(line: str) -> tuple[str, list[str]]:
     rest = line.lstrip(_FLAGS)
     if rest.startswith(('"', "'")):
         group, rest = _quoted(rest)
-        between, colon, rest = rest.partition(":")
+        after_quote, colon, rest = rest.partition(":")
     else:
         group, colon, rest = rest.partition(":")
-        between = ""
-    if not colon or between.strip() or "#" in group:
-        raise _UnreadableError(f"'{line}': expected 'group: pattern ...'")
+        after_quote = ""
+    if not colon or after_quote.strip() or "#" in group:
+        raise _InvalidLineError(f"'{line}': expected 'group: pattern ...'")
     group = group.strip()
     if not group:
-        raise _UnreadableError(f"'{line}': the group has no name: expected 'group: pattern ...'")
+        raise _InvalidLineError(f"'{line}': the group has no name: expected 'group: pattern ...'")
     if group in _NETDATA_ONLY:
-        raise _UnreadableError(f"'{group}' is not used: a process without a group belongs to its parent's")
+        raise _InvalidLineError(f"'{group}' is ignored: a process without a group is put into its parent's group")
     words = list(_words(rest))
     if not words:
-        raise _UnreadableError(f"group '{group}' has no patterns")
+        raise _InvalidLineError(f"group '{group}' has no patterns")
     return group, words
 
 
 def _words(rest: str) -> Iterator[str]:
-    """Yield the patterns of a line. As in Netdata, a quote counts only at the beginning of a word."""
+    """Yield the patterns of a line. As in Netdata, a quote has a meaning only at the beginning of a word."""
     while (rest := rest.lstrip(_FLAGS)) and not rest.startswith("#"):
         if rest.startswith(('"', "'")):
             word, rest = _quoted(rest)
@@ -219,22 +223,22 @@ def _words(rest: str) -> Iterator[str]:
 
 def _quoted(text: str) -> tuple[str, str]:
     """Return the text in the quotes at the beginning, and the text after them."""
-    inside, closed, rest = text[1:].partition(text[0])
-    if not closed:
-        raise _UnreadableError(f"{text}: the quote is not closed")
-    return inside, rest
+    quoted, closing, rest = text[1:].partition(text[0])
+    if not closing:
+        raise _InvalidLineError(f"{text}: the quote is not closed")
+    return quoted, rest
 
 
 def _unescaped(word: str) -> Iterable[str]:
     """Yield the pieces between the stars of a simple pattern."""
-    piece, at = "", 0
-    for found in _STAR.finditer(word):
-        piece += word[at : found.start()] + (found[1] or "")
-        at = found.end()
-        if found[2]:
+    piece, position = "", 0
+    for match in _STAR.finditer(word):
+        piece += word[position : match.start()] + (match[1] or "")
+        position = match.end()
+        if match[2]:
             yield piece
             piece = ""
-    yield piece + word[at:]
+    yield piece + word[position:]
 
 
 def _lengths(texts: Iterable[str]) -> tuple[int, ...]:

@@ -1,6 +1,7 @@
-"""Look up facts that eBPF did not see: processes older than ebpfmon, names of users, paths of cgroups.
+"""Look up facts that BPF programs did not see: processes older than ebpfmon, user names and cgroup paths.
 
-This blocks, so it runs in a worker thread and within a time budget. What is not answered in time is asked for again.
+Lookups read /proc, the user database and the cgroup file system. They block, so they run in a worker thread and within
+a time limit. Facts that are not found in time are requested again.
 """
 
 from __future__ import annotations
@@ -15,17 +16,18 @@ from pathlib import Path
 from ebpfmon.kernel import features
 
 COMMAND_LINE_BYTES = 4096
-"""How much of a command line is read."""
-_COMM_BYTES = 15  # for a kernel thread, /proc has a longer name than the kernel's comm
-_PARENT, _START_TICKS = 1, 19  # the fields of /proc/PID/stat after the comm, counted from 0
+"""How many bytes of a command line are read."""
+_COMM_BYTES = 15  # /proc has longer names for kernel threads than the kernel's comm, so they are cut.
+_PARENT, _START_TICKS = 1, 19  # The positions in /proc/PID/stat after the comm, counted from 0.
 
 
 @dataclass(frozen=True, slots=True)
 class ProcessFacts:
-    """What /proc says about a process: its start in ticks of USER_HZ since boot, its parent, its names.
+    """What /proc says about a process.
 
-    `comm` has up to 15 bytes. `command_line` has the arguments joined by spaces; a kernel thread has none. `executable`
-    is the name of the file without its path, or empty if it cannot be read. Bytes that are not UTF-8 are replaced.
+    `start_ticks` is its start in ticks of USER_HZ since boot. `comm` has up to 15 bytes. `command_line` has the
+    arguments joined by spaces; it is empty for a kernel thread. `executable` is the file name without the path, or
+    empty if it cannot be read. Bytes that are not UTF-8 are replaced.
     """
 
     start_ticks: int
@@ -37,7 +39,7 @@ class ProcessFacts:
 
 @dataclass(frozen=True, slots=True)
 class LookupRequest:
-    """Facts to look up: processes by tgid, users by uid, cgroups by the id that bpf_get_current_cgroup_id() returns."""
+    """Facts to look up: processes by tgid, users by uid, and cgroups by the id of bpf_get_current_cgroup_id()."""
 
     processes: tuple[int, ...] = ()
     users: tuple[int, ...] = ()
@@ -56,9 +58,9 @@ class LookupRequest:
 
 @dataclass(frozen=True, slots=True)
 class LookupResult:
-    """The facts that were found in time. A process or cgroup that is gone is None.
+    """The facts that were found in time. A process or a cgroup that no longer exists is None.
 
-    `processes` also has ancestors. `users` has the number as text if there is no name. `cgroups` has paths as in
+    `processes` also has ancestors. `users` has the uid as text for users without a name. `cgroups` has paths as in
     /proc/PID/cgroup.
     """
 
@@ -68,41 +70,48 @@ class LookupResult:
 
 
 class Lookup:
-    """Looks facts up in /proc, the user database and the cgroup file system."""
+    """Looks up facts in /proc, the user database and the cgroup file system."""
 
     def __init__(self, proc: Path = Path("/proc"), cgroup: Path | None = None) -> None:
-        """`cgroup` is where cgroup2 is mounted; None looks for it."""
+        """Prepare lookups. `cgroup` is the mount point of cgroup2; if it is None, it is searched for."""
         self._proc, self._cgroup = proc, cgroup or features.mounted(proc, "cgroup2", "/sys/fs/cgroup")
-        self._paths: dict[int, str] = {}  # from the last complete walk, and from the one under way
+        # The cgroup paths of the last complete walk through the tree, and those of the current walk.
+        self._paths: dict[int, str] = {}
         self._walk: Iterator[tuple[int, str]] | None = None
-        self._walked: dict[int, str] = {}
-        self._sought: frozenset[int] = frozenset()  # the ids that were request when the walk began
+        self._walk_paths: dict[int, str] = {}
+        # The ids that were requested when the current walk began.
+        self._walk_ids: frozenset[int] = frozenset()
 
     def answer(self, request: LookupRequest, known: Container[int], seconds: float) -> LookupResult:
-        """Return what can be found out within this time, and at least one fact.
+        """Return the facts that can be found within this time.
 
-        For each process the result also has its ancestors, up to the first that is `known`. It may have no cgroup at
-        all: then the walk through the tree of cgroups goes on in the next call.
+        For each process the result also has its ancestors, up to the first one that is in `known`. At least one process
+        or user is looked up, even if there is no time. Cgroups may need several calls: each one continues the walk
+        through the cgroup tree.
         """
         deadline = time.monotonic() + seconds
         processes: dict[int, ProcessFacts | None] = {}
         users: dict[int, str] = {}
 
-        def enough() -> bool:
+        def out_of_time() -> bool:
             return bool(processes or users) and time.monotonic() >= deadline
 
         for tgid in request.processes:
-            self._ask_process(tgid, processes, known, enough)
+            self._look_up_process(tgid, processes, known, out_of_time)
         for uid in request.users:
-            if not enough():
+            if not out_of_time():
                 users[uid] = _user(uid)
-        return LookupResult(processes, users, self._ask_cgroups(request.cgroups, deadline))
+        return LookupResult(processes, users, self._look_up_cgroups(request.cgroups, deadline))
 
-    def _ask_process(
-        self, tgid: int, found: dict[int, ProcessFacts | None], known: Container[int], enough: Callable[[], bool]
+    def _look_up_process(
+        self,
+        tgid: int,
+        processes: dict[int, ProcessFacts | None],
+        known: Container[int],
+        out_of_time: Callable[[], bool],
     ) -> None:
-        while tgid not in found and not enough():
-            facts = found[tgid] = self._read(tgid)
+        while tgid not in processes and not out_of_time():
+            facts = processes[tgid] = self._read(tgid)
             if facts is None or facts.parent_tgid in (0, 1) or facts.parent_tgid in known:
                 return
             tgid = facts.parent_tgid
@@ -110,15 +119,16 @@ class Lookup:
     def _read(self, tgid: int) -> ProcessFacts | None:
         directory = f"{self._proc}/{tgid}"
         try:
-            stat = _head(f"{directory}/stat")
-            arguments = _head(f"{directory}/cmdline")
-        except OSError:  # the process is gone, or hidden even from root
+            stat = _read_start(f"{directory}/stat")
+            arguments = _read_start(f"{directory}/cmdline")
+        except OSError:  # The process is gone, or hidden even from root.
             return None
-        before, _, behind = stat.rpartition(b")")
-        fields = behind.split()
+        # The comm may contain any characters, including parentheses, so split at the last one.
+        before, _, after = stat.rpartition(b")")
+        fields = after.split()
         try:
             executable = os.readlink(f"{directory}/exe".encode()).removesuffix(b" (deleted)").rpartition(b"/")[2]
-        except OSError:  # a kernel thread has no executable
+        except OSError:  # Kernel threads have no executable.
             executable = b""
         return ProcessFacts(
             start_ticks=int(fields[_START_TICKS]),
@@ -128,31 +138,32 @@ class Lookup:
             executable=executable.decode(errors="replace"),
         )
 
-    def _ask_cgroups(self, ids: tuple[int, ...], deadline: float) -> dict[int, str | None]:
+    def _look_up_cgroups(self, ids: tuple[int, ...], deadline: float) -> dict[int, str | None]:
         if self._cgroup is None:
             return dict.fromkeys(ids)
         gone: frozenset[int] = frozenset()
         if not all(i in self._paths for i in ids):
             if self._walk is None:
-                self._walk, self._walked = _directories(os.fsencode(self._cgroup)), {}
-                self._sought = frozenset(ids)
+                self._walk, self._walk_paths = _directories(os.fsencode(self._cgroup)), {}
+                self._walk_ids = frozenset(ids)
             for inode, path in self._walk:
-                self._paths[inode] = self._walked[inode] = path
+                self._paths[inode] = self._walk_paths[inode] = path
                 if time.monotonic() >= deadline:
                     break
             else:
-                self._walk, self._paths = None, self._walked
-                # a cgroup that was request later may have been made where the walk had already been
-                gone = self._sought - self._paths.keys()
+                self._walk, self._paths = None, self._walk_paths
+                # Ids requested later do not count: their cgroups may be in directories that were read before.
+                gone = self._walk_ids - self._paths.keys()
         return {i: self._paths.get(i) for i in ids if i in self._paths or i in gone}
 
 
 def _union(first: tuple[int, ...], second: tuple[int, ...]) -> tuple[int, ...]:
-    """Return what is in either, each once."""
+    """Return the elements of both, without duplicates."""
     return tuple(dict.fromkeys(first + second))
 
 
-def _head(path: str) -> bytes:
+def _read_start(path: str) -> bytes:
+    """Return the first bytes of a file. This makes fewer system calls than a file object."""
     fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
         return os.read(fd, COMMAND_LINE_BYTES)
@@ -168,19 +179,19 @@ def _user(uid: int) -> str:
 
 
 def _directories(top: bytes) -> Iterator[tuple[int, str]]:
-    """Yield (inode, path below the top) of every directory, or nothing if the top itself cannot be read."""
+    """Yield (inode, path relative to `top`) of every directory, or nothing if `top` itself cannot be read."""
     try:
         yield os.stat(top).st_ino, "/"
     except OSError:
         return
-    waiting = [b""]
-    while waiting:
-        parent = waiting.pop()
+    queue = [b""]
+    while queue:
+        parent = queue.pop()
         try:
             with os.scandir(top + (parent or b"/")) as entries:
-                below = [(e.inode(), parent + b"/" + e.name) for e in entries if e.is_dir(follow_symlinks=False)]
-        except OSError:  # the directory is gone
+                children = [(e.inode(), parent + b"/" + e.name) for e in entries if e.is_dir(follow_symlinks=False)]
+        except OSError:  # The directory is gone.
             continue
-        for inode, path in below:
+        for inode, path in children:
             yield inode, path.decode(errors="replace")
-        waiting += (path for _, path in below)
+        queue += (path for _, path in children)

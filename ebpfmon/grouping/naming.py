@@ -1,7 +1,7 @@
-"""What every grouping has in common: the identity of a process, and how a grouping names its group.
+"""The identity of a process, and the interface of namings, which find the group of each process. No I/O.
 
-Nothing here does I/O. A naming says with `wanted()` which facts it needs beyond the kernel's rows. The caller looks
-them up (`ebpfmon.grouping.lookup`) and hands them over with `found()`. Until then a name is provisional.
+`Naming.request` returns which facts a naming needs beyond the kernel's rows. The caller looks them up
+(`ebpfmon.grouping.lookup`) and passes them to `Naming.receive`. Until then a group is provisional.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from ebpfmon.grouping.lookup import LookupRequest, LookupResult
 from ebpfmon.grouping.recent import Recent
 
 REMEMBERED = 4096
-"""How many processes, users or cgroups a naming remembers. Each takes some 500 bytes."""
+"""How many processes, users or cgroups a naming remembers. Each takes about 500 bytes."""
 
 
 class Identity(NamedTuple):
-    """What a row says about its process (`struct process_key` and `struct process_identity` of the BPF headers)."""
+    """The identity of a row's process (`struct process_key` and `struct process_identity` in the BPF headers)."""
 
     start_ns: int
     tgid: int
@@ -32,36 +32,36 @@ class Identity(NamedTuple):
 
     @property
     def key(self) -> tuple[int, int, int]:
-        """The process, and which of the programs it has run."""
+        """The process, and which of its successive programs this is."""
         return self[:3]
 
 
 class Naming(Protocol):
-    """Names the group of each process. Has state: one object serves one daemon."""
+    """Finds the name of each process's group. It keeps state, so each pipeline needs one of its own."""
 
     def learn(self, execs: NDArray[np.void]) -> None:
-        """Take in the rows of the table `execs`: the programs that were started in the interval."""
+        """Take the rows of the table `execs`: the programs that were started in the interval."""
 
     def request(self, new: Sequence[Identity]) -> LookupRequest:
         """Return the facts needed to name these processes, which are in the order of their start."""
 
     def receive(self, result: LookupResult) -> None:
-        """Take in facts that were looked up."""
+        """Take facts that were looked up."""
 
-    def name(self, who: Identity) -> tuple[str | None, bool]:
+    def name(self, process: Identity) -> tuple[str | None, bool]:
         """Return the name of the process's group, and whether it is final.
 
-        The name is None for a process that belongs to no group. If the name is not final, ask again in the next
-        interval.
+        The name is None if the process belongs to no group. If the name is not final, the caller should ask again in
+        the next interval.
         """
 
     @property
     def known(self) -> Container[int]:
-        """The tgids of the processes whose ancestors need not be looked up."""
+        """The tgids of processes whose ancestors need not be looked up."""
 
 
 class Intersection:
-    """Holds what all of its parts hold; without parts it holds everything."""
+    """A container of the elements that all of its parts contain. Without parts it contains everything."""
 
     def __init__(self, parts: Iterable[Container[int]] = ()) -> None:
         self._parts = tuple(parts)
@@ -86,14 +86,15 @@ class RowNaming:
 
 
 class LookupNaming(RowNaming):
-    """A naming by a number in the row, such as the uid, whose name is looked up once."""
+    """A naming by a number in the row, such as the uid. The name of each number is looked up once."""
 
     def __init__(self, number: Callable[[Identity], int]) -> None:
         self._number = number
-        self._names: Recent[int, tuple[str | None]] = Recent(REMEMBERED)  # in a tuple: None is an answer as well
+        # Each name is in a tuple, because None means "looked up, but no group".
+        self._names: Recent[int, tuple[str | None]] = Recent(REMEMBERED)
 
     def missing(self, new: Iterable[Identity]) -> tuple[int, ...]:
-        """Return the numbers of these processes that have not been looked up."""
+        """Return the numbers of these processes that have not been looked up yet."""
         return tuple(dict.fromkeys(n for n in map(self._number, new) if n not in self._names))
 
     def keep(self, names: Mapping[int, str | None]) -> None:
@@ -101,11 +102,11 @@ class LookupNaming(RowNaming):
         for number, name in names.items():
             self._names[number] = (name,)
 
-    def name(self, who: Identity) -> tuple[str | None, bool]:
-        name = self._names.get(self._number(who))
+    def name(self, process: Identity) -> tuple[str | None, bool]:
+        name = self._names.get(self._number(process))
         return (name[0], True) if name else (None, False)
 
 
 def text(raw: bytes) -> str:
-    """Decode a name or a command line of the kernel's: any bytes, with NULs between arguments."""
+    """Decode a name or a command line from the kernel. Invalid UTF-8 is replaced, and trailing NULs are removed."""
     return raw.decode("utf-8", "replace").rstrip("\0")

@@ -1,4 +1,4 @@
-"""A dictionary of bounded size that forgets what was not used recently."""
+"""A dictionary of bounded size that forgets the entries that were not used recently."""
 
 from __future__ import annotations
 
@@ -9,16 +9,17 @@ V = TypeVar("V")
 
 
 class Recent(Generic[K, V]):
-    """Keeps at least the `bound` entries that were used last, and at most twice as many. `forgotten` counts the rest.
+    """A dictionary that keeps at least the `bound` most recently used entries, and at most twice as many.
 
-    It has two dictionaries. An entry that is used moves into the younger one. When that is full, the older one is
-    dropped and the younger one takes its place. That costs less per use than keeping all entries in order.
+    `forgotten` counts the entries that were dropped. There are two dictionaries inside. An entry that is used moves
+    into the young one. When that is full, the old one is dropped and the young one takes its place. This costs less per
+    use than keeping all entries in order, as an LRU cache does.
     """
 
     def __init__(self, bound: int) -> None:
         self.bound, self.forgotten = bound, 0
         self.young: dict[K, V] = {}
-        """The entries used last, for looking up many keys at once. `get` may know a key that is not here."""
+        """The most recently used entries, for bulk lookups. Some keys are not here, but `get` still finds them."""
         self._old: dict[K, V] = {}
 
     def __len__(self) -> int:
@@ -28,7 +29,7 @@ class Recent(Generic[K, V]):
         return key in self.young or key in self._old
 
     def get(self, key: K) -> V | None:
-        """Return the value of a key, or None if there is none or it was forgotten."""
+        """Return the value of a key, or None if it was never set or has been forgotten."""
         value = self.young.get(key)
         if value is None and key in self._old:
             value = self._old.pop(key)
@@ -43,6 +44,6 @@ class Recent(Generic[K, V]):
         self.young[key] = value
 
     def drop(self, values: frozenset[V]) -> None:
-        """Remove all entries that have one of these values."""
+        """Remove all entries with one of these values."""
         self.young = {k: v for k, v in self.young.items() if v not in values}
         self._old = {k: v for k, v in self._old.items() if v not in values}

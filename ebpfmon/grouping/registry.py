@@ -1,6 +1,6 @@
-"""The groupings there are: what processes can be grouped by.
+"""Find the groupings, the ways to put processes into groups.
 
-A grouping is one module of the package `ebpfmon.grouping.by` that defines `GROUPING`. Nothing else lists them.
+A grouping is a module of the package `ebpfmon.grouping.by` that defines `GROUPING`. There is no other list of them.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from ebpfmon.grouping.groups import Groups
 from ebpfmon.grouping.naming import Naming
 
 DEFAULT = "application"
-"""The grouping that is used when the settings name none."""
+"""The default of the setting `[groups] by`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Context:
-    """What a grouping may build on.
+    """What a grouping gets to create its naming.
 
-    `execs_since_ns` is the time of the boot clock since which every execve(2) is seen; infinity if none is.
+    `execs_since_ns` is the time (CLOCK_BOOTTIME) since which every execve(2) is seen, or infinity if none is seen.
     """
 
     groups: Groups
@@ -33,9 +33,10 @@ class Context:
 class Grouping:
     """One way to put processes into groups.
 
-    `name` is the value in the setting `[groups] by`, and the label of the grouping's charts. The charts themselves are
-    called `PREFIX.NAME`. A grouping with `needs_execs` only works well if the core's probe `execs` is loaded, and one
-    with `needs_groups` uses the groups file. Groupings are listed by `position`, then by name.
+    `name` is the value in the setting `[groups] by` and the label of the grouping's charts. `prefix` begins the ids of
+    these charts, as in `apps.vfs_read_call`. `make` creates the naming. A grouping with `needs_execs` works best if the
+    probe `execs` is loaded, and one with `needs_groups` uses the groups file. Groupings are sorted by `position`, then
+    by name.
     """
 
     name: str
@@ -47,7 +48,7 @@ class Grouping:
 
 
 def groupings() -> Mapping[str, Grouping]:
-    """Return all groupings by name, in the order in which `top` goes through them."""
-    modules = [importlib.import_module(f"{by.__name__}.{found.name}") for found in pkgutil.iter_modules(by.__path__)]
-    found: list[Grouping] = sorted((m.GROUPING for m in modules), key=lambda g: (g.position, g.name))
-    return {grouping.name: grouping for grouping in found}
+    """Return all groupings by name, in the order in which `top` cycles through them."""
+    modules = [importlib.import_module(f"{by.__name__}.{module.name}") for module in pkgutil.iter_modules(by.__path__)]
+    ordered: list[Grouping] = sorted((m.GROUPING for m in modules), key=lambda g: (g.position, g.name))
+    return {grouping.name: grouping for grouping in ordered}

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ebpfmon.errors import SettingsError
-from ebpfmon.grouping.groups import DEFAULT_PATH, Groups, cut
+from ebpfmon.grouping.groups import DEFAULT_PATH, Groups, truncate_comm
 
 
 def parsed(text: str) -> Groups:
@@ -148,8 +148,8 @@ def test_a_command_line_is_needed_only_where_a_pattern_looks_at_it() -> None:
         ("web:", "group 'web' has no patterns"),
         ("web: # nginx", "group 'web' has no patterns"),
         ("web: '' -", "group 'web' has no patterns"),
-        ("managers: clear", "'managers' is not used: a process without a group belongs to its parent's"),
-        ("interpreters: sh", "'interpreters' is not used: a process without a group belongs to its parent's"),
+        ("managers: clear", "'managers' is ignored: a process without a group is put into its parent's group"),
+        ("interpreters: sh", "'interpreters' is ignored: a process without a group is put into its parent's group"),
         ("bell\x07", "'bell\\x07': expected 'group: pattern ...'"),
     ],
 )
@@ -191,7 +191,7 @@ def test_no_default_pattern_is_hidden_by_an_earlier_one() -> None:
     assert len(words) > 1000
     for group, word in words:
         inner, whole = word.strip("*"), word[0] == word[-1] == "*"
-        comm = cut(inner.replace("*", ""))
+        comm = truncate_comm(inner.replace("*", ""))
         assert DEFAULT.match(comm, f"/bin/x {inner} y" if whole else comm) == group, word
     assert len({word for _, word in words}) == len(words)
 

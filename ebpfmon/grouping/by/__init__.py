@@ -1,1 +1,1 @@
-"""The groupings, one module each. A module defines `GROUPING` (see `ebpfmon.grouping.registry`)."""
+"""The groupings, one module each. Each module defines `GROUPING` (see `ebpfmon.grouping.registry`)."""

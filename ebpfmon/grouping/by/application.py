@@ -1,4 +1,4 @@
-"""Group processes by application, as the groups file defines them."""
+"""Group processes by application, as defined in the groups file."""
 
 from __future__ import annotations
 
@@ -16,19 +16,22 @@ from ebpfmon.grouping.recent import Recent
 from ebpfmon.grouping.registry import Context, Grouping
 
 NS_PER_TICK = 10_000_000
-"""The unit of a process's start in /proc/PID/stat: USER_HZ is 100 on every architecture that matters."""
+"""The unit of start times in /proc/PID/stat. USER_HZ is 100 on all supported architectures."""
 NO_GROUP = "other"
-"""A group of the file with this name means: belongs to no group."""
-_NO_PARENT = (0, 1)  # a child of the first process, or of none, inherits no group
-_DEEPEST = 64
+"""A group with this name in the file means that a process belongs to no group."""
+_NO_PARENT = (0, 1)
+"""The tgids of parents whose children inherit no group: the first process, and none."""
+_MAX_DEPTH = 64
+"""A longer chain of parents is taken for a cycle of tgids that were reused."""
 
 
 @dataclass(slots=True)
 class _Program:
-    """What is known about a program that a process runs or ran.
+    """What is known about a program that a process runs or has run.
 
-    `exec_id` is None if all comes from /proc, which does not have it. `execs` is how many calls of execve(2) by this
-    process were seen. `before` is what the process ran until the last of them.
+    `exec_id` is None if the facts come from /proc, which does not have it. `inherited` is the group of the parent, and
+    `resolved` whether that is final. `execs` is how many execve(2) calls of this process were seen. `previous` is the
+    program that the process ran before the last of them.
     """
 
     start_ns: int
@@ -40,14 +43,14 @@ class _Program:
     inherited: str | None = None
     resolved: bool = False
     execs: int = 0
-    before: _Program | None = None
+    previous: _Program | None = None
 
 
 class ByApplication:
-    """Name a process by the first of these that has a group: its comm or command line, its parent, its file's name."""
+    """Finds the application of a process: by its comm or command line, else by its parent, else by its executable."""
 
     def __init__(self, groups: Groups, execs_since_ns: float) -> None:
-        """`execs_since_ns`: see `registry.Context`."""
+        """Start without known processes. See `registry.Context` for `execs_since_ns`."""
         self._execs_since_ns = execs_since_ns
         self._programs: Recent[tuple[int, int, int], _Program] = Recent(REMEMBERED)
         self._latest: Recent[int, _Program] = Recent(REMEMBERED)
@@ -67,101 +70,105 @@ class ByApplication:
         if not len(execs):
             return
         columns = ["start_ns", "tgid", "exec_id", "parent_tgid", "comm", "arguments", "executable"]
-        started = sorted(execs[columns].tolist())  # if a process started two programs, the later one comes last
+        # Sorted, so that if a process started two programs, the later one comes last.
+        started = sorted(execs[columns].tolist())
         for start_ns, tgid, exec_id, parent, comm, arguments, executable in started:
             program = _Program(start_ns, exec_id, parent, comm, arguments, executable, execs=1)
             self._remember((start_ns, tgid, exec_id), program)
 
     def request(self, new: Sequence[Identity]) -> LookupRequest:
-        tgids: dict[int, None] = {}
-        coming = {who.tgid for who in new}
-        for who in new:
-            program = self._programs.get(who.key)
-            parent = program.parent_tgid if program else who.parent_tgid
-            parent_comes = parent in coming and parent not in self._latest
-            if program is None and self._must_ask(who) and (who.start_ns < self._execs_since_ns or not parent_comes):
-                tgids[who.tgid] = None
-            if parent not in _NO_PARENT and parent not in self._latest and parent not in coming:
-                tgids[parent] = None
-        return LookupRequest(processes=tuple(tgids))
+        to_look_up: dict[int, None] = {}
+        new_tgids = {process.tgid for process in new}
+        for process in new:
+            program = self._programs.get(process.key)
+            parent = program.parent_tgid if program else process.parent_tgid
+            # A new parent is named before its child, which can then use what is known about it.
+            parent_is_new = parent in new_tgids and parent not in self._latest
+            is_old = process.start_ns < self._execs_since_ns
+            if program is None and self._needs_proc(process) and (is_old or not parent_is_new):
+                to_look_up[process.tgid] = None
+            if parent not in _NO_PARENT and parent not in self._latest and parent not in new_tgids:
+                to_look_up[parent] = None
+        return LookupRequest(processes=tuple(to_look_up))
 
     def receive(self, result: LookupResult) -> None:
         self._facts = dict(result.processes)
 
-    def name(self, who: Identity) -> tuple[str | None, bool]:
-        program = self._programs.get(who.key)
+    def name(self, process: Identity) -> tuple[str | None, bool]:
+        program = self._programs.get(process.key)
         final = True
         if program is None:
-            program, final = self._meet(who)
-        program.comm = who.comm
+            program, final = self._first_seen(process)
+        program.comm = process.comm
         if not program.resolved:
-            program.inherited, known = self._group_of_parent(program, 0)
-            program.resolved, final = known, final and known
+            program.inherited, program.resolved = self._group_of_parent(program, 0)
+            final = final and program.resolved
         if final:
-            self._remember(who.key, program)
-        group = self._group(program, who.comm)
+            self._remember(process.key, program)
+        group = self._group(program, process.comm)
         return None if group == NO_GROUP else group, final
 
-    def _must_ask(self, who: Identity) -> bool:
-        """Say whether only /proc can tell what a process runs.
+    def _needs_proc(self, process: Identity) -> bool:
+        """Return whether only /proc can tell what a process runs.
 
-        That is so if it ran before execs were seen, if its exec found no room in the table, or if it was forgotten.
+        That is the case if it is older than the probe `execs`, if its exec found no free row in the table, or if it was
+        forgotten.
         """
-        if who.tgid in _NO_PARENT:
+        if process.tgid in _NO_PARENT:
             return False
-        if who.start_ns < self._execs_since_ns:
-            # if the process has called execve(2) since, /proc only knows the new program, not this one
-            latest = self._latest.get(who.tgid)
-            return not (latest and latest.exec_id is not None and latest.exec_id > who.exec_id)
-        parent = self._latest.get(who.parent_tgid) or self._from_facts(who.parent_tgid)
-        return parent is None or (parent.exec_id is not None and parent.exec_id != who.exec_id)
+        if process.start_ns < self._execs_since_ns:
+            # If the process has called execve(2) since, /proc knows only the new program, not this one.
+            latest = self._latest.get(process.tgid)
+            return not (latest and latest.exec_id is not None and latest.exec_id > process.exec_id)
+        parent = self._latest.get(process.parent_tgid) or self._from_facts(process.parent_tgid)
+        return parent is None or (parent.exec_id is not None and parent.exec_id != process.exec_id)
 
     def _remember(self, key: tuple[int, int, int], program: _Program) -> None:
         _, tgid, exec_id = key
         self._programs[key] = program
         latest = self._latest.get(tgid)
-        if latest is None or latest.start_ns < program.start_ns:  # the first one, or the tgid was used again
+        if latest is None or latest.start_ns < program.start_ns:  # The tgid is new, or was reused.
             self._latest[tgid] = program
         elif latest is not program and (latest.exec_id is None or latest.exec_id < exec_id):
-            # keep one program before this one, not the whole chain: a process may call execve(2) for ever
-            program.before, latest.before = latest, None
+            # Keep only one previous program, not the whole chain, because a process may call execve(2) for ever.
+            program.previous, latest.previous = latest, None
             program.execs += latest.execs
             self._latest[tgid] = program
         elif latest.exec_id is not None and latest.exec_id > exec_id:
-            latest.before = latest.before or program
+            latest.previous = latest.previous or program
 
-    def _meet(self, who: Identity) -> tuple[_Program, bool]:
-        """Return the program of a process whose execve(2) was not seen, and whether that is all there is to know."""
-        program = _Program(who.start_ns, who.exec_id, who.parent_tgid, who.comm, b"", b"")
-        if self._must_ask(who):
-            facts = self._facts.get(who.tgid)
+    def _first_seen(self, process: Identity) -> tuple[_Program, bool]:
+        """Return the program of a process whose execve(2) was not seen, and whether it is final."""
+        program = _Program(process.start_ns, process.exec_id, process.parent_tgid, process.comm, b"", b"")
+        if self._needs_proc(process):
+            facts = self._facts.get(process.tgid)
             if facts is None:
-                return program, who.tgid in self._facts
-            if facts.start_ticks == who.start_ns // NS_PER_TICK:
+                return program, process.tgid in self._facts
+            if facts.start_ticks == process.start_ns // NS_PER_TICK:
                 program.arguments, program.executable = facts.command_line.encode(), facts.executable.encode()
             return program, True
-        # a forked process has its parent's command line until it calls execve(2)
+        # A forked process has the command line of its parent until it calls execve(2).
         parent = self._parent(program)
         if parent:
             program.arguments, program.executable = parent.arguments, parent.executable
         return program, True
 
     def _parent(self, program: _Program) -> _Program | None:
-        """Return what the parent ran when it forked this process."""
+        """Return the program that the parent ran when it forked this process, or None if it is unknown."""
         parent = self._latest.get(program.parent_tgid) or self._from_facts(program.parent_tgid)
-        if parent and parent.start_ns > program.start_ns:  # the parent is gone, and its tgid was used again
+        if parent and parent.start_ns > program.start_ns:  # The parent is gone, and its tgid was reused.
             return None
-        if parent and parent.before and program.exec_id is not None and parent.exec_id is not None:
-            # a fork copies exec_id, so without its own execs the child has the parent's of that time
-            forked = program.exec_id - program.execs
-            if parent.exec_id > forked:
-                return parent.before
+        if parent and parent.previous and program.exec_id is not None and parent.exec_id is not None:
+            # A fork copies exec_id. Without its own execs, the child still has the parent's exec_id of that time.
+            exec_id_at_fork = program.exec_id - program.execs
+            if parent.exec_id > exec_id_at_fork:
+                return parent.previous
         return parent
 
     def _group_of_parent(self, program: _Program, depth: int) -> tuple[str | None, bool]:
-        """Return the group that a process inherits, and whether it is final."""
+        """Return the group that a process inherits from its parent, and whether it is final."""
         tgid = program.parent_tgid
-        if tgid in _NO_PARENT or depth > _DEEPEST:  # so long a chain is a circle of tgids that were used again
+        if tgid in _NO_PARENT or depth > _MAX_DEPTH:
             return None, True
         parent = self._parent(program)
         if parent is None:

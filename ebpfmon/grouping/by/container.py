@@ -11,10 +11,10 @@ from ebpfmon.grouping.registry import Grouping
 
 
 class ByContainer(LookupNaming):
-    """Name a process by its cgroup, from that cgroup's path. A process whose cgroup is gone belongs to no group."""
+    """Names a process by the path of its cgroup. A process whose cgroup no longer exists belongs to no group."""
 
     def __init__(self) -> None:
-        super().__init__(lambda who: who.cgroup_id)
+        super().__init__(lambda process: process.cgroup_id)
 
     def request(self, new: Sequence[Identity]) -> LookupRequest:
         return LookupRequest(cgroups=self.missing(new))

@@ -1,19 +1,19 @@
-"""Group processes by program: by the name that the kernel has for them."""
+"""Group processes by program name, which is the kernel's comm."""
 
 from __future__ import annotations
 
 from ebpfmon.grouping.naming import Identity, RowNaming, text
 from ebpfmon.grouping.registry import Grouping
 
-_KTHREADD = 2  # the parent of all kernel threads
+_KTHREADD = 2  # The tgid of the parent of all kernel threads.
 
 
 class ByProcess(RowNaming):
-    """Name a process by its comm. The dozens of kernel threads like `kworker/0:1` share the part before the slash."""
+    """Names a process by its comm. Kernel threads such as `kworker/0:1` share the part before the slash."""
 
-    def name(self, who: Identity) -> tuple[str | None, bool]:
-        comm = text(who.comm)
-        if who.parent_tgid == _KTHREADD:
+    def name(self, process: Identity) -> tuple[str | None, bool]:
+        comm = text(process.comm)
+        if process.parent_tgid == _KTHREADD:
             comm = comm.partition("/")[0]
         return comm or None, True
 

@@ -10,10 +10,10 @@ from ebpfmon.grouping.registry import Grouping
 
 
 class ByUser(LookupNaming):
-    """Name a process by its user; by the user's number if the user database has no name."""
+    """Names a process by its user name, or by its uid if the user database has no name."""
 
     def __init__(self) -> None:
-        super().__init__(lambda who: who.uid)
+        super().__init__(lambda process: process.uid)
 
     def request(self, new: Sequence[Identity]) -> LookupRequest:
         return LookupRequest(users=self.missing(new))
