@@ -1,19 +1,19 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
-/* The ladder's steps "a row" and "a row, cached", with one thing done in another way. */
+/* Variants of the ladder's steps "row" and "cached", each with one thing done differently. */
 #ifndef EXPERIMENTS_BPF_H
 #define EXPERIMENTS_BPF_H
 
-/* ---- a row, found in the table for each call ---- */
+/* ---- variants that look up the row in every call ---- */
 
-/* Totals beside the row. */
+/* Count totals in addition to the row. */
 static __always_inline int step_row_and_totals(__u64 bytes)
 {
 	count_read(ladder_without_row(current_buffer(), false), bytes);
 	return count_read(ladder_find(), bytes);
 }
 
-/* The buffer's map is named in the program, not looked up in a map of maps: the kernel then calls the hash table's own
- * function, and not through a pointer, which a retpoline makes dear. */
+/* Name the buffer's map in the program instead of looking it up in a map of maps. The kernel then calls the hash
+ * table's lookup function directly, without a retpoline. */
 static __always_inline int step_named_map(__u64 bytes)
 {
 	struct process_key key = {};
@@ -28,8 +28,8 @@ static __always_inline int step_named_map(__u64 bytes)
 	return row ? count_read(&row->counters, bytes) : 0;
 }
 
-/* ... and a key of 8 bytes, where there are 16. (A start alone does not tell processes apart that two CPUs began in the
- * same nanosecond.) */
+/* The same, with a key of 8 bytes instead of 16. (The start time alone is not unique: two CPUs can start processes in
+ * the same nanosecond.) */
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
 	__uint(max_entries, SIZE);
@@ -51,7 +51,7 @@ static __always_inline int step_short_key(__u64 bytes)
 	return row ? count_read(&row->counters, bytes) : 0;
 }
 
-/* The row in the task's own storage: no hash. Nobody could drain such rows but by walking over all tasks. */
+/* Keep the row in task storage, without a hash table. Such rows can only be drained by walking over all tasks. */
 struct {
 	__uint(type, BPF_MAP_TYPE_TASK_STORAGE);
 	__uint(map_flags, BPF_F_NO_PREALLOC);
@@ -67,10 +67,10 @@ static __always_inline int step_task_storage(__u64 bytes)
 	return row ? count_read(&row->counters, bytes) : 0;
 }
 
-/* Each CPU remembers the last process and the place of its row in an array, which a lookup finds without a hash. */
+/* Let each CPU remember its last process and the index of that row in an array, whose lookup needs no hash. */
 struct ladder_last {
 	struct process_key key;
-	__u32 place, buffer;
+	__u32 index, buffer;
 };
 struct {
 	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
@@ -83,12 +83,12 @@ struct {
 	__uint(max_entries, SIZE);
 	__type(key, __u32);
 	__type(value, struct ladder_row);
-} ladder_places SEC(".maps");
+} ladder_indexed SEC(".maps");
 
 static __always_inline int step_last_row(__u64 bytes)
 {
 	struct process_key key = {};
-	__u32 zero = 0, buffer = current_buffer(), place;
+	__u32 zero = 0, buffer = current_buffer(), index;
 	struct ladder_last *last = bpf_map_lookup_elem(&ladder_last, &zero);
 	struct ladder_row *row;
 
@@ -99,16 +99,16 @@ static __always_inline int step_last_row(__u64 bytes)
 	    last->key.exec_id != key.exec_id || last->buffer != buffer) {
 		last->key = key;
 		last->buffer = buffer;
-		last->place = key.tgid & (SIZE - 1);
+		last->index = key.tgid & (SIZE - 1);
 	}
-	place = last->place;
-	row = bpf_map_lookup_elem(&ladder_places, &place);
+	index = last->index;
+	row = bpf_map_lookup_elem(&ladder_indexed, &index);
 	return row ? count_read(&row->counters, bytes) : 0;
 }
 
-/* ---- a row, in the per-CPU cache ---- */
+/* ---- variants with the row in the per-CPU cache ---- */
 
-/* Sums that are not atomic. */
+/* Add without atomic instructions. */
 static __always_inline int step_cached_plain(__u64 bytes)
 {
 	struct ladder_counters *counters = ladder_find_cached();
@@ -120,7 +120,7 @@ static __always_inline int step_cached_plain(__u64 bytes)
 	return 0;
 }
 
-/* Which buffer is in a map, which a program looks up. */
+/* Keep the number of the current buffer in a map. */
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
 	__uint(max_entries, 1);
@@ -130,13 +130,13 @@ struct {
 
 static __always_inline int step_cached_buffer_in_map(__u64 bytes)
 {
-	__u32 zero = 0, *at = bpf_map_lookup_elem(&ladder_interval, &zero), buffer;
+	__u32 zero = 0, *current = bpf_map_lookup_elem(&ladder_interval, &zero), buffer;
 	struct ladder_cache *cache;
 	struct process_key key;
 
-	if (!at)
+	if (!current)
 		return 0;
-	buffer = *at & 1;
+	buffer = *current & 1;
 	cache = bpf_map_lookup_elem(&ladder_cache, &buffer);
 	if (!cache)
 		return 0;
@@ -147,7 +147,7 @@ static __always_inline int step_cached_buffer_in_map(__u64 bytes)
 	return count_read(&cache->row.counters, bytes);
 }
 
-/* Totals beside what is cached. */
+/* Count totals in addition to the cached row. */
 static __always_inline int step_cached_and_totals(__u64 bytes)
 {
 	count_read(ladder_without_row(current_buffer(), false), bytes);

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-only
-/* The ladder: at each hook programs that do ever more of what counting a read(2) takes, so that it shows where a cost
- * comes from. Then experiments: the same with one thing done in another way. A program is named STEP__HOOK. */
+/* The ladder: programs that do ever more of what counting a read(2) takes, at each hook. The differences show where the
+ * cost comes from. Experiments are variants with one thing done differently. A program is named STEP__HOOK. */
 #include "ebpfmon.bpf.h"
 
 #define SIZE 16384
@@ -9,7 +9,7 @@ struct ladder_counters {
 	__u64 calls, bytes;
 };
 
-/* ---- as the BPF headers do it ---- */
+/* ---- steps that use the BPF headers like a probe ---- */
 
 #define TABLE ladder
 #define TABLE_SIZE SIZE

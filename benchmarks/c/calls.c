@@ -1,8 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* calls KIND COUNT BATCHES: makes system calls, and prints what one took: nanoseconds of a batch than which a tenth were
- * faster, then of the median one, of CPU time. KIND: read, write, getppid, open (and close), fork, tcp
- * and udp (a byte sent and received, over loopback).
- * The fastest of many may be one that a virtual machine's clock, which leaves out what its host took, made too short. */
+/* calls KIND COUNT BATCHES
+ *
+ * Make BATCHES batches of COUNT system calls, and print the CPU nanoseconds of one call: the first decile of the
+ * batches, and their median. KIND is read, write, getppid, open (and close), fork, or tcp or udp (send a byte over
+ * loopback and receive it). The minimum is not used, because the clock of a virtual machine can make single batches
+ * too short. */
 #define _GNU_SOURCE
 #include <arpa/inet.h>
 #include <fcntl.h>
@@ -17,7 +19,7 @@
 #include <time.h>
 #include <unistd.h>
 
-static int in, out, pair[2]; /* of sockets */
+static int in, out, sockets[2];
 static char byte;
 
 static void one_read(void) { if (read(in, &byte, 1) != 1) abort(); }
@@ -45,38 +47,38 @@ static void one_fork(void)
 
 static void one_transfer(void)
 {
-	if (send(pair[0], &byte, 1, 0) != 1 || recv(pair[1], &byte, 1, 0) != 1)
+	if (send(sockets[0], &byte, 1, 0) != 1 || recv(sockets[1], &byte, 1, 0) != 1)
 		abort();
 }
 
-/* Two sockets that are connected to each other. */
-static int connected(int type)
+/* Create two sockets that are connected to each other. Return a negative number on failure. */
+static int connect_sockets(int type)
 {
-	struct sockaddr_in at = { .sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK) };
-	socklen_t size = sizeof(at);
+	struct sockaddr_in address = { .sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK) };
+	socklen_t size = sizeof(address);
 	int listener = socket(AF_INET, type, 0);
 
-	pair[0] = socket(AF_INET, type, 0);
-	if (bind(listener, (void *)&at, size) || getsockname(listener, (void *)&at, &size))
+	sockets[0] = socket(AF_INET, type, 0);
+	if (bind(listener, (void *)&address, size) || getsockname(listener, (void *)&address, &size))
 		return -1;
-	if ((type == SOCK_STREAM && listen(listener, 1)) || connect(pair[0], (void *)&at, size))
+	if ((type == SOCK_STREAM && listen(listener, 1)) || connect(sockets[0], (void *)&address, size))
 		return -1;
 	if (type == SOCK_STREAM)
-		return pair[1] = accept(listener, 0, 0);
-	pair[1] = listener;
-	return getsockname(pair[0], (void *)&at, &size) || connect(listener, (void *)&at, size) ? -1 : 0;
+		return sockets[1] = accept(listener, 0, 0);
+	sockets[1] = listener;
+	return getsockname(sockets[0], (void *)&address, &size) || connect(listener, (void *)&address, size) ? -1 : 0;
 }
 
 static const struct {
 	const char *name;
 	void (*call)(void);
-	int type; /* of its sockets */
+	int socket_type;
 } kinds[] = {
 	{ "read", one_read }, { "write", one_write }, { "getppid", one_getppid }, { "open", one_open }, { "fork", one_fork },
 	{ "tcp", one_transfer, SOCK_STREAM }, { "udp", one_transfer, SOCK_DGRAM },
 };
 
-/* CPU time of this process, and of its children that have ended: a fork's cost is the child's, too. */
+/* Return the CPU time of this process and of its children that have ended, because a fork costs the child time, too. */
 static double cpu_ns(void)
 {
 	struct timespec own;
@@ -98,7 +100,7 @@ static int ascending(const void *a, const void *b)
 int main(int argc, char **argv)
 {
 	int kind = -1, count, batches;
-	double *took;
+	double *ns_per_call;
 
 	for (int k = 0; argc == 4 && k < (int)(sizeof(kinds) / sizeof(*kinds)); k++)
 		if (!strcmp(argv[1], kinds[k].name))
@@ -107,18 +109,18 @@ int main(int argc, char **argv)
 		return fprintf(stderr, "calls read|write|getppid|open|fork|tcp|udp COUNT BATCHES\n"), 2;
 	in = open("/dev/zero", O_RDONLY);
 	out = open("/dev/null", O_WRONLY);
-	took = calloc(batches, sizeof(*took));
-	if (in < 0 || out < 0 || !took || (kinds[kind].type && connected(kinds[kind].type) < 0))
+	ns_per_call = calloc(batches, sizeof(*ns_per_call));
+	if (in < 0 || out < 0 || !ns_per_call || (kinds[kind].socket_type && connect_sockets(kinds[kind].socket_type) < 0))
 		return perror("calls"), 1;
-	for (int n = -1; n < batches; n++) { /* one batch to get warm */
+	for (int n = -1; n < batches; n++) { /* Batch -1 warms up the caches. */
 		double start = cpu_ns();
 
 		for (int i = 0; i < count; i++)
 			kinds[kind].call();
 		if (n >= 0)
-			took[n] = (cpu_ns() - start) / count;
+			ns_per_call[n] = (cpu_ns() - start) / count;
 	}
-	qsort(took, batches, sizeof(*took), ascending);
-	printf("%.2f %.2f\n", took[batches / 10], took[batches / 2]);
+	qsort(ns_per_call, batches, sizeof(*ns_per_call), ascending);
+	printf("%.2f %.2f\n", ns_per_call[batches / 10], ns_per_call[batches / 2]);
 	return 0;
 }

@@ -1,18 +1,18 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* What swapping and draining a table takes in C: the programs to the other side, the wait for those that still write to
- * the first, all of its rows in one call, and the sums of their counters, which stand last. */
+/* Swap and drain a table in C: switch the programs to the other buffer, wait for those that still write to this one,
+ * read and delete all its rows in one call, and sum their counters, which are the last fields of a row. */
 #include <bpf/bpf.h>
 #include <errno.h>
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
 
-int swap_and_drain(int interval_fd, int outer_fd, int rows_fd, uint32_t side, uint32_t capacity, uint32_t key_size,
+int swap_and_drain(int interval_fd, int outer_fd, int rows_fd, uint32_t buffer, uint32_t capacity, uint32_t key_size,
 		   uint32_t value_size, uint32_t counters, uint64_t *sums)
 {
 	static char *keys, *values;
 	static uint32_t room;
-	uint32_t zero = 0, other = !side, count = capacity, after[2];
+	uint32_t zero = 0, other = !buffer, count = capacity, after[2];
 
 	if (room < capacity) {
 		free(keys);
@@ -22,7 +22,7 @@ int swap_and_drain(int interval_fd, int outer_fd, int rows_fd, uint32_t side, ui
 		room = capacity;
 	}
 	if (bpf_map_update_elem(interval_fd, &zero, &other, BPF_ANY) ||
-	    bpf_map_update_elem(outer_fd, &side, &rows_fd, BPF_ANY)) /* waits for a grace period */
+	    bpf_map_update_elem(outer_fd, &buffer, &rows_fd, BPF_ANY)) /* waits for the RCU grace period */
 		return -1;
 	if (bpf_map_lookup_and_delete_batch(rows_fd, NULL, after, keys, values, &count, NULL) && errno != ENOENT)
 		return -1;

@@ -1,8 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* processes idle COUNT            that many processes that do nothing, until this one ends
- * processes active COUNT CALLS    ... that make so many reads and writes a second each
- * processes lives COUNT MS CALLS  ... that come one after the other, make so many reads each, and live so long
- * Says "ready" when they are there; `lives` ends when its processes have, and prints how many reads were made. */
+/* processes idle COUNT            run COUNT processes that do nothing
+ * processes active COUNT CALLS    run COUNT processes that make CALLS reads and CALLS writes per second each
+ * processes lives COUNT MS CALLS  run COUNT processes, 16 at a time, that make CALLS reads each within MS milliseconds
+ *
+ * Print "ready" when the processes are running. With `idle` and `active` they end with this process. `lives` ends
+ * with its last process, and prints the number of reads that they made. */
 #define _GNU_SOURCE
 #include <fcntl.h>
 #include <signal.h>
@@ -15,7 +17,7 @@
 #include <time.h>
 #include <unistd.h>
 
-#define AT_ONCE 16
+#define MAX_RUNNING 16
 static int zero, null;
 
 static void wait_ns(long ns)
@@ -32,7 +34,7 @@ static void active(int n, int count, int calls)
 	char byte;
 
 	clock_gettime(CLOCK_MONOTONIC, &next);
-	next.tv_nsec = 1000000000L / count * n; /* not all at once */
+	next.tv_nsec = 1000000000L / count * n; /* Spread the processes over the second. */
 	for (;;) {
 		next.tv_sec++;
 		clock_nanosleep(CLOCK_MONOTONIC, TIMER_ABSTIME, &next, 0);
@@ -56,17 +58,17 @@ static void short_lived(long ms, int calls)
 
 int main(int argc, char **argv)
 {
-	struct rlimit most;
-	int count = argc > 2 ? atoi(argv[2]) : 0, living = 0;
+	struct rlimit limit;
+	int count = argc > 2 ? atoi(argv[2]) : 0, running = 0;
 	int is_idle = argc == 3 && !strcmp(argv[1], "idle"), is_active = argc == 4 && !strcmp(argv[1], "active");
 	int lives = argc == 5 && !strcmp(argv[1], "lives");
 
 	if (count < 0 || !(is_idle || is_active || lives))
 		return fprintf(stderr, "processes idle COUNT | active COUNT CALLS | lives COUNT MS CALLS\n"), 2;
 
-	getrlimit(RLIMIT_NPROC, &most);
-	most.rlim_cur = most.rlim_max;
-	setrlimit(RLIMIT_NPROC, &most);
+	getrlimit(RLIMIT_NPROC, &limit);
+	limit.rlim_cur = limit.rlim_max;
+	setrlimit(RLIMIT_NPROC, &limit);
 	zero = open("/dev/zero", O_RDONLY | O_CLOEXEC);
 	null = open("/dev/null", O_WRONLY | O_CLOEXEC);
 	if (lives)
@@ -77,7 +79,7 @@ int main(int argc, char **argv)
 		if (child < 0)
 			return perror("fork"), kill(0, SIGTERM), 1;
 		if (!child) {
-			prctl(PR_SET_NAME, "bench-load"); /* the children's alone: exec itself has read */
+			prctl(PR_SET_NAME, "bench-load"); /* Only in the children, because the exec of this process made reads, too. */
 			prctl(PR_SET_PDEATHSIG, SIGKILL);
 			if (lives)
 				short_lived(atol(argv[3]), atoi(argv[4]));
@@ -86,8 +88,8 @@ int main(int argc, char **argv)
 			for (;;)
 				pause();
 		}
-		if (lives && ++living == AT_ONCE)
-			wait(0), living--;
+		if (lives && ++running == MAX_RUNNING)
+			wait(0), running--;
 	}
 	while (lives && wait(0) > 0)
 		;
