@@ -74,14 +74,15 @@ def _cpu(costs: _Loads, kernel: dict[tuple[str, int], InKernel]) -> Table:
     rows: list[tuple[Cell, ...]] = []
     for (kind, count), by_monitor in costs.items():
         for name, monitor_costs in by_monitor.items():
-            in_programs = kernel[kind, count] if name == _OURS else None
+            program_runs = kernel[kind, count] if name == _OURS else None
             cpu_s, jitter_ms = monitor_costs.typical.per_30_s, monitor_costs.jitter_ms
             rows.append((
                 f"{count:,} {kind}", name, significant(cpu_s), monitor_costs.range,
-                significant(cpu_s * monitor_costs.user_part, 2), significant(cpu_s * (1 - monitor_costs.user_part), 2),
-                significant(in_programs.run_ns / 1e9) if in_programs else None,
-                round(in_programs.runs / 30) if in_programs else None,
-                round(in_programs.run_ns / in_programs.runs) if in_programs and in_programs.runs else None,
+                significant(cpu_s * monitor_costs.user_share, 2),
+                significant(cpu_s * (1 - monitor_costs.user_share), 2),
+                significant(program_runs.run_ns / 1e9) if program_runs else None,
+                round(program_runs.runs / 30) if program_runs else None,
+                round(program_runs.run_ns / program_runs.runs) if program_runs and program_runs.runs else None,
                 None if jitter_ms is None else significant(jitter_ms, 2),
             ))  # fmt: skip
     columns = (

@@ -38,7 +38,7 @@ class Costs:
         return format_range([cost.per_30_s for cost in self.rounds])
 
     @property
-    def user_part(self) -> float:
+    def user_share(self) -> float:
         """The share of user time in the CPU time of all rounds. The kernel counts it in steps of 10 ms."""
         user, system = (sum(times) for times in zip(*((c.user_s, c.system_s) for c in self.rounds), strict=True))
         return user / (user + system) if user + system else 0.0

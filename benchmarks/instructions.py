@@ -86,19 +86,19 @@ def _in_kernel(series: str, stop: threading.Event) -> GuestResult | str:
 def _tables(series: str, result: GuestResult) -> list[Table]:
     no_program = result.steps[0]
     tables = []
-    for hook, where in ladder.HOOKS.items():
-        here = [step for step in result.steps if step.hook == hook]
-        if not here:
+    for hook, hook_name in ladder.HOOKS.items():
+        hook_steps = [step for step in result.steps if step.hook == hook]
+        if not hook_steps:
             continue
-        empty = here[0]
+        empty = hook_steps[0]
         rows: list[tuple[Cell, ...]] = [(no_program.name, round(no_program.read), None, None, None)]
         rows += [
             (s.name, round(s.read), round(s.read - no_program.read), round(s.read - empty.read),
              round(s.getppid - no_program.getppid))
-            for s in here
+            for s in hook_steps
         ]  # fmt: skip
         columns = ("step", "read", "above no program", "above empty program", "getppid above no program")
-        tables.append(Table(f"Linux {series}: {where}", columns, rows))
+        tables.append(Table(f"Linux {series}: {hook_name}", columns, rows))
     if result.transfers:
         tables.append(transfers.table(f"Linux {series}: a send and a receive", result.transfers))
     return tables

@@ -98,11 +98,11 @@ def find_steps(libbpf: Libbpf, skipped: dict[str, str], *, trial: bool = True) -
     """
     yield Step("", NO_PROGRAM, ExitStack)
     compiled = compile_ladder()
-    for hook, where in HOOKS.items():
+    for hook, hook_name in HOOKS.items():
         for name in _programs(libbpf, compiled, hook):
             step = Step(hook, STEPS[name], lambda p=f"{name}__{hook}": attach_program(libbpf, compiled, p))  # type: ignore[misc]
             if reason := trial and _skip_reason(step):
-                skipped[where if name == "empty" else f"{where}, {step.name}"] = reason
+                skipped[hook_name if name == "empty" else f"{hook_name}, {step.name}"] = reason
                 if name == "empty":
                     break
             else:
@@ -140,8 +140,8 @@ def all_probes(libbpf: Libbpf, method: str | None) -> Iterator[None]:
             try:
                 loaded = attach.load(probe, libbpf, features.detect(), replace(options, attach_method=method))
             except KernelError:  # The failed load has closed the probe's set-up.
-                again = replace(options, setup=probe.setup(probe.settings()))
-                loaded = attach.load(probe, libbpf, features.detect(), again)
+                retry_options = replace(options, setup=probe.setup(probe.settings()))
+                loaded = attach.load(probe, libbpf, features.detect(), retry_options)
             stack.enter_context(loaded)
         yield
 
@@ -178,9 +178,13 @@ def attach_program(libbpf: Libbpf, compiled: Path, program: str) -> Iterator[Bpf
 
 def kretprobes(libbpf: Libbpf) -> Kretprobes | None:
     """Return kretprobes as the loader creates them, or None if the kernel's own never run out of instances."""
-    look = features.detect()
+    kernel_features = features.detect()
     with open_symbols(libbpf) as symbols:
-        return None if Kernel.of(symbols, look).unlimited_kretprobes else Kretprobes(libbpf, look.tracefs or "")
+        return (
+            None
+            if Kernel.of(symbols, kernel_features).unlimited_kretprobes
+            else Kretprobes(libbpf, kernel_features.tracefs or "")
+        )
 
 
 def _skip_reason(step: Step) -> str:
@@ -195,21 +199,19 @@ def add_tables(result: Result, steps: list[Step]) -> None:
     """Add the tables, the plot and the targets of all steps to the result."""
     no_program = steps[0]
     bars: dict[str, list[tuple[float | str, float]]] = {"a counted call": [], "an uncounted call": []}
-    for hook, where in HOOKS.items():
-        here = [no_program, *(step for step in steps if step.hook == hook)]
-        if len(here) == 1:
+    for hook, hook_name in HOOKS.items():
+        hook_steps = [no_program, *(step for step in steps if step.hook == hook)]
+        if len(hook_steps) == 1:
             continue
-        empty = here[1]
+        empty = hook_steps[1]
         rows: list[tuple[Cell, ...]] = []
-        for step in here:
+        for step in hook_steps:
             read = _ns(min(step.counted_ns))
             if step is no_program:
                 rows.append((step.name, read, None, None, f"± {spread(step.counted_ns).spread:.0f}", None))
                 continue
-            cost, uncounted_cost = (
-                _above(step.counted_ns, no_program.counted_ns),
-                _above(step.uncounted_ns, no_program.uncounted_ns),
-            )
+            cost = _above(step.counted_ns, no_program.counted_ns)
+            uncounted_cost = _above(step.uncounted_ns, no_program.uncounted_ns)
             above_empty = _above(step.counted_ns, empty.counted_ns)
             rows.append(
                 (step.name, read, cost, above_empty, _rounds(step.counted_ns, empty.counted_ns), uncounted_cost)
@@ -218,14 +220,9 @@ def add_tables(result: Result, steps: list[Step]) -> None:
                 bars["a counted call"].append((step.name, cost))
                 bars["an uncounted call"].append((step.name, uncounted_cost))
         columns = (
-            "step",
-            "read, ns",
-            "above no program",
-            "above empty program",
-            "(rounds)",
-            "getppid above no program",
-        )
-        result.tables.append(Table(where, columns, rows))
+            "step", "read, ns", "above no program", "above empty program", "(rounds)", "getppid above no program",
+        )  # fmt: skip
+        result.tables.append(Table(hook_name, columns, rows))
     best = _best(steps)
     if best:
         result.plots.append(Plot("ladder", f"Cost of a call, {HOOKS[best]}", "", "ns", bars, kind="bars"))
@@ -241,9 +238,9 @@ def _add_targets(result: Result, steps: list[Step]) -> None:
     by_name = {step.name: step for step in steps}
     no_program, empty, entry = by_name[NO_PROGRAM], by_name[STEPS["empty"]], by_name["process probe, entry"]
     pairs = {
-        "a counted call, above an empty program at the same hook": (entry.counted_ns, empty.counted_ns, 40),
-        "an uncounted call, above no program": (entry.uncounted_ns, no_program.uncounted_ns, 20),
-        "an uncounted call, above an empty program": (entry.uncounted_ns, empty.uncounted_ns, 20),
+        "kernel cost of a counted call, above an empty program": (entry.counted_ns, empty.counted_ns, 40),
+        "kernel cost of an uncounted call, above no program": (entry.uncounted_ns, no_program.uncounted_ns, 20),
+        "kernel cost of an uncounted call, above an empty program": (entry.uncounted_ns, empty.uncounted_ns, 20),
     }
     for name, (samples, base, limit_ns) in pairs.items():
         value = _above(samples, base)

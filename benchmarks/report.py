@@ -22,6 +22,7 @@ benchmark again, use `make bench ARGS=NAME`.
 - Whatever is compared takes turns, round after round, so that a disturbance affects all alike. Unless a benchmark
   says otherwise, a figure is the median of the rounds. The variation between the rounds is given as "lowest to
   highest" or as "median ± half the interquartile range". If it is missing, there was only one round.
+- RSS is resident memory. PSS divides the pages that several processes share among them. 1 MB is 10^6 bytes.
 - An empty cell means that there is no such number, or that it was not measured. The reason is below the table.
 """
 
@@ -61,14 +62,7 @@ def render_report(results: list[Result], experiments: str = "") -> str:
     if any(result.quick for result in results):
         quick = ", ".join(result.name for result in results if result.quick)
         lines += [f"Measured with `--quick`, and therefore imprecise: {quick}.", ""]
-    lines += [
-        "## Where it was measured",
-        "",
-        *_machines(results),
-        "",
-        _durations(results),
-        "",
-    ]
+    lines += ["## Where it was measured", "", *_machines(results), "", _durations(results), ""]
     for result in results:
         lines += _benchmark(result)
     if experiments:
@@ -77,11 +71,11 @@ def render_report(results: list[Result], experiments: str = "") -> str:
 
 
 def _durations(results: list[Result]) -> str:
-    """Say how long each make target took."""
-    in_qemu = sum(result.duration_s for result in results if result.name == "instructions") / 60
-    here = sum(result.duration_s for result in results) / 60 - in_qemu
-    sentence = f"`make bench` took {here:.0f} minutes"
-    return f"{sentence}, and `make bench-instructions` {in_qemu:.0f}." if in_qemu else f"{sentence}."
+    """Return a sentence that says how long each make target took."""
+    minutes = {"make bench": 0.0, "make bench-instructions": 0.0}
+    for result in results:
+        minutes["make bench-instructions" if result.name == "instructions" else "make bench"] += result.duration_s / 60
+    return f"{', '.join(f'`{target}` took {m:.0f} minutes' for target, m in minutes.items() if m)}."
 
 
 def _machines(results: list[Result]) -> list[str]:

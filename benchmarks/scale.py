@@ -25,12 +25,13 @@ from ebpfmon.pipeline.schedule import TimeInterval
 from ebpfmon.plugins import registry
 
 METHOD = (
-    "A real kernel table is filled with rows, as many active processes or destinations would fill it, and drained "
-    "again, round after round. Times are CPU time of the thread that does it. A figure is the first quartile of "
-    "the rounds, because other programs only make rounds slower; '(median)' is the median ± half the "
-    "interquartile range. Memory is that of a separate process that does nothing else. The log sink writes to "
-    "/dev/null, nobody reads the datagrams of StatsD, and another process plays the parts of Netdata and "
-    "Prometheus."
+    "A real kernel table is filled with rows, as many active processes or destinations would fill it. Then the "
+    "stages of a tick run on it, round after round: the drain reads and clears the table, attribution finds the "
+    "group of each process, and accounting turns rows into series. Times are CPU time of the thread that does it. "
+    "A figure is the first quartile of the rounds, because other programs only make rounds slower; '(median)' is "
+    "the median ± half the interquartile range. Memory is that of a separate process that does nothing else. The "
+    "log sink writes to /dev/null, nobody reads the datagrams of StatsD, and another process plays the parts of "
+    "Netdata and Prometheus."
 )
 _PROCESSES = (100, 1_000, 10_000, 100_000)
 _GROUPS = (10, 50, 200, 1_000)
@@ -88,11 +89,11 @@ def _processes(result: Result, probe: Probe, counts: Sequence[int], rounds: int)
 def _ticks(probe: Probe, count: int, rounds: int, groups: int = DEFAULT_GROUPS, maximum: int = 200) -> list[StageTimes]:
     """Return the times of the stages in each round, without the first round, in which every process is new."""
     ticks = []
-    with loaded(probe, count) as in_kernel:
-        table, stages = in_kernel.tables[0], Stages(in_kernel, maximum)
+    with loaded(probe, count) as loaded_probe:
+        table, stages = loaded_probe.tables[0], Stages(loaded_probe, maximum)
         for _ in range(rounds + 1):
-            buffer = in_kernel.interval.buffer ^ 1
-            fill(in_kernel, table, buffer, count, groups)
+            buffer = loaded_probe.interval.buffer ^ 1
+            fill(loaded_probe, table, buffer, count, groups)
             ticks.append(stages.tick(table, buffer))
             assert stages.rows == count
     return ticks[1:]
@@ -101,11 +102,11 @@ def _ticks(probe: Probe, count: int, rounds: int, groups: int = DEFAULT_GROUPS, 
 def _compare_with_c(result: Result, probe: Probe, rounds: int) -> None:
     """Compare with C code that swaps and drains the same pair of maps, in turn, with the same rows."""
     times_ms: dict[str, list[float]] = {"ebpfmon": [], "C": []}
-    with loaded(probe, 10_000) as in_kernel:
-        table = in_kernel.tables[0]
-        implementations = {"ebpfmon": _swap_and_drain(in_kernel), "C": _swap_and_drain_in_c(in_kernel)}
+    with loaded(probe, 10_000) as loaded_probe:
+        table = loaded_probe.tables[0]
+        implementations = {"ebpfmon": _swap_and_drain(loaded_probe), "C": _swap_and_drain_in_c(loaded_probe)}
         for n, name in interleaved(list(implementations), rounds + 1):
-            fill(in_kernel, table, in_kernel.interval.buffer, 10_000)
+            fill(loaded_probe, table, loaded_probe.interval.buffer, 10_000)
             start = time.thread_time_ns()
             drained = implementations[name]()
             ended = time.thread_time_ns()
@@ -177,7 +178,7 @@ def _destinations(result: Result, probe: Probe, counts: Sequence[int], rounds: i
             rows.append((count, dimensions, significant(drain), significant(account)))
             if count == _DESTINATIONS[-1] and dimensions == 500:
                 result.targets.append(Target("CPU time of a drain of 65,536 destinations", round(drain, 1), 100, "ms"))
-    columns = ("destinations", "maximum of dimensions", "drain, ms", "accounting, ms")
+    columns = ("destinations", "maximum dimensions", "drain, ms", "accounting, ms")
     result.tables.append(Table("A tick, by destinations", columns, rows))
 
 
@@ -185,14 +186,14 @@ def _key_ticks(probe: Probe, count: int, dimensions: int, rounds: int) -> list[t
     """Return the CPU milliseconds of drain and accounting in each round."""
     settings = probe.settings(maximum_dimensions=dimensions)  # type: ignore[call-arg]
     times = []
-    with loaded(probe, count) as in_kernel:
+    with loaded(probe, count) as loaded_probe:
         labels = probe.setup(settings).labels["outbound"]
-        (table,) = (t for t in in_kernel.tables if t.stem == "outbound")
+        (table,) = (t for t in loaded_probe.tables if t.stem == "outbound")
         charts = [c for c in probe.charts if c.labels and c.table == table.stem]
         by_key = KeyAccount(charts, table.stem, table.counters, labels)
         for _ in range(rounds + 1):
-            buffer = in_kernel.interval.buffer ^ 1
-            fill(in_kernel, table, buffer, count)
+            buffer = loaded_probe.interval.buffer ^ 1
+            fill(loaded_probe, table, buffer, count)
             start = time.thread_time_ns()
             harvest = table.drain(buffer)
             drained = time.thread_time_ns()

@@ -91,8 +91,8 @@ def _cases(directory: Path, port: int) -> list[_Case]:
 
 
 def _snapshot(probe: Probe, count: int) -> Snapshot:
-    with loaded(probe, count) as in_kernel:
-        return Stages(in_kernel).snapshot(harvest_of(in_kernel, in_kernel.tables[0], count))
+    with loaded(probe, count) as loaded_probe:
+        return Stages(loaded_probe).snapshot(harvest_of(loaded_probe, loaded_probe.tables[0], count))
 
 
 async def _send(case: _Case, copies: int, snapshot: Snapshot, rounds: int) -> list[float]:

@@ -96,7 +96,7 @@ def test_the_typical_cost_is_the_median_round_and_of_two_the_cheaper() -> None:
     three = compare.Costs([a_cost(0.5, jitter_ms=9.0), a_cost(0.1, jitter_ms=1.0), a_cost(0.2, jitter_ms=2.0)])
     assert three.typical.per_30_s == 2
     assert three.range == "1 to 5"
-    assert three.user_part == pytest.approx(0.25)
+    assert three.user_share == pytest.approx(0.25)
     assert three.jitter_ms == 2
     assert compare.Costs([a_cost(0.5), a_cost(0.1)]).typical.per_30_s == 1
 
