@@ -173,7 +173,7 @@ def test_a_run_without_failures_passes() -> None:
     for probe in ("network_viewer", "process"):
         assert probe_cells(shown, probe) == dict.fromkeys(CONFIGURATION.expect, "passed")
     assert probe_cells(shown, "syscalls") == {"tracepoint": "passed"}
-    assert table_cell(shown, "(any)", "by itself") == "passed"
+    assert table_cell(shown, "(any)", "automatic") == "passed"
     assert report.verdict([good]) == "ebpfmon: kernel matrix: 1 of 1 machines passed; 11 tests"
 
 
@@ -232,7 +232,7 @@ def test_a_method_without_programs_may_be_skipped_unless_it_is_expected(
 def test_the_table_has_a_column_for_every_attach_method(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(report, "METHODS", (*report.METHODS, "invented"))
     head, _, *rows = report.table([run(*ALL_PASSED), Run("7.2", CONFIGURATION, skipped="apt has none")]).splitlines()
-    assert [word.strip() for word in head.split("|")[4:-1]] == [*report.METHODS, "by itself", "tests", "time"]
+    assert [word.strip() for word in head.split("|")[4:-1]] == [*report.METHODS, "automatic", "tests", "time"]
     assert {row.count("|") for row in rows if row.startswith("|")} == {head.count("|")}
 
 
@@ -320,3 +320,10 @@ def test_every_word_of_a_selection_names_a_kernel_test() -> None:
     selections = {s for c in CONFIGURATIONS for s in (c.select, *c.also_select.values())}
     words = {word for s in selections for word in re.findall(r"\w+", s)} - {"and", "or", "not"}
     assert [word for word in sorted(words) if word not in names] == []
+
+
+def test_every_allowed_skip_reason_is_one_that_a_test_gives() -> None:
+    folder = Path(__file__).parent.parent / "kernel"
+    sources = " ".join(path.read_text() for path in folder.glob("*.py"))
+    reasons = {reason for configuration in CONFIGURATIONS for reason in configuration.may_skip}
+    assert [reason for reason in sorted(reasons) if reason not in sources] == []

@@ -116,7 +116,7 @@ def judge(
 
 def table(runs: Iterable[Run]) -> str:
     """Return a Markdown table of all runs, followed by a list of failures, skips and remarks."""
-    rows = [["kernel", "machine", "probe", *METHODS, "by itself", "tests", "time"]]
+    rows = [["kernel", "machine", "probe", *METHODS, "automatic", "tests", "time"]]
     remarks: list[str] = []
     for run in runs:
         rows += _rows(run)
