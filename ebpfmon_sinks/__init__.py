@@ -1,1 +1,4 @@
-"""The sinks that come with ebpfmon, registered as a third party's would be."""
+"""The sinks that come with ebpfmon. They are registered like third-party sinks.
+
+ebpfmon's core knows none of them, except that `ebpfmon.config` uses `log` as the default sink.
+"""

@@ -1,4 +1,4 @@
-"""The log sink: text for people or JSON, on the terminal, in a file or in systemd's journal."""
+"""The log sink: write text or JSON to a terminal, to a file or to systemd's journal."""
 
 from collections.abc import Sequence
 

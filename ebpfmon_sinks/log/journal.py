@@ -1,7 +1,7 @@
-"""Write each snapshot to systemd's journal, as one entry with a field for every number.
+"""Write each snapshot to systemd's journal as one entry, with fields for its numbers.
 
-The native protocol (systemd.io/JOURNAL_NATIVE_PROTOCOL) is implemented here because it is short. The packages that
-speak it, systemd-python and cysystemd, are C that blocks, and must be compiled against systemd's headers.
+The native protocol (systemd.io/JOURNAL_NATIVE_PROTOCOL) is implemented here because it is short. The packages for it,
+systemd-python and cysystemd, block, and have to be compiled against systemd's headers.
 """
 
 from __future__ import annotations
@@ -21,16 +21,16 @@ from dataclasses import replace
 import msgspec
 
 from ebpfmon import VALUE, ChartData, Role, Series, SinkError, Snapshot
-from ebpfmon_sinks.joined import joined_name, of_column
 from ebpfmon_sinks.log.text import is_by_process
+from ebpfmon_sinks.series_names import column_name, series_name
 
 SOCKET = "/run/systemd/journal/socket"
 SNAPSHOT_ID = "43e9ae4b1c7a4f0c9a1b3f4e7c4d52a6"
-"""The MESSAGE_ID of all snapshots: `journalctl MESSAGE_ID=...` finds them, and no message of the daemon's."""
-FIELDS_MOST = 1000
-"""journald leaves out an entry of more than 1,024 fields, with those that it adds itself."""
+"""The MESSAGE_ID of all snapshots. `journalctl MESSAGE_ID=...` shows them without the daemon's messages."""
+MAX_FIELDS = 1000
+"""journald drops entries with more than 1,024 fields, including those that it adds itself."""
 _STREAM = re.compile(r"/run/systemd/journal[^/]*/stdout")
-_NAME_MOST = 64  # journald leaves out a field with a longer name
+_MAX_NAME = 64  # journald drops fields with longer names
 _INFO, _WARNING = "6", "4"
 _TOO_LARGE = (errno.EMSGSIZE, errno.ENOBUFS)  # for a datagram
 _SEALS = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE | fcntl.F_SEAL_SEAL
@@ -39,19 +39,20 @@ Fields = Mapping[str, str]
 
 
 def is_journal(fd: int) -> bool:
-    """Return whether a descriptor is a stream to the journal, as systemd gives one to services.
+    """Return whether a descriptor is a stream to the journal, such as systemd gives to services.
 
-    The name of the other end tells. So does $JOURNAL_STREAM, but only the command line reads the environment.
+    The address of the other end shows it. $JOURNAL_STREAM would as well, but only the command line reads the
+    environment.
     """
     with suppress(OSError):
-        end = socket.socket(fileno=os.dup(fd))
-        with end:
-            return end.family == socket.AF_UNIX and bool(_STREAM.fullmatch(str(end.getpeername())))
+        stream = socket.socket(fileno=os.dup(fd))
+        with stream:
+            return stream.family == socket.AF_UNIX and bool(_STREAM.fullmatch(str(stream.getpeername())))
     return False
 
 
 def encode(fields: Fields) -> bytes:
-    """Return an entry as one datagram. A value of several lines has its length in front, as 64 bits."""
+    """Return an entry as one datagram. Before a value of several lines comes its length, as 64 bits."""
     entry = bytearray()
     for name, text in fields.items():
         value = text.encode(errors="replace")
@@ -63,65 +64,67 @@ def encode(fields: Fields) -> bytes:
 
 
 @asynccontextmanager
-async def connected(
+async def open_journal(
     message: Callable[[Snapshot], str], applications: int, destinations: int
 ) -> AsyncIterator[JournalSink]:
-    """Yield a sink that is connected to journald. Raise SinkError. See `JournalSink` for the arguments."""
+    """Yield a sink that is connected to journald. Raises SinkError. See `JournalSink` for the arguments."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as end:
         end.setblocking(False)
         try:
             end.connect(SOCKET)
         except OSError as error:
-            raise SinkError(f"open the journal's socket '{SOCKET}': {error.strerror}") from error
+            raise SinkError(f"cannot connect to the journal's socket '{SOCKET}': {error.strerror}") from error
         yield JournalSink(end, message, applications, destinations)
 
 
 class JournalSink:
-    """Write entries without ever blocking the event loop."""
+    """Writes snapshots to the journal without blocking the event loop."""
 
     def __init__(
         self, end: socket.socket, message: Callable[[Snapshot], str], applications: int, destinations: int
     ) -> None:
-        """`end`: connected to journald, non-blocking. `message`: what people read of a snapshot. See `fields_of` for
-        the others."""
+        """Take a non-blocking socket that is connected to journald.
+
+        `message` returns the text of a snapshot. For `applications` and `destinations` see `fields_of`.
+        """
         self._end, self._message = end, message
         self._applications, self._destinations = applications, destinations
         self._names = Names()
 
     async def send(self, snapshot: Snapshot) -> None:
-        """Write one snapshot. Raise SinkError; a journald that was started anew has another socket."""
-        said = {"MESSAGE": self._message(snapshot)}
-        entry = encode(said | fields_of(snapshot, self._names, self._applications, self._destinations))
+        """Write one snapshot. Raises SinkError, also after a restart of journald, which has a new socket then."""
+        message = {"MESSAGE": self._message(snapshot)}
+        entry = encode(message | fields_of(snapshot, self._names, self._applications, self._destinations))
         try:
             await _send(self._end, entry)
         except OSError as error:
-            raise SinkError(f"write to the journal: {error.strerror}") from error
+            raise SinkError(f"cannot write to the journal: {error.strerror}") from error
 
 
 async def _send(end: socket.socket, entry: bytes) -> None:
-    """Send an entry, and wait while the other side's queue is full."""
-    large = -1
+    """Send an entry, and wait while journald's queue is full."""
+    memory_fd = -1
     try:
         while True:
             try:
-                if large < 0:
+                if memory_fd < 0:
                     end.send(entry, socket.MSG_NOSIGNAL)
                 else:
-                    socket.send_fds(end, [b""], [large], socket.MSG_NOSIGNAL)
+                    socket.send_fds(end, [b""], [memory_fd], socket.MSG_NOSIGNAL)
                 return
             except BlockingIOError:
                 await _writable(end)
             except OSError as error:
-                if error.errno not in _TOO_LARGE or large >= 0:
+                if error.errno not in _TOO_LARGE or memory_fd >= 0:
                     raise
-                large = _sealed(entry)
+                memory_fd = _sealed_memory(entry)
     finally:
-        if large >= 0:
-            os.close(large)
+        if memory_fd >= 0:
+            os.close(memory_fd)
 
 
-def _sealed(entry: bytes) -> int:
-    """Return a file in memory that nobody can change any more: the way to hand over an entry of any size."""
+def _sealed_memory(entry: bytes) -> int:
+    """Return a memory file that nobody can change any more. Entries that are too large for a datagram are sent so."""
     fd = os.memfd_create("ebpfmon", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
     try:
         with open(fd, "wb", closefd=False) as file:
@@ -143,48 +146,50 @@ async def _writable(end: socket.socket) -> None:
 
 
 class Names:
-    """Name fields: `ebpf.io` with `read` is EBPFMON_IO_READ. No two fields have one name: if another one had it first,
-    or if it would be too long, it ends in a checksum."""
+    """Assigns unique names to fields: `read` of `ebpf.io` is EBPFMON_IO_READ.
+
+    A name that is too long, or that another field has already, ends in a checksum.
+    """
 
     def __init__(self) -> None:
         self._known: dict[tuple[str, ...], str] = {}
-        self._taken: set[str] = set()
+        self._used: set[str] = set()
 
     def trim(self) -> None:
-        """Forget all names if there are too many. Not within a snapshot, whose names must differ."""
-        if len(self._known) > 4 * FIELDS_MOST:
+        """Clear the cache if it is too large. Call this between snapshots, because names within one must differ."""
+        if len(self._known) > 4 * MAX_FIELDS:
             self._known.clear()
-            self._taken.clear()
+            self._used.clear()
 
     def of(self, *words: str) -> str:
-        """Return the name for these words, always the same."""
+        """Return the name for these words."""
         name = self._known.get(words)
         if name is None:
             name = self._known[words] = self._made(words)
-            self._taken.add(name)
+            self._used.add(name)
         return name
 
     def _made(self, words: Sequence[str]) -> str:
         chart, *more = words
         chart = chart.removeprefix("ebpf.").removeprefix("ebpfmon.")
-        plain = found = re.sub(r"[^A-Z0-9_]", "_", "_".join(("EBPFMON", chart, *more)).upper())
+        plain = name = re.sub(r"[^A-Z0-9_]", "_", "_".join(("EBPFMON", chart, *more)).upper())
         salt = 0
-        while len(found) > _NAME_MOST or found in self._taken or found in _OWN:
-            mark = zlib.crc32(repr((salt, *words)).encode(errors="replace"))
-            found, salt = f"{plain[: _NAME_MOST - 9]}_{mark:08X}", salt + 1
-        return found
+        while len(name) > _MAX_NAME or name in self._used or name in _RESERVED:
+            checksum = zlib.crc32(repr((salt, *words)).encode(errors="replace"))
+            name, salt = f"{plain[: _MAX_NAME - 9]}_{checksum:08X}", salt + 1
+        return name
 
 
-_OWN = ("EBPFMON_TIME", "EBPFMON_ELAPSED_S", "EBPFMON_COMPLETE", "EBPFMON_LEFT_OUT")
+_RESERVED = ("EBPFMON_TIME", "EBPFMON_ELAPSED_S", "EBPFMON_COMPLETE", "EBPFMON_LEFT_OUT")
 
 
 def fields_of(snapshot: Snapshot, names: Names, applications: int, destinations: int) -> dict[str, str]:
-    """Return a snapshot as fields, but for its MESSAGE.
+    """Return the fields of a snapshot, except MESSAGE.
 
-    A chart without labels has a field for each dimension: its delta, or the value of a gauge. A chart with labels has
-    one field, a JSON object of what is not 0. If its series add up to a whole, the object has the busiest ones alone
-    (so many `applications` of a chart by process, so many `destinations` of others), and the rest is in `other`; with 0
-    the chart has no field.
+    A chart without labels has a field for each dimension, with its delta or the value of a gauge. A chart with labels
+    has one field, a JSON object with all numbers that are not 0. If the chart has the series `other`, the object has
+    only the busiest series, and `other` includes the rest. `applications` limits charts by process, `destinations` all
+    other charts; with a limit of 0, the chart has no field.
     """
     names.trim()
     fields = {
@@ -194,36 +199,36 @@ def fields_of(snapshot: Snapshot, names: Names, applications: int, destinations:
     }  # fmt: skip
     left_out = 0
     for data in snapshot.charts:
-        most = applications if is_by_process(snapshot, data.chart) else destinations
-        for name, value in _of_chart(data, names, most):
-            if len(fields) < FIELDS_MOST:
+        limit = applications if is_by_process(snapshot, data.chart) else destinations
+        for name, value in _of_chart(data, names, limit):
+            if len(fields) < MAX_FIELDS:
                 fields[name] = value
             else:
                 left_out += 1
     return fields | ({"EBPFMON_LEFT_OUT": str(left_out)} if left_out else {})
 
 
-def _of_chart(data: ChartData, names: Names, most: int) -> Iterator[tuple[str, str]]:
+def _of_chart(data: ChartData, names: Names, limit: int) -> Iterator[tuple[str, str]]:
     chart = data.chart
     if not chart.labels:
         for column, delta in zip(chart.columns, data.deltas[0].tolist(), strict=True):
             yield names.of(chart.id, *(() if column.id == VALUE else (column.name,))), str(delta)
     elif Role.OTHER not in data.index.roles:
         yield names.of(chart.id), _json(data.series())
-    elif most:
+    elif limit:
         items = [series for series in data.series() if series.role is Role.ITEM]
         rest = [series for series in data.series() if series.role is not Role.ITEM]
         items.sort(key=lambda series: -sum(map(abs, series.deltas)))
-        hidden = [replace(rest[0], deltas=series.deltas) for series in items[most:]]
-        yield names.of(chart.id), _json([*items[:most], *rest, *hidden])
+        hidden = [replace(rest[0], deltas=series.deltas) for series in items[limit:]]
+        yield names.of(chart.id), _json([*items[:limit], *rest, *hidden])
 
 
-def _json(several: Iterable[Series]) -> str:
-    """Return what series did, by their joined names. Series that are called the same are summed."""
+def _json(all_series: Iterable[Series]) -> str:
+    """Return the amounts of series by their joined names, as JSON. Series with the same name are summed."""
     amounts: dict[str, int | float] = {}
-    for series in several:
-        name = joined_name(series.chart, series.labels, series.names)
+    for series in all_series:
+        name = series_name(series.chart, series.labels, series.names)
         for column, delta in zip(series.chart.columns, series.deltas, strict=True):
-            called = of_column(series.chart, name, column, column.name)
-            amounts[called] = amounts.get(called, 0) + delta
+            key = column_name(series.chart, name, column, column.name)
+            amounts[key] = amounts.get(key, 0) + delta
     return msgspec.json.encode({name: amount for name, amount in amounts.items() if amount}).decode()

@@ -24,27 +24,27 @@ class LogSettings(SinkSettings, tag="log", frozen=True):
 
     format: Literal["text", "json"] = "text"
     path: Annotated[str, msgspec.Meta(min_length=1)] = "stdout"
-    """A file, `stdout`, `stderr`, or `journal`, which is also used if systemd has made the journal that stream."""
+    """A file, `stdout`, `stderr` or `journal`. A stream that systemd connected to the journal counts as `journal`."""
     applications: Annotated[int, msgspec.Meta(ge=0, le=1000)] = 5
-    """How many of the busiest groups the text or the journal shows."""
+    """How many of the busiest groups the text and the journal show."""
     processes: Annotated[int, msgspec.Meta(ge=0, le=1000)] = 5
     """How many of the busiest processes the text shows."""
     destinations: Annotated[int, msgspec.Meta(ge=0, le=1000)] = 5
-    """How many of the busiest series the text or the journal shows of each table that has keys of its own."""
-    # a reader may take its time (a terminal that was stopped): the mailbox drops what is too old by then
+    """How many of the busiest series of each other table the text and the journal show."""
+    # no limit, because a reader may be slow (a terminal that is stopped); the mailbox drops the oldest snapshots then
     send_timeout_s: ClassVar[float | None] = None
 
     @property
     def capabilities(self) -> frozenset[str]:
-        # a file is opened again for each snapshot
+        # needed as long as the sink runs, because a file is opened again for each snapshot
         is_file = self.path != _JOURNAL and self.path not in _STREAMS
-        return frozenset({"dac_override"} if is_file and _is_for_others(self.path) else ())
+        return frozenset({"dac_override"} if is_file and _needs_dac_override(self.path) else ())
 
     def open(self) -> AbstractAsyncContextManager[Sink]:
         fd = _STREAMS.get(self.path)
         if self.path == _JOURNAL or (fd is not None and journal.is_journal(fd)):
-            return journal.connected(partial(message, settings=self), self.applications, self.destinations)
-        return stream.opened(self.path, fd, partial(message, settings=self))
+            return journal.open_journal(partial(message, settings=self), self.applications, self.destinations)
+        return stream.open_stream(self.path, fd, partial(message, settings=self))
 
 
 def message(snapshot: Snapshot, settings: LogSettings) -> str:
@@ -55,15 +55,15 @@ def message(snapshot: Snapshot, settings: LogSettings) -> str:
     return "\n".join(render(snapshot, most, chose_charts=bool(settings.charts)))
 
 
-def _is_for_others(path: str) -> bool:
-    """Return whether root could not write a file if root were a user like any other."""
+def _needs_dac_override(path: str) -> bool:
+    """Return whether root needs CAP_DAC_OVERRIDE to write a file."""
     if not os.path.exists(path):
         path = os.path.dirname(os.path.abspath(path))
     try:
-        ways = [os.stat(directory) for directory in Path(os.path.realpath(path)).parents]
-        last = os.stat(path)
+        directories = [os.stat(directory) for directory in Path(os.path.realpath(path)).parents]
+        target = os.stat(path)
     except OSError:
         return False
-    me = os.geteuid()
-    writable = last.st_uid == me or last.st_mode & stat.S_IWOTH
-    return not writable or any(way.st_uid != me and not way.st_mode & stat.S_IXOTH for way in ways)
+    uid = os.geteuid()
+    writable = target.st_uid == uid or target.st_mode & stat.S_IWOTH
+    return not writable or any(d.st_uid != uid and not d.st_mode & stat.S_IXOTH for d in directories)

@@ -1,4 +1,4 @@
-"""Write snapshots to a stream or a file, without ever blocking the event loop."""
+"""Write snapshots to a stream or a file without blocking the event loop."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ Message = Callable[[Snapshot], str]
 
 
 @asynccontextmanager
-async def opened(path: str, stream: int | None, message: Message) -> AsyncIterator[Sink]:
-    """Yield a sink that writes messages to a file, or to the standard stream of this number. Raise SinkError."""
+async def open_stream(path: str, stream: int | None, message: Message) -> AsyncIterator[Sink]:
+    """Yield a sink that writes messages to a file, or to the standard stream with this number. Raises SinkError."""
     try:
         fd = await asyncio.to_thread(_open, path) if stream is None else reopen_nonblocking(stream)
     except OSError as error:
-        raise SinkError(f"open '{path}': {error.strerror}") from error
+        raise SinkError(f"cannot open '{path}': {error.strerror}") from error
     if fd is None:
         yield FileSink(path, message)
         return
@@ -33,17 +33,17 @@ async def opened(path: str, stream: int | None, message: Message) -> AsyncIterat
 
 
 class FileSink:
-    """Append to a regular file, which is opened for each snapshot, so that it may be rotated at any time."""
+    """Appends to a regular file. The file is opened for each snapshot, so it may be rotated at any time."""
 
     def __init__(self, path: str, message: Message) -> None:
         self._path, self._message = path, message
 
     async def send(self, snapshot: Snapshot) -> None:
-        """Append one snapshot. Raise SinkError."""
+        """Append one snapshot. Raises SinkError."""
         try:
             await asyncio.to_thread(self._append, self._message(snapshot).encode() + b"\n")
         except OSError as error:
-            raise SinkError(f"write '{self._path}': {error.strerror}") from error
+            raise SinkError(f"cannot write to '{self._path}': {error.strerror}") from error
 
     def _append(self, data: bytes) -> None:
         with open(os.open(self._path, _APPEND, 0o640), "ab") as file:
@@ -51,13 +51,13 @@ class FileSink:
 
 
 class StreamSink:
-    """Write to a terminal, a pipe or a socket, which stays open."""
+    """Writes to a terminal, a pipe or a socket, which stays open."""
 
     def __init__(self, path: str, fd: int, message: Message) -> None:
         self._path, self._fd, self._message = path, fd, message
 
     async def send(self, snapshot: Snapshot) -> None:
-        """Write one snapshot. Raise SinkError, or SinkGoneError if the reader has gone."""
+        """Write one snapshot. Raises SinkError, or SinkGoneError if the reader has gone."""
         loop, data = asyncio.get_running_loop(), self._message(snapshot).encode() + b"\n"
         try:
             while data:
@@ -68,12 +68,12 @@ class StreamSink:
         except BrokenPipeError:
             raise SinkGoneError(f"the reader of {self._path} has gone") from None
         except OSError as error:
-            raise SinkError(f"write '{self._path}': {error.strerror}") from error
+            raise SinkError(f"cannot write to '{self._path}': {error.strerror}") from error
 
 
 def _open(path: str) -> int | None:
-    """Return a descriptor of what stays open, None for a regular file that can be written."""
-    # O_NONBLOCK: a named pipe without a reader is refused (ENXIO), where it would keep the daemon waiting
+    """Return a descriptor that stays open, or None if the path is a regular file that can be written."""
+    # O_NONBLOCK: without it, opening a named pipe that has no reader would block. With it, that fails (ENXIO).
     fd = os.open(path, _APPEND | os.O_NONBLOCK, 0o640)
     if not stat.S_ISREG(os.fstat(fd).st_mode):
         return fd
@@ -93,7 +93,8 @@ async def _writable(loop: asyncio.AbstractEventLoop, fd: int) -> None:
 def _write(fd: int, data: bytes) -> int:
     if not stat.S_ISSOCK(os.fstat(fd).st_mode):
         return os.write(fd, data)
-    end = socket.socket(fileno=fd)  # inetd's, or such: it is shared, so only this call may not block
+    # Other processes may share the socket, so it must not become non-blocking; only this call is.
+    end = socket.socket(fileno=fd)
     try:
         return end.send(data, socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
     finally:

@@ -1,4 +1,4 @@
-"""Render a snapshot as lines of text for people. Pure."""
+"""Render a snapshot as text for people. Pure."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ebpfmon import VALUE, Chart, ChartData, Column, Dimension, Histogram, Role, Series, Snapshot, TableView, printable
-from ebpfmon_sinks.joined import joined_name, of_column
+from ebpfmon_sinks.series_names import column_name, series_name
 
 TASK_COMM_LEN = 16
 _OWN = "ebpfmon"
-"""The family of the charts of ebpfmon itself."""
+"""The family of ebpfmon's own charts."""
 _NEVER_ZERO = "ebpfmon.sinks_age"
-"""A chart that the log omits. Of ebpfmon's own charts the log shows those that are not 0, but this one never is 0, and
-its value has no use in a log."""
+"""A chart that is not shown. Of ebpfmon's own charts those that are not 0 are shown, but this one never is 0, and it is
+of no use in a log."""
 _LABEL, _NAME, _NUMBER = 34, 8, 9  # widths of the columns
 _WHO, _WHO_MOST = 9 + TASK_COMM_LEN, 60  # width of the first column, if it names a process, a group or a series
 _QUANTILES = (("p50", 0.5), ("p90", 0.9), ("p99", 0.99))
@@ -27,7 +27,7 @@ _QUANTILES = (("p50", 0.5), ("p90", 0.9), ("p99", 0.99))
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Most:
-    """How many are shown: of the groups and processes of each table by process, and of the series of other tables."""
+    """How many groups and processes of each table by process are shown, and how many series of other tables."""
 
     groups: int
     processes: int
@@ -35,10 +35,12 @@ class Most:
 
 
 def render(snapshot: Snapshot, most: Most, *, chose_charts: bool = False) -> Iterator[str]:
-    """Yield a snapshot as lines: a chart a line, then the busiest groups and processes of each table by process, the
-    busiest series of other tables, histograms, and ebpfmon itself.
+    """Yield the lines of a snapshot.
 
-    `chose_charts`: the snapshot has the charts that the sink chose, so of the rows only what is in those is shown.
+    First comes a line for each chart without labels, then the busiest groups and processes of each table by process,
+    the busiest series of other tables, histograms with labels, and ebpfmon's own charts.
+
+    `chose_charts` says that the sink's settings select charts. Then only the columns that these charts show are shown.
     """
     partial = "" if snapshot.complete else ", incomplete"
     now = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(snapshot.time_s))
@@ -46,7 +48,7 @@ def render(snapshot: Snapshot, most: Most, *, chose_charts: bool = False) -> Ite
     charts = [data for data in snapshot.charts if data.chart.family != _OWN]
     for data in charts:
         if not data.chart.labels:
-            yield from _histograms(data, snapshot, 1) if data.chart.buckets else _whole(data, snapshot)
+            yield from _histograms(data, snapshot, 1) if data.chart.buckets else _unlabelled(data, snapshot)
     for table, view in snapshot.tables.items():
         if view.harvest.is_by_process:
             columns = [c for c in view.columns if not c.summary and (not chose_charts or _is_shown(c, table, charts))]
@@ -63,12 +65,12 @@ def render(snapshot: Snapshot, most: Most, *, chose_charts: bool = False) -> Ite
 
 
 def is_by_process(snapshot: Snapshot, chart: Chart) -> bool:
-    """Return whether the rows behind a chart are processes: then its series, if it has labels, are groups of them."""
+    """Return whether the rows of a chart's table are processes. If the chart has labels, its series are then groups."""
     view = snapshot.tables.get(chart.table)
     return view is not None and view.harvest.is_by_process
 
 
-def _whole(data: ChartData, snapshot: Snapshot) -> Iterator[str]:
+def _unlabelled(data: ChartData, snapshot: Snapshot) -> Iterator[str]:
     """Yield a chart without labels as one line."""
     of = data.chart
     numbers = ""
@@ -79,14 +81,14 @@ def _whole(data: ChartData, snapshot: Snapshot) -> Iterator[str]:
 
 
 def _is_shown(column: Column, table: str, charts: Sequence[ChartData]) -> bool:
-    """Return whether charts of the table have all fields of the column."""
+    """Return whether charts of a table show all fields of a column."""
     columns = [c for data in charts if data.chart.table == table for c in data.chart.columns]
     fields = {field for c in columns for field in (*c.plus, *c.minus)}
     return fields.issuperset(column.fields)
 
 
 def _amounts(view: TableView, columns: Sequence[Column]) -> NDArray[np.int64]:
-    """Return what each row did, (rows, columns)."""
+    """Return the amounts of each row, (rows, columns)."""
     rows = view.harvest.rows
     amounts = np.zeros((len(rows), len(columns)), np.int64)
     for n, column in enumerate(columns):
@@ -121,11 +123,11 @@ def _processes(view: TableView, columns: Sequence[Column], snapshot: Snapshot, c
     ]
     yield from _lines(f"{'PID':>8} {'COMMAND':{TASK_COMM_LEN}}", labels, columns, amounts[busiest], snapshot)
     if view.harvest.overflow_calls and columns and count:
-        yield f"  {'overflow':>8} {view.harvest.overflow_calls} calls of processes that found no room in the table"
+        yield f"  {'overflow':>8} {view.harvest.overflow_calls} calls of processes for which the table had no room"
 
 
 def _busiest(amounts: NDArray[np.int64], columns: Sequence[Column]) -> NDArray[np.intp]:
-    """Return the numbers of the rows that did something, the busiest first: by calls, if any column has those."""
+    """Return the indices of active rows, the busiest first: by calls, or by everything if no column counts calls."""
     calls = [n for n, column in enumerate(columns) if column.units == "calls/s"]
     activity = amounts[:, calls or slice(None)].sum(axis=1)
     order = np.argsort(-activity, kind="stable")
@@ -135,7 +137,7 @@ def _busiest(amounts: NDArray[np.int64], columns: Sequence[Column]) -> NDArray[n
 def _lines(
     heading: str, labels: Sequence[str], columns: Sequence[Column], amounts: NDArray[np.int64], snapshot: Snapshot
 ) -> Iterator[str]:
-    """Yield a table of rates. A column in which all rates are 0 is left out."""
+    """Yield a table of rates, without columns in which all rates are 0."""
     shown = [(n, column) for n, column in enumerate(columns) if amounts[:, n].any()]
     if not shown:
         return
@@ -150,13 +152,15 @@ def _lines(
 
 
 def _table_and_series(data: ChartData) -> tuple[object, ...]:
-    """Return what charts have in common that are shown side by side: their table and their series."""
+    """Return the key of charts that are shown side by side: they have the same table and the same series."""
     return data.chart.table or data.chart.family, data.index.labels, data.index.roles
 
 
 def _series(charts: Sequence[ChartData], snapshot: Snapshot, count: int) -> Iterator[str]:
-    """Yield the charts of one table: a line for each of the busiest series, then one for everything else.
-    A column that is 0 everywhere is left out."""
+    """Yield the charts of one table: a line for each of the busiest series, then one for `other`.
+
+    Columns that are 0 everywhere are left out.
+    """
     columns = [(d.chart, c, d.deltas[:, n].tolist()) for d in charts for n, c in enumerate(d.chart.columns)]
     columns = [column for column in columns if any(column[2])]
     if not columns or not count:
@@ -166,7 +170,7 @@ def _series(charts: Sequence[ChartData], snapshot: Snapshot, count: int) -> Iter
     rest: list[tuple[str, tuple[int | float, ...]]] = []
     numbers = zip(*(amounts for _, _, amounts in columns), strict=True)
     for role, labels, names, of_series in zip(index.roles, index.labels, index.names, numbers, strict=True):
-        (items if role is Role.ITEM else rest).append((joined_name(first, labels, names), of_series))
+        (items if role is Role.ITEM else rest).append((series_name(first, labels, names), of_series))
     items.sort(key=lambda item: -sum(map(abs, item[1])))
     if Role.OTHER in index.roles:
         name, of_other = rest[0]
@@ -183,7 +187,7 @@ def _series(charts: Sequence[ChartData], snapshot: Snapshot, count: int) -> Iter
 
 
 def _heading(chart: Chart, column: Dimension) -> str:
-    """Return the unit and what is done, or, if that has no name, what is counted."""
+    """Return the heading of a column: the unit and the name, or the counters if the column has no name."""
     if column.id == VALUE:
         return " ".join(column.plus).replace("_", " ")
     return printable(f"{chart.units.removesuffix('/s')} {column.name}")
@@ -192,9 +196,9 @@ def _heading(chart: Chart, column: Dimension) -> str:
 def _histograms(data: ChartData, snapshot: Snapshot, count: int) -> Iterator[str]:
     """Yield a line for each of the busiest series, with the 50th, 90th and 99th percentile."""
     chart = data.chart
-    found = [(series, series.histogram) for series in data.series()]
-    found.sort(key=lambda each: -each[1].count)
-    for series, histogram in found[:count]:
+    histograms = [(series, series.histogram) for series in data.series()]
+    histograms.sort(key=lambda pair: -pair[1].count)
+    for series, histogram in histograms[:count]:
         if not histogram.count:
             return
         label = f"{chart.family:8} {chart.title}" + (f": {_name(series)}" if chart.labels else "")
@@ -210,7 +214,7 @@ def _bound(histogram: Histogram, part: float) -> str:
 
 
 def _name(series: Series) -> str:
-    return printable(joined_name(series.chart, series.labels, series.names))
+    return printable(series_name(series.chart, series.labels, series.names))
 
 
 def _is_own(data: ChartData) -> bool:
@@ -218,10 +222,10 @@ def _is_own(data: ChartData) -> bool:
 
 
 def _own(data: ChartData, snapshot: Snapshot) -> str:
-    """Return all numbers of one of ebpfmon's own charts, and their unit."""
+    """Return the numbers of one of ebpfmon's own charts and their unit."""
     chart = data.chart
     numbers = [
-        f"{of_column(chart, _name(series), column, column.name)} {_number(chart, delta, snapshot)}"
+        f"{column_name(chart, _name(series), column, column.name)} {_number(chart, delta, snapshot)}"
         for series in data.series()
         for column, delta in zip(chart.columns, series.deltas, strict=True)
     ]

@@ -1,1 +1,1 @@
-"""The Netdata sink. This file imports nothing, because Netdata's plugin imports `relay` without the rest of ebpfmon."""
+"""The Netdata sink. This file imports nothing, because the relay runs without the rest of ebpfmon."""

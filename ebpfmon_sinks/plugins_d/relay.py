@@ -1,9 +1,9 @@
-"""`ebpfmon.plugin`: what Netdata runs. It copies what the daemon says for Netdata from the daemon's socket to stdout.
+"""`ebpfmon.plugin`, which Netdata runs. It copies the daemon's lines for Netdata from the daemon's socket to stdout.
 
-It holds no data and needs no rights; it imports nothing that it does not use, to be small. It goes on where the daemon
-does not: it waits for it, and says so on stderr, which is Netdata's error log. It ends with Netdata alone: on QUIT, on
-SIGTERM, when nobody reads stdout any more. Its exit status is then 0, as Netdata never starts a plugin again that
-failed before it had data.
+The relay keeps no data, needs no privileges, and imports little, so that it stays small. While the daemon does not run,
+the relay waits for it and says so on stderr, which is Netdata's error log. It only ends when Netdata wants it to: on
+QUIT, on SIGTERM, or when nobody reads stdout any more. The exit status is always 0, because Netdata never restarts a
+plugin that failed before it had sent data.
 """
 
 import os
@@ -17,13 +17,13 @@ from contextlib import suppress
 DEFAULT_SOCKET = "/run/ebpfmon/plugins.d.sock"
 _STDIN, _STDOUT, _STDERR = 0, 1, 2
 _FIRST_DELAY_S, _LAST_DELAY_S = 0.2, 2.0
-_SILENCE_S = 50.0
-"""After so long without a line, an empty one is written: Netdata stops a plugin that says nothing for 120 s."""
+_KEEPALIVE_S = 50.0
+"""An empty line is written after so long without a line, because Netdata stops a plugin that is silent for 120 s."""
 _READ_BYTES = 1 << 16
 
 
 def main(arguments: Sequence[str], environment: Mapping[str, str]) -> int:
-    """Run the relay and return the exit status. `arguments`: as Netdata gives them, the seconds between updates."""
+    """Run the relay and return the exit status. Netdata passes the seconds between updates as the first argument."""
     seconds = max(_seconds(arguments[0] if arguments else ""), _seconds(environment.get("NETDATA_UPDATE_EVERY", "")))
     try:
         for number in (signal.SIGTERM, signal.SIGINT):
@@ -34,12 +34,12 @@ def main(arguments: Sequence[str], environment: Mapping[str, str]) -> int:
     return 0
 
 
-def _seconds(said: str) -> int:
-    return min(max(int(said), 1), 86400) if said.isascii() and said.isdigit() else 1
+def _seconds(text: str) -> int:
+    return min(max(int(text), 1), 86400) if text.isascii() and text.isdigit() else 1
 
 
 class _Stopped(Exception):
-    """Netdata wants it to end, or has ended itself."""
+    """Netdata wants the relay to end, or has ended itself."""
 
 
 def _stop(*_: object) -> None:
@@ -47,13 +47,13 @@ def _stop(*_: object) -> None:
 
 
 class Relay:
-    """From the daemon's socket to stdout, whichever daemon is there."""
+    """Copies lines from the daemon's socket to stdout, and reconnects whenever the daemon has gone."""
 
     def __init__(self, path: str, seconds: int) -> None:
         self._path, self._hello = path, b"every %d\n" % seconds
         self._poll = select.poll()
         self._poll.register(_STDIN, select.POLLIN)
-        self._poll.register(_STDOUT, 0)  # its errors, that is: nobody reads
+        self._poll.register(_STDOUT, 0)  # reports only errors: nobody reads
         self._written_s = time.monotonic()
         self._delay_s = _FIRST_DELAY_S
         self._connected: bool | None = None
@@ -61,54 +61,60 @@ class Relay:
     def run(self) -> None:
         """Relay until `_Stopped` is raised."""
         while True:
-            why = "it has closed the connection"
+            reason = "the daemon has closed the connection"
             try:
                 with socket.socket(socket.AF_UNIX) as daemon:
                     daemon.connect(self._path)
                     daemon.sendall(self._hello)
                     self._copy(daemon)
             except OSError as error:
-                why = error.strerror or str(error)
-            self._is_connected(False, f"waits for ebpfmon at '{self._path}': {why}")
-            again_s = time.monotonic() + self._delay_s * (0.5 + os.urandom(1)[0] / 255)
+                reason = error.strerror or str(error)
+            self._log_state(False, f"waiting for ebpfmon at '{self._path}': {reason}")
+            retry_s = time.monotonic() + self._delay_s * (0.5 + os.urandom(1)[0] / 255)
             self._delay_s = min(self._delay_s * 2, _LAST_DELAY_S)
-            while (left_s := again_s - time.monotonic()) > 0:
-                self._ready(left_s)
+            while (left_s := retry_s - time.monotonic()) > 0:
+                self._wait(left_s)
 
     def _copy(self, daemon: socket.socket) -> None:
-        """Copy whole lines until the daemon closes the connection. Half a line would spoil the next daemon's first one,
-        and Netdata gives up a plugin that sends a wrong line."""
+        """Copy whole lines until the daemon closes the connection.
+
+        Half a line would be joined to the first line of the next daemon, and Netdata gives up a plugin that sends an
+        invalid line.
+        """
         self._poll.register(daemon, select.POLLIN)
         try:
             part = b""
             while True:
-                if daemon.fileno() not in self._ready(_SILENCE_S):
+                if daemon.fileno() not in self._wait(_KEEPALIVE_S):
                     continue
                 data = daemon.recv(_READ_BYTES)
                 if not data:
                     return
                 lines, end, part = (part + data).rpartition(b"\n")
                 self._delay_s = _FIRST_DELAY_S
-                self._is_connected(True, f"has data from ebpfmon at '{self._path}'")
+                self._log_state(True, f"receiving data from ebpfmon at '{self._path}'")
                 self._write(lines + end)
         finally:
             self._poll.unregister(daemon)
 
-    def _ready(self, seconds: float) -> dict[int, int]:
-        """Wait at most so long. What is ready, by descriptor; what Netdata has to say is dealt with."""
-        silent_s = self._written_s + _SILENCE_S - time.monotonic()
-        found = dict(self._poll.poll(max(min(seconds, silent_s), 0) * 1000))
-        if _STDOUT in found:
+    def _wait(self, seconds: float) -> dict[int, int]:
+        """Wait until a descriptor is ready, for at most `seconds`, and return the events by descriptor.
+
+        Handles what Netdata sends on stdin, and writes the empty line that keeps Netdata from stopping the relay.
+        """
+        silent_s = self._written_s + _KEEPALIVE_S - time.monotonic()
+        events = dict(self._poll.poll(max(min(seconds, silent_s), 0) * 1000))
+        if _STDOUT in events:
             raise _Stopped
-        if _STDIN in found:
-            said = os.read(_STDIN, 4096) if found[_STDIN] & select.POLLIN else b""
-            if b"QUIT" in said.split():
+        if _STDIN in events:
+            data = os.read(_STDIN, 4096) if events[_STDIN] & select.POLLIN else b""
+            if b"QUIT" in data.split():
                 raise _Stopped
-            if not said:  # its end alone says nothing: an old Netdata gives no stdin
+            if not data:  # end of file is no reason to stop: an old Netdata gives its plugins no stdin
                 self._poll.unregister(_STDIN)
-        if time.monotonic() >= self._written_s + _SILENCE_S:
+        if time.monotonic() >= self._written_s + _KEEPALIVE_S:
             self._write(b"\n")
-        return found
+        return events
 
     def _write(self, data: bytes) -> None:
         try:
@@ -118,8 +124,9 @@ class Relay:
         except OSError:
             raise _Stopped from None
 
-    def _is_connected(self, connected: bool, what: str) -> None:
-        if connected is not self._connected:  # one line for each change of state
+    def _log_state(self, connected: bool, message: str) -> None:
+        """Write a line to stderr if the state of the connection has changed."""
+        if connected is not self._connected:
             self._connected = connected
             with suppress(OSError):
-                os.write(_STDERR, f"{time.strftime('%Y-%m-%d %H:%M:%S')}: ebpfmon.plugin: {what}\n".encode())
+                os.write(_STDERR, f"{time.strftime('%Y-%m-%d %H:%M:%S')}: ebpfmon.plugin: {message}\n".encode())

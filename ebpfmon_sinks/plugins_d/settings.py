@@ -9,7 +9,7 @@ from ebpfmon import Sink, SinkSettings, hookimpl
 from ebpfmon_sinks.plugins_d.relay import DEFAULT_SOCKET
 
 EBPFMON_API_VERSION = 2
-_STANDARD = "-"  # stdin and stdout, as command lines call it
+_STANDARD = "-"  # stands for stdin and stdout, as on command lines
 _LONGEST_PATH = 107  # bytes: sockaddr_un.sun_path
 
 
@@ -17,26 +17,26 @@ class PluginsDSettings(SinkSettings, tag="plugins_d", frozen=True):
     """`[[sinks]] type = "plugins_d"`."""
 
     socket: str = DEFAULT_SOCKET
-    """Where relays connect; `-`: stdin and stdout, of a daemon that Netdata runs as its plugin."""
+    """The path of the Unix socket that relays connect to. `-`: use stdin and stdout, if Netdata runs the daemon."""
     group: str = "netdata"
-    """Who may connect beside root, if there is such a group; empty: nobody."""
+    """The group that may connect besides root, if it exists. Empty: only root."""
 
     def __post_init__(self) -> None:
         if self.socket != _STANDARD and not (self.socket.startswith("/") and "\0" not in self.socket):
             raise ValueError(f"socket: '{self.socket}': expected an absolute path, or '-' for stdin and stdout")
         if len(self.socket.encode()) > _LONGEST_PATH:
-            raise ValueError(f"socket: longer than {_LONGEST_PATH} bytes, which is all that a Unix socket can have")
+            raise ValueError(f"socket: longer than {_LONGEST_PATH} bytes, the limit for the path of a Unix socket")
 
     @property
     def capabilities(self) -> frozenset[str]:
         return frozenset({"chown"} if self.group and self.socket != _STANDARD else ())
 
     def open(self) -> AbstractAsyncContextManager[Sink]:
-        from ebpfmon_sinks.plugins_d.sink import on_standard_streams, serving
+        from ebpfmon_sinks.plugins_d.sink import open_socket, open_stdio
 
         if self.socket == _STANDARD:
-            return on_standard_streams()
-        return serving(self.socket, self.group, self.name or "plugins_d")
+            return open_stdio()
+        return open_socket(self.socket, self.group, self.name or "plugins_d")
 
 
 @hookimpl

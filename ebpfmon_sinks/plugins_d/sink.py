@@ -1,5 +1,8 @@
-"""Feed Netdata. The daemon serves the plugins.d protocol on a Unix socket for the small `ebpfmon.plugin` that each
-Netdata runs (`relay.py`). If Netdata runs the daemon itself, the daemon speaks the protocol on stdout."""
+"""Send snapshots to Netdata in the plugins.d protocol.
+
+The daemon serves the protocol on a Unix socket, to which the small `ebpfmon.plugin` (`relay.py`) of each Netdata
+connects. If Netdata runs the daemon itself, the daemon writes the protocol to stdout.
+"""
 
 from __future__ import annotations
 
@@ -17,21 +20,21 @@ from ebpfmon import SinkError, SinkGoneError, Snapshot, reopen_nonblocking
 from ebpfmon_sinks.plugins_d.stream import Stream
 
 _STDIN, _STDOUT = 0, 1
-_RELAYS = 16
-"""How many relays at most are fed: one for each Netdata."""
+_MAX_RELAYS = 16
+"""How many relays may be connected at once. Each Netdata has one."""
 _HELLO_S, _HELLO_BYTES = 5.0, 64
-"""How long a relay may take to say its line, and how long that may be."""
-_PATIENCE_S = 10.0
-"""How long a relay may take to read an update. None is made for it in the meantime: what happens is added up."""
+"""How long a relay may take to send its first line, and how long that line may be."""
+_STALL_LIMIT_S = 10.0
+"""How long a relay may take to read an update. Intervals that pass in the meantime are summed in the next update."""
 
 log = logging.getLogger(__name__)
 
 
 @asynccontextmanager
-async def serving(path: str, group: str, name: str) -> AsyncIterator[PluginsDSink]:
-    """Yield a sink that feeds the relays that connect to a Unix socket. Raise SinkError.
+async def open_socket(path: str, group: str, name: str) -> AsyncIterator[PluginsDSink]:
+    """Yield a sink that serves relays on a Unix socket. Raises SinkError.
 
-    `group` may connect beside root. `name` is how messages call the sink.
+    The members of `group` may connect besides root. `name` is the sink's name in messages.
     """
     readers: set[_Reader] = set()
     try:
@@ -39,7 +42,7 @@ async def serving(path: str, group: str, name: str) -> AsyncIterator[PluginsDSin
         inode = _inode(path)
         server = await asyncio.get_running_loop().create_unix_server(lambda: _Relay(name, readers), sock=listening)
     except OSError as error:
-        raise SinkError(f"listen on '{path}': {error.strerror or error}") from error
+        raise SinkError(f"cannot listen on '{path}': {error.strerror or error}") from error
     try:
         yield PluginsDSink(readers)
     finally:
@@ -51,62 +54,64 @@ async def serving(path: str, group: str, name: str) -> AsyncIterator[PluginsDSin
 
 
 @asynccontextmanager
-async def on_standard_streams() -> AsyncIterator[PluginsDSink]:
-    """Yield a sink that feeds the Netdata that reads stdout. Raise SinkError if stdout is a file."""
-    standard = await _Standard.open(asyncio.get_running_loop())
+async def open_stdio() -> AsyncIterator[PluginsDSink]:
+    """Yield a sink that writes to stdout, for a Netdata that runs the daemon. Raises SinkError if stdout is a file."""
+    stdout = await _Stdout.open(asyncio.get_running_loop())
     try:
-        yield PluginsDSink({standard})
+        yield PluginsDSink({stdout})
     finally:
-        standard.close()
+        stdout.close()
 
 
 class PluginsDSink:
-    """Feed every Netdata that listens, and wait for none."""
+    """Sends snapshots to every connected Netdata, and waits for none."""
 
     def __init__(self, readers: Collection[_Reader]) -> None:
-        """`readers` come and go."""
+        """`readers` may change at any time."""
         self.readers = readers
-        self._pace = Pace()
+        self._interval = IntervalEstimate()
 
     async def send(self, snapshot: Snapshot) -> None:
-        """Hand one snapshot to all readers. Raise SinkGoneError if a reader has gone for good: then it is the only
-        one."""
-        interval_s = self._pace.see(snapshot.elapsed_s)
+        """Send one snapshot to all readers.
+
+        Raises SinkGoneError if a reader has gone for good. That can only be stdout, which is then the only reader.
+        """
+        interval_s = self._interval.update(snapshot.elapsed_s)
         for reader in tuple(self.readers):
-            if reader.gone:
-                raise SinkGoneError(reader.gone)
+            if reader.gone_reason:
+                raise SinkGoneError(reader.gone_reason)
             if interval_s:
-                reader.feed(snapshot, interval_s)
+                reader.send(snapshot, interval_s)
 
 
-class Pace:
-    """Find out how many whole seconds are between two snapshots. Nobody says it, but it can be seen."""
+class IntervalEstimate:
+    """The number of whole seconds between two snapshots, estimated from their lengths."""
 
     def __init__(self) -> None:
-        self._interval_s = self._before_s = 0
+        self._interval_s = self._previous_s = 0
 
-    def see(self, elapsed_s: float) -> int:
-        """Take in the length of an interval, and return the seconds between snapshots; 0 as long as they are not known.
+    def update(self, elapsed_s: float) -> int:
+        """Add the length of an interval. Return the estimate in seconds, or 0 while there is none.
 
-        The first interval begins at any moment, and the second may be too long because a tick was left out. So a
-        shorter one counts as soon as two in a row agree on it.
+        The first interval is shorter than the others, and the second is too long if a tick was left out. Therefore a
+        shorter length replaces the estimate once two intervals in a row have it.
         """
         now_s = max(round(elapsed_s), 1)
-        if self._before_s and (not self._interval_s or self._before_s == now_s < self._interval_s):
+        if self._previous_s and (not self._interval_s or self._previous_s == now_s < self._interval_s):
             self._interval_s = now_s
-        self._before_s = now_s
+        self._previous_s = now_s
         return self._interval_s
 
 
 class _Reader(asyncio.BaseProtocol):
-    """Somebody who is fed, through a transport that keeps what cannot be written at once: one update at most."""
+    """A connection to one Netdata. Its transport buffers at most one update."""
 
-    _transport: asyncio.WriteTransport  # asyncio sets it before anything else, by connection_made
+    _transport: asyncio.WriteTransport  # set by connection_made, which asyncio calls first
 
     def __init__(self, stream: Stream | None = None) -> None:
         self._stream = stream
-        self.gone = ""
-        """Why it has gone for good; empty if it has not, or if others may come."""
+        self.gone_reason = ""
+        """Why it has gone for good. Empty if it has not, or if other readers may come."""
         self._full_since: float | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -120,25 +125,25 @@ class _Reader(asyncio.BaseProtocol):
     def resume_writing(self) -> None:
         self._full_since = None
 
-    def feed(self, snapshot: Snapshot, interval_s: int) -> None:
-        """Take in an interval. Write an update, unless the reader still has to read of the last one."""
+    def send(self, snapshot: Snapshot, interval_s: int) -> None:
+        """Add an interval. Write an update, unless the reader has not read the previous one yet."""
         if self._stream and not self._transport.is_closing():
             self._stream.add(snapshot)
             if self._full_since is None:
                 self._transport.write(self._stream.update(interval_s))
             else:
-                self.wait(asyncio.get_running_loop().time() - self._full_since)
+                self.stalled(asyncio.get_running_loop().time() - self._full_since)
 
-    def wait(self, seconds: float) -> None:
-        """Decide what to do about a reader that has not read for so long."""
+    def stalled(self, seconds: float) -> None:
+        """Handle a reader that has not read for so many seconds."""
 
     def close(self) -> None:
-        """End, but not in the middle of a line."""
+        """Close the connection after what is buffered, so that no line is cut."""
         self._transport.close()
 
 
 class _Relay(_Reader, asyncio.Protocol):
-    """A relay that has connected. Its first line says how many seconds it wants between two updates."""
+    """A connected relay. Its first line says how many seconds it wants between two updates."""
 
     def __init__(self, sink: str, readers: set[_Reader]) -> None:
         super().__init__()
@@ -146,8 +151,8 @@ class _Relay(_Reader, asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
-        if len(self._readers) >= _RELAYS:
-            log.warning("sink '%s': a relay is refused, there are %d", self._sink, _RELAYS)
+        if len(self._readers) >= _MAX_RELAYS:
+            log.warning("sink '%s': refused a relay: %d are connected already", self._sink, _MAX_RELAYS)
             self._transport.abort()
         else:
             self._readers.add(self)
@@ -157,110 +162,114 @@ class _Relay(_Reader, asyncio.Protocol):
         if self._stream:
             return
         self._hello += data
-        said, end, _ = self._hello.partition(b"\n")
-        found = re.fullmatch(rb"every ([1-9][0-9]{0,4})", said)
-        if end and found:
-            self._stream = Stream(int(found[1]))
-            log.info("sink '%s': a relay has connected, for an update every %d s", self._sink, int(found[1]))
+        line, end, _ = self._hello.partition(b"\n")
+        match = re.fullmatch(rb"every ([1-9][0-9]{0,4})", line)
+        if end and match:
+            self._stream = Stream(int(match[1]))
+            log.info("sink '%s': a relay has connected; it wants an update every %d s", self._sink, int(match[1]))
         elif end or len(self._hello) > _HELLO_BYTES:
-            self._drop("it is no relay of ebpfmon's: it does not say how often it wants updates")
+            self._drop("its first line is not 'every SECONDS', so it is not ebpfmon's relay")
 
     def connection_lost(self, error: Exception | None) -> None:
         if self in self._readers:
             self._readers.remove(self)
             self._deadline.cancel()
             if self._stream:
-                log.info("sink '%s': a relay has gone", self._sink)
+                log.info("sink '%s': a relay has disconnected", self._sink)
 
-    def wait(self, seconds: float) -> None:
-        if seconds > _PATIENCE_S:
+    def stalled(self, seconds: float) -> None:
+        if seconds > _STALL_LIMIT_S:
             self._drop(f"it has read nothing for {seconds:.0f} s")
 
     def _expect_hello(self) -> None:
         if not self._stream:
-            self._drop(f"it has said nothing for {_HELLO_S:.0f} s")
+            self._drop(f"it has sent nothing for {_HELLO_S:.0f} s")
 
-    def _drop(self, why: str) -> None:
-        log.warning("sink '%s': a relay is cut off: %s", self._sink, why)
+    def _drop(self, reason: str) -> None:
+        log.warning("sink '%s': disconnected a relay: %s", self._sink, reason)
         self._stream = None
         self._transport.abort()
 
 
-class _Standard(_Reader):
-    """stdout, which Netdata reads. stdin, on which it says QUIT, is read if it is a pipe or a socket."""
+class _Stdout(_Reader):
+    """The Netdata that runs the daemon and reads stdout. It may send QUIT on stdin, if that is a pipe or a socket."""
 
     def __init__(self) -> None:
         super().__init__(Stream(1))
-        self._forget_stdin: Callable[[], object] = lambda: None
+        self._stop_reading: Callable[[], object] = lambda: None
 
     @classmethod
-    async def open(cls, loop: asyncio.AbstractEventLoop) -> _Standard:
-        """Return it connected. Raise SinkError if stdout is a file."""
+    async def open(cls, loop: asyncio.AbstractEventLoop) -> _Stdout:
+        """Connect to stdout. Raises SinkError if stdout is a file."""
         self, stdout = cls(), os.fdopen(reopen_nonblocking(_STDOUT), "wb", buffering=0)
         try:
             await loop.connect_write_pipe(lambda: self, stdout)
         except (OSError, ValueError) as error:
             stdout.close()
-            raise SinkError(f"write to stdout: {error}: Netdata gives its plugins a pipe") from error
-        with suppress(OSError):  # it is closed
+            raise SinkError(f"cannot write to stdout: {error}; Netdata gives its plugins a pipe") from error
+        with suppress(OSError):  # stdin is closed
             if stat.S_ISFIFO(mode := os.fstat(_STDIN).st_mode) or stat.S_ISSOCK(mode):
-                loop.add_reader(_STDIN, self._hear)
-                self._forget_stdin = lambda: loop.remove_reader(_STDIN)
+                loop.add_reader(_STDIN, self._read_stdin)
+                self._stop_reading = lambda: loop.remove_reader(_STDIN)
         return self
 
     def connection_lost(self, error: Exception | None) -> None:
-        self.gone = self.gone or "Netdata has closed stdout"
+        self.gone_reason = self.gone_reason or "Netdata has closed stdout"
 
     def close(self) -> None:
-        self._forget_stdin()
+        self._stop_reading()
         super().close()
 
-    def _hear(self) -> None:
-        said = b""
+    def _read_stdin(self) -> None:
+        data = b""
         with suppress(OSError):
-            said = os.read(_STDIN, 4096)
-        if not said:  # its end alone says nothing: it may never have been Netdata's
-            self._forget_stdin()
-        elif b"QUIT" in said.split():
-            self.gone = "Netdata says QUIT"
+            data = os.read(_STDIN, 4096)
+        if not data:  # end of file is no reason to stop: stdin may not be Netdata's
+            self._stop_reading()
+        elif b"QUIT" in data.split():
+            self.gone_reason = "Netdata sent QUIT"
 
 
 def _bind(path: str, group: str) -> socket.socket:
-    """Return a socket that does not listen yet, so that nobody connects before it has its owner and mode."""
+    """Return a bound socket that does not listen yet, so that nobody connects before its group and mode are set."""
     if not os.path.isdir(directory := os.path.dirname(path)):
         os.makedirs(directory)
-        os.chmod(directory, 0o755)  # noqa: S103  # whatever the umask: the socket has a mode of its own
+        os.chmod(directory, 0o755)  # noqa: S103  # the socket has its own, stricter mode
     with suppress(FileNotFoundError):
         if not stat.S_ISSOCK(os.stat(path).st_mode):
-            raise SinkError(f"listen on '{path}': something else is there: remove it, or choose another 'socket'")
+            raise SinkError(
+                f"cannot listen on '{path}': it exists and is not a socket; remove it, or change the setting socket"
+            )
         if _is_alive(path):
-            raise SinkError(f"listen on '{path}': another daemon does: stop it, or choose another 'socket'")
-        os.unlink(path)  # of one that was killed
-    made = socket.socket(socket.AF_UNIX)
+            raise SinkError(
+                f"cannot listen on '{path}': another daemon uses it; stop that daemon, or change the setting socket"
+            )
+        os.unlink(path)  # left by a daemon that was killed
+    listening = socket.socket(socket.AF_UNIX)
     try:
-        made.bind(path)
+        listening.bind(path)
         if group:
-            _give(path, group)
+            _set_group(path, group)
         os.chmod(path, 0o660)
     except BaseException:
-        made.close()
+        listening.close()
         raise
-    return made
+    return listening
 
 
-def _give(path: str, group: str) -> None:
+def _set_group(path: str, group: str) -> None:
     try:
         os.chown(path, -1, grp.getgrnam(group).gr_gid)
     except KeyError:
-        log.info("there is no group '%s': root alone may connect to '%s'", group, path)
+        log.info("no group '%s': only root may connect to '%s'", group, path)
 
 
 def _is_alive(path: str) -> bool:
-    with socket.socket(socket.AF_UNIX) as caller:
-        caller.setblocking(False)
+    with socket.socket(socket.AF_UNIX) as client:
+        client.setblocking(False)
         try:
-            caller.connect(path)
-        except BlockingIOError:  # too many wait to be accepted
+            client.connect(path)
+        except BlockingIOError:  # the queue of connections to accept is full
             return True
         except ConnectionRefusedError:
             return False
@@ -269,6 +278,6 @@ def _is_alive(path: str) -> bool:
 
 def _inode(path: str) -> tuple[int, int] | None:
     with suppress(OSError):
-        found = os.stat(path)
-        return found.st_dev, found.st_ino
+        status = os.stat(path)
+        return status.st_dev, status.st_ino
     return None

@@ -1,4 +1,4 @@
-"""The StatsD sink: counters and gauges over UDP or TCP, without tags or with tags in one of three syntaxes."""
+"""The StatsD sink: send counters and gauges over UDP or TCP, with or without tags."""
 
 from collections.abc import Sequence
 

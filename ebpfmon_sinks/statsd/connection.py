@@ -1,4 +1,4 @@
-"""A connected socket to a StatsD server: names that resolve to several addresses, servers that are not there."""
+"""Connect a socket to a StatsD server, and find out whether the server receives what is sent."""
 
 from __future__ import annotations
 
@@ -15,71 +15,71 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
-Address = tuple[Any, ...]  # as the socket module has them
+Address = tuple[Any, ...]  # an address in the socket module's format
 
-_RESOLVE_S, _CONNECT_S = 4.0, 2.0  # so that a second address has its turn within the core's limit for opening
-_ANSWER_S = 0.05  # how long after the last byte a server that is not there has time to say so
+_RESOLVE_S, _CONNECT_S = 4.0, 2.0  # both fit into the core's time limit for opening a sink
+_ANSWER_S = 0.05  # how long to wait for an ICMP error after the last byte
 
 
 @dataclass(frozen=True, slots=True)
 class Connected:
-    """A socket that is connected, and whether the server was given by a name, which may move."""
+    """A connected socket, and whether the server was given as a name, whose address may change."""
 
     socket: socket.socket
     by_name: bool
 
 
 async def connect(host: str, port: int, kind: int) -> Connected:
-    """Connect to the first address where somebody listens, as far as can be known.
+    """Connect to the first address at which a server seems to listen.
 
-    Raise OSError if there is none, ValueError if no host can be called so.
+    Raises OSError if there is none, and ValueError if `host` cannot be a host name.
     """
     by_name, addresses = await _resolve(host.removeprefix("[").removesuffix("]"), port, kind)
     return Connected(await _first(kind, addresses), by_name)
 
 
 async def _resolve(host: str, port: int, kind: int) -> tuple[bool, list[tuple[int, Address]]]:
-    """Return whether the host is a name, and the addresses (family, address).
+    """Return whether the host is a name, and its addresses as (family, address).
 
-    It runs in a thread of its own. Threads of the loop's executor that wait for a name server would fill it, and the
-    daemon's end would wait for them.
+    A name is resolved in a new thread. The event loop's executor is not used, because lookups that wait for a name
+    server could occupy all its threads, and would delay the end of the daemon.
     """
     with suppress(socket.gaierror):
-        return False, _looked_up(host, port, kind, socket.AI_NUMERICHOST)
+        return False, _lookup(host, port, kind, socket.AI_NUMERICHOST)
     loop = asyncio.get_running_loop()
     answer: asyncio.Future[list[tuple[int, Address]]] = loop.create_future()
 
-    def ask() -> None:
-        found: list[tuple[int, Address]] = []
+    def resolve() -> None:
+        addresses: list[tuple[int, Address]] = []
         failure: Exception | None = None
         try:
-            found = _looked_up(host, port, kind, 0)
+            addresses = _lookup(host, port, kind, 0)
         except Exception as error:
             failure = error
 
-        def tell() -> None:
+        def set_result() -> None:
             if answer.done():
                 return
             if failure:
                 answer.set_exception(failure)
             else:
-                answer.set_result(found)
+                answer.set_result(addresses)
 
         with suppress(RuntimeError):  # the loop has ended
-            loop.call_soon_threadsafe(tell)
+            loop.call_soon_threadsafe(set_result)
 
-    threading.Thread(target=ask, name="statsd resolver", daemon=True).start()
+    threading.Thread(target=resolve, name="statsd resolver", daemon=True).start()
     async with asyncio.timeout(_RESOLVE_S):
         return True, await answer
 
 
-def _looked_up(host: str, port: int, kind: int, flags: int) -> list[tuple[int, Address]]:
-    found = socket.getaddrinfo(host, port, type=kind, flags=flags)
-    return [(family, address) for family, _, _, _, address in found]
+def _lookup(host: str, port: int, kind: int, flags: int) -> list[tuple[int, Address]]:
+    results = socket.getaddrinfo(host, port, type=kind, flags=flags)
+    return [(family, address) for family, _, _, _, address in results]
 
 
 async def _first(kind: int, addresses: Sequence[tuple[int, Address]]) -> socket.socket:
-    """Return a socket that is connected to the first address where somebody listens."""
+    """Return a socket that is connected to the first address at which a server seems to listen."""
     loop, failure = asyncio.get_running_loop(), OSError(errno.EADDRNOTAVAIL, os.strerror(errno.EADDRNOTAVAIL))
     for family, address in addresses:
         end: socket.socket | None = None
@@ -89,9 +89,9 @@ async def _first(kind: int, addresses: Sequence[tuple[int, Address]]) -> socket.
             async with asyncio.timeout(_CONNECT_S):
                 await loop.sock_connect(end, address)
             if kind == socket.SOCK_DGRAM:
-                # an empty line, which all servers pass over: where nobody listens, there will be an answer
+                # All servers ignore an empty line. If no server listens, an ICMP error comes back.
                 end.send(b"\n")
-                await sent(end)
+                await wait_until_sent(end)
             else:
                 end.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             return end
@@ -104,27 +104,27 @@ async def _first(kind: int, addresses: Sequence[tuple[int, Address]]) -> socket.
     raise failure
 
 
-async def sent(end: socket.socket) -> None:
-    """Wait until everything has left (with TCP, until the other side's kernel has it), and a little for an answer.
+async def wait_until_sent(end: socket.socket) -> None:
+    """Wait until everything is sent (with TCP, acknowledged by the server's kernel), and a little longer for an error.
 
-    Raise OSError if there is one. The next `hear` raises an answer of UDP's that takes longer: then what was sent
-    before is lost, and the error is all that tells of it.
+    Raises OSError if an error comes back. An ICMP error that takes longer is raised by the next `check_errors`. Then
+    what was sent before is lost.
     """
     while True:
         await asyncio.sleep(_ANSWER_S)
-        hear(end)
+        check_errors(end)
         if not _unsent(end):
             return
 
 
 def _unsent(end: socket.socket) -> int:
-    """Return how many bytes are in the send queue. TIOCOUTQ is the same number as SIOCOUTQ in Linux."""
+    """Return how many bytes are in the send queue. In Linux, TIOCOUTQ has the same number as SIOCOUTQ."""
     (size,) = struct.unpack("i", fcntl.ioctl(end.fileno(), termios.TIOCOUTQ, bytes(4)))
     return int(size)
 
 
-def hear(end: socket.socket) -> None:
-    """Raise OSError if the other side has refused what was sent, or has gone. No StatsD server says anything else."""
+def check_errors(end: socket.socket) -> None:
+    """Raise OSError if the server has refused data or closed the connection. Data that it sends is discarded."""
     with suppress(BlockingIOError):
         while end.recv(4096) or end.type == socket.SOCK_DGRAM:
             pass
@@ -132,9 +132,11 @@ def hear(end: socket.socket) -> None:
 
 
 def reason(error: Exception) -> str:
-    """Return in words why something failed."""
+    """Return the reason of an error for a message."""
     if isinstance(error, TimeoutError) and not error.strerror:
         return "no answer"
-    if isinstance(error, OSError) and error.errno:  # those of a resolver are below 0; asyncio has words of its own
+    if (
+        isinstance(error, OSError) and error.errno
+    ):  # errno is negative for errors of the resolver; asyncio adds its own text to other errors
         return os.strerror(error.errno) if error.errno > 0 else str(error.strerror)
     return str(error)

@@ -1,7 +1,7 @@
-"""From snapshots to StatsD's lines and datagrams, without tags or with tags in one of three syntaxes. Pure.
+"""Convert snapshots to StatsD lines, and pack them into datagrams. Pure.
 
-The PyPI package `statsd` forms the lines with its clients' `incr` and `gauge` (a negative gauge behind a 0 in the same
-datagram, because a sign means "relative"), and packs them with its pipeline.
+The lines have no tags, or tags in one of three syntaxes. They are written and packed by the client and the pipeline of
+the PyPI package `statsd`. A negative gauge follows a 0 in the same datagram, because a sign means a relative value.
 """
 
 from __future__ import annotations
@@ -16,64 +16,63 @@ from statsd.client.base import StatsClientBase
 from statsd.client.udp import Pipeline
 
 from ebpfmon import VALUE, Chart, ChartData, Dimension, Role, Snapshot
-from ebpfmon_sinks.joined import joined, joined_name
+from ebpfmon_sinks.series_names import series_id, series_name
 from ebpfmon_sinks.statsd.settings import StatsdSettings, Tags
 
-# Characters of the parts of a name. A gauge's two lines (236 each with prefix, chart, labels and dimension, then
-# `:-1.7976931348623157e+308|g`) fit the smallest datagram that may be set, with up to five labels.
+# The greatest lengths of the parts of a name. The two lines of a negative gauge (each has up to 236 characters and then
+# `:-1.7976931348623157e+308|g`) fit into the smallest datagram that may be set, with up to five labels.
 _CHART_MOST, _SERIES_MOST, _COLUMN_MOST, _LABELS_MOST, _LABEL_NAME_MOST = 60, 90, 20, 104, 20
-_HASH = 9  # with a `_` in front
-_NAMES = 1 << 15  # names that are remembered: a snapshot with 500 destinations and 200 applications has a third of them
+_HASH = 9  # the length of a hash with the `_` before it
+_NAMES = 1 << 15  # how many names are cached; a snapshot with 500 destinations and 200 applications has a third as many
 
 
 class Names:
-    """Name the numbers of charts, in one syntax: everything of a line but the prefix and the value.
+    """Gives each number of each chart a unique name, which is the part of its line between the prefix and the value.
 
-    Names are in [a-z0-9_.-], apart from the marks of the syntax. No syntax has an escape, so every other character
-    becomes `_`. No two numbers have one name: if another one had it first, it ends in a hash of the label values, as it
-    does if it had to be cut.
+    Names consist of [a-z0-9_.-] and the delimiters of the syntax. No syntax has an escape, so all other characters
+    become `_`. A name that is too long, or that another number has already, ends in a hash of the label values.
 
-    What people read is used, not the ids: `io.read` tells more than `io.vfs_read`, and who has hosts resolved wants to
-    see their names.
+    Names are made from names, not from ids, because `io.read` is easier to understand than `io.vfs_read`, and because
+    users who have host names resolved want to see them.
     """
 
     def __init__(self, tags: Tags) -> None:
         self._tags = tags
         self._known: dict[tuple[object, ...], str] = {}
-        self._taken: set[str] = set()
+        self._used: set[str] = set()
 
     def trim(self) -> None:
-        """Forget all names if there are too many. Not within a snapshot, whose names must differ."""
+        """Clear the cache if it is too large. Call this between snapshots, because names within one must differ."""
         if len(self._known) > _NAMES:
             self._known.clear()
-            self._taken.clear()
+            self._used.clear()
 
     def of(self, data: ChartData, series: int, column: Dimension) -> str:
-        """Return the name of one number of the series at this place."""
+        """Return the name of one number of a series. `series` is the index of the series."""
         index = data.index
         role, labels, names = index.roles[series], index.labels[series], index.names[series]
         key = data.chart.id, role, labels, names, column.id, column.name
         name = self._known.get(key)
         if name is None:
             name = self._known[key] = self._new(data.chart, labels, names, column)
-            self._taken.add(name)
+            self._used.add(name)
         return name
 
     def _new(self, chart: Chart, labels: Sequence[str], names: Sequence[str], column: Dimension) -> str:
-        id_ = joined(chart, labels) if chart.labels else column.id
+        id_ = series_id(chart, labels) if chart.labels else column.id
         for n in count():
             salt = f"{n} {id_}" if n else ""
             if self._tags == "none":
-                name = _path(chart, joined_name(chart, labels, names), column, salt)
+                name = _path(chart, series_name(chart, labels, names), column, salt)
             else:
                 name = _tagged(chart, names, column, salt, self._tags)
-            if name not in self._taken:
+            if name not in self._used:
                 return name
         raise AssertionError
 
 
 def _path(chart: Chart, series: str, column: Dimension, salt: str) -> str:
-    """Return a name without tags: chart, series and dimension are the components of a path."""
+    """Return a name without tags, which is a path of chart, series and dimension."""
     parts = []
     if column.id != VALUE:
         parts.append(_part(column.name, _COLUMN_MOST if chart.labels else _SERIES_MOST, "" if chart.labels else salt))
@@ -83,7 +82,7 @@ def _path(chart: Chart, series: str, column: Dimension, salt: str) -> str:
 
 
 def _tagged(chart: Chart, names: Sequence[str], column: Dimension, salt: str, tags: Tags) -> str:
-    """Return a name with tags: a tag for each label, and one for the dimension."""
+    """Return a name with a tag for each label and one for the dimension."""
     pairs = _labels(chart.labels, names, salt)
     if column.id != VALUE:
         most = _COLUMN_MOST if pairs else _SERIES_MOST
@@ -99,8 +98,10 @@ def _tagged(chart: Chart, names: Sequence[str], column: Dimension, salt: str, ta
 
 
 def _labels(labels: Sequence[str], names: Sequence[str], salt: str) -> list[tuple[str, str]]:
-    """Return the labels that have a value, the longest values cut if there is no room for all. The last one, which says
-    most, has the salt."""
+    """Return the labels that have a value. If they are too long together, the longest values are cut.
+
+    The salt is added to the last label, which is the most specific one.
+    """
     pairs = [(label, name) for label, name in zip(labels, names, strict=True) if name]
     pairs = pairs or list(zip(labels, names, strict=True))
     if not pairs:
@@ -116,51 +117,52 @@ def _labels(labels: Sequence[str], names: Sequence[str], salt: str) -> list[tupl
 
 
 def _metric(chart: Chart, salt: str) -> str:
-    """Return the name of a chart, which has no empty components."""
+    """Return the metric name of a chart, without empty path components."""
     return ".".join(filter(None, _part(chart.id, _CHART_MOST, salt).split("."))) or "_"
 
 
 def _dogstatsd(name: str) -> str:
-    """Return the name of a metric as Datadog can have it: without `-`."""
+    """Return a metric name that Datadog accepts, without `-`."""
     return name.replace("-", "_")
 
 
 def _part(text: str, most: int, salt: str = "") -> str:
-    """Return a part of a name: clean, not empty, not too long, and another one for each salt."""
+    """Return a text as a part of a name: valid, not empty, of at most `most` characters, different for each salt."""
     clean = re.sub(r"[^a-z0-9_.-]", "_", text.lower()) or "_"
     if len(clean) <= most and not salt:
         return clean
-    from hashlib import blake2b  # takes 0.6 MB, and few names are that long or equal
+    from hashlib import blake2b  # imported late: it takes 0.6 MB, and few names need a hash
 
     mark = blake2b((salt or text).encode(errors="surrogatepass"), digest_size=4).hexdigest()
     return f"{clean[: most - _HASH]}_{mark}"
 
 
-def form(snapshot: Snapshot, names: Names, settings: StatsdSettings) -> list[bytes]:
+def to_datagrams(snapshot: Snapshot, names: Names, settings: StatsdSettings) -> list[bytes]:
     """Return a snapshot as datagrams.
 
-    A counter's delta of 0 is not sent: who uses StatsD expects a counter to speak when something has happened, and
-    every server goes on with a 0 by itself, or forgets the counter, as it was set up to (etsy's `deleteCounters`). A
-    negative one is sent (etsy's, Datadog's and Netdata's servers subtract it). A gauge is sent as long as it exists:
-    servers keep its last value.
+    A counter whose delta is 0 is not sent. Servers then continue with 0 or forget the counter, depending on their
+    configuration (etsy's `deleteCounters`). A negative delta is sent, because the servers of etsy, Datadog and Netdata
+    subtract it. A gauge is sent in every snapshot that has it, because servers keep the last value.
     """
     names.trim()
     packer = _Packer(settings)
     with packer.pipeline() as lines:
         for data in snapshot.charts:
             columns = data.chart.columns
-            _name_the_rest(data, columns, names)
+            _name_other_first(data, columns, names)
             sent = data.deltas != 0 if data.chart.kind.cumulative else np.isfinite(data.deltas)
             write = lines.incr if data.chart.kind.cumulative else lines.gauge
             for (series, column), number in zip(np.argwhere(sent).tolist(), data.deltas[sent].tolist(), strict=True):
-                if math.isfinite(number):  # there is no way to write anything else
-                    write(names.of(data, series, columns[column]), number + 0)  # -0.0 would be "0 less than before"
+                if math.isfinite(number):  # StatsD cannot represent other numbers
+                    write(
+                        names.of(data, series, columns[column]), number + 0
+                    )  # "-0.0" would be a relative value; + 0 makes it 0.0
     return packer.datagrams
 
 
-def _name_the_rest(data: ChartData, columns: Sequence[Dimension], names: Names) -> None:
-    """Give the rest of a whole its plain name before any item that is called the same."""
-    for series in range(len(data) - 1, -1, -1):  # the rest comes last
+def _name_other_first(data: ChartData, columns: Sequence[Dimension], names: Names) -> None:
+    """Give `other` and `overflow` their plain names before an item with the same name can get them."""
+    for series in range(len(data) - 1, -1, -1):  # they come last
         if data.index.roles[series] is Role.ITEM:
             return
         for column in columns:
@@ -168,11 +170,11 @@ def _name_the_rest(data: ChartData, columns: Sequence[Dimension], names: Names) 
 
 
 class _Packer(StatsClientBase):  # type: ignore[misc]  # the package has no types
-    """A client of the package's, which only keeps what the package would send."""
+    """A client of the package `statsd` that keeps the datagrams instead of sending them."""
 
     def __init__(self, settings: StatsdSettings) -> None:
         self._prefix = _dogstatsd(settings.prefix) if settings.tags == "datadog" else settings.prefix
-        self._maxudpsize = settings.maximum_datagram + 1  # the package fills datagrams up to one less
+        self._maxudpsize = settings.maximum_datagram + 1  # the package fills datagrams up to one byte less
         self.datagrams: list[bytes] = []
 
     def pipeline(self) -> Pipeline:
@@ -183,7 +185,7 @@ class _Packer(StatsClientBase):  # type: ignore[misc]  # the package has no type
 
 
 class _Lines(Pipeline):  # type: ignore[misc]  # likewise
-    """Puts Datadog's tags where they belong, behind the value: the package knows of no tags."""
+    """Puts Datadog's tags after the value, because the package does not know tags."""
 
     def _prepare(self, stat: str, value: str, rate: float) -> str:
         name, mark, tags = stat.partition("|#")

@@ -1,7 +1,8 @@
-"""The StatsD sink: sends snapshots over UDP or TCP.
+"""Send snapshots to a StatsD server over UDP or TCP.
 
-The clients of the PyPI package `statsd` cannot send for a daemon: UDP's drops every error and sends all at once, TCP's
-blocks, and both resolve names on the spot, take the first address alone, and have to be told its family.
+The clients of the PyPI package `statsd` are not suitable for a daemon. The UDP client ignores errors and sends
+everything at once, the TCP client blocks, and both resolve names while they block, use only the first address, and must
+be told its family.
 """
 
 from __future__ import annotations
@@ -15,19 +16,19 @@ from contextlib import asynccontextmanager, suppress
 from ebpfmon import SinkError, Snapshot
 from ebpfmon_sinks.statsd import connection
 from ebpfmon_sinks.statsd.connection import Connected
-from ebpfmon_sinks.statsd.lines import Names, form
+from ebpfmon_sinks.statsd.lines import Names, to_datagrams
 from ebpfmon_sinks.statsd.settings import StatsdSettings
 
-_RENEW_S = 60.0  # UDP never hears that a server has moved: its name is looked up again
+_RENEW_S = 60.0  # how often the name of a UDP server is looked up again, because no error says that it has moved
 _BURSTS_PER_S = 100
-_SEND_MOST_S = 5.0  # what took longer than the core's limit would be sent again and again
+_SEND_MOST_S = 5.0  # below the core's limit for sending, after which it would send the snapshot again
 
 
 class StatsdSink:
-    """One socket.
+    """Sends snapshots over one socket.
 
-    What the server is known not to have raises SinkError, and the core sends the whole snapshot again: what had arrived
-    before is then counted twice, unless it went down with the server.
+    If the server is known not to have received something, SinkError is raised and the core sends the whole snapshot
+    again. The part of it that had arrived is then counted twice, unless the server has lost it.
     """
 
     def __init__(self, settings: StatsdSettings, connected: Connected) -> None:
@@ -37,7 +38,7 @@ class StatsdSink:
 
     @property
     def end(self) -> socket.socket:
-        """The socket that is connected to the server now."""
+        """The socket that is connected to the server."""
         return self._connected.socket
 
     def close(self) -> None:
@@ -45,55 +46,55 @@ class StatsdSink:
         self.end.close()
 
     async def send(self, snapshot: Snapshot) -> None:
-        """Send one snapshot. Raise SinkError."""
-        datagrams = form(snapshot, self._names, self._settings)
+        """Send one snapshot. Raises SinkError."""
+        datagrams = to_datagrams(snapshot, self._names, self._settings)
         try:
             await self._renew()
             end = self.end
-            connection.hear(end)  # nothing that will be sent again goes to a server that has said goodbye
+            connection.check_errors(end)  # before anything is sent, so that nothing is counted twice
             if self._settings.protocol == "udp":
                 await self._send_paced(end, datagrams)
             else:
                 everything = b"".join(datagram + b"\n" for datagram in datagrams)
                 await asyncio.get_running_loop().sock_sendall(end, everything)
-            await connection.sent(end)
+            await connection.wait_until_sent(end)
         except OSError as error:
-            raise SinkError(f"send to '{_where(self._settings)}': {connection.reason(error)}") from error
+            raise SinkError(f"cannot send to '{_address(self._settings)}': {connection.reason(error)}") from error
 
     async def _send_paced(self, end: socket.socket, datagrams: Sequence[bytes]) -> None:
-        """Send datagrams no faster than servers read: what finds a receive buffer full is lost, and nobody is told.
+        """Send datagrams no faster than a server reads them, because a full receive buffer drops datagrams silently.
 
-        Measured with etsy's server, 212992 bytes of buffer, 1000 full datagrams on loopback, two CPUs, idle / with four
-        busy processes beside it: unpaced 188 / 140 arrived, 20000 a second 594 / 416, 10000 944 / 740, 5000 1000 / 942,
-        2000 and less all. A burst is 20 then, which take a fifth of that buffer.
+        Measured with etsy's server and 1000 full datagrams on loopback (buffer of 212992 bytes, two CPUs), when idle /
+        with four busy processes: 188 / 140 arrived unpaced, 594 / 416 at 20000 a second, 944 / 740 at 10000, 1000 / 942
+        at 5000, and all at 2000. At 2000 a burst has 20 datagrams, which take a fifth of that buffer.
         """
         loop = asyncio.get_running_loop()
         rate = max(self._settings.packets_per_second, math.ceil(len(datagrams) / _SEND_MOST_S))
         burst = max(1, rate // _BURSTS_PER_S)
         for n, datagram in enumerate(datagrams):
             if n and n % burst == 0:
-                # the whole pause even if time was lost before: a burst that makes up for it would be one too long
+                # Always pause in full, because catching up would make a longer burst.
                 await asyncio.sleep(burst / rate)
-            await loop.sock_sendall(end, datagram)  # waits for room in the send buffer: its size loses nothing
+            await loop.sock_sendall(end, datagram)  # waits while the send buffer is full
 
     async def _renew(self) -> None:
-        """Look the server's name up again from time to time, if nothing else would tell that it has moved."""
+        """Look up the server's name again from time to time if no error would say that it has moved."""
         loop = asyncio.get_running_loop()
-        is_deaf = self._connected.by_name and self._settings.protocol == "udp"
-        if is_deaf and loop.time() >= self._renew_at:
+        may_move = self._connected.by_name and self._settings.protocol == "udp"
+        if may_move and loop.time() >= self._renew_at:
             self._renew_at = loop.time() + _RENEW_S
-            with suppress(OSError, ValueError):  # then the old address has to do
-                before, self._connected = self._connected, await _connect(self._settings)
-                before.socket.close()
+            with suppress(OSError, ValueError):  # keep the old address
+                previous, self._connected = self._connected, await _connect(self._settings)
+                previous.socket.close()
 
 
 @asynccontextmanager
 async def connected(settings: StatsdSettings) -> AsyncIterator[StatsdSink]:
-    """Yield a sink that is connected to its server. Raise SinkError if that fails."""
+    """Yield a sink that is connected to its server. Raises SinkError."""
     try:
         sink = StatsdSink(settings, await _connect(settings))
-    except (OSError, ValueError) as error:  # ValueError: no host can be called so
-        raise SinkError(f"connect to '{_where(settings)}': {connection.reason(error)}") from error
+    except (OSError, ValueError) as error:  # ValueError: the setting host cannot be a host name
+        raise SinkError(f"cannot connect to '{_address(settings)}': {connection.reason(error)}") from error
     try:
         yield sink
     finally:
@@ -105,5 +106,5 @@ async def _connect(settings: StatsdSettings) -> Connected:
     return await connection.connect(settings.host, settings.port, kind)
 
 
-def _where(settings: StatsdSettings) -> str:
+def _address(settings: StatsdSettings) -> str:
     return f"{settings.protocol} {settings.host}:{settings.port}"

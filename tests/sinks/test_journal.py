@@ -144,9 +144,9 @@ def test_a_journald_that_was_killed_and_started_anew_gets_what_it_missed(journal
 @pytest.mark.timeout(60)
 def test_a_message_of_a_megabyte_arrives_whole(journald: Journald) -> None:
     code = (
-        "import asyncio\nfrom ebpfmon import Snapshot\nfrom ebpfmon_sinks.log.journal import connected\n"
+        "import asyncio\nfrom ebpfmon import Snapshot\nfrom ebpfmon_sinks.log.journal import open_journal\n"
         "async def run():\n"
-        "    async with connected(lambda snapshot: 'line\\n' * 200_000, 5, 5) as sink:\n"
+        "    async with open_journal(lambda snapshot: 'line\\n' * 200_000, 5, 5) as sink:\n"
         "        await sink.send(Snapshot(host='h', time_s=7, elapsed_s=1, complete=True, charts=()))\n"
         "asyncio.run(run())"
     )

@@ -35,7 +35,7 @@ from ebpfmon_network_viewer.resolver import Resolver
 from ebpfmon_network_viewer.selectors import Hostnames
 from ebpfmon_network_viewer.services import Services
 from ebpfmon_sinks.plugins_d.stream import Stream
-from ebpfmon_sinks.statsd.lines import Names, form
+from ebpfmon_sinks.statsd.lines import Names, to_datagrams
 from ebpfmon_sinks.statsd.settings import StatsdSettings
 from ebpfmon_syscalls.calls import Calls, Errors
 
@@ -245,7 +245,7 @@ def test_statsd_is_told_what_was_recorded(scenario: str, snapshots: list[Snapsho
     names, said = Names("none"), ""
     for n, snapshot in enumerate(snapshots):
         said += f"=== interval {n}\n"
-        for m, datagram in enumerate(form(snapshot, names, StatsdSettings())):
+        for m, datagram in enumerate(to_datagrams(snapshot, names, StatsdSettings())):
             said += f"--- datagram {m}\n{datagram.decode()}\n"
     # a number of a chart has one type now: a table that could not be read is 0.0 % full, and not 0
     expected = re.sub(r"(\.table_occupancy\.\w+:0)(\|g)", r"\1.0\2", recorded(f"statsd_{scenario}.txt"))

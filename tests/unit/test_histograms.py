@@ -23,7 +23,7 @@ from ebpfmon_sinks.http_json.metrics import choose_encoder, render
 from ebpfmon_sinks.http_json.openapi import document
 from ebpfmon_sinks.log.settings import LogSettings, message
 from ebpfmon_sinks.plugins_d.stream import Stream
-from ebpfmon_sinks.statsd.lines import Names, form
+from ebpfmon_sinks.statsd.lines import Names, to_datagrams
 from ebpfmon_sinks.statsd.settings import StatsdSettings
 from tests.unit.netdata import Netdata
 from tests.unit.support import chart, data, snapshot
@@ -154,12 +154,13 @@ def test_netdata_gets_a_heatmap_for_the_whole_and_for_each_key() -> None:
 
 def test_statsd_gets_counters() -> None:
     settings = StatsdSettings()
-    (datagram,) = form(snapshot(charts=[whole(1, 0, 3, 4, 5000), by_disk(sda=(1, 0, 0, 0, 7))]),
+    (datagram,) = to_datagrams(snapshot(charts=[whole(1, 0, 3, 4, 5000), by_disk(sda=(1, 0, 0, 0, 7))]),
                        Names("none"), settings)  # fmt: skip
     lines = set(datagram.decode().split("\n"))
     assert {"ebpfmon.x.times.0_5:1|c", "ebpfmon.x.times._inf:4|c", "ebpfmon.x.times.sum:5000|c"} <= lines
     assert not [line for line in lines if re.match(r"ebpfmon\.x\.times\.1:", line)]
-    (datagram,) = form(snapshot(charts=[by_disk(sda=(1, 0, 0, 0, 7))]), Names("influx"), StatsdSettings(tags="influx"))
+    charts, settings = [by_disk(sda=(1, 0, 0, 0, 7))], StatsdSettings(tags="influx")
+    (datagram,) = to_datagrams(snapshot(charts=charts), Names("influx"), settings)
     assert "ebpfmon.x.of_disks,disk=sda,dimension=0.5:1|c" in datagram.decode().split("\n")
 
 

@@ -22,7 +22,7 @@ from ebpfmon import ChartData, Dimension, Kind, SinkError, Snapshot
 from ebpfmon.testing import view
 from ebpfmon_sinks.log import journal
 from ebpfmon_sinks.log import settings as log
-from ebpfmon_sinks.log.journal import FIELDS_MOST, SNAPSHOT_ID, JournalSink, Names, connected, encode, fields_of
+from ebpfmon_sinks.log.journal import MAX_FIELDS, SNAPSHOT_ID, JournalSink, Names, encode, fields_of, open_journal
 from ebpfmon_sinks.log.settings import LogSettings
 from tests.unit.support import chart, data, snapshot, table
 
@@ -142,16 +142,16 @@ def test_what_is_shown_of_a_chart_adds_up_to_all_of_it(drawn: st.DataObject) -> 
 def test_an_entry_never_has_more_fields_than_journald_takes_and_says_what_is_left_out() -> None:
     many = chart(*(Dimension(f"d{n}", f"d{n}", ("f",)) for n in range(1500)))
     found = fields_of(snapshot(charts=[data(many, *range(1500))]), Names(), 5, 5)
-    assert len(found) == FIELDS_MOST + 1
-    assert int(found["EBPFMON_LEFT_OUT"]) == 1500 - (FIELDS_MOST - 6)
+    assert len(found) == MAX_FIELDS + 1
+    assert int(found["EBPFMON_LEFT_OUT"]) == 1500 - (MAX_FIELDS - 6)
 
 
 def test_names_that_are_no_more_are_forgotten_in_time() -> None:
     names = Names()
-    for n in range(9 * FIELDS_MOST):
+    for n in range(9 * MAX_FIELDS):
         names.trim()
         names.of("x", str(n))
-    assert len(names._known) <= 4 * FIELDS_MOST + 1
+    assert len(names._known) <= 4 * MAX_FIELDS + 1
 
 
 Made = Callable[[], socket.socket]
@@ -177,7 +177,7 @@ def journald(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Made]:
 
 
 def sink(text: str = "hello") -> AbstractAsyncContextManager[JournalSink]:
-    return connected(lambda snapshot: text, 5, 5)
+    return open_journal(lambda snapshot: text, 5, 5)
 
 
 def received(end: socket.socket) -> dict[str, str]:
@@ -254,14 +254,14 @@ def test_a_busy_journald_is_waited_for_and_the_loop_goes_on(journald: Made, size
 
 def test_a_journald_that_is_gone_is_an_error_and_the_one_that_comes_then_is_found(journald: Made) -> None:
     async def run() -> dict[str, str]:
-        with pytest.raises(SinkError, match=r"open the journal's socket '.*': No such file"):
+        with pytest.raises(SinkError, match=r"cannot connect to the journal's socket '.*': No such file"):
             await sink().__aenter__()
         first = journald()
         async with sink() as opened:
             await opened.send(snapshot())
             first.close()
             journald()
-            with pytest.raises(SinkError, match="write to the journal: Connection refused"):
+            with pytest.raises(SinkError, match="cannot write to the journal: Connection refused"):
                 await opened.send(snapshot())
         second = journald()
         async with sink("again") as opened:
@@ -280,7 +280,7 @@ def test_stdout_is_the_journal_if_its_other_end_is(monkeypatch: pytest.MonkeyPat
         listening.listen()
         stdout.connect(str(tmp_path / name / "stdout"))
         monkeypatch.setattr(log, "_STREAMS", {"stdout": stdout.fileno()})
-        monkeypatch.setattr(journal, "connected", lambda *_: "the journal")
+        monkeypatch.setattr(journal, "open_journal", lambda *_: "the journal")
         assert LogSettings().open() == "the journal"  # type: ignore[comparison-overlap]
         assert LogSettings(path="stdou").open() != "the journal"  # type: ignore[comparison-overlap]
         assert os.fstat(stdout.fileno())  # it is left open
@@ -301,7 +301,7 @@ PAGE = (Path(__file__).parents[2] / "ebpfmon_sinks" / "log" / "README.md").read_
 
 def test_the_page_says_what_holds() -> None:
     assert PAGE.count(SNAPSHOT_ID) == 2
-    assert f"{FIELDS_MOST:,} at most" in PAGE
+    assert f"{MAX_FIELDS:,} at most" in PAGE
     assert Names().of("ebpf.io", "read") in PAGE
     own = fields_of(snapshot(charts=[data(IO, 1, 1)]), Names(), 5, 5)
     assert all(

@@ -14,7 +14,7 @@ from ebpfmon_sinks.http_json import views
 from ebpfmon_sinks.http_json.metrics import choose_encoder, render
 from ebpfmon_sinks.log import journal, text
 from ebpfmon_sinks.plugins_d.stream import Stream
-from ebpfmon_sinks.statsd.lines import Names, form
+from ebpfmon_sinks.statsd.lines import Names, to_datagrams
 from ebpfmon_sinks.statsd.settings import StatsdSettings
 from tests.unit.support import chart, data, snapshot
 
@@ -70,7 +70,7 @@ def test_prometheus_has_a_counter_of_what_has_totals_and_a_gauge_of_everything_e
 def test_statsd_has_a_counter_of_what_has_totals_and_a_gauge_of_everything_else(
     given: Snapshot, lines: list[str]
 ) -> None:
-    (datagram,) = form(given, Names("none"), StatsdSettings(prefix=""))
+    (datagram,) = to_datagrams(given, Names("none"), StatsdSettings(prefix=""))
     assert datagram.decode().splitlines() == lines
 
 

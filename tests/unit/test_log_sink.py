@@ -222,9 +222,9 @@ def test_a_file_that_was_rotated_is_made_anew_and_loses_no_line(tmp_path: Path, 
 @pytest.mark.parametrize(
     ("path", "said"),
     [
-        ("/dev/full", "write '/dev/full': No space"),
-        ("/no/such/x", "open '/no/such/x': No such"),
-        ("/", "open '/': Is a"),
+        ("/dev/full", "cannot write to '/dev/full': No space"),
+        ("/no/such/x", "cannot open '/no/such/x': No such"),
+        ("/", "cannot open '/': Is a"),
     ],
 )
 def test_a_file_that_cannot_be_written_is_an_error_that_names_it(path: str, said: str) -> None:

@@ -20,7 +20,7 @@ from ebpfmon.config import check
 from ebpfmon.plugins.registry import discover
 from ebpfmon_sinks.plugins_d import sink as plugins_d
 from ebpfmon_sinks.plugins_d.settings import PluginsDSettings
-from ebpfmon_sinks.plugins_d.sink import Pace, PluginsDSink, serving
+from ebpfmon_sinks.plugins_d.sink import IntervalEstimate, PluginsDSink, open_socket
 from tests.unit.netdata import Netdata
 from tests.unit.support import chart, data, snapshot
 from tests.unit.test_plugins_d_stream import IO, READ
@@ -38,7 +38,7 @@ def second(n: int) -> Snapshot:
 
 
 def sink_of(path: Path) -> AbstractAsyncContextManager[PluginsDSink]:
-    return serving(str(path), "", "plugins_d")
+    return open_socket(str(path), "", "plugins_d")
 
 
 def run(work: Callable[[], object]) -> None:
@@ -148,7 +148,7 @@ def test_a_relay_that_says_its_line_in_parts_is_fed(path: Path) -> None:
 
 
 def test_there_are_so_many_relays_at_most(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(plugins_d, "_RELAYS", 2)
+    monkeypatch.setattr(plugins_d, "_MAX_RELAYS", 2)
 
     async def work() -> None:
         async with sink_of(path) as sink:
@@ -164,7 +164,7 @@ def test_there_are_so_many_relays_at_most(path: Path, monkeypatch: pytest.Monkey
 def test_a_slow_relay_delays_nobody_gets_no_more_than_it_reads_and_is_cut_off(
     path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(plugins_d, "_PATIENCE_S", 0.3)
+    monkeypatch.setattr(plugins_d, "_STALL_LIMIT_S", 0.3)
     caplog.set_level(logging.INFO)
     wide = chart(*(replace(READ, id=f"{n}") for n in range(5000)))
 
@@ -188,7 +188,7 @@ def test_a_slow_relay_delays_nobody_gets_no_more_than_it_reads_and_is_cut_off(
             quick.close()
 
     run(work)
-    assert "a relay is cut off: it has read nothing for" in caplog.text
+    assert "disconnected a relay: it has read nothing for" in caplog.text
 
 
 def test_what_a_slow_relay_could_not_be_told_is_in_its_next_update(path: Path) -> None:
@@ -238,8 +238,8 @@ def test_the_group_gets_the_socket_and_one_that_is_not_there_is_named(
             assert path.stat().st_gid == os.getgid()
 
     run(lambda: opened(grp.getgrgid(os.getgid()).gr_name))
-    run(lambda: opened("nobody-is-called-so"))
-    assert f"there is no group 'nobody-is-called-so': root alone may connect to '{path}'" in caplog.text
+    run(lambda: opened("no-such-group"))
+    assert f"no group 'no-such-group': only root may connect to '{path}'" in caplog.text
 
 
 def test_a_socket_of_a_daemon_that_was_killed_is_replaced(path: Path) -> None:
@@ -259,7 +259,7 @@ def test_a_socket_of_a_daemon_that_was_killed_is_replaced(path: Path) -> None:
 def test_another_daemons_socket_is_left_alone(path: Path) -> None:
     async def work() -> None:
         async with sink_of(path) as sink:
-            with pytest.raises(SinkError, match="another daemon does: stop it"):
+            with pytest.raises(SinkError, match="another daemon uses it; stop that daemon"):
                 await sink_of(path).__aenter__()
             client = Client(path)
             await until(lambda: connected(sink, 1))
@@ -271,7 +271,7 @@ def test_another_daemons_socket_is_left_alone(path: Path) -> None:
 def test_a_file_in_the_sockets_place_is_left_alone(path: Path) -> None:
     path.parent.mkdir()
     path.write_text("mine")
-    with pytest.raises(SinkError, match="something else is there"):
+    with pytest.raises(SinkError, match="it exists and is not a socket"):
         run(lambda: sink_of(path).__aenter__())
     assert path.read_text() == "mine"
 
@@ -312,5 +312,5 @@ def test_the_settings_have_defaults() -> None:
     ],
 )
 def test_the_interval_is_seen(elapsed: list[float], seen: list[int]) -> None:
-    pace = Pace()
-    assert [pace.see(e) for e in elapsed] == seen
+    estimate = IntervalEstimate()
+    assert [estimate.update(e) for e in elapsed] == seen

@@ -95,6 +95,6 @@ def test_the_plugin_runs(tmp_path: Path, plugins: Path) -> None:
     )  # fmt: skip
     with process:
         assert process.stderr
-        assert b"waits for ebpfmon" in process.stderr.readline()
+        assert b"waiting for ebpfmon" in process.stderr.readline()
         process.communicate(b"QUIT\n")
     assert process.returncode == 0

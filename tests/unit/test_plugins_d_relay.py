@@ -90,7 +90,12 @@ def test_the_relay_copies_whole_lines_and_finds_the_next_daemon(place: Path) -> 
             end.close()
         assert process.stderr
         states = [line.split(b": ", 2)[2] for line in process.stderr.read().splitlines()]
-    ours = [b"waits for ebpfmon", b"has data from ebpfmon", b"waits for ebpfmon", b"has data from ebpfmon"]
+    ours = [
+        b"waiting for ebpfmon",
+        b"receiving data from ebpfmon",
+        b"waiting for ebpfmon",
+        b"receiving data from ebpfmon",
+    ]
     assert [s.partition(b" at ")[0] for s in states][-3:] == ours[1:]
     assert len(states) <= 4, "one line for each change of state"
 
@@ -134,7 +139,7 @@ def test_the_relay_goes_on_without_stdin(place: Path) -> None:
 
 def test_the_relay_is_never_silent_for_so_long_that_netdata_stops_it(place: Path) -> None:
     code = RUN_RELAY.replace(
-        "import main;", "import main; import ebpfmon_sinks.plugins_d.relay as r; r._SILENCE_S = 0.1;"
+        "import main;", "import main; import ebpfmon_sinks.plugins_d.relay as r; r._KEEPALIVE_S = 0.1;"
     )
     process = subprocess.Popen(
         [sys.executable, "-c", code, "1"], env={"EBPFMON_SOCKET": str(place)}, stdin=subprocess.PIPE,

@@ -14,7 +14,7 @@ import pytest
 from ebpfmon import SinkError, SinkGoneError
 from ebpfmon_sinks.plugins_d import sink as plugins_d
 from ebpfmon_sinks.plugins_d.settings import PluginsDSettings
-from ebpfmon_sinks.plugins_d.sink import PluginsDSink, on_standard_streams
+from ebpfmon_sinks.plugins_d.sink import PluginsDSink, open_stdio
 from tests.unit.netdata import Netdata
 from tests.unit.support import chart, data
 from tests.unit.test_plugins_d import run, second, until
@@ -36,7 +36,7 @@ def standard(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[int, int]]:
 
 def gone(sink: PluginsDSink) -> str:
     (reader,) = sink.readers
-    return reader.gone
+    return reader.gone_reason
 
 
 def is_full(sink: PluginsDSink) -> bool:
@@ -48,7 +48,7 @@ def test_the_protocol_is_spoken_on_stdout_until_netdata_says_quit(monkeypatch: p
     netdata = Netdata()
 
     async def work() -> None:
-        async with on_standard_streams() as sink:
+        async with open_stdio() as sink:
             for n in range(4):
                 await sink.send(second(n))
             netdata.read(os.read(told, 65536))
@@ -66,7 +66,7 @@ def test_the_protocol_is_spoken_on_stdout_until_netdata_says_quit(monkeypatch: p
 
 def test_stdout_that_netdata_has_closed_ends_the_sink_and_stdins_end_does_not(monkeypatch: pytest.MonkeyPatch) -> None:
     async def work() -> None:
-        async with on_standard_streams() as sink:
+        async with open_stdio() as sink:
             os.close(said)
             await asyncio.sleep(0.05)
             await sink.send(second(0))
@@ -84,7 +84,7 @@ def test_stdout_that_nobody_reads_for_now_gets_whole_lines_later(monkeypatch: py
     wide, netdata, told_ = chart(*(replace(READ, id=f"{n}") for n in range(5000))), Netdata(), bytearray()
 
     async def work() -> None:
-        async with on_standard_streams() as sink:
+        async with open_stdio() as sink:
             for n in range(20):
                 await sink.send(replace(second(n), charts=(data(wide, *[n] * 5000),)))
             os.set_blocking(told, False)

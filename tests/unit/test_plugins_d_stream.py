@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ebpfmon import Buckets, Chart, ChartData, Dimension, Kind, Snapshot
-from ebpfmon_sinks.plugins_d.stream import Ids, Stream, chart_id, dimension_id, text
+from ebpfmon_sinks.plugins_d.stream import Ids, Stream, chart_id, dimension_id, quote
 from tests.unit.netdata import Netdata, lex
 from tests.unit.support import chart, data, snapshot
 
@@ -290,7 +290,7 @@ def test_the_longest_words_make_no_line_that_is_too_long() -> None:
 
 @given(ANYTHING)
 def test_text_is_one_word_and_as_much_as_can_be_of_what_it_was(words: str) -> None:
-    (read,) = lex(text(words))
+    (read,) = lex(quote(words))
     if words.isprintable() and not set(words) & set('"\\') and len(words.encode()) <= 200:
         assert read == words
 
@@ -298,7 +298,7 @@ def test_text_is_one_word_and_as_much_as_can_be_of_what_it_was(words: str) -> No
 @given(st.lists(ANYTHING, unique=True, max_size=8), st.sampled_from([chart_id, dimension_id]))
 def test_ids_that_cleaning_makes_equal_are_told_apart(words: list[str], clean: object) -> None:
     ids = Ids(chart_id if clean is chart_id else dimension_id)
-    found = [ids.take(w) for w in words]
+    found = [ids.assign(w) for w in words]
     assert len({*found}) == len(found)
     assert max(map(len, found), default=0) <= 200
 
@@ -310,10 +310,10 @@ def test_ids_keep_what_can_be_kept() -> None:
     assert dimension_id("https:TCP:[fe80::1]_sent") == "https:TCP:[fe80::1]_sent"
     assert dimension_id("53:UDP:10.0.0.1_recv") == "53:UDP:10_0_0_1_recv"
     ids = Ids(dimension_id)
-    first, second = ids.take("a.b"), ids.take("a_b")
+    first, second = ids.assign("a.b"), ids.assign("a_b")
     assert (first, second[:4], len(second)) == ("a_b", "a_b_", 12)
-    ids.give_back(first)
-    assert ids.take("a b") == "a_b"
+    ids.release(first)
+    assert ids.assign("a b") == "a_b"
 
 
 @given(st.lists(st.dictionaries(st.sampled_from("abcd"), st.integers(0, 1000)), min_size=3, max_size=12))

@@ -13,7 +13,7 @@ from ebpfmon import Chart, Dimension, config
 from ebpfmon.plugins import registry
 from ebpfmon_sinks.plugins_d import relay
 from ebpfmon_sinks.plugins_d import sink as plugins_d
-from ebpfmon_sinks.statsd.lines import Names, form
+from ebpfmon_sinks.statsd.lines import Names, to_datagrams
 from ebpfmon_sinks.statsd.settings import StatsdSettings, Tags
 from tests.unit.support import data, snapshot
 
@@ -53,13 +53,13 @@ def test_the_lines_on_the_statsd_page_are_what_is_sent(tags: Tags) -> None:
             names={host: ("https", "TCP", "example.org")},
         ),
     ]  # fmt: skip
-    (datagram,) = form(snapshot(charts=charts), Names(tags), StatsdSettings(tags=tags))
+    (datagram,) = to_datagrams(snapshot(charts=charts), Names(tags), StatsdSettings(tags=tags))
     row = next(line for line in page("statsd").splitlines() if line.startswith(f"| `{tags}` |"))
     assert [line.replace("\\|", "|") for line in re.findall(r"`([^`]*)`", row)[1:]] == datagram.decode().splitlines()
 
 
 def test_the_numbers_on_the_netdata_page_are_the_ones_that_hold() -> None:
     text = page("plugins_d")
-    assert f"Up to {plugins_d._RELAYS} relays" in text
-    assert f"nothing for {plugins_d._PATIENCE_S:.0f} s is cut off" in text
+    assert f"Up to {plugins_d._MAX_RELAYS} relays" in text
+    assert f"nothing for {plugins_d._STALL_LIMIT_S:.0f} s is cut off" in text
     assert f'socket = "{relay.DEFAULT_SOCKET}"' in text

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from ebpfmon import VALUE, Chart, ChartData, Dimension, Kind, Role, Snapshot
 from ebpfmon_sinks.statsd import lines as statsd
-from ebpfmon_sinks.statsd.lines import Names, form
+from ebpfmon_sinks.statsd.lines import Names, to_datagrams
 from ebpfmon_sinks.statsd.settings import StatsdSettings, Tags
 from tests.unit.support import data, snapshot
 
@@ -65,7 +65,7 @@ def destinations(id_: str, amounts: Mapping[tuple[str, str], tuple[int, ...]], *
 def lines(of: Snapshot, tags: Tags = "none", **settings: int | str) -> list[str]:
     """Every line that is sent, out of their datagrams."""
     chosen = msgspec.structs.replace(StatsdSettings(tags=tags), **settings)
-    return [line for datagram in form(of, Names(tags), chosen) for line in datagram.decode("ascii").split("\n")]
+    return [line for datagram in to_datagrams(of, Names(tags), chosen) for line in datagram.decode("ascii").split("\n")]
 
 
 def etsy(line: str) -> Line:
@@ -160,7 +160,7 @@ def test_every_line_is_read_back_as_the_right_name_value_type_and_tags(
     tags: Tags, given_: Snapshot, maximum: int
 ) -> None:
     settings = StatsdSettings(tags=tags, maximum_datagram=maximum, prefix="a-long_one." * 3 + "prefix")
-    datagrams = form(given_, Names(tags), settings)
+    datagrams = to_datagrams(given_, Names(tags), settings)
     assert all(0 < len(datagram) <= maximum for datagram in datagrams)
     packets = [[PARSERS[tags](line) for line in d.decode("ascii").split("\n")] for d in datagrams]
     found = [line for packet in packets for line in packet]
@@ -256,7 +256,7 @@ def test_each_flavour_has_a_syntax_of_its_own(tags: Tags, expected: list[str]) -
 
 def test_what_did_not_happen_is_not_sent_but_a_gauge_of_nothing_is() -> None:
     assert lines(snapshot(charts=[system("c", {"a": 0}), system("l", {"a": 0}, Kind.GAUGE)])) == ["ebpfmon.l.a:0|g"]
-    assert form(snapshot(charts=[system("c", {"a": 0})]), Names("none"), StatsdSettings()) == []
+    assert to_datagrams(snapshot(charts=[system("c", {"a": 0})]), Names("none"), StatsdSettings()) == []
 
 
 @pytest.mark.parametrize("level", [math.nan, math.inf, -math.inf])
@@ -266,19 +266,19 @@ def test_what_is_no_number_is_left_out(level: float) -> None:
 
 def test_names_that_become_alike_are_told_apart_and_stay_as_they_are() -> None:
     names, apps = Names("none"), snapshot(charts=[applications("apps.x", {"a b": 1, "a:b": 2, "A_b": 3})])
-    first = form(apps, names, StatsdSettings())[0].decode().split("\n")
+    first = to_datagrams(apps, names, StatsdSettings())[0].decode().split("\n")
     assert first[0] == "ebpfmon.apps.x.a_b:1|c"
     assert all(re.match(r"ebpfmon\.apps\.x\.a_b_[0-9a-f]{8}:", line) for line in first[1:])
     assert len({line.partition(":")[0] for line in first}) == 3
     reverse = snapshot(charts=[applications("apps.x", {"A_b": 3, "a:b": 2, "a b": 1})])
-    assert form(reverse, names, StatsdSettings())[0].decode().split("\n") == first[::-1]
+    assert to_datagrams(reverse, names, StatsdSettings())[0].decode().split("\n") == first[::-1]
 
 
 def test_an_item_that_is_called_like_the_rest_has_a_name_of_its_own_whoever_comes_first() -> None:
     names = Names("none")
     for other in (0, 7):
         of = snapshot(charts=[applications("apps.x", {"other": 5}, other)])
-        found = form(of, names, StatsdSettings())[0].decode().split("\n")
+        found = to_datagrams(of, names, StatsdSettings())[0].decode().split("\n")
         assert re.fullmatch(r"ebpfmon\.apps\.x\.other_[0-9a-f]{8}:5\|c", found[0])
         assert found[1:] == (["ebpfmon.apps.x.other:7|c"] if other else [])
 
@@ -331,12 +331,14 @@ def test_a_name_that_is_too_long_is_cut_and_is_still_its_own() -> None:
 
 def test_datagrams_are_filled_and_the_order_is_kept() -> None:
     amounts = {f"{n:03}": 1 for n in range(200)}
-    found = form(snapshot(charts=[system("x", amounts)]), Names("none"), StatsdSettings(maximum_datagram=512))
+    found = to_datagrams(snapshot(charts=[system("x", amounts)]), Names("none"), StatsdSettings(maximum_datagram=512))
     size = len(b"ebpfmon.x.000:1|c\n")
     assert [len(d.split(b"\n")) for d in found[:-1]] == [513 // size] * (len(found) - 1)
     assert [line[10:13] for d in found for line in d.decode().split("\n")] == list(amounts)
     exact = len(b"\n".join([b"ebpfmon.x.000:1|c"] * 32))  # to the last byte
-    filled = form(snapshot(charts=[system("x", amounts)]), Names("none"), StatsdSettings(maximum_datagram=exact))
+    filled = to_datagrams(
+        snapshot(charts=[system("x", amounts)]), Names("none"), StatsdSettings(maximum_datagram=exact)
+    )
     assert len(filled[0]) == exact
 
 
@@ -345,7 +347,7 @@ def test_names_are_forgotten_when_there_are_too_many_but_not_within_a_snapshot(m
     names, numbers = Names("none"), itertools.count()
     for _ in range(5):
         apps = applications("x", {f"{next(numbers)}": 1 for _ in range(30)} | {"a.": 1, "a,": 1})
-        (datagram,) = form(snapshot(charts=[apps]), names, StatsdSettings())
+        (datagram,) = to_datagrams(snapshot(charts=[apps]), names, StatsdSettings())
         assert len({line.partition(b":")[0] for line in datagram.split(b"\n")}) == 32
         assert len(names._known) == 32
 

@@ -209,7 +209,7 @@ def test_a_server_that_is_not_there_is_an_error_at_once(protocol: Protocol) -> N
         with pytest.raises(SinkError) as caught:
             async with StatsdSettings(port=port, protocol=protocol).open():
                 pass
-        assert str(caught.value) == f"connect to '{protocol} 127.0.0.1:{port}': Connection refused"
+        assert str(caught.value) == f"cannot connect to '{protocol} 127.0.0.1:{port}': Connection refused"
         assert time.monotonic() - begin < 5
 
     run(test)
@@ -225,7 +225,7 @@ def test_what_a_server_did_not_get_is_an_error_of_that_very_snapshot(protocol: P
                     await sink.send(one(n + 1))
                 await until(lambda: len(server.lines) == snapshots)
                 server.close()
-                with pytest.raises(SinkError, match=rf"send to '{protocol} 127.0.0.1:\d+': Connection re"):
+                with pytest.raises(SinkError, match=rf"cannot send to '{protocol} 127.0.0.1:\d+': Connection re"):
                     await sink.send(one(9))
 
     run(test)

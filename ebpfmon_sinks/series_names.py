@@ -1,0 +1,40 @@
+"""Join the label values of a series into one id or name, for protocols that have no labels. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from ebpfmon import VALUE, Chart, Dimension
+
+_COLON = ":"
+
+
+def series_id(chart: Chart, values: Sequence[str]) -> str:
+    """Return the label values of a series as one text, such as `443:TCP:192.0.2.1` or `53:UDP:[2001:db8::1]`.
+
+    If the separator is a colon, a value that contains colons (an IPv6 address) is put in brackets, as in URLs.
+    """
+    return series_name(chart, values, values)
+
+
+def series_name(chart: Chart, values: Sequence[str], names: Sequence[str]) -> str:
+    """Return the names of a series' label values as one text, such as `https:TCP:example.org`.
+
+    Empty names are left out. Only names that are equal to their values are put in brackets.
+    """
+    if len(values) > 1 and chart.separator == _COLON:
+        names = [
+            f"[{name}]" if _COLON in name and name == value else name for value, name in zip(values, names, strict=True)
+        ]
+    return chart.separator.join(filter(None, names))
+
+
+def column_name(chart: Chart, series: str, column: Dimension, text: str) -> str:
+    """Return the id or name of one number of a series.
+
+    `series` is the id or name of the series, and `text` the id or name of the column. In a chart with labels, a
+    column that is the only one is called like its series.
+    """
+    if not chart.labels:
+        return text
+    return series if column.id == VALUE else f"{series}_{text}"
