@@ -13,5 +13,6 @@ class CompileBpf(BuildHookInterface):  # type: ignore[type-arg]  # hatchling ann
     """Compile with `ebpfmon/kernel/compiler.py`, which needs only clang and libbpf's headers."""
 
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:
+        """Compile the programs before hatchling collects the files."""
         compiler = runpy.run_path(str(Path(self.root) / "ebpfmon" / "kernel" / "compiler.py"))
         compiler["compile_all"](Path(self.root))

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+import msgspec
+
 from benchmarks import render
 from benchmarks.result import OUT, Machine, Plot, Result, load
 
@@ -38,7 +40,14 @@ def write(results_folder: Path = OUT, into: Path = HERE, draw: Callable[[Plot], 
         from benchmarks import plots  # Imported here because it needs matplotlib.
 
         draw = plots.svg
-    results = [load(path) for path in (results_folder / f"{name}.json" for name in ORDER) if path.exists()]
+    results = []
+    for path in (results_folder / f"{name}.json" for name in ORDER):
+        try:
+            results.append(load(path))
+        except FileNotFoundError:
+            continue
+        except msgspec.DecodeError as error:
+            return f"cannot write the report: cannot read {path}: {error}; run this benchmark again"
     if not results:
         return f"cannot write the report: no results in {results_folder}; run make bench first"
     plots_folder = into / "plots"

@@ -167,6 +167,12 @@ def test_without_results_the_message_says_what_to_run(tmp_path: Path) -> None:
     assert not (tmp_path / "REPORT.md").exists()
 
 
+def test_a_stored_result_of_an_older_format_is_named(tmp_path: Path) -> None:
+    (tmp_path / "scale.json").write_text('{"name": "scale"}')
+    assert f"cannot read {tmp_path / 'scale.json'}" in report.write(tmp_path, tmp_path, lambda plot: b"")
+    assert not (tmp_path / "REPORT.md").exists()
+
+
 def test_every_benchmark_is_in_the_report() -> None:
     from benchmarks.__main__ import BENCHMARKS, ON_REQUEST
 
