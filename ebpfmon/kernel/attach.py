@@ -58,7 +58,7 @@ class LoadedProbe:
         self.interval = Interval(obj)
         self.tables = [Table(obj, btf, stem) for stem in find_tables(obj)]
         if not self.tables:
-            raise ObjectError(f"read '{obj.path.name}': {NO_TABLE}")
+            raise ObjectError(f"cannot read '{obj.path.name}': {NO_TABLE}")
 
     def __enter__(self) -> Self:
         return self
@@ -149,7 +149,7 @@ def _load(
     loader = options.loader or (Loader.CORE if features.btf else Loader.BCC)
     if loader is Loader.CORE and not features.btf:
         raise KernelError(
-            f"load probe '{probe.name}': kernel {features.release} has no BTF (/sys/kernel/btf/vmlinux): "
+            f"cannot load probe '{probe.name}': kernel {features.release} has no BTF (/sys/kernel/btf/vmlinux); "
             'set loader = "bcc", or use a kernel built with CONFIG_DEBUG_INFO_BTF'
         )
     path = locate(probe)

@@ -58,11 +58,11 @@ def compile_source(obj: BpfObject) -> dict[str, bytes]:
     if the compilation fails.
     """
     source = obj.path.with_name(obj.path.name.removesuffix(".bpf.o") + ".bcc.c")
-    step = f"compile '{source.name}' with BCC"
+    step = f"cannot compile '{source.name}' with BCC"
     release = os.uname().release
     if not any(Path(place).exists() for place in host.header_places(release)):
         raise KernelError(
-            f"{step}: the headers of kernel {release} are missing: apt install linux-headers-{release} "
+            f"{step}: the headers of kernel {release} are missing; apt install linux-headers-{release} "
             f"(Fedora, RHEL: dnf install kernel-devel-{release})"
         )
     flags = [f"-DMAP_{in_source(name)}={n}" for n, name in enumerate((*_maps_of(obj), _SELF_CHECK))]
@@ -79,7 +79,7 @@ def compile_source(obj: BpfObject) -> dict[str, bytes]:
             return compiled
         if done.returncode != bcc_compile.NO_BCC:
             raise KernelError(f"{step}: {_error_line(done.stderr)}")
-    raise KernelError(f"{step}: BCC is missing: apt install python3-bpfcc ('bcc' on PyPI is an unrelated package)")
+    raise KernelError(f"{step}: BCC is missing; apt install python3-bpfcc ('bcc' on PyPI is an unrelated package)")
 
 
 def _error_line(stderr: str) -> str:
@@ -122,12 +122,12 @@ class BccObject(BpfObject):
             self._closing.callback(os.close, event)
             self.libbpf.run_at(event, self._program_fds[program])
         except OSError as error:
-            raise AttachError(f"attach '{program}': {error.strerror}", errno=error.errno or 0) from error
+            raise AttachError(f"cannot attach '{program}': {error.strerror}", errno=error.errno or 0) from error
 
     def _attach_raw_tracepoint(self, program: str, tracepoint: str) -> int:
         link: int = self._lib.bpf_raw_tracepoint_open(tracepoint.encode(), self._program_fds[program])
         if link < 0:
-            raise AttachError(f"attach '{program}': {os.strerror(-link)}", errno=-link)
+            raise AttachError(f"cannot attach '{program}': {os.strerror(-link)}", errno=-link)
         return link
 
     def share(self, name: str, fd: int) -> None:
@@ -153,7 +153,7 @@ class BccObject(BpfObject):
         options = _MapOptions(sz=ctypes.sizeof(_MapOptions), map_flags=flags, inner_map_fd=inner)
         fd: int = self._lib.bpf_map_create(kind, name.encode(), key_size, value_size, size, ctypes.byref(options))
         if fd < 0:
-            raise LoadError(f"create map '{name}' of '{self.path.name}': {os.strerror(-fd)}", errno=-fd)
+            raise LoadError(f"cannot create map '{name}' of '{self.path.name}': {os.strerror(-fd)}", errno=-fd)
         self._closing.callback(os.close, fd)
         return fd
 
@@ -191,8 +191,8 @@ class BccObject(BpfObject):
         if wrong or not counts[0]:
             release = os.uname().release
             raise LoadError(
-                f"compile '{self.path.stem}' with BCC: the kernel headers do not belong to kernel {release} "
-                f"(facts about tasks are wrong: {', '.join(wrong) or 'all'}): apt install linux-headers-{release}",
+                f"cannot compile '{self.path.stem}' with BCC: the kernel headers do not belong to kernel {release} "
+                f"(facts about tasks are wrong: {', '.join(wrong) or 'all'}); apt install linux-headers-{release}",
                 errno=errno.EINVAL,
             )
 

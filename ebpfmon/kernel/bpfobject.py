@@ -43,7 +43,8 @@ class BpfObject:
         libbpf.take_messages()
         self._object: int | None = self._lib.bpf_object__open_file(os.fsencode(path), None)
         if not self._object:
-            raise ObjectError(f"open '{path}': {_last_line(libbpf.take_messages()) or os.strerror(ctypes.get_errno())}")
+            reason = _last_line(libbpf.take_messages()) or os.strerror(ctypes.get_errno())
+            raise ObjectError(f"cannot open '{path}': {reason}")
         self._file.callback(self._lib.bpf_object__close, self._object)
         if kretprobes:
             self._closing.enter_context(kretprobes)
@@ -69,7 +70,7 @@ class BpfObject:
         size = ctypes.c_uint32()
         data = self._lib.btf__raw_data(self._lib.bpf_object__btf(self._opened()), ctypes.byref(size))
         if not data:
-            raise ObjectError(f"read '{self.path}': it has no BTF: compile it with -g")
+            raise ObjectError(f"cannot read '{self.path}': it has no BTF; compile it with -g")
         return ctypes.string_at(data, size.value)
 
     def map_info(self, name: str, what: str) -> int:
@@ -125,7 +126,7 @@ class BpfObject:
     def _opened(self) -> int:
         """Return libbpf's object. Raise ObjectError if the file is closed, because libbpf would read freed memory."""
         if not self._object:
-            raise ObjectError(f"read '{self.path}': the file was closed")
+            raise ObjectError(f"cannot read '{self.path}': the file was closed")
         return self._object
 
     def _duplicate(self, fd: int) -> int:
@@ -136,7 +137,7 @@ class BpfObject:
         try:
             duplicate = os.dup(fd)
         except OSError as error:
-            raise KernelError(f"duplicate a descriptor of '{self.path.name}': {error.strerror}") from error
+            raise KernelError(f"cannot duplicate a descriptor of '{self.path.name}': {error.strerror}") from error
         self._closing.callback(os.close, duplicate)
         return duplicate
 
@@ -151,7 +152,7 @@ class BpfObject:
     def fill(self, name: str, elements: Mapping[bytes, bytes]) -> None:
         """Add elements, in the kernel's format, to a map. Call it after `load`. Raises KernelError."""
         if name not in self._map_fds:
-            raise ObjectError(f"fill map '{name}': '{self.path.name}' has no such map")
+            raise ObjectError(f"cannot fill map '{name}': '{self.path.name}' has no such map")
         fd = self.map_fd(name)
         for key, value in elements.items():
             check(self._lib.bpf_map_update_elem(fd, key, value, 0), f"fill map '{name}'")
@@ -171,7 +172,7 @@ class BpfObject:
         section = Section.parse(self.section(program))
         method = method_of(section.kind)
         if method is None:
-            raise AttachError(f"attach '{program}': no attach method for '{section.kind}' programs")
+            raise AttachError(f"cannot attach '{program}': no attach method for '{section.kind}' programs")
         method.attach(self, program, section)
 
     def prepare_return(self, program: str) -> None:
@@ -201,7 +202,7 @@ class BpfObject:
     def _keep_link(self, program: str, link: int | None, counts_misses: bool) -> None:
         if not link:
             code = ctypes.get_errno()
-            raise AttachError(f"attach '{program}': {os.strerror(code)}", errno=code)
+            raise AttachError(f"cannot attach '{program}': {os.strerror(code)}", errno=code)
         if counts_misses:
             self._counting_links.append(link)
         self._closing.callback(self._lib.bpf_link__destroy, link)
@@ -236,12 +237,12 @@ def raise_load_error(path: Path, name: str | None, code: int, messages: str) -> 
 
     `name` is the program at fault, None if that is unknown.
     """
-    what = f"load '{name}' of '{path.name}'" if name else f"load '{path.name}'"
+    what = f"cannot load '{name}' of '{path.name}'" if name else f"cannot load '{path.name}'"
     # Do not pass on libbpf's advice, because some of it is misleading: it recommends `ulimit -l` for any EPERM. If
     # the messages have "processed", the verifier ran and refused the program, so permissions are not the reason.
     if code in (errno.EPERM, errno.EACCES) and "processed" not in messages:
         remedy = "" if name else (
-            ": run as root, not in a user namespace and without a seccomp filter for bpf(2); before Linux 5.11 also "
+            "; run as root, not in a user namespace and without a seccomp filter for bpf(2); before Linux 5.11 also "
             "with CAP_SYS_RESOURCE or ulimit -l unlimited"
         )  # fmt: skip
         raise LoadError(f"{what}: not permitted by the kernel{remedy}", program=name, errno=code)

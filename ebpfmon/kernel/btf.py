@@ -50,7 +50,7 @@ def _damaged_btf_as_object_error() -> Iterator[None]:
     try:
         yield
     except (struct.error, ValueError, LookupError, TypeError, OverflowError) as error:
-        raise ObjectError(f"read BTF: damaged or unknown format ({error}): compile the object again") from error
+        raise ObjectError(f"cannot read BTF: damaged or unknown format ({error}); compile the object again") from error
 
 
 class Btf:
@@ -167,7 +167,9 @@ class Btf:
             raise ValueError(f"structs are nested more than {_MAX_DEPTH} deep")
         struct_ = self._resolve(type_id)
         if struct_.kind != STRUCT:
-            raise ObjectError(f"read BTF: '{struct_.name}' is not a struct: keys, rows and totals must be structs")
+            raise ObjectError(
+                f"cannot read BTF: '{struct_.name}' is not a struct; keys, rows and totals must be structs"
+            )
         for name_offset, member_id, bits in struct_.parts:
             member, name, offset = self._resolve(member_id), self._name(name_offset), base + bits // 8
             if member.kind == STRUCT:
@@ -175,7 +177,7 @@ class Btf:
                 continue
             for field, format_, at in self._fields(member, name, f"{struct_.name}.{name}"):
                 if field in fields:
-                    raise ObjectError(f"read BTF: struct '{struct_.name}' has the field '{field}' twice")
+                    raise ObjectError(f"cannot read BTF: struct '{struct_.name}' has the field '{field}' twice")
                 fields[field] = (format_, offset + at)
 
     def _fields(self, member: Type, name: str, path: str) -> Iterator[tuple[str, str, int]]:
@@ -194,4 +196,4 @@ class Btf:
                 for n in range(count):
                     yield f"{name}_{n}", "<u8", 8 * n
                 return
-        raise ObjectError(f"read BTF: field '{path}' is neither an integer nor an array of char or of __u64")
+        raise ObjectError(f"cannot read BTF: field '{path}' is neither an integer nor an array of char or of __u64")

@@ -1,7 +1,7 @@
 """Read and drop capabilities (capabilities(7)).
 
-The kernel keeps them for each thread: what one thread drops, the others still have. A new thread has what the thread
-that starts it has at that moment. Therefore each running thread drops them, or the first one before it starts others.
+Capabilities belong to a thread: if one thread drops some, the others still have them. A new thread gets those of the
+thread that starts it. Therefore drop them in every thread, or in the first thread before it starts others.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ NAMES = (
     "mac_override", "mac_admin", "syslog", "wake_alarm", "block_suspend", "audit_read", "perfmon", "bpf",
     "checkpoint_restore",
 )  # fmt: skip
-"""By their number in linux/capability.h."""
-_OF_MAPS = ("bpf", "dac_read_search", "sys_admin")
-"""What reading tables may need: for bpf(2) before Linux 5.19, and for kretprobes in tracefs without being root."""
+"""The names of capabilities, in the order of their numbers in linux/capability.h."""
+_FOR_TABLES = ("bpf", "dac_read_search", "sys_admin")
+"""The capabilities that reading tables may need: bpf(2) before Linux 5.19, and tracefs for kretprobes as non-root."""
 
 _VERSION_3 = 0x20080522
 _SET_KEEPCAPS, _CAPBSET_READ, _CAPBSET_DROP, _SET_NO_NEW_PRIVS = 8, 23, 24, 38  # linux/prctl.h
@@ -53,105 +53,105 @@ _libc.prctl.argtypes = (ctypes.c_int, *(ctypes.c_ulong,) * 4)
 
 
 def read(status: Path, field: str = "CapPrm") -> frozenset[str]:
-    """Return the capabilities in a field of a thread's status file (proc_pid_status(5)), by default those permitted.
+    """Return the capabilities in a field of a thread's status file (proc_pid_status(5)), by default the permitted ones.
 
-    A capability that has no name here is called by its number. Nothing if there is no such field. Raises OSError.
+    The set is empty if there is no such field. A capability without a name in NAMES is given by number. Raises OSError.
     """
-    found = re.search(rf"^{field}:\s*([0-9a-f]+)$", status.read_text(errors="replace"), re.M)
-    mask = int(found[1], 16) if found else 0
+    match = re.search(rf"^{field}:\s*([0-9a-f]+)$", status.read_text(errors="replace"), re.M)
+    mask = int(match[1], 16) if match else 0
     return frozenset(_name(bit) for bit in range(64) if mask >> bit & 1)
 
 
 def held() -> frozenset[str]:
-    """Return the capabilities that the calling thread may use or take up."""
+    """Return the permitted capabilities of the calling thread."""
     return read(Path("/proc/thread-self/status"))
 
 
 def held_by_any_thread() -> frozenset[str]:
-    """Return the capabilities that some thread of this process still has."""
+    """Return the permitted capabilities of all threads of this process."""
     return frozenset[str]().union(*_of_threads())
 
 
 def drop(keep: frozenset[str]) -> None:
-    """Drop all capabilities but `keep` for good, in the calling thread and in what it starts from now on.
+    """Drop all capabilities except `keep` for good, in the calling thread and in the threads that it starts later.
 
-    Programs that it starts gain none, whatever they are (no_new_privs). Raises KernelError.
+    Programs that it starts cannot gain any (no_new_privs). Raises KernelError.
     """
     kept = keep & held()
     _libc.prctl(_CAP_AMBIENT, _AMBIENT_CLEAR_ALL, 0, 0, 0)
-    _bound(kept)
+    _limit_bounding_set(kept)
     _check(_libc.prctl(_SET_NO_NEW_PRIVS, 1, 0, 0, 0), "set no_new_privs")
     _set(kept)
 
 
 def become(user: str, keep: frozenset[str]) -> None:
-    """Become a user with all of the user's groups. The calling thread keeps those of `keep` that it has.
+    """Change the user and groups of this process to those of a user, and drop all capabilities except `keep`.
 
-    All threads change the user, and the other threads lose their capabilities, so call this before there are any.
-    Raises SettingsError for an unknown user, and KernelError if it is not permitted or if a thread has already dropped
-    some.
+    Call this before starting other threads, because they lose all capabilities. Raises SettingsError if the user does
+    not exist, and KernelError if the change is not permitted or if a thread has already dropped capabilities.
     """
     try:
-        found = pwd.getpwnam(user)
+        entry = pwd.getpwnam(user)
     except (KeyError, ValueError):
-        raise SettingsError(f"become user '{user}': there is no such user") from None
+        raise SettingsError(f"cannot change to user '{user}': there is no such user") from None
     kept = keep & held()
-    if len(_of_threads()) > 1:  # where one thread may and another may not, the C library would abort the process
-        raise KernelError(f"become user '{user}': some threads have dropped capabilities already")
-    if os.getresuid() == (found.pw_uid,) * 3 and found.pw_uid:  # whoever started this process has already done it
+    # The C library changes the user in every thread, and aborts the process if only some threads are permitted to.
+    if len(_of_threads()) > 1:
+        raise KernelError(f"cannot change to user '{user}': some threads have already dropped capabilities")
+    if os.getresuid() == (entry.pw_uid,) * 3 and entry.pw_uid:  # systemd, for example, has already changed the user.
         _set(kept)
         return
     _check(_libc.prctl(_SET_KEEPCAPS, 1, 0, 0, 0), "keep capabilities")
     try:
-        os.initgroups(user, found.pw_gid)
-        os.setresgid(found.pw_gid, found.pw_gid, found.pw_gid)
-        os.setresuid(found.pw_uid, found.pw_uid, found.pw_uid)
+        os.initgroups(user, entry.pw_gid)
+        os.setresgid(entry.pw_gid, entry.pw_gid, entry.pw_gid)
+        os.setresuid(entry.pw_uid, entry.pw_uid, entry.pw_uid)
     except OSError as error:
         raise KernelError(
-            f"become user '{user}': {error.strerror}: start as root, or with CAP_SETUID and CAP_SETGID"
+            f"cannot change to user '{user}': {error.strerror}; start as root or with CAP_SETUID and CAP_SETGID"
         ) from error
     finally:
         _libc.prctl(_SET_KEEPCAPS, 0, 0, 0, 0)
-    _set(kept)  # only the permitted ones were kept
+    _set(kept)  # The change kept the permitted capabilities, but cleared the effective ones.
 
 
-def needed(try_it: Callable[[], bool], timeout_s: float = 5.0) -> frozenset[str]:
-    """Return the fewest capabilities with which `try_it` succeeds; all that are held if it never does.
+def needed(operation: Callable[[], bool], timeout_s: float = 5.0) -> frozenset[str]:
+    """Return the smallest set of capabilities with which an operation succeeds; all held ones if it never does.
 
-    On most kernels that is none, on others some of `bpf`, `dac_read_search` and `sys_admin`. Each try runs in a thread
-    of its own that has dropped the others, so no other thread loses any. It fails if it raises KernelError or OSError.
-    All tries together take at most `timeout_s`.
+    The set is empty on most kernels, and has some of `bpf`, `dac_read_search` and `sys_admin` on others. Each attempt
+    runs in a thread of its own, so that no other thread loses capabilities. An attempt fails if the operation returns
+    False or raises KernelError or OSError. All attempts together take at most `timeout_s`.
     """
     have, deadline_s = held(), time.monotonic() + timeout_s
-    candidates = [name for name in _OF_MAPS if name in have]
+    candidates = [name for name in _FOR_TABLES if name in have]
     for count in range(len(candidates) + 1):
         for keep in combinations(candidates, count):
-            if _works(try_it, frozenset(keep), deadline_s):
+            if _works(operation, frozenset(keep), deadline_s):
                 return frozenset(keep)
     return have
 
 
 def _of_threads() -> set[frozenset[str]]:
-    """Return the different sets that threads of this process have."""
-    found: set[frozenset[str]] = set()
+    """Return the distinct sets of capabilities that the threads of this process have."""
+    sets: set[frozenset[str]] = set()
     for status in Path("/proc/self/task").glob("*/status"):
         with suppress(FileNotFoundError, ProcessLookupError):  # the thread has ended
-            found.add(read(status))
-    return found
+            sets.add(read(status))
+    return sets
 
 
-def _works(try_it: Callable[[], bool], keep: frozenset[str], deadline_s: float) -> bool:
-    """Say whether `try_it` succeeds with these capabilities.
+def _works(operation: Callable[[], bool], keep: frozenset[str], deadline_s: float) -> bool:
+    """Return whether an operation succeeds with these capabilities.
 
-    A thread is enough, because each has its own capabilities. A fork would inherit locks that other threads hold, and
-    would be counted as one more process.
+    It runs in a thread and not in a child process, because a child would inherit locks that other threads hold, and the
+    probes would count one more process.
     """
     answers: list[bool] = []
 
     def attempt() -> None:
         try:
             drop(keep)
-            answers.append(try_it())
+            answers.append(operation())
         except (KernelError, OSError):
             answers.append(False)
 
@@ -161,10 +161,10 @@ def _works(try_it: Callable[[], bool], keep: frozenset[str], deadline_s: float) 
     return answers == [True]
 
 
-def _bound(kept: Iterable[str]) -> None:
-    """Reduce the bounding set, so that no program can gain the others. Without CAP_SETPCAP it stays as it is."""
+def _limit_bounding_set(kept: Iterable[str]) -> None:
+    """Reduce the bounding set to `kept`, so that no program can gain others. Without CAP_SETPCAP this does nothing."""
     for bit in range(64):
-        if _libc.prctl(_CAPBSET_READ, bit, 0, 0, 0) < 0:  # the kernel has no more
+        if _libc.prctl(_CAPBSET_READ, bit, 0, 0, 0) < 0:  # The kernel has no capability of this number.
             return
         if _name(bit) not in kept and _libc.prctl(_CAPBSET_DROP, bit, 0, 0, 0) < 0:
             return
@@ -179,7 +179,7 @@ def _set(kept: Iterable[str]) -> None:
 
 def _check(result: int, step: str) -> None:
     if result < 0:
-        raise KernelError(f"{step}: {os.strerror(ctypes.get_errno())}")
+        raise KernelError(f"cannot {step}: {os.strerror(ctypes.get_errno())}")
 
 
 def _name(bit: int) -> str:

@@ -1,6 +1,6 @@
-"""Compiles BPF programs with clang, for every architecture that the wheel is for.
+"""Compile BPF programs with clang for all supported architectures.
 
-It stands alone (the wheel's build hook runs it before anything is installed): standard library only.
+The wheel's build hook runs this file before anything is installed, so it imports only the standard library.
 """
 
 from __future__ import annotations
@@ -12,14 +12,14 @@ import sysconfig
 from pathlib import Path
 
 TARGETS = {"x86_64": "x86", "aarch64": "arm64"}
-"""uname(2)'s machine: the name that the kernel's sources and libbpf's headers have for it."""
+"""The architectures: the machine of uname(2), and its name in libbpf's headers and the kernel's sources."""
 FLAGS = ("-O2", "-g", "-mcpu=v3", "-target", "bpf", "-Wall", "-Werror", "-Wno-unused-function")
 
 CORE = {"execs": "ebpfmon/grouping"}
-"""The core's own programs, in `bpf/`, and the package of each."""
+"""The core's own programs in `bpf/`: the name of each, and the package that gets its object."""
 
 _BCC_KINDS = ("kprobe", "kretprobe", "tp_btf")
-"""The section kinds that BCC can do without the kernel's BTF."""
+"""The section kinds that BCC can compile for kernels without BTF."""
 _MAP_TYPE = re.compile(r"struct \w+ \{\s*__uint\([^{}]*\};")
 _MAP = re.compile(r"struct (?:\w+ )?(?:\{[^{}]*\} )?(\w+) SEC\(\"\.maps\"\)[^;]*;")
 _DATA = re.compile(r"const volatile [^;=]+=[^;]*;|\bchar \w+\[\] SEC\(\"license\"\)[^;]*;")
@@ -27,10 +27,10 @@ _PROGRAM = re.compile(r"\bSEC\(\"(\w+)[^\"]*\"\)\s*")
 
 
 def compile_all(root: Path) -> list[Path]:
-    """Compile each STEM.bpf.c to `objects/MACHINE/STEM.bpf.o` in its package, where something changed.
+    """Compile each NAME.bpf.c that has changed, and return the objects written.
 
-    A probe's source is in its package in `plugins/`, the core's own are in `bpf/`. Beside the object goes STEM.bcc.c,
-    the source for BCC.
+    Sources are in the packages of probes in `plugins/`, and the core's own in `bpf/`. The output is
+    `objects/MACHINE/NAME.bpf.o` in the package and, beside it, NAME.bcc.c, the source for BCC.
     """
     headers = sorted((root / "bpf").glob("*.h"))
     built = []
@@ -47,19 +47,22 @@ def compile_all(root: Path) -> list[Path]:
 
 
 def for_bcc(out: Path) -> Path:
-    """Return the path of the source for BCC, beside a compiled object."""
+    """Return the path of the source for BCC that belongs to a compiled object."""
     return out.with_name(out.name.removesuffix(".bpf.o") + ".bcc.c")
 
 
 def compile_object(source: Path, out: Path, machine: str, include: Path) -> None:
-    """Compile one object. Raises SystemExit, naming the package to install or with clang's own words."""
+    """Compile one object and its source for BCC.
+
+    Raises SystemExit if clang is missing or fails; clang itself prints its errors.
+    """
     out.parent.mkdir(parents=True, exist_ok=True)
-    # the kernel's uapi headers for this machine's own compiler; of the architecture they say nothing that is used
+    # The kernel's uapi headers of this machine serve all targets: no architecture-specific part of them is used.
     multiarch = sysconfig.get_config_var("MULTIARCH") or ""
     common = ["clang", f"-D__TARGET_ARCH_{TARGETS[machine]}", f"-I{include}", str(source)]
     command = [*common, *FLAGS, f"-I/usr/include/{multiarch}", f"-fdebug-prefix-map={include.parent}=.",
                "-fdebug-compilation-dir=.", "-c", "-o", str(out)]  # fmt: skip
-    # BCC's rewriter stumbles over macros, so it gets the source without them; SEC() stays, for strip_for_bcc
+    # BCC's rewriter cannot handle our macros, so expand them. SEC() stays, because strip_for_bcc needs it.
     expand = [*common, "-target", "bpf", "-nostdinc", "-E", "-P", "-DBCC"]
     try:
         subprocess.run(command, check=True)
@@ -68,18 +71,23 @@ def compile_object(source: Path, out: Path, machine: str, include: Path) -> None
         text += strip_for_bcc(expanded).replace("#pragma ebpfmon ", "#")
         for_bcc(out).write_text(text, encoding="utf-8")
     except FileNotFoundError:
-        raise SystemExit("compile BPF: no clang: apt install clang libbpf-dev linux-libc-dev") from None
+        raise SystemExit(
+            "cannot compile BPF programs: clang is missing; apt install clang libbpf-dev linux-libc-dev"
+        ) from None
     except subprocess.CalledProcessError as error:
         out.unlink(missing_ok=True)
-        raise SystemExit(f"compile '{source}' for {machine}: clang failed ({error.returncode})") from None
+        raise SystemExit(
+            f"cannot compile '{source}' for {machine}: clang failed with status {error.returncode}"
+        ) from None
 
 
 def strip_for_bcc(text: str) -> str:
-    """Return a preprocessed source without what BCC has no use for.
+    """Return a preprocessed source without the parts that BCC cannot use.
 
-    The loader makes the maps itself, so their definitions go, and `&NAME` becomes a number for which it puts a
-    descriptor. Rodata settings go because it defines them as numbers, the licence because BCC has its own, and programs
-    that need the kernel's BTF because BCC is there to do without.
+    - Map definitions: the loader creates the maps. `&NAME` becomes a number, which it replaces by a descriptor.
+    - Rodata settings: the loader defines them as numbers, which it replaces by their values.
+    - The licence: BCC sets its own.
+    - Programs that need the kernel's BTF: BCC is used on kernels without it.
     """
     maps = _MAP.findall(text)
     for unwanted in (_MAP, _MAP_TYPE, _DATA):
@@ -94,8 +102,7 @@ def strip_for_bcc(text: str) -> str:
 
 
 def _end_of_program(text: str, at: int) -> int:
-    """Return the end of the program that begins at `at`. BPF_PROG() expands to two functions: return the end of the
-    second."""
+    """Return the end of the program that begins at `at`: of its second function if BPF_PROG() has made two."""
     for _ in range(2 if "____" in text[at : text.index("{", at)] else 1):
         depth, at = 1, text.index("{", at) + 1
         while depth:

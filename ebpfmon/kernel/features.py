@@ -1,4 +1,7 @@
-"""Find out what the running kernel allows by looking. What looking cannot tell, `attach` finds out by trying."""
+"""Detect what the running kernel allows.
+
+This reads only files of /proc and /sys. `attach` finds out the rest by loading programs.
+"""
 
 from __future__ import annotations
 
@@ -10,13 +13,13 @@ from pathlib import Path
 from ebpfmon.errors import KernelError
 from ebpfmon.kernel import capabilities, kconfig
 
-_CAPABILITIES = ("net_admin", "sys_admin", "sys_resource", "perfmon", "bpf")  # those that matter
-_OCTAL = re.compile(r"\\([0-7]{3})")  # how the kernel writes blanks and backslashes in a path
+_CAPABILITIES = ("net_admin", "sys_admin", "sys_resource", "perfmon", "bpf")  # the ones that ebpfmon uses
+_OCTAL = re.compile(r"\\([0-7]{3})")  # how /proc/self/mounts writes spaces and backslashes in a path
 
 
 @dataclass(frozen=True, slots=True)
 class Features:
-    """What the running kernel allows. Each is None if it could not be told."""
+    """What the running kernel allows. A field is None if its value is unknown."""
 
     release: str
     machine: str
@@ -25,26 +28,26 @@ class Features:
     btf: bool
     kprobes: bool
     jit: int | None
-    """0: off. 1: on. 2: on, and prints each program to the kernel's log."""
+    """0: off. 1: on. 2: on, and logs each program to the kernel log."""
     lockdown: str | None
-    """none, integrity or confidentiality."""
+    """The lockdown mode: none, integrity or confidentiality."""
     preemption: str | None = None
-    """How the kernel preempts itself: none, voluntary, lazy, full or rt."""
+    """The preemption mode of the kernel: none, voluntary, lazy, full or rt."""
     tracefs: str | None = None
-    """Where it is mounted; None if it is not."""
+    """The mount point, None if it is not mounted."""
     debugfs: str | None = None
-    """Where it is mounted; None if it is not."""
+    """The mount point, None if it is not mounted."""
     version: str = ""
     """The output of `uname -v`."""
 
     @property
     def preemptible(self) -> bool | None:
-        """Whether the kernel can preempt a task that runs a BPF program; None if that could not be told."""
+        """Whether the kernel can preempt a task that runs a BPF program, None if that is unknown."""
         return None if self.preemption is None else self.preemption in ("lazy", "full", "rt")
 
 
 def detect(root: Path = Path("/")) -> Features:
-    """Return the features of the running kernel. `root` is where /proc and /sys are."""
+    """Return the features of the running kernel. `root` is the directory with /proc and /sys."""
     effective = _effective_capabilities(root / "proc/self/status")
     lockdown = read(root / "sys/kernel/security/lockdown")
     uname = os.uname()
@@ -66,7 +69,10 @@ def detect(root: Path = Path("/")) -> Features:
 
 
 def read(path: Path) -> str | None:
-    """Return the text of a small kernel file, or None if it cannot be read. Surrogates stand for what is not UTF-8."""
+    """Return the text of a small file of the kernel, None if it cannot be read.
+
+    Bytes that are not UTF-8 become surrogates.
+    """
     try:
         return path.read_text(errors="surrogateescape").strip()
     except OSError:
@@ -74,28 +80,28 @@ def read(path: Path) -> str | None:
 
 
 def number(path: Path) -> int | None:
-    """Return the number in such a file, or None."""
+    """Return the number in a file of the kernel, None if it cannot be read or is not a number."""
     text = read(path) or ""
     return int(text) if text.isdecimal() else None
 
 
 def mounted(proc: Path, kind: str, usual: str) -> str | None:
-    """Return where a file system of that kind is mounted, the usual place if it is among them; None if nowhere."""
-    # not split(): a path may have other spaces of Unicode in it
+    """Return a mount point of a type of file system, preferably the usual one; None if it is not mounted."""
+    # split() without arguments would also split at the other spaces of Unicode, which a path may contain.
     mounts = [line.split(" ") for line in (read(proc / "self/mounts") or "").split("\n")]
     found = [_OCTAL.sub(lambda octal: chr(int(octal[1], 8)), m[1]) for m in mounts if len(m) > 2 and m[2] == kind]
     return usual if usual in found else next(iter(found), None)
 
 
 def require_permission(features: Features) -> None:
-    """Raise KernelError with the remedy if the capabilities do not allow to load any program."""
+    """Raise KernelError, with the remedy, if this process lacks the capabilities to load programs."""
     held = set(features.capabilities)
     if "CAP_SYS_ADMIN" not in held and not {"CAP_BPF", "CAP_PERFMON"} <= held:
         raise KernelError(
-            "load eBPF programs: not permitted: run as root (sudo), or with CAP_BPF and CAP_PERFMON"
+            "cannot load BPF programs: not permitted; run as root (sudo) or with CAP_BPF and CAP_PERFMON"
             if not features.root
-            else "load eBPF programs: not permitted: this root lacks CAP_SYS_ADMIN (or CAP_BPF and CAP_PERFMON); "
-            "in a container, allow them (--cap-add BPF --cap-add PERFMON)"
+            else "cannot load BPF programs: not permitted, because this root lacks CAP_SYS_ADMIN (or CAP_BPF and "
+            "CAP_PERFMON); in a container, add them (--cap-add BPF --cap-add PERFMON)"
         )
 
 
@@ -108,7 +114,7 @@ def _effective_capabilities(status: Path) -> frozenset[str]:
 
 def _preemption(root: Path, uname: os.uname_result, debugfs: str | None) -> str | None:
     words = set(uname.version.split())
-    if words & {"PREEMPT_RT", "RT"}:  # debugfs says of such a kernel only whether it is also lazy
+    if words & {"PREEMPT_RT", "RT"}:  # On such a kernel, debugfs shows only whether it is lazy as well.
         return "rt"
     if debugfs and (found := re.search(r"\((\w+)\)", read(root / debugfs[1:] / "sched/preempt") or "")):
         return found[1]
@@ -128,5 +134,5 @@ def _configured_preemption(root: Path, release: str) -> str | None:
 
 
 def _tracefs_in(root: Path, debugfs: str | None) -> str | None:
-    """Return where tracefs is within debugfs: the kernel mounts it there as soon as anybody looks."""
+    """Return the path of tracefs in debugfs, where the kernel mounts it on first access; None if it is not there."""
     return f"{debugfs}/tracing" if debugfs and read(root / debugfs[1:] / "tracing/README") is not None else None

@@ -1,4 +1,4 @@
-"""Find out what else on this machine matters besides the kernel's features. Only `ebpfmon check` asks."""
+"""Detect facts about this machine that only `ebpfmon check` needs, besides the features of the kernel."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ebpfmon.kernel import features, kconfig
 
 
 class Config(msgspec.Struct, frozen=True):
-    """Where the kernel's configuration was found, and what each option costs that it lacks."""
+    """The file with the kernel's configuration, and the effect of each option that is not set."""
 
     path: str | None
     looked_at: tuple[str, ...]
@@ -30,24 +30,27 @@ class Bcc(msgspec.Struct, frozen=True):
 
 
 class Host(msgspec.Struct, frozen=True):
-    """The facts. Each is None if it does not exist here."""
+    """The facts about a machine. A field is None if the machine has no such thing."""
 
     config: Config
     securityfs: str | None
     memlock_bytes: int | None
-    """RLIMIT_MEMLOCK; None if it is unlimited."""
+    """RLIMIT_MEMLOCK, None if it is unlimited."""
     unprivileged_bpf_disabled: int | None
     selinux: str | None
-    """permissive or enforcing."""
+    """The SELinux mode: permissive or enforcing."""
     selinux_domain: str | None
     """The SELinux domain of this process."""
     bcc: Bcc | None
     headers: str | None
-    """Where the kernel's headers are, which BCC needs."""
+    """The path of the kernel's headers, which BCC needs."""
 
 
 def detect(release: str, root: Path = Path("/"), path: Sequence[str] | None = None) -> Host:
-    """Return the facts. `root` is where /proc, /sys and /usr are, `path` is where this Python imports from."""
+    """Return the facts about this machine.
+
+    `root` is the directory with /proc, /sys and /usr. `path` replaces `sys.path`.
+    """
     soft, _ = resource.getrlimit(resource.RLIMIT_MEMLOCK)
     enforce = features.number(root / "sys/fs/selinux/enforce")
     context = features.read(root / "proc/self/attr/current") or "" if enforce is not None else ""
@@ -57,14 +60,14 @@ def detect(release: str, root: Path = Path("/"), path: Sequence[str] | None = No
         memlock_bytes=None if soft == resource.RLIM_INFINITY else soft,
         unprivileged_bpf_disabled=features.number(root / "proc/sys/kernel/unprivileged_bpf_disabled"),
         selinux=None if enforce is None else ("permissive", "enforcing")[min(enforce, 1)],
-        selinux_domain=context.split(":")[2] if context.count(":") > 1 else None,  # user:role:domain:level
+        selinux_domain=context.split(":")[2] if context.count(":") > 1 else None,  # USER:ROLE:DOMAIN:LEVEL
         bcc=_bcc(root, [p for p in sys.path if p] if path is None else path),
         headers=next((p for p in header_places(release) if os.path.exists(root / p[1:])), None),
     )
 
 
 def header_places(release: str) -> tuple[str, ...]:
-    """Return where BCC looks for the headers of a kernel."""
+    """Return the paths where BCC looks for the headers of a kernel."""
     return f"/lib/modules/{release}/build", "/sys/kernel/kheaders.tar.xz"
 
 
@@ -76,16 +79,16 @@ def _config(release: str, root: Path) -> Config:
 
 
 def _bcc(root: Path, path: Sequence[str]) -> Bcc | None:
-    """Find BCC by its files.
+    """Find BCC's Python module by its files.
 
-    Only the distribution's own Python can import the distribution's module, and the `bcc` that pip installs is
-    something else.
+    This Python may be unable to import it, because only the distribution's own Python can. The file libbcc.py tells it
+    from the unrelated package `bcc` of PyPI.
     """
-    of_others = sorted((root / "usr/lib").glob("python3*/site-packages"))
-    places = (*path, "/usr/lib/python3/dist-packages", *(f"/{p.relative_to(root)}" for p in of_others))
-    for place in places:
-        module = root / place.lstrip("/") / "bcc"
+    others = sorted((root / "usr/lib").glob("python3*/site-packages"))
+    directories = (*path, "/usr/lib/python3/dist-packages", *(f"/{p.relative_to(root)}" for p in others))
+    for directory in directories:
+        module = root / directory.lstrip("/") / "bcc"
         if os.path.isfile(module / "libbcc.py"):
             version = re.search(r"__version__ = ['\"]([^'\"]+)", features.read(module / "version.py") or "")
-            return Bcc(place, version and version[1])
+            return Bcc(directory, version and version[1])
     return None

@@ -1,9 +1,9 @@
-"""kretprobes with enough room: events of tracefs, which are taken away again whatever happens.
+"""Attach kretprobes with a high limit of concurrent calls, through tracefs.
 
-A kretprobe keeps an instance for each call under way, and calls beyond that are not seen. perf's kprobes have ten
-instances or two a CPU, which a handful of processes that sleep in read(2) use up; only an event of
-TRACEFS/kprobe_events can have more. Such an event outlives its maker, so a small shell waits for our end and
-takes away what is left then: on SIGKILL too.
+A kretprobe needs an instance for each call of its function that has not returned, and misses calls if it has none
+left. A kretprobe of perf_event_open(2) has ten instances or two per CPU, so a few processes that sleep in read(2) use
+them up. Only an event in TRACEFS/kprobe_events can have more. Such an event outlives the process that created it.
+Therefore a small shell script waits for the end of this process, even by SIGKILL, and then removes leftover events.
 """
 
 from __future__ import annotations
@@ -19,10 +19,11 @@ from ebpfmon.kernel import kprobe_events
 from ebpfmon.kernel.libbpf import PERF_TRACEPOINT, Libbpf
 
 MAXACTIVE = 4096
-"""Calls of one function that may be under way at once (the most that the kernel allows)."""
+"""The limit of concurrent calls of one function. The kernel allows no more."""
 
-# $0: the group, $1: kprobe_events. A line on stdin says that nothing is left: another object of the same process may
-# still have events in the group. An event is busy until the kernel has closed its maker's descriptors.
+# $0 is the group, $1 the path of kprobe_events. If the script reads a line, there is nothing to remove, and other
+# objects of this process may still use the group. At end of file this process has ended. The script retries, because an
+# event is busy until the kernel has closed the descriptors of the process.
 _CLEAN_UP = r"""
 trap '' HUP INT TERM
 read -r _ && exit 0
@@ -51,27 +52,29 @@ class Kretprobes:
         self.close()
 
     def attach(self, function: str, program_fd: int) -> None:
-        """Run a program whenever a function returns. Raises AttachError."""
+        """Attach a program to the return of a function. Raises AttachError."""
         if not self._cleaner:
             command = ["/bin/sh", "-c", _CLEAN_UP, self._group, str(self._tracefs / "kprobe_events")]
             self._cleaner = subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True)
         try:
-            name = self._make(function)
+            name = self._create(function)
             number = int((self._tracefs / "events" / self._group / name / "id").read_text())
             self._events[name] = self._libbpf.open_event(PERF_TRACEPOINT, number)
             self._libbpf.run_at(self._events[name], program_fd)
         except OSError as error:
-            raise AttachError(f"make a kretprobe of '{function}': {error.strerror}", errno=error.errno or 0) from error
+            raise AttachError(
+                f"cannot attach a kretprobe to '{function}': {error.strerror}", errno=error.errno or 0
+            ) from error
 
     def missed(self) -> int:
-        """Return how many returns no program saw because all instances were in use."""
+        """Return how many calls were missed because all instances were in use."""
         if not self._events:
             return 0
         rows = [line.split() for line in (self._tracefs / "kprobe_profile").read_text().splitlines()]
         return sum(int(missed) for name, _, missed in rows if name in self._events)
 
     def close(self) -> None:
-        """Detach all, and take the events away."""
+        """Detach all programs and remove the events."""
         while self._events:
             name, fd = self._events.popitem()
             if fd >= 0:
@@ -81,8 +84,8 @@ class Kretprobes:
             self._cleaner.communicate(b"\n")
             self._cleaner = None
 
-    def _make(self, function: str) -> str:
-        for n in range(100):  # each object of this process may have one of its own
+    def _create(self, function: str) -> str:
+        for n in range(100):  # Other objects of this process may have kretprobes at the same function.
             name = f"{function}_{os.getpid()}_{n}"
             try:
                 kprobe_events.write(self._tracefs, f"r{self._maxactive}:{self._group}/{name} {function}")

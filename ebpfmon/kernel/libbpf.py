@@ -127,7 +127,8 @@ class Libbpf:
             self.lib = ctypes.CDLL(name, use_errno=True)
         except OSError as error:
             raise KernelError(
-                f"load '{name}': {error}: install libbpf 1.0 or later (Debian, Ubuntu 24.04: apt install libbpf1)"
+                f"cannot load '{name}': {error}; install libbpf 1.0 or later (Debian 12, Ubuntu 24.04: "
+                "apt install libbpf1)"
             ) from error
         for function, (result, *arguments) in _SIGNATURES.items():
             binding = getattr(self.lib, function)
@@ -205,7 +206,7 @@ class Libbpf:
 
 
 def check(result: int, step: str) -> int:
-    """Return the result of a libbpf call. Raises KernelError if it is a negative errno. `step` begins the message."""
+    """Return the result of a libbpf call. Raises KernelError, "cannot STEP: ...", if it is a negative errno."""
     if result < 0:
-        raise KernelError(f"{step}: {os.strerror(-result)}")
+        raise KernelError(f"cannot {step}: {os.strerror(-result)}")
     return result

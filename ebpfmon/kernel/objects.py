@@ -63,16 +63,17 @@ def locate(probe: Probe) -> Path:
     machine = os.uname().machine
     spec = importlib.util.find_spec(probe.package)
     if spec is None or spec.origin is None:
-        raise ObjectError(f"find the object of probe '{probe.name}': no package '{probe.package}'")
+        raise ObjectError(f"cannot find the object of probe '{probe.name}': no package '{probe.package}'")
     path = Path(spec.origin).parent / "objects" / machine / f"{probe.object}.bpf.o"
     if path.is_file():
         return path
     if machine not in ARCHITECTURES:
         raise ObjectError(
-            f"find the object of probe '{probe.name}': {machine} is not supported, only {' and '.join(ARCHITECTURES)}"
+            f"cannot find the object of probe '{probe.name}': {machine} is not supported, only "
+            f"{' and '.join(ARCHITECTURES)}"
         )
     raise ObjectError(
-        f"find the object of probe '{probe.name}': no '{path}': compile it with ebpfmon bpf build "
+        f"cannot find the object of probe '{probe.name}': no '{path}'; compile it with ebpfmon bpf build "
         "(in a clone of ebpfmon: make bpf)"
     )
 
@@ -105,7 +106,7 @@ def bind(
     bound = {e.name: tuple(_bind(e.name, c, sections, frozenset(settings)) for c in e.candidates) for e in events}
     named = {program for candidates in bound.values() for c in candidates for program in c.programs}
     if unnamed := [program for program in sections if program not in named]:
-        raise ObjectError(f"no event names program '{unnamed[0]}' of its object: add it to Probe.events")
+        raise ObjectError(f"no event names program '{unnamed[0]}' of its object; add it to Probe.events")
     return bound
 
 

@@ -146,8 +146,8 @@ class Plan:
                 target, reason = refused[-1][0].target, refused[-1][1]
             others = f" (and {len(missing) - 1} more of {len(chosen)} events)" if len(missing) > 1 else ""
             how = (f" by {forced}" if forced else "") + (f" at '{target}'" if target else "")
-            remedy = ': set attach = "auto"' if forced else ""
-            raise AttachError(f"attach '{missing[0]}' for probe '{self._probe.name}'{how}: {reason}{others}{remedy}")
+            remedy = '; set attach = "auto"' if forced else ""
+            raise AttachError(f"cannot attach '{missing[0]}' (probe {self._probe.name}){how}: {reason}{others}{remedy}")
 
     def _set_rodata(self, obj: BpfObject, chosen: list[BoundCandidate], rows: bool, own: Mapping[str, int]) -> None:
         data = obj.rodata()
@@ -161,7 +161,7 @@ class Plan:
         }
         if not of_headers.keys() <= self._spec.settings.keys():
             raise ObjectError(
-                f"probe '{self._probe.name}': its object was compiled with other BPF headers than this ebpfmon's: "
+                f"probe '{self._probe.name}': its object was compiled with other BPF headers than this ebpfmon's; "
                 "compile it again with ebpfmon bpf build"
             )
         values = {c.setting: 1 for c in chosen if c.setting} | dict(own) | of_headers

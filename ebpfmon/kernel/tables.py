@@ -27,7 +27,7 @@ PROCESS_KEY, _IDENTITY = PROCESS_FIELDS[:3], PROCESS_FIELDS[3:]
 """The fields of `struct process_key` and of `struct process_identity` (`bpf/ebpfmon.bpf.h`)."""
 INTERVAL = ".data.interval"
 """The name of the map that says which buffer the programs write to."""
-NO_TABLE = "it has no table: include process_table.bpf.h or keyed_table.bpf.h"
+NO_TABLE = "it has no table; include process_table.bpf.h or keyed_table.bpf.h"
 
 
 def find_tables(obj: BpfObject) -> list[str]:
@@ -73,7 +73,7 @@ class Table:
         self._lib, self.stem = obj.libbpf.lib, stem
         rows, totals = f"{stem}_rows", f"{stem}_totals"
         if totals not in obj.maps or obj.map_info(totals, "type") != _PERCPU_ARRAY:
-            raise ObjectError(f"read '{obj.path.name}': table '{stem}' has no per-CPU array '{totals}'")
+            raise ObjectError(f"cannot read '{obj.path.name}': table '{stem}' has no per-CPU array '{totals}'")
         self._outer_fd = obj.map_fd(rows)
         self._buffer_fds = [obj.map_fd(f"{rows}_{buffer}") for buffer in (0, 1)]
         self.capacity = obj.map_info(f"{rows}_0", "max_entries")
@@ -93,15 +93,16 @@ class Table:
         self._per_cpu = np.zeros(obj.libbpf.possible_cpus, per_cpu)
         self.counters = tuple(n for n in per_cpu.names or () if n != _OVERFLOW)
         if any(per_cpu[n] != np.uint64 for n in per_cpu.names or ()):
-            raise ObjectError(f"read '{obj.path.name}': the totals of '{stem}' are not all __u64")
+            raise ObjectError(f"cannot read '{obj.path.name}': the totals of '{stem}' are not all __u64")
         if self.dtype.itemsize != key.itemsize + row.itemsize:
             raise ObjectError(
-                f"read '{obj.path.name}': the rows of '{stem}' have padding: put the widest fields first, name padding"
+                f"cannot read '{obj.path.name}': the rows of '{stem}' have padding; put the widest fields first and "
+                "name the padding"
             )
         last = (row.names or ())[-len(self.counters) :]
         if last != self.counters or any(d[n] != np.uint64 for d in (row, per_cpu) for n in last):
             raise ObjectError(
-                f"read '{obj.path.name}': the rows of '{stem}' do not end with the __u64 counters of its totals"
+                f"cannot read '{obj.path.name}': the rows of '{stem}' do not end with the __u64 counters of its totals"
             )
         # The totals of each buffer when it was drained last. In the kernel they only grow.
         self._before = [dict.fromkeys((*self.counters, _OVERFLOW), 0) for _ in (0, 1)]
@@ -153,7 +154,7 @@ class Table:
             ctypes.byref(count), None,
         )  # fmt: skip
         if result not in (0, -errno.ENOENT):
-            raise KernelError(f"drain table '{self.stem}': {os.strerror(-result)}")
+            raise KernelError(f"cannot drain table '{self.stem}': {os.strerror(-result)}")
         rows = np.hstack((self._keys[: count.value], self._values[: count.value]))
         return rows.view(self.dtype).reshape(count.value)
 

@@ -71,7 +71,7 @@ def test_without_root_the_verdict_is_whole_and_says_what_is_missing() -> None:
     assert verdict.status == 2
     assert [finding.about for finding in verdict.findings] == PROMISED
     assert text[0].split(maxsplit=1) == ["result", "no event can be attached"]
-    assert text[1].startswith(f"{'error':24}load eBPF programs: not permitted: ")
+    assert text[1].startswith(f"{'error':24}cannot load BPF programs: not permitted")
     for name in ("CAP_BPF", "CAP_PERFMON", "CAP_SYS_ADMIN"):
         assert f"-> {name} is missing: " in "\n".join(text)
 
@@ -157,11 +157,11 @@ def test_reset_goes_on_after_one_that_is_in_use_and_ends_with_1(kprobes: Kprobes
     kprobes.enable(busy, on=True)
     status, out, err = reset()
     assert (status, out[2:]) == (1, [f"removed ebpfmon_{dead}/vfs_write (vfs_write)"])
-    assert err == f"ebpfmon: remove '{busy}' from '{kprobes.path}': in use\n"
+    assert err == f"ebpfmon: cannot remove '{busy}' from '{kprobes.path}': it is in use\n"
     kprobes.enable(busy, on=False)
     assert reset() == (0, [f"left behind: {busy} (vfs_read)", f"removed {busy} (vfs_read)"], "")
 
 
 def test_reset_says_where_there_are_no_kprobes() -> None:
-    none = (0, ["this kernel has no kprobes, so nothing can be left"], "")
+    none = (0, ["this kernel has no kprobes: nothing to remove"], "")
     assert (reset() == none) is not features.detect().kprobes

@@ -148,7 +148,7 @@ def test_an_attach_method_that_is_not_to_be_had_is_named_with_event_target_and_r
         done = subprocess.run([*EBPFMON, "run", "--attach", method], capture_output=True, text=True, check=False)
         assert done.returncode == 1
         assert re.fullmatch(
-            rf"ebpfmon: attach 'datagram' for probe 'network_viewer' by {method} at 'skb_consume_udp': .+\n",
+            rf"ebpfmon: cannot attach 'datagram' \(probe network_viewer\) by {method} at 'skb_consume_udp': .+\n",
             done.stderr,
         )
 
@@ -163,7 +163,7 @@ def test_without_root_one_line_says_what_is_missing() -> None:
     lowered = ["setpriv", "--bounding-set=-all", "--inh-caps=-all", *EBPFMON, "run"]
     done = subprocess.run(lowered, capture_output=True, text=True, check=False)
     assert done.returncode == 1
-    assert re.fullmatch(r"ebpfmon: load eBPF programs: not permitted: .+\n", done.stderr)
+    assert re.fullmatch(r"ebpfmon: cannot load BPF programs: not permitted.+\n", done.stderr)
     assert done.stdout == ""
 
 

@@ -91,7 +91,7 @@ def test_an_interval_in_which_nothing_happened_has_no_rows(tmp_path: Path, monke
 def test_a_verifier_error_is_told_in_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(AttachError) as caught:
         strange(tmp_path, monkeypatch, "refused", ("sched_process_exec", "read_wildly"))
-    assert str(caught.value).startswith("attach 'exec' for probe 'strange' at 'sched_process_exec': ")
+    assert str(caught.value).startswith("cannot attach 'exec' (probe strange) at 'sched_process_exec': ")
     assert "invalid mem access" in str(caught.value)
     assert "\n" not in str(caught.value)
 
@@ -122,7 +122,7 @@ def test_a_file_that_is_no_object_is_named(tmp_path: Path, monkeypatch: pytest.M
     (tmp_path / "broken" / "__init__.py").touch()
     probe = Probe(name="broken", package="broken", object="broken", charts=())
     monkeypatch.syspath_prepend(tmp_path)
-    with pytest.raises(ObjectError, match=r"find the object of probe 'broken': no '.*broken\.bpf\.o'"):
+    with pytest.raises(ObjectError, match=r"cannot find the object of probe 'broken': no '.*broken\.bpf\.o'"):
         attach.load(probe, Libbpf(), features.detect(), LoadOptions())
     (broken / "broken.bpf.o").write_bytes(b"not an ELF file")
     with pytest.raises(ObjectError, match=r"open '.*broken\.bpf\.o'"):

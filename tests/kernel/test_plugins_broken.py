@@ -56,7 +56,7 @@ BROKEN = {
     ),
     "unverified": (
         PROBES + "return [probe()]",
-        "probe 'unverified' is left out: attach 'exec' for probe 'unverified' at ",
+        "probe 'unverified' is left out: cannot attach 'exec' (probe unverified) at ",
     ),
     "no_field": (
         PROBES + "return [probe('strated')]",
@@ -65,7 +65,7 @@ BROKEN = {
     ),
     "no_object": (
         PROBES + "return [probe()]",
-        "probe 'no_object' is left out: find the object of probe 'no_object': no '",
+        "probe 'no_object' is left out: cannot find the object of probe 'no_object': no '",
     ),
     "no_setup": (
         "def fail(settings): raise KeyError('x')\n" + PROBES + "return [probe(setup=fail)]",
@@ -147,7 +147,7 @@ def test_if_settings_are_strict_a_probe_that_cannot_be_loaded_stops_everything(f
     command = [*EBPFMON, "run", "--for", "60", "--config", str(settings)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (1, "")
-    assert done.stderr.splitlines()[-1].startswith("ebpfmon: attach 'exec' for probe 'unverified'")
+    assert done.stderr.splitlines()[-1].startswith("ebpfmon: cannot attach 'exec' (probe unverified)")
 
 
 def test_check_says_which_probes_do_not_fit_their_objects(folder: Path, tmp_path: Path) -> None:

@@ -104,5 +104,5 @@ def test_an_unknown_user_is_a_wrong_setting(tmp_path: Path) -> None:
     done = subprocess.run(command, capture_output=True, text=True)
     assert (done.returncode, done.stderr.splitlines()[-1]) == (
         2,
-        "ebpfmon: become user 'no-such-user': there is no such user",
+        "ebpfmon: cannot change to user 'no-such-user': there is no such user",
     )

@@ -127,7 +127,7 @@ def test_where_this_python_has_no_bcc_the_systems_python_is_asked(
 @pytest.mark.parametrize(
     ("own", "system", "said"),
     [
-        (NONE, NONE, "BCC is missing: apt install python3-bpfcc ('bcc' on PyPI is an unrelated package)"),
+        (NONE, NONE, "BCC is missing; apt install python3-bpfcc ('bcc' on PyPI is an unrelated package)"),
         ((1, "", "warned\nmain.c:3:5: error: no member\n1 error generated.\nFailed"), NONE,
          "main.c:3:5: error: no member"),
         (NONE, (1, "", "\nFailed to compile BPF module\n"), "Failed to compile BPF module"),
@@ -145,7 +145,7 @@ def test_what_goes_wrong_is_said_in_one_line(
     answer(monkeypatch, own=own, system=system)
     with pytest.raises(KernelError) as caught:
         bcc.compile_source(obj)
-    assert str(caught.value) == f"compile 'p.bcc.c' with BCC: {said}"
+    assert str(caught.value) == f"cannot compile 'p.bcc.c' with BCC: {said}"
 
 
 def test_without_the_kernels_headers_nothing_is_tried_and_the_package_is_named(
@@ -156,7 +156,8 @@ def test_without_the_kernels_headers_nothing_is_tried_and_the_package_is_named(
     with pytest.raises(KernelError) as caught:
         bcc.compile_source(obj)
     assert str(caught.value) == (
-        f"compile 'p.bcc.c' with BCC: the headers of kernel {RELEASE} are missing: apt install linux-headers-{RELEASE} "
+        f"cannot compile 'p.bcc.c' with BCC: the headers of kernel {RELEASE} are missing; "
+        f"apt install linux-headers-{RELEASE} "
         f"(Fedora, RHEL: dnf install kernel-devel-{RELEASE})"
     )
     assert not answers.asked

@@ -81,7 +81,7 @@ def test_what_clang_refuses_ends_with_1_and_leaves_no_object(
     assert cli.main(["bpf", "build", str(source)]) == 1
     err = capfd.readouterr().err
     assert "no member named 'calls'" in err
-    assert err.splitlines()[-1] == f"ebpfmon: compile '{source}' for x86_64: clang failed (1)"
+    assert err.splitlines()[-1] == f"ebpfmon: cannot compile '{source}' for x86_64: clang failed with status 1"
     assert not list(tmp_path.rglob("*.bpf.o"))
 
 
@@ -90,7 +90,7 @@ def test_without_clang_it_says_what_to_install(
 ) -> None:
     monkeypatch.setattr(compiler, "subprocess", type("Nothing", (), {"run": staticmethod(missing)}))
     assert cli.main(["bpf", "build", str(source)]) == 1
-    assert "no clang: apt install clang libbpf-dev linux-libc-dev" in capsys.readouterr().err
+    assert "clang is missing; apt install clang libbpf-dev linux-libc-dev" in capsys.readouterr().err
 
 
 def missing(*_: object, **__: object) -> None:

@@ -153,7 +153,7 @@ def test_without_capabilities_the_daemon_ends_with_1_and_a_line_that_says_what_i
     monkeypatch.setattr(features, "detect", lambda: bare)
     status, out, err = run("run", "--for", "5")
     assert (status, out) == (1, "")
-    assert err.startswith("ebpfmon: load eBPF programs: not permitted: ")
+    assert err.startswith("ebpfmon: cannot load BPF programs: not permitted")
     assert err.count("\n") == 1
 
 

@@ -192,5 +192,5 @@ def test_what_suffices_is_enough(held: tuple[str, ...]) -> None:
 def test_what_is_missing_is_said_in_one_line_with_the_remedy(features: Features, said: str) -> None:
     with pytest.raises(KernelError, match=said) as caught:
         require_permission(features)
-    assert str(caught.value).startswith("load eBPF programs: ")
+    assert str(caught.value).startswith("cannot load BPF programs: ")
     assert "\n" not in str(caught.value)

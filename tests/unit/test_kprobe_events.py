@@ -83,7 +83,7 @@ def test_what_may_not_be_read_is_an_error_with_the_remedy(tracefs: Path, monkeyp
     monkeypatch.setattr(Path, "read_text", denied)
     with pytest.raises(KernelError) as caught:
         entries(tracefs)
-    assert str(caught.value) == f"read '{tracefs}/kprobe_events': Permission denied: run as root (sudo)"
+    assert str(caught.value) == f"cannot read '{tracefs}/kprobe_events': Permission denied; run as root (sudo)"
 
 
 def test_a_removal_is_appended(tracefs: Path) -> None:
@@ -94,7 +94,7 @@ def test_a_removal_is_appended(tracefs: Path) -> None:
 @pytest.mark.usefixtures("busy")
 def test_one_that_is_in_use_is_an_error_and_one_that_is_gone_is_not(tracefs: Path) -> None:
     remove(tracefs, LEFT[1])
-    with pytest.raises(KernelError, match=r"^remove 'kprobes/p_netdata_vfs_read_1234' from '.*': in use$"):
+    with pytest.raises(KernelError, match=r"^cannot remove 'kprobes/p_netdata_vfs_read_1234' from '.*': it is in use$"):
         remove(tracefs, LEFT[0])
 
 
@@ -125,7 +125,8 @@ def test_reset_goes_on_after_what_it_cannot_remove_and_ends_with_1(
     assert cli.main(["reset"]) == 1
     out, err = capsys.readouterr()
     assert out.splitlines() == [*SHOWN, *(f"removed {entry}" for entry in LEFT[1:])]
-    assert err == f"ebpfmon: remove 'kprobes/p_netdata_vfs_read_1234' from '{tracefs}/kprobe_events': in use\n"
+    path = f"{tracefs}/kprobe_events"
+    assert err == f"ebpfmon: cannot remove 'kprobes/p_netdata_vfs_read_1234' from '{path}': it is in use\n"
 
 
 @pytest.mark.parametrize(

@@ -133,7 +133,7 @@ def test_a_refusal_is_said_with_the_function_and_the_kernels_answer(tracefs: Fak
     with kretprobes_in(tracefs) as made:
         with pytest.raises(AttachError) as caught:
             made.attach("no_such", 33)
-        assert str(caught.value) == f"make a kretprobe of 'no_such': {os.strerror(code)}"
+        assert str(caught.value) == f"cannot attach a kretprobe to 'no_such': {os.strerror(code)}"
         assert caught.value.errno == code
 
 

@@ -79,7 +79,7 @@ SECTIONS = {"f_fexit": "fexit/f", "f_kprobe": "kprobe/f"}
         (("g",), "", SECTIONS, "event 'e': its object has no program 'g': it has f_fexit, f_kprobe"),
         (("g",), "", {}, "event 'e': its object has no program 'g': it has none"),
         ((), "", SECTIONS, "event 'e': a candidate names no program"),
-        (("f_fexit",), "", SECTIONS, "no event names program 'f_kprobe' of its object: add it to Probe.events"),
+        (("f_fexit",), "", SECTIONS, "no event names program 'f_kprobe' of its object; add it to Probe.events"),
         (("f_fexit",), "counts_e", SECTIONS, "event 'e': its object has no rodata setting 'counts_e'"),
         (("f_fexit", "f_kprobe"), "", SECTIONS,
          "event 'e': programs f_fexit, f_kprobe of one candidate have several attach methods: trampoline, kprobe"),

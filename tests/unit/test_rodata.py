@@ -14,7 +14,7 @@ from tests.unit.test_plan import NO_KPROBES, PREEMPTS_TRAMPOLINES, plan_of, try_
 def test_an_object_of_other_headers_is_to_be_compiled_again() -> None:
     older = replace(SPEC, settings={name: at for name, at in SPEC.settings.items() if name != "cfg_cache"})
     with pytest.raises(
-        ObjectError, match=r"^probe 'p': its object was compiled with other BPF headers than this ebpfmon's: compile it"
+        ObjectError, match=r"^probe 'p': its object was compiled with other BPF headers than this ebpfmon's; compile it"
     ):
         try_load(plan_of(spec=older))
 

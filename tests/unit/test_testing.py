@@ -135,12 +135,12 @@ def test_a_sink_gets_what_it_is_sent_and_a_slow_one_is_ended_as_by_the_daemon() 
 def test_without_permission_the_fixture_skips_with_the_reason(
     pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("ebpfmon.testing.fixtures.skip_reason", lambda: "load eBPF programs: not permitted")
+    monkeypatch.setattr("ebpfmon.testing.fixtures.skip_reason", lambda: "cannot load BPF programs: not permitted")
     pytester.makeconftest('pytest_plugins = ["ebpfmon.testing.fixtures"]')
     pytester.makepyfile("def test_it(counting): assert False\ndef test_clock(fake_clock): fake_clock.advance(1)")
     done = pytester.runpytest_inprocess("-rs")
     done.assert_outcomes(skipped=1, passed=1)
-    done.stdout.fnmatch_lines("*load eBPF programs: not permitted*")
+    done.stdout.fnmatch_lines("*cannot load BPF programs: not permitted*")
 
 
 class FakeLoaded(ExitStack):
@@ -178,7 +178,7 @@ def test_a_table_that_has_to_be_named_is_told_with_the_names_to_choose_from() ->
 def test_skip_reason_says_why_no_probe_can_be_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
     bare = replace(features.detect(), capabilities=())
     monkeypatch.setattr(features, "detect", lambda: bare)
-    assert skip_reason().startswith("load eBPF programs: not permitted: ")
+    assert skip_reason().startswith("cannot load BPF programs: not permitted")
     monkeypatch.setattr(features, "require_permission", lambda found: None)
     assert skip_reason() == ""
 
