@@ -57,7 +57,7 @@ def main() -> None:
         try:
             run()
         except Exception as error:
-            result.skipped[name] = str(error).rpartition(": ")[2]
+            result.skipped[name] = str(error)
         # Write after each step, so that a run that is cut short has a result.
         Path(sys.argv[1]).write_bytes(msgspec.json.encode(result))
 

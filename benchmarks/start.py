@@ -23,8 +23,8 @@ from benchmarks.result import Cell, Result, Table, Target
 METHOD = (
     "`ebpfmon run` starts with its default settings. The time to the first harvest is the time to the first line "
     "of output, minus the wait for the whole second at which the harvest is due. Memory is measured some seconds "
-    "later, for the log sink only and for all sinks: JSON in a file, Netdata's protocol on a socket, StatsD to a "
-    "port that nobody reads, and an HTTP server."
+    "later, for the log sink only and for all sinks: JSON on standard output, Netdata's protocol on a socket, "
+    "StatsD to a port that nobody reads, and an HTTP server."
 )
 _DESTINATIONS = 65_536
 ALL_SINKS = """
