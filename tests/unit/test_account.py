@@ -87,14 +87,14 @@ def test_two_accounts_share_no_totals() -> None:
     assert after(other, [{"reads": 1}]) == [[(1, 1)]]
 
 
-def test_what_was_handed_out_stays_as_it_was() -> None:
+def test_returned_charts_do_not_change_later() -> None:
     of = account(chart(READ))
     (first,) = of.account(counted({"reads": 4}), NOW)
     of.account(counted({"reads": 1}), NOW)
     assert numbers(first) == [(4, 4)]
 
 
-def test_a_gauge_is_what_began_less_what_ended_since_the_load_and_has_no_total() -> None:
+def test_a_gauge_is_plus_less_minus_since_the_load_and_has_no_total() -> None:
     of = account(chart(ZOMBIES, kind=Kind.GAUGE), chart(READ))
     gauge, counter = of.account(
         counted({"exits": 1, "releases": 2, "reads": 5}, {"exits": 70, "releases": 60, "reads": 9}), NOW
@@ -102,7 +102,7 @@ def test_a_gauge_is_what_began_less_what_ended_since_the_load_and_has_no_total()
     assert (numbers(gauge), numbers(counter)) == ([(10, 0)], [(5, 5)])
 
 
-def test_totals_begin_with_the_first_interval() -> None:
+def test_totals_start_with_the_first_interval() -> None:
     of = account(chart(READ))
     for n in range(3):
         (data,) = of.account(counted({"reads": n}), TimeInterval(1000.0 + n, 0.5))
@@ -115,7 +115,7 @@ def test_the_index_is_the_same_object_in_every_interval_and_for_all_charts() -> 
     assert len({id(index) for index in found}) == 1
 
 
-def test_a_histogram_has_the_amounts_of_its_buckets_and_their_sum() -> None:
+def test_a_histogram_has_the_count_of_each_bucket_and_the_sum() -> None:
     buckets = Buckets(field="x", bounds=(1, 2), units="ms", sum="some_ns", sum_units="ns")
     of = Chart(id="x.y", title="", units="", family="f", priority=1, table="t", buckets=buckets)
     counters = ("x_0", "x_1", "x_2", "some_ns")
@@ -130,7 +130,7 @@ def test_a_histogram_has_the_amounts_of_its_buckets_and_their_sum() -> None:
 
 
 @given(st.lists(st.tuples(FIELDS, FIELDS), min_size=2), st.data())
-def test_an_interval_in_which_nothing_happened_has_zeros_whatever_came_before(
+def test_an_idle_interval_has_zeros_whatever_came_before(
     intervals: list[tuple[dict[str, int], dict[str, int]]], data: st.DataObject
 ) -> None:
     """Such an interval may hand out the charts of the one before it; but other sources may have other gauges."""

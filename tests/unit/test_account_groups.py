@@ -82,7 +82,7 @@ def totals(data: ChartData) -> dict[str, int]:
         st.tuples(ROWS, st.integers(0, 100), st.sampled_from([1.0, 60.0, 301.0])), min_size=1, max_size=8
     ),
 )  # fmt: skip
-def test_series_add_up_to_the_system_and_totals_go_on_or_begin_anew_with_their_start(
+def test_series_add_up_to_the_total_and_restart_only_with_a_new_start(
     maximum: int, intervals: list[tuple[list[Row], int, float]]
 ) -> None:
     groups = Groups(*CHARTS, maximum=maximum)
@@ -114,7 +114,7 @@ def test_series_add_up_to_the_system_and_totals_go_on_or_begin_anew_with_their_s
                 running[key] = (series.start_s, total)
 
 
-def test_each_group_has_what_its_rows_did() -> None:
+def test_each_group_has_the_counts_of_its_rows() -> None:
     calls, size = Groups(*CHARTS).account(t=table([(2, 3, 100), (3, 5, 0), (2, 4, 11), (0, 1, 1)], overflow=7))
     assert deltas(calls) == {"group 2": 7, "group 3": 5, "other": 1, "overflow": 7}
     assert deltas(size) == {"group 2": 111, "group 3": 0, "other": 1, "overflow": 14}
@@ -122,7 +122,7 @@ def test_each_group_has_what_its_rows_did() -> None:
 
 
 @given(ROWS, st.integers(0, 100))
-def test_a_group_has_the_sum_of_its_rows_whatever_their_order(rows: list[Row], overflow: int) -> None:
+def test_a_group_has_the_sum_of_its_rows_in_any_order(rows: list[Row], overflow: int) -> None:
     calls, size = Groups(*CHARTS).account(t=table(rows, overflow))
     for data, column, extra in ((calls, 1, overflow), (size, 2, 2 * overflow)):
         found = deltas(data)
@@ -134,7 +134,7 @@ def test_a_group_has_the_sum_of_its_rows_whatever_their_order(rows: list[Row], o
             assert delta == of_rows + (extra if name == "overflow" else 0), name
 
 
-def test_a_dimension_is_the_sum_of_its_fields_less_those_that_it_takes_off() -> None:
+def test_a_dimension_is_the_sum_of_plus_less_the_sum_of_minus() -> None:
     (data,) = Groups(DIFFERENCE).account(t=table([(2, 3, 100), (3, 5, 1), (2, 1, 0)]))
     assert deltas(data) == {"group 2": 96, "group 3": -4, "other": 0, "overflow": 0}
     assert data.chart is DIFFERENCE
@@ -151,14 +151,14 @@ def test_several_dimensions_are_columns_of_one_series() -> None:
     }  # fmt: skip
 
 
-def test_which_groups_are_selected_depends_on_all_tables_and_is_the_same_in_all() -> None:
+def test_groups_are_selected_by_all_tables_together_and_are_the_same_in_all() -> None:
     groups = Groups(CHARTS[0], chart("some_bytes", "u"), maximum=1)
     t, u = groups.account(t=table([(2, 5, 1), (3, 4, 1)]), u=table([(3, 4, 6), (2, 1, 1)], overflow=3))
     assert deltas(t) == {"group 3": 4, "other": 5, "overflow": 0}
     assert deltas(u) == {"group 3": 6, "other": 1, "overflow": 6}
 
 
-def test_a_table_that_could_not_be_read_has_no_charts_and_loses_nothing() -> None:
+def test_a_table_that_cannot_be_read_has_no_charts_and_keeps_its_totals() -> None:
     groups = Groups(CHARTS[0], chart("some_bytes", "u"))
     assert [d.chart.id for d in groups.account(t=table([(2, 5, 1)]), u=table([(2, 1, 7)]))] == [
         "apps.calls", "apps.some_bytes",
@@ -170,7 +170,7 @@ def test_a_table_that_could_not_be_read_has_no_charts_and_loses_nothing() -> Non
     assert (totals(calls)["group 2"], totals(size)["group 2"]) == (6, 7)
 
 
-def test_a_group_that_has_a_series_keeps_it_when_it_is_idle() -> None:
+def test_an_idle_group_keeps_its_series() -> None:
     groups = Groups(*CHARTS)
     for rows in ([(2, 3, 0)], [(3, 5, 0)]):
         calls, _ = groups.account(t=table(rows))
@@ -178,12 +178,12 @@ def test_a_group_that_has_a_series_keeps_it_when_it_is_idle() -> None:
     assert list(totals(calls).values()) == [3, 5, 0, 0]
 
 
-def test_the_busiest_have_series_if_there_are_too_many() -> None:
+def test_the_busiest_groups_have_series_if_there_are_too_many() -> None:
     calls, _ = Groups(*CHARTS, maximum=2).account(t=table([(2, 1, 1 << 40), (3, 100, 0), (4, 50, 0)]))
     assert deltas(calls) == {"group 3": 100, "group 4": 50, "other": 1, "overflow": 0}
 
 
-def test_groups_that_are_about_as_active_do_not_change_places() -> None:
+def test_similarly_active_groups_do_not_replace_each_other() -> None:
     groups, random = Groups(*CHARTS, maximum=5, names={n: str(n) for n in range(1, 21)}), np.random.default_rng(7)
     first = None
     for _ in range(300):
@@ -192,7 +192,7 @@ def test_groups_that_are_about_as_active_do_not_change_places() -> None:
         assert (found, len(found)) == (first, 5)
 
 
-def test_what_has_become_twice_as_active_takes_the_place_of_the_least_active() -> None:
+def test_a_group_that_becomes_twice_as_active_replaces_the_least_active() -> None:
     groups = Groups(*CHARTS, maximum=2)
     for _ in range(100):
         found = groups.deltas((2, 100, 0), (3, 50, 0), (4, 40, 0))
@@ -202,7 +202,7 @@ def test_what_has_become_twice_as_active_takes_the_place_of_the_least_active() -
     assert list(found) == ["group 2", "group 4"]
 
 
-def test_twice_as_active_is_more_than_twice() -> None:
+def test_a_group_must_be_more_than_twice_as_active_to_replace_another() -> None:
     groups = Groups(*CHARTS, maximum=1)
     groups.deltas((2, 10, 0), elapsed_s=1e9)
     for calls, selected in ((20, "group 2"), (21, "group 3")):
@@ -210,7 +210,7 @@ def test_twice_as_active_is_more_than_twice() -> None:
 
 
 @pytest.mark.parametrize("elapsed_s", [0.5, 1.0, 20.0])
-def test_what_a_group_did_counts_half_after_a_minute_however_long_the_intervals(elapsed_s: float) -> None:
+def test_activity_halves_each_minute_at_any_interval_length(elapsed_s: float) -> None:
     groups = Groups(*CHARTS, maximum=1)
     groups.deltas((2, 1000, 0), elapsed_s=elapsed_s)
     for _ in range(round(60 / elapsed_s) - 1):
@@ -219,13 +219,13 @@ def test_what_a_group_did_counts_half_after_a_minute_however_long_the_intervals(
     assert list(groups.deltas((3, round(20 + elapsed_s * 20), 0), elapsed_s=elapsed_s)) == ["group 3"]
 
 
-def test_neither_who_belongs_to_no_group_nor_who_does_nothing_has_a_series() -> None:
+def test_rows_without_a_group_and_idle_groups_have_no_series() -> None:
     groups = Groups(*CHARTS)
     assert groups.deltas((RowGroups.OTHER, 50, 0), (1, 0, 5), (3, 1, 0)) == {"group 3": 1}
     assert groups.deltas((RowGroups.OTHER, 50, 0), (5, 7, 0)) == {"group 3": 0, "group 5": 7}, "more groups may come"
 
 
-def test_groups_that_are_called_like_the_rest_are_items() -> None:
+def test_groups_named_other_or_overflow_are_items() -> None:
     groups = Groups(*CHARTS, names={1: "other", 2: "overflow"})
     (calls, _) = groups.account(t=table([(1, 3, 0), (2, 5, 0), (0, 7, 0)], overflow=11))
     assert amounts(calls) == {
@@ -233,7 +233,7 @@ def test_groups_that_are_called_like_the_rest_are_items() -> None:
     }  # fmt: skip
 
 
-def test_a_group_that_is_idle_for_five_minutes_leaves_and_returns_with_its_total_and_start() -> None:
+def test_a_group_expires_after_five_idle_minutes_and_returns_with_its_total_and_start() -> None:
     groups = Groups(*CHARTS)
     groups.deltas((1, 5, 0), (2, 1, 0))
     for _ in range(299):
@@ -244,7 +244,7 @@ def test_a_group_that_is_idle_for_five_minutes_leaves_and_returns_with_its_total
     assert calls.index.starts_s == (0.0, 0.0, 0.0, 0.0)
 
 
-def test_a_name_that_is_known_no_more_elsewhere_is_still_that_of_its_series() -> None:
+def test_a_series_keeps_its_name_after_attribution_has_forgotten_it() -> None:
     groups = Groups(*CHARTS)
     groups.deltas((1, 5, 0))
     groups.names = {2: "two"}
@@ -253,7 +253,7 @@ def test_a_name_that_is_known_no_more_elsewhere_is_still_that_of_its_series() ->
     assert groups.deltas() == {"group 1": 0, "two": 0}
 
 
-def test_the_index_is_the_same_object_until_a_series_comes_or_goes() -> None:
+def test_the_index_is_the_same_object_until_the_series_change() -> None:
     groups = Groups(*CHARTS)
     rows = [[(1, 5, 0)], [(1, 7, 0)], [], [], [(1, 1, 0), (2, 1, 0)], [(2, 1, 0)]]
     indexes = [data.index for each in rows for data in groups.account(t=table(each))]
@@ -265,7 +265,7 @@ def test_the_index_is_the_same_object_until_a_series_comes_or_goes() -> None:
 GAUGE = chart("under_way", kind=Kind.GAUGE, dimension=Dimension.value("calls", minus=("some_bytes",)))
 
 
-def test_a_gauge_by_grouping_is_what_began_less_what_ended_and_stays_if_nothing_happens() -> None:
+def test_a_grouped_gauge_is_plus_less_minus_and_stays_while_idle() -> None:
     """Here a call begins what a byte ends."""
     groups = Groups(GAUGE, CHARTS[0])
     assert groups.deltas((1, 5, 2), (2, 1, 1), (0, 4, 1)) == {"group 1": 3, "group 2": 0}
@@ -279,7 +279,7 @@ def test_a_gauge_by_grouping_is_what_began_less_what_ended_and_stays_if_nothing_
     assert groups.deltas((1, 0, 3)) == {"group 1": 0, "group 2": 4}
 
 
-def test_a_hidden_group_comes_back_by_its_gauge_though_its_name_is_known_no_more_elsewhere() -> None:
+def test_a_hidden_group_with_a_gauge_returns_after_attribution_has_forgotten_its_name() -> None:
     groups = Groups(GAUGE, CHARTS[0], maximum=1)
     groups.deltas((1, 5, 0), (2, 100, 100))
     assert groups.deltas((2, 10, 10)) == {"group 2": 0}
@@ -289,7 +289,7 @@ def test_a_hidden_group_comes_back_by_its_gauge_though_its_name_is_known_no_more
     assert found == {"group 1": 5}
 
 
-def test_a_group_whose_gauge_is_below_zero_keeps_its_name() -> None:
+def test_a_group_with_a_negative_gauge_keeps_its_name() -> None:
     groups = Groups(GAUGE, CHARTS[0])
     groups.deltas()
     groups.deltas((1, 0, 1))
@@ -301,9 +301,7 @@ def test_a_group_whose_gauge_is_below_zero_keeps_its_name() -> None:
 
 
 @given(st.integers(0, 3), st.lists(st.tuples(ROWS, st.integers(0, 9)), max_size=8))
-def test_gauges_by_grouping_add_up_to_all_that_is_under_way(
-    maximum: int, intervals: list[tuple[list[Row], int]]
-) -> None:
+def test_grouped_gauges_add_up_to_the_total_gauge(maximum: int, intervals: list[tuple[list[Row], int]]) -> None:
     groups, truth, overflowed = Groups(GAUGE, *CHARTS, maximum=maximum), Counter[str](), 0
     for rows, overflow in intervals:
         for group, began, ended in rows:

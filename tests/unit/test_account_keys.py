@@ -120,7 +120,7 @@ def account(of: Each, rows: Sequence[Row] = (), elapsed_s: float = 1.0, overflow
     return of.account(interval(rows, overflow), elapsed_s)[0]
 
 
-def test_each_key_has_what_its_rows_did_whatever_the_process_and_the_rest_is_in_other() -> None:
+def test_each_key_has_the_sum_over_processes_and_other_has_the_rest() -> None:
     calls, size = Each((CALLS, BYTES), Addresses(2)).account(
         interval([(1, 3, 100), (2, 1, 1), (3, 5, 7), (1, 4, 11)], overflow=20)
     )
@@ -128,7 +128,7 @@ def test_each_key_has_what_its_rows_did_whatever_the_process_and_the_rest_is_in_
     assert deltas(size) == {"1_in": 111, "1_net": 104, "3_in": 7, "3_net": 2, "other_in": 41, "other_net": 20}
 
 
-def test_every_chart_has_the_same_series_of_every_key_and_of_other() -> None:
+def test_all_charts_of_a_table_have_the_same_series() -> None:
     calls, size = Each((CALLS, BYTES), Addresses()).account(interval([(1, 3, 100)]))
     assert (calls.chart, size.chart) == (CALLS, BYTES)
     assert calls.index is size.index
@@ -138,7 +138,7 @@ def test_every_chart_has_the_same_series_of_every_key_and_of_other() -> None:
     assert [list(s.deltas) for s in size.series()] == [[100, 97], [0, 0]]
 
 
-def test_totals_are_the_sums_of_the_deltas_and_who_is_idle_keeps_its_series_and_its_place() -> None:
+def test_totals_are_sums_of_deltas_and_idle_keys_keep_their_position() -> None:
     each = Each((CALLS,), Addresses())
     account(each, [(2, 5, 0)], overflow=1)
     account(each, [(1, 900, 0)], overflow=2)
@@ -147,12 +147,12 @@ def test_totals_are_the_sums_of_the_deltas_and_who_is_idle_keeps_its_series_and_
     assert totals(data) == {"2": 5, "1": 906, "other": 6}
 
 
-def test_keys_that_come_together_stand_in_the_order_of_their_activity() -> None:
+def test_keys_that_appear_together_are_ordered_by_activity() -> None:
     rows = [(1, 5, 0), (2, 7, 0), (3, 0, 6), (4, 9, 9)]
     assert list(deltas(account(Each((CALLS,), Addresses(9)), rows))) == ["4", "2", "3", "1", "other"]
 
 
-def test_keys_are_told_apart_by_every_field_to_the_highest_bit() -> None:
+def test_keys_that_differ_in_any_bit_of_any_field_are_different() -> None:
     top = 1 << 63
     keys = [(1, 0, 0), (1 | top, 0, 0), (1, 1 << 15, 0), (1 | top, 1 << 15, 0), (1, 0, -1), (1 << 32, 0, 0), (1, 0, 1)]
     rows = np.array([(n, n, port, zone, address, 1 << n, 0) for n, (address, port, zone) in enumerate(keys)], ROW)
@@ -163,7 +163,7 @@ def test_keys_are_told_apart_by_every_field_to_the_highest_bit() -> None:
     }  # fmt: skip
 
 
-def test_nothing_at_all_is_other_at_nothing() -> None:
+def test_an_empty_table_has_only_other_with_zeros() -> None:
     keys = Addresses()
     each = Each((CALLS, BYTES), keys)
     for _ in range(3):
@@ -175,7 +175,7 @@ def test_nothing_at_all_is_other_at_nothing() -> None:
     assert (deltas(calls), totals(calls)) == ({"other": 0}, {"other": 5})
 
 
-def test_keys_that_did_nothing_for_long_leave_and_cost_nothing_any_more() -> None:
+def test_keys_idle_for_long_expire_and_are_not_named_again() -> None:
     keys = Addresses(1)
     each = Each((CALLS,), keys)
     account(each, [(1, 500, 0), (2, 400, 0)])
@@ -186,7 +186,7 @@ def test_keys_that_did_nothing_for_long_leave_and_cost_nothing_any_more() -> Non
     assert deltas(account(each, [(1, 1, 0), (2, 2, 0)])) == {"2": 2, "other": 1}, "what they did no longer counts"
 
 
-def test_what_found_no_row_is_in_other() -> None:
+def test_overflow_is_part_of_other() -> None:
     each = Each((CALLS, BYTES), Addresses())
     each.account(interval(overflow=5))
     calls, size = each.account(interval(overflow=6))
@@ -194,31 +194,31 @@ def test_what_found_no_row_is_in_other() -> None:
     assert (deltas(size), totals(size)) == ({"other_in": 12, "other_net": 6}, {"other_in": 22, "other_net": 11})
 
 
-def test_a_key_that_counts_nothing_has_no_series() -> None:
+def test_a_key_without_counts_has_no_series() -> None:
     assert deltas(account(Each((CALLS,), Addresses()), [(1, 0, 0), (2, 1, 0)])) == {"2": 1, "other": 0}
 
 
-def test_rows_that_are_not_wanted_are_nowhere() -> None:
+def test_excluded_rows_are_not_counted_anywhere() -> None:
     each = Each((CALLS,), Addresses(1, drops=True))
     assert deltas(account(each, [(UNWANTED, 100, 0), (1, 2, 0), (2, 1, 0)], overflow=4)) == {"1": 2, "other": 5}
     data = account(each, [(UNWANTED, 100, 0)], overflow=4)
     assert (deltas(data), totals(data)) == ({"1": 0, "other": 4}, {"1": 2, "other": 9})
 
 
-def test_of_one_that_may_have_a_series_it_is_the_busiest() -> None:
+def test_with_room_for_one_series_the_busiest_key_has_it() -> None:
     each = Each((CALLS,), Addresses(1))
     assert deltas(account(each, [(n, n, 0) for n in range(1, 100)])) == {"99": 99, "other": 98 * 99 // 2}
     assert deltas(account(each, [(50, 100, 0)])) == {"99": 0, "other": 100}, "50 + 100 is not twice 99"
     assert deltas(account(each, [(50, 100, 0)])) == {"50": 100, "other": 0}, "what it did before is remembered"
 
 
-def test_if_none_may_have_a_series_all_is_other() -> None:
+def test_without_room_for_series_everything_is_in_other() -> None:
     each = Each((CALLS,), Addresses(0))
     for _ in range(2):
         assert deltas(account(each, [(1, 2, 0), (2, 3, 0)])) == {"other": 5}
 
 
-def test_a_key_that_did_nothing_for_five_minutes_leaves_and_returns_with_its_total_and_start() -> None:
+def test_a_key_expires_after_five_idle_minutes_and_returns_with_its_total_and_start() -> None:
     each = Each((CALLS,), Addresses())
     account(each, [(1, 5, 0), (2, 4, 0)])
     for _ in range(299):
@@ -229,7 +229,7 @@ def test_a_key_that_did_nothing_for_five_minutes_leaves_and_returns_with_its_tot
     assert starts(data) == {"2": 0.0, "1": 0.0, "3": 301.0, "other": 0.0}
 
 
-def test_a_key_that_was_forgotten_returns_with_a_new_start_and_no_total() -> None:
+def test_a_forgotten_key_returns_with_a_new_start_and_total() -> None:
     each = Each((CALLS,), Addresses(1))  # 2 hidden ones are remembered
     account(each, [(1, 5, 0)])
     assert totals(account(each, [(2, 90, 0), (3, 60, 0), (4, 50, 0)], 299.0)) == {"2": 90, "other": 110}
@@ -238,7 +238,7 @@ def test_a_key_that_was_forgotten_returns_with_a_new_start_and_no_total() -> Non
     assert (totals(data)["1"], starts(data)["1"]) == (7000, 601.0)
 
 
-def test_a_key_that_gives_its_place_to_another_keeps_its_total_while_it_is_hidden() -> None:
+def test_a_replaced_key_keeps_its_total_while_it_is_hidden() -> None:
     each = Each((CALLS,), Addresses(1))
     account(each, [(1, 5, 0)], 10.0)
     assert totals(account(each, [(1, 1, 0), (2, 1000, 0)], 10.0)) == {"2": 1000, "other": 1}
@@ -247,7 +247,7 @@ def test_a_key_that_gives_its_place_to_another_keeps_its_total_while_it_is_hidde
     assert starts(data) == {"1": 0.0, "other": 0.0}
 
 
-def test_a_key_that_did_something_within_five_minutes_stays() -> None:
+def test_a_key_that_was_active_within_five_minutes_stays() -> None:
     each = Each((CALLS,), Addresses())
     account(each, [(1, 5, 0)])
     for rows in ([], [(1, 1, 0)], []):
@@ -255,14 +255,14 @@ def test_a_key_that_did_something_within_five_minutes_stays() -> None:
     assert totals(data) == {"1": 6, "other": 0}
 
 
-def test_the_place_of_one_that_leaves_is_for_one_that_does_something() -> None:
+def test_an_expired_key_makes_room_for_an_active_one() -> None:
     each = Each((CALLS,), Addresses(1))
     account(each, [(1, 500, 0), (2, 400, 0), (3, 1, 0)])
     assert deltas(account(each, [], 301.0)) == {"other": 0}, "2 was busy, but is not now"
     assert deltas(account(each, [(3, 1, 0)])) == {"3": 1, "other": 0}
 
 
-def test_who_is_more_than_twice_as_busy_takes_the_place_of_the_least_busy() -> None:
+def test_a_key_more_than_twice_as_busy_replaces_the_least_busy() -> None:
     each = Each((CALLS,), Addresses(2))
     account(each, [(1, 100, 0), (2, 50, 0)], 1e9)
     assert deltas(account(each, [(1, 40, 0), (2, 10, 0), (3, 20, 0)], 1e9)) == {"1": 40, "2": 10, "other": 20}
@@ -271,7 +271,7 @@ def test_who_is_more_than_twice_as_busy_takes_the_place_of_the_least_busy() -> N
     assert totals(data) == {"2": 100, "3": 21, "other": 30}, "what 3 did when it was hidden was of `other`"
 
 
-def test_several_change_places_at_once_the_busiest_with_the_least_busy() -> None:
+def test_several_keys_can_be_replaced_at_once() -> None:
     each = Each((CALLS,), Addresses(4))
     account(each, [(1, 10, 0), (2, 11, 0), (3, 50, 0)])
     rows = [(1, 10, 0), (2, 10, 0), (3, 10, 0), (4, 500, 0), (5, 200, 0), (6, 100, 0), (7, 90, 0)]
@@ -279,7 +279,7 @@ def test_several_change_places_at_once_the_busiest_with_the_least_busy() -> None
     assert list(deltas(account(each, rows))) == ["3", "4", "5", "6", "other"]
 
 
-def test_keys_that_are_about_as_busy_do_not_change_places() -> None:
+def test_similarly_busy_keys_do_not_replace_each_other() -> None:
     each, random = Each((CALLS,), Addresses(5)), np.random.default_rng(7)
     first = None
     for _ in range(300):
@@ -289,7 +289,7 @@ def test_keys_that_are_about_as_busy_do_not_change_places() -> None:
         assert (shown, len(shown)) == (first, 6)
 
 
-def test_two_equals_that_take_turns_do_not_change_places() -> None:
+def test_two_equally_busy_keys_that_alternate_do_not_replace_each_other() -> None:
     each = Each((CALLS,), Addresses(1))
     account(each, [(1, 500, 0), (2, 499, 0)])
     for second in range(300):
@@ -298,9 +298,7 @@ def test_two_equals_that_take_turns_do_not_change_places() -> None:
 
 @pytest.mark.parametrize("elapsed_s", [0.5, 1.0, 20.0])
 @pytest.mark.parametrize(("calls", "shown"), [(10**9, "1"), (10**9 + 10**4, "2")])
-def test_what_a_key_did_counts_half_after_a_minute_however_long_the_intervals(
-    elapsed_s: float, calls: int, shown: str
-) -> None:
+def test_activity_halves_each_minute_at_any_interval_length(elapsed_s: float, calls: int, shown: str) -> None:
     each = Each((CALLS,), Addresses(1))
     account(each, [(1, 10**9, 0)])
     for _ in range(round(60 / elapsed_s) - 1):
@@ -308,7 +306,7 @@ def test_what_a_key_did_counts_half_after_a_minute_however_long_the_intervals(
     assert list(deltas(account(each, [(1, 1, 0), (2, calls, 0)], elapsed_s))) == [shown, "other"]
 
 
-def test_of_the_hidden_keys_only_the_busiest_are_remembered() -> None:
+def test_only_the_busiest_hidden_keys_are_remembered() -> None:
     rows = [(1, 1000, 0), (2, 900, 0), (3, 899, 0), (4, 898, 0)]
     for busy, shown in ((3, "3"), (4, "1")):
         each = Each((CALLS,), Addresses(1))
@@ -316,7 +314,7 @@ def test_of_the_hidden_keys_only_the_busiest_are_remembered() -> None:
         assert list(deltas(account(each, [(busy, 1150, 0)]))) == [shown, "other"]
 
 
-def test_names_are_asked_for_once_with_a_row_of_each_key_that_has_a_series() -> None:
+def test_names_are_requested_once_with_one_row_per_series() -> None:
     keys = Addresses(2)
     each = Each((CALLS, BYTES), keys)
     each.account(interval([(n, 10 * n, n) for n in range(50)]))
@@ -326,7 +324,7 @@ def test_names_are_asked_for_once_with_a_row_of_each_key_that_has_a_series() -> 
         assert (rows["address"].tolist(), rows["tgid"].tolist()) == ([49, 48], [49, 48]), "the first that were seen"
 
 
-def test_a_key_that_was_hidden_is_named_by_its_own_row() -> None:
+def test_a_formerly_hidden_key_is_named_by_its_own_row() -> None:
     keys = Addresses(1)
     each = Each((CALLS,), keys)
     account(each, [(1, 10, 0), (2, 9, 0)])
@@ -349,7 +347,7 @@ def test_the_index_is_the_same_object_until_a_name_changes(then: list[Row]) -> N
     assert totals(size) == {"1_in": 1 + 4 * len(then), "1_net": -2 - 8 * len(then), "other_in": 0, "other_net": 0}
 
 
-def test_a_key_that_is_called_other_is_an_item() -> None:
+def test_a_key_named_other_is_an_item() -> None:
     class Always(Addresses):
         def values(self, rows: Rows) -> Sequence[tuple[str, ...]]:
             return [("other",)] * len(rows)
@@ -359,7 +357,7 @@ def test_a_key_that_is_called_other_is_an_item() -> None:
     assert found == [(("other",), Role.ITEM, (3,)), (("other",), Role.OTHER, (5,))]
 
 
-def test_the_totals_go_on_under_labels_of_the_same_series() -> None:
+def test_totals_continue_under_new_labels_that_define_the_same_series() -> None:
     of = Each((CALLS,), Addresses())
     account(of, [(1, 5, 0), (UNWANTED, 7, 0)], overflow=2)
     again = Addresses(suffix="!", drops=False)
@@ -372,7 +370,7 @@ def test_the_totals_go_on_under_labels_of_the_same_series() -> None:
     assert totals(account(of)) == totals(found)
 
 
-def test_other_has_the_label_values_that_its_source_says() -> None:
+def test_other_has_the_label_values_given_by_its_source() -> None:
     of = replace(CALLS, labels=("port", "protocol"))
     for other, expected in (((), ("other", "other")), (("rest", "ALL"), ("rest", "ALL"))):
         source = Addresses(labels=("port", "protocol"), other=other)
@@ -381,7 +379,7 @@ def test_other_has_the_label_values_that_its_source_says() -> None:
 
 
 @pytest.mark.parametrize("differing", FIELDS)
-def test_keys_whose_hashes_collide_are_told_apart_with_other_multipliers(
+def test_keys_with_colliding_hashes_are_separated_by_new_multipliers(
     differing: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     drawn: list[np.ndarray] = []
@@ -401,7 +399,7 @@ def test_keys_whose_hashes_collide_are_told_apart_with_other_multipliers(
     assert len(drawn) == 4, "until they do, and no more"
 
 
-def test_as_many_rows_as_a_table_holds_are_summed_by_key() -> None:
+def test_a_full_table_is_summed_by_key() -> None:
     rows = np.zeros(65536, ROW)
     rows["address"] = np.random.default_rng(3).permutation(65536) % 1000
     rows["calls"] = rows["address"] + 1
@@ -429,7 +427,7 @@ def net_of(row: Row) -> int:
 
 
 @given(st.integers(0, 6), st.booleans(), INTERVALS)
-def test_whatever_is_selected_it_is_right_adds_up_and_its_totals_go_on_or_begin_anew(
+def test_series_are_exact_add_up_and_restart_only_with_a_new_start(
     maximum: int, drops: bool, intervals: list[tuple[list[Row], int, float]]
 ) -> None:
     each = Each((CALLS, BYTES), Addresses(maximum, drops=drops))
@@ -464,7 +462,7 @@ def test_whatever_is_selected_it_is_right_adds_up_and_its_totals_go_on_or_begin_
 
 
 @given(st.integers(1, 6), ROWS)
-def test_at_first_the_busiest_have_series_as_many_as_there_is_room_for(maximum: int, rows: list[Row]) -> None:
+def test_at_first_the_busiest_keys_fill_all_room(maximum: int, rows: list[Row]) -> None:
     activity: Counter[str] = Counter()
     for address, calls, size in rows:
         activity[str(address)] += calls + size

@@ -26,7 +26,7 @@ def array(width: int, keys: list[tuple[int, ...]]) -> NDArray[np.uint64]:
 
 
 @given(ROWS)
-def test_the_sums_are_those_of_the_rows_with_equal_keys(
+def test_rows_with_equal_keys_are_summed(
     of: tuple[int, list[tuple[tuple[int, ...], int]]]
 ) -> None:  # fmt: skip
     width, rows = of
@@ -48,7 +48,7 @@ def test_the_sums_are_those_of_the_rows_with_equal_keys(
     assert [keys[groups.first[n]] for n in groups.of_rows.tolist()] == keys
 
 
-def test_who_does_not_know_the_multipliers_cannot_make_keys_collide() -> None:
+def test_multipliers_are_random_and_use_all_bits_of_the_keys() -> None:
     one, another = Aggregator(3), Aggregator(3)
     assert not np.array_equal(one._multipliers, another._multipliers)
     assert one._multipliers.shape == (6, 2)
@@ -57,7 +57,7 @@ def test_who_does_not_know_the_multipliers_cannot_make_keys_collide() -> None:
     assert len(set(aggregate._hash(top, one._multipliers).tolist())) == 8
 
 
-def test_keys_whose_hashes_collide_are_told_apart_with_other_multipliers(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_keys_with_colliding_hashes_are_separated_by_new_multipliers(monkeypatch: pytest.MonkeyPatch) -> None:
     draw, drawn = aggregate._multipliers, list[int]()
 
     def multipliers(fields: int) -> NDArray[np.uint64]:
@@ -72,7 +72,7 @@ def test_keys_whose_hashes_collide_are_told_apart_with_other_multipliers(monkeyp
     assert drawn == [2, 2, 2], "until they are told apart, and no more"
 
 
-def test_rows_are_joined_and_taken_as_numpy_would() -> None:
+def test_rows_are_concatenated_and_taken_as_numpy_would() -> None:
     dtype = np.dtype([("a", "u4"), ("b", "i2"), ("pad", "u2"), ("c", "S8")])
     first, second = np.array([(1, -1, 0, b"x"), (2, -2, 0, b"y")], dtype), np.array([(3, -3, 0, b"z")], dtype)
     assert concatenate_rows(first, second).tolist() == [*first.tolist(), *second.tolist()]
@@ -82,7 +82,7 @@ def test_rows_are_joined_and_taken_as_numpy_would() -> None:
     assert take_rows(first[::2], np.array([0])).tolist() == first[:1].tolist()
 
 
-def test_a_key_has_all_bits_of_its_fields() -> None:
+def test_key_columns_keep_all_bits_of_the_fields() -> None:
     rows = np.array([(1, -1, 1 << 63)], [("a", "u2"), ("b", "i2"), ("c", "u8")])
     assert key_columns(rows, ("c", "a", "b")).tolist() == [[1 << 63, 1, (1 << 64) - 1]]
     assert key_columns(rows, ()).shape == (1, 0)

@@ -58,7 +58,7 @@ def uses(path: Path, *attributes: tuple[str, str]) -> bool:
     return bool((dotted | imports(path)) & set(attributes))
 
 
-def test_the_rules_look_at_something() -> None:
+def test_the_rules_apply_to_existing_modules() -> None:
     assert {"ebpfmon.pipeline.account", "ebpfmon.pipeline.publish", "ebpfmon.pipeline.harvest"} <= STAGES
     assert CORE.keys() >= ENGINES
     assert len(OUTSIDE) >= 3
@@ -70,7 +70,7 @@ def of_pipeline(path: Path) -> set[str]:
 
 
 @pytest.mark.parametrize("stage", sorted(STAGES))
-def test_a_stage_imports_the_model_and_the_engines_and_no_other_stage(stage: str) -> None:
+def test_a_stage_imports_only_the_model_and_the_engines(stage: str) -> None:
     path = CORE[stage]
     assert of_pipeline(path) <= ENGINES | {"ebpfmon.pipeline.schedule"}
     of_schedule = {n for m, n in imports(path) if m == "ebpfmon.pipeline.schedule"}
@@ -81,7 +81,7 @@ def test_a_stage_imports_the_model_and_the_engines_and_no_other_stage(stage: str
 
 
 @pytest.mark.parametrize("engine", sorted(ENGINES))
-def test_an_engine_imports_the_model_and_other_engines_alone(engine: str) -> None:
+def test_an_engine_imports_only_the_model_and_other_engines(engine: str) -> None:
     path = CORE[engine]
     assert of_pipeline(path) <= ENGINES
     assert {n for n in of_core(path) - of_pipeline(path) if not n.startswith("ebpfmon.model")} == set()
@@ -116,7 +116,7 @@ def test_data_flows_in_one_direction(part: str) -> None:
 
 
 @pytest.mark.parametrize("path", OUTSIDE, ids=lambda p: str(p.relative_to(ROOT)))
-def test_plugins_and_sinks_import_the_public_ebpfmon_alone(path: Path) -> None:
+def test_plugins_and_sinks_import_only_the_public_api(path: Path) -> None:
     own = path.relative_to(ROOT / "plugins").parts[0] if "plugins" in path.parts else "ebpfmon_sinks"
     ours = {m for m, _ in imports(path) if m.startswith("ebpfmon")}
     assert {m for m in ours if m.partition(".")[0] != own} <= {"ebpfmon"}
@@ -182,7 +182,7 @@ assert below == {name for name in sys.modules if name.partition(".")[0] == "ebpf
 """
 
 
-def test_plugins_and_sinks_import_nothing_else_of_ebpfmon_when_they_are_really_loaded_and_set_up() -> None:
+def test_plugins_and_sinks_load_and_set_up_with_only_the_public_api() -> None:
     modules = []
     for path in OUTSIDE:
         top = ROOT / "plugins" if "plugins" in path.parts else ROOT
@@ -191,7 +191,7 @@ def test_plugins_and_sinks_import_nothing_else_of_ebpfmon_when_they_are_really_l
     assert (done.returncode, done.stderr) == (0, "")
 
 
-def test_the_core_names_no_plugin_and_no_sink_by_its_package_not_even_in_a_string() -> None:
+def test_the_core_contains_no_package_name_of_a_plugin_or_sink() -> None:
     packages = {part for path in OUTSIDE for part in path.relative_to(ROOT).parts if part.startswith("ebpfmon_")}
     assert {"ebpfmon_sinks", "ebpfmon_process", "ebpfmon_network_viewer"} <= packages
     for name, path in CORE.items():
@@ -199,12 +199,12 @@ def test_the_core_names_no_plugin_and_no_sink_by_its_package_not_even_in_a_strin
         assert [s for s in strings if isinstance(s, str) and any(p in s for p in packages)] == [], name
 
 
-def test_no_imports_go_in_a_circle() -> None:
+def test_there_are_no_circular_imports() -> None:
     graph = {name: of_core(path) for name, path in CORE.items()}
     assert list(graphlib.TopologicalSorter(graph).static_order())
 
 
-def test_the_model_does_no_io_and_the_core_knows_no_plugin() -> None:
+def test_the_model_does_no_io_and_the_core_imports_no_plugin() -> None:
     io = {"os", "io", "pathlib", "socket", "asyncio", "subprocess", "ctypes", "logging", "time"}
     for name in ("ebpfmon.errors", "ebpfmon.plugins.hookspecs", *(n for n in CORE if n.startswith("ebpfmon.model"))):
         assert not {m for m, _ in imports(CORE[name])} & io, name
@@ -212,35 +212,35 @@ def test_the_model_does_no_io_and_the_core_knows_no_plugin() -> None:
         assert not [m for m, _ in imports(path) if m.startswith(("ebpfmon_", "plugins"))], name
 
 
-def test_the_compiler_needs_the_standard_library_alone() -> None:
+def test_the_compiler_needs_only_the_standard_library() -> None:
     tops = {m.partition(".")[0] for m, _ in imports(CORE["ebpfmon.kernel.compiler"])}
     assert tops <= sys.stdlib_module_names
 
 
-def test_only_what_calls_c_functions_opens_a_shared_library() -> None:
+def test_only_three_modules_open_shared_libraries() -> None:
     found = [n for n, p in CORE.items() if uses(p, ("ctypes", "CDLL"), ("ctypes", "PyDLL"), ("ctypes", "cdll"))]
     assert found == ["ebpfmon.daemon.memory", "ebpfmon.kernel.capabilities", "ebpfmon.kernel.libbpf"]
     assert not [p for p in OUTSIDE if "ctypes" in p.read_text()]
 
 
-def test_nobody_tunes_the_allocator() -> None:
+def test_no_module_tunes_the_allocator() -> None:
     assert not [n for n, p in CORE.items() if re.search(r"\bmallopt\b|MALLOC_|\bSetAsyncExc\b", p.read_text())]
 
 
-def test_only_the_command_line_reads_or_writes_the_environment() -> None:
+def test_only_the_command_line_uses_the_environment() -> None:
     names = [("os", n) for n in ("environ", "environb", "getenv", "putenv")]
     found = [p.relative_to(ROOT) for p in (*CORE.values(), *OUTSIDE) if uses(p, *names)]
     assert {str(path.parent) for path in found} == {"ebpfmon/cli"}
 
 
-def test_what_is_public_is_in_all_and_all_of_it_is_there() -> None:
+def test_all_lists_exactly_the_public_names() -> None:
     public = {n for n, v in vars(ebpfmon).items() if not n.startswith("_") and not isinstance(v, types.ModuleType)}
     assert set(ebpfmon.__all__) == public - {"TYPE_CHECKING"} | {"Aggregator"}  # that one is imported late
     assert all(hasattr(ebpfmon, name) for name in ebpfmon.__all__)
     assert len(set(ebpfmon.__all__)) == len(ebpfmon.__all__)
 
 
-def test_numpy_is_not_imported_before_the_command_line_has_said_how_many_threads_it_may_start() -> None:
+def test_the_command_line_limits_the_threads_of_numpy_before_importing_it() -> None:
     """Its linear algebra would start one for each CPU, with memory and all of the daemon's capabilities."""
     said = "import sys; import ebpfmon; assert 'numpy' not in sys.modules; import ebpfmon.cli.main, os, numpy"
     counted = "print(len(os.listdir('/proc/self/task')))"

@@ -12,7 +12,7 @@ import pytest
 from ebpfmon.atomic import replace_file
 
 
-def test_a_new_file_has_its_text_and_its_mode_whatever_the_umask_is(tmp_path: Path) -> None:
+def test_a_new_file_has_its_text_and_mode_under_any_umask(tmp_path: Path) -> None:
     before = os.umask(0o077)
     try:
         replace_file(tmp_path / "a", "é\n", 0o755)
@@ -23,7 +23,7 @@ def test_a_new_file_has_its_text_and_its_mode_whatever_the_umask_is(tmp_path: Pa
     assert os.listdir(tmp_path) == ["a"]
 
 
-def test_a_link_is_replaced_and_what_it_led_to_stays(tmp_path: Path) -> None:
+def test_a_symbolic_link_is_replaced_and_its_target_stays(tmp_path: Path) -> None:
     (tmp_path / "target").write_text("old")
     (tmp_path / "link").symlink_to("target")
     replace_file(tmp_path / "link", "new")
@@ -31,7 +31,7 @@ def test_a_link_is_replaced_and_what_it_led_to_stays(tmp_path: Path) -> None:
     assert not (tmp_path / "link").is_symlink()
 
 
-def test_if_it_cannot_be_written_nothing_has_changed(tmp_path: Path) -> None:
+def test_a_failed_write_changes_nothing(tmp_path: Path) -> None:
     (tmp_path / "folder").mkdir()
     with pytest.raises(IsADirectoryError):
         replace_file(tmp_path / "folder", "text")
@@ -42,7 +42,7 @@ def test_if_it_cannot_be_written_nothing_has_changed(tmp_path: Path) -> None:
     assert os.listdir(tmp_path) == ["folder"]
 
 
-def test_a_reader_never_sees_half_of_it(tmp_path: Path) -> None:
+def test_a_reader_never_sees_a_partial_file(tmp_path: Path) -> None:
     path, texts = tmp_path / "a", ("a" * 100_000, "b" * 70_000)
     replace_file(path, texts[0])
     seen, done = set(), threading.Event()

@@ -85,7 +85,7 @@ def named(of: Attribution, table: TableHarvest, found: LookupResult = NOTHING, b
     return names(attribute(of, found, t=table).of_rows("t")[by])
 
 
-def test_each_row_has_its_group_and_who_is_known_is_not_looked_at_again(
+def test_each_row_has_its_group_and_known_processes_are_not_named_again(
     attribution: Attribution, naming: FakeNaming
 ) -> None:
     assert named(attribution, rows((1, b"a"), (2, b"b"), (3, b"a"))) == ["a", "b", "a"]
@@ -98,25 +98,25 @@ def test_parents_are_named_before_their_children(attribution: Attribution, namin
     assert [i.start_ns for i in naming.asked] == [997, 998, 999]
 
 
-def test_who_changes_its_name_is_looked_at_again(attribution: Attribution) -> None:
+def test_a_process_that_changes_its_comm_is_named_again(attribution: Attribution) -> None:
     named(attribution, rows((1, b"a")))
     assert named(attribution, rows((1, b"z"))) == ["z"]
 
 
-def test_who_belongs_to_no_group_has_the_id_of_none(attribution: Attribution) -> None:
+def test_a_process_without_a_group_has_the_id_other(attribution: Attribution) -> None:
     found = attribute(attribution, t=rows((1, b"-"), (2, b"b"))).of_rows("t")["app"]
     assert names(found) == [None, "b"]
     assert found.ids[0] == RowGroups.OTHER
     assert not attribution.waiting
 
 
-def test_a_group_may_be_called_like_the_rest(attribution: Attribution) -> None:
+def test_a_group_may_be_named_other_or_overflow(attribution: Attribution) -> None:
     found = attribute(attribution, t=rows((1, b"other"), (2, b"overflow"), (3, b"-"))).of_rows("t")["app"]
     assert names(found) == ["other", "overflow", None]
     assert len(set(found.ids.tolist())) == 3
 
 
-def test_a_provisional_name_is_asked_again_and_counted(attribution: Attribution) -> None:
+def test_a_process_with_a_provisional_name_waits_and_is_named_again(attribution: Attribution) -> None:
     pending = attribution.prepare({"t": rows((1, b"?x"), (2, b"b"))})
     assert pending.request == LookupRequest(processes=(1,))
     assert names(attribution.assign(pending, LookupResult()).of_rows("t")["app"]) == [None, "b"]
@@ -126,22 +126,22 @@ def test_a_provisional_name_is_asked_again_and_counted(attribution: Attribution)
     assert not attribution.prepare({"t": rows((1, b"?x"))}).new
 
 
-def test_what_was_started_is_learnt_and_is_no_table_of_anybodys(attribution: Attribution, naming: FakeNaming) -> None:
+def test_namings_learn_execs_whose_table_has_no_groups(attribution: Attribution, naming: FakeNaming) -> None:
     execs = rows((9, b"x"))
     assert attribute(attribution, execs=execs).combinations == {}
     assert naming.learnt is execs.rows
 
 
-def test_a_table_that_is_not_by_process_is_left_alone(attribution: Attribution) -> None:
+def test_a_table_with_keys_of_its_own_has_no_groups(attribution: Attribution) -> None:
     table = TableHarvest(np.zeros(3, [("port", "u4"), ("calls", "u8")]), {"calls": 0}, {"calls": 0}, 0, 64)
     assert attribute(attribution, ports=table).combinations == {}
 
 
-def test_an_empty_table_is_nobodys(attribution: Attribution) -> None:
+def test_an_empty_table_has_no_groups(attribution: Attribution) -> None:
     assert named(attribution, rows()) == []
 
 
-def test_several_groupings_are_found_in_one_pass(naming: FakeNaming) -> None:
+def test_one_pass_finds_the_groups_of_all_groupings(naming: FakeNaming) -> None:
     attribution, user = Attribution({"app": naming, "user": ByUser()}), rows((1, b"a"), (2, b"b"), (3, b"a"), (4, b"?"))
     user.rows["uid"] = [5, 5, 7, 5]
     attributed = attribute(attribution, t=user)
@@ -155,7 +155,7 @@ def test_several_groupings_are_found_in_one_pass(naming: FakeNaming) -> None:
     assert len(naming.asked) == 5
 
 
-def test_when_there_are_too_many_groups_all_are_looked_at_again_and_are_the_same(
+def test_too_many_groups_are_forgotten_and_get_the_same_ids_again(
     attribution: Attribution, naming: FakeNaming, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "_MAX_COMBINATIONS", 3)

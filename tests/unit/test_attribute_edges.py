@@ -29,34 +29,34 @@ def naming() -> FakeNaming:
      WHO._replace(uid=9), WHO._replace(comm=b"b")],
     ids=["start", "exec", "cgroup", "parent", "uid", "comm"],
 )  # fmt: skip
-def test_who_changes_anything_is_looked_at_again(naming: FakeNaming, changed: Identity) -> None:
+def test_a_process_that_changes_any_identity_field_is_named_again(naming: FakeNaming, changed: Identity) -> None:
     attribution = Attribution({"app": naming})
     for who in (WHO, changed, WHO, changed):
         assert named(attribution, one(who)) == [who.comm.decode()]
     assert naming.asked == [WHO, changed]
 
 
-def test_a_process_in_two_tables_is_asked_about_once_and_both_have_its_group(naming: FakeNaming) -> None:
+def test_a_process_in_two_tables_is_named_once(naming: FakeNaming) -> None:
     attributed = attribute(Attribution({"app": naming}), t=rows((1, b"a")), u=rows((2, b"b"), (1, b"a")))
     assert names(attributed.of_rows("t")["app"]) == ["a"]
     assert names(attributed.of_rows("u")["app"]) == ["b", "a"]
     assert len(naming.asked) == 2
 
 
-def test_all_namings_learn_what_was_started(naming: FakeNaming) -> None:
+def test_all_namings_learn_execs(naming: FakeNaming) -> None:
     waiting, execs = FakeNaming(), rows((9, b"x"))
     Attribution({"app": naming, "user": waiting}).prepare({"execs": execs})
     assert naming.learnt is waiting.learnt is execs.rows
 
 
-def test_ancestors_need_not_be_looked_up_if_all_namings_know_the_process(naming: FakeNaming) -> None:
+def test_a_process_is_known_only_if_all_namings_know_it(naming: FakeNaming) -> None:
     other = FakeNaming()
     naming.known, other.known = {1, 2}, {2, 3}
     known = Attribution({"app": naming, "user": other}).known
     assert [tgid for tgid in range(5) if tgid in known] == [2]
 
 
-def test_as_many_processes_are_known_as_a_table_can_hold(naming: FakeNaming, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_all_processes_of_a_full_table_are_remembered(naming: FakeNaming, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "_MAX_IDENTITIES", 4)
     attribution, table = Attribution({"app": naming}), rows(*((n, b"a") for n in range(64)))
     for _ in range(3):
@@ -64,7 +64,7 @@ def test_as_many_processes_are_known_as_a_table_can_hold(naming: FakeNaming, mon
     assert (len(naming.asked), attribution.forgotten) == (64, 0)
 
 
-def test_processes_are_forgotten_when_too_many_come_and_what_is_still_used_is_not(
+def test_processes_beyond_the_limit_are_forgotten_except_those_in_use(
     naming: FakeNaming, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "_MAX_IDENTITIES", 64)

@@ -123,7 +123,7 @@ def test_a_users_processes_belong_to_the_application_or_to_the_user(path: str, e
         (f"/system.slice/crio-{ID}.scope", f"crio-{ID12}"),
     ],
 )
-def test_a_container_has_its_runtime_and_twelve_characters_of_its_id(path: str, expected: str) -> None:
+def test_a_container_is_named_by_its_runtime_and_short_id(path: str, expected: str) -> None:
     check(path, expected)
 
 
@@ -176,7 +176,7 @@ def test_a_container_of_kubernetes_is_named_with_its_pod(path: str, expected: st
         ("/machine/qemu-7-vm.libvirt-qemu/emulator", "vm"),
     ],
 )
-def test_a_machine_has_its_own_name(path: str, expected: str) -> None:
+def test_a_virtual_machine_has_its_own_name(path: str, expected: str) -> None:
     check(path, expected)
 
 
@@ -184,5 +184,5 @@ def test_a_machine_has_its_own_name(path: str, expected: str) -> None:
     ("path", "expected"),
     [("/openrc/nginx", "nginx"), ("/mine/batch\\x2djobs", "batch-jobs"), ("relative/path/", "path")],
 )
-def test_anything_else_is_its_last_component(path: str, expected: str) -> None:
+def test_any_other_cgroup_is_named_by_its_last_component(path: str, expected: str) -> None:
     check(path, expected)

@@ -57,7 +57,7 @@ def gauges(of: KeyAccount, table: TableHarvest) -> dict[str, int]:
     return {series.labels[0]: int(series.deltas[0]) for series in found.series()}
 
 
-def test_a_gauge_stays_if_nothing_happens_and_ends_with_what_ended() -> None:
+def test_a_gauge_stays_while_idle_and_falls_when_requests_end() -> None:
     of = account(3)
     assert gauges(of, harvest([(1, 5, 2), (2, 1, 1)])) == {"disk1": 3, "disk2": 0, "other": 0}
     assert gauges(of, harvest([(2, 4, 0)])) == {"disk1": 3, "disk2": 4, "other": 0}
@@ -70,7 +70,7 @@ def test_a_gauge_stays_if_nothing_happens_and_ends_with_what_ended() -> None:
     assert found == {"disk2": 4, "other": 0}
 
 
-def test_what_found_no_row_is_in_other() -> None:
+def test_overflow_is_part_of_other() -> None:
     of = account(3)
     assert gauges(of, harvest([(1, 5, 2)], unseen=(7, 3))) == {"disk1": 3, "other": 4}
     assert gauges(of, harvest([], unseen=(0, 1))) == {"disk1": 3, "other": 3}
@@ -78,13 +78,13 @@ def test_what_found_no_row_is_in_other() -> None:
         assert gauges(of, harvest([])) == {"disk1": 3, "other": 3}
 
 
-def test_what_found_no_row_stays_in_other_though_no_key_has_a_gauge() -> None:
+def test_overflow_stays_in_other_if_no_key_has_a_gauge() -> None:
     of = account(3)
     for unseen in ((7, 3), (0, 0), (0, 0), (0, 0)):
         assert gauges(of, harvest([], unseen)) == {"other": 4}
 
 
-def test_a_key_that_is_selected_anew_has_the_gauge_that_it_had_while_it_was_hidden() -> None:
+def test_a_newly_selected_key_has_the_gauge_that_it_had_while_hidden() -> None:
     of = account(1)
     assert gauges(of, harvest([(1, 1000, 1000), (2, 3, 0)])) == {"disk1": 0, "other": 3}
     for _ in range(400):
@@ -92,21 +92,21 @@ def test_a_key_that_is_selected_anew_has_the_gauge_that_it_had_while_it_was_hidd
     assert found == {"disk2": 3, "other": 0}
 
 
-def test_time_does_not_say_who_does_most() -> None:
+def test_time_is_not_activity() -> None:
     waits = np.array([(1, 0, 1, 1, 10**12), (2, 0, 50, 50, 9)], ROW)
     totals = {n: int(waits[n].sum()) for n in COUNTERS}
     (found,) = account(1, CALLS).account(TableHarvest(waits, totals, dict.fromkeys(totals, 0), 0, 64), NOW)
     assert found.index.labels == (("disk2",), ("other",))
 
 
-def test_an_account_under_other_settings_goes_on_with_the_gauges() -> None:
+def test_an_account_under_new_settings_continues_the_gauges() -> None:
     former, account_ = account(3), account(3)
     gauges(former, harvest([(1, 5, 2)], unseen=(1, 0)))
     account_.take_over(former)
     assert gauges(account_, harvest([(1, 1, 0)])) == {"disk1": 4, "other": 1}
 
 
-def test_of_what_began_before_its_source_took_over_there_are_gauges_alone() -> None:
+def test_counts_from_before_a_switch_of_sources_affect_only_gauges() -> None:
     of = account(3)
     of.reset_gauges([harvest([(1, 5, 2)]), harvest([(2, 1, 0)], unseen=(1, 0))])
     calls, gauge = of.account(harvest([(1, 1, 0)]), NOW)
@@ -118,7 +118,7 @@ def test_of_what_began_before_its_source_took_over_there_are_gauges_alone() -> N
     st.lists(st.lists(st.tuples(st.integers(0, 8), st.integers(0, 9), st.integers(0, 9)), max_size=6), max_size=12),
     st.integers(1, 4),
 )
-def test_they_add_up_to_all_that_is_under_way(intervals: list[list[tuple[int, int, int]]], maximum: int) -> None:
+def test_gauges_add_up_to_the_total_gauge(intervals: list[list[tuple[int, int, int]]], maximum: int) -> None:
     of, truth = account(maximum), Counter[str]()
     for rows in intervals:
         unique = list({disk: (disk, began, ended) for disk, began, ended in rows}.values())
@@ -132,7 +132,7 @@ def add(of: Gauges, table: TableHarvest) -> None:
     of.add(table.rows, table.counters, np.array([*table.totals.values()], np.int64))
 
 
-def test_a_key_without_anything_under_way_is_not_kept() -> None:
+def test_a_key_whose_gauges_are_0_is_not_kept() -> None:
     of = Gauges([CALLS, GAUGE], ("disk", "zone"), COUNTERS)
     add(of, harvest([(1, 5, 2)]))
     add(of, harvest([(1, 0, 1), (3, 1, 1), (4, 2, 0)], unseen=(1, 0)))
@@ -143,7 +143,7 @@ def test_a_key_without_anything_under_way_is_not_kept() -> None:
     assert of.total.tolist() == [3]
 
 
-def test_of_too_many_keys_the_highest_gauges_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_highest_gauges_are_kept_if_there_are_too_many_keys(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "_MAX_KEYS", 2)
     of = Gauges([GAUGE], ("disk", "zone"), COUNTERS)
     add(of, harvest([(1, 5, 0), (2, 1, 0), (3, 0, 7)]))
@@ -152,7 +152,7 @@ def test_of_too_many_keys_the_highest_gauges_are_kept(monkeypatch: pytest.Monkey
     assert of.total.tolist() == [-1], "the total has all of them"
 
 
-def test_signs_say_how_often_each_counter_counts() -> None:
+def test_the_sign_matrix_has_how_often_each_counter_counts() -> None:
     columns = [Dimension("a", "a", ("x", "y", "y"), ("z",)), Dimension("b", "b", ("z",), ("z",))]
     assert sign_matrix(columns, ("x", "y", "z", "w")).tolist() == [[1, 0], [2, 0], [-1, 0], [0, 0]]
     assert sign_matrix([], ("x", "y")).shape == (2, 0)

@@ -231,7 +231,7 @@ def snapshots(scenario: str, tmp_path_factory: pytest.TempPathFactory) -> list[S
 
 
 @pytest.mark.parametrize("every_s", [1, 5])
-def test_netdata_is_told_what_was_recorded(scenario: str, snapshots: list[Snapshot], every_s: int) -> None:
+def test_the_plugins_d_stream_equals_the_recording(scenario: str, snapshots: list[Snapshot], every_s: int) -> None:
     interval_s = scenarios()[scenario]["settings"]["interval_s"]
     stream, said = Stream(every_s), b""
     for snapshot in snapshots:
@@ -241,7 +241,7 @@ def test_netdata_is_told_what_was_recorded(scenario: str, snapshots: list[Snapsh
     assert said.decode().splitlines() == recorded(f"plugins_d_{scenario}_{recorded_every_s}.txt").splitlines()
 
 
-def test_statsd_is_told_what_was_recorded(scenario: str, snapshots: list[Snapshot]) -> None:
+def test_the_statsd_datagrams_equal_the_recording(scenario: str, snapshots: list[Snapshot]) -> None:
     names, said = Names("none"), ""
     for n, snapshot in enumerate(snapshots):
         said += f"=== interval {n}\n"

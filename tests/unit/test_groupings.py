@@ -21,13 +21,13 @@ OTHERS = ("process", "user", "container")
 NGINX = Identity(1, 60, 1, 7, 1, 1000, b"nginx")
 
 
-def test_every_module_of_the_package_is_a_grouping_and_the_order_is_fixed() -> None:
+def test_every_module_of_the_package_is_a_grouping_in_a_fixed_order() -> None:
     assert list(groupings()) == ["application", "process", "user", "container"]
     assert sorted(groupings()) == sorted(found.name for found in pkgutil.iter_modules(by.__path__))
     assert DEFAULT in groupings()
 
 
-def test_names_and_prefixes_are_labels_and_chart_types_and_no_two_are_alike() -> None:
+def test_names_and_prefixes_are_valid_unique_and_stable() -> None:
     found = groupings()
     assert all(name == grouping.name for name, grouping in found.items())
     assert all(re.fullmatch(r"[a-z]+", text) for g in found.values() for text in (g.name, g.prefix))
@@ -37,7 +37,7 @@ def test_names_and_prefixes_are_labels_and_chart_types_and_no_two_are_alike() ->
     assert kept.items() <= {name: g.prefix for name, g in found.items()}.items()
 
 
-def test_the_page_of_settings_and_the_settings_name_every_grouping() -> None:
+def test_the_reference_and_the_sample_settings_list_every_grouping() -> None:
     page = (ROOT / "docs" / "reference" / "settings.md").read_text()
     settings = (ROOT / "ebpfmon" / "install" / "files" / "ebpfmon.toml").read_text()
     (by,) = re.findall(r"^by = .*", settings, re.M)
@@ -46,7 +46,7 @@ def test_the_page_of_settings_and_the_settings_name_every_grouping() -> None:
         assert f'"{grouping.name}"' in by.partition("#")[2]
 
 
-def test_the_page_has_a_line_for_every_grouping_and_its_sample_is_one() -> None:
+def test_the_page_lists_every_grouping_and_its_sample_works() -> None:
     page = PAGE.read_text()
     for grouping in groupings().values():
         assert f"| `{grouping.name}` | `{grouping.prefix}.*` |" in page
@@ -58,14 +58,14 @@ def test_the_page_has_a_line_for_every_grouping_and_its_sample_is_one() -> None:
     assert not naming.request([NGINX])
 
 
-def test_applications_need_the_execs_and_the_groups_file_and_the_others_need_neither() -> None:
+def test_only_applications_need_execs_and_the_groups_file() -> None:
     found = groupings()
     assert found["application"].needs_execs
     assert found["application"].needs_groups
     assert not any(found[name].needs_execs or found[name].needs_groups for name in OTHERS)
 
 
-def test_one_answer_serves_all_groupings_at_once() -> None:
+def test_one_lookup_serves_all_groupings() -> None:
     namings = {name: grouping.make(CONTEXT) for name, grouping in groupings().items()}
     request = LookupRequest()
     for naming in namings.values():
@@ -79,20 +79,20 @@ def test_one_answer_serves_all_groupings_at_once() -> None:
     assert {name: namings[name].name(NGINX) for name in expected} == {n: (group, True) for n, group in expected.items()}
 
 
-def test_what_two_groupings_want_is_asked_for_once() -> None:
+def test_requests_of_two_groupings_are_merged() -> None:
     both = LookupRequest(processes=(1, 2), users=(3,)) | LookupRequest(processes=(2, 4), cgroups=(5,))
     assert both == LookupRequest(processes=(1, 2, 4), users=(3,), cgroups=(5,))
     assert not LookupRequest() | LookupRequest()
 
 
-def test_ancestors_are_looked_up_unless_every_grouping_that_asks_knows_them() -> None:
+def test_ancestors_are_known_only_if_every_grouping_knows_them() -> None:
     namings = {name: grouping.make(CONTEXT) for name, grouping in groupings().items()}
     assert 60 not in Intersection(naming.known for naming in namings.values())
     assert 60 in Intersection(namings[name].known for name in OTHERS), "none of them asks for ancestors"
     assert 60 not in Intersection([{60}, {61}])
 
 
-def test_a_group_called_other_in_the_file_is_no_group_and_a_program_of_that_name_is_one() -> None:
+def test_other_in_the_groups_file_means_no_group_but_a_program_may_be_named_other() -> None:
     shell = NGINX._replace(tgid=0, comm=b"sh")  # the first process asks for nothing
     assert groupings()["application"].make(CONTEXT).name(shell) == (None, True)
     assert groupings()["process"].make(CONTEXT).name(NGINX._replace(comm=b"other")) == ("other", True)

@@ -79,11 +79,11 @@ def problem(line: str) -> str:
         ("größe-und-länge", "größe-und-lä", "", True),  # 15 bytes
     ],
 )
-def test_a_pattern_is_compared_as_netdata_does(pattern: str, comm: str, command_line: str, fits: bool) -> None:
+def test_a_pattern_matches_as_in_netdata(pattern: str, comm: str, command_line: str, fits: bool) -> None:
     assert parsed(f"group: {pattern}").match(comm, command_line) == ("group" if fits else None)
 
 
-def test_the_first_pattern_of_the_file_wins_whatever_its_kind() -> None:
+def test_the_first_matching_pattern_of_the_file_wins() -> None:
     lines = ["prefix: a*", "exact: abc xyz", "suffix: *z", "simple: x*y*z", "whole: *needle*", "rest: *"]
     expected = [
         ("abc", "needle", "prefix"), ("xyz", "needle", "exact"), ("xz", "needle", "suffix"), ("q", "needle", "whole"),
@@ -102,9 +102,7 @@ WORDS = st.text(st.sampled_from("ab*"), min_size=1, max_size=5)
 
 
 @given(st.lists(WORDS, max_size=8), st.text("ab", max_size=6), st.text("ab", min_size=1, max_size=9))
-def test_the_index_finds_what_trying_one_pattern_after_the_other_finds(
-    words: list[str], comm: str, command_line: str
-) -> None:
+def test_the_index_finds_the_same_group_as_a_linear_search(words: list[str], comm: str, command_line: str) -> None:
     def fits(word: str) -> bool:
         inside = word.strip("*")
         whole = bool(inside) and word[0] == word[-1] == "*"
@@ -115,19 +113,19 @@ def test_the_index_finds_what_trying_one_pattern_after_the_other_finds(
 
 
 @given(st.text())
-def test_no_text_makes_the_parser_fail(text: str) -> None:
+def test_the_parser_accepts_any_text(text: str) -> None:
     groups = Groups.parse(text, "apps.conf")
     groups.match(text[:15], text)
     assert all(said.isprintable() for said in groups.problems)
 
 
-def test_groups_are_in_the_order_of_the_file_and_each_once() -> None:
+def test_groups_are_in_the_order_of_the_file_without_duplicates() -> None:
     groups = parsed(" web: a # and: b\n\n  # no: one\r\n-db :c\nweb:b\n'my group': d\nother: *\n")
     assert groups.names == ("web", "db", "my group", "other")
     assert [groups.match(c, "") for c in "abcd#"] == ["web", "web", "db", "my group", "other"]
 
 
-def test_a_command_line_is_needed_only_where_a_pattern_looks_at_it() -> None:
+def test_a_command_line_is_needed_only_if_a_pattern_uses_it() -> None:
     assert not parsed("group: a a* *a a*b * ** *a*b a*b*").needs_command_line
     assert parsed("group: a *a*").needs_command_line
     assert parsed("group: *a*b*").needs_command_line
@@ -153,11 +151,11 @@ def test_a_command_line_is_needed_only_where_a_pattern_looks_at_it() -> None:
         ("bell\x07", "'bell\\x07': expected 'group: pattern ...'"),
     ],
 )
-def test_a_line_that_cannot_be_read_is_reported_and_the_rest_is_used(line: str, said: str) -> None:
+def test_an_invalid_line_is_reported_and_the_others_are_used(line: str, said: str) -> None:
     assert problem(line) == said
 
 
-def test_a_file_is_read_whatever_its_encoding(tmp_path: Path) -> None:
+def test_a_file_in_any_encoding_is_read(tmp_path: Path) -> None:
     path = tmp_path / "apps.conf"
     path.write_bytes("\ufeffweb: nginx\n# caf".encode() + b"\xe9\nbad\n")
     groups = Groups.read(path)
@@ -165,7 +163,7 @@ def test_a_file_is_read_whatever_its_encoding(tmp_path: Path) -> None:
     assert groups.problems == (f"{path}:3: 'bad': expected 'group: pattern ...'",)
 
 
-def test_a_file_that_cannot_be_read_at_all_is_an_error_that_names_it(tmp_path: Path) -> None:
+def test_an_unreadable_file_raises_an_error_that_names_it(tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match=rf"^{re.escape(str(tmp_path))}/none: no such file$"):
         Groups.read(tmp_path / "none")
     with pytest.raises(SettingsError, match=rf"^{re.escape(str(tmp_path))}: cannot be read: "):
@@ -175,7 +173,7 @@ def test_a_file_that_cannot_be_read_at_all_is_an_error_that_names_it(tmp_path: P
 DEFAULT = Groups.read(DEFAULT_PATH)
 
 
-def test_the_default_groups_are_read_without_a_problem() -> None:
+def test_the_default_groups_have_no_problems() -> None:
     assert DEFAULT.problems == ()
     assert 80 <= len(DEFAULT.names) <= 120
     assert DEFAULT.names[0] == "ebpfmon"
@@ -231,17 +229,17 @@ def test_no_default_pattern_is_hidden_by_an_earlier_one() -> None:
         ("gnome", "gnome-shell gsd-power"),
     ],
 )
-def test_the_default_groups_know_the_programs_of_today(group: str, comms: str) -> None:
+def test_the_default_groups_cover_common_programs(group: str, comms: str) -> None:
     for comm in comms.split():
         assert DEFAULT.match(comm, f"/usr/bin/{comm}") == group, comm
 
 
 @pytest.mark.parametrize("comm", ["sh", "dash", "sudo", "env", "xargs", "true", "cat", "grep"])
-def test_what_everybody_uses_is_left_to_inheritance(comm: str) -> None:
+def test_common_tools_inherit_their_group(comm: str) -> None:
     assert DEFAULT.match(comm, comm) is None
 
 
-def test_applications_of_java_and_python_are_known_by_their_command_lines() -> None:
+def test_java_and_python_applications_are_recognised_by_command_line() -> None:
     assert DEFAULT.match("java", "java -cp libs/* kafka.Kafka config/server.properties") == "kafka"
     assert DEFAULT.match("java", "java -cp lib org.elasticsearch.bootstrap.Elasticsearch") == "elasticsearch"
     assert DEFAULT.match("python3", "python3 -m ebpfmon run") == "ebpfmon"

@@ -61,7 +61,7 @@ def build(*stems: str) -> tuple[Harvester, list[FakeSource], FakeClock, Steps]:
     return Harvester(sources, clock), sources, clock, steps
 
 
-def test_all_probes_are_flipped_then_one_grace_period_is_waited_for_then_all_are_drained() -> None:
+def test_all_probes_are_swapped_then_one_grace_period_passes_then_all_are_drained() -> None:
     harvester, _, _, steps = build("a", "b", "c")
     harvester.harvest()
     assert [what for what, _, _ in steps] == ["flip"] * 3 + ["settle"] + ["drain"] * 3
@@ -70,7 +70,7 @@ def test_all_probes_are_flipped_then_one_grace_period_is_waited_for_then_all_are
 
 
 @pytest.mark.parametrize("stems", [("a",), ("a", "b")])
-def test_what_is_drained_is_always_the_side_that_programs_have_left(stems: tuple[str, ...]) -> None:
+def test_the_drained_buffer_is_the_one_that_programs_have_left(stems: tuple[str, ...]) -> None:
     harvester, _, _, steps = build(*stems)
     for side in (0, 1, 0):
         steps.clear()
@@ -78,7 +78,7 @@ def test_what_is_drained_is_always_the_side_that_programs_have_left(stems: tuple
         assert {s for _, _, s in steps} == {side}
 
 
-def test_an_interval_lasts_from_flip_to_flip_by_the_monotonic_clock() -> None:
+def test_an_interval_lasts_from_swap_to_swap_by_the_monotonic_clock() -> None:
     harvester, _, clock, _ = build("a", "b")
     clock.advance(0.25)
     assert harvester.harvest().elapsed_s == pytest.approx(0.252)
@@ -89,12 +89,12 @@ def test_an_interval_lasts_from_flip_to_flip_by_the_monotonic_clock() -> None:
     assert second.time_s == pytest.approx(clock.now_s - 0.002)
 
 
-def test_an_interval_is_never_of_no_length() -> None:
+def test_the_length_of_an_interval_is_never_0() -> None:
     clock = FakeClock()
     assert Harvester([], clock).harvest().elapsed_s > 0
 
 
-def test_a_table_that_cannot_be_read_is_left_out_and_the_others_are_there() -> None:
+def test_only_a_table_that_cannot_be_read_is_left_out() -> None:
     harvester, sources, _, _ = build("a", "b", "c")
     sources[1].tables[0].broken = True
     harvest = harvester.harvest()
@@ -104,7 +104,7 @@ def test_a_table_that_cannot_be_read_is_left_out_and_the_others_are_there() -> N
     assert harvester.harvest().complete
 
 
-def test_missed_runs_are_those_of_this_interval_over_all_probes_and_make_it_incomplete(
+def test_missed_runs_of_all_probes_are_summed_and_make_the_interval_incomplete(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     harvester, sources, _, _ = build("a", "b")
@@ -119,7 +119,7 @@ def test_missed_runs_are_those_of_this_interval_over_all_probes_and_make_it_inco
     assert len(caplog.records) == 2, "a line when it begins, a line when it ends"
 
 
-def test_the_times_of_the_swap_and_of_the_drain_are_told_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_swap_time_and_drain_time_are_measured_separately(monkeypatch: pytest.MonkeyPatch) -> None:
     moments = iter((100, 130, 137))
     monkeypatch.setattr("ebpfmon.pipeline.harvest.time.perf_counter_ns", lambda: next(moments))
     harvester, _, _, _ = build("a")
@@ -127,7 +127,7 @@ def test_the_times_of_the_swap_and_of_the_drain_are_told_apart(monkeypatch: pyte
     assert (harvest.swap_ns, harvest.drain_ns) == (30, 7)
 
 
-def test_other_sources_begin_where_the_former_ones_end() -> None:
+def test_new_sources_begin_where_the_former_ones_end() -> None:
     harvester, (one,), clock, steps = build("one")
     beside = FakeSource(one.interval, [FakeTable("new", steps)], [7])
     own = FakeSource(FakeInterval("own", steps, clock), [FakeTable("own", steps), FakeTable("own too", steps)])
@@ -148,7 +148,7 @@ def test_other_sources_begin_where_the_former_ones_end() -> None:
     assert following.missed_runs == 0  # what was missed before is nobody's
 
 
-def test_a_dry_run_does_all_that_a_harvest_does_and_takes_nothing() -> None:
+def test_a_dry_run_reads_only_the_buffers_that_no_program_writes_to() -> None:
     harvester, sources, _, steps = build("a", "b")
     harvester.dry_run()
     assert {(what, side) for what, _, side in steps} == {("settle", 1), ("drain", 1)}

@@ -71,7 +71,7 @@ def log2_slot(tmp_path_factory: pytest.TempPathFactory) -> Callable[[int, int, i
 
 
 @given(st.integers(0, (1 << 64) - 1) | st.integers(0, 5000), st.integers(1, 10**6), st.integers(2, 64))
-def test_a_value_is_in_the_slot_whose_bounds_are_around_it(
+def test_a_value_is_counted_in_the_slot_that_contains_it(
     log2_slot: Callable[[int, int, int], int], value: int, unit: int, slots: int
 ) -> None:
     slot = log2_slot(value, unit, slots)
@@ -86,7 +86,7 @@ def test_the_bounds_in_python_are_those_of_the_slots_in_c(log2_slot: Callable[[i
         assert log2_slot(round(bound * 1000) + 1, 500, 4) == n + 1
 
 
-def test_http_declares_the_bounds_and_says_so_in_its_openapi_document() -> None:
+def test_http_publishes_the_bounds_and_its_openapi_document_describes_them() -> None:
     given_ = snapshot(charts=[whole(1, 2, 3, 4, 5), whole(1, 2, 3, of=PLAIN)])
     declared = json.loads(views.charts(given_))
     openapi = document()
@@ -118,7 +118,7 @@ def test_prometheus_gets_a_histogram_in_base_units(as_openmetrics: bool) -> None
     assert found["_sum", "sdb", None] == pytest.approx(90 / 1e9)
 
 
-def test_two_charts_of_one_name_are_one_metric_of_prometheus_and_their_series_add_up() -> None:
+def test_two_charts_with_the_same_metric_name_are_summed_for_prometheus() -> None:
     text = metrics(whole(1, 2, 3, 4, 5), whole(9, 9, 9, 9, 9), as_openmetrics=True)
     assert text.count("ebpfmon_x_times_seconds_count") == 1
     assert re.search(r"^ebpfmon_x_times_seconds_count 460(\.0)?$", text, re.M)
@@ -139,7 +139,7 @@ def test_prometheus_gets_counters_and_gauges_by_label() -> None:
     assert 'ebpfmon_gauge_requests{disk="sda"} 3.0' in text
 
 
-def test_netdata_gets_a_heatmap_for_the_whole_and_for_each_key() -> None:
+def test_netdata_gets_a_heatmap_per_series() -> None:
     stream, netdata = Stream(1), Netdata()
     for n in range(3):
         given_ = snapshot(charts=[whole(n, 2, 3, 4, 5000), by_disk(sda=(n, 0, 0, 1, 7), sdb=(0, 0, 2, 0, 9))])
@@ -164,7 +164,7 @@ def test_statsd_gets_counters() -> None:
     assert "ebpfmon.x.of_disks,disk=sda,dimension=0.5:1|c" in datagram.decode().split("\n")
 
 
-def test_the_log_has_a_line_for_each_that_says_how_long_half_and_nearly_all_took() -> None:
+def test_the_log_has_a_line_with_quantiles_per_series() -> None:
     given_ = snapshot(charts=[whole(90, 9, 0, 1, 5), by_disk(sda=(0, 0, 0, 3, 7), sdb=(4, 0, 0, 0, 9), sdc=(0,) * 5)])
     lines = [" ".join(line.split()) for line in message(given_, LogSettings(destinations=2)).split("\n")]
     assert "F Times p50 <= 0.5 p90 <= 0.5 p99 <= 1 microseconds of 200 calls/s" in lines

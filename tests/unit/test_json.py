@@ -88,12 +88,12 @@ def written(given_snapshot: Snapshot) -> Any:
     return json.loads(line)
 
 
-def test_the_schema_is_one() -> None:
+def test_the_schema_is_valid() -> None:
     Draft202012Validator.check_schema(SCHEMA)
     assert json.loads(msgspec.json.encode(SCHEMA)) == SCHEMA
 
 
-def test_every_object_of_the_schema_is_described_and_allows_nothing_else() -> None:
+def test_every_object_of_the_schema_has_a_description_and_no_extra_properties() -> None:
     """Readers of documents that have a property more are told so by the version of the schema."""
     for name, of in SCHEMA["$defs"].items():
         assert of["type"] == "object", name
@@ -102,12 +102,12 @@ def test_every_object_of_the_schema_is_described_and_allows_nothing_else() -> No
 
 
 @given(SNAPSHOTS)
-def test_every_snapshot_is_valid_by_the_schema(given_snapshot: Snapshot) -> None:
+def test_every_snapshot_is_valid_under_the_schema(given_snapshot: Snapshot) -> None:
     VALIDATOR.validate(written(given_snapshot))
 
 
 @given(SNAPSHOTS)
-def test_what_is_written_is_what_is_read_again(given_snapshot: Snapshot) -> None:
+def test_encoding_and_decoding_returns_the_same_snapshot(given_snapshot: Snapshot) -> None:
     made = to_json(given_snapshot)
     assert msgspec.json.decode(msgspec.json.encode(made), type=type(made)) == made
 
@@ -134,7 +134,7 @@ def test_what_is_written_is_what_is_read_again(given_snapshot: Snapshot) -> None
         lambda s: s["charts"][2]["series"][0]["total"].pop("count"),
     ],
 )
-def test_the_schema_refuses_what_no_snapshot_is(spoil: Callable[[dict[str, Any]], object]) -> None:
+def test_the_schema_rejects_invalid_snapshots(spoil: Callable[[dict[str, Any]], object]) -> None:
     right = written(snapshot(charts=[COUNTER, GAUGE, HISTOGRAM]))
     VALIDATOR.validate(right)
     wrong = copy.deepcopy(right)
@@ -176,7 +176,7 @@ def test_a_histogram_has_its_bounds_and_its_series_buckets_sum_and_count() -> No
     assert "sum" not in plain["series"][0]
 
 
-def test_the_form_of_the_issue_is_the_form_that_is_written() -> None:
+def test_a_small_snapshot_has_exactly_this_form() -> None:
     of = Chart(
         id="apps.reads", title="T", units="calls/s", family="VFS", priority=9, labels=("application",),
         dimensions=(READS,),

@@ -31,7 +31,7 @@ def shot(kind: Kind) -> Snapshot:
 STATE, TALLY = shot(GAUGE_LIKE), shot(COUNTER_LIKE)
 
 
-def test_the_kinds_of_these_tests_are_not_shipped() -> None:
+def test_the_kinds_in_this_file_are_unknown_to_ebpfmon() -> None:
     assert not {GAUGE_LIKE.name, COUNTER_LIKE.name} & {*KINDS}
 
 
@@ -39,7 +39,7 @@ def test_the_kinds_of_these_tests_are_not_shipped() -> None:
     ("given", "kind", "numbers"),
     [(STATE, "state", {"value": 5}), (TALLY, "tally", {"delta": 5, "total": 1000, "rate": 10.0})],
 )
-def test_json_has_its_name_and_totals_if_it_has_any(given: Snapshot, kind: str, numbers: dict[str, float]) -> None:
+def test_json_has_the_name_of_the_kind_and_totals_if_cumulative(given: Snapshot, kind: str, numbers: dict[str, float]) -> None:
     shown = msgspec.to_builtins(to_json(given))["charts"]
     assert [chart["kind"] for chart in shown] == [kind, kind]
     assert shown[0]["series"][0]["dimensions"] == [{"id": "up", "name": "up", **numbers}]
@@ -50,7 +50,7 @@ def test_json_has_its_name_and_totals_if_it_has_any(given: Snapshot, kind: str, 
 @pytest.mark.parametrize(
     ("given", "type_", "values"), [(STATE, "gauge", [5, 7, 0]), (TALLY, "counter", [1000, 1000, 1000])]
 )
-def test_prometheus_has_a_counter_of_what_has_totals_and_a_gauge_of_everything_else(
+def test_prometheus_gets_a_counter_if_cumulative_and_else_a_gauge(
     given: Snapshot, type_: str, values: list[int]
 ) -> None:
     encode, _ = choose_encoder("")
@@ -67,7 +67,7 @@ def test_prometheus_has_a_counter_of_what_has_totals_and_a_gauge_of_everything_e
         (TALLY, ["x.io.up:5|c", "x.disks.sda.up:7|c"]),
     ],
 )
-def test_statsd_has_a_counter_of_what_has_totals_and_a_gauge_of_everything_else(
+def test_statsd_gets_a_counter_if_cumulative_and_else_a_gauge(
     given: Snapshot, lines: list[str]
 ) -> None:
     (datagram,) = to_datagrams(given, Names("none"), StatsdSettings(prefix=""))
@@ -75,7 +75,7 @@ def test_statsd_has_a_counter_of_what_has_totals_and_a_gauge_of_everything_else(
 
 
 @pytest.mark.parametrize(("given", "algorithm", "sent"), [(STATE, "absolute", 5000), (TALLY, "incremental", 1 << 32)])
-def test_netdata_has_an_incremental_dimension_of_what_has_totals_and_an_absolute_one_of_everything_else(
+def test_netdata_gets_an_incremental_dimension_if_cumulative_and_else_an_absolute_one(
     given: Snapshot, algorithm: str, sent: int
 ) -> None:
     stream = Stream(1)
@@ -86,7 +86,7 @@ def test_netdata_has_an_incremental_dimension_of_what_has_totals_and_an_absolute
 
 
 @pytest.mark.parametrize(("given", "number", "of_sda"), [(STATE, 5, 7), (TALLY, 10, 14)])
-def test_the_log_has_a_rate_of_what_has_totals_and_the_number_of_everything_else(
+def test_the_log_has_a_rate_if_cumulative_and_else_the_number(
     given: Snapshot, number: int, of_sda: int
 ) -> None:
     lines = [line.split() for line in text.render(given, text.Most(groups=5, processes=5, series=5))]
@@ -95,7 +95,7 @@ def test_the_log_has_a_rate_of_what_has_totals_and_the_number_of_everything_else
 
 
 @pytest.mark.parametrize("given", [STATE, TALLY], ids=["state", "tally"])
-def test_the_journal_has_the_intervals_numbers(given: Snapshot) -> None:
+def test_the_journal_has_the_numbers_of_the_interval(given: Snapshot) -> None:
     fields = journal.fields_of(given, journal.Names(), 5, 5)
     assert fields["EBPFMON_X_IO_UP"] == "5"
     assert fields["EBPFMON_X_DISKS"] == '{"sda_up":7}'

@@ -52,17 +52,17 @@ def proc(tmp_path: Path) -> Proc:
     return Proc(tmp_path)
 
 
-def test_what_is_wanted_is_something_if_any_of_it_is() -> None:
+def test_a_request_is_true_if_it_is_not_empty() -> None:
     assert not LookupRequest()
     assert all((LookupRequest(processes=(1,)), LookupRequest(users=(0,)), LookupRequest(cgroups=(1,))))
 
 
-def test_nothing_is_answered_where_nothing_is_asked(proc: Proc) -> None:
+def test_an_empty_request_has_an_empty_result(proc: Proc) -> None:
     proc.add(10)
     assert Lookup(proc.top).answer(LookupRequest(), (), LONG) == LookupResult({}, {}, {})
 
 
-def test_the_facts_of_a_process_are_those_of_its_files(proc: Proc) -> None:
+def test_the_facts_of_a_process_are_read_from_its_files(proc: Proc) -> None:
     proc.add(10, 5, b"nginx", b"nginx:\0-g\0daemon off;\0", "/usr/sbin/nginx", 1234)
     proc.add(5)
     assert proc.facts(10) == ProcessFacts(1234, 5, "nginx", "nginx: -g daemon off;", "nginx")
@@ -72,13 +72,13 @@ def test_the_facts_of_a_process_are_those_of_its_files(proc: Proc) -> None:
     ("comm", "said"),
     [(b"a) (b", "a) (b"), (b"(sd-pam)", "(sd-pam)"), (b") S 9 9", ") S 9 9"), (b"", ""), (b"a b\n", "a b\n")],
 )
-def test_a_comm_may_hold_what_stands_around_it(proc: Proc, comm: bytes, said: str) -> None:
+def test_a_comm_may_contain_parentheses_and_spaces(proc: Proc, comm: bytes, said: str) -> None:
     proc.add(10, 5, comm, start=99)
     facts = proc.facts(10)
     assert (facts.comm, facts.parent_tgid, facts.start_ticks) == (said, 5, 99)
 
 
-def test_a_comm_is_cut_where_the_kernel_cuts_it_though_proc_says_more_of_a_kernel_thread(proc: Proc) -> None:
+def test_the_comm_of_a_kernel_thread_is_cut_to_15_bytes(proc: Proc) -> None:
     proc.add(10, 2, b"rcu_tasks_trace_kthread")
     proc.add(2, 0, b"kthreadd")
     assert proc.facts(10).comm == "rcu_tasks_trace"
@@ -94,12 +94,12 @@ def test_a_comm_is_cut_where_the_kernel_cuts_it_though_proc_says_more_of_a_kerne
         (b"caf\xe9\0", "caf�"),
     ],
 )
-def test_arguments_are_joined_by_spaces_whatever_they_are(proc: Proc, cmdline: bytes, said: str) -> None:
+def test_arguments_are_joined_by_spaces(proc: Proc, cmdline: bytes, said: str) -> None:
     proc.add(10, cmdline=cmdline)
     assert proc.facts(10).command_line == said
 
 
-def test_of_a_long_command_line_the_beginning_is_read(proc: Proc) -> None:
+def test_only_the_beginning_of_a_long_command_line_is_read(proc: Proc) -> None:
     proc.add(10, cmdline=b"x" * COMMAND_LINE_BYTES + b"y")
     assert proc.facts(10).command_line == "x" * COMMAND_LINE_BYTES
 
@@ -108,7 +108,7 @@ def test_of_a_long_command_line_the_beginning_is_read(proc: Proc) -> None:
     ("exe", "said"),
     [("/usr/bin/top (deleted)", "top"), ("/opt/my app/run me", "run me"), ("/memfd:x (deleted)", "memfd:x"), ("", "")],
 )
-def test_an_executable_is_the_name_of_its_file_even_if_that_was_deleted(proc: Proc, exe: str, said: str) -> None:
+def test_an_executable_is_the_name_of_its_file_even_if_deleted(proc: Proc, exe: str, said: str) -> None:
     proc.add(10, exe=exe)
     assert proc.facts(10).executable == said
 
@@ -120,25 +120,25 @@ def test_an_executable_whose_name_is_not_utf_8_can_be_encoded(proc: Proc) -> Non
     assert proc.facts(10).executable.encode() == b"caf\xef\xbf\xbd"
 
 
-def test_where_the_executable_is_shielded_the_rest_is_answered(proc: Proc, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unreadable_executable_is_empty(proc: Proc, monkeypatch: pytest.MonkeyPatch) -> None:
     proc.add(10, comm=b"x", cmdline=b"x\0-y\0", exe="/usr/bin/x")
     monkeypatch.setattr(os, "readlink", shielded)
     assert proc.facts(10) == ProcessFacts(7, 1, "x", "x -y", "")
 
 
-def test_a_process_that_is_shielded_altogether_is_none(proc: Proc, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unreadable_process_is_none(proc: Proc, monkeypatch: pytest.MonkeyPatch) -> None:
     proc.add(10)
     monkeypatch.setattr(os, "open", shielded)
     assert proc.answer(10) == {10: None}
 
 
-def test_a_process_that_is_gone_is_none_also_when_it_goes_in_the_middle(proc: Proc) -> None:
+def test_a_process_that_is_gone_is_none_even_if_it_exits_during_the_lookup(proc: Proc) -> None:
     proc.add(11)
     (proc.top / "11/cmdline").unlink()
     assert proc.answer(10, 11) == {10: None, 11: None}
 
 
-def test_the_real_proc_knows_this_process() -> None:
+def test_this_process_is_found_in_the_real_proc() -> None:
     found = Lookup().answer(LookupRequest(processes=(os.getpid(),)), (os.getppid(),), LONG).processes
     facts = found[os.getpid()]
     assert facts is not None
@@ -152,7 +152,7 @@ def test_the_real_proc_knows_this_process() -> None:
     assert 0 < facts.start_ticks / os.sysconf("SC_CLK_TCK") <= up_s
 
 
-def test_the_start_of_a_real_process_is_field_22_and_its_comm_may_be_nasty() -> None:
+def test_the_facts_of_a_real_process_with_a_misleading_comm_are_right() -> None:
     tell = "import ctypes; ctypes.CDLL(None).prctl(15, b'a) S 9 (b'); print(flush=True); input()"
     with subprocess.Popen([sys.executable, "-c", tell], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as child:
         assert child.stdout is not None
@@ -166,7 +166,7 @@ def test_the_start_of_a_real_process_is_field_22_and_its_comm_may_be_nasty() -> 
     assert facts.start_ticks == int(stat.removeprefix(f"{child.pid} (a) S 9 (b) ").split()[22 - 3])
 
 
-def test_ancestors_are_answered_up_to_the_first_process(proc: Proc) -> None:
+def test_ancestors_are_included_up_to_the_first_process(proc: Proc) -> None:
     for tgid, parent in ((1, 0), (5, 1), (6, 5), (7, 6), (9, 5), (2, 0), (3, 2)):
         proc.add(tgid, parent)
     assert proc.answer(7).keys() == {7, 6, 5}
@@ -174,7 +174,7 @@ def test_ancestors_are_answered_up_to_the_first_process(proc: Proc) -> None:
     assert proc.answer(7, 9).keys() == {7, 6, 5, 9}
 
 
-def test_ancestors_are_answered_up_to_the_first_that_is_known(proc: Proc) -> None:
+def test_ancestors_are_included_up_to_the_first_known_one(proc: Proc) -> None:
     for tgid, parent in ((5, 1), (6, 5), (7, 6)):
         proc.add(tgid, parent)
     assert proc.answer(7, known={5}).keys() == {7, 6}
@@ -182,7 +182,7 @@ def test_ancestors_are_answered_up_to_the_first_that_is_known(proc: Proc) -> Non
     assert proc.answer(7, known={7}).keys() == {7, 6, 5}, "what is asked for is answered, known or not"
 
 
-def test_a_chain_of_ancestors_ends_at_one_that_is_gone_or_at_itself(proc: Proc) -> None:
+def test_a_chain_of_ancestors_ends_at_a_missing_process_or_in_a_cycle(proc: Proc) -> None:
     proc.add(7, 6)
     proc.add(8, 9)
     proc.add(9, 8)
@@ -191,7 +191,7 @@ def test_a_chain_of_ancestors_ends_at_one_that_is_gone_or_at_itself(proc: Proc) 
     assert found[6] is None
 
 
-def test_without_any_time_one_process_is_answered_and_asking_again_gets_further(proc: Proc) -> None:
+def test_without_time_one_process_is_looked_up_per_call(proc: Proc) -> None:
     for tgid, parent in ((5, 1), (6, 5), (7, 1)):
         proc.add(tgid, parent)
     assert proc.answer(6, 7, seconds=0).keys() == {6}
@@ -199,7 +199,7 @@ def test_without_any_time_one_process_is_answered_and_asking_again_gets_further(
     assert proc.answer(5, seconds=-1).keys() == {5}
 
 
-def test_without_any_time_one_user_is_answered(proc: Proc) -> None:
+def test_without_time_one_user_is_looked_up(proc: Proc) -> None:
     proc.add(10)
     lookup = Lookup(proc.top)
     assert lookup.answer(LookupRequest(users=(0, 1)), (), 0).users == {0: "root"}
@@ -208,7 +208,7 @@ def test_without_any_time_one_user_is_answered(proc: Proc) -> None:
     assert not both.users
 
 
-def test_a_user_without_a_name_is_its_number(proc: Proc) -> None:
+def test_a_user_without_a_name_is_the_uid(proc: Proc) -> None:
     nameless = max(set(range(60_000, 60_999)) - {user.pw_uid for user in pwd.getpwall()})
     users = Lookup(proc.top).answer(LookupRequest(users=(0, nameless)), (), LONG).users
     assert users == {0: "root", nameless: str(nameless)}
@@ -233,7 +233,7 @@ def tree(tmp_path: Path) -> Tree:
     return Tree(tmp_path)
 
 
-def test_a_cgroup_is_its_path_below_the_mount(tree: Tree) -> None:
+def test_a_cgroup_has_its_path_relative_to_the_mount(tree: Tree) -> None:
     a, b, c = tree.add("a.slice"), tree.add("a.slice/b"), tree.add("a.slice/b/c d.scope")
     (tree.top / "a.slice/cgroup.procs").touch()
     (tree.top / "link").symlink_to(tree.top / "a.slice")
@@ -243,7 +243,7 @@ def test_a_cgroup_is_its_path_below_the_mount(tree: Tree) -> None:
     assert tree.answer(file) == {file: None}
 
 
-def test_a_cgroup_that_was_removed_is_none_but_not_where_it_was_seen_before(tree: Tree) -> None:
+def test_a_removed_cgroup_is_none_unless_it_was_seen_before(tree: Tree) -> None:
     seen, unseen = tree.add("seen"), tree.add("unseen")
     (tree.top / "unseen").rmdir()
     assert tree.answer(seen, unseen) == {seen: "/seen", unseen: None}
@@ -251,7 +251,7 @@ def test_a_cgroup_that_was_removed_is_none_but_not_where_it_was_seen_before(tree
     assert tree.answer(seen) == {seen: "/seen"}
 
 
-def test_a_cgroup_that_was_made_later_is_found(tree: Tree) -> None:
+def test_a_cgroup_that_was_created_later_is_found(tree: Tree) -> None:
     a = tree.add("a")
     assert tree.answer(a) == {a: "/a"}
     b = tree.add("a/b")
@@ -259,7 +259,7 @@ def test_a_cgroup_that_was_made_later_is_found(tree: Tree) -> None:
 
 
 @pytest.mark.parametrize("seconds", [0, -1])
-def test_without_any_time_a_walk_goes_on_where_it_was_and_finds_every_cgroup(tree: Tree, seconds: float) -> None:
+def test_without_time_each_call_continues_the_walk_until_all_cgroups_are_found(tree: Tree, seconds: float) -> None:
     paths = ["a", "a/b", "a/b/c", "d", "d/e"]
     missing = {tree.add(path): f"/{path}" for path in paths}
     assert tree.answer(*missing, seconds=seconds) == {}, "the root alone was looked at"
@@ -271,7 +271,7 @@ def test_without_any_time_a_walk_goes_on_where_it_was_and_finds_every_cgroup(tre
     assert not missing
 
 
-def test_none_is_said_only_after_a_walk_that_began_after_the_question(tree: Tree) -> None:
+def test_a_cgroup_is_none_only_after_a_walk_that_began_after_the_request(tree: Tree) -> None:
     a, _ = tree.add("a"), tree.add("a/b")
     assert tree.answer(a, seconds=0) == {}
     late = tree.add("late")  # this walk has read the root, or has not: who knows
@@ -280,7 +280,7 @@ def test_none_is_said_only_after_a_walk_that_began_after_the_question(tree: Tree
     assert tree.answer(a, late) == {a: "/a", late: None}
 
 
-def test_none_is_said_also_where_no_walk_ends_in_the_call_that_began_it(tree: Tree) -> None:
+def test_a_cgroup_is_none_even_if_no_call_completes_a_walk(tree: Tree) -> None:
     for name in "abcd":
         tree.add(name)
     gone = tree.add("gone")
@@ -289,7 +289,7 @@ def test_none_is_said_also_where_no_walk_ends_in_the_call_that_began_it(tree: Tr
     assert answers == [{}] * 5 + [{gone: None}]
 
 
-def test_what_was_found_before_is_answered_while_a_new_walk_is_under_way(tree: Tree) -> None:
+def test_known_cgroups_are_returned_during_a_new_walk(tree: Tree) -> None:
     a = tree.add("a")
     assert tree.answer(a) == {a: "/a"}
     b = tree.add("a/b")
@@ -297,7 +297,7 @@ def test_what_was_found_before_is_answered_while_a_new_walk_is_under_way(tree: T
     assert tree.answer(a, b) == {a: "/a", b: "/a/b"}
 
 
-def test_what_a_new_walk_did_not_meet_is_forgotten(tree: Tree) -> None:
+def test_cgroups_missing_from_a_new_walk_are_forgotten(tree: Tree) -> None:
     old = tree.add("old")
     assert tree.answer(old) == {old: "/old"}
     new = tree.add("new")
@@ -314,12 +314,12 @@ def test_a_path_that_is_not_utf_8_can_be_encoded(tree: Tree) -> None:
     assert tree.answer(below) == {below: "/caf\ufffd/b"}
 
 
-def test_where_the_mount_went_away_every_cgroup_is_none(tmp_path: Path) -> None:
+def test_every_cgroup_is_none_after_an_unmount(tmp_path: Path) -> None:
     lookup = Lookup(tmp_path, tmp_path / "unmounted")
     assert lookup.answer(LookupRequest(cgroups=(5,)), (), LONG).cgroups == {5: None}
 
 
-def test_a_directory_that_goes_while_it_is_walked_is_left_out(tree: Tree) -> None:
+def test_a_directory_removed_during_the_walk_is_left_out(tree: Tree) -> None:
     a, b = tree.add("a"), tree.add("b")
     inside = {tree.add("a/x"), tree.add("b/x")}
     while len(tree.answer(a, b, seconds=0)) < 2:  # the names are read, what is below them is not

@@ -42,14 +42,14 @@ def naming() -> ByApplication:
     return ByApplication(GROUPS, BEGAN_NS)
 
 
-def test_a_name_is_enough_where_a_pattern_fits_it(naming: ByApplication) -> None:
+def test_no_lookup_is_needed_if_a_pattern_matches_the_comm(naming: ByApplication) -> None:
     shell, program = who(50, b"sh", parent=1), who(60, b"nginx")
     naming.learn(execs((shell, b"sh")))
     assert not naming.request([program])
     assert naming.name(program) == ("web", True)
 
 
-def test_the_command_line_of_an_exec_counts_also_when_the_process_has_ended(naming: ByApplication) -> None:
+def test_the_command_line_of_an_exec_is_used_even_after_the_process_has_ended(naming: ByApplication) -> None:
     program = who(60, b"true", parent=1, execs=2)
     naming.learn(execs((program, b"/bin/true\0--mine")))
     assert naming.request([program]) == LookupRequest()
@@ -66,7 +66,7 @@ def test_a_forked_child_has_its_parents_command_line_until_it_calls_execve(namin
     assert naming.name(who(51, b"nginx", execs=2, start_ns=3 * BEGAN_NS)) == ("web", True)
 
 
-def test_a_child_inherits_what_its_parent_was_when_it_forked_though_that_called_execve_since(
+def test_a_child_inherits_the_group_that_its_parent_had_at_the_fork(
     naming: ByApplication,
 ) -> None:
     shell, became = who(50, b"sh", parent=1), who(50, b"nginx", parent=1, execs=2)
@@ -78,7 +78,7 @@ def test_a_child_inherits_what_its_parent_was_when_it_forked_though_that_called_
     assert naming.name(later) == ("web", True)
 
 
-def test_grandchildren_inherit_too_and_the_first_process_leaves_nothing(naming: ByApplication) -> None:
+def test_grandchildren_inherit_too_except_from_the_first_process(naming: ByApplication) -> None:
     shell, between = who(50, b"sh", parent=1), who(51, b"env", execs=2, start_ns=3 * BEGAN_NS)
     last = who(52, b"cat", parent=51, execs=3, start_ns=4 * BEGAN_NS)
     orphan = who(53, b"cat", parent=1, execs=3, start_ns=5 * BEGAN_NS)
@@ -86,7 +86,7 @@ def test_grandchildren_inherit_too_and_the_first_process_leaves_nothing(naming: 
     assert [naming.name(i)[0] for i in (last, orphan)] == ["shell", None]
 
 
-def test_what_ran_before_is_asked_for_and_provisional_until_the_answer_comes(naming: ByApplication) -> None:
+def test_an_older_process_is_requested_and_provisional_until_it_is_looked_up(naming: ByApplication) -> None:
     old = who(60, b"main", parent=40, start_ns=BEGAN_NS // 2)
     assert naming.request([old]) == LookupRequest(processes=(60, 40))
     assert naming.name(old) == (None, False)
@@ -95,7 +95,7 @@ def test_what_ran_before_is_asked_for_and_provisional_until_the_answer_comes(nam
     assert naming.request([old]) == LookupRequest()
 
 
-def test_it_inherits_from_ancestors_that_were_looked_up(naming: ByApplication) -> None:
+def test_a_process_inherits_from_looked_up_ancestors(naming: ByApplication) -> None:
     child = who(60, b"cat", parent=59, execs=2)
     naming.learn(execs((child, b"cat")))
     assert naming.request([child]) == LookupRequest(processes=(59,))
@@ -108,7 +108,7 @@ def test_it_inherits_from_ancestors_that_were_looked_up(naming: ByApplication) -
     [({60: None, 40: None}, (None, True)), ({60: facts(1, "sh", "--mine", start_ns=5), 40: None}, (None, True))],
     ids=["gone", "another process has its tgid now"],
 )
-def test_what_cannot_be_known_is_final(
+def test_a_process_that_cannot_be_looked_up_has_a_final_name(
     naming: ByApplication, processes: Mapping[int, ProcessFacts | None], expected: tuple[str, bool]
 ) -> None:
     old = who(60, b"main", parent=40, start_ns=BEGAN_NS // 2)
@@ -116,14 +116,14 @@ def test_what_cannot_be_known_is_final(
     assert naming.name(old) == expected
 
 
-def test_the_name_of_its_file_saves_a_process_from_other_and_from_nothing_else(naming: ByApplication) -> None:
+def test_the_executable_is_used_only_if_nothing_else_matches(naming: ByApplication) -> None:
     renamed, below = who(60, b"my daemon", parent=1), who(61, b"job", parent=50, execs=2, start_ns=3 * BEGAN_NS)
     naming.learn(execs((who(50, b"sh", parent=1), b"sh")))
     naming.learn(execs((renamed, b"x"), (below, b"job"), executable=b"python3.11"))
     assert [naming.name(i)[0] for i in (renamed, below)] == ["python", "shell"]
 
 
-def test_a_tgid_that_is_used_again_is_another_process(naming: ByApplication) -> None:
+def test_a_reused_tgid_is_another_process(naming: ByApplication) -> None:
     first, second = who(50, b"x", parent=1, execs=9), who(50, b"y", parent=1, execs=2, start_ns=3 * BEGAN_NS)
     child = who(51, b"z", execs=2, start_ns=4 * BEGAN_NS)
     naming.learn(execs((first, b"x\0--mine")))
@@ -133,12 +133,12 @@ def test_a_tgid_that_is_used_again_is_another_process(naming: ByApplication) -> 
     assert naming.name(child) == (None, True)
 
 
-def test_where_no_exec_is_seen_everything_is_looked_up() -> None:
+def test_without_execs_everything_is_looked_up() -> None:
     naming = ByApplication(GROUPS, math.inf)
     assert naming.request([who(60, b"x", parent=1)]) == LookupRequest(processes=(60,))
 
 
-def test_a_process_that_was_forgotten_is_looked_up_again() -> None:
+def test_a_forgotten_process_is_looked_up_again() -> None:
     naming = ByApplication(GROUPS, BEGAN_NS)
     daemon = who(60, b"java", parent=1, execs=3)
     naming.learn(execs((daemon, b"java\0--mine")))
@@ -149,7 +149,7 @@ def test_a_process_that_was_forgotten_is_looked_up_again() -> None:
     assert naming.name(daemon) == ("mine", True)
 
 
-def test_what_called_execve_twice_inherits_what_its_parent_was_when_it_forked(naming: ByApplication) -> None:
+def test_a_process_inherits_from_the_fork_even_after_two_execs(naming: ByApplication) -> None:
     shell, became = who(50, b"sh", parent=1, execs=5), who(50, b"nginx", parent=1, execs=6)
     first, second = (who(51, c, execs=e, start_ns=3 * BEGAN_NS) for c, e in ((b"env", 6), (b"cat", 7)))
     naming.learn(execs((shell, b"sh"), (became, b"nginx"), (first, b"env"), (second, b"cat")))
@@ -162,14 +162,14 @@ def test_a_younger_process_with_the_parents_tgid_is_not_the_parent(naming: ByApp
     assert naming.name(child) == (None, True)
 
 
-def test_by_process_is_by_comm_and_kernel_threads_are_one_by_kind() -> None:
+def test_by_process_uses_the_comm_and_merges_kernel_threads() -> None:
     naming = ByProcess()
     assert naming.name(who(60, b"my prog")) == ("my prog", True)
     assert naming.name(who(60, b"kworker/3:1-ev", parent=2)) == ("kworker", True)
     assert naming.name(who(60, b"")) == (None, True)
 
 
-def test_users_and_cgroups_are_asked_for_once() -> None:
+def test_users_and_cgroups_are_requested_once() -> None:
     user, cgroup = ByUser(), ByContainer()
     assert user.request([who(60, b"a"), who(61, b"b")]) == LookupRequest(users=(1000,))
     assert cgroup.request([who(60, b"a"), who(61, b"b")]) == LookupRequest(cgroups=(7,))

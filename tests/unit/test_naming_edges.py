@@ -13,7 +13,7 @@ from tests.unit.test_naming import BEGAN_NS, GROUPS, execs, facts, who
 OLD = BEGAN_NS // 2
 
 
-def test_who_is_looked_up_is_asked_for_once_and_not_again_when_its_comm_changes() -> None:
+def test_a_process_is_requested_once_even_if_its_comm_changes() -> None:
     naming = ByApplication(GROUPS, math.inf)
     old = who(60, b"x", parent=1)
     naming.receive(LookupResult({60: facts(1, "x", "x --mine", start_ns=old.start_ns)}))
@@ -25,7 +25,7 @@ def test_who_is_looked_up_is_asked_for_once_and_not_again_when_its_comm_changes(
     assert naming.name(old._replace(comm=b"sh")) == ("shell", True), "the first pattern of the file wins"
 
 
-def test_what_a_process_was_before_an_execve_that_was_seen_is_not_in_proc_any_more() -> None:
+def test_a_program_before_a_seen_execve_is_not_looked_up() -> None:
     naming = ByApplication(GROUPS, BEGAN_NS)
     before, after = (who(60, b"x", parent=1, execs=n, start_ns=OLD) for n in (1, 2))
     naming.learn(execs((after, b"y\0--mine")))
@@ -33,7 +33,7 @@ def test_what_a_process_was_before_an_execve_that_was_seen_is_not_in_proc_any_mo
     assert [naming.name(before), naming.name(after)] == [(None, True), ("mine", True)]
 
 
-def test_a_program_whose_exec_found_no_room_is_looked_up() -> None:
+def test_a_program_whose_exec_found_no_free_row_is_looked_up() -> None:
     naming = ByApplication(GROUPS, BEGAN_NS)
     naming.learn(execs((who(50, b"bash", parent=1, execs=3), b"bash")))
     forked, execed = who(60, b"bash", execs=3, start_ns=3 * BEGAN_NS), who(60, b"x", execs=4, start_ns=3 * BEGAN_NS)
@@ -43,14 +43,14 @@ def test_a_program_whose_exec_found_no_room_is_looked_up() -> None:
     assert naming.name(execed) == ("mine", True)
 
 
-def test_of_two_programs_that_a_process_ran_in_an_interval_the_later_one_is_its_childrens_parent() -> None:
+def test_children_inherit_from_the_later_of_two_programs() -> None:
     naming = ByApplication(GROUPS, BEGAN_NS)
     first, second = who(50, b"sh", parent=1, execs=2), who(50, b"nginx", parent=1, execs=3)
     naming.learn(execs((second, b"nginx"), (first, b"sh")))
     assert naming.name(who(51, b"x", execs=3, start_ns=3 * BEGAN_NS)) == ("web", True)
 
 
-def test_a_circle_of_parents_ends() -> None:
+def test_a_cycle_of_parents_ends() -> None:
     naming = ByApplication(GROUPS, BEGAN_NS)
     one, two = who(60, b"x", parent=61), who(61, b"x", parent=60)
     naming.learn(execs((one, b"x"), (two, b"x")))
@@ -64,7 +64,7 @@ def test_a_command_line_may_be_any_bytes() -> None:
     assert naming.name(program) == ("mine", True)
 
 
-def test_only_of_kernel_threads_the_slash_ends_the_name() -> None:
+def test_a_slash_ends_only_the_names_of_kernel_threads() -> None:
     naming = ByProcess()
     assert naming.name(who(60, b"a/b", parent=3)) == ("a/b", True)
     assert naming.name(who(60, b"kswapd0", parent=2)) == ("kswapd0", True)

@@ -143,7 +143,7 @@ def values(snapshot: Snapshot) -> dict[str, Values]:
     }
 
 
-def test_each_chart_is_made_as_its_labels_say_and_of_its_table() -> None:
+def test_each_chart_has_the_series_of_its_table_and_labels() -> None:
     first, second = ticks(
         {"process": table([(7, b"x", 3, 0)]), "ports": ports((80, 5), (22, 2), (9, 100))},
         {"process": table([]), "ports": ports((22, 4))},
@@ -161,7 +161,7 @@ def test_each_chart_is_made_as_its_labels_say_and_of_its_table() -> None:
     assert (first.tables["ports"].columns, first.tables["ports"].labels) == ((COLUMN,), SPECS.labels["ports"])
 
 
-def test_a_table_that_could_not_be_read_has_no_charts_and_the_others_have_theirs() -> None:
+def test_only_a_table_that_cannot_be_read_has_no_charts() -> None:
     (only,) = ticks({"process": table([])})
     assert set(values(only)) == {"system"}
     (only,) = ticks({"ports": ports((80, 1))})
@@ -180,7 +180,7 @@ def grouped(*by: str, maximum: int = 200) -> Stage:
     return made
 
 
-def test_command_lines_leave_the_pipeline_for_nobody() -> None:
+def test_command_lines_never_leave_the_pipeline() -> None:
     for stage in (None, grouped("process")):
         (only,) = ticks({"process": table([]), execs.TABLE: table([])}, stage=stage)
         assert set(only.tables) == {"process"}
@@ -198,7 +198,7 @@ def under_way(port: int, began: int, ended: int) -> TableHarvest:
     return keyed_table([("port", "u4"), ("unused", "u4")], ["began", "ended"], [row])
 
 
-def test_gauges_go_on_under_other_settings_and_of_other_sources_begin_with_what_they_had_counted() -> None:
+def test_gauges_continue_under_new_settings_and_restart_with_new_sources() -> None:
     """First the labels are others and the programs the same; then the programs are others."""
     harvester = FakeHarvester(
         harvest({"ports": under_way(80, 5, 1)}),
@@ -228,7 +228,7 @@ def test_gauges_go_on_under_other_settings_and_of_other_sources_begin_with_what_
     assert [values(snapshot)["gauge"]["80"][0] for snapshot in publisher.published] == [4, 3, 12, 1]
 
 
-def test_totals_survive_a_reload_unless_it_asks_for_other_series() -> None:
+def test_totals_survive_a_reload_unless_the_series_change() -> None:
     """First the labels are others; then the programs, too; then the series."""
     seen = {"ports": ports((80, 5))}
     harvester = FakeHarvester(harvest(seen), harvest(seen), harvest(seen, ports((80, 1))), harvest(seen), harvest(seen))
@@ -285,7 +285,7 @@ def of_processes(counters: Sequence[str], rows: Sequence[tuple[int, bytes, int]]
     st.integers(1, 3),
     st.lists(st.tuples(ROWS, ROWS, st.integers(0, 99)), min_size=1, max_size=4),
 )  # fmt: skip
-def test_of_every_grouping_the_series_of_every_chart_add_up_to_the_system(
+def test_the_series_of_every_grouped_chart_add_up_to_the_total(
     maximum: int, intervals: list[tuple[list[tuple[int, bytes, int]], list[tuple[int, bytes, int]], int]]
 ) -> None:
     by = ("user", "process")
@@ -331,7 +331,7 @@ def test_each_grouping_has_its_groups_and_its_charts() -> None:
     assert [groups["process"].name(n) for n in range(4)] == ["cat", "other", "cat", None]
 
 
-def test_a_grouping_that_stays_keeps_its_totals_when_others_come_or_go() -> None:
+def test_a_grouping_keeps_its_totals_when_others_are_added_or_removed() -> None:
     tables = {"process": of_processes(COUNTERS, [(0, b"cat", 3)], 0)}
     harvester, publisher = FakeHarvester(*(harvest(tables) for _ in range(3))), FakePublisher()
 
@@ -355,7 +355,7 @@ def test_a_grouping_that_stays_keeps_its_totals_when_others_come_or_go() -> None
 
 
 @pytest.mark.parametrize(("programs", "maximum", "most"), [(1, 1000, 310), (5, 100, 100)])
-def test_a_snapshot_does_not_grow_without_end_though_groups_come_and_go(programs: int, maximum: int, most: int) -> None:
+def test_a_snapshot_stays_bounded_while_groups_come_and_go(programs: int, maximum: int, most: int) -> None:
     """22 minutes in which each second so many new programs start, and run for ten seconds."""
     harvests = [
         {
@@ -374,7 +374,7 @@ def test_a_snapshot_does_not_grow_without_end_though_groups_come_and_go(programs
     assert max(sizes[30:]) <= 1.02 * max(sizes[:30])
 
 
-def test_a_snapshot_is_as_small_as_before_five_minutes_after_many_groups_have_gone() -> None:
+def test_a_snapshot_shrinks_again_five_minutes_after_groups_are_gone() -> None:
     rows = [(0, b"p%d" % n, 1) for n in range(1000)]
     harvests = [{"process": of_processes(COUNTERS, each, 0)} for each in ([], rows, *([],) * 301)]
     published = ticks(*harvests, specs=BY_PROCESS, stage=grouped("process", maximum=1000))

@@ -83,7 +83,7 @@ def deliver(task: SinkTask, *snapshots: Snapshot) -> None:
     asyncio.run(run())
 
 
-def test_a_full_mailbox_loses_its_oldest_and_counts_it() -> None:
+def test_a_full_mailbox_drops_its_oldest_snapshot_and_counts_it() -> None:
     statistics = SinkStatistics()
 
     async def run() -> list[Snapshot | None]:
@@ -101,7 +101,7 @@ def test_a_full_mailbox_loses_its_oldest_and_counts_it() -> None:
     assert statistics.queue_length == 0
 
 
-def test_what_is_put_back_is_the_oldest_again_and_lost_if_the_mailbox_is_full_by_then() -> None:
+def test_a_snapshot_put_back_is_the_oldest_and_dropped_if_the_mailbox_is_full() -> None:
     statistics = SinkStatistics()
 
     async def run() -> None:
@@ -120,7 +120,7 @@ def test_what_is_put_back_is_the_oldest_again_and_lost_if_the_mailbox_is_full_by
     asyncio.run(run())
 
 
-def test_a_reader_that_waits_is_woken_by_a_snapshot_and_by_the_end() -> None:
+def test_a_waiting_reader_wakes_for_a_snapshot_and_for_the_end() -> None:
     async def run() -> None:
         mailbox = Mailbox(SinkStatistics())
         async with asyncio.timeout(5):
@@ -154,7 +154,7 @@ def test_snapshots_are_sent_in_order_and_counted_and_the_sink_is_closed() -> Non
     "error",
     [SinkError("no route"), OSError("disk"), ZeroDivisionError(), ExceptionGroup("", [OSError()]), SystemExit(1)],
 )
-def test_a_sink_that_raises_is_opened_again_and_the_snapshot_is_delivered_again(
+def test_a_failing_sink_is_reopened_and_gets_the_snapshot_again(
     delays: list[float], caplog: pytest.LogCaptureFixture, error: BaseException
 ) -> None:
     caplog.set_level(logging.INFO)
@@ -175,7 +175,7 @@ def test_a_sink_that_raises_is_opened_again_and_the_snapshot_is_delivered_again(
     assert len(caplog.records) == 2, "a line when it stops working, a line when it works again"
 
 
-def test_the_pauses_grow_to_a_minute_and_begin_anew_after_a_success(delays: list[float]) -> None:
+def test_delays_grow_to_a_minute_and_restart_after_a_success(delays: list[float]) -> None:
     outcomes = [False] * 9 + [True, False, True]
 
     async def send(_: Snapshot) -> None:
@@ -187,7 +187,7 @@ def test_the_pauses_grow_to_a_minute_and_begin_anew_after_a_success(delays: list
     assert delays == [0.5, 1, 2, 4, 8, 16, 32, LAST_DELAY_S, LAST_DELAY_S, 0.5]
 
 
-def test_pauses_are_spread_by_chance_so_that_sinks_do_not_return_all_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_delays_are_random_so_that_sinks_do_not_retry_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     ranges: list[tuple[float, float]] = []
 
     def uniform(low: float, high: float) -> float:
@@ -206,7 +206,7 @@ def test_pauses_are_spread_by_chance_so_that_sinks_do_not_return_all_at_once(mon
     assert [low < 1 < high for low, high in ranges] == [True]
 
 
-def test_a_sink_whose_reader_has_gone_ends_and_is_no_error() -> None:
+def test_a_sink_whose_reader_has_gone_ends_without_an_error() -> None:
     async def send(_: Snapshot) -> None:
         raise SinkGoneError("head has gone")
 
@@ -215,7 +215,7 @@ def test_a_sink_whose_reader_has_gone_ends_and_is_no_error() -> None:
     assert (sink.opened, sink.closed, task.statistics.errors) == (1, 1, 0)
 
 
-def test_a_sink_that_fails_when_all_is_over_is_not_tried_again(delays: list[float]) -> None:
+def test_a_sink_that_fails_after_the_end_is_not_tried_again(delays: list[float]) -> None:
     async def send(_: Snapshot) -> None:
         task.mailbox.close()
         raise SinkError("down")
@@ -225,7 +225,7 @@ def test_a_sink_that_fails_when_all_is_over_is_not_tried_again(delays: list[floa
     assert (sink.opened, delays) == (1, [])
 
 
-def test_a_sink_that_hangs_is_given_up_after_its_time_and_delays_no_other(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_hanging_sink_times_out_and_delays_no_other_sink(caplog: pytest.LogCaptureFixture) -> None:
     got: list[Snapshot] = []
 
     async def hang(_: Snapshot) -> None:
@@ -261,7 +261,7 @@ def test_a_sink_that_hangs_is_given_up_after_its_time_and_delays_no_other(caplog
 
 
 @pytest.mark.parametrize("fails", ["hangs", "raises"])
-def test_a_sink_that_cannot_even_be_closed_is_opened_again(
+def test_a_sink_that_cannot_be_closed_is_reopened(
     delays: list[float], caplog: pytest.LogCaptureFixture, fails: str
 ) -> None:
     got: list[Snapshot] = []
@@ -286,7 +286,7 @@ def test_a_sink_that_cannot_even_be_closed_is_opened_again(
     assert "tried again: down" in caplog.text
 
 
-def test_a_sink_that_fails_as_it_is_closed_does_not_outlive_its_end() -> None:
+def test_a_sink_that_fails_to_close_still_ends_when_cancelled() -> None:
     async def hang(_: Snapshot) -> None:
         started.set()
         await asyncio.Event().wait()
@@ -319,7 +319,7 @@ def test_a_sink_that_fails_as_it_is_closed_does_not_outlive_its_end() -> None:
     ("error", "said"),
     [(None, "it took longer than 0.05 s"), (TimeoutError(110, "no answer"), "TimeoutError: [Errno 110]")],
 )
-def test_the_cores_time_limit_is_told_from_a_timeout_of_the_sinks_own(
+def test_the_time_limit_differs_from_a_timeout_inside_the_sink(
     delays: list[float], caplog: pytest.LogCaptureFixture, error: Exception | None, said: str
 ) -> None:
     async def send(_: Snapshot) -> None:

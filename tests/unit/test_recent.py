@@ -11,7 +11,7 @@ KEYS = st.integers(0, 30)
 
 
 @given(st.integers(1, 8), st.lists(st.tuples(KEYS, st.booleans()), max_size=200))
-def test_the_last_used_are_known_and_never_more_than_twice_as_many(bound: int, uses: list[tuple[int, bool]]) -> None:
+def test_recently_used_entries_are_kept_and_the_size_is_bounded(bound: int, uses: list[tuple[int, bool]]) -> None:
     recent: Recent[int, int] = Recent(bound)
     order: list[int] = []
     for key, write in uses:
@@ -23,7 +23,7 @@ def test_the_last_used_are_known_and_never_more_than_twice_as_many(bound: int, u
     assert all(recent.get(key) == key * 10 + 1 for key in order[-bound:])
 
 
-def test_what_is_forgotten_is_counted() -> None:
+def test_forgotten_entries_are_counted() -> None:
     recent: Recent[int, int] = Recent(2)
     for key in range(1, 6):
         recent[key] = key
@@ -31,7 +31,7 @@ def test_what_is_forgotten_is_counted() -> None:
     assert [key for key in range(1, 6) if key in recent] == [3, 4, 5]
 
 
-def test_all_entries_of_a_value_can_be_dropped() -> None:
+def test_all_entries_with_a_value_can_be_dropped() -> None:
     recent: Recent[str, int] = Recent(2)
     for number, key in enumerate("abcd"):
         recent[key] = number % 2

@@ -9,7 +9,7 @@ from ebpfmon.grouping.recent import Recent
 
 
 @given(st.integers(1, 8), st.lists(st.tuples(st.integers(0, 30), st.booleans()), max_size=200))
-def test_every_entry_is_known_or_was_counted_as_forgotten(bound: int, uses: list[tuple[int, bool]]) -> None:
+def test_every_entry_is_known_or_counted_as_forgotten(bound: int, uses: list[tuple[int, bool]]) -> None:
     recent: Recent[int, int] = Recent(bound)
     came = 0
     for key, write in uses:
@@ -22,14 +22,14 @@ def test_every_entry_is_known_or_was_counted_as_forgotten(bound: int, uses: list
         assert not any(key in recent._old for key in recent.young), "each once"
 
 
-def test_a_value_that_is_false_is_a_value() -> None:
+def test_a_falsy_value_is_a_value() -> None:
     recent: Recent[str, int] = Recent(1)
     recent["a"], recent["b"] = 0, 0
     assert recent.get("a") == 0
     assert "a" in recent.young, "it was used"
 
 
-def test_a_new_value_takes_the_place_of_the_old_one() -> None:
+def test_a_new_value_replaces_the_old_one() -> None:
     recent: Recent[str, int] = Recent(1)
     recent["a"], recent["b"] = 1, 1
     recent["a"] = 2

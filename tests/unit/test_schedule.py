@@ -33,7 +33,7 @@ def collect(clock: FakeClock, count: int, *, interval_s: int = 1, busy: Busy = l
 
 @pytest.mark.parametrize("interval_s", [1, 2, 7])
 @pytest.mark.parametrize("early_s", [0.0, 0.0004, 0.01])
-def test_a_thousand_ticks_come_on_a_thousand_multiples_of_the_interval(interval_s: int, early_s: float) -> None:
+def test_a_thousand_ticks_are_on_multiples_of_the_interval(interval_s: int, early_s: float) -> None:
     clock = FakeClock(1000.3, early_s)
     moments: list[float] = []
 
@@ -56,7 +56,7 @@ def test_the_first_tick_waits_for_a_whole_second() -> None:
     assert clock.waits == pytest.approx([0.25])
 
 
-def test_a_consumer_that_was_busy_for_three_ticks_gets_one_that_says_so_and_no_queue() -> None:
+def test_a_busy_consumer_gets_one_tick_with_the_number_of_skipped_ones() -> None:
     clock = FakeClock(1000.5)
     seen = collect(clock, 4, busy=lambda n: clock.advance(3.4 if n == 1 else 0.1))
     assert seen == [Tick(1001, 0), Tick(1004, 2), Tick(1005, 0), Tick(1006, 0)]
@@ -64,7 +64,7 @@ def test_a_consumer_that_was_busy_for_three_ticks_gets_one_that_says_so_and_no_q
 
 
 @given(st.lists(st.floats(0, 5), min_size=1, max_size=30), st.integers(1, 3))
-def test_ticks_and_skipped_ticks_together_are_all_the_ticks_that_were_due(busy_s: list[float], interval_s: int) -> None:
+def test_ticks_and_skipped_ticks_add_up_to_all_due_ticks(busy_s: list[float], interval_s: int) -> None:
     clock = FakeClock(1000.5)
     seen = collect(clock, len(busy_s) + 1, interval_s=interval_s, busy=lambda n: clock.advance(([*busy_s, 0])[n - 1]))
     gaps = [(b.due_s - a.due_s) // interval_s - 1 for a, b in itertools.pairwise(seen)]
@@ -72,7 +72,7 @@ def test_ticks_and_skipped_ticks_together_are_all_the_ticks_that_were_due(busy_s
 
 
 @pytest.mark.parametrize("jump_s", [3600.0, 0.7, 86400.25])
-def test_a_clock_that_is_set_forward_has_skipped_no_tick(jump_s: float) -> None:
+def test_setting_the_clock_forward_skips_no_tick(jump_s: float) -> None:
     clock = FakeClock(1000.5)
 
     def set_forward(n: int) -> None:
@@ -86,7 +86,7 @@ def test_a_clock_that_is_set_forward_has_skipped_no_tick(jump_s: float) -> None:
 
 
 @pytest.mark.parametrize("jump_s", [3600.0, 2.5, 1.2])
-def test_after_the_clock_was_set_back_ticks_go_on_from_its_new_time(jump_s: float) -> None:
+def test_after_setting_the_clock_back_ticks_continue_from_the_new_time(jump_s: float) -> None:
     clock = FakeClock(5000.5)
 
     def set_back(n: int) -> None:
@@ -98,7 +98,7 @@ def test_after_the_clock_was_set_back_ticks_go_on_from_its_new_time(jump_s: floa
     assert [b.due_s - a.due_s for a, b in itertools.pairwise(seen[3:])] == [1, 1]
 
 
-def test_stop_ends_the_ticks_and_the_wait_for_the_next_one() -> None:
+def test_stop_ends_the_wait_for_the_next_tick() -> None:
     async def run() -> list[Tick]:
         stop, seen = asyncio.Event(), list[Tick]()
         asyncio.get_running_loop().call_soon(stop.set)
@@ -110,7 +110,7 @@ def test_stop_ends_the_ticks_and_the_wait_for_the_next_one() -> None:
     assert len(asyncio.run(run())) <= 1
 
 
-def test_the_system_clock_waits_as_long_as_it_is_told() -> None:
+def test_the_system_clock_waits_for_the_given_time() -> None:
     async def run() -> int:
         clock, stop = SystemClock(), asyncio.Event()
         start = clock.monotonic_ns()

@@ -38,7 +38,7 @@ def test_an_exclusion_always_wins_and_exclusions_alone_include_the_rest(patterns
 
 
 @pytest.mark.parametrize("pattern", ["", "!", "ebpf io", "[a-z]", "a?", "!!x"])
-def test_what_is_no_pattern_is_named(pattern: str) -> None:
+def test_an_invalid_pattern_is_an_error(pattern: str) -> None:
     with pytest.raises(ValueError, match="expected the id of a chart"):
         ChartFilter([pattern])
 
@@ -66,7 +66,7 @@ def found(given: Snapshot) -> list[tuple[str, int, int]]:
     ]  # fmt: skip
 
 
-def test_amounts_are_summed_totals_are_the_last_and_so_are_gauges() -> None:
+def test_amounts_are_summed_and_totals_and_gauges_are_the_last() -> None:
     first = of(1.0, {"read": (3, 3), "write": (5, 5), "*": (2, 2)})
     second = of(2.0, {"write": (7, 12), "new": (1, 1), "*": (1, 3)})
     both = join_snapshots(first, replace(second, complete=False))
@@ -76,7 +76,7 @@ def test_amounts_are_summed_totals_are_the_last_and_so_are_gauges() -> None:
     assert found(gauges) == [("*", 4, 0)]
 
 
-def test_a_program_that_is_called_like_the_rest_is_told_from_it() -> None:
+def test_a_program_named_other_is_distinct_from_the_series_other() -> None:
     both = join_snapshots(
         of(1.0, {"other": (3, 3), "*": (2, 2)}),
         of(
@@ -90,7 +90,7 @@ def test_a_program_that_is_called_like_the_rest_is_told_from_it() -> None:
     assert both.charts[0].index.labels == (("other",), ("other",))
 
 
-def test_of_series_that_are_the_same_the_index_is_kept() -> None:
+def test_the_index_is_kept_if_the_series_are_the_same() -> None:
     first, second = of(1.0, {"a": (3, 3), "*": (0, 0)}), of(2.0, {"a": (5, 8), "*": (1, 1)})
     shared = replace(second.charts[0], index=first.charts[0].index)
     for last in (second, replace(second, charts=(shared,))):
@@ -100,7 +100,7 @@ def test_of_series_that_are_the_same_the_index_is_kept() -> None:
     assert found(first) == [("a", 3, 3), ("*", 0, 0)], "what was joined stays as it was"
 
 
-def test_a_chart_that_is_in_one_of_them_alone_is_there() -> None:
+def test_a_chart_in_only_one_interval_is_kept() -> None:
     first, second = of(1.0, {"read": (3, 3)}), replace(of(2.0, {}), charts=())
     for both in (join_snapshots(first, second), join_snapshots(second, first)):
         assert found(both) == [("read", 3, 3)]
@@ -110,7 +110,7 @@ AMOUNTS = st.dictionaries(st.sampled_from("abcdefg"), st.integers(0, 1 << 40), m
 
 
 @given(st.lists(st.tuples(AMOUNTS, st.integers(0, 99)), min_size=2, max_size=6))
-def test_sums_are_those_of_all_intervals_whatever_comes_and_goes(intervals: list[tuple[dict[str, int], int]]) -> None:
+def test_joined_deltas_are_the_sums_over_all_intervals(intervals: list[tuple[dict[str, int], int]]) -> None:
     totals, both = dict.fromkeys("abcdefg*", 0), None
     for time_s, (amounts, other) in enumerate(intervals):
         series = {}
@@ -160,13 +160,13 @@ def test_rows_of_one_process_are_summed_and_keep_their_groups_by_name() -> None:
     assert len(join_snapshots(nothing, nothing).tables["process"].harvest.rows) == 0
 
 
-def test_names_of_groups_that_are_one_object_stay_one() -> None:
+def test_shared_names_of_groups_are_not_copied() -> None:
     one = snapshot(tables={"process": view(table([(1, b"a", 3, 30)]), groups={"user": ["x"]})})
     both = join_snapshots(join_snapshots(one, one), one)
     assert both.tables["process"].groups["user"].names is one.tables["process"].groups["user"].names
 
 
-def test_of_groupings_that_only_one_of_them_has_there_are_no_rows() -> None:
+def test_groupings_of_only_one_interval_are_left_out() -> None:
     """After the settings have changed."""
     one, another = (
         snapshot(tables={"process": view(table([(1, b"a", 3, 30)]), groups={by: ["x"]})}) for by in ("user", "process")
@@ -179,7 +179,7 @@ class Settings(SinkSettings, tag="some", frozen=True):
 
 
 @given(st.lists(st.integers(1, 5), min_size=1, max_size=30), st.sampled_from([0, 2, 3, 10]))
-def test_nothing_is_lost_between_intervals_of_another_length(steps: list[int], interval: int) -> None:
+def test_no_counts_are_lost_with_longer_intervals(steps: list[int], interval: int) -> None:
     task, time_s = SinkTask(Settings(interval=interval)), 1_000
     for step in steps:
         time_s += step
@@ -202,7 +202,7 @@ def test_an_interval_ends_with_the_first_snapshot_of_the_next() -> None:
     assert [int(s.time_s) for s in task.mailbox._snapshots] == [1001, 1005, 1010]
 
 
-def test_a_table_with_keys_of_its_own_is_summed_as_well() -> None:
+def test_tables_with_keys_of_their_own_are_summed_too() -> None:
     key = [("port", "<u4"), ("protocol", "<u4")]
     one = snapshot(tables={"inbound": view(keyed_table(key, ["calls"], [{"port": 443, "protocol": 6, "calls": 2}]))})
     both = join_snapshots(one, one).tables["inbound"].harvest

@@ -45,7 +45,7 @@ def sink() -> SinkTask:
     return SinkTask(RecordingSettings(name="s", into=[]))
 
 
-def test_every_chart_has_a_series_for_each_table_or_sink_or_one(sink: SinkTask) -> None:
+def test_every_chart_has_one_series_or_one_per_table_or_sink(sink: SinkTask) -> None:
     charts = SelfMetrics(["a", "b"], [sink]).charts(harvest({"a": table([])}), 0, {}, NOW)
     assert {data.chart.family for data in charts} == {"ebpfmon"}
     assert len({data.chart.id for data in charts}) == len({data.chart.priority for data in charts}) == len(charts)
@@ -58,13 +58,13 @@ def test_every_chart_has_a_series_for_each_table_or_sink_or_one(sink: SinkTask) 
     assert {data.chart.labels for data in charts} == series.keys()
 
 
-def test_without_tables_and_sinks_there_are_their_charts_without_series() -> None:
+def test_without_tables_and_sinks_their_charts_have_no_series() -> None:
     charts = SelfMetrics([], []).charts(harvest(), 0, {}, NOW)
     assert {len(data) for data in charts} == {0, 1}
     assert all(data.deltas.shape == data.totals.shape == (len(data), len(data.chart.columns)) for data in charts)
 
 
-def test_harvest_times_rows_occupancy_and_overflow_are_those_of_the_harvest() -> None:
+def test_harvest_times_rows_occupancy_and_overflow_come_from_the_harvest() -> None:
     rows = [(n, b"x", 1, 1) for n in range(16)]
     found = numbers(SelfMetrics(["a"], []), harvest({"a": table(rows, overflow_calls=5, capacity=64)}), 2)
     assert found["harvest_time"] == {"": {"swap": 7.2, "drain": 0.5}}
@@ -77,13 +77,13 @@ def test_harvest_times_rows_occupancy_and_overflow_are_those_of_the_harvest() ->
     assert found["memory"][""]["rss"] == pytest.approx(resident_kb * 1024 / 1e6, rel=0.05), "not in MB"
 
 
-def test_attribution_has_its_own_numbers() -> None:
+def test_the_numbers_of_attribution_are_published() -> None:
     own = {"looked_up": 5, "waiting": 2, "forgotten": 7}
     assert numbers(SelfMetrics([], []), harvest(), attribution=own)["attribution"] == {"": own}
     assert numbers(SelfMetrics([], []), harvest())["attribution"] == {"": dict.fromkeys(own, 0)}
 
 
-def test_what_a_sink_did_is_counted_by_interval_and_its_queue_is_a_gauge(sink: SinkTask) -> None:
+def test_counts_of_a_sink_are_per_interval_and_its_queue_is_a_gauge(sink: SinkTask) -> None:
     metrics, statistics = SelfMetrics([], [sink]), sink.statistics
     statistics.sent, statistics.dropped, statistics.errors, statistics.queue_length = 5, 2, 1, 4
     names = ("sinks_sent", "sinks_dropped", "sinks_errors", "sinks_queue")
@@ -98,14 +98,14 @@ def test_what_a_sink_did_is_counted_by_interval_and_its_queue_is_a_gauge(sink: S
     assert (kinds["ebpfmon.sinks_sent"], kinds["ebpfmon.sinks_queue"]) == (Kind.COUNTER, Kind.GAUGE)
 
 
-def test_indexes_are_the_same_objects_from_interval_to_interval(sink: SinkTask) -> None:
+def test_indexes_are_the_same_objects_in_every_interval(sink: SinkTask) -> None:
     metrics = SelfMetrics(["a"], [sink])
     indexes = [data.index for _ in range(2) for data in metrics.charts(harvest(), 0, {}, NOW)]
     assert len({id(index) for index in indexes}) == 3
 
 
 @pytest.mark.parametrize("used_s", [0.0004, 0.0006, 0.0123])
-def test_the_cpu_time_of_many_ticks_is_all_of_it_however_little_each_took(
+def test_cpu_time_adds_up_even_if_each_tick_takes_less_than_a_millisecond(
     monkeypatch: pytest.MonkeyPatch, used_s: float
 ) -> None:
     spent = [0.0]
@@ -117,7 +117,7 @@ def test_the_cpu_time_of_many_ticks_is_all_of_it_however_little_each_took(
     assert total == {"user": pytest.approx(1e6 * used_s, abs=1), "system": pytest.approx(2e6 * used_s, abs=1)}
 
 
-def test_the_totals_go_on_when_the_settings_are_read_again(sink: SinkTask) -> None:
+def test_totals_continue_after_a_reload(sink: SinkTask) -> None:
     other = SinkTask(RecordingSettings(name="t", into=[]))
     sink.statistics.sent = other.statistics.sent = 5
     former = SelfMetrics(["a", "b"], [sink, other])

@@ -27,7 +27,7 @@ def test_a_chart_without_labels_has_one_series_without_label_values() -> None:
     assert all(type(number) is int for number in (*series.deltas, *series.totals)), "not numpy's"
 
 
-def test_series_have_label_values_by_label_and_names_that_people_read() -> None:
+def test_series_have_label_values_and_display_names() -> None:
     of = data(
         chart(IN, OUT, labels=("port", "protocol")),
         series={("443", "TCP"): (1, 2), ("53", "UDP"): (3, 4)},
@@ -44,7 +44,7 @@ def test_series_have_label_values_by_label_and_names_that_people_read() -> None:
     assert of.sums() == {"in": 16, "out": 20}
 
 
-def test_a_program_may_be_called_like_the_rest() -> None:
+def test_a_program_may_be_named_other() -> None:
     of = data(chart(IN, labels=("program",)), series={("other",): (1,)}, other=(2,))
     assert of.index.keys == [(Role.ITEM, ("other",)), (Role.OTHER, ("other",))]
 
@@ -108,24 +108,24 @@ def test_only_charts_with_buckets_have_histograms() -> None:
         ),
     ],
 )
-def test_kind_dimensions_and_buckets_that_do_not_go_together_are_refused(wrong: dict[str, Any], said: str) -> None:
+def test_contradictory_kind_dimensions_and_buckets_are_refused(wrong: dict[str, Any], said: str) -> None:
     with pytest.raises(ValueError, match="chart 'x': ") as caught:
         Chart(id="x", title="", units="", family="", priority=1, **wrong)
     assert str(caught.value).startswith(f"chart 'x': {said}")
 
 
-def test_a_chart_counts_or_is_a_histogram_if_nothing_else_is_said() -> None:
+def test_the_default_kind_is_counter_or_histogram() -> None:
     assert chart(IN).kind is Kind.COUNTER
     assert histogram(TIMES).kind is Kind.HISTOGRAM
 
 
-def test_a_kind_is_found_by_its_name_and_gauges_have_no_totals() -> None:
+def test_kinds_are_found_by_name_and_gauges_are_not_cumulative() -> None:
     assert all(str(kind) == name for name, kind in KINDS.items())
     assert {"counter": Kind.COUNTER, "gauge": Kind.GAUGE, "histogram": Kind.HISTOGRAM}.items() <= KINDS.items()
     assert [kind.cumulative for kind in (Kind.COUNTER, Kind.GAUGE, Kind.HISTOGRAM)] == [True, False, True]
 
 
-def test_a_grouped_chart_becomes_one_of_each_grouping() -> None:
+def test_a_grouped_chart_becomes_one_chart_per_grouping() -> None:
     of = Chart(id="reads", title="t", units="", family="", priority=7, dimensions=(IN,), grouped=True, table="process")
     one = of.for_grouping("users", "user")
     assert (one.id, one.labels, one.grouped) == ("users.reads", ("user",), False)

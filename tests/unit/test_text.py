@@ -14,19 +14,19 @@ NASTY = ["\n", "\r", "\t", "\0", "\x1b", "\x7f", "\x85", "\x9b", "\u2028", "\u20
 
 
 @pytest.mark.parametrize("nasty", NASTY, ids=ascii)
-def test_what_cannot_be_shown_is_replaced(nasty: str) -> None:
+def test_unprintable_characters_are_replaced(nasty: str) -> None:
     assert printable(f"a{nasty}b") == "a?b"
     assert escaped(f"a{nasty}b") == f"a{ascii(nasty)[1:-1]}b"
 
 
 @pytest.mark.parametrize("text", ["", "nginx: worker process", "Grüße", "日本語", "e\u0301", "a\\b'\"?", "🦊"])
-def test_what_can_be_shown_stays(text: str) -> None:
+def test_printable_text_is_unchanged(text: str) -> None:
     assert printable(text) == escaped(text) == text
 
 
 @given(st.text(), st.none() | st.integers(0, 20))
 @example("\x1b[2J\x1b[H", 3)
-def test_any_text_becomes_one_line_of_the_same_length_or_the_limit(text: str, most: int | None) -> None:
+def test_any_text_becomes_one_line_of_at_most_the_limit(text: str, most: int | None) -> None:
     shown = printable(text, most)
     assert shown.isprintable()
     assert len(shown) == (len(text) if most is None else min(len(text), most))
@@ -37,5 +37,5 @@ def test_any_text_becomes_one_line_of_the_same_length_or_the_limit(text: str, mo
 @pytest.mark.parametrize(
     "kind", [EbpfmonError, SettingsError, PluginError, SinkError, KernelError, LoadError, AttachError]
 )
-def test_every_error_is_one_line_that_can_be_shown(kind: type[EbpfmonError]) -> None:
+def test_every_error_is_one_printable_line(kind: type[EbpfmonError]) -> None:
     assert str(kind("open 'a\x1b[2J\nb': denied")) == "open 'a\\x1b[2J\\nb': denied"

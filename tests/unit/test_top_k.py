@@ -35,7 +35,7 @@ class Keys:
         return list(range(len(self.last.sums))) if self.last.previous is None else self.last.previous.tolist()
 
 
-def test_what_is_said_of_known_keys_is_where_they_were_and_what_they_did() -> None:
+def test_a_selection_has_the_former_index_and_the_counts_of_each_key() -> None:
     keys = Keys(2)
     assert keys.select({1: 5, 2: 9, 3: 4, 4: 1}) == [2, 1]
     assert keys.last is not None
@@ -46,7 +46,7 @@ def test_what_is_said_of_known_keys_is_where_they_were_and_what_they_did() -> No
     assert keys.last.sums.tolist() == [[0, 0], [100, 200], [1, 2], [0, 0], [0, 0]]
 
 
-def test_a_key_expires_after_five_minutes_whatever_the_intervals_are() -> None:
+def test_a_key_expires_after_five_minutes_at_any_interval_length() -> None:
     for elapsed_s in (1.0, 60.0, 299.0):
         keys = Keys(3)
         keys.select({1: 5, 2: 1})
@@ -58,7 +58,7 @@ def test_a_key_expires_after_five_minutes_whatever_the_intervals_are() -> None:
         assert keys.select({1: 1, 2: 1}) == [2, 1]
 
 
-def test_idle_intervals_may_be_told_without_a_selection() -> None:
+def test_age_equals_selecting_in_an_idle_interval() -> None:
     one, another = Keys(2), Keys(2)
     for keys in (one, another):
         keys.select({1: 10, 2: 30, 3: 9})
@@ -75,7 +75,7 @@ def test_idle_intervals_may_be_told_without_a_selection() -> None:
     assert one.top.age(1e9), "none is selected"
 
 
-def test_a_hidden_key_that_was_selected_once_is_known_as_long_as_there_is_room() -> None:
+def test_a_hidden_key_that_was_selected_before_is_known_while_there_is_room() -> None:
     keys = Keys(2)
     keys.select({1: 5, 2: 5})
     keys.select({}, 1e6)
@@ -89,7 +89,7 @@ def test_a_hidden_key_that_was_selected_once_is_known_as_long_as_there_is_room()
     assert keys.previous[0] == -1, "it was forgotten"
 
 
-def test_a_hidden_key_that_was_never_selected_is_forgotten_ten_minutes_after_its_last_call() -> None:
+def test_a_never_selected_key_is_forgotten_ten_minutes_after_its_last_call() -> None:
     keys = Keys(1)
     keys.select({1: 5, 2: 1})
     assert keys.last is not None
@@ -99,11 +99,11 @@ def test_a_hidden_key_that_was_never_selected_is_forgotten_ten_minutes_after_its
     assert len(keys.previous) == 1
 
 
-def test_equals_are_selected_in_the_order_of_their_rows() -> None:
+def test_equally_active_keys_are_selected_in_the_order_of_their_rows() -> None:
     assert Keys(3).select(dict.fromkeys((7, 3, 9, 1), 5)) == [7, 3, 9]
 
 
-def test_a_key_that_only_has_numbers_without_weight_is_not_selected() -> None:
+def test_a_key_with_only_weightless_numbers_is_not_selected() -> None:
     top = TopK(["key"], 3)
     rows = np.array([(1,), (2,)], ROW)
     found = top.select(rows, np.array([[0, 9], [1, 0]]), np.array([1.0, 0.0]), 1.0)
@@ -117,7 +117,7 @@ def test_a_key_that_only_has_numbers_without_weight_is_not_selected() -> None:
         max_size=30,
     ),
 )
-def test_few_rows_and_many_are_selected_alike(maximum: int, intervals: list[tuple[dict[int, int], float]]) -> None:
+def test_few_and_many_rows_give_the_same_selection(maximum: int, intervals: list[tuple[dict[int, int], float]]) -> None:
     few, many = Keys(maximum), Keys(maximum)
     for calls, elapsed_s in intervals:
         with pytest.MonkeyPatch.context() as patch:
@@ -133,9 +133,7 @@ def test_few_rows_and_many_are_selected_alike(maximum: int, intervals: list[tupl
 
 
 @given(st.integers(0, 4), st.lists(st.dictionaries(st.integers(0, 9), st.integers(0, 100), max_size=8), max_size=12))
-def test_no_more_than_the_maximum_are_selected_twice_as_many_are_hidden_and_sums_are_right(
-    maximum: int, intervals: list[dict[int, int]]
-) -> None:
+def test_the_selection_is_bounded_and_its_sums_are_exact(maximum: int, intervals: list[dict[int, int]]) -> None:
     keys, before, selected_before = Keys(maximum), list[int](), list[int]()
     for calls in intervals:
         selected = keys.select(calls, 10.0)
