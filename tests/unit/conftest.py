@@ -1,5 +1,8 @@
-"""Fixtures of several unit tests, and Hypothesis without a limit for each example: the machine may be busy, and pytest
-has a limit for each test. In CI it tries the same examples each time."""
+"""Fixtures that several unit tests share, and the settings of Hypothesis.
+
+Examples have no deadline, because the machine may be busy and pytest limits whole tests. In CI the examples are the
+same in every run.
+"""
 
 from __future__ import annotations
 
@@ -17,8 +20,8 @@ settings.load_profile("ebpfmon")
 
 @pytest.fixture
 def terminal() -> Iterator[Terminal]:
-    """A terminal that nobody has taken over."""
-    made = Terminal()
-    made.modes |= AS_BEFORE
-    yield made
-    made.close()
+    """Yield a terminal in its initial state."""
+    terminal = Terminal()
+    terminal.modes |= AS_BEFORE
+    yield terminal
+    terminal.close()

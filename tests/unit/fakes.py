@@ -1,4 +1,4 @@
-"""A probe's object and a kernel's symbols, of a test's making."""
+"""Fakes of a BPF object and of kernel symbols."""
 
 from __future__ import annotations
 
@@ -55,19 +55,19 @@ SPEC = ObjectSpec(bind(EVENTS, SECTIONS, SETTINGS), SETTINGS, by_process=frozens
 
 
 def spec_of(*events: Event, **sections: str) -> ObjectSpec:
-    """These events, bound to programs with these sections."""
+    """Return the spec of an object with these events and programs, given by name and section."""
     return ObjectSpec(bind(events, sections, SETTINGS), SETTINGS)
 
 
 @dataclass(frozen=True)
 class FakeSymbols:
-    """What this kernel has: functions with the number of their arguments, tracepoints, members of structs."""
+    """The symbols of a fake kernel: functions with their number of arguments, tracepoints, and members of structs."""
 
     functions: dict[str, int | None] = field(default_factory=lambda: {"f2": 3, "f1": 4, "e": 1, "c": 1})
     tracepoints: tuple[str, ...] = ("t", "shared")
     structs: tuple[tuple[str, str], ...] = ()
     raw: dict[str, int] = field(default_factory=dict)
-    """The number of arguments of tracepoints, where it is known."""
+    """The number of arguments of tracepoints, if known."""
 
     def __enter__(self) -> FakeSymbols:
         return self
@@ -92,8 +92,10 @@ class FakeSymbols:
 
 @dataclass
 class FakeObject:
-    """An object that the kernel refuses to load or attach where `refuse` says so, with that errno. It has a table by
-    process, `p`, and one by keys of its own, `k`."""
+    """An object with a table by process (`p`) and one with keys of its own (`k`).
+
+    The kernel refuses the programs in `refuse`, with these errors, `at` load or attach.
+    """
 
     programs, maps = tuple(SECTIONS), ("p_rows", "p_totals", "k_rows", "k_totals")
     refuse: dict[str, int] = field(default_factory=dict)
@@ -120,8 +122,8 @@ class FakeObject:
                 raise LoadError(f"load '{program}': step: why not", program=program, errno=self.refuse[program])
 
     def fill(self, name: str, elements: Mapping[bytes, bytes]) -> None:
-        assert self.loaded, "a map is there when it was loaded"
-        assert not self.attached, "what is counted by a map must not miss what is in it"
+        assert self.loaded, "maps exist only after the load"
+        assert not self.attached, "maps must be filled before programs use them"
         self.filled[name] = elements
 
     def attach(self, program: str) -> None:

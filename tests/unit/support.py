@@ -1,4 +1,4 @@
-"""What the unit tests share: `ebpfmon.testing` as authors of plugins have it, a plugin as an entry point."""
+"""Helpers that unit tests share, including those of `ebpfmon.testing`."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ ROW = np.dtype([*IDENTITY, *((name, "u8") for name in COUNTERS)])
 
 
 def table(rows: Sequence[tuple[int, bytes, int, int]], *, overflow_calls: int = 0, capacity: int = 64) -> TableHarvest:
-    """Rows of (tgid, comm, read_calls, read_bytes), their sums, and so many calls of nobody."""
+    """Return a table with rows of (tgid, comm, read_calls, read_bytes), and this many calls as overflow."""
     named = [dict(zip(("tgid", "comm", *COUNTERS), row, strict=True)) for row in rows]
     return process_table(COUNTERS, named, overflow_calls=overflow_calls, capacity=capacity)
 
 
 @dataclass(frozen=True)
 class FakeEntryPoint:
-    """An entry point that loads this object, or raises it."""
+    """An entry point that returns this object when loaded, or raises it if it is an exception."""
 
     name: str
     plugin: object
@@ -41,7 +41,7 @@ class FakeEntryPoint:
 
 
 def plugin(version: object = API_VERSION, **hooks: Any) -> SimpleNamespace:
-    """A plugin whose hooks return these values, or raise them: `probes=[...]`, `sinks=[...]`."""
+    """Return a plugin whose hooks return these values, or raise them: `probes=[...]`, `sinks=[...]`."""
 
     def hook(name: str, answer: Any) -> Any:
         def implementation() -> Any:

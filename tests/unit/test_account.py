@@ -1,4 +1,4 @@
-"""A table's totals become the charts without labels."""
+"""SystemAccount: the charts without labels, from the totals of a table."""
 
 from __future__ import annotations
 
@@ -33,14 +33,14 @@ def counted(totals: Mapping[str, int], since_load: Mapping[str, int] | None = No
 
 
 def numbers(data: ChartData) -> list[tuple[int, int]]:
-    """The delta and the total of each column of a chart that has one series."""
+    """Return (delta, total) of each column of a chart with one series."""
     (series,) = data.series()
     assert (series.labels, series.role) == ((), Role.ITEM)
     return list(zip(map(int, series.deltas), series.totals, strict=True))
 
 
 def after(of: SystemAccount, intervals: Sequence[Mapping[str, int]]) -> list[list[tuple[int, int]]]:
-    """The numbers of each chart after these intervals."""
+    """Return the numbers of each chart after these intervals."""
     for totals in intervals:
         charts = of.account(counted(totals), NOW)
     return [numbers(data) for data in charts]
@@ -133,7 +133,7 @@ def test_a_histogram_has_the_count_of_each_bucket_and_the_sum() -> None:
 def test_an_idle_interval_has_zeros_whatever_came_before(
     intervals: list[tuple[dict[str, int], dict[str, int]]], data: st.DataObject
 ) -> None:
-    """Such an interval may hand out the charts of the one before it; but other sources may have other gauges."""
+    """An idle interval may reuse the charts of the one before, unless new sources have changed the gauges."""
     of, reads = account(chart(ZOMBIES, READ), chart(READ, kind=Kind.GAUGE)), 0
     for fields, since_load in intervals:
         seen = data.draw(st.sampled_from([fields, {}]))

@@ -1,4 +1,4 @@
-"""The charts of one grouping: they add up, whatever is selected, and totals never decrease."""
+"""GroupAccount: the charts of one grouping add up to the total, and their totals never decrease."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ ROWS = st.lists(st.tuples(st.integers(0, len(NAMES)), AMOUNTS, AMOUNTS), max_siz
 
 
 def table(rows: Sequence[Row], overflow: int = 0) -> TableHarvest:
-    """Rows of (group, calls, bytes), and so many calls, and twice as many bytes, of nobody."""
+    """Return a table with rows of (group, calls, bytes), and this many calls (and twice as many bytes) as overflow."""
     array = np.array([(group, calls, size) for group, calls, size in rows], ROW)
     without = {"calls": overflow, "some_bytes": 2 * overflow}
     totals = {name: int(array[name].sum()) + without[name] for name in without}
@@ -44,7 +44,7 @@ def table(rows: Sequence[Row], overflow: int = 0) -> TableHarvest:
 
 
 class Groups:
-    """The account of a grouping over the tables `t` and `u`, an interval after the other."""
+    """The account of a grouping over the tables `t` and `u`, with a running clock."""
 
     def __init__(self, *charts: Chart, maximum: int = 200, names: Mapping[int, str] = NAMES) -> None:
         self.account_ = GroupAccount(charts, {"t": COUNTERS, "u": COUNTERS}, maximum)
@@ -56,14 +56,14 @@ class Groups:
         return self.account_.account(tables, sums, self.names, TimeInterval(self.now_s, elapsed_s))
 
     def deltas(self, *rows: Row, elapsed_s: float = 1.0) -> dict[str, int]:
-        """Of the first chart, without the rest."""
+        """Return the deltas of the first chart by group, without `other` and `overflow`."""
         (data, *_) = self.account(elapsed_s, t=table(rows))
         return {name: n for (role, name), n in amounts(data).items() if role is Role.ITEM}
 
 
 def amounts(data: ChartData, column: int = 0) -> dict[tuple[Role, str], int]:
     found = {(s.role, s.labels[0]): int(s.deltas[column]) for s in data.series()}
-    assert len(found) == len(data), "role and labels stand for one series"
+    assert len(found) == len(data), "role and labels must be unique"
     assert data.index.roles[-2:] == (Role.OTHER, Role.OVERFLOW)
     return found
 
@@ -106,9 +106,11 @@ def test_series_add_up_to_the_total_and_restart_only_with_a_new_start(
                 start_s, before = running.get(key, (begin_s, 0))
                 if series.role is Role.ITEM:
                     assert delta == did[series.labels[0]]
-                    assert now_s - last_s[series.labels[0]] < 300, "it has been idle for five minutes"
+                    assert now_s - last_s[series.labels[0]] < 300, "a group idle for five minutes must expire"
                 if series.start_s != start_s:
-                    assert (series.role, series.start_s, before) == (Role.ITEM, begin_s, before), "it was forgotten"
+                    assert (series.role, series.start_s, before) == (Role.ITEM, begin_s, before), (
+                        "only forgotten ones restart"
+                    )
                     before = 0
                 assert total == before + delta >= before
                 running[key] = (series.start_s, total)
@@ -128,7 +130,7 @@ def test_a_group_has_the_sum_of_its_rows_in_any_order(rows: list[Row], overflow:
         found = deltas(data)
         for name, delta in found.items():
             of_rows = sum(row[column] for row in rows if NAMES.get(row[0], "other") == name)
-            # a group that only moved bytes is not active: it is in `other`
+            # A group that only moved bytes is not active, so it is part of `other`.
             if name == "other":
                 of_rows += sum(row[column] for row in rows if row[0] and NAMES[row[0]] not in found)
             assert delta == of_rows + (extra if name == "overflow" else 0), name
@@ -222,7 +224,7 @@ def test_activity_halves_each_minute_at_any_interval_length(elapsed_s: float) ->
 def test_rows_without_a_group_and_idle_groups_have_no_series() -> None:
     groups = Groups(*CHARTS)
     assert groups.deltas((RowGroups.OTHER, 50, 0), (1, 0, 5), (3, 1, 0)) == {"group 3": 1}
-    assert groups.deltas((RowGroups.OTHER, 50, 0), (5, 7, 0)) == {"group 3": 0, "group 5": 7}, "more groups may come"
+    assert groups.deltas((RowGroups.OTHER, 50, 0), (5, 7, 0)) == {"group 3": 0, "group 5": 7}, "there is room for more"
 
 
 def test_groups_named_other_or_overflow_are_items() -> None:
@@ -266,14 +268,14 @@ GAUGE = chart("under_way", kind=Kind.GAUGE, dimension=Dimension.value("calls", m
 
 
 def test_a_grouped_gauge_is_plus_less_minus_and_stays_while_idle() -> None:
-    """Here a call begins what a byte ends."""
+    """In this gauge, each call begins something, and each byte ends something."""
     groups = Groups(GAUGE, CHARTS[0])
     assert groups.deltas((1, 5, 2), (2, 1, 1), (0, 4, 1)) == {"group 1": 3, "group 2": 0}
     (gauge, calls) = groups.account(t=table([(2, 4, 0)], overflow=0))
     assert deltas(gauge) == {"group 1": 3, "group 2": 4, "other": 3, "overflow": 0}
     assert set(totals(gauge).values()) == {0}
     assert totals(calls) == {"group 1": 5, "group 2": 5, "other": 4, "overflow": 0}
-    for _ in range(400):  # a group with a gauge is active
+    for _ in range(400):  # A group with a gauge never expires.
         found = groups.deltas()
     assert found == {"group 1": 3, "group 2": 4}
     assert groups.deltas((1, 0, 3)) == {"group 1": 0, "group 2": 4}

@@ -1,5 +1,4 @@
-"""The rows of a table with keys of its own become labelled series: they add up, and none comes and goes from second to
-second."""
+"""KeyAccount: the labelled series of a table with keys of its own add up to the total and do not flicker."""
 
 from __future__ import annotations
 
@@ -24,7 +23,7 @@ ROW = np.dtype(
 )  # fmt: skip
 FIELDS = ("address", "port", "zone")
 COUNTERS = ("calls", "some_bytes")
-UNWANTED = 9  # an address that does not count
+EXCLUDED = 9  # An address that `Addresses` can exclude.
 
 Row = tuple[int, int, int]  # address, calls, bytes
 
@@ -45,7 +44,7 @@ BYTES = chart(
 
 @dataclass
 class Addresses(LabelSource):
-    """Rows labelled by their addresses, with zone and port where those are not 0."""
+    """Labels each row by its address, with port and zone if they are not 0."""
 
     maximum: int = 3
     fields: tuple[str, ...] = FIELDS
@@ -56,7 +55,7 @@ class Addresses(LabelSource):
     asked: list[Rows] = field(default_factory=list)
 
     def included(self, rows: Rows) -> NDArray[np.bool_] | None:
-        included: NDArray[np.bool_] | None = rows["address"] != UNWANTED if self.drops else None
+        included: NDArray[np.bool_] | None = rows["address"] != EXCLUDED if self.drops else None
         return included
 
     def values(self, rows: Rows) -> Sequence[tuple[str, ...]]:
@@ -69,7 +68,7 @@ class Addresses(LabelSource):
 
 
 class Each:
-    """The account of a table, an interval after the other."""
+    """The account of a table, with a running clock."""
 
     def __init__(self, charts: Sequence[Chart], labels: LabelSource) -> None:
         self.account_ = KeyAccount(charts, "t", COUNTERS, labels)
@@ -87,17 +86,17 @@ def harvest(rows: Rows, overflow: int = 0) -> TableHarvest:
 
 
 def interval(rows: Sequence[Row] = (), overflow: int = 0) -> TableHarvest:
-    """Each row of another process; so many calls, and twice as many bytes, have no row."""
+    """Return a table with each row from another process. This many calls (and twice as many bytes) are overflow."""
     return harvest(np.array([(7, n, 0, 0, a, c, b) for n, (a, c, b) in enumerate(rows)], ROW), overflow)
 
 
 def by_label(data: ChartData, numbers: str) -> dict[str, int]:
-    """What each series has, called by its label; of several columns, called `LABEL_COLUMN`."""
+    """Return the numbers of each series by label, or by `LABEL_COLUMN` if there are several columns."""
     found = {}
     for series in data.series():
         for column, number in zip(data.chart.columns, getattr(series, numbers), strict=True):
             id_ = series.labels[0] if column.id == VALUE else f"{series.labels[0]}_{column.id}"
-            assert id_ not in found, "labels stand for one series"
+            assert id_ not in found, "labels must be unique"
             found[id_] = int(number)
     return found
 
@@ -116,7 +115,7 @@ def starts(data: ChartData) -> dict[str, float]:
 
 
 def account(of: Each, rows: Sequence[Row] = (), elapsed_s: float = 1.0, overflow: int = 0) -> ChartData:
-    """The first chart."""
+    """Return the first chart of an interval."""
     return of.account(interval(rows, overflow), elapsed_s)[0]
 
 
@@ -183,7 +182,7 @@ def test_keys_idle_for_long_expire_and_are_not_named_again() -> None:
         data = account(each, [], 3600.0)
         assert (deltas(data), totals(data)) == ({"other": 0}, {"other": 400}), hour
     assert [len(rows) for rows in keys.asked[1:]] == [0], "once, when they leave"
-    assert deltas(account(each, [(1, 1, 0), (2, 2, 0)])) == {"2": 2, "other": 1}, "what they did no longer counts"
+    assert deltas(account(each, [(1, 1, 0), (2, 2, 0)])) == {"2": 2, "other": 1}, "old activity must not count any more"
 
 
 def test_overflow_is_part_of_other() -> None:
@@ -200,8 +199,8 @@ def test_a_key_without_counts_has_no_series() -> None:
 
 def test_excluded_rows_are_not_counted_anywhere() -> None:
     each = Each((CALLS,), Addresses(1, drops=True))
-    assert deltas(account(each, [(UNWANTED, 100, 0), (1, 2, 0), (2, 1, 0)], overflow=4)) == {"1": 2, "other": 5}
-    data = account(each, [(UNWANTED, 100, 0)], overflow=4)
+    assert deltas(account(each, [(EXCLUDED, 100, 0), (1, 2, 0), (2, 1, 0)], overflow=4)) == {"1": 2, "other": 5}
+    data = account(each, [(EXCLUDED, 100, 0)], overflow=4)
     assert (deltas(data), totals(data)) == ({"1": 0, "other": 4}, {"1": 2, "other": 9})
 
 
@@ -230,7 +229,7 @@ def test_a_key_expires_after_five_idle_minutes_and_returns_with_its_total_and_st
 
 
 def test_a_forgotten_key_returns_with_a_new_start_and_total() -> None:
-    each = Each((CALLS,), Addresses(1))  # 2 hidden ones are remembered
+    each = Each((CALLS,), Addresses(1))  # Two hidden keys are remembered.
     account(each, [(1, 5, 0)])
     assert totals(account(each, [(2, 90, 0), (3, 60, 0), (4, 50, 0)], 299.0)) == {"2": 90, "other": 110}
     assert list(deltas(account(each, [(5, 500, 0), (3, 60, 0), (4, 50, 0)], 301.0))) == ["5", "other"]
@@ -258,7 +257,7 @@ def test_a_key_that_was_active_within_five_minutes_stays() -> None:
 def test_an_expired_key_makes_room_for_an_active_one() -> None:
     each = Each((CALLS,), Addresses(1))
     account(each, [(1, 500, 0), (2, 400, 0), (3, 1, 0)])
-    assert deltas(account(each, [], 301.0)) == {"other": 0}, "2 was busy, but is not now"
+    assert deltas(account(each, [], 301.0)) == {"other": 0}, "2 was busy, but is idle now"
     assert deltas(account(each, [(3, 1, 0)])) == {"3": 1, "other": 0}
 
 
@@ -268,14 +267,14 @@ def test_a_key_more_than_twice_as_busy_replaces_the_least_busy() -> None:
     assert deltas(account(each, [(1, 40, 0), (2, 10, 0), (3, 20, 0)], 1e9)) == {"1": 40, "2": 10, "other": 20}
     data = account(each, [(1, 10, 0), (2, 40, 0), (3, 21, 0)], 1e9)
     assert list(deltas(data).items()) == [("2", 40), ("3", 21), ("other", 10)]
-    assert totals(data) == {"2": 100, "3": 21, "other": 30}, "what 3 did when it was hidden was of `other`"
+    assert totals(data) == {"2": 100, "3": 21, "other": 30}, "the counts of a hidden key must stay in `other`"
 
 
 def test_several_keys_can_be_replaced_at_once() -> None:
     each = Each((CALLS,), Addresses(4))
     account(each, [(1, 10, 0), (2, 11, 0), (3, 50, 0)])
     rows = [(1, 10, 0), (2, 10, 0), (3, 10, 0), (4, 500, 0), (5, 200, 0), (6, 100, 0), (7, 90, 0)]
-    # room for 4; then 5 against 1, 6 against 2, and 7 against 3, which is not half as busy
+    # There is room for 4. Then 5 replaces 1 and 6 replaces 2, but 7 is not twice as busy as 3.
     assert list(deltas(account(each, rows))) == ["3", "4", "5", "6", "other"]
 
 
@@ -321,7 +320,7 @@ def test_names_are_requested_once_with_one_row_per_series() -> None:
     each.account(interval([(48, 3, 3), (7, 1, 1)]))
     assert [rows.dtype for rows in keys.asked] == [ROW, ROW]
     for rows in keys.asked:
-        assert (rows["address"].tolist(), rows["tgid"].tolist()) == ([49, 48], [49, 48]), "the first that were seen"
+        assert (rows["address"].tolist(), rows["tgid"].tolist()) == ([49, 48], [49, 48]), "expected the first rows"
 
 
 def test_a_formerly_hidden_key_is_named_by_its_own_row() -> None:
@@ -359,11 +358,11 @@ def test_a_key_named_other_is_an_item() -> None:
 
 def test_totals_continue_under_new_labels_that_define_the_same_series() -> None:
     of = Each((CALLS,), Addresses())
-    account(of, [(1, 5, 0), (UNWANTED, 7, 0)], overflow=2)
+    account(of, [(1, 5, 0), (EXCLUDED, 7, 0)], overflow=2)
     again = Addresses(suffix="!", drops=False)
     assert of.account_.relabel(again)
     found = account(of, [(1, 1, 0)])
-    assert totals(found) == {"1": 6, str(UNWANTED): 7, "other": 2}
+    assert totals(found) == {"1": 6, str(EXCLUDED): 7, "other": 2}
     assert found.index.names[:2] == (("host 9!",), ("host 1!",))
     for other in (Addresses(maximum=4), Addresses(labels=("address",)), Addresses(fields=("address",))):
         assert not of.account_.relabel(other)
@@ -396,7 +395,7 @@ def test_keys_with_colliding_hashes_are_separated_by_new_multipliers(
     second = {"address": "2:1%1", "port": "1:2%1", "zone": "1:1%2"}[differing]
     for _ in range(2):
         assert deltas(each.account(harvest(rows))[0]) == {second: 7, "1:1%1": 4, "other": 0}
-    assert len(drawn) == 4, "until they do, and no more"
+    assert len(drawn) == 4, "multipliers must be drawn only until the keys are separated"
 
 
 def test_a_full_table_is_summed_by_key() -> None:
@@ -408,7 +407,7 @@ def test_a_full_table_is_summed_by_key() -> None:
     assert deltas(data) == {str(key): times[key] * (key + 1) for key in range(1000)} | {"other": 0}
 
 
-ROWS = st.lists(st.tuples(st.integers(0, UNWANTED), st.integers(0, 1 << 40), st.integers(0, 1 << 40)), max_size=25)
+ROWS = st.lists(st.tuples(st.integers(0, EXCLUDED), st.integers(0, 1 << 40), st.integers(0, 1 << 40)), max_size=25)
 INTERVALS = st.lists(
     st.tuples(ROWS, st.integers(0, 100), st.sampled_from([1.0, 30.0, 301.0])), min_size=1, max_size=8
 )  # fmt: skip
@@ -431,10 +430,10 @@ def test_series_are_exact_add_up_and_restart_only_with_a_new_start(
     maximum: int, drops: bool, intervals: list[tuple[list[Row], int, float]]
 ) -> None:
     each = Each((CALLS, BYTES), Addresses(maximum, drops=drops))
-    running: dict[tuple[str, str], tuple[float, int]] = {}  # start and total of each series when it was last there
+    running: dict[tuple[str, str], tuple[float, int]] = {}  # The last start and total of each series.
     for rows, overflow, elapsed_s in intervals:
         charts = each.account(interval(rows, overflow), elapsed_s)
-        counted = [row for row in rows if not (drops and row[0] == UNWANTED)]
+        counted = [row for row in rows if not (drops and row[0] == EXCLUDED)]
         for data, column, extra, of in (
             (charts[0], 0, 1, calls_of),
             (charts[1], 0, 2, bytes_of),
@@ -453,10 +452,10 @@ def test_series_are_exact_add_up_and_restart_only_with_a_new_start(
                 key = (data.chart.columns[column].id, name)
                 start_before_s, before = running.get(key, (each.now_s - elapsed_s, 0))
                 if start_s == start_before_s:
-                    assert total == before + delta, "what it did while it was hidden was of `other`"
+                    assert total == before + delta, "the counts of a hidden key must stay in `other`"
                 else:
                     assert name != "other"
-                    assert start_s == each.now_s - elapsed_s, "it was forgotten"
+                    assert start_s == each.now_s - elapsed_s, "a forgotten key must restart now"
                     assert total == delta
                 running[key] = (start_s, total)
 

@@ -1,4 +1,4 @@
-"""Rows that have the same key are summed, whatever the keys are."""
+"""Rows with the same key are summed."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def test_multipliers_are_random_and_use_all_bits_of_the_keys() -> None:
     one, another = Aggregator(3), Aggregator(3)
     assert not np.array_equal(one._multipliers, another._multipliers)
     assert one._multipliers.shape == (6, 2)
-    # differences in the highest bits alone, which cancel each other in a sum of products
+    # The keys differ only in the highest bits, which would cancel each other in a sum of products of whole fields.
     top = np.array([[a << 63, b << 63, c << 63] for a in (0, 1) for b in (0, 1) for c in (0, 1)], np.uint64)
     assert len(set(aggregate._hash(top, one._multipliers).tolist())) == 8
 
@@ -69,7 +69,7 @@ def test_keys_with_colliding_hashes_are_separated_by_new_multipliers(monkeypatch
     keys = array(2, [(1, 1), (1, 2), (1, 1), (2, 1)])
     for _ in range(2):
         assert len(aggregator.group(keys)) == 3
-    assert drawn == [2, 2, 2], "until they are told apart, and no more"
+    assert drawn == [2, 2, 2], "multipliers must be drawn only until the keys are separated"
 
 
 def test_rows_are_concatenated_and_taken_as_numpy_would() -> None:

@@ -33,7 +33,7 @@ PARTS = {p.name for p in (ROOT / "ebpfmon").iterdir() if p.is_dir()} - {"__pycac
 
 
 def imports(path: Path) -> set[tuple[str, str]]:
-    """(module, name) of every import in a file, wherever it stands; the name is "" for a whole module."""
+    """Return (module, name) of every import in a file, at any level. The name of a whole module is ""."""
     found = set()
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
@@ -47,12 +47,12 @@ def imports(path: Path) -> set[tuple[str, str]]:
 
 
 def of_core(path: Path) -> set[str]:
-    """The modules of ebpfmon that a file imports."""
+    """Return the modules of ebpfmon that a file imports."""
     return {module for module, _ in imports(path) if module in CORE}
 
 
 def uses(path: Path, *attributes: tuple[str, str]) -> bool:
-    """Whether a file has `module.attribute`, or imports it by name."""
+    """Return whether a file uses `module.attribute`, or imports the attribute by name."""
     nodes = ast.walk(ast.parse(path.read_text()))
     dotted = {(n.value.id, n.attr) for n in nodes if isinstance(n, ast.Attribute) and isinstance(n.value, ast.Name)}
     return bool((dotted | imports(path)) & set(attributes))
@@ -65,7 +65,7 @@ def test_the_rules_apply_to_existing_modules() -> None:
 
 
 def of_pipeline(path: Path) -> set[str]:
-    """The modules of the pipeline that a file imports."""
+    """Return the modules of the pipeline that a file imports."""
     return {name for name in of_core(path) if name.startswith("ebpfmon.pipeline.")}
 
 
@@ -74,10 +74,10 @@ def test_a_stage_imports_only_the_model_and_the_engines(stage: str) -> None:
     path = CORE[stage]
     assert of_pipeline(path) <= ENGINES | {"ebpfmon.pipeline.schedule"}
     of_schedule = {n for m, n in imports(path) if m == "ebpfmon.pipeline.schedule"}
-    assert of_schedule <= {"Clock", "TimeInterval"}, "only the daemon makes ticks"
+    assert of_schedule <= {"Clock", "TimeInterval"}, "only the daemon may create ticks"
     rest = {n for n in of_core(path) - of_pipeline(path) if not re.match(r"ebpfmon\.(model|errors|text)\b", n)}
     assert {n for n in rest if not n.startswith("ebpfmon.grouping.")} == set()
-    assert not rest or stage == "ebpfmon.pipeline.attribute", "only attribution knows how processes are grouped"
+    assert not rest or stage == "ebpfmon.pipeline.attribute", "only attribution may import groupings"
 
 
 @pytest.mark.parametrize("engine", sorted(ENGINES))
@@ -95,7 +95,7 @@ def test_only_the_pipeline_knows_all_the_stages() -> None:
 
 @pytest.mark.parametrize("part", ["model", "kernel", "grouping", "pipeline", "plugins", "config", "top"])
 def test_data_flows_in_one_direction(part: str) -> None:
-    """What each part of the core may import of the others."""
+    """Each part of the core imports only the parts listed here."""
     may = {
         "model": set[str](),
         "kernel": {"model"},
@@ -121,7 +121,7 @@ def test_plugins_and_sinks_import_only_the_public_api(path: Path) -> None:
     ours = {m for m, _ in imports(path) if m.startswith("ebpfmon")}
     assert {m for m in ours if m.partition(".")[0] != own} <= {"ebpfmon"}
     assert {n for m, n in imports(path) if m == "ebpfmon"} <= set(ebpfmon.__all__)
-    # nor do they reach further down from there, or import what no import statement says
+    # They must not reach private modules through attributes either, or through dynamic imports.
     tree = ast.parse(path.read_text())
     reached = {a for m, a in attributes(tree) if m == "ebpfmon"}
     assert reached <= set(ebpfmon.__all__)
@@ -135,17 +135,17 @@ DYNAMIC = {
     "import_module", "__import__", "exec", "eval", "compile", "find_spec", "load_module", "exec_module",
     "module_from_spec", "spec_from_file_location", "LazySink",
 }  # fmt: skip
-"""What imports a module by its name. `LazySink` imports the one that it is given first."""
+"""Functions that import a module by name. `LazySink` imports the module in its first argument."""
 
 
 def attributes(tree: ast.AST) -> set[tuple[str, str]]:
-    """All `name.attribute`s."""
+    """Return every `name.attribute` in the tree as (name, attribute)."""
     nodes = ast.walk(tree)
     return {(n.value.id, n.attr) for n in nodes if isinstance(n, ast.Attribute) and isinstance(n.value, ast.Name)}
 
 
 def called(call: ast.Call) -> str:
-    """The name of what is called, but for `re.compile`."""
+    """Return the name of the called function, or an empty string for functions of `re`."""
     of = call.func
     if isinstance(of, ast.Attribute):
         return "" if isinstance(of.value, ast.Name) and of.value.id == "re" else of.attr
@@ -153,18 +153,18 @@ def called(call: ast.Call) -> str:
 
 
 def of_own_package(call: ast.Call, own: str) -> bool:
-    """Whether what is imported by its name begins with the importer's own package."""
+    """Return whether the dynamically imported module is in the importer's own package."""
     if not call.args:
         return False
     name = ast.unparse(call.args[0]).lstrip("f").strip("'\"")
-    return name.startswith(f"{own}.") or name == "self._module"  # in LazySink
+    return name.startswith(f"{own}.") or name == "self._module"  # This is in LazySink itself.
 
 
 GUARDED = """
 import importlib, importlib.abc, importlib.metadata, sys
 import ebpfmon
-from ebpfmon.plugins import validate  # which asks the hooks
-for name in ebpfmon.__all__:  # some are imported late
+from ebpfmon.plugins import validate  # This imports pluggy's hooks.
+for name in ebpfmon.__all__:  # Some are imported on first use.
     getattr(ebpfmon, name)
 below = {name for name in sys.modules if name.partition(".")[0] == "ebpfmon"}
 
@@ -235,13 +235,13 @@ def test_only_the_command_line_uses_the_environment() -> None:
 
 def test_all_lists_exactly_the_public_names() -> None:
     public = {n for n, v in vars(ebpfmon).items() if not n.startswith("_") and not isinstance(v, types.ModuleType)}
-    assert set(ebpfmon.__all__) == public - {"TYPE_CHECKING"} | {"Aggregator"}  # that one is imported late
+    assert set(ebpfmon.__all__) == public - {"TYPE_CHECKING"} | {"Aggregator"}  # Aggregator is imported on first use.
     assert all(hasattr(ebpfmon, name) for name in ebpfmon.__all__)
     assert len(set(ebpfmon.__all__)) == len(ebpfmon.__all__)
 
 
 def test_the_command_line_limits_the_threads_of_numpy_before_importing_it() -> None:
-    """Its linear algebra would start one for each CPU, with memory and all of the daemon's capabilities."""
+    """Otherwise numpy would start a thread per CPU, each with memory and all capabilities of the daemon."""
     said = "import sys; import ebpfmon; assert 'numpy' not in sys.modules; import ebpfmon.cli.main, os, numpy"
     counted = "print(len(os.listdir('/proc/self/task')))"
     done = subprocess.run([sys.executable, "-c", f"{said}; {counted}"], capture_output=True, text=True, cwd=ROOT)

@@ -1,4 +1,4 @@
-"""A file is replaced all at once, or not at all."""
+"""Files are replaced atomically."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Rows to groups: who is known is not asked for again, and who is not waits under a provisional name."""
+"""Attribution: known processes are not named again, and unknown ones wait with a provisional group."""
 
 from __future__ import annotations
 
@@ -21,8 +21,7 @@ ROW = np.dtype(
 
 
 class FakeNaming:
-    """Names a process by its comm; those that begin with `?` are not known until they were found, and `-` belongs to no
-    group."""
+    """Names a process by its comm. If the comm begins with `?`, it must be looked up first; `-` belongs to no group."""
 
     known: Container[int] = ()
 
@@ -39,23 +38,23 @@ class FakeNaming:
     def receive(self, result: LookupResult) -> None:
         self.answers |= result.processes.keys()
 
-    def name(self, who: Identity) -> tuple[str | None, bool]:
-        self.asked.append(who)
-        known = not who.comm.startswith(b"?") or who.tgid in self.answers
-        if who.comm == b"-":
+    def name(self, process: Identity) -> tuple[str | None, bool]:
+        self.asked.append(process)
+        known = not process.comm.startswith(b"?") or process.tgid in self.answers
+        if process.comm == b"-":
             return None, True
-        return (who.comm.decode().strip("?") if known else None), known
+        return (process.comm.decode().strip("?") if known else None), known
 
 
 class ByUser(FakeNaming):
     """Names a process by its uid."""
 
-    def name(self, who: Identity) -> tuple[str | None, bool]:
-        return f"user {who.uid}", True
+    def name(self, process: Identity) -> tuple[str | None, bool]:
+        return f"user {process.uid}", True
 
 
 def rows(*of: tuple[int, bytes]) -> TableHarvest:
-    """A table with a row for each (tgid, comm)."""
+    """Return a table with a row for each (tgid, comm)."""
     array = np.array([(1000 - tgid, tgid, 1, 7, 1, 0, comm, 5) for tgid, comm in of], ROW)
     return TableHarvest(array, {"calls": 5 * len(of)}, {"calls": 0}, 0, 64)
 
@@ -150,7 +149,7 @@ def test_one_pass_finds_the_groups_of_all_groupings(naming: FakeNaming) -> None:
     assert names(found["app"]) == ["a", "b", "a", None]
     assert names(found["user"]) == ["user 5", "user 5", "user 7", "user 5"]
     assert len(attributed.groups) == len({*zip(*(names(each) for each in found.values()), strict=True)}) == 4
-    assert attribution.waiting == 1, "a process waits as long as one of its groups is provisional"
+    assert attribution.waiting == 1, "a process must wait while one of its groups is provisional"
     assert len(attribute(attribution, t=user).groups) == 4
     assert len(naming.asked) == 5
 
@@ -171,4 +170,4 @@ def test_too_many_groups_are_forgotten_and_get_the_same_ids_again(
         named(attribution, rows((n + 10, b"%d" % n)))
     assert len(attribution._groups) <= 3
     assert len(attribution._names) <= 3
-    assert names(before.of_rows("t")["app"]) == ["a", "b", "c"], "what was handed out keeps its names"
+    assert names(before.of_rows("t")["app"]) == ["a", "b", "c"], "returned groups must keep their names"

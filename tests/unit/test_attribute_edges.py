@@ -1,4 +1,4 @@
-"""The edges of what test_attribute.py is about."""
+"""Attribution: edge cases."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from ebpfmon.pipeline import attribute as module
 from ebpfmon.pipeline.attribute import Attribution
 from tests.unit.test_attribute import ROW, FakeNaming, attribute, named, names, rows
 
-WHO = Identity(100, 1, 1, 7, 1, 0, b"a")
+A = Identity(100, 1, 1, 7, 1, 0, b"a")
 
 
-def one(who: Identity) -> TableHarvest:
-    return TableHarvest(np.array([(*who, 5)], ROW), {"calls": 5}, {"calls": 0}, 0, 64)
+def one(process: Identity) -> TableHarvest:
+    return TableHarvest(np.array([(*process, 5)], ROW), {"calls": 5}, {"calls": 0}, 0, 64)
 
 
 @pytest.fixture
@@ -25,15 +25,15 @@ def naming() -> FakeNaming:
 
 @pytest.mark.parametrize(
     "changed",
-    [WHO._replace(start_ns=101), WHO._replace(exec_id=2), WHO._replace(cgroup_id=8), WHO._replace(parent_tgid=2),
-     WHO._replace(uid=9), WHO._replace(comm=b"b")],
+    [A._replace(start_ns=101), A._replace(exec_id=2), A._replace(cgroup_id=8), A._replace(parent_tgid=2),
+     A._replace(uid=9), A._replace(comm=b"b")],
     ids=["start", "exec", "cgroup", "parent", "uid", "comm"],
 )  # fmt: skip
 def test_a_process_that_changes_any_identity_field_is_named_again(naming: FakeNaming, changed: Identity) -> None:
     attribution = Attribution({"app": naming})
-    for who in (WHO, changed, WHO, changed):
-        assert named(attribution, one(who)) == [who.comm.decode()]
-    assert naming.asked == [WHO, changed]
+    for process in (A, changed, A, changed):
+        assert named(attribution, one(process)) == [process.comm.decode()]
+    assert naming.asked == [A, changed]
 
 
 def test_a_process_in_two_tables_is_named_once(naming: FakeNaming) -> None:
@@ -71,8 +71,8 @@ def test_processes_beyond_the_limit_are_forgotten_except_those_in_use(
     attribution = Attribution({"app": naming})
     for tgid in range(1, 200):
         named(attribution, rows((0, b"a"), (tgid, b"b")))
-    assert sum(who.tgid == 0 for who in naming.asked) <= 1 + 200 // 64, "it is used in every interval"
+    assert sum(process.tgid == 0 for process in naming.asked) <= 1 + 200 // 64, "a used process must stay known"
     assert attribution.forgotten > 0
     asked = len(naming.asked)
     named(attribution, rows((1, b"b"), (199, b"b")))
-    assert len(naming.asked) == asked + 1, "the first is looked at again, the last is known"
+    assert len(naming.asked) == asked + 1, "the first process must be named again, the last one is known"

@@ -1,4 +1,4 @@
-"""Cgroup paths as they are found on real machines, and the names that people know them by."""
+"""Cgroup paths from real machines, and their display names."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def test_the_root_has_a_name(path: str) -> None:
     ("path", "expected"),
     [
         ("/system.slice/nginx.service", "nginx.service"),
-        ("/../system.slice/nginx.service", "nginx.service"),  # seen from another cgroup namespace
+        ("/../system.slice/nginx.service", "nginx.service"),  # As seen from another cgroup namespace.
         ("/system.slice/nginx.service (deleted)", "nginx.service"),
         ("/system.slice/system-postgresql.slice/postgresql@15-main.service", "postgresql@15-main.service"),
         ("/system.slice/system-getty.slice/getty@tty1.service", "getty@tty1.service"),
@@ -52,7 +52,7 @@ def test_the_root_has_a_name(path: str) -> None:
             "/system.slice/system-ssh.slice/ssh@12-4097-10.0.0.5:22-10.0.0.9:51234.service",
             "ssh.service",
         ),
-        ("/system.slice/web.service/libpod-payload-" + ID, "web.service"),  # a quadlet with its cgroup split
+        ("/system.slice/web.service/libpod-payload-" + ID, "web.service"),  # A quadlet whose cgroup is split.
         ("/init.scope", "init.scope"),
         ("/system.slice", "system.slice"),
         ("/azure.slice/walinuxagent.service", "walinuxagent.service"),
@@ -112,7 +112,7 @@ def test_a_users_processes_belong_to_the_application_or_to_the_user(path: str, e
         (f"/system.slice/nerdctl-{ID}.scope", f"containerd-{ID12}"),
         (f"/default/{ID}", f"containerd-{ID12}"),
         (f"/k8s.io/{ID}", f"containerd-{ID12}"),
-        ("/default/redis", "redis"),  # ctr run lets people choose the ID
+        ("/default/redis", "redis"),  # `ctr run` lets users choose the ID.
         (f"/machine.slice/libpod-{ID}.scope", f"podman-{ID12}"),
         (f"/machine.slice/libpod-{ID}.scope/container", f"podman-{ID12}"),
         (f"/machine.slice/libpod-conmon-{ID}.scope", f"podman-{ID12}"),

@@ -1,4 +1,4 @@
-"""Gauges by key: whatever comes and goes, each key's is what began of it and has not ended."""
+"""Gauges by key: each is what has begun minus what has ended."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def account(maximum: int, *charts: Chart) -> KeyAccount:
 
 
 def harvest(rows: list[tuple[int, int, int]], unseen: tuple[int, int] = (0, 0)) -> TableHarvest:
-    """Rows of (disk, began, ended), and what found no row."""
+    """Return a table with rows of (disk, began, ended), and `unseen` (began, ended) as overflow."""
     array = np.array([(d, 0, b, e, 0) for d, b, e in rows], ROW) if rows else np.zeros(0, ROW)
     overflow = dict(zip(COUNTERS, (*unseen, 0), strict=True))
     totals = {n: int(array[n].sum()) + overflow[n] for n in overflow}
@@ -61,7 +61,7 @@ def test_a_gauge_stays_while_idle_and_falls_when_requests_end() -> None:
     of = account(3)
     assert gauges(of, harvest([(1, 5, 2), (2, 1, 1)])) == {"disk1": 3, "disk2": 0, "other": 0}
     assert gauges(of, harvest([(2, 4, 0)])) == {"disk1": 3, "disk2": 4, "other": 0}
-    for _ in range(400):  # it stays, unlike one that has none
+    for _ in range(400):  # A key with a gauge does not expire.
         found = gauges(of, harvest([]))
     assert found == {"disk1": 3, "disk2": 4, "other": 0}
     assert gauges(of, harvest([(1, 0, 3)])) == {"disk1": 0, "disk2": 4, "other": 0}
@@ -149,7 +149,7 @@ def test_the_highest_gauges_are_kept_if_there_are_too_many_keys(monkeypatch: pyt
     add(of, harvest([(1, 5, 0), (2, 1, 0), (3, 0, 7)]))
     assert of.rows is not None
     assert dict(zip(of.rows["disk"].tolist(), of.values[:, 0].tolist(), strict=True)) == {3: -7, 1: 5}
-    assert of.total.tolist() == [-1], "the total has all of them"
+    assert of.total.tolist() == [-1], "the total must include all keys"
 
 
 def test_the_sign_matrix_has_how_often_each_counter_counts() -> None:

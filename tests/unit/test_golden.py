@@ -1,4 +1,4 @@
-"""The plugins.d stream and StatsD's datagrams are, to the byte, those that were recorded (tests/golden)."""
+"""The plugins.d stream and the StatsD datagrams are byte for byte the recorded ones (tests/golden)."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ from ebpfmon_syscalls.calls import Calls, Errors
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 RECORDED: dict[str, list[str]] = json.loads((GOLDEN / "charts.json").read_text(encoding="utf-8"))
-"""The charts that there were, and the columns of each."""
+"""The recorded charts, and the columns of each."""
 Scenario = Mapping[str, Any]
 
 
@@ -55,7 +55,7 @@ def scenarios() -> dict[str, Scenario]:
 
 
 class Now:
-    """Where a scenario is: the number of its interval."""
+    """The current interval of a scenario."""
 
     def __init__(self, scenario: Scenario) -> None:
         self.scenario, self.number = scenario, 0
@@ -110,12 +110,12 @@ class ByComm:
     def request(self, new: Sequence[Identity]) -> LookupRequest:
         return LookupRequest()
 
-    def name(self, who: Identity) -> tuple[str | None, bool]:
-        return self._groups.get(who.comm.decode()), True
+    def name(self, process: Identity) -> tuple[str | None, bool]:
+        return self._groups.get(process.comm.decode()), True
 
 
 class Measured(SelfMetrics):
-    """What ebpfmon measures of itself, out of the scenario."""
+    """Self-metrics from the scenario instead of measurements."""
 
     def __init__(self, now: Now) -> None:
         self._now, tables = now, list(now.scenario["tables"])
@@ -144,7 +144,7 @@ class Measured(SelfMetrics):
 
 
 def labels_of(now: Now, where: Path) -> dict[str, dict[str, LabelSource]]:
-    """What the rows of tables with keys of their own are called, by probe and table, as the probes set it up."""
+    """Return the label sources by probe and table, as the probes set them up."""
     settings = now.scenario["settings"]
     services = resolver = None
     if settings["services"]:
@@ -211,7 +211,7 @@ def snapshots_of(scenario: Scenario, where: Path) -> list[Snapshot]:
 
 
 def as_recorded(data: ChartData) -> ChartData:
-    """Leave out the dimensions that were added since."""
+    """Return the chart without dimensions that were added after the recording."""
     kept = [n for n, column in enumerate(data.chart.columns) if column.id in RECORDED[data.chart.id]]
     if len(kept) == len(data.chart.columns):
         return data
@@ -247,6 +247,6 @@ def test_the_statsd_datagrams_equal_the_recording(scenario: str, snapshots: list
         said += f"=== interval {n}\n"
         for m, datagram in enumerate(to_datagrams(snapshot, names, StatsdSettings())):
             said += f"--- datagram {m}\n{datagram.decode()}\n"
-    # a number of a chart has one type now: a table that could not be read is 0.0 % full, and not 0
+    # The recording has 0 for the occupancy of a table that cannot be read; now it is a float like all others.
     expected = re.sub(r"(\.table_occupancy\.\w+:0)(\|g)", r"\1.0\2", recorded(f"statsd_{scenario}.txt"))
     assert said.splitlines() == expected.splitlines()

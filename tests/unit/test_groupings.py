@@ -1,4 +1,4 @@
-"""The groupings are found by what is in their package, and several of them share one lookup."""
+"""The registry of groupings, and lookups shared by several groupings."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def test_names_and_prefixes_are_valid_unique_and_stable() -> None:
     assert all(name == grouping.name for name, grouping in found.items())
     assert all(re.fullmatch(r"[a-z]+", text) for g in found.values() for text in (g.name, g.prefix))
     assert len({g.prefix for g in found.values()}) == len(found)
-    # dashboards have these in their queries
+    # Dashboards use these in their queries, so they must not change.
     kept = {"application": "apps", "process": "processes", "user": "users", "container": "containers"}
     assert kept.items() <= {name: g.prefix for name, g in found.items()}.items()
 
@@ -88,11 +88,11 @@ def test_requests_of_two_groupings_are_merged() -> None:
 def test_ancestors_are_known_only_if_every_grouping_knows_them() -> None:
     namings = {name: grouping.make(CONTEXT) for name, grouping in groupings().items()}
     assert 60 not in Intersection(naming.known for naming in namings.values())
-    assert 60 in Intersection(namings[name].known for name in OTHERS), "none of them asks for ancestors"
+    assert 60 in Intersection(namings[name].known for name in OTHERS), "none of them needs ancestors"
     assert 60 not in Intersection([{60}, {61}])
 
 
 def test_other_in_the_groups_file_means_no_group_but_a_program_may_be_named_other() -> None:
-    shell = NGINX._replace(tgid=0, comm=b"sh")  # the first process asks for nothing
+    shell = NGINX._replace(tgid=0, comm=b"sh")  # The idle task needs no lookup.
     assert groupings()["application"].make(CONTEXT).name(shell) == (None, True)
     assert groupings()["process"].make(CONTEXT).name(NGINX._replace(comm=b"other")) == ("other", True)

@@ -1,4 +1,4 @@
-"""What a line of apps_groups.conf means, what is said of one that means nothing, and the groups that ship."""
+"""The groups file: the meaning of its lines, messages about invalid lines, and the default groups."""
 
 from __future__ import annotations
 
@@ -43,14 +43,14 @@ def problem(line: str) -> str:
         ("*.plugin", "plugin", "", False),
         ("*kafka.Kafka*", "java", "/usr/bin/java -Xmx1G kafka.Kafka server.properties", True),
         ("*kafka.Kafka*", "kafka.Kafka", "/usr/bin/java", False),
-        ("*kworker*", "kworker/0:1", "", True),  # no command line: the comm stands for it
+        ("*kworker*", "kworker/0:1", "", True),  # Without a command line, the comm is used.
         ("'*a program as long as it likes*'", "x", "run a program as long as it likes", True),
         ("fi*fox", "firefox", "", True),
         ("fi*fox", "fifox", "", True),
         ("fi*fox", "fifo", "", False),
         ("fi*fox", "a-firefox", "", False),
         ("a*b*c", "a-b-b-c", "", True),
-        ("a*bc*c", "abc", "", False),  # no character serves twice
+        ("a*bc*c", "abc", "", False),  # No character may match two pieces.
         ("*py*3", "mypy-3", "", True),
         ("py*3*", "pypy3.11", "", True),
         ("*python3*bin/yugabyted*", "python3", "/usr/bin/python3 /opt/bin/yugabyted start", True),

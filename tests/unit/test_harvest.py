@@ -1,4 +1,4 @@
-"""One interval: flip every probe, wait once, drain every table."""
+"""Harvester: swap the buffers of every probe, wait once, drain every table."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ class FakeTable:
     steps: Steps
     broken: bool = False
 
-    def wait_for_programs(self, side: int) -> None:
-        self.steps.append(("settle", self.stem, side))
+    def wait_for_programs(self, buffer: int) -> None:
+        self.steps.append(("wait", self.stem, buffer))
 
-    def drain(self, side: int) -> TableHarvest:
-        self.steps.append(("drain", self.stem, side))
+    def drain(self, buffer: int) -> TableHarvest:
+        self.steps.append(("drain", self.stem, buffer))
         if self.broken:
             raise KernelError("drain: no")
         return table([(1, b"a", 2, 3)])
@@ -40,7 +40,7 @@ class FakeInterval:
 
     def swap(self) -> int:
         left, self.buffer = self.buffer, 1 - self.buffer
-        self.steps.append(("flip", self.stem, left))
+        self.steps.append(("swap", self.stem, left))
         self.clock.advance(0.001)
         return left
 
@@ -64,18 +64,18 @@ def build(*stems: str) -> tuple[Harvester, list[FakeSource], FakeClock, Steps]:
 def test_all_probes_are_swapped_then_one_grace_period_passes_then_all_are_drained() -> None:
     harvester, _, _, steps = build("a", "b", "c")
     harvester.harvest()
-    assert [what for what, _, _ in steps] == ["flip"] * 3 + ["settle"] + ["drain"] * 3
-    settled = next(stem for what, stem, _ in steps if what == "settle")
-    assert settled == "c", "only the last flip's grace period covers the others"
+    assert [what for what, _, _ in steps] == ["swap"] * 3 + ["wait"] + ["drain"] * 3
+    waited = next(stem for what, stem, _ in steps if what == "wait")
+    assert waited == "c", "only a grace period after the last swap covers all swaps"
 
 
 @pytest.mark.parametrize("stems", [("a",), ("a", "b")])
 def test_the_drained_buffer_is_the_one_that_programs_have_left(stems: tuple[str, ...]) -> None:
     harvester, _, _, steps = build(*stems)
-    for side in (0, 1, 0):
+    for buffer in (0, 1, 0):
         steps.clear()
         harvester.harvest()
-        assert {s for _, _, s in steps} == {side}
+        assert {s for _, _, s in steps} == {buffer}
 
 
 def test_an_interval_lasts_from_swap_to_swap_by_the_monotonic_clock() -> None:
@@ -83,7 +83,7 @@ def test_an_interval_lasts_from_swap_to_swap_by_the_monotonic_clock() -> None:
     clock.advance(0.25)
     assert harvester.harvest().elapsed_s == pytest.approx(0.252)
     clock.advance(0.7)
-    clock.now_s -= 500  # set back
+    clock.now_s -= 500  # The clock is set back.
     second = harvester.harvest()
     assert second.elapsed_s == pytest.approx(0.702)
     assert second.time_s == pytest.approx(clock.now_s - 0.002)
@@ -116,7 +116,7 @@ def test_missed_runs_of_all_probes_are_summed_and_make_the_interval_incomplete(
     assert harvester.harvest().missed_runs == 3
     last = harvester.harvest()
     assert (last.missed_runs, last.complete) == (0, True)
-    assert len(caplog.records) == 2, "a line when it begins, a line when it ends"
+    assert len(caplog.records) == 2, "expected one line at the beginning and one at the end"
 
 
 def test_swap_time_and_drain_time_are_measured_separately(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -133,25 +133,25 @@ def test_new_sources_begin_where_the_former_ones_end() -> None:
     own = FakeSource(FakeInterval("own", steps, clock), [FakeTable("own", steps), FakeTable("own too", steps)])
     last = harvester.switch_sources([beside, own])
     assert set(last.tables) == {"one"}
-    # with the flip of the former one the one beside it is flipped too; what they counted before is for gauges alone
+    # Swapping the former source swaps the one that shares its interval, too. Earlier counts are for gauges only.
     assert [stem for stem, _ in last.overlap] == ["new", "own", "own too"] * 2
     assert steps == [
         ("drain", "new", 1), ("drain", "own", 1), ("drain", "own too", 1),
-        ("flip", "one", 0), ("settle", "one", 0), ("drain", "one", 0),
-        ("settle", "new", 0), ("drain", "new", 0),
-        ("flip", "own", 0), ("settle", "own", 0), ("drain", "own", 0), ("drain", "own too", 0),
+        ("swap", "one", 0), ("wait", "one", 0), ("drain", "one", 0),
+        ("wait", "new", 0), ("drain", "new", 0),
+        ("swap", "own", 0), ("wait", "own", 0), ("drain", "own", 0), ("drain", "own too", 0),
     ]  # fmt: skip
     steps.clear()
     following = harvester.harvest()
     assert set(following.tables) == {"new", "own", "own too"}
-    assert ("flip", "one", 1) in steps
-    assert following.missed_runs == 0  # what was missed before is nobody's
+    assert ("swap", "one", 1) in steps
+    assert following.missed_runs == 0  # Runs missed before the switch do not count.
 
 
 def test_a_dry_run_reads_only_the_buffers_that_no_program_writes_to() -> None:
     harvester, sources, _, steps = build("a", "b")
     harvester.dry_run()
-    assert {(what, side) for what, _, side in steps} == {("settle", 1), ("drain", 1)}
+    assert {(what, buffer) for what, _, buffer in steps} == {("wait", 1), ("drain", 1)}
     assert {stem for what, stem, _ in steps if what == "drain"} == {"a", "b"}
     assert [source.interval.buffer for source in sources] == [0, 0]
     sources[1].tables[0].broken = True

@@ -1,4 +1,4 @@
-"""Histograms: the slots in C, the buckets that stand for them, and what sinks make of them."""
+"""Histograms: the slots in C, the buckets in Python, and the output of sinks."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def by_disk(other: tuple[int, ...] | None = None, **amounts: tuple[int, ...]) ->
 
 
 def _with_totals(of: ChartData) -> ChartData:
-    """Totals that are ten times the interval's amounts."""
+    """Return the chart with totals that are ten times its deltas."""
     return replace(of, totals=10 * of.deltas.astype(np.int64))
 
 
@@ -58,7 +58,7 @@ def metrics(*charts: ChartData, as_openmetrics: bool = False) -> str:
 
 @pytest.fixture(scope="module")
 def log2_slot(tmp_path_factory: pytest.TempPathFactory) -> Callable[[int, int, int], int]:
-    """The function of the BPF headers, compiled for this machine."""
+    """Return log2_slot() of the BPF headers, compiled for this machine."""
     function = HEADER[HEADER.index("static __always_inline __u32 log2_slot") :]
     function = function[: function.index("\n}\n") + 3].replace("static __always_inline ", "")
     where = tmp_path_factory.mktemp("headers")

@@ -1,4 +1,4 @@
-"""The JSON form of a snapshot is exactly what its schema says."""
+"""The JSON form of a snapshot matches its schema exactly."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ HISTOGRAM = data(
 
 
 def written(given_snapshot: Snapshot) -> Any:
-    """What a reader of the line gets."""
+    """Return the decoded JSON line of a snapshot."""
     line = msgspec.json.encode(to_json(given_snapshot))
     assert b"\n" not in line
     return json.loads(line)
@@ -94,7 +94,7 @@ def test_the_schema_is_valid() -> None:
 
 
 def test_every_object_of_the_schema_has_a_description_and_no_extra_properties() -> None:
-    """Readers of documents that have a property more are told so by the version of the schema."""
+    """A new property needs a new version of the schema."""
     for name, of in SCHEMA["$defs"].items():
         assert of["type"] == "object", name
         assert of["description"], name

@@ -1,4 +1,4 @@
-"""Every output takes a kind of charts that it has never heard of: whether its numbers have totals is all it asks."""
+"""Every output accepts an unknown kind of chart, and uses only whether it is cumulative."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ GAUGE_LIKE, COUNTER_LIKE = replace(Kind.GAUGE, name="state"), replace(Kind.COUNT
 
 
 def shot(kind: Kind) -> Snapshot:
-    """Return half a second with a chart of this kind, and one with labels."""
+    """Return a snapshot with two charts of this kind, one without and one with labels."""
     by_disk = chart(UP, id="x.disks", kind=kind, labels=("disk",))
     return snapshot(charts=[data(chart(UP, kind=kind), 5), data(by_disk, series={("sda",): [7]}, other=[0])])
 

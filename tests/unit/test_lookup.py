@@ -1,4 +1,4 @@
-"""What /proc, the user database and the cgroup file system are asked, and how far in how much time."""
+"""Lookups in /proc, the user database and the cgroup file system, and their time limit."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ LONG = 60.0
 
 
 class Proc:
-    """A /proc of our own."""
+    """A fake /proc."""
 
     def __init__(self, top: Path) -> None:
         self.top = top
@@ -142,7 +142,7 @@ def test_this_process_is_found_in_the_real_proc() -> None:
     found = Lookup().answer(LookupRequest(processes=(os.getpid(),)), (os.getppid(),), LONG).processes
     facts = found[os.getpid()]
     assert facts is not None
-    assert found.keys() == {os.getpid()}, "its parent is known"
+    assert found.keys() == {os.getpid()}, "the parent is known, so it must be left out"
     assert facts.parent_tgid == os.getppid()
     assert facts.comm == Path("/proc/self/comm").read_text().removesuffix("\n")
     arguments = Path("/proc/self/cmdline").read_bytes()[:COMMAND_LINE_BYTES].decode().rstrip("\0").split("\0")
@@ -156,7 +156,7 @@ def test_the_facts_of_a_real_process_with_a_misleading_comm_are_right() -> None:
     tell = "import ctypes; ctypes.CDLL(None).prctl(15, b'a) S 9 (b'); print(flush=True); input()"
     with subprocess.Popen([sys.executable, "-c", tell], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as child:
         assert child.stdout is not None
-        assert child.stdout.readline() == b"\n", "it has its name"
+        assert child.stdout.readline() == b"\n", "the child must have set its name"
         facts = Lookup().answer(LookupRequest(processes=(child.pid,)), (os.getpid(),), LONG).processes[child.pid]
         stat = Path(f"/proc/{child.pid}/stat").read_text()
         child.communicate(b"\n")
@@ -179,7 +179,7 @@ def test_ancestors_are_included_up_to_the_first_known_one(proc: Proc) -> None:
         proc.add(tgid, parent)
     assert proc.answer(7, known={5}).keys() == {7, 6}
     assert proc.answer(7, known={6}).keys() == {7}
-    assert proc.answer(7, known={7}).keys() == {7, 6, 5}, "what is asked for is answered, known or not"
+    assert proc.answer(7, known={7}).keys() == {7, 6, 5}, "a requested process must be looked up even if it is known"
 
 
 def test_a_chain_of_ancestors_ends_at_a_missing_process_or_in_a_cycle(proc: Proc) -> None:
@@ -215,7 +215,7 @@ def test_a_user_without_a_name_is_the_uid(proc: Proc) -> None:
 
 
 class Tree:
-    """Cgroups of our own: directories, whose inode is their id."""
+    """A fake cgroup file system: directories, whose inode numbers are the ids."""
 
     def __init__(self, top: Path) -> None:
         self.top, self.lookup = top, Lookup(top / "none", top)
@@ -262,10 +262,10 @@ def test_a_cgroup_that_was_created_later_is_found(tree: Tree) -> None:
 def test_without_time_each_call_continues_the_walk_until_all_cgroups_are_found(tree: Tree, seconds: float) -> None:
     paths = ["a", "a/b", "a/b/c", "d", "d/e"]
     missing = {tree.add(path): f"/{path}" for path in paths}
-    assert tree.answer(*missing, seconds=seconds) == {}, "the root alone was looked at"
+    assert tree.answer(*missing, seconds=seconds) == {}, "only the root was read"
     for _ in paths:
         found = tree.answer(*missing, seconds=seconds)
-        assert len(found) == 1, "one more with every call"
+        assert len(found) == 1, "each call must find one more"
         for inode, path in found.items():
             assert missing.pop(inode) == path
     assert not missing
@@ -274,7 +274,7 @@ def test_without_time_each_call_continues_the_walk_until_all_cgroups_are_found(t
 def test_a_cgroup_is_none_only_after_a_walk_that_began_after_the_request(tree: Tree) -> None:
     a, _ = tree.add("a"), tree.add("a/b")
     assert tree.answer(a, seconds=0) == {}
-    late = tree.add("late")  # this walk has read the root, or has not: who knows
+    late = tree.add("late")  # The walk may or may not have read the root already.
     (tree.top / "late").rmdir()
     assert tree.answer(a, late) == {a: "/a"}
     assert tree.answer(a, late) == {a: "/a", late: None}
@@ -285,7 +285,7 @@ def test_a_cgroup_is_none_even_if_no_call_completes_a_walk(tree: Tree) -> None:
         tree.add(name)
     gone = tree.add("gone")
     (tree.top / "gone").rmdir()
-    answers = [tree.answer(gone, seconds=0) for _ in range(6)]  # five directories, and the end
+    answers = [tree.answer(gone, seconds=0) for _ in range(6)]  # Five directories, and then the end of the walk.
     assert answers == [{}] * 5 + [{gone: None}]
 
 
@@ -322,7 +322,7 @@ def test_every_cgroup_is_none_after_an_unmount(tmp_path: Path) -> None:
 def test_a_directory_removed_during_the_walk_is_left_out(tree: Tree) -> None:
     a, b = tree.add("a"), tree.add("b")
     inside = {tree.add("a/x"), tree.add("b/x")}
-    while len(tree.answer(a, b, seconds=0)) < 2:  # the names are read, what is below them is not
+    while len(tree.answer(a, b, seconds=0)) < 2:  # Their names have been read, but not what is in them.
         pass
     (tree.top / "a/x").rmdir()
     (tree.top / "a").rmdir()

@@ -1,4 +1,4 @@
-"""What a process is called: from the kernel's facts first, then from what was looked up, then from its parent."""
+"""Namings: from the kernel's facts, from looked up facts, and by inheritance."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ GROUPS = Groups.parse("shell: sh\nmine: *--mine*\nweb: nginx\npython: python3*\n
 BEGAN_NS = 1_000_000_000
 
 
-def who(tgid: int, comm: bytes, *, parent: int = 50, execs: int = 1, start_ns: int = 2 * BEGAN_NS) -> Identity:
+def identity(tgid: int, comm: bytes, *, parent: int = 50, execs: int = 1, start_ns: int = 2 * BEGAN_NS) -> Identity:
     return Identity(start_ns, tgid, execs, 7, parent, 1000, comm)
 
 
-def execs(*started: tuple[Identity, bytes], executable: bytes = b"") -> np.ndarray:
-    rows = [(*identity, executable, arguments, 1) for identity, arguments in started]
+def execs(*programs: tuple[Identity, bytes], executable: bytes = b"") -> np.ndarray:
+    rows = [(*started, executable, arguments, 1) for started, arguments in programs]
     return np.array(rows, EXEC)
 
 
@@ -43,51 +43,51 @@ def naming() -> ByApplication:
 
 
 def test_no_lookup_is_needed_if_a_pattern_matches_the_comm(naming: ByApplication) -> None:
-    shell, program = who(50, b"sh", parent=1), who(60, b"nginx")
+    shell, program = identity(50, b"sh", parent=1), identity(60, b"nginx")
     naming.learn(execs((shell, b"sh")))
     assert not naming.request([program])
     assert naming.name(program) == ("web", True)
 
 
 def test_the_command_line_of_an_exec_is_used_even_after_the_process_has_ended(naming: ByApplication) -> None:
-    program = who(60, b"true", parent=1, execs=2)
+    program = identity(60, b"true", parent=1, execs=2)
     naming.learn(execs((program, b"/bin/true\0--mine")))
     assert naming.request([program]) == LookupRequest()
     assert naming.name(program) == ("mine", True)
 
 
 def test_a_forked_child_has_its_parents_command_line_until_it_calls_execve(naming: ByApplication) -> None:
-    parent = who(50, b"worker", parent=1)
-    child, later = who(51, b"worker", start_ns=3 * BEGAN_NS), who(51, b"true", execs=2, start_ns=3 * BEGAN_NS)
+    parent = identity(50, b"worker", parent=1)
+    child, later = identity(51, b"worker", start_ns=3 * BEGAN_NS), identity(51, b"true", execs=2, start_ns=3 * BEGAN_NS)
     naming.learn(execs((parent, b"worker\0--mine")))
     assert naming.name(parent) == ("mine", True)
     assert naming.name(child) == ("mine", True)
     naming.learn(execs((later, b"nginx\0master")))
-    assert naming.name(who(51, b"nginx", execs=2, start_ns=3 * BEGAN_NS)) == ("web", True)
+    assert naming.name(identity(51, b"nginx", execs=2, start_ns=3 * BEGAN_NS)) == ("web", True)
 
 
 def test_a_child_inherits_the_group_that_its_parent_had_at_the_fork(
     naming: ByApplication,
 ) -> None:
-    shell, became = who(50, b"sh", parent=1), who(50, b"nginx", parent=1, execs=2)
-    child = who(51, b"sleep", execs=2, start_ns=3 * BEGAN_NS)
+    shell, became = identity(50, b"sh", parent=1), identity(50, b"nginx", parent=1, execs=2)
+    child = identity(51, b"sleep", execs=2, start_ns=3 * BEGAN_NS)
     naming.learn(execs((shell, b"sh"), (became, b"nginx"), (child, b"sleep\x001")))
     assert [naming.name(i) for i in (shell, became, child)] == [("shell", True), ("web", True), ("shell", True)]
-    later = who(52, b"cat", execs=3, start_ns=4 * BEGAN_NS)
+    later = identity(52, b"cat", execs=3, start_ns=4 * BEGAN_NS)
     naming.learn(execs((later, b"cat")))
     assert naming.name(later) == ("web", True)
 
 
 def test_grandchildren_inherit_too_except_from_the_first_process(naming: ByApplication) -> None:
-    shell, between = who(50, b"sh", parent=1), who(51, b"env", execs=2, start_ns=3 * BEGAN_NS)
-    last = who(52, b"cat", parent=51, execs=3, start_ns=4 * BEGAN_NS)
-    orphan = who(53, b"cat", parent=1, execs=3, start_ns=5 * BEGAN_NS)
+    shell, between = identity(50, b"sh", parent=1), identity(51, b"env", execs=2, start_ns=3 * BEGAN_NS)
+    last = identity(52, b"cat", parent=51, execs=3, start_ns=4 * BEGAN_NS)
+    orphan = identity(53, b"cat", parent=1, execs=3, start_ns=5 * BEGAN_NS)
     naming.learn(execs((shell, b"sh"), (between, b"env"), (last, b"cat"), (orphan, b"cat")))
     assert [naming.name(i)[0] for i in (last, orphan)] == ["shell", None]
 
 
 def test_an_older_process_is_requested_and_provisional_until_it_is_looked_up(naming: ByApplication) -> None:
-    old = who(60, b"main", parent=40, start_ns=BEGAN_NS // 2)
+    old = identity(60, b"main", parent=40, start_ns=BEGAN_NS // 2)
     assert naming.request([old]) == LookupRequest(processes=(60, 40))
     assert naming.name(old) == (None, False)
     naming.receive(LookupResult({60: facts(40, "main", "main --mine", start_ns=BEGAN_NS // 2), 40: facts(1, "sh")}))
@@ -96,7 +96,7 @@ def test_an_older_process_is_requested_and_provisional_until_it_is_looked_up(nam
 
 
 def test_a_process_inherits_from_looked_up_ancestors(naming: ByApplication) -> None:
-    child = who(60, b"cat", parent=59, execs=2)
+    child = identity(60, b"cat", parent=59, execs=2)
     naming.learn(execs((child, b"cat")))
     assert naming.request([child]) == LookupRequest(processes=(59,))
     naming.receive(LookupResult({59: facts(58, "env"), 58: facts(1, "sh")}))
@@ -111,21 +111,24 @@ def test_a_process_inherits_from_looked_up_ancestors(naming: ByApplication) -> N
 def test_a_process_that_cannot_be_looked_up_has_a_final_name(
     naming: ByApplication, processes: Mapping[int, ProcessFacts | None], expected: tuple[str, bool]
 ) -> None:
-    old = who(60, b"main", parent=40, start_ns=BEGAN_NS // 2)
+    old = identity(60, b"main", parent=40, start_ns=BEGAN_NS // 2)
     naming.receive(LookupResult(processes))
     assert naming.name(old) == expected
 
 
 def test_the_executable_is_used_only_if_nothing_else_matches(naming: ByApplication) -> None:
-    renamed, below = who(60, b"my daemon", parent=1), who(61, b"job", parent=50, execs=2, start_ns=3 * BEGAN_NS)
-    naming.learn(execs((who(50, b"sh", parent=1), b"sh")))
+    renamed, below = (
+        identity(60, b"my daemon", parent=1),
+        identity(61, b"job", parent=50, execs=2, start_ns=3 * BEGAN_NS),
+    )
+    naming.learn(execs((identity(50, b"sh", parent=1), b"sh")))
     naming.learn(execs((renamed, b"x"), (below, b"job"), executable=b"python3.11"))
     assert [naming.name(i)[0] for i in (renamed, below)] == ["python", "shell"]
 
 
 def test_a_reused_tgid_is_another_process(naming: ByApplication) -> None:
-    first, second = who(50, b"x", parent=1, execs=9), who(50, b"y", parent=1, execs=2, start_ns=3 * BEGAN_NS)
-    child = who(51, b"z", execs=2, start_ns=4 * BEGAN_NS)
+    first, second = identity(50, b"x", parent=1, execs=9), identity(50, b"y", parent=1, execs=2, start_ns=3 * BEGAN_NS)
+    child = identity(51, b"z", execs=2, start_ns=4 * BEGAN_NS)
     naming.learn(execs((first, b"x\0--mine")))
     naming.name(first)
     naming.learn(execs((second, b"sh\0-c")))
@@ -135,50 +138,53 @@ def test_a_reused_tgid_is_another_process(naming: ByApplication) -> None:
 
 def test_without_execs_everything_is_looked_up() -> None:
     naming = ByApplication(GROUPS, math.inf)
-    assert naming.request([who(60, b"x", parent=1)]) == LookupRequest(processes=(60,))
+    assert naming.request([identity(60, b"x", parent=1)]) == LookupRequest(processes=(60,))
 
 
 def test_a_forgotten_process_is_looked_up_again() -> None:
     naming = ByApplication(GROUPS, BEGAN_NS)
-    daemon = who(60, b"java", parent=1, execs=3)
+    daemon = identity(60, b"java", parent=1, execs=3)
     naming.learn(execs((daemon, b"java\0--mine")))
     assert naming.name(daemon) == ("mine", True)
-    naming.learn(execs(*[(who(n, b"x", execs=2), b"x") for n in range(1000, 14000)]))
+    naming.learn(execs(*[(identity(n, b"x", execs=2), b"x") for n in range(1000, 14000)]))
     assert naming.request([daemon]) == LookupRequest(processes=(60,))
     naming.receive(LookupResult({60: facts(1, "java", "java --mine", start_ns=2 * BEGAN_NS)}))
     assert naming.name(daemon) == ("mine", True)
 
 
 def test_a_process_inherits_from_the_fork_even_after_two_execs(naming: ByApplication) -> None:
-    shell, became = who(50, b"sh", parent=1, execs=5), who(50, b"nginx", parent=1, execs=6)
-    first, second = (who(51, c, execs=e, start_ns=3 * BEGAN_NS) for c, e in ((b"env", 6), (b"cat", 7)))
+    shell, became = identity(50, b"sh", parent=1, execs=5), identity(50, b"nginx", parent=1, execs=6)
+    first, second = (identity(51, c, execs=e, start_ns=3 * BEGAN_NS) for c, e in ((b"env", 6), (b"cat", 7)))
     naming.learn(execs((shell, b"sh"), (became, b"nginx"), (first, b"env"), (second, b"cat")))
     assert [naming.name(i)[0] for i in (shell, became, first, second)] == ["shell", "web", "shell", "shell"]
 
 
 def test_a_younger_process_with_the_parents_tgid_is_not_the_parent(naming: ByApplication) -> None:
-    child, younger = who(51, b"cat", execs=2, start_ns=3 * BEGAN_NS), who(50, b"nginx", parent=1, start_ns=9 * BEGAN_NS)
+    child, younger = (
+        identity(51, b"cat", execs=2, start_ns=3 * BEGAN_NS),
+        identity(50, b"nginx", parent=1, start_ns=9 * BEGAN_NS),
+    )
     naming.learn(execs((child, b"cat"), (younger, b"nginx")))
     assert naming.name(child) == (None, True)
 
 
 def test_by_process_uses_the_comm_and_merges_kernel_threads() -> None:
     naming = ByProcess()
-    assert naming.name(who(60, b"my prog")) == ("my prog", True)
-    assert naming.name(who(60, b"kworker/3:1-ev", parent=2)) == ("kworker", True)
-    assert naming.name(who(60, b"")) == (None, True)
+    assert naming.name(identity(60, b"my prog")) == ("my prog", True)
+    assert naming.name(identity(60, b"kworker/3:1-ev", parent=2)) == ("kworker", True)
+    assert naming.name(identity(60, b"")) == (None, True)
 
 
 def test_users_and_cgroups_are_requested_once() -> None:
     user, cgroup = ByUser(), ByContainer()
-    assert user.request([who(60, b"a"), who(61, b"b")]) == LookupRequest(users=(1000,))
-    assert cgroup.request([who(60, b"a"), who(61, b"b")]) == LookupRequest(cgroups=(7,))
-    assert user.name(who(60, b"a")) == cgroup.name(who(60, b"a")) == (None, False)
+    assert user.request([identity(60, b"a"), identity(61, b"b")]) == LookupRequest(users=(1000,))
+    assert cgroup.request([identity(60, b"a"), identity(61, b"b")]) == LookupRequest(cgroups=(7,))
+    assert user.name(identity(60, b"a")) == cgroup.name(identity(60, b"a")) == (None, False)
     user.receive(LookupResult(users={1000: "alice"}))
     cgroup.receive(LookupResult(cgroups={7: "/system.slice/nginx.service"}))
-    assert user.name(who(60, b"a")) == ("alice", True)
-    assert cgroup.name(who(60, b"a")) == ("nginx.service", True)
-    assert not user.request([who(60, b"a")])
-    assert not cgroup.request([who(60, b"a")])
+    assert user.name(identity(60, b"a")) == ("alice", True)
+    assert cgroup.name(identity(60, b"a")) == ("nginx.service", True)
+    assert not user.request([identity(60, b"a")])
+    assert not cgroup.request([identity(60, b"a")])
     cgroup.receive(LookupResult(cgroups={8: None}))
-    assert cgroup.name(who(60, b"a")._replace(cgroup_id=8)) == (None, True)
+    assert cgroup.name(identity(60, b"a")._replace(cgroup_id=8)) == (None, True)

@@ -1,4 +1,4 @@
-"""The edges of what test_naming.py is about."""
+"""Namings: edge cases."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from ebpfmon.grouping.by.application import ByApplication
 from ebpfmon.grouping.by.process import ByProcess
 from ebpfmon.grouping.groups import Groups
 from ebpfmon.grouping.lookup import LookupRequest, LookupResult
-from tests.unit.test_naming import BEGAN_NS, GROUPS, execs, facts, who
+from tests.unit.test_naming import BEGAN_NS, GROUPS, execs, facts, identity
 
 OLD = BEGAN_NS // 2
 
 
 def test_a_process_is_requested_once_even_if_its_comm_changes() -> None:
     naming = ByApplication(GROUPS, math.inf)
-    old = who(60, b"x", parent=1)
+    old = identity(60, b"x", parent=1)
     naming.receive(LookupResult({60: facts(1, "x", "x --mine", start_ns=old.start_ns)}))
     assert naming.name(old) == ("mine", True)
     naming.receive(LookupResult())
@@ -27,7 +27,7 @@ def test_a_process_is_requested_once_even_if_its_comm_changes() -> None:
 
 def test_a_program_before_a_seen_execve_is_not_looked_up() -> None:
     naming = ByApplication(GROUPS, BEGAN_NS)
-    before, after = (who(60, b"x", parent=1, execs=n, start_ns=OLD) for n in (1, 2))
+    before, after = (identity(60, b"x", parent=1, execs=n, start_ns=OLD) for n in (1, 2))
     naming.learn(execs((after, b"y\0--mine")))
     assert naming.request([before, after]) == LookupRequest()
     assert [naming.name(before), naming.name(after)] == [(None, True), ("mine", True)]
@@ -35,8 +35,11 @@ def test_a_program_before_a_seen_execve_is_not_looked_up() -> None:
 
 def test_a_program_whose_exec_found_no_free_row_is_looked_up() -> None:
     naming = ByApplication(GROUPS, BEGAN_NS)
-    naming.learn(execs((who(50, b"bash", parent=1, execs=3), b"bash")))
-    forked, execed = who(60, b"bash", execs=3, start_ns=3 * BEGAN_NS), who(60, b"x", execs=4, start_ns=3 * BEGAN_NS)
+    naming.learn(execs((identity(50, b"bash", parent=1, execs=3), b"bash")))
+    forked, execed = (
+        identity(60, b"bash", execs=3, start_ns=3 * BEGAN_NS),
+        identity(60, b"x", execs=4, start_ns=3 * BEGAN_NS),
+    )
     assert naming.request([forked]) == LookupRequest()
     assert naming.request([execed]) == LookupRequest(processes=(60,))
     naming.receive(LookupResult({60: facts(50, "x", "x --mine", start_ns=3 * BEGAN_NS)}))
@@ -45,28 +48,28 @@ def test_a_program_whose_exec_found_no_free_row_is_looked_up() -> None:
 
 def test_children_inherit_from_the_later_of_two_programs() -> None:
     naming = ByApplication(GROUPS, BEGAN_NS)
-    first, second = who(50, b"sh", parent=1, execs=2), who(50, b"nginx", parent=1, execs=3)
+    first, second = identity(50, b"sh", parent=1, execs=2), identity(50, b"nginx", parent=1, execs=3)
     naming.learn(execs((second, b"nginx"), (first, b"sh")))
-    assert naming.name(who(51, b"x", execs=3, start_ns=3 * BEGAN_NS)) == ("web", True)
+    assert naming.name(identity(51, b"x", execs=3, start_ns=3 * BEGAN_NS)) == ("web", True)
 
 
 def test_a_cycle_of_parents_ends() -> None:
     naming = ByApplication(GROUPS, BEGAN_NS)
-    one, two = who(60, b"x", parent=61), who(61, b"x", parent=60)
+    one, two = identity(60, b"x", parent=61), identity(61, b"x", parent=60)
     naming.learn(execs((one, b"x"), (two, b"x")))
     assert [naming.name(one), naming.name(two)] == [(None, True), (None, True)]
 
 
 def test_a_command_line_may_be_any_bytes() -> None:
     naming = ByApplication(Groups.parse("mine: '*a b\ufffd c*'", "test"), BEGAN_NS)
-    program = who(60, b"caf\xe9", parent=1)
+    program = identity(60, b"caf\xe9", parent=1)
     naming.learn(execs((program, b"x\0a b\xe9\0c")))
     assert naming.name(program) == ("mine", True)
 
 
 def test_a_slash_ends_only_the_names_of_kernel_threads() -> None:
     naming = ByProcess()
-    assert naming.name(who(60, b"a/b", parent=3)) == ("a/b", True)
-    assert naming.name(who(60, b"kswapd0", parent=2)) == ("kswapd0", True)
-    assert naming.name(who(60, b"caf\xe9")) == ("caf\ufffd", True)
-    assert naming.request([who(60, b"a")]) == LookupRequest()
+    assert naming.name(identity(60, b"a/b", parent=3)) == ("a/b", True)
+    assert naming.name(identity(60, b"kswapd0", parent=2)) == ("kswapd0", True)
+    assert naming.name(identity(60, b"caf\xe9")) == ("caf\ufffd", True)
+    assert naming.request([identity(60, b"a")]) == LookupRequest()

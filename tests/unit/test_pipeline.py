@@ -1,4 +1,4 @@
-"""One tick: charts of the whole system, by key and by group, of what was harvested."""
+"""Pipeline: the charts of whole ticks, without labels, by key and by group."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ SPECS = TableSpecs(
 
 
 class FakeHarvester:
-    """Harvests what is `left`."""
+    """Returns these harvests, one after the other."""
 
     def __init__(self, *left: Harvest) -> None:
         self.left = list(left)
@@ -94,7 +94,7 @@ class FakeHarvester:
 
 
 class FakePublisher:
-    """Keeps what is published."""
+    """Keeps all published snapshots."""
 
     def __init__(self) -> None:
         self.published: list[Snapshot] = []
@@ -109,7 +109,7 @@ Stage = Callable[[TableSpecs, Executor], GroupStage]
 def ticks(
     *intervals: Mapping[str, TableHarvest] | Harvest, specs: TableSpecs = SPECS, stage: Stage | None = None
 ) -> list[Snapshot]:
-    """What is published of these harvests, one second each."""
+    """Return the snapshots that are published for these harvests of one second each."""
     harvests = [
         each if isinstance(each, Harvest) else harvest(each, time_s=float(n)) for n, each in enumerate(intervals, 5)
     ]
@@ -123,7 +123,9 @@ def ticks(
             )
             while harvester.left:
                 await pipeline.tick()
-                pipeline.reconfigure(specs, groups, monitor)  # the same again changes nothing
+                pipeline.reconfigure(
+                    specs, groups, monitor
+                )  # Reconfiguring with the same arguments must change nothing.
 
     asyncio.run(run())
     return publisher.published
@@ -135,7 +137,7 @@ def harvest(tables: Mapping[str, TableHarvest], *overlap: TableHarvest, time_s: 
 
 
 def values(snapshot: Snapshot) -> dict[str, Values]:
-    """Chart -> labels -> amount and total, but for what ebpfmon says of itself."""
+    """Return chart -> labels -> (delta, total), without the self-metrics."""
     return {
         data.chart.id: {".".join(s.labels): (int(s.deltas[0]), s.totals[0]) for s in data.series()}
         for data in snapshot.charts
@@ -169,7 +171,7 @@ def test_only_a_table_that_cannot_be_read_has_no_charts() -> None:
 
 
 def grouped(*by: str, maximum: int = 200) -> Stage:
-    """The stage of some groupings, as the daemon makes it. Nothing is looked up."""
+    """Return a factory for a stage with these groupings, as in the daemon. It needs no lookups."""
 
     def made(specs: TableSpecs, executor: Executor) -> GroupStage:
         there_are = groupings()
@@ -199,7 +201,7 @@ def under_way(port: int, began: int, ended: int) -> TableHarvest:
 
 
 def test_gauges_continue_under_new_settings_and_restart_with_new_sources() -> None:
-    """First the labels are others and the programs the same; then the programs are others."""
+    """First only the labels change, then the programs."""
     harvester = FakeHarvester(
         harvest({"ports": under_way(80, 5, 1)}),
         harvest({"ports": under_way(80, 0, 1)}),
@@ -229,7 +231,7 @@ def test_gauges_continue_under_new_settings_and_restart_with_new_sources() -> No
 
 
 def test_totals_survive_a_reload_unless_the_series_change() -> None:
-    """First the labels are others; then the programs, too; then the series."""
+    """First the labels change, then the programs, and then the series."""
     seen = {"ports": ports((80, 5))}
     harvester = FakeHarvester(harvest(seen), harvest(seen), harvest(seen, ports((80, 1))), harvest(seen), harvest(seen))
     publisher = FakePublisher()
@@ -257,7 +259,7 @@ def test_totals_survive_a_reload_unless_the_series_change() -> None:
     assert [values(s)["keys"]["80"] for s in publisher.published] == [(5, 5), (5, 10), (5, 15), (5, 20), (5, 5)]
 
 
-# ---- several groupings at once ----
+# Several groupings at once.
 
 IO = chart("read", Dimension.value("read_calls"), grouped=True, of="process")
 SENT = chart("sent", Dimension.value("sent_bytes"), grouped=True, of="network")
@@ -351,12 +353,12 @@ def test_a_grouping_keeps_its_totals_when_others_are_added_or_removed() -> None:
 
     asyncio.run(run())
     found = [snapshot.chart("processes.read") for snapshot in publisher.published]
-    assert [int(data.totals[0, 0]) for data in found if data] == [3, 6, 3], "another maximum begins anew"
+    assert [int(data.totals[0, 0]) for data in found if data] == [3, 6, 3], "a new maximum must restart the totals"
 
 
 @pytest.mark.parametrize(("programs", "maximum", "most"), [(1, 1000, 310), (5, 100, 100)])
 def test_a_snapshot_stays_bounded_while_groups_come_and_go(programs: int, maximum: int, most: int) -> None:
-    """22 minutes in which each second so many new programs start, and run for ten seconds."""
+    """For 22 minutes, new programs start every second and run for ten seconds."""
     harvests = [
         {
             "process": of_processes(
@@ -367,10 +369,10 @@ def test_a_snapshot_stays_bounded_while_groups_come_and_go(programs: int, maximu
     ]
     published = ticks(*harvests, specs=BY_PROCESS, stage=grouped("process", maximum=maximum))
     data = [of for snapshot in published if (of := snapshot.chart("processes.read"))]
-    assert len({labels for of in data for labels in of.index.labels}) > most, "many come and go"
+    assert len({labels for of in data for labels in of.index.labels}) > most, "there must be more groups than series"
     assert max(map(len, data)) <= most + 2
     sizes = [len(msgspec.json.encode(to_json(snapshot))) for snapshot in published[::20]]
-    # after the first ten minutes no line is longer than before
+    # After the first ten minutes, lines must not grow.
     assert max(sizes[30:]) <= 1.02 * max(sizes[:30])
 
 

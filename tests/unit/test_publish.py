@@ -1,4 +1,4 @@
-"""Sinks are fed apart from each other: what one does hurts nobody else."""
+"""Publishing: no sink affects another one."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.unit.support import snapshot
 
 Send = Callable[[Snapshot], Awaitable[None]]
 SNAPSHOTS = [snapshot(str(n)) for n in range(12)]
-SINKS: dict[str, FakeSink] = {}  # by name: the same object each time that it is opened
+SINKS: dict[str, FakeSink] = {}  # The sinks by name. Opening a sink again returns the same object.
 
 
 class FakeSettings(SinkSettings, tag="fake", frozen=True):
@@ -55,7 +55,7 @@ def sink_task(send: Send, name: str = "") -> tuple[SinkTask, FakeSink]:
 
 @pytest.fixture
 def delays(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """The pauses that were made; none takes any time, and chance is what it is on average."""
+    """The delays between attempts. They take no time, and random numbers are replaced by their mean."""
     made, sleep = list[float](), asyncio.sleep
 
     async def pause(seconds: float) -> None:
@@ -68,7 +68,7 @@ def delays(monkeypatch: pytest.MonkeyPatch) -> list[float]:
 
 
 def deliver(task: SinkTask, *snapshots: Snapshot) -> None:
-    """Run the task over these until it ends by itself."""
+    """Run the task with these snapshots until it ends."""
 
     async def run() -> None:
         async with asyncio.timeout(10):
@@ -172,7 +172,7 @@ def test_a_failing_sink_is_reopened_and_gets_the_snapshot_again(
     assert task.statistics == SinkStatistics(sent=2, errors=3)
     assert (sink.opened, sink.closed) == (4, 4)
     assert delays == [0.5, 1.0, 2.0]
-    assert len(caplog.records) == 2, "a line when it stops working, a line when it works again"
+    assert len(caplog.records) == 2, "expected one line at the failure and one at the recovery"
 
 
 def test_delays_grow_to_a_minute_and_restart_after_a_success(delays: list[float]) -> None:
@@ -243,7 +243,7 @@ def test_a_hanging_sink_times_out_and_delays_no_other_sink(caplog: pytest.LogCap
                 both.publish(given)
                 await arrived.wait()
                 arrived.clear()
-            assert not hanging.statistics.errors, "the quick one had to wait for the hanging one's time limit"
+            assert not hanging.statistics.errors, "the quick sink waited for the hanging one"
             await hung.left.wait()
             both.close()
             await tasks[1]

@@ -1,4 +1,4 @@
-"""A dictionary that forgets what was not used for long, and nothing else."""
+"""Recent, a dictionary that forgets old entries."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The edges of what test_recent.py is about."""
+"""Recent: edge cases."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ def test_every_entry_is_known_or_counted_as_forgotten(bound: int, uses: list[tup
         else:
             assert recent.get(key) == (key if key in recent else None)
         assert len(recent) + recent.forgotten == came
-        assert not any(key in recent._old for key in recent.young), "each once"
+        assert not any(key in recent._old for key in recent.young), "a key must be in one dictionary only"
 
 
 def test_a_falsy_value_is_a_value() -> None:
     recent: Recent[str, int] = Recent(1)
     recent["a"], recent["b"] = 0, 0
     assert recent.get("a") == 0
-    assert "a" in recent.young, "it was used"
+    assert "a" in recent.young, "a used key must be among the young ones"
 
 
 def test_a_new_value_replaces_the_old_one() -> None:

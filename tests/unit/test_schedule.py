@@ -1,4 +1,4 @@
-"""Ticks: on whole seconds, without drift, late ones counted."""
+"""Ticks are on whole seconds, without drift, and late ones are counted."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Busy = Callable[[int], None]
 
 
 def collect(clock: FakeClock, count: int, *, interval_s: int = 1, busy: Busy = lambda n: None) -> list[Tick]:
-    """So many ticks; the consumer does `busy(number of the tick)` in each, which may move the clock."""
+    """Return `count` ticks. The consumer calls `busy(number of the tick)` in each, which may move the clock."""
 
     async def run() -> list[Tick]:
         stop, seen = asyncio.Event(), list[Tick]()
@@ -94,7 +94,7 @@ def test_after_setting_the_clock_back_ticks_continue_from_the_new_time(jump_s: f
             clock.now_s -= jump_s
 
     seen = collect(clock, 6, busy=set_back)
-    assert max(clock.waits) < 3, "it waits for the old time to come again"
+    assert max(clock.waits) < 3, "it must not wait for the old time"
     assert [b.due_s - a.due_s for a, b in itertools.pairwise(seen[3:])] == [1, 1]
 
 
@@ -102,7 +102,7 @@ def test_stop_ends_the_wait_for_the_next_tick() -> None:
     async def run() -> list[Tick]:
         stop, seen = asyncio.Event(), list[Tick]()
         asyncio.get_running_loop().call_soon(stop.set)
-        async with asyncio.timeout(5):  # the next tick is an hour away
+        async with asyncio.timeout(5):  # The next tick may be an hour away.
             async for tick in ticks(3600, SystemClock(), stop):
                 seen.append(tick)
         return seen

@@ -1,4 +1,4 @@
-"""What of the snapshots a sink gets."""
+"""The charts and intervals that a sink gets."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def test_an_invalid_pattern_is_an_error(pattern: str) -> None:
 
 
 def charted(series: dict[str, tuple[int, int]], *, kind: Kind = Kind.COUNTER, start_s: float = 1.0) -> ChartData:
-    """A chart by program: (delta, total) of each. `*` is the rest."""
+    """Return a chart by program with (delta, total) of each series. `*` is the series `other`."""
     of: Chart = chart(READ, labels=("program",), kind=kind)
     labels = tuple(("other" if name == "*" else name,) for name in series)
     roles = tuple(Role.OTHER if name == "*" else Role.ITEM for name in series)
@@ -54,12 +54,12 @@ def charted(series: dict[str, tuple[int, int]], *, kind: Kind = Kind.COUNTER, st
 
 
 def of(time_s: float, series: dict[str, tuple[int, int]], kind: Kind = Kind.COUNTER) -> Snapshot:
-    """A snapshot of one chart by program."""
+    """Return a snapshot with one chart by program."""
     return replace(snapshot(charts=[charted(series, kind=kind)]), time_s=time_s, elapsed_s=1.0)
 
 
 def found(given: Snapshot) -> list[tuple[str, int, int]]:
-    """Label, delta and total of each series of the only chart."""
+    """Return (label, delta, total) of each series of the only chart."""
     (only,) = given.charts
     return [
         ("*" if s.role is Role.OTHER else s.labels[0], int(s.deltas[0]), s.totals[0]) for s in only.series()
@@ -71,7 +71,7 @@ def test_amounts_are_summed_and_totals_and_gauges_are_the_last() -> None:
     second = of(2.0, {"write": (7, 12), "new": (1, 1), "*": (1, 3)})
     both = join_snapshots(first, replace(second, complete=False))
     assert (both.time_s, both.elapsed_s, both.complete) == (2.0, 2.0, False)
-    assert found(both) == [("read", 3, 3), ("write", 12, 12), ("new", 1, 1), ("*", 3, 3)], "the rest is last"
+    assert found(both) == [("read", 3, 3), ("write", 12, 12), ("new", 1, 1), ("*", 3, 3)], "other must be last"
     gauges = join_snapshots(of(1.0, {"read": (3, 0), "*": (9, 0)}, Kind.GAUGE), of(2.0, {"*": (4, 0)}, Kind.GAUGE))
     assert found(gauges) == [("*", 4, 0)]
 
@@ -97,7 +97,7 @@ def test_the_index_is_kept_if_the_series_are_the_same() -> None:
         both = join_snapshots(first, last)
         assert found(both) == [("a", 8, 8), ("*", 1, 1)]
         assert both.charts[0].index is last.charts[0].index
-    assert found(first) == [("a", 3, 3), ("*", 0, 0)], "what was joined stays as it was"
+    assert found(first) == [("a", 3, 3), ("*", 0, 0)], "joining must not change its arguments"
 
 
 def test_a_chart_in_only_one_interval_is_kept() -> None:
@@ -167,7 +167,7 @@ def test_shared_names_of_groups_are_not_copied() -> None:
 
 
 def test_groupings_of_only_one_interval_are_left_out() -> None:
-    """After the settings have changed."""
+    """This happens when a reload changes the groupings."""
     one, another = (
         snapshot(tables={"process": view(table([(1, b"a", 3, 30)]), groups={by: ["x"]})}) for by in ("user", "process")
     )
@@ -192,7 +192,7 @@ def test_no_counts_are_lost_with_longer_intervals(steps: list[int], interval: in
     if not interval:
         assert len(got) == len(steps)
     times = [s.time_s for s in got[:-1]]
-    assert len({int(t // max(interval, 1)) for t in times}) == len(times)  # one for each of its intervals
+    assert len({int(t // max(interval, 1)) for t in times}) == len(times), "expected one snapshot per interval"
 
 
 def test_an_interval_ends_with_the_first_snapshot_of_the_next() -> None:

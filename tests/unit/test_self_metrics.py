@@ -1,4 +1,4 @@
-"""ebpfmon's own cost and losses."""
+"""The costs and losses of ebpfmon itself."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def numbers(
     attribution: dict[str, int] | None = None,
     what: str = "deltas",
 ) -> Numbers:
-    """Chart, without `ebpfmon.` -> label -> dimension -> number."""
+    """Return chart (without `ebpfmon.`) -> label -> dimension -> number."""
     return {
         data.chart.id.removeprefix("ebpfmon."): {
             ".".join(series.labels): dict(zip((c.id for c in data.chart.columns), getattr(series, what), strict=True))
@@ -74,7 +74,7 @@ def test_harvest_times_rows_occupancy_and_overflow_come_from_the_harvest() -> No
     assert found["overflow"] == {"a": {"value": 5}}
     status = Path("/proc/self/status").read_text()
     resident_kb = next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmRSS:"))
-    assert found["memory"][""]["rss"] == pytest.approx(resident_kb * 1024 / 1e6, rel=0.05), "not in MB"
+    assert found["memory"][""]["rss"] == pytest.approx(resident_kb * 1024 / 1e6, rel=0.05), "expected MB"
 
 
 def test_the_numbers_of_attribution_are_published() -> None:

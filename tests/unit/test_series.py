@@ -1,4 +1,4 @@
-"""Arrays inside, objects at the edge: charts, series, histograms."""
+"""Charts, series and histograms."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def test_a_chart_without_labels_has_one_series_without_label_values() -> None:
     (series,) = data(chart(IN, OUT), 3, 5).series()
     assert (series.labels, series.names, series.label_map, series.role) == ((), (), {}, Role.ITEM)
     assert (series.deltas, series.totals) == ((3, 5), (1000, 1000))
-    assert all(type(number) is int for number in (*series.deltas, *series.totals)), "not numpy's"
+    assert all(type(number) is int for number in (*series.deltas, *series.totals)), "numbers must be plain ints"
 
 
 def test_series_have_label_values_and_display_names() -> None:

@@ -1,4 +1,4 @@
-"""Text from outside: what people are shown is one line, whatever a process, a file or a server sent."""
+"""Text from outside becomes one printable line."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ def test_printable_text_is_unchanged(text: str) -> None:
 
 @given(st.text(), st.none() | st.integers(0, 20))
 @example("\x1b[2J\x1b[H", 3)
-def test_any_text_becomes_one_line_of_at_most_the_limit(text: str, most: int | None) -> None:
-    shown = printable(text, most)
+def test_any_text_becomes_one_line_of_at_most_the_limit(text: str, limit: int | None) -> None:
+    shown = printable(text, limit)
     assert shown.isprintable()
-    assert len(shown) == (len(text) if most is None else min(len(text), most))
+    assert len(shown) == (len(text) if limit is None else min(len(text), limit))
     assert escaped(text).isprintable()
     shown.encode()
 

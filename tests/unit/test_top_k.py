@@ -1,4 +1,4 @@
-"""Which keys have a series: the most active ones, and none comes and goes from second to second."""
+"""Top-K selection: the most active keys are selected, and the selection does not flicker."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ ROW = np.dtype([("key", "u8")])
 
 
 class Keys:
-    """A top-K selection of numbers, and what it selected last."""
+    """A top-K selection of numbers, and its last result."""
 
     def __init__(self, maximum: int) -> None:
         self.top = TopK(["key"], maximum)
@@ -41,7 +41,7 @@ def test_a_selection_has_the_former_index_and_the_counts_of_each_key() -> None:
     assert keys.last is not None
     assert keys.previous == [-1, -1, -1, -1]
     assert keys.last.sums.tolist() == [[9, 18], [5, 10], [4, 8], [1, 2]]
-    assert keys.select({1: 1, 5: 100}) == [2, 5], "1 had the weakest place"
+    assert keys.select({1: 1, 5: 100}) == [2, 5], "1 was the least active"
     assert (keys.previous, keys.last.selected) == ([0, -1, 1, 2, 3], 2)
     assert keys.last.sums.tolist() == [[0, 0], [100, 200], [1, 2], [0, 0], [0, 0]]
 
@@ -69,10 +69,10 @@ def test_age_equals_selecting_in_an_idle_interval() -> None:
     for _ in range(269):
         assert one.top.age(1.0)
     before = one.top._activity.copy()
-    assert not one.top.age(1.0), "two expire"
-    assert np.array_equal(before, one.top._activity), "nothing has changed"
+    assert not one.top.age(1.0), "two keys expire"
+    assert np.array_equal(before, one.top._activity), "a refused age() must change nothing"
     assert one.select({}) == []
-    assert one.top.age(1e9), "none is selected"
+    assert one.top.age(1e9), "no key is selected, so none can expire"
 
 
 def test_a_hidden_key_that_was_selected_before_is_known_while_there_is_room() -> None:
@@ -83,10 +83,10 @@ def test_a_hidden_key_that_was_selected_before_is_known_while_there_is_room() ->
     assert (keys.last.selected, keys.previous) == (0, [0, 1])
     keys.select({3: 1}, 1e6)
     assert keys.previous == [-1, 0, 1]
-    keys.select(dict.fromkeys(range(10, 20), 1), 1e6)  # 2 are selected, 4 others are busier
+    keys.select(dict.fromkeys(range(10, 20), 1), 1e6)  # Two keys are selected, and four others are busier.
     assert len(keys.previous) == 6
     keys.select({1: 1}, 1e6)
-    assert keys.previous[0] == -1, "it was forgotten"
+    assert keys.previous[0] == -1, "it must be forgotten"
 
 
 def test_a_never_selected_key_is_forgotten_ten_minutes_after_its_last_call() -> None:
@@ -147,9 +147,9 @@ def test_the_selection_is_bounded_and_its_sums_are_exact(maximum: int, intervals
         for key, was in zip(known, keys.previous, strict=True):
             assert was == (before.index(key) if key in before else -1)
         if len(selected) < maximum:
-            assert {key for key, n in calls.items() if n} <= set(selected), "there is room"
+            assert {key for key, n in calls.items() if n} <= set(selected), "there is room for all"
         stayed = [key for key in selected_before if key in selected]
-        assert selected[: len(stayed)] == stayed, "those that stay keep their order"
+        assert selected[: len(stayed)] == stayed, "keys that stay must keep their order"
         came = selected[len(stayed) :]
         assert all(calls[key] for key in came)
         before, selected_before = known, selected
