@@ -39,7 +39,9 @@ def test_the_kinds_in_this_file_are_unknown_to_ebpfmon() -> None:
     ("given", "kind", "numbers"),
     [(STATE, "state", {"value": 5}), (TALLY, "tally", {"delta": 5, "total": 1000, "rate": 10.0})],
 )
-def test_json_has_the_name_of_the_kind_and_totals_if_cumulative(given: Snapshot, kind: str, numbers: dict[str, float]) -> None:
+def test_json_has_the_name_of_the_kind_and_totals_if_cumulative(
+    given: Snapshot, kind: str, numbers: dict[str, float]
+) -> None:
     shown = msgspec.to_builtins(to_json(given))["charts"]
     assert [chart["kind"] for chart in shown] == [kind, kind]
     assert shown[0]["series"][0]["dimensions"] == [{"id": "up", "name": "up", **numbers}]
@@ -67,9 +69,7 @@ def test_prometheus_gets_a_counter_if_cumulative_and_else_a_gauge(
         (TALLY, ["x.io.up:5|c", "x.disks.sda.up:7|c"]),
     ],
 )
-def test_statsd_gets_a_counter_if_cumulative_and_else_a_gauge(
-    given: Snapshot, lines: list[str]
-) -> None:
+def test_statsd_gets_a_counter_if_cumulative_and_else_a_gauge(given: Snapshot, lines: list[str]) -> None:
     (datagram,) = to_datagrams(given, Names("none"), StatsdSettings(prefix=""))
     assert datagram.decode().splitlines() == lines
 
@@ -86,9 +86,7 @@ def test_netdata_gets_an_incremental_dimension_if_cumulative_and_else_an_absolut
 
 
 @pytest.mark.parametrize(("given", "number", "of_sda"), [(STATE, 5, 7), (TALLY, 10, 14)])
-def test_the_log_has_a_rate_if_cumulative_and_else_the_number(
-    given: Snapshot, number: int, of_sda: int
-) -> None:
+def test_the_log_has_a_rate_if_cumulative_and_else_the_number(given: Snapshot, number: int, of_sda: int) -> None:
     lines = [line.split() for line in text.render(given, text.Most(groups=5, processes=5, series=5))]
     assert ["VFS", "Calls", "up", str(number), "calls/s"] in lines
     assert ["sda", str(of_sda)] in lines

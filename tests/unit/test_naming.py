@@ -117,10 +117,8 @@ def test_a_process_that_cannot_be_looked_up_has_a_final_name(
 
 
 def test_the_executable_is_used_only_if_nothing_else_matches(naming: ByApplication) -> None:
-    renamed, below = (
-        identity(60, b"my daemon", parent=1),
-        identity(61, b"job", parent=50, execs=2, start_ns=3 * BEGAN_NS),
-    )
+    renamed = identity(60, b"my daemon", parent=1)
+    below = identity(61, b"job", parent=50, execs=2, start_ns=3 * BEGAN_NS)
     naming.learn(execs((identity(50, b"sh", parent=1), b"sh")))
     naming.learn(execs((renamed, b"x"), (below, b"job"), executable=b"python3.11"))
     assert [naming.name(i)[0] for i in (renamed, below)] == ["python", "shell"]
@@ -160,10 +158,8 @@ def test_a_process_inherits_from_the_fork_even_after_two_execs(naming: ByApplica
 
 
 def test_a_younger_process_with_the_parents_tgid_is_not_the_parent(naming: ByApplication) -> None:
-    child, younger = (
-        identity(51, b"cat", execs=2, start_ns=3 * BEGAN_NS),
-        identity(50, b"nginx", parent=1, start_ns=9 * BEGAN_NS),
-    )
+    child = identity(51, b"cat", execs=2, start_ns=3 * BEGAN_NS)
+    younger = identity(50, b"nginx", parent=1, start_ns=9 * BEGAN_NS)
     naming.learn(execs((child, b"cat"), (younger, b"nginx")))
     assert naming.name(child) == (None, True)
 

@@ -36,10 +36,8 @@ def test_a_program_before_a_seen_execve_is_not_looked_up() -> None:
 def test_a_program_whose_exec_found_no_free_row_is_looked_up() -> None:
     naming = ByApplication(GROUPS, BEGAN_NS)
     naming.learn(execs((identity(50, b"bash", parent=1, execs=3), b"bash")))
-    forked, execed = (
-        identity(60, b"bash", execs=3, start_ns=3 * BEGAN_NS),
-        identity(60, b"x", execs=4, start_ns=3 * BEGAN_NS),
-    )
+    forked = identity(60, b"bash", execs=3, start_ns=3 * BEGAN_NS)
+    execed = identity(60, b"x", execs=4, start_ns=3 * BEGAN_NS)
     assert naming.request([forked]) == LookupRequest()
     assert naming.request([execed]) == LookupRequest(processes=(60,))
     naming.receive(LookupResult({60: facts(50, "x", "x --mine", start_ns=3 * BEGAN_NS)}))

@@ -123,9 +123,7 @@ def ticks(
             )
             while harvester.left:
                 await pipeline.tick()
-                pipeline.reconfigure(
-                    specs, groups, monitor
-                )  # Reconfiguring with the same arguments must change nothing.
+                pipeline.reconfigure(specs, groups, monitor)  # The same settings again must change nothing.
 
     asyncio.run(run())
     return publisher.published
