@@ -1,1 +1,1 @@
-"""`ebpfmon top`: what processes or applications do this second, on a terminal or as JSON."""
+"""`ebpfmon top`: show what processes or groups are doing, on a terminal or as JSON."""

@@ -1,4 +1,4 @@
-"""Turn the bytes that a keyboard sends into names of keys. Pure: the caller reads the bytes and keeps the time."""
+"""Convert the bytes that a keyboard sends to names of keys. Pure: the caller reads the bytes and keeps the time."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _NAMES = {
     "KEY_UP": "up",
 }
 _KEYS = {code: _NAMES[name] for code, name in get_keyboard_codes().items() if name in _NAMES}
-# Escape sequences of terminals: CSI, the Linux console's variant of it for function keys, and SS3
+# The escape sequences of terminals: CSI, the Linux console's variant of CSI for function keys, and SS3.
 _BEGINNING = r"\x1b(?:\[\[?[0-?]*[ -/]*|O[0-?]*)"
 _UNFINISHED = re.compile(rf"{_BEGINNING}|\x1b")
 _FINISHED = re.compile(rf"{_BEGINNING}[@-~]")
@@ -31,10 +31,10 @@ _LONGEST = 32  # characters; no key sends more
 
 
 class Keyboard:
-    """Decode keys from bytes that arrive in pieces.
+    """Decodes keys from bytes that arrive in pieces.
 
-    blessed knows which terminal sends which sequence. It does not read the bytes itself, because it would wait for
-    the rest of a sequence and hold up the event loop; the caller says with `flush` that no more came.
+    blessed knows which sequences a terminal sends. It does not read the bytes itself, because it would block the event
+    loop while it waits for the rest of a sequence. The caller calls `flush` when no more bytes have arrived.
     """
 
     def __init__(self, terminal: Terminal) -> None:
@@ -53,7 +53,7 @@ class Keyboard:
         return [*self._decode(is_final=False)]
 
     def flush(self) -> list[str]:
-        """Return the keys in what was held back: a lone Escape is the Escape key, any other beginning is dropped."""
+        """Return the keys in the waiting bytes. A lone Escape is the Escape key; any other beginning is dropped."""
         return [*self._decode(is_final=True)]
 
     def _decode(self, *, is_final: bool) -> Iterator[str]:
@@ -68,15 +68,18 @@ class Keyboard:
                 yield key
 
     def _first(self) -> tuple[str | None, int]:
-        """Return the first key of the text (None: one without a meaning) and its length (0: it may be incomplete)."""
+        """Return the first key of the text and its length.
+
+        The key is None if it has no meaning. The length is 0 if the key may be incomplete.
+        """
         self._terminal.ungetch(self._text[:_LONGEST])
-        found = self._terminal.inkey(timeout=0, esc_delay=0)
+        keystroke = self._terminal.inkey(timeout=0, esc_delay=0)
         self._terminal.flushinp()
-        if found[0] != "\x1b" or (found.code is not None and len(found) > 1):
-            key = "ctrl-c" if found == "\x03" else _KEYS.get(found.code or 0)
-            return key or (str(found) if found.isprintable() else None), len(found)
+        if keystroke[0] != "\x1b" or (keystroke.code is not None and len(keystroke) > 1):
+            key = "ctrl-c" if keystroke == "\x03" else _KEYS.get(keystroke.code or 0)
+            return key or (str(keystroke) if keystroke.isprintable() else None), len(keystroke)
         if _UNFINISHED.fullmatch(self._text):
             return None, 0
-        if sequence := _FINISHED.match(self._text):  # of a key that blessed does not know: no letter of it is a key
+        if sequence := _FINISHED.match(self._text):  # a key that blessed does not know; its letters are not keys
             return None, sequence.end()
         return "escape", 1

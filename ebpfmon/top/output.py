@@ -1,4 +1,4 @@
-"""Write to a terminal without ever waiting for it."""
+"""Write to a terminal without blocking."""
 
 from __future__ import annotations
 
@@ -12,16 +12,15 @@ from ebpfmon.descriptors import reopen_nonblocking
 
 
 class Output:
-    """A terminal's output, which takes what the terminal has no room for yet and writes it when there is room.
+    """The output of a terminal. Bytes that the terminal does not accept yet are buffered and written later.
 
-    A terminal takes nothing while its user holds it with Ctrl-S, or while the connection to it hangs.
+    A terminal accepts nothing while its user has stopped it with Ctrl-S, or while the connection to it hangs.
     """
 
     def __init__(self, fd: int, *, on_drained: Callable[[], object], on_gone: Callable[[], object]) -> None:
-        """Take a descriptor of the terminal, and keep one of its own.
+        """Open the terminal of a descriptor again. Needs a running event loop.
 
-        `on_drained` is called when everything has been written after `is_busy` was true, and `on_gone` when the
-        terminal was closed. Needs a running event loop.
+        `on_drained` is called when `is_busy` becomes false, and `on_gone` when the terminal was closed.
         """
         self._loop = asyncio.get_running_loop()
         self._fd = reopen_nonblocking(fd)
@@ -31,12 +30,12 @@ class Output:
 
     @property
     def is_busy(self) -> bool:
-        """Whether something waits to be written."""
+        """Whether bytes wait to be written."""
         return bool(self._unsent)
 
     @property
     def size(self) -> os.terminal_size:
-        """The size of the terminal: 80 columns and 24 lines if it does not say."""
+        """The size of the terminal, or 80 columns and 24 lines if it is unknown."""
         try:
             size = os.get_terminal_size(self._fd)
         except OSError:
@@ -44,27 +43,27 @@ class Output:
         return os.terminal_size((size.columns or 80, size.lines or 24))
 
     def write(self, data: bytes) -> None:
-        """Write these bytes after those that still wait. Does nothing if the terminal has gone."""
+        """Write bytes, after those that still wait. Do nothing if the terminal was closed."""
         if not self._is_gone:
             self._unsent += data
-            self._write_on()
+            self._flush()
 
     def close(self, last: bytes = b"") -> None:
-        """Write `last` if the terminal takes it, instead of what still waits. Closing twice is harmless."""
+        """Drop the bytes that still wait, and write `last` if the terminal accepts it. Closing twice is harmless."""
         if self._fd == -1:
             return
         self._loop.remove_writer(self._fd)
         with suppress(OSError, termios.error):
-            if self._unsent:  # this makes room, and a sequence that it cuts off ends at the first Escape of `last`
+            if self._unsent:  # makes room; the Escape in `last` ends a sequence that is cut off
                 termios.tcflush(self._fd, termios.TCOFLUSH)
-            _put(self._fd, last)
+            _write_some(self._fd, last)
         os.close(self._fd)
         self._fd, self._unsent, self._is_gone = -1, b"", True
 
-    def _write_on(self) -> None:
+    def _flush(self) -> None:
         was_waiting = self._loop.remove_writer(self._fd)
         try:
-            self._unsent = self._unsent[_put(self._fd, self._unsent) :]
+            self._unsent = self._unsent[_write_some(self._fd, self._unsent) :]
         except BlockingIOError:
             pass
         except OSError:
@@ -72,13 +71,16 @@ class Output:
             self._on_gone()
             return
         if self._unsent:
-            self._loop.add_writer(self._fd, self._write_on)
+            self._loop.add_writer(self._fd, self._flush)
         elif was_waiting:
             self._on_drained()
 
 
-def _put(fd: int, data: bytes) -> int:
-    """Write what fits and return how much that was. A descriptor that others share is non-blocking only meanwhile."""
+def _write_some(fd: int, data: bytes) -> int:
+    """Write what the terminal accepts and return its length.
+
+    The descriptor may be shared with other processes, so it is non-blocking only during the call.
+    """
     is_blocking = os.get_blocking(fd)
     os.set_blocking(fd, False)
     try:

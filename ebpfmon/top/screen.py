@@ -1,8 +1,8 @@
-"""Draw snapshots on a terminal and act on keys. The terminal is left as it was found.
+"""Draw snapshots on a terminal and handle keys. At the end, the terminal is restored.
 
-blessed knows the terminals: how to move and clear on this one, and which key sends what. Its own input and output
-are not used, because they wait: for the terminal to take the output, for the rest of a key, and, when it restores the
-modes of the terminal, for everything to be written.
+blessed provides the escape sequences of the terminal and its keys. Its own input and output are not used, because they
+block: until the terminal accepts the output, until the rest of a key arrives, and, when it restores the modes of the
+terminal, until everything is written.
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ from ebpfmon.top.view import NO_USERS, Frame, frame
 
 WAITING = "ebpfmon top: waiting for the first interval (q quits)"
 _PLAIN = {"", "dumb", "unknown"}
-"""Values of $TERM for terminals that may know no escape sequence. blessed would take them for an xterm."""
+"""Values of $TERM for terminals that may support no escape sequences. blessed would treat them as an xterm."""
 
 
 class Screen:
-    """Show the newest snapshot on a terminal and do what the keys say: a sink, which can be opened again.
+    """A sink that shows the newest snapshot on a terminal and handles keys. It can be opened again.
 
-    A terminal that takes no more output misses frames, and delays nobody.
+    A terminal that accepts no output misses frames, and delays nothing.
     """
 
     def __init__(
@@ -51,20 +51,20 @@ class Screen:
         encoding: str = "utf-8",
         escape_s: float = 0.1,
     ) -> None:
-        """Check that the output is a terminal; it is only taken over when the screen is opened.
+        """Check that the output is a terminal. Nothing is written until the screen is opened.
 
-        `on_quit` is called when the user wants to end or the terminal was closed. `term` is $TERM: if it is empty or
-        dumb, frames follow each other as plain lines. `users`: see `view.frame`. `escape_s` is how long the rest of a
-        key may take to arrive: after that time an Escape is the Escape key.
+        `on_quit` is called when the user quits or the terminal was closed. `term` is $TERM: if it is empty or dumb,
+        frames are written one after the other as plain lines. For `users` see `view.frame`. `escape_s` is how long the
+        rest of a key may take to arrive. After that time, Escape is the Escape key.
 
-        Raises SettingsError if the output is no terminal. If the input is none, there are no keys.
+        Raises SettingsError if the output is not a terminal. If the input is not a terminal, there are no keys.
         """
         if not os.isatty(output_fd):
-            raise SettingsError("top: the output is no terminal: use --once, with --json for programs")
+            raise SettingsError("top: stdout is not a terminal; use --once, or --once --json for programs")
         self.state = state or State()
         self._on_quit = on_quit
-        self._terminal = None if term in _PLAIN else terminal_of(term)
-        self._keyboard = Keyboard(self._terminal or terminal_of("vt100"))
+        self._terminal = None if term in _PLAIN else describe_terminal(term)
+        self._keyboard = Keyboard(self._terminal or describe_terminal("vt100"))
         self._encoding, self._escape_s = encoding, escape_s
         self._input_fd, self._output_fd = input_fd, output_fd
         self._users = users
@@ -82,7 +82,7 @@ class Screen:
         self._keyboard.flush()
         has_keys = os.isatty(self._input_fd)
         with ExitStack() as stack:
-            self._output = Output(self._output_fd, on_drained=self._catch_up, on_gone=self._lose)
+            self._output = Output(self._output_fd, on_drained=self._catch_up, on_gone=self._quit_closed)
             if has_keys:
                 stack.callback(_set_modes, self._input_fd, termios.tcgetattr(self._input_fd))
             stack.callback(self._leave)
@@ -100,24 +100,24 @@ class Screen:
         self._stack.close()
 
     async def send(self, snapshot: Snapshot) -> None:
-        """Show a snapshot, or keep it until a pause ends. Raises SinkGoneError if the terminal was closed."""
+        """Show a snapshot, or keep it until the pause ends. Raises SinkGoneError if the terminal was closed."""
         self._newest = snapshot
         if not self.state.paused:
             self._shown = snapshot
             self._draw()
         if self._is_gone:
-            raise SinkGoneError("the terminal has gone")
+            raise SinkGoneError("the terminal was closed")
 
     def _enter(self) -> None:
-        """Take the terminal over; again when this process goes on after a shell had stopped it."""
-        with suppress(termios.error):  # the input is no terminal
+        """Set up the terminal, at the start and whenever the process continues after a shell had stopped it."""
+        with suppress(termios.error):  # the input is not a terminal
             modes = termios.tcgetattr(self._input_fd)
-            # without ISIG, because Ctrl-Z and Ctrl-\ would leave the terminal as it is now
+            # Without ISIG, because Ctrl-Z and Ctrl-\ would not restore the terminal.
             modes[tty.LFLAG] &= ~(termios.ICANON | termios.ECHO | termios.ISIG)
             modes[tty.CC][termios.VMIN], modes[tty.CC][termios.VTIME] = 1, 0
             _set_modes(self._input_fd, modes)
         if self._output and (t := self._terminal):
-            # no automatic wrap, because some terminals draw characters wider than Unicode says
+            # Without automatic wrap, because some terminals draw characters wider than Unicode says.
             enter = t.enter_fullscreen + t.hide_cursor + t.disable_line_wrap + t.clear
             self._output.write(enter.encode())
         self._draw()
@@ -138,7 +138,7 @@ class Screen:
         except OSError:
             data = b""
         if not data:
-            self._lose()
+            self._quit_closed()
             return
         if self._escape:
             self._escape.cancel()
@@ -166,28 +166,32 @@ class Screen:
             return
         size = self._output.size
         if self._shown is None:
-            made = Frame(lines=[cut(WAITING, size.columns)], heading=-1, state=self.state)
+            current = Frame(lines=[cut(WAITING, size.columns)], heading=-1, state=self.state)
         else:
-            # plain lines leave the last line of the terminal to the cursor
+            # The cursor is on the last line of the terminal if lines are plain.
             height = size.lines - (self._terminal is None)
-            made = frame(self._shown, self.state, size.columns, height, users=self._users)
-        self.state = made.state
-        text = _drawn(made, size, self._terminal) if self._terminal else "".join(f"{line}\n" for line in made.lines)
+            current = frame(self._shown, self.state, size.columns, height, users=self._users)
+        self.state = current.state
+        text = (
+            _draw_over(current, size, self._terminal)
+            if self._terminal
+            else "".join(f"{line}\n" for line in current.lines)
+        )
         self._output.write(text.encode(self._encoding, "replace"))
 
     def _catch_up(self) -> None:
-        """Draw the frame that was missed while the terminal took nothing."""
+        """Draw the frame that was missed while the terminal accepted nothing."""
         if self._is_stale:
             self._draw()
 
-    def _lose(self) -> None:
+    def _quit_closed(self) -> None:
         asyncio.get_running_loop().remove_reader(self._input_fd)
         self._is_gone = True
         self._on_quit()
 
 
 class TopSettings(SinkSettings, tag="top", frozen=True, kw_only=True):
-    """Feed a screen like any other sink. The command line makes these settings; no plugin or settings file does."""
+    """Settings of a screen as a sink. Only the command line creates them, no plugin and no settings file."""
 
     screen: Screen
     send_timeout_s: ClassVar[float | None] = None
@@ -198,9 +202,9 @@ class TopSettings(SinkSettings, tag="top", frozen=True, kw_only=True):
 
 
 class _Styled(Terminal):
-    """A terminal whose capabilities are known whatever its stream is, and whatever $NO_COLOR says.
+    """A terminal that has its capabilities regardless of its stream and of $NO_COLOR.
 
-    blessed takes NO_COLOR to mean "no escape sequences at all"; `ebpfmon top` draws, but uses no colours.
+    With NO_COLOR blessed uses no escape sequences at all. `ebpfmon top` needs them, but uses no colours.
     """
 
     @property
@@ -208,30 +212,31 @@ class _Styled(Terminal):
         return True
 
 
-def terminal_of(term: str) -> Terminal:
-    """Return what blessed knows about terminals of this $TERM (an xterm if it knows none). It does no I/O."""
+def describe_terminal(term: str) -> Terminal:
+    """Return blessed's description of a terminal with this $TERM, or of an xterm if it is unknown. Does no I/O."""
     return _Styled(kind=term, stream=io.StringIO())
 
 
-def _drawn(made: Frame, size: os.terminal_size, terminal: Terminal) -> str:
-    """Return what draws a frame over the one before: write each line, then clear its rest, so that nothing flickers.
+def _draw_over(frame: Frame, size: os.terminal_size, terminal: Terminal) -> str:
+    """Return the output that draws a frame over the previous one.
 
-    A line as wide as the terminal has no rest: the cursor is still on its last character, which would be cleared.
+    Each line is written and its rest is cleared afterwards, so that nothing flickers. After a line as wide as the
+    terminal nothing is cleared, because the cursor is still on the last character.
     """
     text = ""
-    for number, line in enumerate(made.lines):
+    for number, line in enumerate(frame.lines):
         rest = terminal.clear_eol if columns(line) < size.columns else ""
-        if number == made.heading:
+        if number == frame.heading:
             line, rest = f"{terminal.reverse}{pad(line, size.columns)}{terminal.normal}", ""
         elif number == 0:
             line = f"{terminal.bold}{line}{terminal.normal}"
         text += f"{terminal.move_yx(number, 0)}{line}{rest}"
-    if len(made.lines) < size.lines:
-        text += f"{terminal.move_yx(len(made.lines), 0)}{terminal.clear_eos}"
+    if len(frame.lines) < size.lines:
+        text += f"{terminal.move_yx(len(frame.lines), 0)}{terminal.clear_eos}"
     return text
 
 
 def _set_modes(fd: int, modes: list[object]) -> None:
-    with suppress(termios.error):  # the terminal has gone
-        # at once: a terminal that takes no output would never finish writing what it has
+    with suppress(termios.error):  # the terminal was closed
+        # Without waiting for the output, because a terminal that accepts none would never finish.
         termios.tcsetattr(fd, termios.TCSANOW, modes)  # type: ignore[arg-type]

@@ -1,4 +1,4 @@
-"""Run the daemon with a terminal for its only sink: `ebpfmon top`."""
+"""Run the daemon with one sink that shows or keeps snapshots, for `ebpfmon top`."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from ebpfmon.top.screen import Screen, TopSettings
 from ebpfmon.top.state import State
 
 
-class _Keeper:
-    """Keep the second snapshot, because the first interval is shorter than the others, and stop the daemon: a sink."""
+class _OneInterval:
+    """A sink that keeps the second snapshot and stops the daemon. The first interval is shorter than the others."""
 
     def __init__(self, stop: asyncio.Event) -> None:
         self._stop = stop
         self._first: Snapshot | None = None
-        self.kept: Snapshot | None = None
+        self.snapshot: Snapshot | None = None
 
     async def __aenter__(self) -> Self:
         return self
@@ -36,55 +36,55 @@ class _Keeper:
         """Keep the snapshot if it is the second."""
         if self._first is None:
             self._first = snapshot
-        elif not self._stop.is_set():  # after that comes the last interval, which is shorter again
-            self.kept = snapshot
+        elif not self._stop.is_set():  # the last interval is shorter again
+            self.snapshot = snapshot
             self._stop.set()
 
 
-class _KeeperSettings(SinkSettings, tag="top", frozen=True):
-    """Feed a keeper that exists already."""
+class _OneIntervalSettings(SinkSettings, tag="top", frozen=True):
+    """Settings of a sink that exists already."""
 
-    keeper: Any
+    sink: Any
     send_timeout_s: ClassVar[float | None] = None
 
-    def open(self) -> _Keeper:
-        keeper: _Keeper = self.keeper
-        return keeper
+    def open(self) -> _OneInterval:
+        sink: _OneInterval = self.sink
+        return sink
 
 
 async def one_interval(settings: Settings, registry: Registry, stop: asyncio.Event) -> Snapshot:
-    """Return the first whole interval. Raises KernelError if nothing can be loaded, or if it was stopped before."""
-    keeper = _Keeper(stop)
-    await daemon.run(_with(settings, _KeeperSettings(keeper=keeper)), registry, stop)
-    if keeper.kept is None:
+    """Return the first whole interval. Raises KernelError if no probe can be loaded, or if it is stopped before."""
+    sink = _OneInterval(stop)
+    await daemon.run(_with_sink(settings, _OneIntervalSettings(sink=sink)), registry, stop)
+    if sink.snapshot is None:
         raise KernelError("top: stopped before the first interval was over")
-    return keeper.kept
+    return sink.snapshot
 
 
 async def live(settings: Settings, registry: Registry, state: State, term: str, stop: asyncio.Event) -> None:
-    """Show every interval on the terminal, until the user quits, which sets `stop`, or somebody else sets it.
+    """Show every interval on the terminal until `stop` is set. It is also set when the user quits.
 
-    `term` is $TERM. Raises SettingsError if the output is no terminal, and KernelError if nothing can be loaded.
+    `term` is $TERM. Raises SettingsError if stdout is not a terminal, and KernelError if no probe can be loaded.
     """
     screen = Screen(stop.set, term=term, state=state)
-    await daemon.run(_with(settings, TopSettings(screen=screen)), registry, stop)
+    await daemon.run(_with_sink(settings, TopSettings(screen=screen)), registry, stop)
 
 
 def check_sort(sort: str, registry: Registry) -> str:
-    """Return the key of a column if there is such a column. Raises SettingsError."""
-    keys = sort_keys(column for probe in registry.probes.values() for column in _of_processes(probe))
+    """Return the key of a column to sort by. Raises SettingsError if there is no such column."""
+    keys = sort_keys(column for probe in registry.probes.values() for column in _process_columns(probe))
     if sort and sort not in keys:
         raise SettingsError(f"top: --sort: '{sort}': expected one of {', '.join(keys)}")
     return sort
 
 
-def _of_processes(probe: Probe) -> list[Column]:
-    """Return the columns of tables by process: only tables with other keys have charts with labels."""
-    with_labels = {chart.table for chart in probe.charts if chart.labels}
-    return [column for column in probe.columns if column.table not in with_labels]
+def _process_columns(probe: Probe) -> list[Column]:
+    """Return the columns of a probe's tables by process. Other tables are those that have charts with labels."""
+    labelled = {chart.table for chart in probe.charts if chart.labels}
+    return [column for column in probe.columns if column.table not in labelled]
 
 
-def _with(settings: Settings, sink: SinkSettings) -> Settings:
-    """Return the settings with this sink only, and with all groupings, so that `b` can switch between them at once."""
+def _with_sink(settings: Settings, sink: SinkSettings) -> Settings:
+    """Return the settings with only this sink, and with all groupings, so that the key `b` can switch between them."""
     groups = msgspec.structs.replace(settings.groups, by=tuple(groupings()))
     return msgspec.structs.replace(settings, groups=groups, sinks=(sink,))

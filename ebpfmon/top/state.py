@@ -1,4 +1,4 @@
-"""What the user has chosen, and what each key changes of it. Pure."""
+"""The state of the screen, and how each key changes it. Pure."""
 
 from __future__ import annotations
 
@@ -6,21 +6,21 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 from ebpfmon.grouping.registry import DEFAULT
-from ebpfmon.top.columns import WHO, Column, Mode
+from ebpfmon.top.columns import IDENTITY_COLUMNS, Column, Mode
 
 FILTER_MAX = 64
-"""How many characters a filter may have."""
+"""The greatest number of characters in a filter."""
 END = 1 << 30
-"""A scroll offset beyond any last line. `view.frame` reduces it to what there is."""
+"""A scroll offset beyond the last line of any table. `view.frame` reduces it to what is possible."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class State:
-    """What the user has chosen, and what the last frame offers to choose from.
+    """The choices of the user, and the values of the last frame that they can choose from.
 
-    `sort` is the key of a column; empty or unknown, it stands for the most important rate. `by` is a grouping.
-    `scroll` counts the lines of the table above the screen. From the last frame come `rates` (the columns that probes
-    declare of what is measured), `groupings` and `page` (how many lines of the table are on the screen).
+    `sort` is the key of a column. If it is empty or unknown, the most important rate is used. `by` is a grouping.
+    `scroll` is the number of lines of the table above the screen. The last frame sets `rates` (the columns that probes
+    declare), `groupings`, and `page` (the number of lines of the table on the screen).
     """
 
     sort: str = ""
@@ -38,37 +38,39 @@ class State:
     page: int = 10
 
     @property
-    def choice(self) -> tuple[Column, ...]:
+    def columns(self) -> tuple[Column, ...]:
         """The columns that can be sorted by, in their order on the screen."""
-        return (*WHO[self.mode], *(column for column in self.rates if not column.summary))
+        return (*IDENTITY_COLUMNS[self.mode], *(column for column in self.rates if not column.summary))
 
     @property
     def sort_column(self) -> Column:
-        """The column of this key. The state must be resolved."""
-        return next(column for column in self.choice if column.key == self.sort)
+        """The column to sort by. The state must be resolved."""
+        return next(column for column in self.columns if column.key == self.sort)
 
 
 def resolve(state: State, rates: Iterable[Column], groupings: Iterable[str]) -> State:
-    """Return the state where these rates and groupings are available: its sort column is one of the choice."""
+    """Return the state with these rates and groupings, and with a sort column that exists."""
     state = replace(state, rates=tuple(rates), groupings=tuple(groupings))
-    if any(column.key == state.sort for column in state.choice):
+    if any(column.key == state.sort for column in state.columns):
         return state
     default = _default_sort(state)
-    return _sorted(state, default) if state.sort else replace(state, sort=default.key)
+    return _sort_by(state, default) if state.sort else replace(state, sort=default.key)
 
 
 def press(state: State, key: str) -> State:
-    """Return the state after a key: a character, or one of left, right, up, down, pgup, pgdn, home, end, enter, escape,
-    backspace and ctrl-c. Keys without a meaning change nothing."""
+    """Return the state after a key was pressed. Keys without a meaning change nothing.
+
+    A key is a character, or one of left, right, up, down, pgup, pgdn, home, end, enter, escape, backspace and ctrl-c.
+    """
     if key == "ctrl-c":
         return replace(state, quit=True)
     if state.editing:
         return _edit(state, key)
     if state.help:
         return replace(state, help=False, quit=key == "q")
-    for column in state.choice:
+    for column in state.columns:
         if key == column.letter:
-            return _sorted(state, column)
+            return _sort_by(state, column)
     match key:
         case "q":
             return replace(state, quit=True)
@@ -87,25 +89,25 @@ def press(state: State, key: str) -> State:
         case "b":
             return replace(state, by=_next(state.groupings, state.by), scroll=0)
         case "left" | "<":
-            return _beside(state, -1)
+            return _sort_by_adjacent(state, -1)
         case "right" | ">":
-            return _beside(state, 1)
-    return replace(state, scroll=_scrolled(state, key))
+            return _sort_by_adjacent(state, 1)
+    return replace(state, scroll=_scroll_offset(state, key))
 
 
 def _default_sort(state: State) -> Column:
-    columns = [column for column in state.choice if column.is_rate] or state.choice
+    columns = [column for column in state.columns if column.is_rate] or state.columns
     return min(columns, key=lambda column: column.rank)
 
 
-def _sorted(state: State, column: Column) -> State:
+def _sort_by(state: State, column: Column) -> State:
     return replace(state, sort=column.key, descending=not (column.is_name or column.key == "pid"), scroll=0)
 
 
-def _beside(state: State, step: int) -> State:
+def _sort_by_adjacent(state: State, step: int) -> State:
     state = resolve(state, state.rates, state.groupings)
-    columns = state.choice
-    return _sorted(state, columns[(columns.index(state.sort_column) + step) % len(columns)])
+    columns = state.columns
+    return _sort_by(state, columns[(columns.index(state.sort_column) + step) % len(columns)])
 
 
 def _next(words: tuple[str, ...], word: str) -> str:
@@ -114,7 +116,7 @@ def _next(words: tuple[str, ...], word: str) -> str:
     return words[(words.index(word) + 1) % len(words)]
 
 
-def _scrolled(state: State, key: str) -> int:
+def _scroll_offset(state: State, key: str) -> int:
     steps = {"up": -1, "down": 1, "pgup": -state.page, "pgdn": state.page, "home": -END, "end": END}
     return min(max(state.scroll + steps.get(key, 0), 0), END)
 

@@ -1,4 +1,4 @@
-"""Fit words and numbers into columns of a terminal. Pure."""
+"""Fit text and numbers into columns of a terminal. Pure."""
 
 from __future__ import annotations
 
@@ -6,27 +6,27 @@ from wcwidth import wcwidth
 
 from ebpfmon.text import printable
 
-_CUT = "+"  # ends a text that was longer
+_CUT = "+"  # marks a text that was cut
 _UNITS = "kMGTPEZY"
 
 
 def drawable(name: str) -> str:
-    """Return a name as a terminal can show it, with "?" for each character that it cannot or that takes no column.
+    """Return a name with "?" for each character that a terminal cannot show or that has no width.
 
-    Processes choose their own names; a character without a column, such as a combining mark, would change the one
-    before it, which may be ours.
+    Processes choose their own names. A character without width, such as a combining mark, would change the character
+    before it, which may not belong to the name.
     """
     name = printable(name)
     return name if name.isascii() else "".join(c if wcwidth(c) > 0 else "?" for c in name)
 
 
 def columns(text: str) -> int:
-    """Return how many columns a drawable text takes."""
+    """Return the width of a drawable text in columns."""
     return len(text) if text.isascii() else sum(map(wcwidth, text))
 
 
 def cut(text: str, width: int) -> str:
-    """Return a drawable text in at most `width` columns, with a mark at the end if it was longer."""
+    """Return a drawable text, cut to `width` columns, with a mark at the end if it was longer."""
     if columns(text) <= width:
         return text
     kept, used = "", columns(_CUT)
@@ -39,15 +39,18 @@ def cut(text: str, width: int) -> str:
 
 
 def pad(text: str, width: int, *, right: bool = False) -> str:
-    """Return a drawable text in exactly `width` columns, at their left or their right end."""
+    """Return a drawable text in exactly `width` columns, aligned at the left or the right."""
     text = cut(text, width)
     blanks = " " * (width - columns(text))
     return blanks + text if right else text + blanks
 
 
 def short(rate: float, width: int, digits: int) -> str:
-    """Return a rate in at most `width` (4 or more) columns: a whole number of up to `digits` digits, and beyond that
-    in thousands (k), millions (M) and so on. Zero is a dash; anything else is at least 0.1."""
+    """Return a rate in at most `width` columns, which must be 4 or more.
+
+    It is a whole number of up to `digits` digits, or else in thousands (k), millions (M) and so on. Zero is a dash, and
+    any other rate is at least 0.1.
+    """
     if not rate:
         return "-"
     if rate < 9.95:

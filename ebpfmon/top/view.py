@@ -1,4 +1,4 @@
-"""Show one interval: as lines for a terminal, or as a dictionary for programs. Pure: the time is the snapshot's."""
+"""Show one interval, as lines for a terminal or as a dictionary for programs. Pure: the time is the snapshot's."""
 
 from __future__ import annotations
 
@@ -9,39 +9,39 @@ from typing import Any
 
 from ebpfmon.model import Snapshot
 from ebpfmon.top.columns import Column
-from ebpfmon.top.listing import Counters, Listing, by_process, chosen, listing, rates_of
+from ebpfmon.top.listing import Counters, Listing, by_process, listing, rates_of, select
 from ebpfmon.top.state import State, resolve
 from ebpfmon.top.text import columns as width_of
 from ebpfmon.top.text import cut, drawable, pad, short
 
 SCHEMA = 2
-"""The version of `to_json`."""
+"""The version of the format of `to_json`."""
 NO_USERS: Mapping[int, str] = {}
-_FULL, _SMALL = 9, 4  # with fewer lines first the totals, then everything but the table, makes room for the table
+_FULL, _SMALL = 9, 4  # heights below which the totals, and then everything but the table, are left out
 _KEYS = ("q quit", "h help", "< > sort", "r reverse", "/ filter", "space pause", "g groups", "b by", "arrows scroll")
 _HELP = (
     "q, ctrl-c      quit",
     "left, right    sort by the previous or the next column (also < and >)",
     "capitals       sort by a column:",
     "r              reverse the order",
-    "/              show what has this text in its command or its group, or this",
-    "               PID: enter accepts, escape clears",
-    "space, p       pause, go on",
-    "g              show processes, or groups of them",
+    "/              filter by text in the command or group, or by PID:",
+    "               enter accepts, escape clears",
+    "space, p       pause or continue",
+    "g              switch between processes and groups",
     "b              group by:",
     "up, down, page up, page down, home, end    scroll",
     "h, ?           this help",
     "",
-    "Numbers are per second; long ones in thousands (k), millions (M) and so on.",
+    "Numbers are per second, in thousands (k), millions (M) and so on.",
 )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Frame:
-    """What is on the terminal.
+    """The content of the terminal.
 
-    `heading` is the number of the line that heads the table, -1 if none does. `state` is the state with what depends
-    on the frame: how far it is scrolled, what there is to choose from, the length of a page.
+    `heading` is the index of the line with the headings of the table, or -1 if there is none. `state` has the values
+    that depend on the frame: the scroll offset, the columns and groupings, and the length of a page.
     """
 
     lines: list[str]
@@ -71,15 +71,15 @@ def frame(
     users: Mapping[int, str] = NO_USERS,
     top: int | None = None,
 ) -> Frame:
-    """Return at most `height` lines of at most `width` columns, safe to draw whatever processes call themselves.
+    """Return at most `height` lines of at most `width` columns. They are safe to draw, whatever names processes have.
 
-    Amounts are shown per second. If `height` is None, there are the first `top` lines of the table, or all of it, and
-    no words about keys. `users` is what is shown for a uid, by default the number.
+    Amounts are shown per second. If `height` is None, the table has its first `top` lines, or all, and the keys are not
+    shown. `users` maps uids to names; uids without a name are shown as numbers.
     """
     given, state = state, _resolved(snapshot, state)
-    # the sort column that the user chose stays chosen: it may be back in the next interval
+    # Keep the user's sort column even if this interval does not have it, because a later one may.
     given = replace(given, rates=state.rates, groupings=state.groupings)
-    lines = chosen(listing(snapshot, state), state, users)
+    lines = select(listing(snapshot, state), state, users)
     head, foot, has_status, has_heading = [_title(snapshot, state, width), *_totals(snapshot, state, width)], "", 1, 1
     page, scroll = len(lines) if top is None else top, 0
     if height is not None:
@@ -106,25 +106,24 @@ def frame(
 
 
 def to_json(snapshot: Snapshot, state: State, *, top: int | None = None) -> dict[str, Any]:
-    """Return the interval as the state filters and sorts it, the first `top` lines.
+    """Return the interval as JSON data: the first `top` lines, filtered and sorted as the state says.
 
-    Each line has the counters that the columns are made of, by their names in C. All numbers are the interval's
-    amounts, not rates. `totals` are over everything, with what found no room in the tables: that is `overflow`, which
-    is in no line.
+    Each line has the counters that the columns sum, by their names in C. All numbers are amounts of the interval, not
+    rates. `totals` include everything, also `overflow`, which is what the tables had no room for and is in no line.
     """
     state = _resolved(snapshot, state)
-    lines = chosen(listing(snapshot, state), state, NO_USERS).take(slice(top))
+    lines = select(listing(snapshot, state), state, NO_USERS).take(slice(top))
     tables, counters = by_process(snapshot), lines.counters
-    of_lines: list[dict[str, Any]] = [
+    json_lines: list[dict[str, Any]] = [
         {"group": lines.names[group], "role": lines.roles[group].value} for group in lines.group.tolist()
     ]
     if state.mode == "groups":
-        for line, count in zip(of_lines, lines.count.tolist(), strict=True):
+        for line, count in zip(json_lines, lines.count.tolist(), strict=True):
             line["processes"] = count
     else:
-        for line, (tgid, start_ns, _, parent, uid, comm) in zip(of_lines, lines.who.tolist(), strict=True):
+        for line, (tgid, start_ns, _, parent, uid, comm) in zip(json_lines, lines.identity.tolist(), strict=True):
             line |= {"pid": tgid, "parent": parent, "uid": uid, "command": _text(comm), "start_ns": start_ns}
-    for line, amounts in zip(of_lines, lines.amounts.tolist(), strict=True):
+    for line, amounts in zip(json_lines, lines.amounts.tolist(), strict=True):
         line |= _by_name(counters, amounts)
     return {
         "schema": SCHEMA,
@@ -136,12 +135,12 @@ def to_json(snapshot: Snapshot, state: State, *, top: int | None = None) -> dict
         "totals": _by_name(counters, [tables[table].harvest.totals[name] for table, name in counters.names]),
         "overflow": _by_name(counters, [tables[table].harvest.overflow[name] for table, name in counters.names]),
         "overflow_calls": _overflow_calls(snapshot),
-        state.mode: of_lines,
+        state.mode: json_lines,
     }
 
 
 def _by_name(counters: Counters, amounts: Iterable[int]) -> dict[str, int]:
-    """Return amounts by the name of the counter. Those of several tables that have one name add up."""
+    """Return amounts by the name of the counter. Counters of several tables with the same name are summed."""
     found: dict[str, int] = {}
     for (_, name), amount in zip(counters.names, amounts, strict=True):
         found[name] = found.get(name, 0) + amount
@@ -158,12 +157,12 @@ def _overflow_calls(snapshot: Snapshot) -> int:
 
 
 def _room_above(height: int) -> int:
-    """Return how many lines may stand above the table: a third, where there is room for that."""
+    """Return how many lines may be above the table: a third, unless the terminal is too small."""
     return max(height // 3 - 1, 2) if height >= _FULL else int(height >= _SMALL)
 
 
 def _screen(body: list[str], foot: str, width: int, height: int | None) -> list[str]:
-    """Return the lines cut to size, with the foot at the bottom."""
+    """Return the lines, cut to the size of the screen, with the foot at the bottom."""
     if height is not None:
         body = body[: max(height - bool(foot), 0)]
         if foot and height > 0:
@@ -174,16 +173,16 @@ def _screen(body: list[str], foot: str, width: int, height: int | None) -> list[
 def _title(snapshot: Snapshot, state: State, width: int) -> str:
     overflow = _overflow_calls(snapshot)
     marks = {"PAUSED": state.paused, "INCOMPLETE": not snapshot.complete, f"OVERFLOW {overflow} calls": overflow > 0}
-    said = "".join(f"  {mark}" for mark, holds in marks.items() if holds)
+    shown = "".join(f"  {mark}" for mark, is_set in marks.items() if is_set)
     when = time.localtime(snapshot.time_s)
     now, host, elapsed = time.strftime("%H:%M:%S", when), drawable(snapshot.host), f"{snapshot.elapsed_s:.3f} s"
-    longest = f"ebpfmon top  {host}  {time.strftime('%Y-%m-%d', when)} {now}  {elapsed}{said}"
-    forms = (longest, f"{host}  {now}  {elapsed}{said}", f"{now}  {elapsed}{said}", f"{now}{said}")
-    return next((form for form in forms if width_of(form) <= width), said.lstrip() or now)
+    longest = f"ebpfmon top  {host}  {time.strftime('%Y-%m-%d', when)} {now}  {elapsed}{shown}"
+    variants = (longest, f"{host}  {now}  {elapsed}{shown}", f"{now}  {elapsed}{shown}", f"{now}{shown}")
+    return next((variant for variant in variants if width_of(variant) <= width), shown.lstrip() or now)
 
 
 def _totals(snapshot: Snapshot, state: State, width: int) -> list[str]:
-    """Return what all processes together did, by units, the numbers of several units on a line where they fit."""
+    """Return the totals of all processes by units, with the numbers of several units on a line if they fit."""
     totals = dict.fromkeys((column.key for column in state.rates), 0)
     for view in by_process(snapshot).values():
         for declared in view.columns:
@@ -195,8 +194,8 @@ def _totals(snapshot: Snapshot, state: State, width: int) -> list[str]:
         by_units.setdefault(units, []).append(f"{word} {number}" if word else number)
     lines: list[str] = []
     for units, items in by_units.items():
-        of_units = [*_filled([f"{units}  {items[0]}", *items[1:]], "  ", width)]
-        lines = [*_filled([*lines, *of_units[:1]], " | ", width), *of_units[1:]]
+        units_lines = [*_filled([f"{units}  {items[0]}", *items[1:]], "  ", width)]
+        lines = [*_filled([*lines, *units_lines[:1]], " | ", width), *units_lines[1:]]
     return lines
 
 
@@ -214,7 +213,7 @@ def _filled(words: Iterable[str], between: str, width: int) -> Iterator[str]:
 
 
 def _status(state: State, shown: int, count: int) -> str:
-    """Return which lines of the table are shown, and why those."""
+    """Return the line that says which lines of the table are shown, and in which order."""
     lines = (
         f"{state.scroll + 1}-{state.scroll + shown} of {count}" if shown else f"none of {count}" if count else "none"
     )
@@ -224,11 +223,11 @@ def _status(state: State, shown: int, count: int) -> str:
 
 
 def _fitting(state: State, width: int) -> list[tuple[Column, int]]:
-    """Return the columns for which there is room, with their widths: the sort column, then those of the lowest rank.
+    """Return the columns that fit, with their widths: the sort column, then the columns with the lowest ranks.
 
-    Names get what is left of the room, as far as they can use it.
+    Columns with names get the remaining room, up to their greatest width.
     """
-    by_rank = sorted(state.choice, key=lambda c: (c.key != state.sort, c.rank))
+    by_rank = sorted(state.columns, key=lambda c: (c.key != state.sort, c.rank))
     widths: dict[str, int] = {}
     for column in by_rank:
         if column.width >= width:
@@ -242,11 +241,11 @@ def _fitting(state: State, width: int) -> list[tuple[Column, int]]:
             more = min(width, column.widest - column.width)
             widths[column.key] += more
             width -= more
-    return [(c, widths[c.key]) for c in state.choice if c.key in widths]
+    return [(c, widths[c.key]) for c in state.columns if c.key in widths]
 
 
 def _heading(columns: Sequence[tuple[Column, int]], sort: str) -> str:
-    """Return the headers over their columns. The brackets of the sort column's may stand between columns."""
+    """Return the line of headers. The brackets around the sort column may be in the gaps between columns."""
     line = ""
     for column, width in columns:
         if column.key != sort:
@@ -265,10 +264,10 @@ def _table(
     lines: Listing, columns: Collection[tuple[Column, int]], elapsed_s: float, users: Mapping[int, str]
 ) -> Iterator[str]:
     words: dict[str, Callable[[], Iterable[object]]] = {
-        "pid": lambda: lines.who["tgid"].tolist(),
-        "user": lambda: (users.get(uid, uid) for uid in lines.who["uid"].tolist()),
+        "pid": lambda: lines.identity["tgid"].tolist(),
+        "user": lambda: (users.get(uid, uid) for uid in lines.identity["uid"].tolist()),
         "group": lambda: (lines.names[group] for group in lines.group.tolist()),
-        "command": lambda: map(_text, lines.who["comm"].tolist()),
+        "command": lambda: map(_text, lines.identity["comm"].tolist()),
         "count": lambda: lines.count.tolist(),
     }
     cells: list[list[str]] = []
@@ -287,14 +286,14 @@ def _number(rate: float, column: Column) -> str:
 
 def _foot(state: State, width: int) -> str:
     if state.editing:
-        # the end is what is being typed
+        # Show the end of the filter, where the user types.
         room = max(width - len("filter: _"), 1)
         return f"filter: {state.filter[-room:]}_"
     return next(_filled(_KEYS, "  ", width))
 
 
 def _help(state: State, width: int) -> Iterator[str]:
-    letters = [f"{column.letter} {column.header}" for column in state.choice if column.letter]
+    letters = [f"{column.letter} {column.header}" for column in state.columns if column.letter]
     for line in _HELP:
         yield line
         if words := {"capitals": letters, "b": list(state.groupings)}.get(line.partition(" ")[0]):

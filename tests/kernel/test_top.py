@@ -89,4 +89,4 @@ def test_it_is_drawn_on_a_terminal_and_keys_switch_group_and_quit() -> None:
 def test_where_there_is_no_terminal_it_says_what_to_do() -> None:
     done = subprocess.run(LIVE, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr == "ebpfmon: top: the output is no terminal: use --once, with --json for programs\n"
+    assert done.stderr == "ebpfmon: top: stdout is not a terminal; use --once, with --json for programs\n"

@@ -10,9 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ebpfmon.top.keyboard import Keyboard
-from ebpfmon.top.screen import terminal_of
+from ebpfmon.top.screen import describe_terminal
 
-TERMINALS: dict[str, Terminal] = {term: terminal_of(term) for term in ("xterm", "linux", "vt100", "tmux-256color")}
+TERMINALS: dict[str, Terminal] = {
+    term: describe_terminal(term) for term in ("xterm", "linux", "vt100", "tmux-256color")
+}
 SPLIT = [
     ("\x1b[A", "up"), ("\x1b[B", "down"), ("\x1b[C", "right"), ("\x1b[D", "left"), ("\x1b[1;5B", "down"),
     ("\x1b[H", "home"), ("\x1b[F", "end"), ("\x1b[1~", "home"), ("\x1b[4~", "end"), ("\x1b[7~", "home"),

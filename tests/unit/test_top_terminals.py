@@ -100,7 +100,9 @@ def test_characters_that_the_terminal_lacks_are_replaced(terminal: Terminal) -> 
 def test_an_output_that_is_no_terminal_is_refused_with_the_remedy(terminal: Terminal) -> None:
     with (
         open(os.devnull, "w") as null,
-        pytest.raises(SettingsError, match=r"^top: the output is no terminal: use --once, with --json for programs$"),
+        pytest.raises(
+            SettingsError, match=r"^top: stdout is not a terminal; use --once, or --once --json for programs$"
+        ),
     ):
         screen(terminal, output_fd=null.fileno())
 
@@ -126,7 +128,7 @@ def test_a_terminal_that_was_closed_is_the_end_of_the_sink() -> None:
                 await terminal.until_it_says("PID")
             os.close(terminal.master)
             terminal.master = -1
-            with pytest.raises(SinkGoneError, match="the terminal has gone"):
+            with pytest.raises(SinkGoneError, match="the terminal was closed"):
                 await shown.send(busy())
             assert told.quits == 1
 

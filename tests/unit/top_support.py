@@ -7,7 +7,7 @@ from typing import Any
 
 from ebpfmon import Column, Snapshot, TableHarvest, TableView
 from ebpfmon.testing import keyed_table, process_table, view
-from ebpfmon.top.columns import WHO, Mode
+from ebpfmon.top.columns import IDENTITY_COLUMNS, Mode
 from ebpfmon.top.columns import Column as TopColumn
 from ebpfmon.top.columns import rates as rates_of
 from ebpfmon.top.state import State, press
@@ -27,7 +27,7 @@ COUNTERS = (
 SENT = ("tcp_send_bytes", "udp_send_bytes", "tcp_recv_bytes", "udp_recv_bytes")
 NETWORK_COLUMNS = tuple(column for column in NETWORK_COLUMNS if {*column.fields} <= {*SENT})
 RATES = tuple(column for column in rates_of((*PROCESS_COLUMNS, *NETWORK_COLUMNS)) if not column.summary)
-COLUMNS: dict[Mode, tuple[TopColumn, ...]] = {mode: (*who, *RATES) for mode, who in WHO.items()}
+COLUMNS: dict[Mode, tuple[TopColumn, ...]] = {mode: (*who, *RATES) for mode, who in IDENTITY_COLUMNS.items()}
 """All columns there are if both probes are loaded."""
 GROUPS = (None, "mail", "web", "Sql")
 """The groups of rows; None: a row that belongs to none."""
