@@ -33,7 +33,7 @@ def fill(probe: LoadedProbe, table: Table, buffer: int, rows: int, groups: int =
 
     `groups` is the number of different programs that the processes run.
     """
-    name = f"{table.stem}_rows_{buffer}"
+    name = f"{table.name}_rows_{buffer}"
     with BpfObject(probe.object.libbpf, probe.object.path) as opened:
         btf = Btf(opened.btf())
         keys = np.zeros(rows, btf.dtype(opened.map_info(name, "btf_key_type_id")))

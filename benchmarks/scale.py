@@ -143,7 +143,7 @@ def _swap_and_drain_in_c(probe: LoadedProbe) -> Callable[[], int]:
     subprocess.run(["gcc", "-O2", "-Wall", "-shared", "-fPIC", "-o", library, _DRAIN_IN_C, "-lbpf"], check=True)
     in_c = ctypes.CDLL(str(library)).swap_and_drain
     table, fd_of = probe.tables[0], probe.object.map_fd
-    stem = f"{table.stem}_rows"
+    stem = f"{table.name}_rows"
     interval, outer = fd_of(tables.INTERVAL), fd_of(stem)
     buffers = [fd_of(f"{stem}_{buffer}") for buffer in (0, 1)]
     with BpfObject(probe.object.libbpf, probe.object.path) as opened:
@@ -188,9 +188,9 @@ def _key_ticks(probe: Probe, count: int, dimensions: int, rounds: int) -> list[t
     times = []
     with loaded(probe, count) as loaded_probe:
         labels = probe.setup(settings).labels["outbound"]
-        (table,) = (t for t in loaded_probe.tables if t.stem == "outbound")
-        charts = [c for c in probe.charts if c.labels and c.table == table.stem]
-        by_key = KeyAccount(charts, table.stem, table.counters, labels)
+        (table,) = (t for t in loaded_probe.tables if t.name == "outbound")
+        charts = [c for c in probe.charts if c.labels and c.table == table.name]
+        by_key = KeyAccount(charts, table.name, table.counters, labels)
         for _ in range(rounds + 1):
             buffer = loaded_probe.interval.buffer ^ 1
             fill(loaded_probe, table, buffer, count)

@@ -154,10 +154,10 @@ class Probes:
         Tables of all probes are told apart only by their names.
         """
         for other in self.loaded:
-            for stem in {t.stem for t in other.tables} & {t.stem for t in loaded.tables}:
+            for name in {t.name for t in other.tables} & {t.name for t in loaded.tables}:
                 loaded.close()
                 raise ObjectError(
-                    f"probe '{loaded.probe.name}': probe '{other.probe.name}' already has a table '{stem}'"
+                    f"probe '{loaded.probe.name}': probe '{other.probe.name}' already has a table '{name}'"
                 )
 
     def match(self, enabled: list[EnabledProbe]) -> bool:
@@ -189,14 +189,14 @@ def describe(probe: LoadedProbe) -> str:
 
 def require_fit(loaded: LoadedProbe) -> None:
     """Raise ObjectError if a probe's charts, columns or labels do not fit the tables of its object."""
-    probe, counters = loaded.probe, {t.stem: t.counters for t in loaded.tables}
+    probe, counters = loaded.probe, {t.name: t.counters for t in loaded.tables}
     if execs.TABLE in counters and probe is not execs.PROBE:
         raise ObjectError(f"probe '{probe.name}': the table name '{execs.TABLE}' is reserved for ebpfmon")
-    for stem in loaded.setup.labels:
-        if stem not in counters:
-            raise ObjectError(f"probe '{probe.name}': Setup.labels: its object has no table '{stem}'")
-    labels = {stem: source.labels for stem, source in loaded.setup.labels.items()}
-    by_process = {t.stem for t in loaded.tables if t.is_by_process}
+    for name in loaded.setup.labels:
+        if name not in counters:
+            raise ObjectError(f"probe '{probe.name}': Setup.labels: its object has no table '{name}'")
+    labels = {name: source.labels for name, source in loaded.setup.labels.items()}
+    by_process = {t.name for t in loaded.tables if t.is_by_process}
     if problem := violation(probe, counters, labels, by_process):
         raise ObjectError(f"probe '{probe.name}': {problem}")
 
@@ -204,10 +204,10 @@ def require_fit(loaded: LoadedProbe) -> None:
 def table_specs(probes: Sequence[LoadedProbe], mode: LoadMode) -> TableSpecs:
     """Return what is published of these probes in a load mode."""
     tables = [(probe, table) for probe in probes for table in probe.tables]
-    charts: dict[str, list[Chart]] = {table.stem: [] for _, table in tables}
-    columns: dict[str, list[Column]] = {table.stem: [] for _, table in tables}
+    charts: dict[str, list[Chart]] = {table.name: [] for _, table in tables}
+    columns: dict[str, list[Column]] = {table.name: [] for _, table in tables}
     for loaded in probes:
-        first = loaded.tables[0].stem
+        first = loaded.tables[0].name
         for chart in loaded.probe.charts:
             if mode is LoadMode.RETURN or not chart.return_only:
                 charts[chart.table or first].append(replace(chart, table=chart.table or first))
@@ -215,11 +215,11 @@ def table_specs(probes: Sequence[LoadedProbe], mode: LoadMode) -> TableSpecs:
             if mode is LoadMode.RETURN or not column.return_only:
                 columns[column.table or first].append(column)
     return TableSpecs(
-        charts={stem: tuple(of_table) for stem, of_table in charts.items()},
-        counters={table.stem: table.counters for _, table in tables},
-        labels={stem: labels for probe in probes for stem, labels in probe.setup.labels.items()},
-        columns={stem: tuple(of_table) for stem, of_table in columns.items()},
+        charts={name: tuple(of_table) for name, of_table in charts.items()},
+        counters={table.name: table.counters for _, table in tables},
+        labels={name: labels for probe in probes for name, labels in probe.setup.labels.items()},
+        columns={name: tuple(of_table) for name, of_table in columns.items()},
         by_process=frozenset(
-            table.stem for probe, table in tables if table.is_by_process and probe.probe is not execs.PROBE
+            table.name for probe, table in tables if table.is_by_process and probe.probe is not execs.PROBE
         ),
     )

@@ -39,10 +39,10 @@ def find_tables(obj: BpfObject) -> list[str]:
     ]
 
 
-def set_table_size(obj: BpfObject, stem: str, rows: int) -> None:
+def set_table_size(obj: BpfObject, name: str, rows: int) -> None:
     """Set how many rows a table can hold in one interval. Call it before `BpfObject.load`."""
     for buffer in (0, 1):
-        obj.set_max_entries(f"{stem}_rows_{buffer}", rows)
+        obj.set_max_entries(f"{name}_rows_{buffer}", rows)
 
 
 class Interval:
@@ -69,11 +69,11 @@ class Interval:
 class Table:
     """A table of a loaded object: rows by key, and totals of what found no room for a row."""
 
-    def __init__(self, obj: BpfObject, btf: Btf, stem: str) -> None:
-        self._lib, self.stem = obj.libbpf.lib, stem
-        rows, totals = f"{stem}_rows", f"{stem}_totals"
+    def __init__(self, obj: BpfObject, btf: Btf, name: str) -> None:
+        self._lib, self.name = obj.libbpf.lib, name
+        rows, totals = f"{name}_rows", f"{name}_totals"
         if totals not in obj.maps or obj.map_info(totals, "type") != _PERCPU_ARRAY:
-            raise ObjectError(f"cannot read '{obj.path.name}': table '{stem}' has no per-CPU array '{totals}'")
+            raise ObjectError(f"cannot read '{obj.path.name}': table '{name}' has no per-CPU array '{totals}'")
         self._outer_fd = obj.map_fd(rows)
         self._buffer_fds = [obj.map_fd(f"{rows}_{buffer}") for buffer in (0, 1)]
         self.capacity = obj.map_info(f"{rows}_0", "max_entries")
@@ -84,7 +84,7 @@ class Table:
         self._values = _lazy_zeros(self.capacity, row.itemsize)
         self.dtype = np.dtype([(n, d[n]) for d in (key, row) for n in d.names or ()])
         # The per-CPU caches: each CPU has one row with its key, which counts for the process that runs there.
-        cache = f"{stem}_cache"
+        cache = f"{name}_cache"
         self._cache_fd = obj.map_fd(cache) if cache in obj.maps else None
         self._cached = np.zeros(obj.libbpf.possible_cpus, self.dtype)
 
@@ -93,16 +93,16 @@ class Table:
         self._per_cpu = np.zeros(obj.libbpf.possible_cpus, per_cpu)
         self.counters = tuple(n for n in per_cpu.names or () if n != _OVERFLOW)
         if any(per_cpu[n] != np.uint64 for n in per_cpu.names or ()):
-            raise ObjectError(f"cannot read '{obj.path.name}': the totals of '{stem}' are not all __u64")
+            raise ObjectError(f"cannot read '{obj.path.name}': the totals of '{name}' are not all __u64")
         if self.dtype.itemsize != key.itemsize + row.itemsize:
             raise ObjectError(
-                f"cannot read '{obj.path.name}': the rows of '{stem}' have padding; put the widest fields first and "
+                f"cannot read '{obj.path.name}': the rows of '{name}' have padding; put the widest fields first and "
                 "name the padding"
             )
         last = (row.names or ())[-len(self.counters) :]
         if last != self.counters or any(d[n] != np.uint64 for d in (row, per_cpu) for n in last):
             raise ObjectError(
-                f"cannot read '{obj.path.name}': the rows of '{stem}' do not end with the __u64 counters of its totals"
+                f"cannot read '{obj.path.name}': the rows of '{name}' do not end with the __u64 counters of its totals"
             )
         # The totals of each buffer when it was drained last. In the kernel they only grow.
         self._before = [dict.fromkeys((*self.counters, _OVERFLOW), 0) for _ in (0, 1)]
@@ -117,7 +117,7 @@ class Table:
         index, inner = ctypes.c_uint32(buffer), ctypes.c_uint32(self._buffer_fds[buffer])
         check(
             self._lib.bpf_map_update_elem(self._outer_fd, ctypes.byref(index), ctypes.byref(inner), 0),
-            f"wait for the programs of table '{self.stem}'",
+            f"wait for the programs of table '{self.name}'",
         )
 
     def drain(self, buffer: int) -> TableHarvest:
@@ -154,7 +154,7 @@ class Table:
             ctypes.byref(count), None,
         )  # fmt: skip
         if result not in (0, -errno.ENOENT):
-            raise KernelError(f"cannot drain table '{self.stem}': {os.strerror(-result)}")
+            raise KernelError(f"cannot drain table '{self.name}': {os.strerror(-result)}")
         rows = np.hstack((self._keys[: count.value], self._values[: count.value]))
         return rows.view(self.dtype).reshape(count.value)
 
@@ -162,7 +162,7 @@ class Table:
         index = ctypes.c_uint32(buffer)
         check(
             self._lib.bpf_map_lookup_elem(self._totals_fd, ctypes.byref(index), self._per_cpu.ctypes.data),
-            f"read the totals of '{self.stem}'",
+            f"read the totals of '{self.name}'",
         )
         now, before = sums(self._per_cpu), self._before[buffer]
         self._before[buffer] = now
@@ -175,7 +175,7 @@ class Table:
         index = ctypes.c_uint32(buffer)
         check(
             self._lib.bpf_map_lookup_elem(self._cache_fd, ctypes.byref(index), self._cached.ctypes.data),
-            f"read the per-CPU caches of '{self.stem}'",
+            f"read the per-CPU caches of '{self.name}'",
         )
         cached = self._cached[self._cached["start_ns"] != 0]
         return cached if len(cached) else None
@@ -185,7 +185,7 @@ class Table:
         self._cached[:] = 0
         check(
             self._lib.bpf_map_update_elem(self._cache_fd, ctypes.byref(index), self._cached.ctypes.data, 0),
-            f"clear the per-CPU caches of '{self.stem}'",
+            f"clear the per-CPU caches of '{self.name}'",
         )
 
 

@@ -1,1 +1,1 @@
-"""One tick, in the order the data goes. No stage imports another: `pipeline` introduces them."""
+"""The stages of a tick. No stage imports another one; only `ebpfmon.pipeline.pipeline` knows them all."""

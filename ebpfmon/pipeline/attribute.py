@@ -92,13 +92,13 @@ class Attribution:
             self._forget()
         combinations, identities = {}, {}
         new: dict[bytes, Identity] = {}
-        for stem, table in tables.items():
-            if stem == execs.TABLE or not table.is_by_process:
+        for name, table in tables.items():
+            if name == execs.TABLE or not table.is_by_process:
                 continue
             self._known.bound = max(self._known.bound, table.capacity)
-            raw = identities[stem] = _identities(table.rows)
+            raw = identities[name] = _identities(table.rows)
             known = np.fromiter(map(self._known.young.get, raw, repeat(-1)), np.int64, len(raw))
-            combinations[stem] = known
+            combinations[name] = known
             unknown = np.flatnonzero(known < 0)
             if not len(unknown):
                 continue
@@ -130,8 +130,8 @@ class Attribution:
                 self.forgotten += self._known.forgotten - forgotten_before
             else:
                 self.waiting += 1
-        for stem, combinations in pending.combinations.items():
-            raw_of_row = pending.identities[stem]
+        for name, combinations in pending.combinations.items():
+            raw_of_row = pending.identities[name]
             for row in np.flatnonzero(combinations < 0).tolist():
                 combinations[row] = named[raw_of_row[row]]
         if len(self._groups) != len(self._groups_array):

@@ -27,7 +27,7 @@ class Table(Protocol):
     """A table of a loaded probe (`ebpfmon.kernel.tables.Table`)."""
 
     @property
-    def stem(self) -> str: ...
+    def name(self) -> str: ...
     def wait_for_programs(self, buffer: int) -> None: ...
     def drain(self, buffer: int) -> TableHarvest: ...
 
@@ -61,7 +61,7 @@ class Harvester:
         overlap: list[tuple[str, TableHarvest]] = []
         for source, buffer in zip(sources, buffers, strict=True):
             # Earlier harvests may have swapped a shared interval, so the other buffer has counts, too.
-            overlap += [(table.stem, table.drain(1 - buffer)) for table in source.tables]
+            overlap += [(table.name, table.drain(1 - buffer)) for table in source.tables]
         last = self.harvest()
         for source, buffer in zip(sources, buffers, strict=True):
             if source.interval.buffer == buffer:  # `harvest` did not swap it, because no former source shares it.
@@ -69,7 +69,7 @@ class Harvester:
             for n, table in enumerate(source.tables):
                 if not n:
                     table.wait_for_programs(buffer)
-                overlap.append((table.stem, table.drain(buffer)))
+                overlap.append((table.name, table.drain(buffer)))
         self._sources = sources
         self._missed = self._missed_runs()
         return replace(last, overlap=tuple(overlap))
@@ -90,8 +90,8 @@ class Harvester:
     def harvest(self) -> Harvest:
         """Return the interval since the last call.
 
-        Tables that cannot be read are left out, and the interval is not `complete`. Neither is it if the kernel skipped
-        runs of programs, because then counts are missing.
+        The interval is not `complete` if counts are missing: if a table could not be read, which is then left out, or
+        if the kernel skipped runs of programs.
         """
         time_s, start = self._clock.time(), time.perf_counter_ns()
         buffers = [source.interval.swap() for source in self._sources]
@@ -117,7 +117,7 @@ class Harvester:
         for source, buffer in zip(self._sources, buffers, strict=True):
             for table in source.tables:
                 try:
-                    tables[table.stem] = table.drain(buffer)
+                    tables[table.name] = table.drain(buffer)
                 except KernelError as error:
                     if self._complete:  # Log changes of state only.
                         log.warning("%s: its counts will be part of a later interval", error)

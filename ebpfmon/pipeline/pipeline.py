@@ -25,7 +25,7 @@ LOOKUP_S = 0.02
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TableSpecs:
-    """What the probes declare about their tables, by table.
+    """What the probes declare about their tables, by the name of the table.
 
     `charts` are the declared charts, `counters` the names of the counters, `labels` the label sources of tables with
     keys of their own, and `columns` the columns of the rows. `by_process` are the tables by process.
@@ -53,13 +53,13 @@ class GroupStage:
         """Create the stage. `namings` has the naming of each grouping. `executor` runs `lookup`, which blocks."""
         self.attribution = Attribution(namings)
         self._lookup, self._executor = lookup, executor
-        counters = {stem: names for stem, names in specs.counters.items() if stem in specs.by_process}
+        counters = {name: specs.counters[name] for name in specs.counters if name in specs.by_process}
         self._accounts = {
             grouping.name: GroupAccount(
                 [
                     chart.for_grouping(grouping.prefix, grouping.name)
-                    for stem in counters
-                    for chart in specs.charts.get(stem, ())
+                    for name in counters
+                    for chart in specs.charts.get(name, ())
                     if chart.grouped
                 ],
                 counters,
@@ -91,12 +91,12 @@ class GroupStage:
         self, tables: Mapping[str, TableHarvest], attributed: Attributed, interval: TimeInterval
     ) -> list[ChartData]:
         """Return the charts of all groupings. The rows are summed only once, by combination."""
-        sums = {stem: sums_by(combinations, tables[stem]) for stem, combinations in attributed.combinations.items()}
+        sums = {name: sums_by(combinations, tables[name]) for name, combinations in attributed.combinations.items()}
         charts: list[ChartData] = []
         for n, account in enumerate(self._accounts.values()):
             by_group = {
-                stem: GroupSums(attributed.groups[combinations, n], combination_sums)
-                for stem, (combinations, combination_sums) in sums.items()
+                name: GroupSums(attributed.groups[combinations, n], combination_sums)
+                for name, (combinations, combination_sums) in sums.items()
             }
             charts += account.account(tables, by_group, attributed.names, interval)
         return charts
@@ -146,19 +146,19 @@ class Pipeline:
         """Publish these tables and groups from the next tick on. Accounts with unchanged settings keep their totals."""
         before, self._specs = self._specs, specs
         unchanged = {
-            stem
-            for stem, charts in specs.charts.items()
-            if (before.charts.get(stem), before.counters.get(stem)) == (charts, specs.counters[stem])
+            name
+            for name, charts in specs.charts.items()
+            if (before.charts.get(name), before.counters.get(name)) == (charts, specs.counters[name])
         }
         self._system = {
-            stem: self._system[stem]
-            if stem in unchanged
-            else SystemAccount((c for c in charts if not c.labels and not c.grouped), stem, specs.counters[stem])
-            for stem, charts in specs.charts.items()
+            name: self._system[name]
+            if name in unchanged
+            else SystemAccount((c for c in charts if not c.labels and not c.grouped), name, specs.counters[name])
+            for name, charts in specs.charts.items()
         }
         self._by_key = {
-            stem: self._key_account(stem, labels, self._by_key.get(stem) if stem in unchanged else None)
-            for stem, labels in specs.labels.items()
+            name: self._key_account(name, labels, self._by_key.get(name) if name in unchanged else None)
+            for name, labels in specs.labels.items()
         }
         if groups and self._groups and groups is not self._groups:
             groups.take_over(self._groups)
@@ -166,7 +166,7 @@ class Pipeline:
             self_metrics.take_over(self._self_metrics)
         self._overlap, self._groups, self._self_metrics = None, groups, self_metrics
 
-    def _key_account(self, stem: str, labels: LabelSource, former: KeyAccount | None) -> KeyAccount:
+    def _key_account(self, name: str, labels: LabelSource, former: KeyAccount | None) -> KeyAccount:
         """Return the former account with the new labels, or a new account that continues its gauges.
 
         If the sources were just switched, the gauges restart from what the new sources had counted before.
@@ -175,11 +175,11 @@ class Pipeline:
         if former and former.relabel(labels):
             account = former
         else:
-            account = KeyAccount((c for c in specs.charts[stem] if c.labels), stem, specs.counters[stem], labels)
+            account = KeyAccount((c for c in specs.charts[name] if c.labels), name, specs.counters[name], labels)
             if former:
                 account.take_over(former)
         if self._overlap is not None:
-            account.reset_gauges(table for name, table in self._overlap if name == stem)
+            account.reset_gauges(harvest for table, harvest in self._overlap if table == name)
         return account
 
     async def tick(self, late_ticks: int = 0) -> None:
@@ -205,12 +205,12 @@ class Pipeline:
     def _account(self, harvest: Harvest, attributed: Attributed | None, late_ticks: int) -> Snapshot:
         tables, interval = harvest.tables, TimeInterval(harvest.time_s, harvest.elapsed_s)
         charts: list[ChartData] = []
-        for stem, system in self._system.items():
-            if stem in tables:
-                charts += system.account(tables[stem], interval)
-        for stem, by_key in self._by_key.items():
-            if stem in tables:
-                charts += by_key.account(tables[stem], interval)
+        for name, system in self._system.items():
+            if name in tables:
+                charts += system.account(tables[name], interval)
+        for name, by_key in self._by_key.items():
+            if name in tables:
+                charts += by_key.account(tables[name], interval)
         if self._groups and attributed:
             charts += self._groups.account(tables, attributed, interval)
         charts += self._self_metrics.charts(
@@ -223,14 +223,14 @@ class Pipeline:
             complete=harvest.complete,
             charts=tuple(charts),
             # The table `execs` is not published: command lines may contain secrets, and only attribution needs them.
-            tables={stem: self._view(stem, table, attributed) for stem, table in tables.items() if stem != execs.TABLE},
+            tables={name: self._view(name, table, attributed) for name, table in tables.items() if name != execs.TABLE},
         )
 
-    def _view(self, stem: str, table: TableHarvest, attributed: Attributed | None) -> TableView:
-        has_groups = attributed is not None and stem in attributed.combinations
+    def _view(self, name: str, table: TableHarvest, attributed: Attributed | None) -> TableView:
+        has_groups = attributed is not None and name in attributed.combinations
         return TableView(
             harvest=table,
-            columns=self._specs.columns.get(stem, ()),
-            labels=self._specs.labels.get(stem),
-            groups=attributed.of_rows(stem) if attributed is not None and has_groups else {},
+            columns=self._specs.columns.get(name, ()),
+            labels=self._specs.labels.get(name),
+            groups=attributed.of_rows(name) if attributed is not None and has_groups else {},
         )

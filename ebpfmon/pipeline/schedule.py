@@ -23,7 +23,7 @@ class Clock(Protocol):
         """Return the nanoseconds of a clock that never jumps."""
 
     async def wait(self, seconds: float, stop: asyncio.Event) -> None:
-        """Wait for so many seconds, or until `stop` is set."""
+        """Wait for this many seconds, or until `stop` is set."""
 
 
 class SystemClock:
@@ -38,7 +38,7 @@ class SystemClock:
         return time.monotonic_ns()
 
     async def wait(self, seconds: float, stop: asyncio.Event) -> None:
-        """Wait for so many seconds, or until `stop` is set."""
+        """Wait for this many seconds, or until `stop` is set."""
         try:
             async with asyncio.timeout(seconds):
                 await stop.wait()

@@ -58,8 +58,8 @@ def join_snapshots(first: Snapshot, second: Snapshot) -> Snapshot:
             **first.tables,
             **second.tables,
             **{
-                stem: _view(first.tables[stem], second.tables[stem])
-                for stem in first.tables.keys() & second.tables.keys()
+                name: _view(first.tables[name], second.tables[name])
+                for name in first.tables.keys() & second.tables.keys()
             },
         },
     )

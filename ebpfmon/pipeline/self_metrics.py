@@ -128,7 +128,7 @@ class SelfMetrics:
     ) -> dict[str, list[list[int | float]]]:
         """Return the current numbers: for each chart, one row per series."""
         before, self._cpu_ms = self._cpu_ms, _cpu_ms()
-        tables = [harvest.tables.get(stem) for stem in self._tables]
+        tables = [harvest.tables.get(name) for name in self._tables]
         statistics = [sink.statistics for sink in self._sinks]
         return {
             "harvest_time": [[round(harvest.swap_ns / 1e6, 3), round(harvest.drain_ns / 1e6, 3)]],

@@ -43,7 +43,7 @@ def loaded(
     """A probe with these tables, of which those in capitals are by process."""
     probe = of or Probe(name=name, package="nowhere", object=name, charts=charts, columns=columns)
     stems = [
-        SimpleNamespace(stem=s.lower(), counters=("calls", "bytes"), is_by_process=s.isupper()) for s in tables.split()
+        SimpleNamespace(name=s.lower(), counters=("calls", "bytes"), is_by_process=s.isupper()) for s in tables.split()
     ]
     return cast(LoadedProbe, SimpleNamespace(probe=probe, tables=stems, setup=Setup(labels=labels or {})))
 

@@ -71,19 +71,19 @@ class Rows:
 
     def __init__(self, now: Now) -> None:
         self._now = now
-        self._since_load = {stem: dict.fromkeys(t["counters"], 0) for stem, t in now.scenario["tables"].items()}
+        self._since_load = {name: dict.fromkeys(t["counters"], 0) for name, t in now.scenario["tables"].items()}
 
     def harvest(self) -> Harvest:
         interval = self._now.interval
         return Harvest(
             time_s=interval["time_s"], elapsed_s=interval["elapsed_s"], complete=interval["complete"],
-            tables={stem: self._table(stem, found) for stem, found in interval["tables"].items()},
+            tables={name: self._table(name, found) for name, found in interval["tables"].items()},
             swap_ns=interval["self"]["swap_ns"], drain_ns=interval["self"]["drain_ns"],
             missed_runs=interval["self"]["missed_runs"],
         )  # fmt: skip
 
-    def _table(self, stem: str, found: Mapping[str, Any]) -> TableHarvest:
-        of = self._now.scenario["tables"][stem]
+    def _table(self, name: str, found: Mapping[str, Any]) -> TableHarvest:
+        of = self._now.scenario["tables"][name]
         counters = of["counters"]
         rows = np.zeros(len(found["rows"]), [*map(tuple, of["key"]), *((name, "u8") for name in counters)])
         for n, row in enumerate(found["rows"]):
@@ -91,7 +91,7 @@ class Rows:
                 rows[n][name] = value.encode() if isinstance(value, str) else value
         overflow = dict.fromkeys(counters, 0) | found["overflow"]
         totals = {name: int(rows[name].sum()) + overflow[name] for name in counters}
-        since = self._since_load[stem] = {name: n + totals[name] for name, n in self._since_load[stem].items()}
+        since = self._since_load[name] = {name: n + totals[name] for name, n in self._since_load[name].items()}
         return TableHarvest(rows, totals, overflow, found["overflow_calls"], of["capacity"], since)
 
 
@@ -183,9 +183,11 @@ def snapshots_of(scenario: Scenario, where: Path) -> list[Snapshot]:
     def loaded(probe: Any) -> Any:
         tables = [
             SimpleNamespace(
-                stem=stem, counters=tuple(of["counters"]), is_by_process=[name for name, _ in of["key"]][-1] == "comm"
+                name=name,
+                counters=tuple(of["counters"]),
+                is_by_process=[field for field, _ in of["key"]][-1] == "comm",
             )
-            for stem, of in scenario["tables"].items()
+            for name, of in scenario["tables"].items()
             if of["probe"] == probe.name
         ]
         return SimpleNamespace(probe=probe, tables=tables, setup=SimpleNamespace(labels=labels.get(probe.name, {})))

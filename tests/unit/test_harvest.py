@@ -17,15 +17,15 @@ Steps = list[tuple[str, str, int]]
 
 @dataclass
 class FakeTable:
-    stem: str
+    name: str
     steps: Steps
     broken: bool = False
 
     def wait_for_programs(self, buffer: int) -> None:
-        self.steps.append(("wait", self.stem, buffer))
+        self.steps.append(("wait", self.name, buffer))
 
     def drain(self, buffer: int) -> TableHarvest:
-        self.steps.append(("drain", self.stem, buffer))
+        self.steps.append(("drain", self.name, buffer))
         if self.broken:
             raise KernelError("drain: no")
         return table([(1, b"a", 2, 3)])
@@ -33,14 +33,14 @@ class FakeTable:
 
 @dataclass
 class FakeInterval:
-    stem: str
+    name: str
     steps: Steps
     clock: FakeClock
     buffer: int = 0
 
     def swap(self) -> int:
         left, self.buffer = self.buffer, 1 - self.buffer
-        self.steps.append(("swap", self.stem, left))
+        self.steps.append(("swap", self.name, left))
         self.clock.advance(0.001)
         return left
 
@@ -65,7 +65,7 @@ def test_all_probes_are_swapped_then_one_grace_period_passes_then_all_are_draine
     harvester, _, _, steps = build("a", "b", "c")
     harvester.harvest()
     assert [what for what, _, _ in steps] == ["swap"] * 3 + ["wait"] + ["drain"] * 3
-    waited = next(stem for what, stem, _ in steps if what == "wait")
+    waited = next(name for what, name, _ in steps if what == "wait")
     assert waited == "c", "only a grace period after the last swap covers all swaps"
 
 
@@ -134,7 +134,7 @@ def test_new_sources_begin_where_the_former_ones_end() -> None:
     last = harvester.switch_sources([beside, own])
     assert set(last.tables) == {"one"}
     # Swapping the former source swaps the one that shares its interval, too. Earlier counts are for gauges only.
-    assert [stem for stem, _ in last.overlap] == ["new", "own", "own too"] * 2
+    assert [name for name, _ in last.overlap] == ["new", "own", "own too"] * 2
     assert steps == [
         ("drain", "new", 1), ("drain", "own", 1), ("drain", "own too", 1),
         ("swap", "one", 0), ("wait", "one", 0), ("drain", "one", 0),
@@ -152,7 +152,7 @@ def test_a_dry_run_reads_only_the_buffers_that_no_program_writes_to() -> None:
     harvester, sources, _, steps = build("a", "b")
     harvester.dry_run()
     assert {(what, buffer) for what, _, buffer in steps} == {("wait", 1), ("drain", 1)}
-    assert {stem for what, stem, _ in steps if what == "drain"} == {"a", "b"}
+    assert {name for what, name, _ in steps if what == "drain"} == {"a", "b"}
     assert [source.interval.buffer for source in sources] == [0, 0]
     sources[1].tables[0].broken = True
     with pytest.raises(KernelError):
