@@ -87,8 +87,8 @@ class Rows:
         counters = of["counters"]
         rows = np.zeros(len(found["rows"]), [*map(tuple, of["key"]), *((name, "u8") for name in counters)])
         for n, row in enumerate(found["rows"]):
-            for name, value in row.items():
-                rows[n][name] = value.encode() if isinstance(value, str) else value
+            for field, value in row.items():
+                rows[n][field] = value.encode() if isinstance(value, str) else value
         overflow = dict.fromkeys(counters, 0) | found["overflow"]
         totals = {name: int(rows[name].sum()) + overflow[name] for name in counters}
         since = self._since_load[name] = {name: n + totals[name] for name, n in self._since_load[name].items()}
