@@ -72,7 +72,7 @@ class Stages:
     def snapshot(self, harvest: TableHarvest) -> Snapshot:
         """Return the snapshot of one interval, as sinks receive it."""
         attributed = self._attribute(harvest)
-        columns, groups = self._specs.columns[self._stem], attributed.of_rows(self._stem)
+        columns, groups = self._specs.columns[self._stem], attributed.row_groups(self._stem)
         return Snapshot(
             host="host",
             time_s=_INTERVAL.time_s,

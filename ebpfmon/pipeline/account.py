@@ -107,7 +107,9 @@ class SystemAccount:
         return charts
 
     def _gauges_of(self, table: TableHarvest) -> NDArray[np.int64]:
-        return self._gauges.of(_vector(table.since_load, self._names)) if len(self._gauges) else self._last_gauges
+        return (
+            self._gauges.from_totals(_vector(table.since_load, self._names)) if len(self._gauges) else self._last_gauges
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

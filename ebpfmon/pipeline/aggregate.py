@@ -56,7 +56,7 @@ class Groups:
         return summed
 
     @property
-    def of_rows(self) -> NDArray[np.intp]:
+    def group_of_row(self) -> NDArray[np.intp]:
         """The group of each row, (rows,)."""
         groups = np.empty(len(self.order), np.intp)
         groups[self.order] = np.repeat(np.arange(len(self)), np.diff(np.append(self.starts, len(self.order))))

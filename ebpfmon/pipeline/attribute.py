@@ -54,7 +54,7 @@ class Attributed:
     groups: NDArray[np.uint64]
     names: Mapping[int, str]
 
-    def of_rows(self, table: str) -> dict[str, RowGroups]:
+    def row_groups(self, table: str) -> dict[str, RowGroups]:
         """Return the groups of the rows of one table, by grouping."""
         combinations = self.combinations[table]
         return {

@@ -64,9 +64,9 @@ class Gauges:
         kept = kept[np.argsort(-np.abs(values[kept]).sum(axis=1), kind="stable")][:_MAX_KEYS]
         self.rows, self.values = take_rows(rows, first[kept]), values[kept]
 
-    def of(self, counted: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Return the gauges (gauges of all charts,) for counters since the load (counters,)."""
-        gauges: NDArray[np.int64] = counted @ self._signs
+    def from_totals(self, since_load: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Return the gauges (gauges of all charts,) for the totals since the load (counters,)."""
+        gauges: NDArray[np.int64] = since_load @ self._signs
         return gauges
 
 

@@ -232,5 +232,5 @@ class Pipeline:
             harvest=table,
             columns=self._specs.columns.get(name, ()),
             labels=self._specs.labels.get(name),
-            groups=attributed.of_rows(name) if attributed is not None and has_groups else {},
+            groups=attributed.row_groups(name) if attributed is not None and has_groups else {},
         )

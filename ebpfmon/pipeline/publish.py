@@ -110,7 +110,7 @@ class SinkTask:
 
     def put(self, snapshot: Snapshot) -> None:
         """Add the newest snapshot to the current interval of the sink, with the charts that the sink chose."""
-        snapshot = self._charts.of(snapshot)
+        snapshot = self._charts.apply(snapshot)
         self._pending = join_snapshots(self._pending, snapshot) if self._pending else snapshot
         interval = self.settings.interval
         # Intervals end on multiples of their length, even if a tick was late or skipped.

@@ -37,7 +37,7 @@ class ChartFilter:
             self._known[id_] = included and not any(fnmatch.fnmatchcase(id_, p) for p in self._excluded)
         return self._known[id_]
 
-    def of(self, snapshot: Snapshot) -> Snapshot:
+    def apply(self, snapshot: Snapshot) -> Snapshot:
         """Return the snapshot with only the charts in this set."""
         if not self._included and not self._excluded:
             return snapshot

@@ -129,7 +129,6 @@ class SelfMetrics:
         """Return the current numbers: for each chart, one row per series."""
         before, self._cpu_ms = self._cpu_ms, _cpu_ms()
         tables = [harvest.tables.get(name) for name in self._tables]
-        statistics = [sink.statistics for sink in self._sinks]
         return {
             "harvest_time": [[round(harvest.swap_ns / 1e6, 3), round(harvest.drain_ns / 1e6, 3)]],
             "rows": [[len(table.rows) if table else 0] for table in tables],
@@ -140,8 +139,8 @@ class SelfMetrics:
             "cpu": [[now - then for now, then in zip(self._cpu_ms, before, strict=True)]],
             "memory": [[round(_resident_bytes() / 1e6, 1)]],
             **self._sink_deltas(),
-            "sinks_queue": [[of.queue_length] for of in statistics],
-            "sinks_age": [[round(time.monotonic() - of.succeeded_s, 1)] for of in statistics],
+            "sinks_queue": [[sink.statistics.queue_length] for sink in self._sinks],
+            "sinks_age": [[round(time.monotonic() - sink.statistics.succeeded_s, 1)] for sink in self._sinks],
         }
 
     def _sink_deltas(self) -> dict[str, list[list[int | float]]]:

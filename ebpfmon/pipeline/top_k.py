@@ -122,7 +122,7 @@ class TopK:
         self._rows = take_rows(all_rows, first[kept])
         self._activity, self._was_selected = activity[kept], was_selected[kept]
         previous = np.where(first[kept] < len(known), first[kept], -1)
-        return Selection(previous=previous, selected=len(selected), sums=sums.of(kept))
+        return Selection(previous=previous, selected=len(selected), sums=sums.take(kept))
 
     def _selected_indices(self, rows: Rows) -> list[int] | None:
         """Return the index of each row's key among the selected keys.
@@ -189,7 +189,7 @@ class _Sums:
         """Return the weighted sum of each group, (groups,)."""
         return take_or_zero(self._numbers @ weights, self._row)
 
-    def of(self, groups: NDArray[np.intp]) -> NDArray[np.int64]:
+    def take(self, groups: NDArray[np.intp]) -> NDArray[np.int64]:
         """Return the sums of these groups, (groups, columns)."""
         return take_or_zero(self._numbers, self._row[groups])
 

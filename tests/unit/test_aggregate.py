@@ -45,7 +45,7 @@ def test_rows_with_equal_keys_are_summed(
         (keys[n] for n in groups.first), groups.first.tolist(), groups.last.tolist(), strict=True
     ):
         assert (first, last) == (keys.index(key), len(keys) - 1 - keys[::-1].index(key))
-    assert [keys[groups.first[n]] for n in groups.of_rows.tolist()] == keys
+    assert [keys[groups.first[n]] for n in groups.group_of_row.tolist()] == keys
 
 
 def test_multipliers_are_random_and_use_all_bits_of_the_keys() -> None:

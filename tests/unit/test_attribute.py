@@ -81,7 +81,7 @@ def attribute(of: Attribution, found: LookupResult = NOTHING, **tables: TableHar
 
 
 def named(of: Attribution, table: TableHarvest, found: LookupResult = NOTHING, by: str = "app") -> list[str | None]:
-    return names(attribute(of, found, t=table).of_rows("t")[by])
+    return names(attribute(of, found, t=table).row_groups("t")[by])
 
 
 def test_each_row_has_its_group_and_known_processes_are_not_named_again(
@@ -103,14 +103,14 @@ def test_a_process_that_changes_its_comm_is_named_again(attribution: Attribution
 
 
 def test_a_process_without_a_group_has_the_id_other(attribution: Attribution) -> None:
-    found = attribute(attribution, t=rows((1, b"-"), (2, b"b"))).of_rows("t")["app"]
+    found = attribute(attribution, t=rows((1, b"-"), (2, b"b"))).row_groups("t")["app"]
     assert names(found) == [None, "b"]
     assert found.ids[0] == RowGroups.OTHER
     assert not attribution.waiting
 
 
 def test_a_group_may_be_named_other_or_overflow(attribution: Attribution) -> None:
-    found = attribute(attribution, t=rows((1, b"other"), (2, b"overflow"), (3, b"-"))).of_rows("t")["app"]
+    found = attribute(attribution, t=rows((1, b"other"), (2, b"overflow"), (3, b"-"))).row_groups("t")["app"]
     assert names(found) == ["other", "overflow", None]
     assert len(set(found.ids.tolist())) == 3
 
@@ -118,7 +118,7 @@ def test_a_group_may_be_named_other_or_overflow(attribution: Attribution) -> Non
 def test_a_process_with_a_provisional_name_waits_and_is_named_again(attribution: Attribution) -> None:
     pending = attribution.prepare({"t": rows((1, b"?x"), (2, b"b"))})
     assert pending.request == LookupRequest(processes=(1,))
-    assert names(attribution.assign(pending, LookupResult()).of_rows("t")["app"]) == [None, "b"]
+    assert names(attribution.assign(pending, LookupResult()).row_groups("t")["app"]) == [None, "b"]
     assert attribution.waiting == 1
     assert named(attribution, rows((1, b"?x")), LookupResult(processes={1: None})) == ["x"]
     assert attribution.waiting == 0
@@ -144,7 +144,7 @@ def test_one_pass_finds_the_groups_of_all_groupings(naming: FakeNaming) -> None:
     attribution, user = Attribution({"app": naming, "user": ByUser()}), rows((1, b"a"), (2, b"b"), (3, b"a"), (4, b"?"))
     user.rows["uid"] = [5, 5, 7, 5]
     attributed = attribute(attribution, t=user)
-    found = attributed.of_rows("t")
+    found = attributed.row_groups("t")
     assert list(found) == list(attributed.groupings) == ["app", "user"]
     assert names(found["app"]) == ["a", "b", "a", None]
     assert names(found["user"]) == ["user 5", "user 5", "user 7", "user 5"]
@@ -164,10 +164,10 @@ def test_too_many_groups_are_forgotten_and_get_the_same_ids_again(
     assert len(naming.asked) == 6
     assert attribution.forgotten == 3
     for each in (before, after):
-        assert names(each.of_rows("t")["app"]) == ["a", "b", "c"]
-    assert after.of_rows("t")["app"].ids.tolist() == before.of_rows("t")["app"].ids.tolist()
+        assert names(each.row_groups("t")["app"]) == ["a", "b", "c"]
+    assert after.row_groups("t")["app"].ids.tolist() == before.row_groups("t")["app"].ids.tolist()
     for n in range(100):
         named(attribution, rows((n + 10, b"%d" % n)))
     assert len(attribution._groups) <= 3
     assert len(attribution._names) <= 3
-    assert names(before.of_rows("t")["app"]) == ["a", "b", "c"], "returned groups must keep their names"
+    assert names(before.row_groups("t")["app"]) == ["a", "b", "c"], "returned groups must keep their names"

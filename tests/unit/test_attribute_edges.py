@@ -38,8 +38,8 @@ def test_a_process_that_changes_any_identity_field_is_named_again(naming: FakeNa
 
 def test_a_process_in_two_tables_is_named_once(naming: FakeNaming) -> None:
     attributed = attribute(Attribution({"app": naming}), t=rows((1, b"a")), u=rows((2, b"b"), (1, b"a")))
-    assert names(attributed.of_rows("t")["app"]) == ["a"]
-    assert names(attributed.of_rows("u")["app"]) == ["b", "a"]
+    assert names(attributed.row_groups("t")["app"]) == ["a"]
+    assert names(attributed.row_groups("u")["app"]) == ["b", "a"]
     assert len(naming.asked) == 2
 
 

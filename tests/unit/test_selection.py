@@ -34,7 +34,7 @@ READ = Dimension.value("read")
 def test_an_exclusion_always_wins_and_exclusions_alone_include_the_rest(patterns: Sequence[str], chosen: str) -> None:
     charts = [replace(chart(READ), id=i) for i in ("ebpf.io", "ebpf.exit", "apps.file_open", "ebpfmon.rows")]
     given = snapshot(charts=[data(each, 1) for each in charts])
-    assert [c.chart.id for c in ChartFilter(patterns).of(given).charts] == chosen.split()
+    assert [c.chart.id for c in ChartFilter(patterns).apply(given).charts] == chosen.split()
 
 
 @pytest.mark.parametrize("pattern", ["", "!", "ebpf io", "[a-z]", "a?", "!!x"])
