@@ -15,7 +15,7 @@ from ebpfmon.grouping.naming import Identity, Intersection
 from ebpfmon.grouping.registry import DEFAULT, Context, groupings
 
 ROOT = Path(__file__).parents[2]
-PAGE = ROOT / "docs" / "groupings.md"
+PAGE = ROOT / "docs" / "howto" / "groupings.md"
 CONTEXT = Context(groups=Groups.parse("web: nginx\nother: sh\n", "test"), execs_since_ns=math.inf)
 OTHERS = ("process", "user", "container")
 NGINX = Identity(1, 60, 1, 7, 1, 1000, b"nginx")
