@@ -1,1 +1,1 @@
-"""Find, check and load plugins, and what their authors start from."""
+"""Find, validate, load, build and scaffold plugins."""

@@ -1,4 +1,4 @@
-"""The BPF headers that programs include, and `ebpfmon bpf build`."""
+"""Find the BPF headers and compile BPF programs, for `ebpfmon bpf`."""
 
 from __future__ import annotations
 
@@ -12,31 +12,36 @@ SUFFIX = ".bpf.c"
 
 
 def headers() -> Path:
-    """Return the folder that has `ebpfmon.bpf.h`: in the wheel beside this file, in a clone at its top."""
-    here = Path(__file__).parent.parent
-    return next(place for place in (here / "bpf", here.parent / "bpf") if (place / "ebpfmon.bpf.h").is_file())
+    """Return the directory of the BPF headers: `ebpfmon/bpf` in the wheel, `bpf` in a clone."""
+    package = Path(__file__).parent.parent
+    return next(path for path in (package / "bpf", package.parent / "bpf") if (path / "ebpfmon.bpf.h").is_file())
 
 
 def build(sources: Sequence[Path], output: Path | None = None) -> Iterator[Path]:
-    """Compile each NAME.bpf.c to OUTPUT/MACHINE/NAME.bpf.o, and beside it NAME.bcc.c, the source for BCC; yields what
-    was written. OUTPUT is by default `objects` beside the source: there a probe of that package finds it.
+    """Compile each NAME.bpf.c for all architectures, and yield the files written.
 
-    Raises SettingsError for what is no such source, ObjectError if it cannot be compiled; clang says why on stderr.
+    The files are `output`/MACHINE/NAME.bpf.o and, beside it, NAME.bcc.c, the source for BCC. `output` is by default the
+    directory `objects` beside the source, where the probe of that package looks for its object.
+
+    Raises SettingsError if a source or the output is not usable, and ObjectError if the compilation fails; clang prints
+    its errors to stderr.
     """
     for source in sources:
         if not source.name.endswith(SUFFIX) or source.name == SUFFIX:
-            raise SettingsError(f"compile '{source}': expected a file called NAME{SUFFIX}")
+            raise SettingsError(f"cannot compile '{source}': its name must be NAME{SUFFIX}")
         if not source.is_file():
-            raise SettingsError(f"compile '{source}': no such file")
+            raise SettingsError(f"cannot compile '{source}': there is no such file")
     for source in sources:
         for machine in compiler.TARGETS:
             folder = (output or source.parent / "objects") / machine
             out = folder / f"{source.name.removesuffix(SUFFIX)}.bpf.o"
             try:
                 compiler.compile_object(source, out, machine, headers())
-            except SystemExit as error:  # it stands alone, and knows no errors of ours
+            except SystemExit as error:  # compiler.py cannot import our error classes
                 raise ObjectError(str(error)) from None
             except OSError as error:
-                raise SettingsError(f"compile '{source}': write '{folder}': {error.strerror}") from None
+                raise SettingsError(
+                    f"cannot compile '{source}': cannot write to '{folder}': {error.strerror}"
+                ) from None
             yield out
             yield compiler.for_bcc(out)

@@ -1,7 +1,7 @@
-"""Plugins that are single files of a folder: `NAME.py`, its compiled objects beside it in `objects/MACHINE/`.
+"""Load plugins that are single files in a folder: `NAME.py`, with compiled objects in `objects/MACHINE/` beside it.
 
-What stands there runs with the daemon's rights, so nobody else may be able to change it: the file that is checked is
-the one that is read, by its descriptor, and Python keeps no compiled copy of it in the folder.
+These files run with the daemon's privileges, so no other user may be able to change them. Permissions are checked on
+the descriptor through which the file is read, and Python writes no compiled copy into the folder.
 """
 
 from __future__ import annotations
@@ -21,26 +21,31 @@ from types import ModuleType
 from ebpfmon.errors import PluginError
 
 MODULES = "ebpfmon_plugins_dir_"
-"""How the names of their modules begin: none is a name that anybody else could have."""
-_LARGEST_BYTES = 1 << 20
+"""The prefix of their module names, which no installed module has."""
+_MAX_BYTES = 1 << 20
 _OTHERS_MAY_WRITE = stat.S_IWGRP | stat.S_IWOTH
 
 
 @dataclass(frozen=True, slots=True)
 class File:
-    """A plugin in a folder."""
+    """A plugin that is a file in a folder."""
 
     path: Path
 
     @property
     def name(self) -> str:
-        """The plugin's."""
+        """The name of the plugin."""
         return self.path.stem
 
     def load(self) -> ModuleType:
-        """Import it. Raises PluginError if others may change it or its objects, and whatever it raises."""
+        """Import the plugin and return its module.
+
+        Raises PluginError if other users can change the file or its objects, and whatever the plugin raises.
+        """
         if not self.name.isidentifier():
-            raise PluginError(f"'{self.path}': a plugin's name has letters, digits and _: rename the file")
+            raise PluginError(
+                f"'{self.path}': the name of a plugin may have only letters, digits and _; rename the file"
+            )
         source = _read(self.path)
         for path in _objects(self.path.parent):
             require_trusted(path)
@@ -49,7 +54,7 @@ class File:
         assert spec is not None
         assert spec.loader is not None
         module = importlib.util.module_from_spec(spec)
-        sys.modules[name] = module  # its classes are looked up there, and so are its objects
+        sys.modules[name] = module  # msgspec and `locate` look the module up there
         try:
             spec.loader.exec_module(module)
         except BaseException:
@@ -59,21 +64,24 @@ class File:
 
 
 class _Source(importlib.machinery.SourceFileLoader):
-    """Runs a text that was read already, and neither reads nor writes a compiled copy of it."""
+    """Import a source that has been read already, without reading or writing a compiled copy."""
 
     def __init__(self, name: str, path: str, source: bytes) -> None:
         super().__init__(name, path)
         self._source = source
 
     def path_stats(self, path: str) -> Mapping[str, object]:
-        raise OSError("there is no compiled copy")
+        raise OSError("compiled copies are not used")
 
     def get_data(self, path: str) -> bytes:
         return self._source
 
 
 def files(folder: Path) -> Iterator[File]:
-    """Return the plugins of a folder, by name. Raise PluginError if it does not exist, or others may write to it."""
+    """Yield the plugins in a folder, sorted by name. Raises PluginError if it does not exist or others can write to it.
+
+    Files whose name begins with `_` or `.` are not plugins.
+    """
     if not folder.is_absolute():
         raise PluginError(f"'{folder}': expected an absolute path")
     require_trusted(folder)
@@ -87,31 +95,36 @@ def files(folder: Path) -> Iterator[File]:
 
 
 def require_trusted(path: Path) -> None:
-    """Raise PluginError if anybody but root and this process's user could change what is at a path: by writing to it,
-    or to a folder on the way, where a file may be put in another's place (not where that is sticky, as /tmp is)."""
+    """Raise PluginError if any user except root and this process's could change what is at a path.
+
+    That is possible by writing to it, or by replacing it or one of its parent directories in a directory that others
+    can write to. In a sticky directory, such as /tmp, others cannot replace it.
+    """
     try:
         real = Path(os.path.realpath(path, strict=True))
-        for place in (real, *real.parents):
-            _check(place, os.stat(place), is_parent=place != real)
+        for checked in (real, *real.parents):
+            _check(checked, os.stat(checked), is_parent=checked != real)
     except OSError as error:
         raise PluginError(f"'{path}': {error.strerror}") from None
 
 
-def _check(path: Path, found: os.stat_result, *, is_parent: bool = False) -> None:
-    ours = {0, os.geteuid()}
-    mode = stat.S_IMODE(found.st_mode)
+def _check(path: Path, status: os.stat_result, *, is_parent: bool = False) -> None:
+    trusted = {0, os.geteuid()}
+    mode = stat.S_IMODE(status.st_mode)
     sticky = is_parent and mode & stat.S_ISVTX
-    if found.st_uid in ours and (not mode & _OTHERS_MAY_WRITE or sticky):
+    if status.st_uid in trusted and (not mode & _OTHERS_MAY_WRITE or sticky):
         return
-    owner = str(found.st_uid)
+    owner = str(status.st_uid)
     with suppress(KeyError):
-        owner = pwd.getpwuid(found.st_uid).pw_name
-    remedy = [f"chown root '{path}'"] * (found.st_uid not in ours) + [f"chmod go-w '{path}'"] * (
-        bool(mode & _OTHERS_MAY_WRITE)
-    )
+        owner = pwd.getpwuid(status.st_uid).pw_name
+    remedies = []
+    if status.st_uid not in trusted:
+        remedies.append(f"chown root '{path}'")
+    if mode & _OTHERS_MAY_WRITE:
+        remedies.append(f"chmod go-w '{path}'")
     raise PluginError(
-        f"'{path}' is {owner}'s, mode {mode:04o}: others could put code there that runs as ebpfmon's user: "
-        + " && ".join(remedy)
+        f"'{path}' (owner {owner}, mode {mode:04o}) can be changed by other users, whose code would run as ebpfmon's "
+        f"user; run {' && '.join(remedies)}"
     )
 
 
@@ -119,21 +132,22 @@ def _read(path: Path) -> bytes:
     require_trusted(path)
     try:
         with open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK | os.O_CLOEXEC)) as file:
-            found = os.fstat(file.fileno())
-            if not stat.S_ISREG(found.st_mode):
-                raise PluginError(f"'{path}' is not a file")
-            _check(path, found)
-            text = file.read(_LARGEST_BYTES + 1)
+            status = os.fstat(file.fileno())
+            if not stat.S_ISREG(status.st_mode):
+                raise PluginError(f"'{path}' is not a regular file")
+            _check(path, status)
+            text = file.read(_MAX_BYTES + 1)
     except OSError as error:
         raise PluginError(f"'{path}': {error.strerror}") from None
-    if len(text) > _LARGEST_BYTES:
-        raise PluginError(f"'{path}': larger than {_LARGEST_BYTES >> 20} MB: make a package of it")
+    if len(text) > _MAX_BYTES:
+        raise PluginError(f"'{path}' is larger than {_MAX_BYTES >> 20} MB; make it a package")
     return text
 
 
 def _objects(folder: Path) -> Iterator[Path]:
-    """Yield the folders and files in which a probe's object is looked for."""
-    for path in (folder / "objects", folder / "objects" / os.uname().machine):
+    """Yield the directories and files of the compiled objects for this machine."""
+    machine = folder / "objects" / os.uname().machine
+    for path in (machine.parent, machine):
         if path.exists():
             yield path
-    yield from sorted((folder / "objects" / os.uname().machine).glob("*"))
+    yield from sorted(machine.glob("*"))

@@ -1,4 +1,4 @@
-"""Keep errors in the code that a probe's set-up provides from stopping the daemon: they are logged instead."""
+"""Log errors of a plugin's code while the daemon runs, so that they do not stop it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ log = logging.getLogger(__name__)
 
 
 def guarded(setup: Setup, probe: str) -> Setup:
-    """Return a set-up whose parts may fail. Raises PluginError if one cannot work from the start."""
+    """Return a set-up that logs the errors of its labels and of `close()`. Raises PluginError if labels are invalid."""
     labels = {
         stem: GuardedLabels(of_table, f"probe '{probe}': labels of '{stem}'") for stem, of_table in setup.labels.items()
     }
@@ -28,46 +28,52 @@ def _closing(close: Callable[[], None], probe: str) -> Callable[[], None]:
     def closing() -> None:
         try:
             close()
-        except Exception as error:  # whatever a plugin's code raises
-            log.warning("close what probe '%s' has set up: %s: %s", probe, type(error).__name__, escaped(str(error)))
+        except Exception as error:  # A plugin may raise anything.
+            log.warning(
+                "cannot close the set-up of probe '%s': %s: %s", probe, type(error).__name__, escaped(str(error))
+            )
 
     return closing
 
 
 class GuardedLabels(LabelSource):
-    """The labels that a plugin gives to rows. If the plugin's code fails, all rows count, labelled by their numbers."""
+    """A plugin's source of labels, guarded against its errors.
 
-    def __init__(self, source: LabelSource, called: str) -> None:
-        """`called`: how messages call them. Raises PluginError if they can never work."""
-        self._source, self._called = source, called
+    While `included` fails, all rows count. While `values` or `names` fails, rows are labelled by the numbers of their
+    keys. Each failure and each recovery is logged once.
+    """
+
+    def __init__(self, source: LabelSource, name: str) -> None:
+        """Check the attributes of a source. Raises PluginError if they are invalid. `name` begins all messages."""
+        self._source, self._name = source, name
         self._failing: set[str] = set()
-        """The methods that failed when they were last called."""
+        """The methods whose last call failed."""
         try:
             self.fields, self.labels = tuple(source.fields), tuple(source.labels)
             self.maximum, self.other = source.maximum, tuple(source.other) or ("other",) * len(self.labels)
         except (AttributeError, TypeError) as error:
-            raise PluginError(f"{called}: {error}") from None
-        if not self.fields or not all(isinstance(name, str) for name in self.fields):
-            raise PluginError(f"{called}: fields: {self.fields!r}: expected a tuple of a row's fields")
-        if not self.labels or not all(isinstance(name, str) and name for name in self.labels):
-            raise PluginError(f"{called}: labels: {self.labels!r}: expected a tuple of names")
+            raise PluginError(f"{name}: {error}") from None
+        if not self.fields or not all(isinstance(field, str) for field in self.fields):
+            raise PluginError(f"{name}: fields: {self.fields!r}: expected a tuple of field names")
+        if not self.labels or not all(isinstance(label, str) and label for label in self.labels):
+            raise PluginError(f"{name}: labels: {self.labels!r}: expected a tuple of names")
         if not isinstance(self.maximum, int) or self.maximum < 1:
-            raise PluginError(f"{called}: maximum: {self.maximum!r}: expected an integer above 0")
+            raise PluginError(f"{name}: maximum: {self.maximum!r}: expected an integer above 0")
         if len(self.other) != len(self.labels) or not all(isinstance(value, str) for value in self.other):
-            raise PluginError(f"{called}: other: {self.other!r}: expected {len(self.labels)} label values")
+            raise PluginError(f"{name}: other: {self.other!r}: expected {len(self.labels)} label values")
 
     def included(self, rows: Rows) -> NDArray[np.bool_] | None:
-        """Return which rows count."""
+        """Return which rows count, (rows,) of bool; None if all do."""
         try:
             included: object = self._source.included(rows)
             if included is not None and not (
                 isinstance(included, np.ndarray) and included.dtype == np.bool_ and included.shape == rows.shape
             ):
-                raise TypeError(f"included() is to return an array of {len(rows)} bool, or None")
-        except Exception as error:  # whatever a plugin's code raises
-            self._failed("included", "cannot say which rows count, so all of them do", error)
+                raise TypeError(f"expected an array of {len(rows)} bool, or None")
+        except Exception as error:  # A plugin may raise anything.
+            self._failed("included", "all rows count", error)
             return None
-        self._worked("included", "say again which rows count")
+        self._worked("included")
         return included
 
     def values(self, rows: Rows) -> Sequence[tuple[str, ...]]:
@@ -75,7 +81,7 @@ class GuardedLabels(LabelSource):
         return self._labelled(rows, self._source.values, "values")
 
     def names(self, rows: Rows) -> Sequence[tuple[str, ...]]:
-        """Return the label values of each row as people read them."""
+        """Return the label values of each row in the form for people."""
         return self._labelled(rows, self._source.names, "names")
 
     def _labelled(
@@ -83,25 +89,27 @@ class GuardedLabels(LabelSource):
     ) -> Sequence[tuple[str, ...]]:
         width = len(self.labels)
         try:
-            found = of_rows(rows)
-            if len(found) != len(rows) or not all(
+            labelled = of_rows(rows)
+            if len(labelled) != len(rows) or not all(
                 isinstance(values, tuple) and len(values) == width and all(isinstance(v, str) for v in values)
-                for values in found
+                for values in labelled
             ):
-                raise TypeError(f"{method}() is to return {len(rows)} tuples of {width} str")
-        except Exception as error:  # whatever a plugin's code raises
-            self._failed(method, "are called by their numbers", error)
+                raise TypeError(f"expected {len(rows)} tuples of {width} str")
+        except Exception as error:  # A plugin may raise anything.
+            self._failed(method, "rows are labelled by their numbers", error)
             keys = ["_".join(str(row[name]) for name in self.fields) for row in rows]
             return [(key, *("",) * (width - 1)) for key in keys]
-        self._worked(method, "are named again")
-        return found
+        self._worked(method)
+        return labelled
 
     def _failed(self, method: str, effect: str, error: Exception) -> None:
-        if method not in self._failing:  # one line for each change of state
+        if method not in self._failing:
             self._failing.add(method)
-            log.warning("%s %s: %s: %s", self._called, effect, type(error).__name__, escaped(str(error)))
+            log.warning(
+                "%s: %s() fails, so %s: %s: %s", self._name, method, effect, type(error).__name__, escaped(str(error))
+            )
 
-    def _worked(self, method: str, effect: str) -> None:
+    def _worked(self, method: str) -> None:
         if method in self._failing:
             self._failing.remove(method)
-            log.warning("%s %s", self._called, effect)
+            log.warning("%s: %s() works again", self._name, method)

@@ -1,9 +1,10 @@
-"""The hooks by which plugins contribute probes and sinks. Each is called once, at start, and returns a list of objects,
-which are validated (`ebpfmon/plugins/validate.py`).
+"""The hooks by which plugins contribute probes and sinks.
 
-A plugin is a module or an object with any of these as `@hookimpl` functions, named by an entry point of the
-group `ebpfmon`, or a file of the folder `plugins_dir`. It says which API it was written for:
-`EBPFMON_API_VERSION = 2`.
+Each hook is called once, at start, and returns a list of objects, which `ebpfmon/plugins/validate.py` validates.
+
+A plugin is a module or another object that implements one or more of the hooks with `@hookimpl`. It is named by an
+entry point of the group `ebpfmon`, or it is a file in the folder `plugins_dir`. It states the version of the API that
+it was written for: `EBPFMON_API_VERSION = 2`.
 """
 
 from __future__ import annotations
@@ -27,5 +28,5 @@ def ebpfmon_register_probes() -> Sequence[Probe]:
 
 @hookspec
 def ebpfmon_register_sinks() -> Sequence[type[SinkSettings]]:
-    """Return the sink types of this plugin: their settings, each with `tag="its type"` and `open()`."""
+    """Return the sink types of this plugin: subclasses of SinkSettings, each with a `tag` and a method `open()`."""
     raise NotImplementedError

@@ -1,4 +1,4 @@
-"""Load plugins one by one. A broken one is left out with its reason, and the others are used."""
+"""Discover plugins and load them one by one. A broken plugin is left out, with the reason; the others are used."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ from ebpfmon.plugins.folder import File, files
 from ebpfmon.plugins.validate import Contribution
 from ebpfmon.text import escaped
 
-_OURS = "ebpfmon"  # the distribution whose plugins come first, so that no third-party plugin can take their place
+_OURS = "ebpfmon"  # This distribution's plugins are loaded first, so that third-party plugins cannot replace them.
 
 
 _Origin = tuple[str, str]  # a distribution's name and version
-_NOWHERE = "", ""
+_UNKNOWN_ORIGIN = "", ""
 
 
 class EntryPoint(Protocol):
-    """The part of importlib.metadata.EntryPoint that is used here."""
+    """The part of importlib.metadata.EntryPoint that `discover` uses."""
 
     @property
     def name(self) -> str: ...
@@ -41,13 +41,17 @@ class State(enum.StrEnum):
 
     ACTIVE = "active"
     DISABLED = "disabled"
-    """By the settings: it was not even imported."""
+    """Disabled in the settings, and not imported."""
     LEFT_OUT = "left out"
+    """It cannot be used, for the reason in `Plugin.error`."""
 
 
 class Plugin(msgspec.Struct, frozen=True, kw_only=True):
-    """A plugin as `ebpfmon plugins` shows it: from a distribution with its version, or from a file of the folder.
-    `api_version` is what it says that it was written for, 0 if that is not known; `error` why it is left out."""
+    """A plugin as `ebpfmon plugins` shows it.
+
+    It comes from a distribution, with its version, or from a file of the folder. `api_version` is the API version that
+    it states, 0 if it is unknown. `error` is the reason why it is left out.
+    """
 
     name: str
     state: State
@@ -62,13 +66,13 @@ class Plugin(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def origin(self) -> str:
-        """Say where the plugin is from: its file, or its distribution and version."""
-        return self.file or " ".join(part for part in (self.distribution, self.version) if part) or "nowhere"
+        """The plugin's file, or its distribution and version."""
+        return self.file or " ".join(part for part in (self.distribution, self.version) if part) or "unknown origin"
 
 
 @dataclass(slots=True)
 class Registry:
-    """The probes by name, the sink settings by type, and the plugins that they come from."""
+    """The plugins, the probes by name and the sink settings by type."""
 
     probes: dict[str, Probe] = field(default_factory=dict)
     sinks: dict[str, type[SinkSettings]] = field(default_factory=dict)
@@ -81,45 +85,45 @@ class Registry:
 
     @property
     def disabled(self) -> list[Plugin]:
-        """The plugins that the settings turn off."""
+        """The plugins that are disabled in the settings."""
         return [p for p in self.plugins if p.state is State.DISABLED]
 
 
 @dataclass(frozen=True, slots=True)
 class PluginOptions:
-    """Which plugins to load besides those installed (a folder's: an absolute path, or ""), and which not, by name."""
+    """A folder with more plugins (an absolute path, or ""), and the names of plugins that are not to be loaded."""
 
     folder: str = ""
     disabled: tuple[str, ...] = ()
 
 
 def discover(entry_points: Iterable[EntryPoint] | None = None, options: PluginOptions = PluginOptions()) -> Registry:
-    """Load the plugins that are installed, or those given, then those of the folder, by name.
+    """Load all plugins: first the installed ones (or `entry_points`), then those in the folder.
 
-    A plugin that cannot be used is in `Registry.left_out`. Raises PluginError if the folder cannot be used.
+    Plugins that cannot be used are in `Registry.left_out`. Raises PluginError if the folder cannot be used.
     """
     if entry_points is None:
         entry_points = importlib.metadata.entry_points(group=hookspecs.PROJECT)
     registry = Registry()
     sources: list[tuple[EntryPoint | File, _Origin]] = [*_in_order(entry_points)]
-    sources += [(file, _NOWHERE) for file in _of_folder(options.folder)]
+    sources += [(file, _UNKNOWN_ORIGIN) for file in _of_folder(options.folder)]
     for source, origin in sources:
-        _take(registry, source, origin, disabled=source.name in options.disabled)
+        _add(registry, source, origin, disabled=source.name in options.disabled)
     registry.plugins.sort(key=lambda p: p.name)
     return registry
 
 
 def _in_order(entry_points: Iterable[EntryPoint]) -> list[tuple[EntryPoint, _Origin]]:
-    # each time it is asked for its name, a distribution parses all that it says of itself, the README with it
-    origins: dict[importlib.metadata.Distribution | None, _Origin] = {None: _NOWHERE}
-    found = []
+    # A distribution parses all its metadata, with the README, each time `metadata` is read. So read it only once.
+    origins: dict[importlib.metadata.Distribution | None, _Origin] = {None: _UNKNOWN_ORIGIN}
+    with_origin = []
     for entry_point in entry_points:
         dist = entry_point.dist
         if dist and dist not in origins:
-            said = dist.metadata
-            origins[dist] = said["Name"], said["Version"]
-        found.append((entry_point, origins[dist]))
-    return sorted(found, key=lambda each: (each[1][0] != _OURS, each[0].name, each[1][0]))
+            metadata = dist.metadata
+            origins[dist] = metadata["Name"], metadata["Version"]
+        with_origin.append((entry_point, origins[dist]))
+    return sorted(with_origin, key=lambda pair: (pair[1][0] != _OURS, pair[0].name, pair[1][0]))
 
 
 def _of_folder(folder: str) -> Iterator[File]:
@@ -128,12 +132,12 @@ def _of_folder(folder: str) -> Iterator[File]:
     try:
         yield from files(Path(folder))
     except PluginError as error:
-        raise PluginError(f"look for plugins in ebpfmon.plugins_dir: {error}") from None
+        raise PluginError(f"cannot load plugins from ebpfmon.plugins_dir: {error}") from None
 
 
-def _take(registry: Registry, source: EntryPoint | File, origin: _Origin, *, disabled: bool) -> None:
+def _add(registry: Registry, source: EntryPoint | File, origin: _Origin, *, disabled: bool) -> None:
     """Add one plugin to the registry, or record why it is left out."""
-    seen = Plugin(
+    plugin = Plugin(
         name=source.name,
         state=State.ACTIVE,
         distribution=origin[0],
@@ -142,78 +146,80 @@ def _take(registry: Registry, source: EntryPoint | File, origin: _Origin, *, dis
     )
     loaded: object = None
     try:
-        _require_new_name(registry, seen)
+        _require_new_name(registry, plugin)
         if disabled:
-            registry.plugins.append(msgspec.structs.replace(seen, state=State.DISABLED))
+            registry.plugins.append(msgspec.structs.replace(plugin, state=State.DISABLED))
             return
         loaded = source.load()
-        found = validate.call_hooks(loaded)
-        _require_new(registry, found)
+        contribution = validate.call_hooks(loaded)
+        _require_new(registry, contribution)
     except KeyboardInterrupt:
         raise
-    except BaseException as error:  # an import or a hook may raise anything, SystemExit too
+    except BaseException as error:  # An import or a hook may raise anything, even SystemExit.
         registry.plugins.append(
-            msgspec.structs.replace(_described(seen, loaded), state=State.LEFT_OUT, error=_reason(error))
+            msgspec.structs.replace(_described(plugin, loaded), state=State.LEFT_OUT, error=_reason(error))
         )
         return
-    registry.probes.update({p.name: p for p in found.probes})
-    registry.sinks.update({tag_of(s): s for s in found.sinks})
+    registry.probes.update({p.name: p for p in contribution.probes})
+    registry.sinks.update({tag_of(s): s for s in contribution.sinks})
     registry.plugins.append(
         msgspec.structs.replace(
-            _described(seen, loaded),
-            hooks=found.hooks,
-            probes=tuple(p.name for p in found.probes),
-            sinks=tuple(tag_of(s) for s in found.sinks),
+            _described(plugin, loaded),
+            hooks=contribution.hooks,
+            probes=tuple(p.name for p in contribution.probes),
+            sinks=tuple(tag_of(s) for s in contribution.sinks),
         )
     )
 
 
 def _reason(error: BaseException) -> str:
-    """Return in one line why a plugin cannot be used."""
+    """Return the reason why a plugin cannot be used, in one line."""
     text = str(error) if isinstance(error, PluginError) else f"{type(error).__name__}: {error}"
     return escaped(" ".join(text.split())).removesuffix(":") or type(error).__name__
 
 
-def _described(seen: Plugin, loaded: object) -> Plugin:
-    """Return the plugin with what its module says about itself, if it was imported."""
+def _described(plugin: Plugin, loaded: object) -> Plugin:
+    """Return the plugin with the versions that its module states, if it was imported."""
     if loaded is None:
-        return seen
-    said, version = validate.api_version(loaded), getattr(loaded, "__version__", "")
-    # a module's attribute may be anything
-    seen = msgspec.structs.replace(seen, api_version=said if isinstance(said, int) else 0)
-    if isinstance(loaded, ModuleType) and seen.file and isinstance(version, str):
-        seen = msgspec.structs.replace(seen, version=version)
-    return seen
+        return plugin
+    api_version, version = validate.api_version(loaded), getattr(loaded, "__version__", "")
+    # The attributes of a module may have any type.
+    plugin = msgspec.structs.replace(plugin, api_version=api_version if isinstance(api_version, int) else 0)
+    if isinstance(loaded, ModuleType) and plugin.file and isinstance(version, str):
+        plugin = msgspec.structs.replace(plugin, version=version)
+    return plugin
 
 
-def _require_new_name(registry: Registry, seen: Plugin) -> None:
+def _require_new_name(registry: Registry, plugin: Plugin) -> None:
     for other in registry.plugins:
-        if other.name == seen.name:
-            raise PluginError(f"plugin '{seen.name}' of {other.origin} already has that name: rename or disable one")
+        if other.name == plugin.name:
+            raise PluginError(
+                f"plugin '{plugin.name}' ({other.origin}) already has that name; rename or disable one of them"
+            )
 
 
-def _require_new(registry: Registry, found: Contribution) -> None:
+def _require_new(registry: Registry, contribution: Contribution) -> None:
     """Raise PluginError if another plugin already uses one of the names."""
     of_probe = {name: p for p in registry.plugins for name in p.probes}
     of_sink = {name: p for p in registry.plugins for name in p.sinks}
     charts = {chart.id: of_probe[probe.name] for probe in registry.probes.values() for chart in probe.charts}
     for what, names, owners in (
-        ("probe", [p.name for p in found.probes], of_probe),
-        ("sink type", [tag_of(s) for s in found.sinks], of_sink),
-        ("chart", [c.id for p in found.probes for c in p.charts], charts),
+        ("probe", [p.name for p in contribution.probes], of_probe),
+        ("sink type", [tag_of(s) for s in contribution.sinks], of_sink),
+        ("chart", [c.id for p in contribution.probes for c in p.charts], charts),
     ):
         for name in names:
             if name in owners:
                 other = owners[name]
-                raise PluginError(f"plugin '{other.name}' of {other.origin} already has a {what} '{name}'")
+                raise PluginError(f"plugin '{other.name}' ({other.origin}) already has a {what} '{name}'")
 
 
 def render(plugins: Iterable[Plugin]) -> Iterator[str]:
-    """Yield a table of the plugins for people, with the reason for each that is left out."""
-    rows = [("PLUGIN", "API", "STATE", "FROM", "HOOKS", "BRINGS")]
+    """Yield the lines of a table of plugins, with the reason for each that is left out."""
+    rows = [("PLUGIN", "API", "STATE", "ORIGIN", "HOOKS", "PROVIDES")]
     for plugin in plugins:
-        brings = [f"probe {name}" for name in plugin.probes] + [f"sink {name}" for name in plugin.sinks]
-        last = plugin.error or ", ".join(brings) or "-"
+        provided = [f"probe {name}" for name in plugin.probes] + [f"sink {name}" for name in plugin.sinks]
+        last = plugin.error or ", ".join(provided) or "-"
         hooks = ", ".join(hook.removeprefix("ebpfmon_register_") for hook in plugin.hooks) or "-"
         rows.append((plugin.name, str(plugin.api_version or "-"), plugin.state, plugin.origin, hooks, last))
     widths = [max(len(row[n]) for row in rows) for n in range(5)]

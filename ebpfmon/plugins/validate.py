@@ -1,6 +1,6 @@
 """Call a plugin's hooks and validate what they return.
 
-`registry` does this for every plugin, and `ebpfmon.testing.check_plugin` for an author, who gets the same messages.
+`registry` does this for every plugin. Authors get the same messages from `ebpfmon.testing.check_plugin`.
 """
 
 from __future__ import annotations
@@ -33,9 +33,9 @@ from ebpfmon.model import (
 from ebpfmon.plugins import hookspecs
 
 HOOKS = ("ebpfmon_register_probes", "ebpfmon_register_sinks")
-"""All hooks."""
+"""The names of all hooks."""
 OWN_CHARTS = "ebpfmon."
-"""The prefix of the ids of ebpfmon's own charts."""
+"""The prefix of the ids of ebpfmon's own charts, reserved for them."""
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _CHART_ID = re.compile(r"[A-Za-z0-9_-]+\.[A-Za-z0-9_.-]+")
 COLUMNS_OF_TOP = frozenset({"pid", "user", "group", "command", "count"})
@@ -47,7 +47,7 @@ _DIMENSION_ID = re.compile(r"[A-Za-z0-9_.:-]+")
 
 @dataclass(frozen=True, slots=True)
 class Contribution:
-    """The probes and sinks of a plugin, and the hooks that returned them."""
+    """The probes and sinks that a plugin contributes, and the hooks that it implements."""
 
     probes: tuple[Probe, ...] = ()
     sinks: tuple[type[SinkSettings], ...] = ()
@@ -55,41 +55,41 @@ class Contribution:
 
 
 def api_version(plugin: object) -> object:
-    """Return the API version that a plugin says it was written for; None if it says nothing."""
+    """Return the API version that a plugin states, of any type; None if it states none."""
     return getattr(plugin, "EBPFMON_API_VERSION", None)
 
 
 def call_hooks(plugin: object) -> Contribution:
-    """Call a plugin's hooks and check what they return.
+    """Call a plugin's hooks, validate what they return, and return it.
 
-    Raises PluginError with the reason why it cannot be used, and whatever its hooks raise.
+    Raises PluginError with the reason if the plugin cannot be used, and whatever its hooks raise.
     """
     version = api_version(plugin)
     if version != API_VERSION:
-        said = "it does not say" if version is None else f"it was written for API version {version}"
-        raise PluginError(f"{said}, this is API version {API_VERSION}: EBPFMON_API_VERSION = {API_VERSION}")
-    # a manager of its own, as one raising hook would stop the rest
+        stated = "it states no API version" if version is None else f"it was written for API version {version}"
+        raise PluginError(f"{stated}; this ebpfmon needs EBPFMON_API_VERSION = {API_VERSION}")
+    # Each plugin gets its own manager, because with a common one an exception in one hook would skip the other plugins.
     manager = pluggy.PluginManager(hookspecs.PROJECT)
     manager.add_hookspecs(hookspecs)
     try:
         manager.register(plugin)
         manager.check_pending()
     except pluggy.PluginValidationError as error:
-        raise PluginError(f"{error}".splitlines()[0] + f": the hooks are {', '.join(HOOKS)}") from None
+        raise PluginError(f"{error}".splitlines()[0] + f"; the hooks are {', '.join(HOOKS)}") from None
     hooks = tuple(name for name in HOOKS if any(h.plugin is plugin for h in _hook(manager, name).get_hookimpls()))
     if not hooks:
-        raise PluginError(f"it has no hook: mark {' or '.join(HOOKS)} with @hookimpl")
-    probes = _returned(manager, HOOKS[0], "a Probe")
+        raise PluginError(f"it has no hook; define {' or '.join(HOOKS)} and mark it with @hookimpl")
+    probes = _returned(manager, HOOKS[0], "Probe objects")
     for probe in probes:
         _check_probe(probe)
-    sinks = _returned(manager, HOOKS[1], "a subclass of SinkSettings")
+    sinks = _returned(manager, HOOKS[1], "subclasses of SinkSettings")
     for sink in sinks:
         _check_sink(sink)
     for what, names in (("probe", [p.name for p in probes]), ("sink type", [tag_of(s) for s in sinks])):
-        if twice := _twice(names):
-            raise PluginError(f"it has two of the same name: {what} '{twice}'")
-    if twice := _twice(c.id for p in probes for c in p.charts):
-        raise PluginError(f"it has two charts of the same id: '{twice}'")
+        if duplicate := _duplicate(names):
+            raise PluginError(f"it has two {what}s named '{duplicate}'")
+    if duplicate := _duplicate(c.id for p in probes for c in p.charts):
+        raise PluginError(f"it has two charts with the id '{duplicate}'")
     return Contribution(probes, sinks, hooks)
 
 
@@ -98,29 +98,31 @@ def _hook(manager: pluggy.PluginManager, name: str) -> Any:
 
 
 def _returned(manager: pluggy.PluginManager, hook: str, expected: str) -> tuple[Any, ...]:
-    """Return all that a hook returns. Raises PluginError unless it is a list or a tuple."""
-    found: list[Any] = []
-    for some in _hook(manager, hook)():
-        if inspect.iscoroutine(some):
-            some.close()
-            raise PluginError(f"{hook} is an async function: expected a plain one that returns a list")
-        if not isinstance(some, list | tuple):
-            raise PluginError(f"{hook} returned {_shown(some)}: expected a list, each of it {expected}")
-        found += some
-    return tuple(found)
+    """Return the objects that a hook returns. Raises PluginError if it does not return a list or a tuple."""
+    objects: list[Any] = []
+    for result in _hook(manager, hook)():
+        if inspect.iscoroutine(result):
+            result.close()
+            raise PluginError(f"{hook} is an async function; it must be a plain function that returns a list")
+        if not isinstance(result, list | tuple):
+            raise PluginError(f"{hook} returned {_shown(result)}: expected a list of {expected}")
+        objects += result
+    return tuple(objects)
 
 
 def _check_probe(probe: object) -> None:
     if not isinstance(probe, Probe):
         raise PluginError(f"{HOOKS[0]} returned {_shown(probe)}, not a Probe")
     if not (isinstance(probe.name, str) and _NAME.fullmatch(probe.name)):
-        raise PluginError(f"probe {_shown(probe.name)}: a name has letters, digits and _, as in [plugins.NAME]")
+        raise PluginError(f"probe {_shown(probe.name)}: a name may have only letters, digits and _")
     step = f"probe '{probe.name}'"
     for field in ("package", "object"):
         if not (isinstance(value := getattr(probe, field), str) and value):
             raise PluginError(f"{step}: {field}: {_shown(value)}: expected a name")
     if not callable(probe.setup):
-        raise PluginError(f"{step}: setup: {_shown(probe.setup)}: expected a function from its settings to a Setup")
+        raise PluginError(
+            f"{step}: setup: {_shown(probe.setup)}: expected a function that takes the settings and returns a Setup"
+        )
     if not isinstance(probe.charts, list | tuple):
         raise PluginError(f"{step}: charts: {_shown(probe.charts)}: expected a tuple of Chart")
     if not isinstance(probe.events, list | tuple):
@@ -128,27 +130,27 @@ def _check_probe(probe: object) -> None:
     _check_settings(probe.settings, ProbeSettings, step, defaults=True)
     for event in probe.events:
         _check_event(event, step)
-    if twice := _twice(e.name for e in probe.events):
-        raise PluginError(f"{step}: it has two events '{twice}'")
+    if duplicate := _duplicate(e.name for e in probe.events):
+        raise PluginError(f"{step}: it has two events named '{duplicate}'")
     for chart in probe.charts:
         _check_chart(chart, step)
     if not isinstance(probe.columns, list | tuple) or not all(isinstance(c, Column) for c in probe.columns):
         raise PluginError(f"{step}: columns: {_shown(probe.columns)}: expected a tuple of Column")
     for column in probe.columns:
         if column.id in COLUMNS_OF_TOP:
-            raise PluginError(f"{step}: column '{column.id}': `top` has a column of that id: choose another")
+            raise PluginError(f"{step}: column '{column.id}': `top` already has a column with that id; choose another")
 
 
 def _check_event(event: object, step: str) -> None:
     if not isinstance(event, Event):
         raise PluginError(f"{step}: events: {_shown(event)}: expected an Event")
     if not (isinstance(event.name, str) and _NAME.fullmatch(event.name)):
-        raise PluginError(f"{step}: event {_shown(event.name)}: a name has letters, digits and _")
+        raise PluginError(f"{step}: event {_shown(event.name)}: a name may have only letters, digits and _")
     step += f": event '{event.name}'"
     if not isinstance(event.optional, bool):
         raise PluginError(f"{step}: optional: {_shown(event.optional)}: expected bool")
     if not isinstance(event.candidates, list | tuple) or not event.candidates:
-        raise PluginError(f"{step}: candidates: {_shown(event.candidates)}: expected a tuple, of one Candidate or more")
+        raise PluginError(f"{step}: candidates: {_shown(event.candidates)}: expected a tuple of at least one Candidate")
     for candidate in event.candidates:
         _check_candidate(candidate, step)
 
@@ -174,24 +176,24 @@ def _check_sink(sink: object) -> None:
     name = tag_of(sink)
     step = f"sink type '{name}'"
     if not _NAME.fullmatch(name) or name == sink.__name__:
-        raise PluginError(f'{step}: expected a name of its own: class {sink.__name__}(SinkSettings, tag="name")')
+        raise PluginError(f'{step}: it has no name; write class {sink.__name__}(SinkSettings, tag="name")')
     if sink.open is SinkSettings.open:
-        raise PluginError(f"{step}: it has no open(), which returns the sink")
+        raise PluginError(f"{step}: it has no method open(), which must return the sink")
     if inspect.iscoroutinefunction(sink.open):
-        raise PluginError(f"{step}: open() is an async function: what waits belongs to the sink's __aenter__")
+        raise PluginError(f"{step}: open() must not be an async function; wait in __aenter__ of the sink")
     _check_settings(sink, SinkSettings, step, defaults=False)
 
 
 def _check_settings(settings: object, base: type, step: str, *, defaults: bool) -> None:
-    """Raise PluginError if no section of a settings file can become such settings."""
+    """Raise PluginError if msgspec cannot create the settings from a section of a settings file."""
     if not (isinstance(settings, type) and issubclass(settings, base)):
         raise PluginError(f"{step}: settings: {_shown(settings)}: expected a subclass of {base.__name__}")
     try:
         msgspec.convert({}, settings)
     except msgspec.ValidationError as error:
         if defaults:
-            raise PluginError(f"{step}: settings: without a section they must hold as well: {error}") from None
-    except Exception as error:  # msgspec cannot make sense of the annotations
+            raise PluginError(f"{step}: settings: all fields need valid defaults: {error}") from None
+    except Exception as error:  # msgspec does not support an annotation
         raise PluginError(f"{step}: settings: {type(error).__name__}: {error}") from None
 
 
@@ -200,11 +202,13 @@ def _check_chart(chart: object, step: str) -> None:
         raise PluginError(f"{step}: charts: {_shown(chart)}: expected a Chart")
     expected = _GROUPED_ID if chart.grouped is True else _CHART_ID
     if not (isinstance(chart.id, str) and expected.fullmatch(chart.id)):
-        form = "NAME, as a grouped chart gets its type from the grouping," if chart.grouped is True else "TYPE.NAME,"
-        raise PluginError(f"{step}: chart {_shown(chart.id)}: an id is {form} of letters, digits, _ and -")
+        form = "NAME for a grouped chart" if chart.grouped is True else "TYPE.NAME"
+        raise PluginError(
+            f"{step}: chart {_shown(chart.id)}: an id has the form {form} and may have only letters, digits, _ and -"
+        )
     step += f": chart '{chart.id}'"
     if chart.id.startswith(OWN_CHARTS):
-        raise PluginError(f"{step}: what begins with '{OWN_CHARTS}' is ebpfmon's own")
+        raise PluginError(f"{step}: ids that begin with '{OWN_CHARTS}' are reserved for ebpfmon's own charts")
     kinds: dict[str, type] = {
         "title": str, "units": str, "family": str, "table": str, "priority": int, "return_only": bool, "kind": Kind,
         "grouped": bool, "separator": str, "unbounded": bool,
@@ -222,11 +226,11 @@ def _check_chart(chart: object, step: str) -> None:
     if chart.grouped and chart.labels:
         raise PluginError(f"{step}: labels: {_shown(chart.labels)}: a grouped chart gets its label from the grouping")
     if not isinstance(chart.dimensions, list | tuple) or not (chart.dimensions or chart.buckets):
-        raise PluginError(f"{step}: dimensions: {_shown(chart.dimensions)}: expected a tuple, of one Dimension or more")
+        raise PluginError(f"{step}: dimensions: {_shown(chart.dimensions)}: expected a tuple of at least one Dimension")
     for dimension in chart.dimensions:
         _check_dimension(dimension, step)
-    if twice := _twice(d.id for d in chart.dimensions):
-        raise PluginError(f"{step}: it has two dimensions '{twice}'")
+    if duplicate := _duplicate(d.id for d in chart.dimensions):
+        raise PluginError(f"{step}: it has two dimensions with the id '{duplicate}'")
 
 
 def _check_dimension(dimension: object, step: str) -> None:
@@ -234,7 +238,7 @@ def _check_dimension(dimension: object, step: str) -> None:
         raise PluginError(f"{step}: dimensions: {_shown(dimension)}: expected a Dimension")
     id_, step = dimension.id, f"{step}: dimension {_shown(dimension.id)}"
     if not (isinstance(id_, str) and _DIMENSION_ID.fullmatch(id_)):
-        raise PluginError(f"{step}: an id has letters, digits and _ . : -")
+        raise PluginError(f"{step}: an id may have only letters, digits and _ . : -")
     if not isinstance(dimension.name, str):
         raise PluginError(f"{step}: name: {_shown(dimension.name)}: expected str")
     for field in ("plus", "minus"):
@@ -242,10 +246,11 @@ def _check_dimension(dimension: object, step: str) -> None:
         if not isinstance(names, list | tuple) or not all(isinstance(name, str) for name in names):
             raise PluginError(f"{step}: {field}: {_shown(names)}: expected a tuple of fields, such as ('calls',)")
     if not dimension.plus and not dimension.minus:
-        raise PluginError(f"{step}: it shows no field")
+        raise PluginError(f"{step}: it has no fields in plus or minus")
 
 
-def _twice(names: Iterable[str]) -> str:
+def _duplicate(names: Iterable[str]) -> str:
+    """Return the first name that occurs twice, or an empty string."""
     seen: set[str] = set()
     for name in names:
         if name in seen:
@@ -255,6 +260,7 @@ def _twice(names: Iterable[str]) -> str:
 
 
 def _shown(value: object) -> str:
+    """Return the repr() of a value in one line of at most 60 characters."""
     text = " ".join(repr(value).split())
     return text if len(text) <= 60 else f"{text[:57]}..."
 
@@ -262,22 +268,22 @@ def _shown(value: object) -> str:
 def violation(
     probe: Probe, counters: Mapping[str, Sequence[str]], labels: Mapping[str, Sequence[str]], by_process: Container[str]
 ) -> str:
-    """Return how a probe's charts and columns contradict the tables of its object; "" if they do not.
+    """Return why the charts or columns of a probe do not fit the tables of its object; an empty string if they fit.
 
-    `counters` are the fields of each table, `labels` the label names that Setup.labels gives to tables with keys of
-    their own, `by_process` the tables by process.
+    `counters` are the counters of each table. `labels` are the label names of each table that has them (Setup.labels).
+    `by_process` are the tables by process.
     """
     stems = list(counters)
     for chart in probe.charts:
         stem = chart.table or stems[0]
         if stem not in counters:
-            return f"chart '{chart.id}': its object has no table '{stem}': it has {', '.join(stems)}"
+            return f"chart '{chart.id}': its object has no table '{stem}'; it has {', '.join(stems)}"
         if chart.grouped and stem not in by_process:
-            return f"chart '{chart.id}': table '{stem}' is not by process, so its rows belong to no group"
+            return f"chart '{chart.id}': table '{stem}' is not by process, so the chart cannot be grouped"
         if chart.labels and stem not in labels:
-            return f"chart '{chart.id}': Setup.labels must say what the rows of table '{stem}' are called"
+            return f"chart '{chart.id}': it has labels, but Setup.labels has none for table '{stem}'"
         if chart.labels and tuple(chart.labels) != tuple(labels[stem]):
-            return f"chart '{chart.id}': labels: {chart.labels}: Setup.labels of table '{stem}' has {labels[stem]}"
+            return f"chart '{chart.id}': labels: {chart.labels}: Setup.labels has {labels[stem]} for table '{stem}'"
         for dimension in chart.columns:
             for name in (*dimension.plus, *dimension.minus):
                 if name not in counters[stem]:
@@ -285,7 +291,7 @@ def violation(
     for column in probe.columns:
         stem = column.table or stems[0]
         if stem not in counters:
-            return f"column '{column.id}': its object has no table '{stem}': it has {', '.join(stems)}"
+            return f"column '{column.id}': its object has no table '{stem}'; it has {', '.join(stems)}"
         for name in column.fields:
             if name not in counters[stem]:
                 return f"column '{column.id}': {_no_field(stem, name, counters)}"
@@ -293,4 +299,4 @@ def violation(
 
 
 def _no_field(stem: str, name: str, counters: Mapping[str, Sequence[str]]) -> str:
-    return f"table '{stem}' has no field '{name}': it has {', '.join(counters[stem])}"
+    return f"table '{stem}' has no field '{name}'; it has {', '.join(counters[stem])}"

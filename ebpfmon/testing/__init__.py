@@ -1,6 +1,6 @@
-"""What authors of plugins test with: made-up intervals, a clock, a sink that records, checks, and the running kernel.
+"""Helpers for the tests of plugins: intervals, a clock, a recording sink, validation, and probes in the running kernel.
 
-Public, like what `ebpfmon` exports. Nothing here needs pytest but `ebpfmon.testing.fixtures`:
+These names are public, like those that `ebpfmon` exports. Only `ebpfmon.testing.fixtures` needs pytest:
 
     pytest_plugins = ["ebpfmon.testing.fixtures"]  # in conftest.py
 """

@@ -1,4 +1,4 @@
-"""A clock that a test turns by hand."""
+"""A clock that a test controls."""
 
 from __future__ import annotations
 
@@ -6,9 +6,10 @@ import asyncio
 
 
 class FakeClock:
-    """Both clocks of the daemon, which move only when told to.
+    """The two clocks of the daemon. Both stand still until a test or a wait moves them.
 
-    `wait` takes no real time: it moves them on by what was asked for, or to `early_s` before that.
+    `wait` takes no real time. It moves the clocks forward by the time to wait, minus `early_s`, and records the wait in
+    `waits`.
     """
 
     def __init__(self, start_s: float = 1000.0, early_s: float = 0.0) -> None:
@@ -16,23 +17,23 @@ class FakeClock:
         self.waits: list[float] = []
 
     def advance(self, seconds: float) -> None:
-        """Let time pass."""
+        """Move both clocks forward."""
         self.now_s, self.up_s = self.now_s + seconds, self.up_s + seconds
 
     def time(self) -> float:
-        """Return the seconds since 1970."""
+        """Return the seconds since 1970-01-01 UTC."""
         return self.now_s
 
     def monotonic_ns(self) -> int:
-        """Return the nanoseconds since some moment."""
+        """Return nanoseconds that never go backwards."""
         return round(self.up_s * 1e9)
 
     async def wait(self, seconds: float, stop: asyncio.Event) -> None:
-        """Wait until so many seconds have passed."""
-        assert seconds > 0, "a wait that is none spins"
+        """Move both clocks forward instead of waiting."""
+        assert seconds > 0, "a wait of no time makes the scheduler spin"
         assert len(self.waits) < 100_000, "the scheduler spins"
         self.waits.append(seconds)
         early = self.early_s if seconds > 2 * self.early_s else 0.0
-        # a timer ends a little after its time at best
+        # A real timer always expires a little late.
         self.advance(seconds - early if early else seconds + 1e-6)
         await asyncio.sleep(0)

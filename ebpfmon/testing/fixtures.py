@@ -1,4 +1,4 @@
-"""Fixtures for pytest: `pytest_plugins = ["ebpfmon.testing.fixtures"]` in conftest.py."""
+"""Fixtures for pytest. Enable them with `pytest_plugins = ["ebpfmon.testing.fixtures"]` in conftest.py."""
 
 from __future__ import annotations
 
@@ -17,8 +17,10 @@ Load = Callable[..., Counting]
 
 @pytest.fixture
 def counting() -> Iterator[Load]:
-    """`ebpfmon.testing.load_probe`, whose probes are closed when the test ends. Skips the test, with the reason, where
-    nothing can be loaded."""
+    """Return a function like `load_probe`, whose probes are closed when the test ends.
+
+    The test is skipped, with the reason, if no probe can be loaded here.
+    """
     if reason := skip_reason():
         pytest.skip(reason)
     with ExitStack() as closing:
@@ -31,5 +33,5 @@ def counting() -> Iterator[Load]:
 
 @pytest.fixture
 def fake_clock() -> FakeClock:
-    """A clock that the test turns by hand."""
+    """Return a clock that the test controls."""
     return FakeClock()

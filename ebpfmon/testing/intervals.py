@@ -1,4 +1,4 @@
-"""Make charts, tables and snapshots for tests, as small as they like."""
+"""Create small charts, tables and snapshots for tests."""
 
 from __future__ import annotations
 
@@ -26,18 +26,18 @@ PROCESS_IDENTITY = [
     ("start_ns", "u8"), ("tgid", "u4"), ("exec_id", "u4"), ("cgroup_id", "u8"), ("parent_tgid", "u4"), ("uid", "u4"),
     ("comm", "S16"),
 ]  # fmt: skip
-"""How the rows of a table by process begin: names and types, for `numpy.dtype`."""
+"""The first fields of the rows of a table by process, for `numpy.dtype`."""
 
 
 def chart(
     *dimensions: Dimension,
-    id: str = "x.io",  # the field's own name
+    id: str = "x.io",  # named like the field
     kind: Kind = Kind.COUNTER,
     units: str = "calls/s",
     family: str = "VFS",
     labels: tuple[str, ...] = (),
 ) -> Chart:
-    """Return a chart of no importance."""
+    """Return a chart with default values for everything that a test does not care about."""
     return Chart(
         id=id, title="Calls", units=units, family=family, priority=1, dimensions=dimensions, kind=kind, labels=labels
     )
@@ -51,9 +51,12 @@ def data(
     other: Sequence[int | float] | None = None,
     overflow: Sequence[int | float] | None = None,
 ) -> ChartData:
-    """Return a chart with these numbers: without labels one number for each column, else by label values in `series`,
-    then those of `other` and `overflow` if they are given. `names` are what people call label values. Totals are 1000
-    where the chart counts."""
+    """Return the data of a chart with these numbers for one interval.
+
+    Pass one number for each column: as arguments if the chart has no labels, otherwise by label values in `series`, and
+    in `other` and `overflow` for the series with these roles. `names` are label values in the form for people. All
+    totals are 1000 if the chart has totals, otherwise 0.
+    """
     rows: list[tuple[tuple[str, ...], Role, Sequence[int | float]]] = []
     if not of.labels:
         rows.append(((), Role.ITEM, deltas))
@@ -75,8 +78,10 @@ def data(
 def process_table(
     counters: Sequence[str], rows: Sequence[Mapping[str, Any]], *, overflow_calls: int = 0, capacity: int = 64
 ) -> TableHarvest:
-    """Return a table by process: of each row what is said, 0 where nothing is. `overflow_calls` of the first counter
-    found no room."""
+    """Return a table by process with these rows.
+
+    Fields that a row does not mention are 0. `overflow_calls` is the overflow of the first counter.
+    """
     return keyed_table(PROCESS_IDENTITY, counters, rows, overflow_calls=overflow_calls, capacity=capacity)
 
 
@@ -88,8 +93,10 @@ def keyed_table(
     overflow_calls: int = 0,
     capacity: int = 64,
 ) -> TableHarvest:
-    """Return a table by a key of its own: names and numpy types of the key's fields, names of the counters, and as
-    above."""
+    """Return a table with a key of its own.
+
+    `key` has the names and numpy types of the key's fields. Everything else is as for `process_table`.
+    """
     array = np.zeros(len(rows), np.dtype([*key, *((name, "u8") for name in counters)]))
     for n, row in enumerate(rows):
         for name, value in row.items():
@@ -106,23 +113,26 @@ def view(
     labels: LabelSource | None = None,
     groups: Mapping[str, Sequence[str | None]] | None = None,
 ) -> TableView:
-    """Return a table as a snapshot has it. `groups`: by grouping, the group of each row, None if it belongs to none."""
+    """Return the view of a table that a snapshot has.
+
+    `groups` has, for each grouping, the name of the group of each row, None for a row without a group.
+    """
     return TableView(
         harvest=harvest,
         columns=tuple(columns),
         labels=labels,
-        groups={grouping: _row_groups(of_rows) for grouping, of_rows in (groups or {}).items()},
+        groups={grouping: _row_groups(names) for grouping, names in (groups or {}).items()},
     )
 
 
-def _row_groups(of_rows: Sequence[str | None]) -> RowGroups:
-    ids = {name: n for n, name in enumerate(dict.fromkeys(name for name in of_rows if name is not None), 1)}
-    numbers = [RowGroups.OTHER if name is None else ids[name] for name in of_rows]
+def _row_groups(names: Sequence[str | None]) -> RowGroups:
+    ids = {name: n for n, name in enumerate(dict.fromkeys(name for name in names if name is not None), 1)}
+    numbers = [RowGroups.OTHER if name is None else ids[name] for name in names]
     return RowGroups(np.array(numbers, np.uint64), {n: name for name, n in ids.items()})
 
 
 def snapshot(
     host: str = "h", charts: Sequence[ChartData] = (), tables: Mapping[str, TableView] | None = None
 ) -> Snapshot:
-    """Return one interval of half a second."""
+    """Return a complete snapshot of an interval of 0.5 s."""
     return Snapshot(host=host, time_s=1.7e9, elapsed_s=0.5, complete=True, charts=tuple(charts), tables=tables or {})

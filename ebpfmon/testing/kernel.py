@@ -1,4 +1,4 @@
-"""A probe in the running kernel, without the daemon: for root, and for nobody else."""
+"""Load a probe into the running kernel without the daemon. This needs root."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def skip_reason() -> str:
 
 
 class Counting:
-    """A probe that counts in the running kernel, until it is closed."""
+    """A probe that counts in the running kernel until it is closed. A context manager."""
 
     def __init__(self, loaded: LoadedProbe) -> None:
         self._closing = ExitStack()
@@ -40,28 +40,29 @@ class Counting:
 
     @property
     def events(self) -> dict[str, str | None]:
-        """The attach method by which each of its events is seen here, None if it cannot be."""
+        """The attach method of each event, None for an event that cannot be attached here."""
         return {c.event: c.chosen.method.name if c.chosen else None for c in self._loaded.choices}
 
     def harvest(self) -> dict[str, TableHarvest]:
-        """End the interval: what each table counted in it."""
+        """End the interval and return what each table counted in it."""
         tables = dict(self._harvester.harvest().tables)
         for stem, table in tables.items():
             self._harvests.setdefault(stem, []).append(table)
         return tables
 
     def rows(self, table: str = "") -> Rows:
-        """End the interval. Return the rows of a table, or of the only one, of all intervals so far.
+        """End the interval and return the rows of a table of all intervals so far.
 
-        Raises ValueError if the probe has no such table, or several and none is named.
+        `table` may be omitted if the probe has only one. Raises ValueError if the probe has no such table, or if it has
+        several and `table` is omitted.
         """
         self.harvest()
         return np.concatenate([harvest.rows for harvest in self._of(table, "rows")])
 
     def totals(self, table: str = "") -> dict[str, int]:
-        """End the interval. Return each counter of a table over all intervals so far, for the whole machine.
+        """End the interval and return the sum of each counter of a table over all intervals so far.
 
-        Raises ValueError as `rows` does.
+        The sums are of the whole machine and include the overflow. Raises ValueError like `rows`.
         """
         self.harvest()
         harvests = self._of(table, "totals")
@@ -71,13 +72,13 @@ class Counting:
         if not table and len(self._harvests) == 1:
             (table,) = self._harvests
         if table not in self._harvests:
-            wrong = f"no table '{table}'" if table else f"{len(self._harvests)} tables"
+            tables = f"no table '{table}'" if table else f"{len(self._harvests)} tables"
             calls = " or ".join(f'{method}("{stem}")' for stem in self._harvests)
-            raise ValueError(f"the probe has {wrong}: call {calls}")
+            raise ValueError(f"the probe has {tables}; call {calls}")
         return self._harvests[table]
 
     def close(self) -> None:
-        """Detach and free it all. Closing twice is harmless."""
+        """Detach and free the probe. Closing twice is harmless."""
         self._closing.close()
 
     def __enter__(self) -> Self:
@@ -96,9 +97,9 @@ def load_probe(
     mode: LoadMode = LoadMode.RETURN,
     attach_method: str | None = None,
 ) -> Counting:
-    """Load a probe and attach it, with its settings (by default its defaults), as the daemon does.
+    """Load and attach a probe like the daemon does. `settings` are by default the probe's defaults.
 
-    Raises KernelError in the words of the daemon, and what its `setup` raises.
+    Raises KernelError with the daemon's messages, and whatever the probe's `setup` raises.
     """
     settings = settings or probe.settings()
     kernel = features.detect()

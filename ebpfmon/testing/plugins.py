@@ -1,4 +1,4 @@
-"""Validate a plugin as the daemon does."""
+"""Validate a plugin like the daemon does."""
 
 from __future__ import annotations
 
@@ -14,28 +14,29 @@ from ebpfmon.plugins.validate import Contribution
 
 
 def check_plugin(plugin: object) -> Contribution:
-    """Call a plugin's hooks, check all that they return, and the charts and events of its probes against their
-    compiled objects.
+    """Validate a plugin and return its contribution: `probes`, `sinks` and `hooks`.
 
-    Returns what it contributes: `probes`, `sinks` and `hooks`. Raises PluginError or ObjectError with the daemon's
-    messages, and whatever the hooks raise. Needs no root, because nothing is loaded.
+    It calls the plugin's hooks, checks what they return, and checks that the charts and events of its probes fit their
+    compiled objects. Raises PluginError or ObjectError with the daemon's messages, and whatever the hooks raise. Root
+    is not needed, because nothing is loaded.
     """
-    found = validate.call_hooks(plugin)
-    for probe in found.probes:
+    contribution = validate.call_hooks(plugin)
+    for probe in contribution.probes:
         counters, by_process = _tables(probe)
         if not counters:
-            raise ObjectError(f"read '{probe.object}.bpf.o': {NO_TABLE}")
-        made = probe.setup(probe.settings())
+            raise ObjectError(f"cannot read '{probe.object}.bpf.o': {NO_TABLE}")
+        setup = probe.setup(probe.settings())
         try:
-            if wrong := validate.violation(probe, counters, {t: s.labels for t, s in made.labels.items()}, by_process):
-                raise PluginError(f"probe '{probe.name}': {wrong}")
+            labels = {table: source.labels for table, source in setup.labels.items()}
+            if violation := validate.violation(probe, counters, labels, by_process):
+                raise PluginError(f"probe '{probe.name}': {violation}")
         finally:
-            made.close()
-    return found
+            setup.close()
+    return contribution
 
 
 def _tables(probe: Probe) -> tuple[dict[str, tuple[str, ...]], frozenset[str]]:
-    """Return the counters of each table of a probe's object, and which tables are by process."""
+    """Return the counters of each table of a probe's object, and the names of the tables by process."""
     with BpfObject(Libbpf(), locate(probe)) as opened:
         btf = Btf(opened.btf())
         read_spec(probe, opened, btf)

@@ -1,4 +1,4 @@
-"""The whole daemon in a thread, for root."""
+"""Run the whole daemon in a thread. This needs root."""
 
 from __future__ import annotations
 
@@ -18,40 +18,41 @@ from ebpfmon.model import Rows, Snapshot
 from ebpfmon.plugins import registry
 from ebpfmon.testing.sinks import RecordingSettings
 
-_START_S = 300  # BCC compiles for a while, in an emulated machine
+_START_S = 300  # In an emulated machine, BCC needs minutes to compile.
 _STOP_S = 30
 
 
 class RunningDaemon:
-    """The daemon with all plugins that are installed, from its first snapshot on; `snapshots` has what it published.
+    """The daemon with all installed plugins. `snapshots` has the snapshots that it has published so far.
 
-    `settings` are TOML's, as a dict; without `sinks` there is none but the one that records. A context manager: leaving
-    it harvests the last interval, and raises what the daemon raised.
+    `settings` is a settings file as a dict. The sink that records snapshots is always added; without `sinks` it is the
+    only one. A context manager: entering it waits for the first snapshot; leaving it harvests the last interval and
+    raises what the daemon raised.
     """
 
     def __init__(self, settings: Mapping[str, Any]) -> None:
         self.snapshots: list[Snapshot] = []
         self._registry = registry.discover()
         self.settings = self.checked(settings)
-        self._asked = asyncio.Event()
+        self._reload_requested = asyncio.Event()
         self._error: BaseException | None = None
         self._loop = asyncio.new_event_loop()
         self._stop = asyncio.Event()
         self._thread = threading.Thread(target=self._run, name="daemon")
 
     def checked(self, settings: Mapping[str, Any]) -> config.Settings:
-        """Return the settings with the recording sink. Raise SettingsError."""
+        """Validate settings and return them with the recording sink. Raises SettingsError."""
         checked = config.check({"sinks": [], **settings}, "the test", self._registry)
         return msgspec.structs.replace(checked, sinks=(RecordingSettings(into=self.snapshots), *checked.sinks))
 
     def reload(self, settings: Mapping[str, Any] | None = None) -> None:
-        """Make the daemon read its settings again, as on SIGHUP. If `settings` are given, it reads those."""
+        """Make the daemon reload its settings, as on SIGHUP, with new ones if they are given."""
         if settings is not None:
             self.settings = self.checked(settings)
-        self._loop.call_soon_threadsafe(self._asked.set)
+        self._loop.call_soon_threadsafe(self._reload_requested.set)
 
     def _run(self) -> None:
-        reload = daemon.Reload(self._asked, lambda: self.settings)
+        reload = daemon.Reload(self._reload_requested, lambda: self.settings)
         try:
             self._loop.run_until_complete(daemon.run(self.settings, self._registry, self._stop, reload=reload))
         except BaseException as error:
@@ -75,20 +76,20 @@ class RunningDaemon:
             raise self._error
 
     def until(self, condition: Callable[[], bool], seconds: float = 30) -> None:
-        """Wait until something holds of what was recorded. Raises AssertionError if it does not come."""
+        """Wait until a condition is true. Raises AssertionError after `seconds`, and what the daemon raises."""
         end = time.monotonic() + seconds
         while not condition():
             if self._error:
                 raise self._error
-            assert time.monotonic() < end, "what was waited for did not come"
+            assert time.monotonic() < end, f"the condition was not true within {seconds} s"
             time.sleep(0.05)
 
     def rows(self, table: str) -> Rows:
-        """Return all rows of a table so far, of all intervals."""
+        """Return the rows of a table of all intervals so far."""
         return np.concatenate([s.tables[table].harvest.rows for s in self.snapshots])
 
     def total(self, chart: str, dimension: str, **labels: str) -> int | float:
-        """Return what a dimension's intervals come to so far: of the series with these label values, or of all."""
-        found = [s for snapshot in self.snapshots for data in [snapshot.chart(chart)] if data for s in data.series()]
-        chosen = [s for s in found if labels.items() <= s.label_map.items()]
-        return sum(s.deltas[[c.id for c in s.chart.columns].index(dimension)] for s in chosen)
+        """Return the sum of a dimension over all intervals so far, of the series with these label values or of all."""
+        series = [s for snapshot in self.snapshots for data in [snapshot.chart(chart)] if data for s in data.series()]
+        selected = [s for s in series if labels.items() <= s.label_map.items()]
+        return sum(s.deltas[[c.id for c in s.chart.columns].index(dimension)] for s in selected)

@@ -1,4 +1,4 @@
-"""A sink that keeps what it gets, and a sink of the author's, used as the daemon uses it."""
+"""Record snapshots with a sink, and deliver snapshots to any sink."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from ebpfmon.model import SinkSettings, Snapshot
 
 
 class RecordingSettings(SinkSettings, tag="recording", frozen=True):
-    """A sink that appends every snapshot to a list."""
+    """The settings of a sink that appends every snapshot to a list."""
 
     into: list[Any]
 
@@ -19,7 +19,7 @@ class RecordingSettings(SinkSettings, tag="recording", frozen=True):
 
 
 class RecordingSink:
-    """Appends every snapshot to a list."""
+    """A sink that appends every snapshot to a list."""
 
     def __init__(self, into: list[Any]) -> None:
         self._into = into
@@ -31,14 +31,14 @@ class RecordingSink:
         pass
 
     async def send(self, snapshot: Snapshot) -> None:
-        """Append it."""
+        """Append the snapshot to the list."""
         self._into.append(snapshot)
 
 
 async def deliver(settings: SinkSettings, *snapshots: Snapshot) -> None:
-    """Open a sink, send it these, and close it, each within the time that the daemon gives it.
+    """Open a sink, send it snapshots and close it. Each step has the time limit that the daemon sets.
 
-    Raises what the sink raises, and TimeoutError: the daemon would log either, and try again.
+    Raises whatever the sink raises, and TimeoutError. The daemon would log either and try again.
     """
     sink = settings.open()
     async with asyncio.timeout(settings.send_timeout_s):

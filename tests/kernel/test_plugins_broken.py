@@ -47,12 +47,12 @@ BROKEN = {
     ),
     "version_99": (
         "EBPFMON_API_VERSION = 99\n" + PROBES + "return [probe()]",
-        "plugin 'version_99' is left out: it was written for API version 99, this is API version 2: "
+        "plugin 'version_99' is left out: it was written for API version 99; this ebpfmon needs "
         "EBPFMON_API_VERSION = 2",
     ),
     "clashes": (
         PROBES + "return [probe(), Probe(name='process', package='x', object='x', charts=())]",
-        f"plugin 'clashes' is left out: plugin 'process' of ebpfmon {version('ebpfmon')} already has a probe 'process'",
+        f"plugin 'clashes' is left out: plugin 'process' (ebpfmon {version('ebpfmon')}) already has a probe 'process'",
     ),
     "unverified": (
         PROBES + "return [probe()]",
@@ -61,7 +61,7 @@ BROKEN = {
     "no_field": (
         PROBES + "return [probe('strated')]",
         "probe 'no_field' is left out: probe 'no_field': chart 'no_field': table 'no_field' has no field "
-        "'strated': it has started",
+        "'strated'; it has started",
     ),
     "no_object": (
         PROBES + "return [probe()]",
@@ -158,5 +158,5 @@ def test_check_says_which_probes_do_not_fit_their_objects(folder: Path, tmp_path
     assert done.returncode == 1
     text = " ".join(done.stdout.split())
     assert "probe 'no_field' cannot be loaded" in text
-    assert "table 'no_field' has no field 'strated': it has started" in text
+    assert "table 'no_field' has no field 'strated'; it has started" in text
     assert "probe 'good', loader core" in text

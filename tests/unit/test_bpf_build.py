@@ -58,23 +58,27 @@ def test_an_object_for_each_architecture_and_a_source_for_bcc_are_made_beside_th
     assert "hello.bpf.c, preprocessed for BCC" in Path(made[1]).read_text()
 
 
-def test_or_where_it_is_told_to(source: Path, tmp_path: Path) -> None:
+def test_objects_are_written_to_the_output_directory(source: Path, tmp_path: Path) -> None:
     assert cli.main(["bpf", "build", str(source), "-o", str(tmp_path / "out")]) == 0
     assert all((tmp_path / "out" / name).is_file() for name in MADE)
 
 
 @pytest.mark.parametrize(
-    ("name", "said"),
-    [("hello.c", "expected a file called NAME.bpf.c"), ("gone.bpf.c", "no such file"), (".bpf.c", "expected a file")],
+    ("name", "reason"),
+    [
+        ("hello.c", "its name must be NAME.bpf.c"),
+        ("gone.bpf.c", "there is no such file"),
+        (".bpf.c", "its name must be NAME.bpf.c"),
+    ],
 )
-def test_what_is_no_source_ends_with_2(
-    tmp_path: Path, name: str, said: str, capsys: pytest.CaptureFixture[str]
+def test_a_file_that_is_no_source_ends_with_2(
+    tmp_path: Path, name: str, reason: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert cli.main(["bpf", "build", str(tmp_path / name)]) == 2
-    assert capsys.readouterr().err.startswith(f"ebpfmon: compile '{tmp_path / name}': {said}")
+    assert capsys.readouterr().err.startswith(f"ebpfmon: cannot compile '{tmp_path / name}': {reason}")
 
 
-def test_what_clang_refuses_ends_with_1_and_leaves_no_object(
+def test_a_failed_compilation_ends_with_1_and_leaves_no_object(
     source: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     source.write_text(SOURCE.replace("calls", "cals", 1))
@@ -85,7 +89,7 @@ def test_what_clang_refuses_ends_with_1_and_leaves_no_object(
     assert not list(tmp_path.rglob("*.bpf.o"))
 
 
-def test_without_clang_it_says_what_to_install(
+def test_without_clang_the_message_names_the_packages(
     source: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(compiler, "subprocess", type("Nothing", (), {"run": staticmethod(missing)}))

@@ -337,7 +337,7 @@ def test_the_settings_say_which_plugins_there_are_and_those_type_the_rest_of_the
     folder.chmod(0o777)
     status, _, err = run("plugins")
     assert (status, err.count("\n")) == (1, 1)
-    assert err.startswith(f"ebpfmon: look for plugins in ebpfmon.plugins_dir: '{folder}' is ")
+    assert err.startswith(f"ebpfmon: cannot load plugins from ebpfmon.plugins_dir: '{folder}' (owner ")
 
 
 def test_the_program_starts_no_thread_but_its_own() -> None:

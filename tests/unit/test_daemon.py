@@ -89,34 +89,34 @@ def test_charts_of_errors_are_left_out_if_errors_are_not_counted(mode: LoadMode,
 @pytest.mark.parametrize(
     ("probe", "said"),
     [
-        (loaded("p", "a", chart("x.y", "b")), "chart 'x.y': its object has no table 'b': it has a"),
+        (loaded("p", "a", chart("x.y", "b")), "chart 'x.y': its object has no table 'b'; it has a"),
         (
             loaded("p", "a b", chart("x.y", "b", field="z")),
-            "chart 'x.y': table 'b' has no field 'z': it has calls, bytes",
+            "chart 'x.y': table 'b' has no field 'z'; it has calls, bytes",
         ),
         (
             loaded("p", "a", chart("x.y", field="z", return_only=True)),
-            "chart 'x.y': table 'a' has no field 'z': it has calls, bytes",
+            "chart 'x.y': table 'a' has no field 'z'; it has calls, bytes",
         ),
         (
             loaded("p", "a b", chart("x.y", "b", "port"), labels={"a": Ports()}),
-            "chart 'x.y': Setup.labels must say what the rows of table 'b' are called",
+            "chart 'x.y': it has labels, but Setup.labels has none for table 'b'",
         ),
         (
             loaded("p", "a b", chart("x.y", "b", "address"), labels={"b": Ports()}),
-            "chart 'x.y': labels: ('address',): Setup.labels of table 'b' has ('port',)",
+            "chart 'x.y': labels: ('address',): Setup.labels has ('port',) for table 'b'",
         ),
         (
             loaded("p", "A b", chart("y", "b", grouped=True)),
-            "chart 'y': table 'b' is not by process, so its rows belong to no group",
+            "chart 'y': table 'b' is not by process, so the chart cannot be grouped",
         ),
         (
             loaded("p", "a", columns=(Column(id="c", header="", fields=("z",)),)),
-            "column 'c': table 'a' has no field 'z': it has calls, bytes",
+            "column 'c': table 'a' has no field 'z'; it has calls, bytes",
         ),
         (
             loaded("p", "a", columns=(Column(id="c", header="", fields=("calls",), table="b"),)),
-            "column 'c': its object has no table 'b': it has a",
+            "column 'c': its object has no table 'b'; it has a",
         ),
         (loaded("p", "a b", labels={"c": Ports()}), "Setup.labels: its object has no table 'c'"),
         (loaded("p", "execs"), "the table name 'execs' is reserved for ebpfmon"),

@@ -56,7 +56,7 @@ def errors(place: Path) -> dict[str, str | None]:
     return {p.name: p.error for p in discover([], PluginOptions(str(place))).plugins}
 
 
-def test_each_file_is_a_plugin_and_what_begins_with_an_underscore_is_not(place: Path) -> None:
+def test_each_python_file_is_a_plugin_unless_its_name_begins_with_an_underscore_or_a_dot(place: Path) -> None:
     write(place, "_helper")
     (place / "notes.txt").touch()
     (place / ".hidden.py").touch()
@@ -69,21 +69,21 @@ def test_each_file_is_a_plugin_and_what_begins_with_an_underscore_is_not(place: 
     assert not (place / "__pycache__").exists()
 
 
-def test_a_probes_object_lies_beside_its_file(place: Path) -> None:
+def test_the_object_of_a_probe_is_beside_its_file(place: Path) -> None:
     probe: Probe = discover([], PluginOptions(str(place))).probes["naps"]
-    there = place / "objects" / os.uname().machine / "naps.bpf.o"
-    with pytest.raises(ObjectError, match=str(there)):
+    compiled = place / "objects" / os.uname().machine / "naps.bpf.o"
+    with pytest.raises(ObjectError, match=str(compiled)):
         locate(probe)
-    there.parent.mkdir(parents=True)
-    there.touch()
-    assert locate(probe) == there
+    compiled.parent.mkdir(parents=True)
+    compiled.touch()
+    assert locate(probe) == compiled
 
 
-def test_a_folder_that_is_not_there_or_not_absolute_stops_everything(tmp_path: Path) -> None:
+def test_a_folder_that_does_not_exist_or_is_not_absolute_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(PluginError) as caught:
         discover([], PluginOptions(str(tmp_path / "none")))
-    said = f"look for plugins in ebpfmon.plugins_dir: '{tmp_path}/none': No such file or directory"
-    assert str(caught.value) == said
+    message = f"cannot load plugins from ebpfmon.plugins_dir: '{tmp_path}/none': No such file or directory"
+    assert str(caught.value) == message
     with pytest.raises(PluginError, match="expected an absolute path"):
         discover([], PluginOptions("plugins"))
     (tmp_path / "file").touch()
@@ -92,34 +92,34 @@ def test_a_folder_that_is_not_there_or_not_absolute_stops_everything(tmp_path: P
 
 
 @pytest.mark.parametrize("mode", [0o775, 0o777, 0o1777])
-def test_a_folder_to_which_others_may_write_stops_everything(place: Path, mode: int) -> None:
+def test_a_folder_that_others_can_write_to_is_an_error(place: Path, mode: int) -> None:
     place.chmod(mode)
     with pytest.raises(PluginError) as caught:
         discover([], PluginOptions(str(place)))
-    assert f"'{place}' is {Path(place).owner()}'s, mode {mode:04o}: others could put code there" in str(caught.value)
-    assert str(caught.value).endswith(f": chmod go-w '{place}'")
+    assert f"'{place}' (owner {place.owner()}, mode {mode:04o}) can be changed by other users" in str(caught.value)
+    assert str(caught.value).endswith(f"; run chmod go-w '{place}'")
 
 
-def test_a_folder_on_the_way_to_which_others_may_write_stops_everything_unless_it_is_sticky(place: Path) -> None:
+def test_a_parent_that_others_can_write_to_is_an_error_unless_it_is_sticky(place: Path) -> None:
     place.parent.chmod(0o777)
-    with pytest.raises(PluginError, match=f"'{place.parent}' is .*, mode 0777"):
+    with pytest.raises(PluginError, match=rf"'{place.parent}' \(owner .*, mode 0777\)"):
         discover([], PluginOptions(str(place)))
     place.parent.chmod(0o1777)
     assert errors(place) == {"naps": None}
 
 
-def test_a_link_is_judged_by_where_it_leads(place: Path, tmp_path: Path) -> None:
+def test_a_link_is_checked_by_its_target(place: Path, tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to(place)
     assert errors(tmp_path / "link") == {"naps": None}
     place.chmod(0o777)
-    with pytest.raises(PluginError, match=f"'{place}' is .*, mode 0777"):
+    with pytest.raises(PluginError, match=rf"'{place}' \(owner .*, mode 0777\)"):
         discover([], PluginOptions(str(tmp_path / "link")))
 
 
-def test_a_file_or_object_that_others_may_change_leaves_its_plugin_out(place: Path) -> None:
+def test_a_plugin_is_left_out_if_others_can_change_its_file_or_object(place: Path) -> None:
     naps = place / "naps.py"
     naps.chmod(0o664)
-    assert f"'{naps}' is {naps.owner()}'s, mode 0664" in str(errors(place)["naps"])
+    assert f"'{naps}' (owner {naps.owner()}, mode 0664)" in str(errors(place)["naps"])
     naps.chmod(0o644)
     there = place / "objects" / os.uname().machine
     there.mkdir(parents=True)
@@ -133,14 +133,14 @@ def test_a_file_or_object_that_others_may_change_leaves_its_plugin_out(place: Pa
     assert errors(place) == {"naps": None}
 
 
-def test_what_belongs_to_somebody_else_is_refused(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    found = os.stat(place)
-    stolen = os.stat_result((found.st_mode, *found[1:4], 12345, *found[5:]))
-    with pytest.raises(PluginError, match=f"'{place}' is 12345's, mode 0755: .*: chown root '{place}'$"):
-        folder._check(place, stolen)
+def test_a_folder_of_another_user_is_refused(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    status = os.stat(place)
+    of_other_user = os.stat_result((status.st_mode, *status[1:4], 12345, *status[5:]))
+    with pytest.raises(PluginError, match=rf"'{place}' \(owner 12345, mode 0755\) .*; run chown root '{place}'$"):
+        folder._check(place, of_other_user)
 
 
-def test_each_broken_file_is_named_and_the_others_go_on(place: Path) -> None:
+def test_broken_files_are_reported_and_the_others_are_loaded(place: Path) -> None:
     write(place, "a", "x = (")
     write(place, "b", "import no_such_module_at_all")
     write(place, "c", "raise SystemExit(1)")
@@ -153,34 +153,36 @@ def test_each_broken_file_is_named_and_the_others_go_on(place: Path) -> None:
     write(place, "k", "# coding: no-such-coding")
     found = errors(place)
     assert found.pop("naps") is None
-    said = [
+    reasons = [
         ("a", "SyntaxError: '(' was never closed (a.py, line 1)"),
         ("b", "ModuleNotFoundError: No module named 'no_such_module_at_all'"),
         ("c", "SystemExit: 1"),
         ("d", "null bytes"),
         ("e", "larger than 1 MB"),
-        ("f-g", "a plugin's name has letters, digits and _: rename the file"),
+        ("f-g", "the name of a plugin may have only letters, digits and _; rename the file"),
         ("h", "Is a directory"),
         ("i", "No such file or directory"),
-        ("j", "is not a file"),
+        ("j", "is not a regular file"),
         ("k", "SyntaxError"),
     ]
-    assert [name for name, text in said if text not in str(found.pop(name))] == []
+    assert [name for name, text in reasons if text not in str(found.pop(name))] == []
     assert found == {}
     assert [m for m in sys.modules if m.startswith(MODULES)] == [f"{MODULES}naps"]
 
 
-def test_a_file_and_a_package_of_the_same_name_clash_and_the_package_stays(place: Path) -> None:
+def test_a_file_with_the_name_of_an_installed_plugin_is_left_out(place: Path) -> None:
     installed = plugin(probes=[])
     found = discover([FakeEntryPoint("naps", installed)], PluginOptions(str(place)))
     assert [(p.state, p.file) for p in found.plugins] == [
         (State.ACTIVE, ""),
         (State.LEFT_OUT, str(place / "naps.py")),
     ]
-    assert found.left_out[0].error == "plugin 'naps' of nowhere already has that name: rename or disable one"
+    assert (
+        found.left_out[0].error == "plugin 'naps' (unknown origin) already has that name; rename or disable one of them"
+    )
 
 
-def test_what_is_disabled_is_not_even_read(place: Path) -> None:
+def test_a_disabled_file_is_not_read(place: Path) -> None:
     (place / "naps.py").write_text("raise AssertionError('it was imported')")
     (found,) = discover([], PluginOptions(str(place), ("naps",))).plugins
     assert (found.state, found.error) == (State.DISABLED, None)

@@ -1,4 +1,4 @@
-"""What a probe's set-up brings along may fail in every tick: it is said once, and everything goes on."""
+"""Errors in the code of a probe's set-up are logged once and stop nothing."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ ROWS = keyed_table([("uid", "u4"), ("zero", "u4")], ["calls"], [{"uid": 3}, {"ui
 
 
 class Named(LabelSource):
-    """Labels that do what they are told to."""
+    """A source of labels that returns or raises the given values."""
 
     fields: Any = ("uid", "zero")
     labels: Any = ("user",)
@@ -43,7 +43,7 @@ class Named(LabelSource):
         return self.answer("names")
 
 
-def test_what_works_is_handed_on() -> None:
+def test_labels_that_work_are_passed_on() -> None:
     labels = GuardedLabels(Named(np.array([True, False])), "labels")
     assert (labels.fields, labels.labels, labels.maximum, labels.other) == (("uid", "zero"), ("user",), 20, ("other",))
     included = labels.included(ROWS)
@@ -62,19 +62,19 @@ def test_what_works_is_handed_on() -> None:
     [ZeroDivisionError("oops"), 7, [("a",)], [("a",), (1,)], [("a", "b"), ("c", "d")], ["a", "b"], [["a"], ["b"]]],
 )
 @pytest.mark.parametrize("method", ["values", "names"])
-def test_rows_that_get_no_labels_are_called_by_their_numbers_and_it_is_said_once(
+def test_rows_that_get_no_labels_are_labelled_by_their_numbers_and_this_is_logged_once(
     method: str, broken: object, caplog: pytest.LogCaptureFixture
 ) -> None:
     named = Named(**{method: broken})
     labels = GuardedLabels(named, "probe 'p': labels of 't'")
-    for _ in range(3):  # as in every tick
-        found = {"included": labels.included(ROWS), "values": labels.values(ROWS), "names": labels.names(ROWS)}
-        assert found[method] == [("3_0",), ("5_0",)]
-    (said,) = caplog.messages
-    assert said.startswith("probe 'p': labels of 't' are called by their numbers: ")
+    for _ in range(3):
+        results = {"included": labels.included(ROWS), "values": labels.values(ROWS), "names": labels.names(ROWS)}
+        assert results[method] == [("3_0",), ("5_0",)]
+    (message,) = caplog.messages
+    assert message.startswith(f"probe 'p': labels of 't': {method}() fails, so rows are labelled by their numbers: ")
     named.answers[method] = [("a",), ("b",)]
     assert getattr(labels, method)(ROWS) == named.answers[method]
-    assert caplog.messages[1:] == ["probe 'p': labels of 't' are named again"]
+    assert caplog.messages[1:] == [f"probe 'p': labels of 't': {method}() works again"]
 
 
 def test_rows_that_get_no_labels_have_as_many_label_values_as_others() -> None:
@@ -84,21 +84,21 @@ def test_rows_that_get_no_labels_have_as_many_label_values_as_others() -> None:
 
 
 @pytest.mark.parametrize("broken", [ZeroDivisionError("oops"), 7, [True, True], np.array([True]), np.array([1, 0])])
-def test_if_it_cannot_be_said_which_rows_count_all_of_them_do(broken: object, caplog: pytest.LogCaptureFixture) -> None:
+def test_all_rows_count_while_included_fails(broken: object, caplog: pytest.LogCaptureFixture) -> None:
     labels = GuardedLabels(Named(broken), "labels")
-    for _ in range(3):  # as in every tick
+    for _ in range(3):
         assert labels.included(ROWS) is None
         assert labels.values(ROWS) == (("3",), ("5",))
         assert labels.names(ROWS) == (("three",), ("five",))
-    (said,) = caplog.messages
-    assert said.startswith("labels cannot say which rows count, so all of them do: ")
+    (message,) = caplog.messages
+    assert message.startswith("labels: included() fails, so all rows count: ")
 
 
 @pytest.mark.parametrize(
-    ("field", "value", "said"),
+    ("field", "value", "message"),
     [
-        ("fields", (), "fields: (): expected a tuple of a row's fields"),
-        ("fields", (1,), "fields: (1,): expected a tuple of a row's fields"),
+        ("fields", (), "fields: (): expected a tuple of field names"),
+        ("fields", (1,), "fields: (1,): expected a tuple of field names"),
         ("fields", 7, "'int' object is not iterable"),
         ("labels", (), "labels: (): expected a tuple of names"),
         ("labels", ("",), "labels: ('',): expected a tuple of names"),
@@ -109,17 +109,17 @@ def test_if_it_cannot_be_said_which_rows_count_all_of_them_do(broken: object, ca
         ("other", (1,), "other: (1,): expected 1 label values"),
     ],
 )
-def test_labels_that_can_never_work_are_refused(field: str, value: object, said: str) -> None:
+def test_invalid_labels_are_refused(field: str, value: object, message: str) -> None:
     named = Named()
     setattr(named, field, value)
     with pytest.raises(PluginError) as caught:
         guarded(Setup(labels={"t": named}), "p")
-    assert str(caught.value) == f"probe 'p': labels of 't': {said}"
+    assert str(caught.value) == f"probe 'p': labels of 't': {message}"
 
 
-def test_what_cannot_be_closed_is_said_and_stops_nothing(caplog: pytest.LogCaptureFixture) -> None:
+def test_an_error_of_close_is_logged_and_stops_nothing(caplog: pytest.LogCaptureFixture) -> None:
     def fail() -> None:
         raise OSError("oops")
 
     guarded(Setup(close=fail), "p").close()
-    assert caplog.messages == ["close what probe 'p' has set up: OSError: oops"]
+    assert caplog.messages == ["cannot close the set-up of probe 'p': OSError: oops"]

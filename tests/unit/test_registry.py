@@ -22,22 +22,22 @@ class OneSettings(SinkSettings, tag="one", frozen=True):
 
 
 class OtherOneSettings(OneSettings, tag="one", frozen=True):
-    """Another that calls itself the same."""
+    """Another sink type with the same tag."""
 
 
 class FakeDistribution(importlib.metadata.Distribution):
-    """A distribution of that name."""
+    """A distribution that counts how often its metadata is read."""
 
     def __init__(self, name: str) -> None:
         self._name = name
-        self.asked = 0
+        self.reads = 0
 
     @property
     def metadata(self) -> Any:
-        self.asked += 1
-        said = Message()
-        said["Name"], said["Version"] = self._name, "7.1"
-        return said
+        self.reads += 1
+        metadata = Message()
+        metadata["Name"], metadata["Version"] = self._name, "7.1"
+        return metadata
 
     def read_text(self, filename: str) -> str | None:
         return None
@@ -62,7 +62,7 @@ class Misspelt:
         return []
 
 
-def test_what_plugins_bring_is_found_by_name() -> None:
+def test_probes_and_sinks_are_registered_by_name() -> None:
     both = plugin(probes=[probe("p"), probe("q")], sinks=[OneSettings])
     registry = discover([FakeEntryPoint("b", both), FakeEntryPoint("a", plugin(probes=[]))])
     assert set(registry.probes) == {"p", "q"}
@@ -80,8 +80,8 @@ def test_what_plugins_bring_is_found_by_name() -> None:
 @pytest.mark.parametrize(
     ("broken", "reason"),
     [
-        (plugin(version=99), "it was written for API version 99, this is API version 2"),
-        (object(), "it does not say, this is API version 2"),
+        (plugin(version=99), "it was written for API version 99; this ebpfmon needs EBPFMON_API_VERSION = 2"),
+        (object(), "it states no API version; this ebpfmon needs EBPFMON_API_VERSION = 2"),
         (ImportError("no module named\n'x'"), "ImportError: no module named 'x'"),
         (SyntaxError("bad"), "SyntaxError: bad"),
         (OSError("\x1b[2J"), "OSError: \\x1b[2J"),
@@ -90,12 +90,12 @@ def test_what_plugins_bring_is_found_by_name() -> None:
         (plugin(probes=["process"]), "not a Probe"),
         (Misspelt(), "ebpfmon_register_probe"),
         (GeneratorExit("stop"), "GeneratorExit: stop"),
-        (plugin(probes=[probe("good")]), "plugin 'a' of nowhere already has a probe 'good'"),
-        (plugin(sinks=[OtherOneSettings]), "plugin 'a' of nowhere already has a sink type 'one'"),
-        (plugin(probes=[probe("p", "good.x")]), "plugin 'a' of nowhere already has a chart 'good.x'"),
+        (plugin(probes=[probe("good")]), "plugin 'a' (unknown origin) already has a probe 'good'"),
+        (plugin(sinks=[OtherOneSettings]), "plugin 'a' (unknown origin) already has a sink type 'one'"),
+        (plugin(probes=[probe("p", "good.x")]), "plugin 'a' (unknown origin) already has a chart 'good.x'"),
     ],
 )
-def test_a_broken_plugin_is_named_with_its_reason_and_the_others_go_on(broken: object, reason: str) -> None:
+def test_a_broken_plugin_is_left_out_with_the_reason_and_the_others_are_used(broken: object, reason: str) -> None:
     good = FakeEntryPoint("a", plugin(probes=[probe("good")], sinks=[OneSettings]))
     late = FakeEntryPoint("z", plugin(probes=[probe("late")]))
     registry = discover([late, FakeEntryPoint("m", broken), good])
@@ -108,29 +108,29 @@ def test_a_broken_plugin_is_named_with_its_reason_and_the_others_go_on(broken: o
     assert [p.name for p in registry.left_out] == ["m"]
 
 
-def test_a_plugin_with_one_bad_part_brings_nothing() -> None:
+def test_a_plugin_with_one_invalid_part_contributes_nothing() -> None:
     half = plugin(probes=[probe("fine")], sinks=[OneSettings])
     registry = discover([FakeEntryPoint("a", plugin(sinks=[OneSettings])), FakeEntryPoint("b", half)])
     assert "fine" not in registry.probes
 
 
-def test_a_plugin_that_is_disabled_is_not_even_imported() -> None:
+def test_a_disabled_plugin_is_not_imported() -> None:
     bad = FakeEntryPoint("bad", AssertionError("it was imported"), FakeDistribution("theirs"))
     registry = discover([bad, FakeEntryPoint("good", plugin(probes=[probe("p")]))], PluginOptions(disabled=("bad",)))
     assert set(registry.probes) == {"p"}
     assert registry.disabled == [Plugin(name="bad", state=State.DISABLED, distribution="theirs", version="7.1")]
 
 
-def test_a_distribution_with_many_plugins_is_asked_once_who_it_is() -> None:
-    """It parses its metadata for each answer."""
+def test_the_metadata_of_a_distribution_is_read_once() -> None:
+    # A distribution parses its metadata each time.
     dist = FakeDistribution("theirs")
     names = ["a", "b", "c"]
     found = discover([FakeEntryPoint(name, plugin(probes=[probe(name)]), dist) for name in names])
     assert [(p.name, p.origin) for p in found.plugins] == [(name, "theirs 7.1") for name in names]
-    assert dist.asked == 1
+    assert dist.reads == 1
 
 
-def test_a_third_party_plugin_cannot_take_the_place_of_ebpfmons_own_and_of_two_others_the_first_stays() -> None:
+def test_a_third_party_plugin_cannot_replace_one_of_ebpfmon() -> None:
     ours, theirs, others = (FakeDistribution(name) for name in ("ebpfmon", "abc", "zyx"))
     registry = discover(
         [
@@ -140,13 +140,13 @@ def test_a_third_party_plugin_cannot_take_the_place_of_ebpfmons_own_and_of_two_o
         ]
     )
     assert [(p.name, p.distribution, p.error) for p in registry.plugins] == [
-        ("a", "abc", "plugin 'process' of ebpfmon 7.1 already has a probe 'process'"),
+        ("a", "abc", "plugin 'process' (ebpfmon 7.1) already has a probe 'process'"),
         ("process", "ebpfmon", None),
-        ("process", "zyx", "plugin 'process' of ebpfmon 7.1 already has that name: rename or disable one"),
+        ("process", "zyx", "plugin 'process' (ebpfmon 7.1) already has that name; rename or disable one of them"),
     ]
 
 
-def test_the_list_says_of_each_plugin_where_it_is_from_and_what_became_of_it() -> None:
+def test_the_table_has_the_origin_state_and_contribution_of_each_plugin() -> None:
     registry = discover(
         [
             FakeEntryPoint("good", plugin(probes=[probe("p")], sinks=[OneSettings]), FakeDistribution("theirs")),
@@ -156,11 +156,11 @@ def test_the_list_says_of_each_plugin_where_it_is_from_and_what_became_of_it() -
         PluginOptions(disabled=("off",)),
     )
     assert list(render(registry.plugins)) == [
-        "PLUGIN  API  STATE     FROM        HOOKS          BRINGS",
-        "bad     99   left out  nowhere     -              it was written for API version 99, this is API version 2: "
+        "PLUGIN  API  STATE     ORIGIN          HOOKS          PROVIDES",
+        "bad     99   left out  unknown origin  -              it was written for API version 99; this ebpfmon needs "
         "EBPFMON_API_VERSION = 2",
-        "good    2    active    theirs 7.1  probes, sinks  probe p, sink one",
-        "off     -    disabled  nowhere     -              -",
+        "good    2    active    theirs 7.1      probes, sinks  probe p, sink one",
+        "off     -    disabled  unknown origin  -              -",
     ]
     shown = msgspec.json.decode(msgspec.json.encode(registry.plugins))
     assert [set(plugin) for plugin in shown] == [set(Plugin.__struct_fields__)] * 3

@@ -66,7 +66,7 @@ def probe_of_process(*fields: str) -> Probe:
 
 def test_a_chart_over_a_field_that_is_not_there_is_told_without_root() -> None:
     assert check_plugin(plugin(probes=[probe_of_process("read_calls")]))
-    with pytest.raises(PluginError, match=r"chart 'x\.y': table 'process' has no field 'reads': it has open_calls, "):
+    with pytest.raises(PluginError, match=r"chart 'x\.y': table 'process' has no field 'reads'; it has open_calls, "):
         check_plugin(plugin(probes=[probe_of_process("read_calls", "reads")]))
 
 
@@ -169,9 +169,9 @@ def test_the_only_table_of_a_probe_need_not_be_named() -> None:
 def test_a_table_that_has_to_be_named_is_told_with_the_names_to_choose_from() -> None:
     with counting("calls", "errors") as running:
         assert len(running.rows("errors")) == 1
-        with pytest.raises(ValueError, match=r'^the probe has 2 tables: call rows\("calls"\) or rows\("errors"\)$'):
+        with pytest.raises(ValueError, match=r'^the probe has 2 tables; call rows\("calls"\) or rows\("errors"\)$'):
             running.rows()
-        with pytest.raises(ValueError, match=r'^the probe has no table \'x\': call totals\("calls"\) or '):
+        with pytest.raises(ValueError, match=r'^the probe has no table \'x\'; call totals\("calls"\) or '):
             running.totals("x")
 
 

@@ -1,4 +1,4 @@
-"""What a plugin contributes can be used, or one line says why not."""
+"""What is wrong with a plugin's contribution is reported in one line."""
 
 from __future__ import annotations
 
@@ -23,28 +23,28 @@ Anything: Any = object()
 
 
 class NeedySettings(ProbeSettings, frozen=True, kw_only=True):
-    """Without a section, nothing can be made of it."""
+    """Settings with a field that has no default."""
 
     port: Annotated[int, msgspec.Meta(ge=1)]
 
 
 class NoNameSettings(SinkSettings, frozen=True):
-    """A sink type that says no name of its own."""
+    """A sink type without a tag."""
 
 
 class NoOpenSettings(SinkSettings, tag="no_open", frozen=True):
-    """A sink type without a sink."""
+    """A sink type without open()."""
 
 
 class AsyncOpenSettings(SinkSettings, tag="late", frozen=True):
-    """A sink type that wants to be waited for."""
+    """A sink type whose open() is async."""
 
     async def open(self) -> Any:  # type: ignore[override]  # that is what is wrong with it
         return None
 
 
 class GoodSettings(SinkSettings, tag="good", frozen=True):
-    """A sink type; what has no default is for each section to say."""
+    """A valid sink type. A field without a default must be set in each section."""
 
     host: str
 
@@ -53,7 +53,7 @@ class GoodSettings(SinkSettings, tag="good", frozen=True):
 
 
 class GoodAgainSettings(GoodSettings, tag="good", frozen=True):
-    """Another of that name."""
+    """Another sink type with the same tag."""
 
 
 class Waiting:
@@ -101,35 +101,38 @@ def with_dimension(**changes: Any) -> Any:
 
 
 @pytest.mark.parametrize(
-    ("broken", "said"),
+    ("broken", "message"),
     [
-        (plugin(version=99), "it was written for API version 99, this is API version 2: EBPFMON_API_VERSION = 2"),
-        (plugin(version=None), "it does not say, this is API version 2: EBPFMON_API_VERSION = 2"),
-        (plugin(), "it has no hook: mark ebpfmon_register_probes or ebpfmon_register_sinks with @hookimpl"),
+        (plugin(version=99), "it was written for API version 99; this ebpfmon needs EBPFMON_API_VERSION = 2"),
+        (plugin(version=None), "it states no API version; this ebpfmon needs EBPFMON_API_VERSION = 2"),
+        (plugin(), "it has no hook; define ebpfmon_register_probes or ebpfmon_register_sinks and mark it"),
         (Misspelt(), "unknown hook 'ebpfmon_register_probe' in plugin"),
         (Demanding(), "Plugin "),
-        (Waiting(), "ebpfmon_register_probes is an async function: expected a plain one that returns a list"),
+        (Waiting(), "ebpfmon_register_probes is an async function; it must be a plain function that returns a list"),
         (plugin(probes=generated()), "ebpfmon_register_probes returned <generator object "),
-        (plugin(probes=7), "ebpfmon_register_probes returned 7: expected a list, each of it a Probe"),
+        (plugin(probes=7), "ebpfmon_register_probes returned 7: expected a list of Probe objects"),
         (plugin(probes=PROBE), "ebpfmon_register_probes returned Probe(name='p', "),
         (plugin(probes=["process"]), "ebpfmon_register_probes returned 'process', not a Probe"),
         (plugin(probes=[Probe]), "ebpfmon_register_probes returned <class 'ebpfmon.model.probe.Probe'>, not a Probe"),
-        (plugin(probes=[PROBE, replace(PROBE, charts=())]), "it has two of the same name: probe 'p'"),
-        (plugin(probes=[PROBE, replace(PROBE, name="q")]), "it has two charts of the same id: 'x.io'"),
-        (plugin(probes=[replace(PROBE, name="a b")]), "probe 'a b': a name has letters, digits and _, as in"),
+        (plugin(probes=[PROBE, replace(PROBE, charts=())]), "it has two probes named 'p'"),
+        (plugin(probes=[PROBE, replace(PROBE, name="q")]), "it has two charts with the id 'x.io'"),
+        (plugin(probes=[replace(PROBE, name="a b")]), "probe 'a b': a name may have only letters, digits and _"),
         (plugin(probes=[replace(PROBE, name=Anything)]), "probe <object object at "),
         (plugin(probes=[replace(PROBE, package="")]), "probe 'p': package: '': expected a name"),
         (plugin(probes=[replace(PROBE, setup=Anything)]), "probe 'p': setup: <object object at "),
         (plugin(probes=[replace(PROBE, charts=Anything)]), "probe 'p': charts: <object object at "),
         (plugin(probes=[replace(PROBE, charts=(Anything,))]), "probe 'p': charts: <object object at "),
         (plugin(probes=[replace(PROBE, settings=Anything)]), "probe 'p': settings: <object object at "),
-        (plugin(probes=[replace(PROBE, settings=NeedySettings)]), "probe 'p': settings: without a section they must"),
+        (
+            plugin(probes=[replace(PROBE, settings=NeedySettings)]),
+            "probe 'p': settings: all fields need valid defaults",
+        ),
         (plugin(probes=[replace(PROBE, events=Anything)]), "probe 'p': events: <object object at "),
         (plugin(probes=[replace(PROBE, events=cast(Any, (7,)))]), "probe 'p': events: 7: expected an Event"),
-        (plugin(probes=[replace(PROBE, events=(EVENT, EVENT))]), "probe 'p': it has two events 'e'"),
-        (with_event(name="a b"), "probe 'p': event 'a b': a name has letters, digits and _"),
+        (plugin(probes=[replace(PROBE, events=(EVENT, EVENT))]), "probe 'p': it has two events named 'e'"),
+        (with_event(name="a b"), "probe 'p': event 'a b': a name may have only letters, digits and _"),
         (with_event(optional=1), "probe 'p': event 'e': optional: 1: expected bool"),
-        (with_event(candidates=()), "probe 'p': event 'e': candidates: (): expected a tuple, of one Candidate or more"),
+        (with_event(candidates=()), "probe 'p': event 'e': candidates: (): expected a tuple of at least one Candidate"),
         (with_event(candidates=("f",)), "probe 'p': event 'e': candidates: 'f': expected a Candidate"),
         (with_candidate(programs="f"), "probe 'p': event 'e': programs: 'f': expected a tuple of names, such as"),
         (with_candidate(programs=()), "probe 'p': event 'e': programs: (): expected a tuple of names, such as"),
@@ -138,12 +141,12 @@ def with_dimension(**changes: Any) -> Any:
         (with_candidate(arguments=True), "probe 'p': event 'e': arguments: True: expected int"),
         (with_candidate(softirq=None), "probe 'p': event 'e': softirq: None: expected bool"),
         (with_candidate(setting=None), "probe 'p': event 'e': setting: None: expected str"),
-        (with_chart(id="io"), "probe 'p': chart 'io': an id is TYPE.NAME, of letters, digits, _ and -"),
+        (with_chart(id="io"), "probe 'p': chart 'io': an id has the form TYPE.NAME and may have only letters, digits,"),
         (
             with_chart(grouped=True),
-            "probe 'p': chart 'x.io': an id is NAME, as a grouped chart gets its type from the grouping, of letters,",
+            "probe 'p': chart 'x.io': an id has the form NAME for a grouped chart and may have only letters,",
         ),
-        (with_chart(id="ebpfmon.io"), "probe 'p': chart 'ebpfmon.io': what begins with 'ebpfmon.' is ebpfmon's own"),
+        (with_chart(id="ebpfmon.io"), "probe 'p': chart 'ebpfmon.io': ids that begin with 'ebpfmon.' are reserved for"),
         (with_chart(priority="1"), "probe 'p': chart 'x.io': priority: '1': expected int"),
         (with_chart(priority=True), "probe 'p': chart 'x.io': priority: True: expected int"),
         (with_chart(grouped="yes"), "probe 'p': chart 'x.io': grouped: 'yes': expected bool"),
@@ -159,52 +162,61 @@ def with_dimension(**changes: Any) -> Any:
         (with_chart(title=None), "probe 'p': chart 'x.io': title: None: expected str"),
         (with_chart(dimensions=DIMENSION), "probe 'p': chart 'x.io': dimensions: Dimension(id='d', name='d', "),
         (with_chart(dimensions=("d",)), "probe 'p': chart 'x.io': dimensions: 'd': expected a Dimension"),
-        (with_chart(dimensions=(DIMENSION, DIMENSION)), "probe 'p': chart 'x.io': it has two dimensions 'd'"),
+        (
+            with_chart(dimensions=(DIMENSION, DIMENSION)),
+            "probe 'p': chart 'x.io': it has two dimensions with the id 'd'",
+        ),
         (plugin(probes=[replace(PROBE, columns=Anything)]), "probe 'p': columns: <object object at "),
         (plugin(probes=[replace(PROBE, columns=(Anything,))]), "probe 'p': columns: (<object object at "),
-        (with_dimension(id="a b"), "probe 'p': chart 'x.io': dimension 'a b': an id has letters, digits and _ . : -"),
-        (with_dimension(id=""), "probe 'p': chart 'x.io': dimension '': an id has letters, digits and _ . : -"),
+        (
+            with_dimension(id="a b"),
+            "probe 'p': chart 'x.io': dimension 'a b': an id may have only letters, digits and _ . : -",
+        ),
+        (
+            with_dimension(id=""),
+            "probe 'p': chart 'x.io': dimension '': an id may have only letters, digits and _ . : -",
+        ),
         (with_dimension(name=3), "probe 'p': chart 'x.io': dimension 'd': name: 3: expected str"),
         (
             with_dimension(plus="calls"),
             "probe 'p': chart 'x.io': dimension 'd': plus: 'calls': expected a tuple of fields, such as ('calls',)",
         ),
         (with_dimension(minus=(1,)), "probe 'p': chart 'x.io': dimension 'd': minus: (1,): expected a tuple of fields"),
-        (with_dimension(plus=()), "probe 'p': chart 'x.io': dimension 'd': it shows no field"),
+        (with_dimension(plus=()), "probe 'p': chart 'x.io': dimension 'd': it has no fields in plus or minus"),
         (plugin(sinks=[GoodSettings(host="h")]), "ebpfmon_register_sinks returned GoodSettings("),
         (plugin(sinks=[int]), "ebpfmon_register_sinks returned <class 'int'>, not a subclass of SinkSettings"),
-        (plugin(sinks=[NoNameSettings]), "sink type 'NoNameSettings': expected a name of its own: class NoNameSet"),
-        (plugin(sinks=[NoOpenSettings]), "sink type 'no_open': it has no open(), which returns the sink"),
-        (plugin(sinks=[AsyncOpenSettings]), "sink type 'late': open() is an async function: what waits belongs to"),
-        (plugin(sinks=[GoodSettings, GoodAgainSettings]), "it has two of the same name: sink type 'good'"),
+        (plugin(sinks=[NoNameSettings]), "sink type 'NoNameSettings': it has no name; write class NoNameSet"),
+        (plugin(sinks=[NoOpenSettings]), "sink type 'no_open': it has no method open(), which must return the sink"),
+        (plugin(sinks=[AsyncOpenSettings]), "sink type 'late': open() must not be an async function; wait in"),
+        (plugin(sinks=[GoodSettings, GoodAgainSettings]), "it has two sink types named 'good'"),
     ],
 )
-def test_what_cannot_be_used_is_named_in_one_line(broken: object, said: str) -> None:
+def test_an_invalid_contribution_is_reported_in_one_line(broken: object, message: str) -> None:
     with pytest.raises(PluginError) as caught:
         call_hooks(broken)
-    assert str(caught.value).startswith(said)
+    assert str(caught.value).startswith(message)
     assert len(str(caught.value).splitlines()) == 1
 
 
-def test_what_a_hook_raises_is_raised() -> None:
+def test_an_exception_of_a_hook_is_passed_on() -> None:
     with pytest.raises(ZeroDivisionError, match="oops"):
         call_hooks(plugin(probes=ZeroDivisionError("oops")))
 
 
-def test_what_can_be_used_is_contributed_by_hooks_that_are_named() -> None:
+def test_a_valid_plugin_contributes_probes_sinks_and_the_names_of_its_hooks() -> None:
     charts = (
         CHART,
         replace(CHART, id="grouped", grouped=True),
         replace(CHART, id="x.labelled", labels=("disk", "node_name"), kind=Kind.GAUGE),
     )
-    found = call_hooks(plugin(probes=[replace(PROBE, charts=charts)], sinks=(GoodSettings,)))
-    assert [p.name for p in found.probes] == ["p"]
-    assert found.sinks == (GoodSettings,)
-    assert found.hooks == HOOKS
+    contribution = call_hooks(plugin(probes=[replace(PROBE, charts=charts)], sinks=(GoodSettings,)))
+    assert [p.name for p in contribution.probes] == ["p"]
+    assert contribution.sinks == (GoodSettings,)
+    assert contribution.hooks == HOOKS
     assert call_hooks(plugin(sinks=[])).hooks == ("ebpfmon_register_sinks",)
 
 
-def test_the_hooks_that_are_asked_are_all_that_are_specified() -> None:
+def test_all_specified_hooks_are_called() -> None:
     specified = {name for name, value in vars(hookspecs).items() if getattr(value, "ebpfmon_spec", None) is not None}
     assert specified == set(HOOKS)
 
@@ -213,7 +225,7 @@ COUNTERS = {"t": ("calls", "bytes"), "u": ("calls",)}
 LABELS = {"u": ("disk",)}
 
 
-def fits(*charts: Chart, columns: tuple[Column, ...] = ()) -> str:
+def violation_of(*charts: Chart, columns: tuple[Column, ...] = ()) -> str:
     return violation(replace(PROBE, charts=charts, columns=columns), COUNTERS, LABELS, {"t"})
 
 
@@ -221,19 +233,19 @@ def column(field: str, table: str = "") -> Column:
     return Column(id="reads", header="READS", fields=(field,), table=table)
 
 
-def test_charts_and_columns_that_fit_the_tables_violate_nothing() -> None:
-    assert fits(CHART, replace(CHART, id="g", grouped=True), replace(CHART, table="u", labels=("disk",))) == ""
+def test_charts_that_fit_the_tables_violate_nothing() -> None:
+    assert violation_of(CHART, replace(CHART, id="g", grouped=True), replace(CHART, table="u", labels=("disk",))) == ""
 
 
 @pytest.mark.parametrize(
-    ("changes", "said"),
+    ("changes", "message"),
     [
-        ({"table": "v"}, "chart 'x.io': its object has no table 'v': it has t, u"),
-        ({"table": "u", "grouped": True}, "chart 'x.io': table 'u' is not by process, so its rows belong to no group"),
-        ({"labels": ("disk",)}, "chart 'x.io': Setup.labels must say what the rows of table 't' are called"),
+        ({"table": "v"}, "chart 'x.io': its object has no table 'v'; it has t, u"),
+        ({"table": "u", "grouped": True}, "chart 'x.io': table 'u' is not by process, so the chart cannot be grouped"),
+        ({"labels": ("disk",)}, "chart 'x.io': it has labels, but Setup.labels has none for table 't'"),
         (
             {"table": "u", "labels": ("node",)},
-            "chart 'x.io': labels: ('node',): Setup.labels of table 'u' has ",
+            "chart 'x.io': labels: ('node',): Setup.labels has ('disk',) for table 'u'",
         ),
         (
             {"table": "u", "dimensions": (Dimension("d", "d", ("bytes",)),)},
@@ -241,25 +253,27 @@ def test_charts_and_columns_that_fit_the_tables_violate_nothing() -> None:
         ),
         (
             {"dimensions": (Dimension("d", "d", ("calls",), ("no",)),)},
-            "chart 'x.io': table 't' has no field 'no': it has",
+            "chart 'x.io': table 't' has no field 'no'; it has",
         ),
     ],
 )
-def test_a_chart_that_does_not_fit_the_tables_is_named_with_the_reason(changes: dict[str, Any], said: str) -> None:
-    assert fits(CHART, replace(CHART, **changes)).startswith(said)
+def test_a_chart_that_does_not_fit_the_tables_is_reported_with_the_reason(
+    changes: dict[str, Any], message: str
+) -> None:
+    assert violation_of(CHART, replace(CHART, **changes)).startswith(message)
 
 
 @pytest.mark.parametrize(
-    ("shown", "said"),
+    ("shown", "message"),
     [
-        (column("calls", table="v"), "column 'reads': its object has no table 'v': it has t, u"),
-        (column("no"), "column 'reads': table 't' has no field 'no': it has calls, bytes"),
+        (column("calls", table="v"), "column 'reads': its object has no table 'v'; it has t, u"),
+        (column("no"), "column 'reads': table 't' has no field 'no'; it has calls, bytes"),
         (
             column("bytes", table="u"),
-            "column 'reads': table 'u' has no field 'bytes': it has calls",
+            "column 'reads': table 'u' has no field 'bytes'; it has calls",
         ),
         (column("bytes", table="t"), ""),
     ],
 )
-def test_a_column_that_does_not_fit_the_tables_is_named_with_the_reason(shown: Column, said: str) -> None:
-    assert fits(CHART, columns=(shown,)) == said
+def test_a_column_that_does_not_fit_the_tables_is_reported_with_the_reason(shown: Column, message: str) -> None:
+    assert violation_of(CHART, columns=(shown,)) == message
