@@ -55,7 +55,7 @@ def test_the_probes_page_has_every_chart_with_its_dimensions_and_counters(chart:
             assert all(f"`{field}`" in entry for field in dimension.plus)
 
 
-def test_the_charts_show_every_counter_that_there_is() -> None:
+def test_the_charts_show_every_counter() -> None:
     struct = HEADER.partition("struct process_counters {")[2].partition("};")[0]
     counters = set(re.findall(r"\w+(?=[,;])", struct))
     shown = {f for chart in process_charts.CHARTS for d in chart.dimensions for f in (*d.plus, *d.minus)}
@@ -73,13 +73,13 @@ def test_the_probes_page_has_every_event_and_every_function() -> None:
         assert target in page or target in ("__x64_sys_close_range", "__arm64_sys_close_range") or target == event
 
 
-def test_the_page_of_charts_explains_every_chart_of_ebpfmon_itself() -> None:
+def test_the_charts_page_explains_every_chart_of_ebpfmon_itself() -> None:
     for chart in SelfMetrics(["process"], [SinkTask(LogSettings())]).declared:
         (line,) = re.findall(rf"^\| `{chart.id}` \| {chart.units} \| .*", CHARTS, re.M)
         assert len(chart.dimensions) == 1 or all(f"`{d.id}`: " in line for d in chart.dimensions)
 
 
-def test_the_sample_of_all_settings_has_every_key_with_its_default() -> None:
+def test_the_sample_on_the_settings_page_has_every_key_with_its_default() -> None:
     raw = tomli.loads(sample(SETTINGS, "toml", "load_mode"))
     found = registry.discover()
     shown = config.check(raw, "settings.md", found)
@@ -136,21 +136,21 @@ def toml(value: object) -> str:
 
 
 @pytest.mark.parametrize("section", SECTIONS)
-def test_the_tables_of_settings_have_every_key_with_its_type_its_range_and_its_default(section: str) -> None:
+def test_the_tables_of_settings_have_every_key_with_type_range_and_default(section: str) -> None:
     page = re.split(rf"^#+ `{re.escape(section)}`$", SETTINGS, flags=re.M)[1].partition("\n#")[0]
     table = page[page.index("| key | type | default | meaning |") :].partition("\n\n")[0]
     rows = [tuple(cell.strip() for cell in line.split("|")[1:4]) for line in table.splitlines()[2:]]
     assert rows == keys(SECTIONS[section])
 
 
-def test_the_settings_on_the_network_viewers_page_are_all_of_them_with_their_defaults() -> None:
+def test_the_network_viewers_page_has_every_setting_with_its_default() -> None:
     raw, found = tomli.loads(sample(NETWORK, "toml", "maximum_dimensions")), registry.discover()
     settings = config.check(raw, "README.md", found).plugins["network_viewer"]
     assert settings == found.probes["network_viewer"].settings()
     assert set(raw["plugins"]["network_viewer"]) == set(settings.__struct_fields__)
 
 
-def test_the_error_on_the_network_viewers_page_is_what_is_said() -> None:
+def test_the_error_on_the_network_viewers_page_is_the_message() -> None:
     said = sample(NETWORK, "", "0-70000").strip().removeprefix("ebpfmon: ")
     raw = {"plugins": {"network_viewer": {"ports": "0-70000"}}}
     with pytest.raises(SettingsError) as caught:
@@ -158,7 +158,7 @@ def test_the_error_on_the_network_viewers_page_is_what_is_said() -> None:
     assert str(caught.value) == said
 
 
-def test_the_errors_on_the_page_of_settings_are_what_is_said() -> None:
+def test_the_errors_on_the_settings_page_are_the_messages() -> None:
     wrong: list[dict[str, Any]] = [
         {"ebpfmon": {"intervall": 5}},
         {"ebpfmon": {"interval": "5"}},
@@ -172,11 +172,11 @@ def test_the_errors_on_the_page_of_settings_are_what_is_said() -> None:
         assert line == f"ebpfmon: {caught.value}"
 
 
-def test_the_snapshot_on_the_page_of_json_follows_the_schema() -> None:
+def test_the_snapshot_on_the_json_page_follows_the_schema() -> None:
     jsonschema.validate(json.loads(sample(JSON, "json", "ebpf.io")), ebpfmon.snapshot_schema())
 
 
-def test_the_tables_of_json_have_every_key() -> None:
+def test_the_tables_on_the_json_page_have_every_key() -> None:
     tables = dict(re.findall(r"^## (\w+)\n\n\| key \| value \|\n(?:\|-+)+\|\n((?:\|.*\n)+)", JSON, re.M))
     assert tables.keys() == {"Snapshot", "Chart", "Series", "Dimension"}
     definitions = ebpfmon.snapshot_schema()["$defs"]
@@ -185,7 +185,7 @@ def test_the_tables_of_json_have_every_key() -> None:
         assert keys == set(definitions[f"{name}Json"]["properties"])
 
 
-def test_the_generated_parts_of_the_reference_are_what_the_code_says() -> None:
+def test_the_generated_parts_of_the_reference_are_up_to_date() -> None:
     tool: Any = types.ModuleType("reference")
     tool.__file__ = str(ROOT / "tools" / "reference")
     exec(compile(Path(tool.__file__).read_text(), tool.__file__, "exec"), vars(tool))
@@ -195,7 +195,7 @@ def test_the_generated_parts_of_the_reference_are_what_the_code_says() -> None:
         assert page.read_text() == text, f"{page.name} is out of date: run `make reference`"
 
 
-def test_every_make_target_that_is_mentioned_is_there() -> None:
+def test_every_make_target_on_the_pages_exists() -> None:
     targets = set(re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.M))
     pages = [ROOT / "CONTRIBUTING.md", ROOT / "README.md", *(ROOT / "docs").rglob("*.md")]
     mentioned = {target for page in pages for target in re.findall(r"`make ([\w-]+)", page.read_text())}
