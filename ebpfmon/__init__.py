@@ -2,8 +2,8 @@
 
 Probes use `Probe`, `Event`, `Candidate`, `Chart`, `Dimension`, `Buckets`, `Kind`, `Column`, `ProbeSettings`, `Setup`
 and `LabelSource`. Sinks use `Sink`, `SinkSettings`, `Snapshot` and the classes in it, `to_json`, `Aggregator` and
-`printable`. Both use `hookimpl`, `API_VERSION` and the errors. `ebpfmon.testing` has helpers for tests. Everything
-below these two modules is private.
+`printable`. Both use `hookimpl`, `API_VERSION` and the errors. `ebpfmon.testing` has helpers for tests. All
+other modules are private.
 """
 
 from typing import TYPE_CHECKING

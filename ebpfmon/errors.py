@@ -6,7 +6,7 @@ EbpfmonError            base class of all errors that ebpfmon raises on purpose
 ├── SinkError           a sink cannot deliver for now; ebpfmon tries again
 │   └── SinkGoneError   a sink's reader has gone for good; the sink ends
 └── KernelError         the kernel, or a library needed to talk to it, refuses
-    ├── ObjectError     a compiled object is missing, or ebpfmon did not build it
+    ├── ObjectError     a compiled object is missing, or was not built with the BPF headers
     ├── LoadError       the kernel rejected a program or a map
     └── AttachError     an event cannot be attached
 
@@ -44,7 +44,7 @@ class KernelError(EbpfmonError):
 
 
 class ObjectError(KernelError):
-    """A compiled BPF object is missing or cannot be read."""
+    """A compiled BPF object is missing, cannot be read, or was not built with the BPF headers."""
 
 
 class LoadError(KernelError):

@@ -39,7 +39,7 @@ class Selection:
 
 
 class TopK:
-    """Select at most `maximum` keys.
+    """A selection of at most `maximum` keys.
 
     While there is room, every active key is selected at once. After that, a hidden key replaces the least active
     selected one only when it has been more than twice as active over the last minutes. This keeps series from coming

@@ -52,7 +52,10 @@ class Groups:
 
     def account(self, elapsed_s: float = 1.0, **tables: TableHarvest) -> list[ChartData]:
         self.now_s += elapsed_s
-        sums = {name: GroupSums(of.rows["tgid"].astype(np.uint64), of.counters.copy()) for name, of in tables.items()}
+        sums = {
+            name: GroupSums(harvest.rows["tgid"].astype(np.uint64), harvest.counters.copy())
+            for name, harvest in tables.items()
+        }
         return self.account_.account(tables, sums, self.names, TimeInterval(self.now_s, elapsed_s))
 
     def deltas(self, *rows: Row, elapsed_s: float = 1.0) -> dict[str, int]:
@@ -319,12 +322,12 @@ def test_grouped_gauges_add_up_to_the_total_gauge(maximum: int, intervals: list[
 
 def test_a_histogram_by_grouping_has_buckets_and_a_sum_for_each_group() -> None:
     buckets = Buckets(field="slot", bounds=(1,), units="ms", sum="some_ns", sum_units="ns")
-    of = Chart(
+    histogram = Chart(
         id="apps.times", title="", units="", family="f", priority=1, labels=("application",), table="t",
         buckets=buckets,
     )  # fmt: skip
     counters = ("slot_0", "slot_1", "some_ns")
-    account = GroupAccount([of], {"t": counters}, 2)
+    account = GroupAccount([histogram], {"t": counters}, 2)
     rows = np.array(
         [(1, 2, 3, 40), (2, 5, 0, 9), (0, 1, 0, 1)], [("group", "u8"), *((name, "u8") for name in counters)]
     )
@@ -347,6 +350,6 @@ def test_rows_are_summed_by_their_number(rows: list[Row]) -> None:
     expected: dict[int, Counter[int]] = {}
     for place, first, second in rows:
         expected.setdefault(place, Counter()).update({0: first, 1: second})
-    assert {n: tuple(of) for n, of in zip(found.tolist(), sums.tolist(), strict=True)} == {
-        n: (of[0], of[1]) for n, of in expected.items()
+    assert {n: tuple(each) for n, each in zip(found.tolist(), sums.tolist(), strict=True)} == {
+        n: (each[0], each[1]) for n, each in expected.items()
     }

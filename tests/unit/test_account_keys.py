@@ -67,7 +67,7 @@ class Addresses(LabelSource):
         return [(f"host {value}{self.suffix}",) for (value,) in self.values(rows)]
 
 
-class Each:
+class RunningAccount:
     """The account of a table, with a running clock."""
 
     def __init__(self, charts: Sequence[Chart], labels: LabelSource) -> None:
@@ -114,13 +114,13 @@ def starts(data: ChartData) -> dict[str, float]:
     return {series.labels[0]: series.start_s for series in data.series()}
 
 
-def account(of: Each, rows: Sequence[Row] = (), elapsed_s: float = 1.0, overflow: int = 0) -> ChartData:
+def account(running: RunningAccount, rows: Sequence[Row] = (), elapsed_s: float = 1.0, overflow: int = 0) -> ChartData:
     """Return the first chart of an interval."""
-    return of.account(interval(rows, overflow), elapsed_s)[0]
+    return running.account(interval(rows, overflow), elapsed_s)[0]
 
 
 def test_each_key_has_the_sum_over_processes_and_other_has_the_rest() -> None:
-    calls, size = Each((CALLS, BYTES), Addresses(2)).account(
+    calls, size = RunningAccount((CALLS, BYTES), Addresses(2)).account(
         interval([(1, 3, 100), (2, 1, 1), (3, 5, 7), (1, 4, 11)], overflow=20)
     )
     assert deltas(calls) == {"1": 7, "3": 5, "other": 21}
@@ -128,7 +128,7 @@ def test_each_key_has_the_sum_over_processes_and_other_has_the_rest() -> None:
 
 
 def test_all_charts_of_a_table_have_the_same_series() -> None:
-    calls, size = Each((CALLS, BYTES), Addresses()).account(interval([(1, 3, 100)]))
+    calls, size = RunningAccount((CALLS, BYTES), Addresses()).account(interval([(1, 3, 100)]))
     assert (calls.chart, size.chart) == (CALLS, BYTES)
     assert calls.index is size.index
     assert calls.index.labels == (("1",), ("other",))
@@ -138,7 +138,7 @@ def test_all_charts_of_a_table_have_the_same_series() -> None:
 
 
 def test_totals_are_sums_of_deltas_and_idle_keys_keep_their_position() -> None:
-    each = Each((CALLS,), Addresses())
+    each = RunningAccount((CALLS,), Addresses())
     account(each, [(2, 5, 0)], overflow=1)
     account(each, [(1, 900, 0)], overflow=2)
     data = account(each, [(1, 6, 0)], overflow=3)
@@ -148,14 +148,14 @@ def test_totals_are_sums_of_deltas_and_idle_keys_keep_their_position() -> None:
 
 def test_keys_that_appear_together_are_ordered_by_activity() -> None:
     rows = [(1, 5, 0), (2, 7, 0), (3, 0, 6), (4, 9, 9)]
-    assert list(deltas(account(Each((CALLS,), Addresses(9)), rows))) == ["4", "2", "3", "1", "other"]
+    assert list(deltas(account(RunningAccount((CALLS,), Addresses(9)), rows))) == ["4", "2", "3", "1", "other"]
 
 
 def test_keys_that_differ_in_any_bit_of_any_field_are_different() -> None:
     top = 1 << 63
     keys = [(1, 0, 0), (1 | top, 0, 0), (1, 1 << 15, 0), (1 | top, 1 << 15, 0), (1, 0, -1), (1 << 32, 0, 0), (1, 0, 1)]
     rows = np.array([(n, n, port, zone, address, 1 << n, 0) for n, (address, port, zone) in enumerate(keys)], ROW)
-    data = Each((CALLS,), Addresses(9)).account(harvest(np.concatenate((rows, rows[::-1]))))[0]
+    data = RunningAccount((CALLS,), Addresses(9)).account(harvest(np.concatenate((rows, rows[::-1]))))[0]
     assert deltas(data) == {
         "1": 2, str(1 | top): 4, "1:32768": 8, f"{1 | top}:32768": 16, "1%-1": 32, str(1 << 32): 64, "1%1": 128,
         "other": 0,
@@ -164,7 +164,7 @@ def test_keys_that_differ_in_any_bit_of_any_field_are_different() -> None:
 
 def test_an_empty_table_has_only_other_with_zeros() -> None:
     keys = Addresses()
-    each = Each((CALLS, BYTES), keys)
+    each = RunningAccount((CALLS, BYTES), keys)
     for _ in range(3):
         calls, size = each.account(interval())
         assert (deltas(calls), deltas(size)) == ({"other": 0}, {"other_in": 0, "other_net": 0})
@@ -176,7 +176,7 @@ def test_an_empty_table_has_only_other_with_zeros() -> None:
 
 def test_keys_idle_for_long_expire_and_are_not_named_again() -> None:
     keys = Addresses(1)
-    each = Each((CALLS,), keys)
+    each = RunningAccount((CALLS,), keys)
     account(each, [(1, 500, 0), (2, 400, 0)])
     for hour in range(4):
         data = account(each, [], 3600.0)
@@ -186,7 +186,7 @@ def test_keys_idle_for_long_expire_and_are_not_named_again() -> None:
 
 
 def test_overflow_is_part_of_other() -> None:
-    each = Each((CALLS, BYTES), Addresses())
+    each = RunningAccount((CALLS, BYTES), Addresses())
     each.account(interval(overflow=5))
     calls, size = each.account(interval(overflow=6))
     assert (deltas(calls), totals(calls)) == ({"other": 6}, {"other": 11})
@@ -194,31 +194,31 @@ def test_overflow_is_part_of_other() -> None:
 
 
 def test_a_key_without_counts_has_no_series() -> None:
-    assert deltas(account(Each((CALLS,), Addresses()), [(1, 0, 0), (2, 1, 0)])) == {"2": 1, "other": 0}
+    assert deltas(account(RunningAccount((CALLS,), Addresses()), [(1, 0, 0), (2, 1, 0)])) == {"2": 1, "other": 0}
 
 
 def test_excluded_rows_are_not_counted_anywhere() -> None:
-    each = Each((CALLS,), Addresses(1, drops=True))
+    each = RunningAccount((CALLS,), Addresses(1, drops=True))
     assert deltas(account(each, [(EXCLUDED, 100, 0), (1, 2, 0), (2, 1, 0)], overflow=4)) == {"1": 2, "other": 5}
     data = account(each, [(EXCLUDED, 100, 0)], overflow=4)
     assert (deltas(data), totals(data)) == ({"1": 0, "other": 4}, {"1": 2, "other": 9})
 
 
 def test_with_room_for_one_series_the_busiest_key_has_it() -> None:
-    each = Each((CALLS,), Addresses(1))
+    each = RunningAccount((CALLS,), Addresses(1))
     assert deltas(account(each, [(n, n, 0) for n in range(1, 100)])) == {"99": 99, "other": 98 * 99 // 2}
     assert deltas(account(each, [(50, 100, 0)])) == {"99": 0, "other": 100}, "50 + 100 is not twice 99"
     assert deltas(account(each, [(50, 100, 0)])) == {"50": 100, "other": 0}, "what it did before is remembered"
 
 
 def test_without_room_for_series_everything_is_in_other() -> None:
-    each = Each((CALLS,), Addresses(0))
+    each = RunningAccount((CALLS,), Addresses(0))
     for _ in range(2):
         assert deltas(account(each, [(1, 2, 0), (2, 3, 0)])) == {"other": 5}
 
 
 def test_a_key_expires_after_five_idle_minutes_and_returns_with_its_total_and_start() -> None:
-    each = Each((CALLS,), Addresses())
+    each = RunningAccount((CALLS,), Addresses())
     account(each, [(1, 5, 0), (2, 4, 0)])
     for _ in range(299):
         assert "1" in deltas(account(each, [(2, 1, 0)]))
@@ -229,7 +229,7 @@ def test_a_key_expires_after_five_idle_minutes_and_returns_with_its_total_and_st
 
 
 def test_a_forgotten_key_returns_with_a_new_start_and_total() -> None:
-    each = Each((CALLS,), Addresses(1))  # Two hidden keys are remembered.
+    each = RunningAccount((CALLS,), Addresses(1))  # Two hidden keys are remembered.
     account(each, [(1, 5, 0)])
     assert totals(account(each, [(2, 90, 0), (3, 60, 0), (4, 50, 0)], 299.0)) == {"2": 90, "other": 110}
     assert list(deltas(account(each, [(5, 500, 0), (3, 60, 0), (4, 50, 0)], 301.0))) == ["5", "other"]
@@ -238,7 +238,7 @@ def test_a_forgotten_key_returns_with_a_new_start_and_total() -> None:
 
 
 def test_a_replaced_key_keeps_its_total_while_it_is_hidden() -> None:
-    each = Each((CALLS,), Addresses(1))
+    each = RunningAccount((CALLS,), Addresses(1))
     account(each, [(1, 5, 0)], 10.0)
     assert totals(account(each, [(1, 1, 0), (2, 1000, 0)], 10.0)) == {"2": 1000, "other": 1}
     data = account(each, [(1, 90000, 0)], 10.0)
@@ -247,7 +247,7 @@ def test_a_replaced_key_keeps_its_total_while_it_is_hidden() -> None:
 
 
 def test_a_key_that_was_active_within_five_minutes_stays() -> None:
-    each = Each((CALLS,), Addresses())
+    each = RunningAccount((CALLS,), Addresses())
     account(each, [(1, 5, 0)])
     for rows in ([], [(1, 1, 0)], []):
         data = account(each, rows, 299.0)
@@ -255,14 +255,14 @@ def test_a_key_that_was_active_within_five_minutes_stays() -> None:
 
 
 def test_an_expired_key_makes_room_for_an_active_one() -> None:
-    each = Each((CALLS,), Addresses(1))
+    each = RunningAccount((CALLS,), Addresses(1))
     account(each, [(1, 500, 0), (2, 400, 0), (3, 1, 0)])
     assert deltas(account(each, [], 301.0)) == {"other": 0}, "2 was busy, but is idle now"
     assert deltas(account(each, [(3, 1, 0)])) == {"3": 1, "other": 0}
 
 
 def test_a_key_more_than_twice_as_busy_replaces_the_least_busy() -> None:
-    each = Each((CALLS,), Addresses(2))
+    each = RunningAccount((CALLS,), Addresses(2))
     account(each, [(1, 100, 0), (2, 50, 0)], 1e9)
     assert deltas(account(each, [(1, 40, 0), (2, 10, 0), (3, 20, 0)], 1e9)) == {"1": 40, "2": 10, "other": 20}
     data = account(each, [(1, 10, 0), (2, 40, 0), (3, 21, 0)], 1e9)
@@ -271,7 +271,7 @@ def test_a_key_more_than_twice_as_busy_replaces_the_least_busy() -> None:
 
 
 def test_several_keys_can_be_replaced_at_once() -> None:
-    each = Each((CALLS,), Addresses(4))
+    each = RunningAccount((CALLS,), Addresses(4))
     account(each, [(1, 10, 0), (2, 11, 0), (3, 50, 0)])
     rows = [(1, 10, 0), (2, 10, 0), (3, 10, 0), (4, 500, 0), (5, 200, 0), (6, 100, 0), (7, 90, 0)]
     # There is room for 4. Then 5 replaces 1 and 6 replaces 2, but 7 is not twice as busy as 3.
@@ -279,7 +279,7 @@ def test_several_keys_can_be_replaced_at_once() -> None:
 
 
 def test_similarly_busy_keys_do_not_replace_each_other() -> None:
-    each, random = Each((CALLS,), Addresses(5)), np.random.default_rng(7)
+    each, random = RunningAccount((CALLS,), Addresses(5)), np.random.default_rng(7)
     first = None
     for _ in range(300):
         rows = [(n, calls, 0) for n, calls in enumerate(random.integers(900, 1100, 20).tolist())]
@@ -289,7 +289,7 @@ def test_similarly_busy_keys_do_not_replace_each_other() -> None:
 
 
 def test_two_equally_busy_keys_that_alternate_do_not_replace_each_other() -> None:
-    each = Each((CALLS,), Addresses(1))
+    each = RunningAccount((CALLS,), Addresses(1))
     account(each, [(1, 500, 0), (2, 499, 0)])
     for second in range(300):
         assert list(deltas(account(each, [(1 + second % 2, 500, 0)]))) == ["1", "other"]
@@ -298,7 +298,7 @@ def test_two_equally_busy_keys_that_alternate_do_not_replace_each_other() -> Non
 @pytest.mark.parametrize("elapsed_s", [0.5, 1.0, 20.0])
 @pytest.mark.parametrize(("calls", "shown"), [(10**9, "1"), (10**9 + 10**4, "2")])
 def test_activity_halves_each_minute_at_any_interval_length(elapsed_s: float, calls: int, shown: str) -> None:
-    each = Each((CALLS,), Addresses(1))
+    each = RunningAccount((CALLS,), Addresses(1))
     account(each, [(1, 10**9, 0)])
     for _ in range(round(60 / elapsed_s) - 1):
         account(each, [(1, 1, 0)], elapsed_s)
@@ -308,14 +308,14 @@ def test_activity_halves_each_minute_at_any_interval_length(elapsed_s: float, ca
 def test_only_the_busiest_hidden_keys_are_remembered() -> None:
     rows = [(1, 1000, 0), (2, 900, 0), (3, 899, 0), (4, 898, 0)]
     for busy, shown in ((3, "3"), (4, "1")):
-        each = Each((CALLS,), Addresses(1))
+        each = RunningAccount((CALLS,), Addresses(1))
         account(each, rows)
         assert list(deltas(account(each, [(busy, 1150, 0)]))) == [shown, "other"]
 
 
 def test_names_are_requested_once_with_one_row_per_series() -> None:
     keys = Addresses(2)
-    each = Each((CALLS, BYTES), keys)
+    each = RunningAccount((CALLS, BYTES), keys)
     each.account(interval([(n, 10 * n, n) for n in range(50)]))
     each.account(interval([(48, 3, 3), (7, 1, 1)]))
     assert [rows.dtype for rows in keys.asked] == [ROW, ROW]
@@ -325,7 +325,7 @@ def test_names_are_requested_once_with_one_row_per_series() -> None:
 
 def test_a_formerly_hidden_key_is_named_by_its_own_row() -> None:
     keys = Addresses(1)
-    each = Each((CALLS,), keys)
+    each = RunningAccount((CALLS,), keys)
     account(each, [(1, 10, 0), (2, 9, 0)])
     assert deltas(account(each, [(3, 5, 0), (2, 90, 0)])) == {"2": 90, "other": 5}
     assert keys.asked[-1]["address"].tolist() == [2]
@@ -334,7 +334,7 @@ def test_a_formerly_hidden_key_is_named_by_its_own_row() -> None:
 @pytest.mark.parametrize("then", [[(1, 3, 1)], []], ids=["active", "idle"])
 def test_the_index_is_the_same_object_until_a_name_changes(then: list[Row]) -> None:
     keys = Addresses()
-    each = Each((CALLS, BYTES), keys)
+    each = RunningAccount((CALLS, BYTES), keys)
     account(each, [(1, 3, 1)])
     first, second, third = (each.account(interval(then))[1] for _ in range(3))
     assert first.index is second.index is third.index
@@ -351,29 +351,29 @@ def test_a_key_named_other_is_an_item() -> None:
         def values(self, rows: Rows) -> Sequence[tuple[str, ...]]:
             return [("other",)] * len(rows)
 
-    data = account(Each((CALLS,), Always()), [(1, 3, 0)], overflow=5)
+    data = account(RunningAccount((CALLS,), Always()), [(1, 3, 0)], overflow=5)
     found = [(s.labels, s.role, s.deltas) for s in data.series()]
     assert found == [(("other",), Role.ITEM, (3,)), (("other",), Role.OTHER, (5,))]
 
 
 def test_totals_continue_under_new_labels_that_define_the_same_series() -> None:
-    of = Each((CALLS,), Addresses())
-    account(of, [(1, 5, 0), (EXCLUDED, 7, 0)], overflow=2)
+    running = RunningAccount((CALLS,), Addresses())
+    account(running, [(1, 5, 0), (EXCLUDED, 7, 0)], overflow=2)
     again = Addresses(suffix="!", drops=False)
-    assert of.account_.relabel(again)
-    found = account(of, [(1, 1, 0)])
+    assert running.account_.relabel(again)
+    found = account(running, [(1, 1, 0)])
     assert totals(found) == {"1": 6, str(EXCLUDED): 7, "other": 2}
     assert found.index.names[:2] == (("host 9!",), ("host 1!",))
     for other in (Addresses(maximum=4), Addresses(labels=("address",)), Addresses(fields=("address",))):
-        assert not of.account_.relabel(other)
-    assert totals(account(of)) == totals(found)
+        assert not running.account_.relabel(other)
+    assert totals(account(running)) == totals(found)
 
 
 def test_other_has_the_label_values_given_by_its_source() -> None:
-    of = replace(CALLS, labels=("port", "protocol"))
+    calls = replace(CALLS, labels=("port", "protocol"))
     for other, expected in (((), ("other", "other")), (("rest", "ALL"), ("rest", "ALL"))):
         source = Addresses(labels=("port", "protocol"), other=other)
-        (data,) = Each((of,), source).account(interval())
+        (data,) = RunningAccount((calls,), source).account(interval())
         assert (data.index.labels, data.index.names) == ((expected,), (expected,))
 
 
@@ -389,7 +389,7 @@ def test_keys_with_colliding_hashes_are_separated_by_new_multipliers(
         return drawn[-1]
 
     monkeypatch.setattr(aggregate, "_multipliers", multipliers)
-    each = Each((CALLS,), Addresses())
+    each = RunningAccount((CALLS,), Addresses())
     rows = np.array([(7, n, 1, 1, 1, calls, 0) for n, calls in enumerate((3, 5, 1, 2))], ROW)
     rows[differing] = [1, 2, 1, 2]
     second = {"address": "2:1%1", "port": "1:2%1", "zone": "1:1%2"}[differing]
@@ -402,7 +402,7 @@ def test_a_full_table_is_summed_by_key() -> None:
     rows = np.zeros(65536, ROW)
     rows["address"] = np.random.default_rng(3).permutation(65536) % 1000
     rows["calls"] = rows["address"] + 1
-    data = Each((CALLS,), Addresses(1000)).account(harvest(rows))[0]
+    data = RunningAccount((CALLS,), Addresses(1000)).account(harvest(rows))[0]
     times = Counter(rows["address"].tolist())
     assert deltas(data) == {str(key): times[key] * (key + 1) for key in range(1000)} | {"other": 0}
 
@@ -429,12 +429,12 @@ def net_of(row: Row) -> int:
 def test_series_are_exact_add_up_and_restart_only_with_a_new_start(
     maximum: int, drops: bool, intervals: list[tuple[list[Row], int, float]]
 ) -> None:
-    each = Each((CALLS, BYTES), Addresses(maximum, drops=drops))
+    each = RunningAccount((CALLS, BYTES), Addresses(maximum, drops=drops))
     running: dict[tuple[str, str], tuple[float, int]] = {}  # The last start and total of each series.
     for rows, overflow, elapsed_s in intervals:
         charts = each.account(interval(rows, overflow), elapsed_s)
         counted = [row for row in rows if not (drops and row[0] == EXCLUDED)]
-        for data, column, extra, of in (
+        for data, column, extra, amount_of in (
             (charts[0], 0, 1, calls_of),
             (charts[1], 0, 2, bytes_of),
             (charts[1], 1, 1, net_of),
@@ -444,10 +444,10 @@ def test_series_are_exact_add_up_and_restart_only_with_a_new_start(
             assert list(found)[-1] == "other"
             expected = Counter(dict.fromkeys(found, 0))
             for row in counted:
-                expected[str(row[0]) if str(row[0]) in found else "other"] += of(row)
+                expected[str(row[0]) if str(row[0]) in found else "other"] += amount_of(row)
             expected["other"] += extra * overflow
             assert {name: delta for name, (delta, _, _) in found.items()} == expected
-            assert data.sums()[data.chart.columns[column].id] == sum(map(of, counted)) + extra * overflow
+            assert data.sums()[data.chart.columns[column].id] == sum(map(amount_of, counted)) + extra * overflow
             for name, (delta, total, start_s) in found.items():
                 key = (data.chart.columns[column].id, name)
                 start_before_s, before = running.get(key, (each.now_s - elapsed_s, 0))
@@ -466,5 +466,5 @@ def test_at_first_the_busiest_keys_fill_all_room(maximum: int, rows: list[Row]) 
     for address, calls, size in rows:
         activity[str(address)] += calls + size
     busy = +activity
-    selected = list(deltas(account(Each((CALLS,), Addresses(maximum)), rows)))[:-1]
+    selected = list(deltas(account(RunningAccount((CALLS,), Addresses(maximum)), rows)))[:-1]
     assert [busy[name] for name in selected] == [n for _, n in busy.most_common(maximum)]

@@ -27,9 +27,9 @@ def array(width: int, keys: list[tuple[int, ...]]) -> NDArray[np.uint64]:
 
 @given(ROWS)
 def test_rows_with_equal_keys_are_summed(
-    of: tuple[int, list[tuple[tuple[int, ...], int]]]
+    sample: tuple[int, list[tuple[tuple[int, ...], int]]]
 ) -> None:  # fmt: skip
-    width, rows = of
+    width, rows = sample
     keys = [key for key, _ in rows]
     groups = Aggregator(width).group(array(width, keys))
     sums = groups.sums(np.array([[n, 1] for _, n in rows], np.int64).reshape(-1, 2))

@@ -53,10 +53,10 @@ class ByUser(FakeNaming):
         return f"user {process.uid}", True
 
 
-def rows(*of: tuple[int, bytes]) -> TableHarvest:
+def rows(*processes: tuple[int, bytes]) -> TableHarvest:
     """Return a table with a row for each (tgid, comm)."""
-    array = np.array([(1000 - tgid, tgid, 1, 7, 1, 0, comm, 5) for tgid, comm in of], ROW)
-    return TableHarvest(array, {"calls": 5 * len(of)}, {"calls": 0}, 0, 64)
+    array = np.array([(1000 - tgid, tgid, 1, 7, 1, 0, comm, 5) for tgid, comm in processes], ROW)
+    return TableHarvest(array, {"calls": 5 * len(processes)}, {"calls": 0}, 0, 64)
 
 
 def names(groups: RowGroups) -> list[str | None]:
@@ -76,12 +76,12 @@ def attribution(naming: FakeNaming) -> Attribution:
 NOTHING = LookupResult()
 
 
-def attribute(of: Attribution, found: LookupResult = NOTHING, **tables: TableHarvest) -> Attributed:
-    return of.assign(of.prepare(tables), found)
+def attribute(attribution: Attribution, result: LookupResult = NOTHING, **tables: TableHarvest) -> Attributed:
+    return attribution.assign(attribution.prepare(tables), result)
 
 
-def named(of: Attribution, table: TableHarvest, found: LookupResult = NOTHING, by: str = "app") -> list[str | None]:
-    return names(attribute(of, found, t=table).row_groups("t")[by])
+def named(attribution: Attribution, table: TableHarvest, result: LookupResult = NOTHING) -> list[str | None]:
+    return names(attribute(attribution, result, t=table).row_groups("t")["app"])
 
 
 def test_each_row_has_its_group_and_known_processes_are_not_named_again(
@@ -103,16 +103,16 @@ def test_a_process_that_changes_its_comm_is_named_again(attribution: Attribution
 
 
 def test_a_process_without_a_group_has_the_id_other(attribution: Attribution) -> None:
-    found = attribute(attribution, t=rows((1, b"-"), (2, b"b"))).row_groups("t")["app"]
-    assert names(found) == [None, "b"]
-    assert found.ids[0] == RowGroups.OTHER
+    groups = attribute(attribution, t=rows((1, b"-"), (2, b"b"))).row_groups("t")["app"]
+    assert names(groups) == [None, "b"]
+    assert groups.ids[0] == RowGroups.OTHER
     assert not attribution.waiting
 
 
 def test_a_group_may_be_named_other_or_overflow(attribution: Attribution) -> None:
-    found = attribute(attribution, t=rows((1, b"other"), (2, b"overflow"), (3, b"-"))).row_groups("t")["app"]
-    assert names(found) == ["other", "overflow", None]
-    assert len(set(found.ids.tolist())) == 3
+    groups = attribute(attribution, t=rows((1, b"other"), (2, b"overflow"), (3, b"-"))).row_groups("t")["app"]
+    assert names(groups) == ["other", "overflow", None]
+    assert len(set(groups.ids.tolist())) == 3
 
 
 def test_a_process_with_a_provisional_name_waits_and_is_named_again(attribution: Attribution) -> None:
@@ -144,11 +144,11 @@ def test_one_pass_finds_the_groups_of_all_groupings(naming: FakeNaming) -> None:
     attribution, user = Attribution({"app": naming, "user": ByUser()}), rows((1, b"a"), (2, b"b"), (3, b"a"), (4, b"?"))
     user.rows["uid"] = [5, 5, 7, 5]
     attributed = attribute(attribution, t=user)
-    found = attributed.row_groups("t")
-    assert list(found) == list(attributed.groupings) == ["app", "user"]
-    assert names(found["app"]) == ["a", "b", "a", None]
-    assert names(found["user"]) == ["user 5", "user 5", "user 7", "user 5"]
-    assert len(attributed.groups) == len({*zip(*(names(each) for each in found.values()), strict=True)}) == 4
+    groups = attributed.row_groups("t")
+    assert list(groups) == list(attributed.groupings) == ["app", "user"]
+    assert names(groups["app"]) == ["a", "b", "a", None]
+    assert names(groups["user"]) == ["user 5", "user 5", "user 7", "user 5"]
+    assert len(attributed.groups) == len({*zip(*(names(each) for each in groups.values()), strict=True)}) == 4
     assert attribution.waiting == 1, "a process must wait while one of its groups is provisional"
     assert len(attribute(attribution, t=user).groups) == 4
     assert len(naming.asked) == 5

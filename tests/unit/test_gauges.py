@@ -51,44 +51,44 @@ def harvest(rows: list[tuple[int, int, int]], unseen: tuple[int, int] = (0, 0)) 
     return TableHarvest(array, totals, overflow, 0, 64)
 
 
-def gauges(of: KeyAccount, table: TableHarvest) -> dict[str, int]:
-    found = next(data for data in of.account(table, NOW) if data.chart.kind is Kind.GAUGE)
+def gauges(disks: KeyAccount, table: TableHarvest) -> dict[str, int]:
+    found = next(data for data in disks.account(table, NOW) if data.chart.kind is Kind.GAUGE)
     assert not found.totals.any()
     return {series.labels[0]: int(series.deltas[0]) for series in found.series()}
 
 
 def test_a_gauge_stays_while_idle_and_falls_when_requests_end() -> None:
-    of = account(3)
-    assert gauges(of, harvest([(1, 5, 2), (2, 1, 1)])) == {"disk1": 3, "disk2": 0, "other": 0}
-    assert gauges(of, harvest([(2, 4, 0)])) == {"disk1": 3, "disk2": 4, "other": 0}
+    disks = account(3)
+    assert gauges(disks, harvest([(1, 5, 2), (2, 1, 1)])) == {"disk1": 3, "disk2": 0, "other": 0}
+    assert gauges(disks, harvest([(2, 4, 0)])) == {"disk1": 3, "disk2": 4, "other": 0}
     for _ in range(400):  # A key with a gauge does not expire.
-        found = gauges(of, harvest([]))
+        found = gauges(disks, harvest([]))
     assert found == {"disk1": 3, "disk2": 4, "other": 0}
-    assert gauges(of, harvest([(1, 0, 3)])) == {"disk1": 0, "disk2": 4, "other": 0}
+    assert gauges(disks, harvest([(1, 0, 3)])) == {"disk1": 0, "disk2": 4, "other": 0}
     for _ in range(300):
-        found = gauges(of, harvest([(2, 1, 1)]))
+        found = gauges(disks, harvest([(2, 1, 1)]))
     assert found == {"disk2": 4, "other": 0}
 
 
 def test_overflow_is_part_of_other() -> None:
-    of = account(3)
-    assert gauges(of, harvest([(1, 5, 2)], unseen=(7, 3))) == {"disk1": 3, "other": 4}
-    assert gauges(of, harvest([], unseen=(0, 1))) == {"disk1": 3, "other": 3}
+    disks = account(3)
+    assert gauges(disks, harvest([(1, 5, 2)], unseen=(7, 3))) == {"disk1": 3, "other": 4}
+    assert gauges(disks, harvest([], unseen=(0, 1))) == {"disk1": 3, "other": 3}
     for _ in range(3):
-        assert gauges(of, harvest([])) == {"disk1": 3, "other": 3}
+        assert gauges(disks, harvest([])) == {"disk1": 3, "other": 3}
 
 
 def test_overflow_stays_in_other_if_no_key_has_a_gauge() -> None:
-    of = account(3)
+    disks = account(3)
     for unseen in ((7, 3), (0, 0), (0, 0), (0, 0)):
-        assert gauges(of, harvest([], unseen)) == {"other": 4}
+        assert gauges(disks, harvest([], unseen)) == {"other": 4}
 
 
 def test_a_newly_selected_key_has_the_gauge_that_it_had_while_hidden() -> None:
-    of = account(1)
-    assert gauges(of, harvest([(1, 1000, 1000), (2, 3, 0)])) == {"disk1": 0, "other": 3}
+    disks = account(1)
+    assert gauges(disks, harvest([(1, 1000, 1000), (2, 3, 0)])) == {"disk1": 0, "other": 3}
     for _ in range(400):
-        found = gauges(of, harvest([(2, 2, 2)]))
+        found = gauges(disks, harvest([(2, 2, 2)]))
     assert found == {"disk2": 3, "other": 0}
 
 
@@ -107,9 +107,9 @@ def test_an_account_under_new_settings_continues_the_gauges() -> None:
 
 
 def test_counts_from_before_a_switch_of_sources_affect_only_gauges() -> None:
-    of = account(3)
-    of.reset_gauges([harvest([(1, 5, 2)]), harvest([(2, 1, 0)], unseen=(1, 0))])
-    calls, gauge = of.account(harvest([(1, 1, 0)]), NOW)
+    disks = account(3)
+    disks.reset_gauges([harvest([(1, 5, 2)]), harvest([(2, 1, 0)], unseen=(1, 0))])
+    calls, gauge = disks.account(harvest([(1, 1, 0)]), NOW)
     assert {s.labels[0]: s.deltas[0] for s in gauge.series()} == {"disk1": 4, "disk2": 1, "other": 1}
     assert {s.labels[0]: s.totals[0] for s in calls.series()} == {"disk1": 1, "disk2": 0, "other": 0}
 
@@ -119,37 +119,37 @@ def test_counts_from_before_a_switch_of_sources_affect_only_gauges() -> None:
     st.integers(1, 4),
 )
 def test_gauges_add_up_to_the_total_gauge(intervals: list[list[tuple[int, int, int]]], maximum: int) -> None:
-    of, truth = account(maximum), Counter[str]()
+    disks, truth = account(maximum), Counter[str]()
     for rows in intervals:
         unique = list({disk: (disk, began, ended) for disk, began, ended in rows}.values())
         truth.update({f"disk{d}": b - e for d, b, e in unique})
-        found = gauges(of, harvest(unique))
+        found = gauges(disks, harvest(unique))
         assert sum(found.values()) == sum(truth.values())
         assert all(gauge == truth[name] for name, gauge in found.items() if name != "other")
 
 
-def add(of: Gauges, table: TableHarvest) -> None:
-    of.add(table.rows, table.counters, np.array([*table.totals.values()], np.int64))
+def add(kept: Gauges, table: TableHarvest) -> None:
+    kept.add(table.rows, table.counters, np.array([*table.totals.values()], np.int64))
 
 
 def test_a_key_whose_gauges_are_0_is_not_kept() -> None:
-    of = Gauges([CALLS, GAUGE], ("disk", "zone"), COUNTERS)
-    add(of, harvest([(1, 5, 2)]))
-    add(of, harvest([(1, 0, 1), (3, 1, 1), (4, 2, 0)], unseen=(1, 0)))
-    add(of, harvest([(4, 0, 2)]))
-    assert of.rows is not None
-    assert of.rows["disk"].tolist() == [1]
-    assert of.values.tolist() == [[2]]
-    assert of.total.tolist() == [3]
+    kept = Gauges([CALLS, GAUGE], ("disk", "zone"), COUNTERS)
+    add(kept, harvest([(1, 5, 2)]))
+    add(kept, harvest([(1, 0, 1), (3, 1, 1), (4, 2, 0)], unseen=(1, 0)))
+    add(kept, harvest([(4, 0, 2)]))
+    assert kept.rows is not None
+    assert kept.rows["disk"].tolist() == [1]
+    assert kept.values.tolist() == [[2]]
+    assert kept.total.tolist() == [3]
 
 
 def test_the_highest_gauges_are_kept_if_there_are_too_many_keys(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "_MAX_KEYS", 2)
-    of = Gauges([GAUGE], ("disk", "zone"), COUNTERS)
-    add(of, harvest([(1, 5, 0), (2, 1, 0), (3, 0, 7)]))
-    assert of.rows is not None
-    assert dict(zip(of.rows["disk"].tolist(), of.values[:, 0].tolist(), strict=True)) == {3: -7, 1: 5}
-    assert of.total.tolist() == [-1], "the total must include all keys"
+    kept = Gauges([GAUGE], ("disk", "zone"), COUNTERS)
+    add(kept, harvest([(1, 5, 0), (2, 1, 0), (3, 0, 7)]))
+    assert kept.rows is not None
+    assert dict(zip(kept.rows["disk"].tolist(), kept.values[:, 0].tolist(), strict=True)) == {3: -7, 1: 5}
+    assert kept.total.tolist() == [-1], "the total must include all keys"
 
 
 def test_the_sign_matrix_has_how_often_each_counter_counts() -> None:

@@ -40,11 +40,18 @@ WITH_SUM = Buckets(field="size", bounds=(1,), units="ms", sum="some_ns", sum_uni
 @st.composite
 def chart_data(draw: st.DrawFn) -> ChartData:
     kind, labels = draw(st.sampled_from([*KINDS.values()])), tuple(draw(st.lists(TEXT, max_size=3, unique=True)))
-    of: dict[str, Any] = {"dimensions": tuple(draw(st.lists(DIMENSIONS, min_size=1, max_size=3)))}
+    columns: dict[str, Any] = {"dimensions": tuple(draw(st.lists(DIMENSIONS, min_size=1, max_size=3)))}
     if kind is Kind.HISTOGRAM:
-        of = {"buckets": draw(st.sampled_from([BUCKETS, WITH_SUM]))}
+        columns = {"buckets": draw(st.sampled_from([BUCKETS, WITH_SUM]))}
     made = Chart(
-        id=draw(TEXT), title=draw(TEXT), units=draw(TEXT), family=draw(TEXT), priority=1, kind=kind, labels=labels, **of
+        id=draw(TEXT),
+        title=draw(TEXT),
+        units=draw(TEXT),
+        family=draw(TEXT),
+        priority=1,
+        kind=kind,
+        labels=labels,
+        **columns,
     )
     roles = draw(st.lists(st.sampled_from(Role), max_size=3)) if labels else [Role.ITEM]
     values = [tuple(draw(TEXT) for _ in labels) for _ in roles]
@@ -95,10 +102,10 @@ def test_the_schema_is_valid() -> None:
 
 def test_every_object_of_the_schema_has_a_description_and_no_extra_properties() -> None:
     """A new property needs a new version of the schema."""
-    for name, of in SCHEMA["$defs"].items():
-        assert of["type"] == "object", name
-        assert of["description"], name
-        assert of.get("additionalProperties") is False, name
+    for name, definition in SCHEMA["$defs"].items():
+        assert definition["type"] == "object", name
+        assert definition["description"], name
+        assert definition.get("additionalProperties") is False, name
 
 
 @given(SNAPSHOTS)
@@ -170,21 +177,21 @@ def test_a_histogram_has_its_bounds_and_its_series_buckets_sum_and_count() -> No
             },
         ],
     }  # fmt: skip
-    of = Chart(id="x.sizes", title="", units="", family="", priority=1, buckets=BUCKETS)
-    (plain,) = written(snapshot(charts=[data(of, 1, 2, 3)]))["charts"]
+    sizes = Chart(id="x.sizes", title="", units="", family="", priority=1, buckets=BUCKETS)
+    (plain,) = written(snapshot(charts=[data(sizes, 1, 2, 3)]))["charts"]
     assert (plain["bounds"], plain["bucket_units"], "sum_units" in plain) == ([1, 2.5], "ms", False)
     assert "sum" not in plain["series"][0]
 
 
 def test_a_small_snapshot_has_exactly_this_form() -> None:
-    of = Chart(
+    reads = Chart(
         id="apps.reads", title="T", units="calls/s", family="VFS", priority=9, labels=("application",),
         dimensions=(READS,),
     )  # fmt: skip
     index = SeriesIndex(
         labels=(("nginx",),), names=(("nginx",),), roles=(Role.ITEM,), starts_s=(1795374000.00049,)
     )  # fmt: skip
-    numbers = ChartData(chart=of, index=index, deltas=np.array([[6]]), totals=np.array([[99]]))
+    numbers = ChartData(chart=reads, index=index, deltas=np.array([[6]]), totals=np.array([[99]]))
     given_ = Snapshot(host="h", time_s=5.00051, elapsed_s=1.00031, complete=True, charts=(numbers,))
     assert written(given_) == {
         "schema": 2, "host": "h", "time": 5.001, "elapsed_s": 1.0003, "complete": True,

@@ -240,8 +240,8 @@ def test_totals_survive_a_reload_unless_the_series_change() -> None:
             def specs(labels: LabelSource) -> tuple[TableSpecs, None, SelfMetrics]:
                 return replace(SPECS, labels={"ports": labels}), None, SelfMetrics([], [])
 
-            of = specs(Ports())
-            pipeline = Pipeline("h", cast(Harvester, harvester), cast(Publisher, publisher), executor, *of)
+            first = specs(Ports())
+            pipeline = Pipeline("h", cast(Harvester, harvester), cast(Publisher, publisher), executor, *first)
             await pipeline.tick()
             pipeline.reconfigure(*specs(Ports()))
             await pipeline.tick()
@@ -338,15 +338,15 @@ def test_a_grouping_keeps_its_totals_when_others_are_added_or_removed() -> None:
     async def run() -> None:
         with ThreadPoolExecutor(1) as executor:
 
-            def of(*by: str, maximum: int = 200) -> tuple[TableSpecs, GroupStage, SelfMetrics]:
+            def by_groupings(*by: str, maximum: int = 200) -> tuple[TableSpecs, GroupStage, SelfMetrics]:
                 return BY_PROCESS, grouped(*by, maximum=maximum)(BY_PROCESS, executor), SelfMetrics([], [])
 
-            stages = of("process")
-            pipeline = Pipeline("h", cast(Harvester, harvester), cast(Publisher, publisher), executor, *stages)
+            first = by_groupings("process")
+            pipeline = Pipeline("h", cast(Harvester, harvester), cast(Publisher, publisher), executor, *first)
             await pipeline.tick()
-            pipeline.reconfigure(*of("user", "process"))
+            pipeline.reconfigure(*by_groupings("user", "process"))
             await pipeline.tick()
-            pipeline.reconfigure(*of("process", maximum=199))
+            pipeline.reconfigure(*by_groupings("process", maximum=199))
             await pipeline.tick()
 
     asyncio.run(run())

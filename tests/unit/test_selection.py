@@ -45,20 +45,20 @@ def test_an_invalid_pattern_is_an_error(pattern: str) -> None:
 
 def charted(series: dict[str, tuple[int, int]], *, kind: Kind = Kind.COUNTER, start_s: float = 1.0) -> ChartData:
     """Return a chart by program with (delta, total) of each series. `*` is the series `other`."""
-    of: Chart = chart(READ, labels=("program",), kind=kind)
+    by_program: Chart = chart(READ, labels=("program",), kind=kind)
     labels = tuple(("other" if name == "*" else name,) for name in series)
     roles = tuple(Role.OTHER if name == "*" else Role.ITEM for name in series)
     index = SeriesIndex(labels=labels, names=labels, roles=roles, starts_s=(start_s,) * len(series))
     deltas, totals = np.array([*series.values()], np.int64).reshape(-1, 2).T[..., np.newaxis]
-    return ChartData(chart=of, index=index, deltas=deltas, totals=totals)
+    return ChartData(chart=by_program, index=index, deltas=deltas, totals=totals)
 
 
-def of(time_s: float, series: dict[str, tuple[int, int]], kind: Kind = Kind.COUNTER) -> Snapshot:
+def snapshot_at(time_s: float, series: dict[str, tuple[int, int]], kind: Kind = Kind.COUNTER) -> Snapshot:
     """Return a snapshot with one chart by program."""
     return replace(snapshot(charts=[charted(series, kind=kind)]), time_s=time_s, elapsed_s=1.0)
 
 
-def found(given: Snapshot) -> list[tuple[str, int, int]]:
+def series_of(given: Snapshot) -> list[tuple[str, int, int]]:
     """Return (label, delta, total) of each series of the only chart."""
     (only,) = given.charts
     return [
@@ -67,43 +67,44 @@ def found(given: Snapshot) -> list[tuple[str, int, int]]:
 
 
 def test_amounts_are_summed_and_totals_and_gauges_are_the_last() -> None:
-    first = of(1.0, {"read": (3, 3), "write": (5, 5), "*": (2, 2)})
-    second = of(2.0, {"write": (7, 12), "new": (1, 1), "*": (1, 3)})
+    first = snapshot_at(1.0, {"read": (3, 3), "write": (5, 5), "*": (2, 2)})
+    second = snapshot_at(2.0, {"write": (7, 12), "new": (1, 1), "*": (1, 3)})
     both = join_snapshots(first, replace(second, complete=False))
     assert (both.time_s, both.elapsed_s, both.complete) == (2.0, 2.0, False)
-    assert found(both) == [("read", 3, 3), ("write", 12, 12), ("new", 1, 1), ("*", 3, 3)], "other must be last"
-    gauges = join_snapshots(of(1.0, {"read": (3, 0), "*": (9, 0)}, Kind.GAUGE), of(2.0, {"*": (4, 0)}, Kind.GAUGE))
-    assert found(gauges) == [("*", 4, 0)]
+    assert series_of(both) == [("read", 3, 3), ("write", 12, 12), ("new", 1, 1), ("*", 3, 3)], "other must be last"
+    former = snapshot_at(1.0, {"read": (3, 0), "*": (9, 0)}, Kind.GAUGE)
+    gauges = join_snapshots(former, snapshot_at(2.0, {"*": (4, 0)}, Kind.GAUGE))
+    assert series_of(gauges) == [("*", 4, 0)]
 
 
 def test_a_program_named_other_is_distinct_from_the_series_other() -> None:
     both = join_snapshots(
-        of(1.0, {"other": (3, 3), "*": (2, 2)}),
-        of(
+        snapshot_at(1.0, {"other": (3, 3), "*": (2, 2)}),
+        snapshot_at(
             2.0,
             {
                 "*": (7, 9),
             },
         ),
     )
-    assert found(both) == [("other", 3, 3), ("*", 9, 9)]
+    assert series_of(both) == [("other", 3, 3), ("*", 9, 9)]
     assert both.charts[0].index.labels == (("other",), ("other",))
 
 
 def test_the_index_is_kept_if_the_series_are_the_same() -> None:
-    first, second = of(1.0, {"a": (3, 3), "*": (0, 0)}), of(2.0, {"a": (5, 8), "*": (1, 1)})
+    first, second = snapshot_at(1.0, {"a": (3, 3), "*": (0, 0)}), snapshot_at(2.0, {"a": (5, 8), "*": (1, 1)})
     shared = replace(second.charts[0], index=first.charts[0].index)
     for last in (second, replace(second, charts=(shared,))):
         both = join_snapshots(first, last)
-        assert found(both) == [("a", 8, 8), ("*", 1, 1)]
+        assert series_of(both) == [("a", 8, 8), ("*", 1, 1)]
         assert both.charts[0].index is last.charts[0].index
-    assert found(first) == [("a", 3, 3), ("*", 0, 0)], "joining must not change its arguments"
+    assert series_of(first) == [("a", 3, 3), ("*", 0, 0)], "joining must not change its arguments"
 
 
 def test_a_chart_in_only_one_interval_is_kept() -> None:
-    first, second = of(1.0, {"read": (3, 3)}), replace(of(2.0, {}), charts=())
+    first, second = snapshot_at(1.0, {"read": (3, 3)}), replace(snapshot_at(2.0, {}), charts=())
     for both in (join_snapshots(first, second), join_snapshots(second, first)):
-        assert found(both) == [("read", 3, 3)]
+        assert series_of(both) == [("read", 3, 3)]
 
 
 AMOUNTS = st.dictionaries(st.sampled_from("abcdefg"), st.integers(0, 1 << 40), max_size=5)
@@ -117,11 +118,11 @@ def test_joined_deltas_are_the_sums_over_all_intervals(intervals: list[tuple[dic
         for name, amount in {**amounts, "*": other}.items():
             totals[name] += amount
             series[name] = (amount, totals[name])
-        now = of(float(time_s), series)
+        now = snapshot_at(float(time_s), series)
         both = join_snapshots(both, now) if both else now
     assert both
-    assert found(both)[-1][0] == "*"
-    assert {name: (delta, total) for name, delta, total in found(both)} == {
+    assert series_of(both)[-1][0] == "*"
+    assert {name: (delta, total) for name, delta, total in series_of(both)} == {
         name: (totals[name], totals[name]) for name in {*"*", *(name for amounts, _ in intervals for name in amounts)}
     }
 
@@ -183,7 +184,7 @@ def test_no_counts_are_lost_with_longer_intervals(steps: list[int], interval: in
     task, time_s = SinkTask(Settings(interval=interval)), 1_000
     for step in steps:
         time_s += step
-        task.put(of(time_s + 0.002, {"read": (step, 0)}))
+        task.put(snapshot_at(time_s + 0.002, {"read": (step, 0)}))
         task.mailbox._size = 100
     task.close()
     got = list(task.mailbox._snapshots)
@@ -198,7 +199,7 @@ def test_no_counts_are_lost_with_longer_intervals(steps: list[int], interval: in
 def test_an_interval_ends_with_the_first_snapshot_of_the_next() -> None:
     task = SinkTask(Settings(interval=5))
     for time_s in (1001, 1002, 1004, 1005, 1006, 1010):
-        task.put(of(time_s + 0.001, {"read": (1, 0)}))
+        task.put(snapshot_at(time_s + 0.001, {"read": (1, 0)}))
     assert [int(s.time_s) for s in task.mailbox._snapshots] == [1001, 1005, 1010]
 
 

@@ -24,7 +24,7 @@ def harvest(tables: dict[str, TableHarvest] | None = None) -> Harvest:
 
 
 def numbers(
-    of: SelfMetrics,
+    metrics: SelfMetrics,
     given: Harvest,
     late_ticks: int = 0,
     attribution: dict[str, int] | None = None,
@@ -36,7 +36,7 @@ def numbers(
             ".".join(series.labels): dict(zip((c.id for c in data.chart.columns), getattr(series, what), strict=True))
             for series in data.series()
         }
-        for data in of.charts(given, late_ticks, attribution or {}, NOW)
+        for data in metrics.charts(given, late_ticks, attribution or {}, NOW)
     }
 
 
@@ -125,9 +125,9 @@ def test_totals_continue_after_a_reload(sink: SinkTask) -> None:
     sink.statistics.sent = 6
     replaced = SinkTask(RecordingSettings(name="t", into=[]))
     replaced.statistics.sent = 1
-    of = SelfMetrics(["b", "c"], [replaced, sink])
-    of.take_over(former)
-    charts = {data.chart.id: data for data in of.charts(harvest(), 3, {}, TimeInterval(1010.0, 1.0))}
+    metrics = SelfMetrics(["b", "c"], [replaced, sink])
+    metrics.take_over(former)
+    charts = {data.chart.id: data for data in metrics.charts(harvest(), 3, {}, TimeInterval(1010.0, 1.0))}
     sent = charts["ebpfmon.sinks_sent"]
     assert sent.index.labels == (("t",), ("s",))
     assert (sent.deltas.tolist(), sent.totals.tolist()) == ([[1], [1]], [[6], [6]])

@@ -28,25 +28,25 @@ def test_a_chart_without_labels_has_one_series_without_label_values() -> None:
 
 
 def test_series_have_label_values_and_display_names() -> None:
-    of = data(
+    ports = data(
         chart(IN, OUT, labels=("port", "protocol")),
         series={("443", "TCP"): (1, 2), ("53", "UDP"): (3, 4)},
         names={("443", "TCP"): ("https", "TCP")},
         other=(5, 6),
         overflow=(7, 8),
     )
-    https, dns, other, overflow = of.series()
+    https, dns, other, overflow = ports.series()
     assert https.label_map == {"port": "443", "protocol": "TCP"}
     assert (https.names, dns.names) == (("https", "TCP"), ("53", "UDP"))
     assert [s.role for s in (https, dns, other, overflow)] == [Role.ITEM, Role.ITEM, Role.OTHER, Role.OVERFLOW]
     assert other.labels == ("other", "other")
-    assert len(of) == 4
-    assert of.sums() == {"in": 16, "out": 20}
+    assert len(ports) == 4
+    assert ports.sums() == {"in": 16, "out": 20}
 
 
 def test_a_program_may_be_named_other() -> None:
-    of = data(chart(IN, labels=("program",)), series={("other",): (1,)}, other=(2,))
-    assert of.index.keys == [(Role.ITEM, ("other",)), (Role.OTHER, ("other",))]
+    programs = data(chart(IN, labels=("program",)), series={("other",): (1,)}, other=(2,))
+    assert programs.index.keys == [(Role.ITEM, ("other",)), (Role.OTHER, ("other",))]
 
 
 def test_a_gauge_may_be_a_fraction_and_has_no_total() -> None:
@@ -126,15 +126,17 @@ def test_kinds_are_found_by_name_and_gauges_are_not_cumulative() -> None:
 
 
 def test_a_grouped_chart_becomes_one_chart_per_grouping() -> None:
-    of = Chart(id="reads", title="t", units="", family="", priority=7, dimensions=(IN,), grouped=True, table="process")
-    one = of.for_grouping("users", "user")
+    reads = Chart(
+        id="reads", title="t", units="", family="", priority=7, dimensions=(IN,), grouped=True, table="process"
+    )
+    one = reads.for_grouping("users", "user")
     assert (one.id, one.labels, one.grouped) == ("users.reads", ("user",), False)
-    assert (one.title, one.priority, one.columns, one.table) == ("t", 7, of.columns, "process")
+    assert (one.title, one.priority, one.columns, one.table) == ("t", 7, reads.columns, "process")
 
 
 def test_a_snapshot_finds_its_charts_by_id() -> None:
-    of = data(chart(IN, id="a.b"), 1)
-    given = snapshot(charts=[data(chart(IN, id="a.a"), 1), of])
-    assert given.chart("a.b") is of
+    expected = data(chart(IN, id="a.b"), 1)
+    given = snapshot(charts=[data(chart(IN, id="a.a"), 1), expected])
+    assert given.chart("a.b") is expected
     assert given.chart("a.c") is None
     assert isinstance(given.charts[0], ChartData)
