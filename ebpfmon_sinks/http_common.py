@@ -1,4 +1,4 @@
-"""Share between http_json and http_push what both need: tokens, loopback addresses, and late imports."""
+"""Helpers for http_json and http_push: tokens, loopback addresses, and late imports."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from ipaddress import IPv6Address, ip_address
 from ebpfmon import Sink, SinkError
 
 _TOKEN = re.compile(rb"[!-~]+")
-_TOKEN_BYTES = 4096  # the longest token that is read
+_TOKEN_BYTES = 4096  # the greatest length of a token
 
 
 def read_token(path: str) -> str:
-    """Return the token in a file that has it on its only line. Blocks. Raises SinkError."""
+    """Return the token in a file, which must be its only line. Blocking. Raises SinkError."""
     try:
         with open(path, "rb") as file:
             text = file.read(_TOKEN_BYTES + 1).strip()
@@ -27,7 +27,7 @@ def read_token(path: str) -> str:
 
 
 def is_loopback(host: str) -> bool:
-    """Return whether only this machine reaches an address. False for every name but localhost."""
+    """Return whether only this machine can reach an address. It is False for all host names except localhost."""
     if host.lower() == "localhost":
         return True
     try:
@@ -41,10 +41,10 @@ def is_loopback(host: str) -> bool:
 
 @asynccontextmanager
 async def opened_late(make: Callable[[], AbstractAsyncContextManager[Sink]]) -> AsyncIterator[Sink]:
-    """Open the sink that `make` imports and returns. `make` runs in a thread.
+    """Open the sink that `make` imports and returns, running `make` in a thread.
 
-    The settings of both sinks are imported wherever ebpfmon runs. aiohttp and prometheus_client take 14 MB and a
-    quarter of a second, so only a daemon with such a sink imports them, and its event loop does not wait for that.
+    The settings of both sinks are always imported. aiohttp and prometheus_client take 14 MB and a quarter of a second,
+    so they are only imported by a daemon with such a sink, and without blocking its event loop.
     """
     async with await asyncio.to_thread(make) as sink:
         yield sink

@@ -56,6 +56,9 @@ def _explain(message: str, kind: object, key_path: str) -> str:
     invalid = re.search(r"Invalid enum value (.+)", reason)
     if invalid:
         return f"{key}: {invalid[1]}: expected one of {join_names(_allowed_values(kind, position.strip('.`')))}"
+    missing = re.search(r"Object missing required field `([^`]+)`", reason)
+    if missing:
+        return f"{key}.{missing[1]}: this setting is required"
     # A struct's own check (__post_init__) names the field at the beginning of its message.
     field, _, explanation = reason.partition(": ")
     if isinstance(kind, type) and field in (f.encode_name for f in msgspec.structs.fields(kind)):

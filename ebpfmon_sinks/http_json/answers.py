@@ -1,4 +1,4 @@
-"""Define the JSON of all answers, and the parameters of all requests. The OpenAPI document is made from these types."""
+"""The JSON of all answers and the parameters of all requests. The OpenAPI document is generated from these types."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _Name = Annotated[str, Meta(min_length=1, max_length=256)]
 
 
 class Answer(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What every answer has."""
+    """The fields of every answer."""
 
     schema: Literal[2] = 2
 
@@ -32,12 +32,12 @@ class HealthJson(Answer, frozen=True, kw_only=True):
 
 
 class IntervalJson(Answer, frozen=True, kw_only=True):
-    """What every answer about the newest interval has."""
+    """The fields of every answer about the newest interval."""
 
     host: str
     time: Annotated[float, Meta(description="The end of the interval, in seconds since the epoch.")]
     elapsed_s: Annotated[float, Meta(description="The length of the interval, in seconds.")]
-    complete: Annotated[bool, Meta(description="Whether everything could be read.")]
+    complete: Annotated[bool, Meta(description="Whether all counts could be read.")]
 
 
 class OneChartJson(IntervalJson, frozen=True, kw_only=True):
@@ -47,7 +47,7 @@ class OneChartJson(IntervalJson, frozen=True, kw_only=True):
 
 
 class DeclaredDimensionJson(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A dimension as its probe declares it: the sum of the counters `plus`, less those of `minus`."""
+    """A dimension as its probe declares it: the sum of the counters in `plus` minus those in `minus`."""
 
     id: str
     name: str
@@ -57,16 +57,16 @@ class DeclaredDimensionJson(msgspec.Struct, frozen=True, kw_only=True, forbid_un
 
 
 class DeclaredChartJson(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A chart as its probe declares it. `bounds`, `bucket_units` and `sum_units` are a histogram's."""
+    """A chart as its probe declares it. Only histograms have `bounds`, `bucket_units` and `sum_units`."""
 
     id: str
     family: str
     title: str
     units: str
-    kind: Annotated[str, Meta(description="What its numbers are, as in a snapshot.")]
+    kind: Annotated[str, Meta(description="The kind of chart, as in a snapshot.")]
     labels: list[str]
     priority: int
-    unbounded: Annotated[bool, Meta(description="Whether its label values have no limit over time.")]
+    unbounded: Annotated[bool, Meta(description="Whether the number of its label values grows without limit.")]
     dimensions: list[DeclaredDimensionJson]
     bounds: list[float] | UnsetType = UNSET
     bucket_units: str | UnsetType = UNSET
@@ -74,14 +74,14 @@ class DeclaredChartJson(msgspec.Struct, frozen=True, kw_only=True, forbid_unknow
 
 
 class ChartsJson(Answer, frozen=True, kw_only=True):
-    """All charts as they are declared."""
+    """All charts as their probes declare them."""
 
     host: str
     charts: list[DeclaredChartJson]
 
 
 class ColumnJson(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A number that rows have, as their probe declares it."""
+    """A column of rows, as a probe declares it."""
 
     id: str
     name: str
@@ -92,23 +92,23 @@ _Amounts = Annotated[dict[str, int], Meta(description="The interval's amounts by
 _Rates = Annotated[dict[str, float], Meta(description="The amounts per second.")]
 _Groups = Annotated[
     dict[str, str | None],
-    Meta(description="The process's group by grouping: null if it belongs to none."),
+    Meta(description="The process's group in each grouping, or null if it belongs to none."),
 ]
 
 
 class RowsJson(IntervalJson, frozen=True, kw_only=True):
-    """What every list of rows has."""
+    """The fields of every list of rows."""
 
-    found: Annotated[int, Meta(description="How many rows there are. The busiest are listed.")]
-    overflow_calls: Annotated[int, Meta(description="Calls that found no row in the kernel's tables.")]
+    found: Annotated[int, Meta(description="How many rows there are in total. Only the busiest are listed.")]
+    overflow_calls: Annotated[int, Meta(description="Calls for which the kernel's tables had no room.")]
     columns: list[ColumnJson]
 
 
 class ProcessJson(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What one process did in the interval."""
+    """The activity of one process in the interval."""
 
     tgid: int
-    start_ns: Annotated[int, Meta(description="When it started, in nanoseconds since boot.")]
+    start_ns: Annotated[int, Meta(description="When the process started, in nanoseconds since boot.")]
     exec_id: int
     parent_tgid: int
     uid: int
@@ -126,15 +126,17 @@ class ProcessesJson(RowsJson, frozen=True, kw_only=True):
 
 
 class ConnectionJson(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What one process exchanged with one destination in the interval."""
+    """The traffic of one process with one destination in the interval."""
 
-    table: Annotated[str, Meta(description="The table that the row is from.")]
+    table: Annotated[str, Meta(description="The table of the row.")]
     tgid: int
     start_ns: int
     exec_id: int
     comm: str | None
     groups: _Groups
-    labels: Annotated[dict[str, str], Meta(description="What tells the connections of a process apart.")]
+    labels: Annotated[
+        dict[str, str], Meta(description="The labels that identify the connection among those of the process.")
+    ]
     amounts: _Amounts
     rates: _Rates
 
@@ -146,7 +148,7 @@ class ConnectionsJson(RowsJson, frozen=True, kw_only=True):
 
 
 _Sort = Annotated[_Name, Meta(description="Sort by a column, or by the sum of all columns in calls or bytes.")]
-_Top = Annotated[int, Meta(ge=1, le=1000, description="How many at most.")]
+_Top = Annotated[int, Meta(ge=1, le=1000, description="The greatest number of rows to list.")]
 
 
 class ConnectionsQuery(msgspec.Struct, frozen=True):
@@ -161,8 +163,8 @@ class ProcessesQuery(msgspec.Struct, frozen=True):
 
     sort: _Sort = "calls"
     top: _Top = 50
-    group: Annotated[_Name, Meta(description="List only the processes of the group of this name.")] = ""
-    by: Annotated[_Name, Meta(description="The grouping that the group is of; by default the first one.")] = ""
+    group: Annotated[_Name, Meta(description="List only the processes of this group.")] = ""
+    by: Annotated[_Name, Meta(description="The grouping of the group. By default it is the first one.")] = ""
 
 
 class StreamQuery(msgspec.Struct, frozen=True):

@@ -1,4 +1,4 @@
-"""Make each form of a snapshot (JSON, metrics) once, in a thread, and only when a client asks for it."""
+"""Encode a snapshot as JSON or metrics at most once per form, in a thread, when a client first asks for it."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from concurrent.futures import Executor
 
 from ebpfmon import Snapshot
 
-_KEPT = 32  # forms of up to half a megabyte; clients can word a request in any number of ways
+_KEPT = 32  # forms of up to half a megabyte; a limit, because clients can ask for any number of different forms
 
 
 class Forms:
-    """Bytes by key, made when they are first asked for."""
+    """A cache of encoded forms by key."""
 
     def __init__(self, executor: Executor) -> None:
         self._executor = executor
         self._made: dict[Hashable, asyncio.Future[bytes]] = {}
 
     async def get(self, key: Hashable, make: Callable[[], bytes]) -> bytes:
-        """Return what `make` returns, or raise what it raises. It is not called again for the same key."""
+        """Return what `make` returns, or raise what it raises. Later calls with the same key return the same bytes."""
         made = self._made.get(key)
         if made is None:
             made = asyncio.get_running_loop().run_in_executor(self._executor, make)
@@ -30,7 +30,7 @@ class Forms:
 
 
 class Moment:
-    """One snapshot, its number, the time when it came (time.monotonic), and its forms."""
+    """A snapshot with its number, the time when it was received (time.monotonic), and its encoded forms."""
 
     def __init__(self, snapshot: Snapshot, number: int, executor: Executor) -> None:
         self.snapshot, self.number = snapshot, number

@@ -1,4 +1,4 @@
-"""Listen, and limit connections: how many there are, how long they last, and what they may send."""
+"""Listen for connections, and limit their number, their duration, and what they may send."""
 
 from __future__ import annotations
 
@@ -16,26 +16,26 @@ from ebpfmon_sinks.http_json.settings import HttpJsonSettings
 
 CONNECTIONS = 64
 IDLE_S = 30.0
-"""How long a connection may have no complete request."""
+"""How long a connection may stay open without a complete request."""
 _HANDSHAKE_S = 10.0
-_STOP_S = 0.5  # for requests that are being answered; the daemon gives all sinks 1.5 s
+_STOP_S = 0.5  # for requests that are being answered; all sinks together have 1.5 s
 _BACKLOG = 64
 _LIMITS: dict[str, Any] = {
     "max_line_size": 8190, "max_field_size": 8190, "keepalive_timeout": IDLE_S,
-    "lingering_time": 0.0,  # no byte of a body is read
+    "lingering_time": 0.0,  # bodies are never read
     "access_log": None,
 }  # fmt: skip
 _log = logging.getLogger(__name__)
 
 
 class Connection(web.RequestHandler):
-    """One client's connection. A client that does not send HTTP is told so; the log is not."""
+    """The connection of one client. Invalid HTTP is answered with an error, and not logged."""
 
     async def start(self) -> None:
         """Answer the connection's requests.
 
-        Some requests end aiohttp's task with an exception (in 3.14.5, `CONNECT` without a target). Their connections
-        would stay open for good, so they are closed here.
+        Some requests end aiohttp's task with an exception (in 3.14.5, `CONNECT` without a target). aiohttp would leave
+        their connections open, so they are closed here.
         """
         try:
             await super().start()
@@ -50,7 +50,7 @@ class Connection(web.RequestHandler):
         exc: BaseException | None = None,
         message: str | None = None,
     ) -> web.StreamResponse:
-        """Return the answer to what could not be parsed or handled. The connection is then closed."""
+        """Return the answer to a request that could not be parsed or handled. The connection is closed after it."""
         if status >= 500:
             _log.error("cannot answer a request: %s: %s", type(exc).__name__, exc)
         if request.writer.output_size > 0:
@@ -76,7 +76,8 @@ class _RefusedConnection(asyncio.Protocol):
 class Listener:
     """A listening socket that serves an application.
 
-    aiohttp's TCPSite limits neither connections nor handshakes, so the socket is opened here. The rest is AppRunner's.
+    aiohttp's TCPSite limits neither connections nor TLS handshakes, so the socket is opened here. AppRunner does the
+    rest.
     """
 
     def __init__(self, settings: HttpJsonSettings, application: web.Application) -> None:
@@ -84,7 +85,7 @@ class Listener:
         self._runner = web.AppRunner(application, handler_cancellation=True, shutdown_timeout=_STOP_S)
         self._server: asyncio.Server | None = None
         self.port = settings.port
-        """The port that it listens on, once it is open."""
+        """The port that it listens on. Port 0 in the settings is replaced when it is opened."""
 
     async def open(self) -> None:
         """Listen. Raises SinkError."""
@@ -97,8 +98,8 @@ class Listener:
                 ssl_handshake_timeout=_HANDSHAKE_S if context else None,
             )  # fmt: skip
         except OSError as error:
-            why = os.strerror(error.errno) if error.errno and error.errno > 0 else str(error)
-            raise SinkError(f"cannot listen on '{settings.host}' port {settings.port}: {why}") from None
+            reason = os.strerror(error.errno) if error.errno and error.errno > 0 else str(error)
+            raise SinkError(f"cannot listen on '{settings.host}' port {settings.port}: {reason}") from None
         self.port = self._server.sockets[0].getsockname()[1]
 
     async def close(self) -> None:
@@ -109,7 +110,7 @@ class Listener:
 
     @property
     def connections(self) -> int:
-        """How many connections there are."""
+        """The number of open connections."""
         return len(self._runner.server.connections) if self._runner.server else 0
 
     def _connect(self) -> asyncio.Protocol:
@@ -120,14 +121,14 @@ class Listener:
 
 
 def _tls_context(settings: HttpJsonSettings) -> ssl.SSLContext:
-    """Return the server's certificate and key. Blocks. Raises SinkError."""
+    """Return a context with the server's certificate and key. Blocking. Raises SinkError."""
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     try:
         context.load_cert_chain(settings.tls_certificate, settings.tls_key, password=_no_password)
     except (OSError, ValueError) as error:
-        why = error.strerror or str(error) if isinstance(error, OSError) else str(error)
+        reason = error.strerror or str(error) if isinstance(error, OSError) else str(error)
         raise SinkError(
-            f"cannot use the certificate '{settings.tls_certificate}' with '{settings.tls_key}': {why}"
+            f"cannot use the certificate '{settings.tls_certificate}' with '{settings.tls_key}': {reason}"
         ) from None
     return context
 

@@ -1,8 +1,9 @@
-"""Turn charts into Prometheus metrics, by one rule for all charts.
+"""Convert charts to Prometheus metrics, by the same rules for all charts.
 
-The chart `ebpf.io` in calls/s is the counter `ebpfmon_io_calls_total{dimension="read"}`. A metric's labels are the
-chart's, and `dimension` unless the chart shows one number. Gauges are gauges, and so are differences, because they may
-decrease; histograms are histograms. Units are base units. Charts whose label values have no limit are left out.
+The chart `ebpf.io` in calls/s becomes the counter `ebpfmon_io_calls_total{dimension="read"}`. A metric has the labels
+of its chart, and `dimension` unless the chart has only one number. Gauges and histograms keep their kind. Differences
+become gauges, because they may decrease. Units become base units. Charts with an unlimited number of label values are
+left out.
 """
 
 from __future__ import annotations
@@ -27,12 +28,12 @@ _BASE_UNITS = {
     "milliseconds": ("seconds", 1, 1000), "microseconds": ("seconds", 1, 10**6), "nanoseconds": ("seconds", 1, 10**9),
     "kB": ("bytes", 10**3, 1), "MB": ("bytes", 10**6, 1), "GB": ("bytes", 10**9, 1), "%": ("ratio", 1, 100),
 }  # fmt: skip
-"""The base unit of each unit, and the quotient that a value is multiplied by."""
+"""For each unit: the base unit, and the numerator and denominator of the factor for values."""
 _HAS_CHECKSUM = re.compile(r"~[0-9a-f]{16}$")
 
 
 def choose_encoder(accept: str) -> tuple[Encoder, str]:
-    """Return how to encode metrics for a client with this Accept header, and the media type."""
+    """Return the encoder and the media type for a client with this Accept header."""
     try:
         return exposition.choose_encoder(accept)
     except TypeError:  # the client asked for a version that is not a number
@@ -40,7 +41,7 @@ def choose_encoder(accept: str) -> tuple[Encoder, str]:
 
 
 def render(snapshot: Snapshot | None, streams: int, cut: int, encode: Encoder) -> bytes:
-    """Return all metrics. `streams` clients are streaming; `cut` have been cut off."""
+    """Return all metrics, encoded. `streams` is the number of streaming clients, `cut` that of disconnected ones."""
     registry = CollectorRegistry()
     registry.register(_Charts(snapshot, streams, cut))
     ProcessCollector(registry=registry)
@@ -64,13 +65,13 @@ def type_of(chart: Chart) -> str:
     """Return the Prometheus type of a chart's metric: counter, gauge or histogram."""
     if chart.buckets:
         return "histogram"
-    # a difference of counters may decrease, which a counter may not
+    # a counter in Prometheus must not decrease, but a difference may
     grows = chart.kind.cumulative and not any(dimension.minus for dimension in chart.dimensions)
     return "counter" if grows else "gauge"
 
 
 def in_base_units(amount: float, units: str) -> float:
-    """Return an amount in base units: seconds, bytes, ratios."""
+    """Return an amount in its base unit, such as seconds, bytes or ratio."""
     _, times, by = _base(units.removesuffix("/s"))
     return amount * times / by if by > 1 else amount * times
 
@@ -82,14 +83,14 @@ class _Charts(Collector):
         self._snapshot, self._streams, self._cut = snapshot, streams, cut
 
     def collect(self) -> Iterator[Metric]:
-        """Yield the snapshot's charts, then what the sink knows of itself."""
+        """Yield the metrics of the snapshot's charts, then those of the sink itself."""
         if self._snapshot:
             yield from _of_charts(self._snapshot)
             time_s, elapsed_s = round(self._snapshot.time_s, 3), round(self._snapshot.elapsed_s, 4)
             yield _gauge("ebpfmon_snapshot_time_seconds", "The end of the interval.", time_s, "seconds")
             yield _gauge("ebpfmon_snapshot_elapsed_seconds", "The length of the interval.", elapsed_s, "seconds")
             complete = int(self._snapshot.complete)
-            yield _gauge("ebpfmon_snapshot_complete", "Whether everything could be read.", complete)
+            yield _gauge("ebpfmon_snapshot_complete", "Whether all counts could be read.", complete)
         yield _gauge("ebpfmon_http_streams", "Clients that are streaming.", self._streams)
         cut = Metric("ebpfmon_http_streams_cut", "Clients that were cut off because they read too slowly.", "counter")
         cut.add_sample("ebpfmon_http_streams_cut_total", {}, self._cut)
@@ -106,7 +107,10 @@ def _gauge(name: str, documentation: str, value: float, unit: str = "") -> Metri
 
 
 def _of_charts(snapshot: Snapshot) -> Iterator[Metric]:
-    """Yield a metric for each name. Charts of one name and type are one metric: twice the same would fail a scrape."""
+    """Yield a metric for each name. Charts with the same name and type become one metric.
+
+    A scrape would fail if it had two metrics of the same name.
+    """
     by_name: dict[str, list[ChartData]] = {}
     for data in snapshot.charts:
         if data.chart.unbounded:
@@ -138,28 +142,28 @@ def _add_values(metric: Metric, charts: list[ChartData]) -> None:
 
 
 def _add_histograms(metric: Metric, charts: list[ChartData]) -> None:
-    """Add totals: of each bucket the number of values that are at most its bound."""
-    of = charts[0].chart.buckets
-    assert of
-    in_base = (*(in_base_units(bound, of.units) for bound in of.bounds), math.inf)
+    """Add the totals of histograms. A bucket counts all values up to its bound."""
+    buckets = charts[0].chart.buckets
+    assert buckets
+    in_base = (*(in_base_units(bound, buckets.units) for bound in buckets.bounds), math.inf)
     bounds = [floatToGoString(bound) for bound in in_base]  # type: ignore[no-untyped-call]  # it has no types
-    found: dict[Labels, tuple[list[int], int]] = {}
+    by_labels: dict[Labels, tuple[list[int], int]] = {}
     for data in charts:
-        if data.chart.buckets != of:
+        if data.chart.buckets != buckets:
             continue
         rest = _rest_labels(data)
         for series in data.series():
             total, key = series.total_histogram, _labels(series, rest)
-            counts, sum_ = found.get(key, ([0] * len(bounds), 0))
+            counts, sum_ = by_labels.get(key, ([0] * len(bounds), 0))
             counts = [a + b for a, b in zip(counts, total.counts, strict=True)]
-            found[key] = counts, sum_ + (total.sum or 0)
-    for key, (counts, sum_) in found.items():
+            by_labels[key] = counts, sum_ + (total.sum or 0)
+    for key, (counts, sum_) in by_labels.items():
         labels = dict(key)
         for bound, count in zip(bounds, accumulate(counts), strict=True):
             metric.add_sample(f"{metric.name}_bucket", {**labels, "le": bound}, count)
         metric.add_sample(f"{metric.name}_count", labels, sum(counts))
-        if of.sum:
-            metric.add_sample(f"{metric.name}_sum", labels, in_base_units(sum_, of.sum_units))
+        if buckets.sum:
+            metric.add_sample(f"{metric.name}_sum", labels, in_base_units(sum_, buckets.sum_units))
 
 
 def _rest_labels(data: ChartData) -> set[tuple[str, ...]]:
@@ -168,15 +172,18 @@ def _rest_labels(data: ChartData) -> set[tuple[str, ...]]:
 
 
 def _labels(series: Series, rest: Collection[tuple[str, ...]]) -> Labels:
-    """Return labels that are unique within the chart. Metrics have no roles and show unprintable characters as `?`, so
-    similar names get a checksum: merged series would make a counter decrease."""
+    """Return labels that are unique within the chart.
+
+    Metrics have no roles, and unprintable characters become `?`, so names that could be confused get a checksum. If
+    series were merged, a counter could decrease.
+    """
     is_like_rest = series.role is Role.ITEM and series.labels in rest
     return tuple((_word(label), _value(value, is_like_rest)) for label, value in series.label_map.items())
 
 
 def _value(text: str, needs_checksum: bool) -> str:
     shown = printable(text)
-    # names that already look as if they had a checksum get one, so that no program can pose as another
+    # Names that look as if they had a checksum get one as well, so that no program can pass for another.
     if needs_checksum or shown != text or _HAS_CHECKSUM.search(text):
         shown += f"~{blake2b(text.encode(errors='surrogatepass'), digest_size=8).hexdigest()}"
     return shown
@@ -191,5 +198,5 @@ def _word(text: str) -> str:
 
 
 def _unit(name: str) -> str:
-    """Return OpenMetrics' UNIT: the metric's name must end with it."""
+    """Return the UNIT of a metric in OpenMetrics, with which its name must end."""
     return next((unit for unit in ("seconds", "bytes", "ratio") if name.endswith(f"_{unit}")), "")

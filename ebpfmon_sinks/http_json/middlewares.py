@@ -1,4 +1,4 @@
-"""Check requests and finish answers: aiohttp middlewares, in the order in which `middlewares` lists them."""
+"""aiohttp middlewares that check requests and send answers."""
 
 from __future__ import annotations
 
@@ -29,17 +29,17 @@ _log = logging.getLogger(__name__)
 def middlewares(
     settings: HttpJsonSettings, token: Token | None, open_routes: Container[str | None]
 ) -> list[Middleware]:
-    """Return the server's middlewares, the outermost first. `open_routes`: names of the routes without a token."""
-    wanted: list[Middleware] = [_limit_write_time, _errors_as_json(), _refuse_bodies]
+    """Return the middlewares, the outermost first. `open_routes` are the names of routes that need no token."""
+    chain: list[Middleware] = [_limit_write_time, _errors_as_json(), _refuse_bodies]
     if token:
-        wanted.append(_require_token(token, open_routes))
+        chain.append(_require_token(token, open_routes))
     elif settings.is_local:
-        wanted.append(_require_address_as_host)
-    return wanted
+        chain.append(_require_address_as_host)
+    return chain
 
 
 async def add_security_headers(request: web.BaseRequest, response: web.StreamResponse) -> None:
-    """Add the headers of every answer: a handler of the signal on_response_prepare, so streams have them too."""
+    """Add the headers of every answer. This handles the signal on_response_prepare, so streams have them too."""
     response.headers.update(_SECURITY_HEADERS)
     response.headers.setdefault("Cache-Control", "no-cache")
     response.headers.setdefault("Vary", "Accept, Accept-Encoding, Authorization")
@@ -55,7 +55,7 @@ def problem(status: int, message: str, headers: dict[str, str] | None = None) ->
 
 
 class Token:
-    """The token that clients must send, read from its file again at most once a second."""
+    """The token that clients must send. Its file is read again at most once a second."""
 
     def __init__(self, path: str) -> None:
         self._path = path
@@ -83,7 +83,7 @@ async def _limit_write_time(request: web.Request, handler: Handler) -> web.Strea
     """Send the answer, and close the connection if the client does not read it in time."""
     response = await handler(request)
     if request.body_exists:
-        response.force_close()  # no byte of the body is read
+        response.force_close()  # the body is not read
     try:
         async with asyncio.timeout(WRITE_S):
             await response.prepare(request)
@@ -92,12 +92,12 @@ async def _limit_write_time(request: web.Request, handler: Handler) -> web.Strea
         if request.transport:
             request.transport.abort()
     except ConnectionError:
-        pass  # the client has gone; the server notices by itself
+        pass  # the client has gone, which the server notices by itself
     return response
 
 
 def _errors_as_json() -> Middleware:
-    """Return the middleware that turns exceptions into answers. It logs a failure that repeats once."""
+    """Return the middleware that turns exceptions into answers. A failure that repeats is logged once."""
     last_logged = ""
 
     @web.middleware
@@ -115,26 +115,26 @@ def _errors_as_json() -> Middleware:
                 last_logged = failure
                 _log.error("%s", failure)
             if request.writer.output_size and request.transport:
-                request.transport.abort()  # in the middle of a stream no error can be sent
+                request.transport.abort()  # within a stream no error can be sent
             return problem(500, "internal error; see ebpfmon's log")
 
     return answer
 
 
 def _http_problem(request: web.Request, error: web.HTTPException) -> web.Response:
-    """Return as JSON what aiohttp or a handler raised."""
+    """Return an exception of aiohttp or a handler as JSON."""
     headers = {name: error.headers[name] for name in ("Allow", "Retry-After") if name in error.headers}
     if isinstance(error, web.HTTPMethodNotAllowed):
         headers["Allow"] = allowed = ", ".join(sorted(error.allowed_methods))
-        return problem(405, f"'{shown(request.method)}' is not allowed here: use {allowed}", headers)
+        return problem(405, f"method '{shown(request.method)}' is not allowed; use {allowed}", headers)
     if isinstance(error, web.HTTPNotFound):
-        return problem(404, f"there is no '{shown(request.path)}': see / for what there is", headers)
+        return problem(404, f"no such path '{shown(request.path)}'; / lists all paths", headers)
     return problem(error.status, error.text or error.reason, headers)
 
 
 @web.middleware
 async def _refuse_bodies(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Refuse what no client of this server sends: bodies and other versions of HTTP."""
+    """Refuse requests with bodies, and other versions of HTTP."""
     if request.body_exists:
         return problem(413, "requests must not have a body")
     if request.version not in (HttpVersion10, HttpVersion11):
@@ -146,7 +146,7 @@ async def _refuse_bodies(request: web.Request, handler: Handler) -> web.StreamRe
 async def _require_address_as_host(request: web.Request, handler: Handler) -> web.StreamResponse:
     """Refuse host names other than localhost.
 
-    Otherwise a page in a browser could let its own name resolve to 127.0.0.1, and read what is served here.
+    Otherwise a web page could let its own host name resolve to 127.0.0.1, and read the answers (DNS rebinding).
     """
     host = request.headers.get(hdrs.HOST, "")
     if not _is_address(host):
@@ -155,7 +155,7 @@ async def _require_address_as_host(request: web.Request, handler: Handler) -> we
 
 
 def _require_token(token: Token, open_routes: Container[str | None]) -> Middleware:
-    """Return the middleware that answers 401 to requests without the token. It logs a failure that repeats once."""
+    """Return the middleware that answers 401 to requests without the token. A failure that repeats is logged once."""
     last_logged = ""
 
     @web.middleware
@@ -164,14 +164,14 @@ def _require_token(token: Token, open_routes: Container[str | None]) -> Middlewa
         if request.match_info.route.name in open_routes:
             return await handler(request)
         try:
-            is_known = await token.is_sent_by(request)
+            is_authorized = await token.is_sent_by(request)
         except SinkError as error:
             if str(error) != last_logged:
                 last_logged = str(error)
                 _log.error("%s", error)
             return problem(503, "cannot check the token", {"Retry-After": "10"})
         last_logged = ""
-        if not is_known:
+        if not is_authorized:
             return problem(401, "expected Authorization: Bearer TOKEN", {"WWW-Authenticate": "Bearer"})
         return await handler(request)
 

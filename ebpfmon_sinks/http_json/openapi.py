@@ -1,4 +1,4 @@
-"""Describe the API: an OpenAPI 3.1 document for programs, and a page for people. Both are made from `routes.ROUTES`."""
+"""Describe the API as an OpenAPI 3.1 document and as an HTML page. Both are generated from `routes.ROUTES`."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _REFS = "#/components/schemas/{name}"
 
 
 def page() -> bytes:
-    """Return a page that loads nothing from elsewhere."""
+    """Return an HTML page that loads nothing from other servers."""
     rows = []
     for route in ROUTES:
         parameters = "".join(
@@ -37,7 +37,7 @@ def page() -> bytes:
     return (
         '<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">'
         f"<title>ebpfmon</title><style>{_STYLE}</style><h1>ebpfmon {html.escape(version('ebpfmon'))}</h1>"
-        f"<p>What processes do in this machine's kernel.<table>{''.join(rows)}</table>\n"
+        f"<p>What the processes of this machine do in the kernel.<table>{''.join(rows)}</table>\n"
     ).encode()
 
 
@@ -56,7 +56,7 @@ def document() -> dict[str, Any]:
         "info": {
             "title": "ebpfmon",
             "version": version("ebpfmon"),
-            "description": "What processes do in this machine's kernel, in the newest interval. Nothing is kept.",
+            "description": "What the processes of this machine do in the kernel, in the newest interval only.",
             "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
         },
         "servers": [{"url": "/"}],
@@ -78,7 +78,7 @@ def document() -> dict[str, Any]:
 
 
 def _operation(route: Route, by_type: dict[type, dict[str, Any]]) -> dict[str, Any]:
-    """Describe GET of a route. `by_type`: references to the schemas of answers."""
+    """Describe GET of a route. `by_type` has references to the schemas of answers."""
     schema = by_type[route.answer] if route.answer else {"type": "object"}
     content = {
         media: {
@@ -103,7 +103,7 @@ def _operation(route: Route, by_type: dict[type, dict[str, Any]]) -> dict[str, A
 
 
 def _without_content(operation: dict[str, Any]) -> dict[str, Any]:
-    """Return the same operation for HEAD, whose answers have no body."""
+    """Return the same operation for HEAD, which has answers without a body."""
     responses = {status: {"description": r["description"]} for status, r in operation["responses"].items()}
     return {**operation, "responses": responses}
 
@@ -122,24 +122,24 @@ _DESCRIPTIONS = {
     "application/x-ndjson": "A snapshot on each line.",
     "text/event-stream": "Events named snapshot. Their data is a snapshot, their id its number.",
 }
-"""Bodies that are not one JSON object, by media type."""
+"""Descriptions of bodies that are not one JSON object, by media type."""
 
 
 def _failures(route: Route) -> dict[str, str]:
-    """Return what each status other than 200 means."""
-    found = {
-        "400": "A parameter is wrong. The error says which, and what was expected.",
+    """Return the meaning of each status except 200."""
+    meanings = {
+        "400": "A parameter is wrong. The error names it and says what was expected.",
         "403": "The Host header is neither an address nor localhost.",
         "413": "The request has a body.",
     }
     if not route.open:
-        found["401"] = "The token is missing or wrong."
+        meanings["401"] = "The token is missing or wrong."
     if route.of_snapshot:
-        found["304"] = "The client has the newest already (If-None-Match)."
+        meanings["304"] = "The client already has the newest interval (If-None-Match)."
     if "{id}" in route.path:
-        found["404"] = "There is no such chart."
+        meanings["404"] = "There is no such chart."
     if route.of_snapshot or not route.open or route.name == "readyz":
-        found["503"] = (
-            "Try again later: there is no snapshot yet, too many clients stream, or the token cannot be checked."
+        meanings["503"] = (
+            "Try again later: there is no snapshot yet, too many clients are streaming, or the token cannot be checked."
         )
-    return dict(sorted(found.items()))
+    return dict(sorted(meanings.items()))

@@ -1,4 +1,4 @@
-"""Parse the query of a URL into a msgspec Struct. The Struct's types are also what the OpenAPI document says."""
+"""Parse the query of a URL into a msgspec Struct. The OpenAPI document is generated from the same Structs."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ import msgspec
 
 from ebpfmon import printable
 
-_SHOWN = 64  # characters of a client's text that are sent back
+_SHOWN = 64  # how many characters of a client's text are sent back or logged
 
 _Query = TypeVar("_Query", bound=msgspec.Struct)
 
 
 class QueryError(Exception):
-    """A client asked for what does not exist. str() is for the client, `status` is HTTP's."""
+    """A query is wrong. The message is for the client, and `status` is the HTTP status."""
 
     status = 400
 
@@ -30,25 +30,25 @@ class NoQuery(msgspec.Struct, frozen=True):
     """The query of a path without parameters."""
 
 
-def parse(given: Iterable[tuple[str, str]], kind: type[_Query]) -> _Query:
-    """Return the parameters of a URL, those not given with their defaults. Raises QueryError."""
+def parse(parameters: Iterable[tuple[str, str]], kind: type[_Query]) -> _Query:
+    """Return the parameters of a URL. Parameters that are missing have their defaults. Raises QueryError."""
     fields = {field.name: field for field in msgspec.structs.fields(kind)}
-    found: dict[str, Any] = {}
-    for name, text in given:
+    values: dict[str, Any] = {}
+    for name, text in parameters:
         if name not in fields:
-            expected = f"expected one of {', '.join(fields)}" if fields else "there are none here"
+            expected = f"expected one of {', '.join(fields)}" if fields else "this path has none"
             raise QueryError(f"no such parameter '{shown(name)}': {expected}")
-        if name in found:
+        if name in values:
             raise QueryError(f"{name}: given twice")
         try:
-            found[name] = msgspec.convert(text, fields[name].type, strict=False)
+            values[name] = msgspec.convert(text, fields[name].type, strict=False)
         except msgspec.ValidationError:
             raise QueryError(f"{name}: expected {_expected(msgspec.json.schema(fields[name].type))}") from None
-    return kind(**found)
+    return kind(**values)
 
 
 def shown(text: str) -> str:
-    """Return what a client sent, fit to be sent back or logged."""
+    """Return a client's text in a form that is safe to send back or log."""
     return printable(text, _SHOWN)
 
 

@@ -1,4 +1,4 @@
-"""List what can be asked for. The server, its page and its OpenAPI document are all made from this list."""
+"""The routes of the API. The server, its HTML page and its OpenAPI document use this list."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ NDJSON, EVENTS = "application/x-ndjson", "text/event-stream"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Route:
-    """A path, and what the answers to GET and HEAD are."""
+    """A path, and the answers to GET and HEAD."""
 
     path: str
     name: str
     summary: str
     media: tuple[str, ...] = (JSON,)
     answer: type[msgspec.Struct] | None = None
-    """The type of the JSON, or of each snapshot in a stream; None if the answer is something else."""
+    """The type of the JSON answer, or of each snapshot in a stream. None if the answer is not JSON."""
     query: type[msgspec.Struct] = NoQuery
     of_snapshot: bool = False
-    """Whether it is made from the newest snapshot: 503 until there is one, 304 if the client has it already."""
+    """Whether the newest snapshot is needed: 503 until there is one, 304 if the client already has it."""
     open: bool = False
-    """Whether it is answered without the token."""
+    """Whether no token is needed."""
 
 
 ROUTES = (
@@ -39,7 +39,7 @@ ROUTES = (
     ),
     Route(
         path="/api/v1/charts", name="charts", answer=answers.ChartsJson, of_snapshot=True,
-        summary="All charts as they are declared, without series.",
+        summary="All charts as their probes declare them, without series.",
     ),
     Route(
         path="/api/v1/charts/{id}", name="chart", answer=answers.OneChartJson, of_snapshot=True,
@@ -47,11 +47,11 @@ ROUTES = (
     ),
     Route(
         path="/api/v1/processes", name="processes", answer=answers.ProcessesJson, of_snapshot=True,
-        summary="The processes that did most in the newest interval.", query=answers.ProcessesQuery,
+        summary="The busiest processes in the newest interval.", query=answers.ProcessesQuery,
     ),
     Route(
         path="/api/v1/connections", name="connections", answer=answers.ConnectionsJson, of_snapshot=True,
-        summary="The connections over which most was exchanged in the newest interval.",
+        summary="The connections with the most traffic in the newest interval.",
         query=answers.ConnectionsQuery,
     ),
     Route(
@@ -59,13 +59,13 @@ ROUTES = (
         summary="Every snapshot from now on: server-sent events, or NDJSON if Accept prefers it.",
     ),
     Route(
-        path="/metrics", name="metrics", summary="For Prometheus, as text or as OpenMetrics.",
+        path="/metrics", name="metrics", summary="Metrics for Prometheus, as text or as OpenMetrics.",
         media=(TEXT, OPENMETRICS),
     ),
-    Route(path="/healthz", name="healthz", answer=answers.HealthJson, open=True, summary="200 while it is alive."),
+    Route(path="/healthz", name="healthz", answer=answers.HealthJson, open=True, summary="200 while the daemon runs."),
     Route(
         path="/readyz", name="readyz", answer=answers.HealthJson, open=True,
-        summary="200 if a snapshot came within the last three intervals, else 503.",
+        summary="200 if there was a snapshot within the last three intervals, otherwise 503.",
     ),
     Route(path="/openapi.json", name="openapi", summary="This API as an OpenAPI document."),
 )  # fmt: skip

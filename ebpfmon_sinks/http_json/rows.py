@@ -1,6 +1,6 @@
-"""List the busiest processes and connections: rows of a snapshot's tables, with the columns that probes declare.
+"""List the busiest processes and connections of a snapshot, with the columns that probes declare. Pure.
 
-Pure. A snapshot may have many rows, so nothing loops over those that are not listed.
+A snapshot may have many rows, so no Python loop runs over rows that are not listed.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ from ebpfmon_sinks.http_json.answers import (
 from ebpfmon_sinks.http_json.query import QueryError, shown
 
 SUMS = ("calls", "bytes")
-"""What rows can be sorted by besides columns: the sum of all columns in these units."""
+"""What rows can be sorted by besides columns: the sum of all columns in calls/s or bytes/s."""
 _PROCESS_KEY = PROCESS_FIELDS[:3]
-"""How a key begins that has the process in it."""
+"""The first fields of a key that includes the process."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +43,7 @@ class _Rows:
 
     @classmethod
     def of(cls, tables: Mapping[str, TableView]) -> _Rows:
-        """Read the columns of the tables. Those of one id are one column."""
+        """Read the columns of the tables. Columns with the same id are merged."""
         views = tuple(tables.values())
         starts = np.cumsum([0, *(len(view.harvest.rows) for view in views)])
         columns = {c.id: c for view in views for c in view.columns if not c.summary}
@@ -65,20 +65,20 @@ class _Rows:
 
     def in_group(self, grouping: str, group: str) -> NDArray[np.bool_]:
         """Return which rows belong to a group, (rows,)."""
-        found = np.zeros(len(self), bool)
+        belongs = np.zeros(len(self), bool)
         for view, start in zip(self.views, self.starts.tolist(), strict=False):
             if groups := view.groups.get(grouping):
                 ids = [id_ for id_, name in groups.names.items() if name == group]
-                found[start : start + len(groups.ids)] = np.isin(groups.ids, np.array(ids, np.uint64))
-        return found
+                belongs[start : start + len(groups.ids)] = np.isin(groups.ids, np.array(ids, np.uint64))
+        return belongs
 
     def place(self, row: int) -> tuple[int, int]:
-        """Return the number of a row's table, and that of the row in it."""
+        """Return the index of a row's table, and the index of the row within that table."""
         table = int(np.searchsorted(self.starts, row, side="right")) - 1
         return table, row - int(self.starts[table])
 
     def sort_key(self, amounts: Mapping[str, NDArray[np.int64]], sort: str, size: int) -> NDArray[np.int64]:
-        """Return the number that rows with these amounts are sorted by, (size,). Raises QueryError."""
+        """Return the numbers by which to sort rows with these amounts, (size,). Raises QueryError."""
         if sort in SUMS:
             summed = [amounts[id_] for id_, column in self.columns.items() if column.units == f"{sort}/s"]
             return np.sum(summed, axis=0, dtype=np.int64) if summed else np.zeros(size, np.int64)
@@ -89,8 +89,11 @@ class _Rows:
 
 @dataclass(frozen=True, slots=True)
 class _Processes:
-    """All processes of a snapshot. `last` is the row, (processes,), of the program that each executed last; `amounts`
-    are i64 (processes,) by column."""
+    """All processes of a snapshot.
+
+    `last` (processes,) is the row of the program that each process executed last. `amounts` are i64 (processes,), by
+    column.
+    """
 
     rows: _Rows
     last: NDArray[np.intp]
@@ -98,57 +101,58 @@ class _Processes:
 
 
 def processes_to_json(snapshot: Snapshot, sort: str, top: int, group: str, by: str) -> ProcessesJson:
-    """Return the processes that did most, those of one group if `group` is not empty. Raises QueryError."""
-    found = _processes(snapshot)
-    rows = found.rows
-    key = rows.sort_key(found.amounts, sort, len(found.last))
-    candidates = np.arange(len(found.last))
+    """Return the busiest processes, or those of one group if `group` is not empty. Raises QueryError."""
+    processes = _processes(snapshot)
+    rows = processes.rows
+    key = rows.sort_key(processes.amounts, sort, len(processes.last))
+    candidates = np.arange(len(processes.last))
     grouping = _grouping(snapshot, by)
     if group:
-        candidates = np.flatnonzero(rows.in_group(grouping, group)[found.last])
-    tgids = rows.field("tgid")[found.last] if len(rows) else np.zeros(0, np.uint32)
+        candidates = np.flatnonzero(rows.in_group(grouping, group)[processes.last])
+    tgids = rows.field("tgid")[processes.last] if len(rows) else np.zeros(0, np.uint32)
     busiest = candidates[np.lexsort((tgids[candidates], -key[candidates]))[:top]]
-    amounts = _amounts({id_: a[busiest] for id_, a in found.amounts.items()}, snapshot.elapsed_s)
+    amounts = _amounts({id_: a[busiest] for id_, a in processes.amounts.items()}, snapshot.elapsed_s)
     return ProcessesJson(
         **_head(snapshot, rows, len(candidates)),
         processes=[
             ProcessJson(**_identity(rows, n), groups=_groups(rows, n), **amount)
-            for n, amount in zip(found.last[busiest].tolist(), amounts, strict=True)
+            for n, amount in zip(processes.last[busiest].tolist(), amounts, strict=True)
         ],
     )
 
 
 def connections_to_json(snapshot: Snapshot, sort: str, top: int) -> ConnectionsJson:
-    """Return the busiest connections: rows of tables whose keys are a process and more. Raises QueryError."""
+    """Return the busiest connections: rows of tables whose key has more than the process. Raises QueryError."""
     rows = _Rows.of({name: view for name, view in snapshot.tables.items() if _is_by_process_and_more(view)})
     busiest = np.argsort(-rows.sort_key(rows.amounts, sort, len(rows)), kind="stable")[:top].tolist()
     amounts = _amounts({id_: a[busiest] for id_, a in rows.amounts.items()}, snapshot.elapsed_s)
     known = _names(_processes(snapshot), {_process(rows, n) for n in busiest})
     unknown: dict[str, Any] = {"comm": None, "groups": {}}
-    found = []
+    connections = []
     for n, amount in zip(busiest, amounts, strict=True):
         table, row = rows.place(n)
         view = rows.views[table]
-        of_row = view.harvest.rows[row : row + 1]
+        row_array = view.harvest.rows[row : row + 1]
         assert view.labels
-        (values,) = view.labels.values(of_row)
-        found.append(
+        (values,) = view.labels.values(row_array)
+        connections.append(
             ConnectionJson(
-                table=rows.names[table], tgid=int(of_row["tgid"][0]), start_ns=int(of_row["start_ns"][0]),
-                exec_id=int(of_row["exec_id"][0]),
+                table=rows.names[table], tgid=int(row_array["tgid"][0]), start_ns=int(row_array["start_ns"][0]),
+                exec_id=int(row_array["exec_id"][0]),
                 **known.get(_process(rows, n), unknown), labels=dict(zip(view.labels.labels, values, strict=True)),
                 **amount,
             )
         )  # fmt: skip
-    return ConnectionsJson(**_head(snapshot, rows, len(rows)), connections=found)
+    return ConnectionsJson(**_head(snapshot, rows, len(rows)), connections=connections)
 
 
 def _processes(snapshot: Snapshot) -> _Processes:
-    """Sum the rows of each process: those of several tables, and those before and after an execve(2)."""
+    """Return all processes. The rows of a process in several tables, and before and after an execve(2), are summed."""
     rows = _Rows.of({name: view for name, view in snapshot.tables.items() if view.harvest.is_by_process})
     if not len(rows):
         return _Processes(rows, np.zeros(0, np.intp), rows.amounts)
-    order = np.argsort(rows.field("exec_id"), kind="stable")  # the last row of a group is then of its last program
+    # In this order, the last row of each process is that of its last program.
+    order = np.argsort(rows.field("exec_id"), kind="stable")
     keys = np.stack([rows.field("tgid").astype(np.uint64), rows.field("start_ns")], axis=1)[order]
     groups = Aggregator(2).group(keys)
     amounts = {id_: groups.sums(a[order, np.newaxis])[:, 0] for id_, a in rows.amounts.items()}
@@ -161,7 +165,7 @@ def _is_by_process_and_more(view: TableView) -> bool:
 
 
 def _grouping(snapshot: Snapshot, by: str) -> str:
-    """Return the grouping of that name, the first one if it is empty. Raises QueryError."""
+    """Return the grouping of this name, or the first one if `by` is empty. Raises QueryError."""
     groupings = list(dict.fromkeys(name for view in snapshot.tables.values() for name in view.groups))
     if by and by not in groupings:
         expected = f"expected one of {', '.join(groupings)}" if groupings else "groups are turned off"
@@ -170,7 +174,7 @@ def _grouping(snapshot: Snapshot, by: str) -> str:
 
 
 def _head(snapshot: Snapshot, rows: _Rows, found: int) -> dict[str, Any]:
-    """Return what every list of rows has."""
+    """Return the fields of every list of rows."""
     return {
         "host": snapshot.host,
         "time": round(snapshot.time_s, 3),
@@ -183,14 +187,14 @@ def _head(snapshot: Snapshot, rows: _Rows, found: int) -> dict[str, Any]:
 
 
 def _amounts(amounts: Mapping[str, NDArray[np.int64]], elapsed_s: float) -> Iterator[dict[str, Any]]:
-    """Yield what each row did, and the rates. What it did not do is left out, because that is most."""
+    """Yield the amounts and the rates of each row, without zeros, because most are zero."""
     for numbers in zip(*(a.tolist() for a in amounts.values()), strict=True):
-        did = {id_: number for id_, number in zip(amounts, numbers, strict=True) if number}
-        yield {"amounts": did, "rates": {id_: round(number / elapsed_s, 2) for id_, number in did.items()}}
+        nonzero = {id_: number for id_, number in zip(amounts, numbers, strict=True) if number}
+        yield {"amounts": nonzero, "rates": {id_: round(number / elapsed_s, 2) for id_, number in nonzero.items()}}
 
 
 def _identity(rows: _Rows, n: int) -> dict[str, Any]:
-    """Return the fields of a row that say which process it is."""
+    """Return the fields of a row that identify the process."""
     table, row = rows.place(n)
     of_row = rows.views[table].harvest.rows[row]
     identity = {name: of_row[name].item() for name in PROCESS_FIELDS}
@@ -209,15 +213,15 @@ def _process(rows: _Rows, n: int) -> tuple[int, int]:
     return int(of_row["tgid"]), int(of_row["start_ns"])
 
 
-def _names(found: _Processes, wanted: Iterable[tuple[int, int]]) -> dict[tuple[int, int], dict[str, Any]]:
-    """Return command and groups of those processes that are in a table by process, by tgid and start_ns."""
-    rows, wanted = found.rows, set(wanted)
+def _names(processes: _Processes, keys: Iterable[tuple[int, int]]) -> dict[tuple[int, int], dict[str, Any]]:
+    """Return the command and groups of processes by tgid and start_ns, for those that have a row by process."""
+    rows, keys = processes.rows, set(keys)
     if not len(rows):
         return {}
-    tgids = np.array([tgid for tgid, _ in wanted], np.uint32)
-    candidates = found.last[np.isin(rows.field("tgid")[found.last], tgids)].tolist()
+    tgids = np.array([tgid for tgid, _ in keys], np.uint32)
+    candidates = processes.last[np.isin(rows.field("tgid")[processes.last], tgids)].tolist()
     return {
         process: {"comm": _identity(rows, n)["comm"], "groups": _groups(rows, n)}
         for n in candidates
-        if (process := _process(rows, n)) in wanted
+        if (process := _process(rows, n)) in keys
     }

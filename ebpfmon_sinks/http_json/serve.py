@@ -1,4 +1,4 @@
-"""Keep the newest snapshot, and answer clients: an aiohttp application."""
+"""Keep the newest snapshot, and answer clients with it. This is an aiohttp application."""
 
 from __future__ import annotations
 
@@ -26,24 +26,24 @@ from ebpfmon_sinks.http_json.routes import EVENTS, HTML, JSON, NDJSON, ROUTES, R
 from ebpfmon_sinks.http_json.settings import HttpJsonSettings
 from ebpfmon_sinks.http_json.stream import Streams
 
-_LATE_INTERVALS = 3.0  # without a snapshot for so long it is not ready
+_LATE_INTERVALS = 3.0  # after so many intervals without a snapshot, /readyz answers 503
 _GRACE_S = 2.0
-_COMPRESS_IN_THREAD = 1 << 14  # bytes from which compression would hold up the event loop
+_COMPRESS_IN_THREAD = 1 << 14  # bytes; compressing more would block the event loop for too long
 _log = logging.getLogger(__name__)
 
 
 class HttpJsonSink:
-    """Serve the newest snapshot. Taking one costs a reference; everything else is done when a client asks for it."""
+    """Serves the newest snapshot. It is only encoded when a client asks for it."""
 
     def __init__(self, settings: HttpJsonSettings) -> None:
         self._settings = settings
         self._executor = ThreadPoolExecutor(1, "http_json")
         self._token = Token(settings.token_file) if settings.token_file else None
         self._streams = Streams()
-        self._forms = Forms(self._executor)  # those that do not depend on snapshots
+        self._forms = Forms(self._executor)  # forms that do not depend on a snapshot
         self._newest: Moment | None = None
         self._number, self._longest_s = 0, 0.0
-        self._tag = secrets.token_hex(4)  # tags of an earlier start must not match
+        self._tag = secrets.token_hex(4)  # so that ETags from before a restart do not match
         self._listener = Listener(settings, self._application())
 
     async def __aenter__(self) -> Self:
@@ -63,11 +63,12 @@ class HttpJsonSink:
             await self._listener.close()
         finally:
             self._executor.shutdown(wait=False, cancel_futures=True)
-            self._newest = None  # aiohttp caches handlers, and with them this object, after the server is closed
+            # aiohttp keeps handlers, and thereby this object, in a cache after the server is closed.
+            self._newest = None
 
     async def send(self, snapshot: Snapshot) -> None:
         """Make a snapshot the newest."""
-        if self._number:  # the first interval may be shorter than the others
+        if self._number:  # the first interval is shorter than the others
             self._longest_s = max(self._longest_s, snapshot.elapsed_s)
         self._number += 1
         self._newest = Moment(snapshot, self._number, self._executor)
@@ -75,7 +76,7 @@ class HttpJsonSink:
 
     @property
     def port(self) -> int:
-        """The port that it listens on."""
+        """The port that the server listens on."""
         return self._listener.port
 
     def _application(self) -> web.Application:
@@ -98,7 +99,7 @@ class HttpJsonSink:
         return handle
 
     async def _view(self, route: Route, request: web.Request, query: msgspec.Struct) -> web.StreamResponse:
-        """Answer with a form of the newest snapshot, or with 304 if the client has it already."""
+        """Answer with a form of the newest snapshot, or with 304 if the client already has it."""
         moment = self._newest
         if moment is None:
             raise web.HTTPServiceUnavailable(text="there is no snapshot yet", headers={"Retry-After": "1"})
@@ -171,4 +172,4 @@ def _health(status: int, state: str) -> web.Response:
 
 
 async def _ignore_expect(request: web.Request) -> None:
-    """Do not invite the client to send a body: it would be refused."""
+    """Do not send 100 Continue, because the body would be refused."""

@@ -1,4 +1,4 @@
-"""Check the settings of the http_json sink, without I/O."""
+"""The settings of the http_json sink, validated without I/O."""
 
 from __future__ import annotations
 
@@ -18,28 +18,30 @@ class HttpJsonSettings(SinkSettings, tag="http_json", frozen=True):
     """`[[sinks]] type = "http_json"`: serve snapshots to HTTP clients."""
 
     host: str = "127.0.0.1"
-    """The address to listen on. If other machines can reach it, it needs a token and TLS, or `insecure`."""
+    """The address to listen on. An address that other machines can reach needs a token and TLS, or `insecure`."""
     port: Annotated[int, msgspec.Meta(ge=0, le=65535)] = 9797
-    """0: any free port; the log says which."""
+    """The port to listen on. 0: any free port, which is logged."""
     token_file: str = ""
     """A file whose only line is a token. Every request then needs `Authorization: Bearer TOKEN`, except those for
     /healthz and /readyz. The file may be replaced at any time."""
     tls_certificate: str = ""
-    """A PEM file: the certificate, then those of its issuers."""
+    """A PEM file with the certificate, followed by those of its issuers."""
     tls_key: str = ""
-    """A PEM file with the certificate's key."""
+    """A PEM file with the private key of the certificate."""
     insecure: bool = False
-    """Serve other machines without a token or without TLS."""
+    """Whether to serve other machines without a token or without TLS."""
 
     removed: ClassVar[dict[str, str]] = {
-        f"push_{name}": f'posting is now its own sink type: write type = "http_push" and {name} = ...'
+        f"push_{name}": f'posting is now a sink of its own; set {name} in a sink with type = "http_push"'
         for name in _POSTING
     }
 
     def __post_init__(self) -> None:
-        """Raise ValueError, naming the setting, if these settings cannot work together."""
+        """Raise ValueError, which names the setting, if a setting is invalid or contradicts another one."""
         if not self.host:
-            raise ValueError("host: expected an address, such as 127.0.0.1, or 0.0.0.0 for all of this machine's")
+            raise ValueError(
+                "host: expected an address, such as 127.0.0.1, or 0.0.0.0 for all addresses of this machine"
+            )
         for key, other in (("tls_certificate", "tls_key"), ("tls_key", "tls_certificate")):
             if getattr(self, key) and not getattr(self, other):
                 raise ValueError(f"{key}: needs {other} as well")
@@ -47,7 +49,7 @@ class HttpJsonSettings(SinkSettings, tag="http_json", frozen=True):
         if missing and not self.is_local and not self.insecure:
             raise ValueError(
                 f"host: other machines can reach {self.host!r}, so set {' and '.join(missing)}, "
-                "or insecure = true if everyone there may see what runs here"
+                "or set insecure = true to let everyone there see what runs here"
             )
 
     @property

@@ -1,4 +1,4 @@
-"""Stream every snapshot to clients, each with a short queue. A client that reads too slowly is cut off."""
+"""Stream every snapshot to clients. Each has a short queue, and a client that reads too slowly is disconnected."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from ebpfmon_sinks.http_json.forms import Moment
 
 CLIENTS = 16
 WAITING = 4
-"""Snapshots that may wait for a client. All clients share the same objects."""
-_SEND_BUFFER = 1 << 17  # bytes in the kernel, which would otherwise grow until it holds minutes
+"""How many snapshots may wait for a client. The queues of all clients share the snapshots."""
+_SEND_BUFFER = 1 << 17  # bytes in the kernel; by default the buffer would grow until it holds minutes of data
 _WRITE_BUFFER = 1 << 16
 
 Encode = Callable[[Moment], Awaitable[bytes]]
@@ -27,19 +27,19 @@ class Client:
         self._transport = transport
 
     def cut(self) -> None:
-        """Drop the connection with everything that is being sent."""
+        """Drop the connection and everything that has not been sent."""
         if self._transport:
             self._transport.abort()
 
 
 class Streams:
-    """All clients that stream."""
+    """All streaming clients."""
 
     def __init__(self) -> None:
         self._clients: set[Client] = set()
         self._closed = False
         self.cut = 0
-        """How many clients were cut off."""
+        """How many clients were disconnected because they were too slow."""
 
     def __len__(self) -> int:
         return len(self._clients)
@@ -55,7 +55,7 @@ class Streams:
                 client.waiting.put_nowait(moment)
 
     def close(self) -> None:
-        """End all streams after what is queued."""
+        """End all streams after their queued snapshots."""
         self._closed = True
         for client in self._clients:
             if client.waiting.full():
@@ -66,7 +66,7 @@ class Streams:
     async def serve(
         self, request: web.Request, newest: Moment | None, encode: Encode, headers: dict[str, str]
     ) -> web.StreamResponse:
-        """Stream to a client until it goes, is cut off, or the sink closes. Raises HTTPServiceUnavailable."""
+        """Stream to a client until one side disconnects or the sink is closed. Raises HTTPServiceUnavailable."""
         if len(self._clients) >= CLIENTS or self._closed:
             raise web.HTTPServiceUnavailable(text="too many clients are streaming", headers={"Retry-After": "10"})
         client = Client(request.transport)
@@ -88,7 +88,7 @@ class Streams:
 
 
 def _shrink_buffers(transport: asyncio.Transport | None) -> None:
-    """Limit what a connection buffers, so that a client that does not read is noticed soon."""
+    """Limit the buffers of a connection, so that a client that does not read is noticed soon."""
     if transport is None:
         return
     transport.set_write_buffer_limits(_WRITE_BUFFER)

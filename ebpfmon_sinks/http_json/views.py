@@ -1,4 +1,4 @@
-"""Encode the newest snapshot as JSON: one function for each route of that name. Pure; called in a thread."""
+"""Encode the newest snapshot as JSON, with one function for each route. Pure; called in a thread."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def snapshot(snapshot: Snapshot) -> bytes:
 
 
 def charts(snapshot: Snapshot) -> bytes:
-    """Return all charts as they are declared."""
+    """Return all charts as their probes declare them."""
     declared = [_declared(data.chart) for data in snapshot.charts]
     return msgspec.json.encode(ChartsJson(host=snapshot.host, charts=declared))
 
@@ -25,7 +25,7 @@ def chart(snapshot: Snapshot, id: str) -> bytes:
     """Return one chart with its series. Raises NotFoundError."""
     data = snapshot.chart(id)
     if data is None:
-        raise NotFoundError(f"there is no chart '{shown(id)}': see /api/v1/charts")
+        raise NotFoundError(f"no such chart '{shown(id)}'; /api/v1/charts lists all charts")
     answer = OneChartJson(
         host=snapshot.host, time=round(snapshot.time_s, 3), elapsed_s=round(snapshot.elapsed_s, 4),
         complete=snapshot.complete, chart=chart_to_json(data, snapshot.elapsed_s),

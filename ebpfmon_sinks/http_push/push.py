@@ -1,4 +1,4 @@
-"""Post snapshots to one receiver, one or several in a request. The core does the queueing and the retries."""
+"""Post snapshots to one receiver, one or several in each request. The core queues snapshots and retries."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from ebpfmon_sinks.http_push.settings import HttpPushSettings
 
 _MEDIA = {"json": "application/json", "ndjson": "application/x-ndjson"}
 _GZIP_FROM = 1024  # bytes
-_SHOWN = 200  # characters of what a receiver says
+_SHOWN = 200  # characters of a receiver's text in messages
 
 
 @asynccontextmanager
 async def open_sink(settings: HttpPushSettings) -> AsyncIterator[HttpPushSink]:
-    """Open a sink, and post the unfinished batch on a normal exit. Raise SinkError."""
+    """Yield a sink. On a normal exit, post the unfinished batch. Raises SinkError."""
     context = await asyncio.to_thread(_tls_context, settings.ca_file)
     async with aiohttp.ClientSession(
         connector=aiohttp.TCPConnector(limit=1, ssl=context, resolver=aiohttp.ThreadedResolver()),
@@ -38,20 +38,21 @@ async def open_sink(settings: HttpPushSettings) -> AsyncIterator[HttpPushSink]:
 
 
 class HttpPushSink:
-    """Post snapshots, and raise SinkError, with the status if there is one, for any answer that is not 2xx."""
+    """Posts snapshots. Every answer except 2xx raises SinkError with the status."""
 
     def __init__(self, settings: HttpPushSettings, session: aiohttp.ClientSession) -> None:
         self._settings, self._session = settings, session
         url = urlsplit(settings.url)
-        self._failure = f"cannot post to '{url.scheme}://{url.netloc}{url.path}'"  # the query may hold a secret
+        # Without the query, which may contain a secret.
+        self._failure = f"cannot post to '{url.scheme}://{url.netloc}{url.path}'"
         self._batch: list[bytes] = []
         self._works = False
 
     async def send(self, snapshot: Snapshot) -> None:
         """Add a snapshot to the batch, and post the batch when it is complete.
 
-        The first snapshot is posted at once. If the receiver does not work, the sink fails before it has collected a
-        batch: the snapshots stay in the core's queue, and the core counts those that it drops.
+        The first snapshot is posted at once. If the receiver does not work, the sink fails before it has a whole batch,
+        so that the snapshots stay in the core's queue, which counts those that it drops.
         """
         self._batch.append(await asyncio.to_thread(_encode, snapshot))
         if not self._works or len(self._batch) >= self._settings.batch:
@@ -59,7 +60,7 @@ class HttpPushSink:
             self._works = True
 
     async def flush(self) -> None:
-        """Post what is left of a batch."""
+        """Post the unfinished batch."""
         if self._batch:
             await self._post()
 
@@ -68,7 +69,7 @@ class HttpPushSink:
         lost = f"; {len(lines) - 1} earlier snapshots are lost" if len(lines) > 1 else ""
         body, headers = await asyncio.to_thread(self._request, lines)
         try:
-            # a redirect is not followed because the token would go where it leads
+            # Redirects are not followed, because the token would be sent to the new address.
             async with self._session.post(
                 self._settings.url, data=body, headers=headers, allow_redirects=False
             ) as response:
@@ -81,7 +82,7 @@ class HttpPushSink:
             raise SinkError(f"{self._failure}: {status} {printable(reason, _SHOWN)}{_remedy(status)}{lost}")
 
     def _request(self, lines: list[bytes]) -> tuple[bytes, dict[str, str]]:
-        """Return a request's body and headers. Blocks. Raises SinkError."""
+        """Return a request's body and headers. Blocking. Raises SinkError."""
         headers = {"Content-Type": _MEDIA[self._settings.format]}
         body = lines[0] if self._settings.format == "json" else b"".join(line + b"\n" for line in lines)
         if self._settings.gzip and len(body) >= _GZIP_FROM:
@@ -92,7 +93,7 @@ class HttpPushSink:
 
 
 def _tls_context(path: str) -> ssl.SSLContext:
-    """Return the context that verifies the receiver. Blocks. Raises SinkError."""
+    """Return the context that verifies the receiver. Blocking. Raises SinkError."""
     try:
         return ssl.create_default_context(cafile=path or None)
     except OSError as error:
@@ -104,11 +105,11 @@ def _encode(snapshot: Snapshot) -> bytes:
 
 
 def _remedy(status: int) -> str:
-    """Return what to check when a receiver answers with this status."""
+    """Return what the user should check if a receiver answers with this status."""
     if status in (401, 403):
         return "; check token_file and headers"
     if 300 <= status < 400:
-        return "; redirects are not followed: set url to where it leads"
+        return "; redirects are not followed; set url to the new address"
     if 400 <= status < 500 and status not in (408, 429):
-        return "; the receiver does not accept this: check url and format"
+        return "; the receiver does not accept this; check url and format"
     return ""

@@ -1,4 +1,4 @@
-"""Check the settings of the http_push sink, without I/O."""
+"""The settings of the http_push sink, validated without I/O."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ class HttpPushSettings(SinkSettings, tag="http_push", frozen=True):
     """`[[sinks]] type = "http_push"`: post snapshots to an HTTP receiver."""
 
     url: str
-    """Where to post: http:// or https://."""
+    """The URL to post to: http:// or https://."""
     format: Literal["json", "ndjson"] = "json"
-    """json: one object in each request. ndjson: one object on each line."""
+    """json: one snapshot in each request. ndjson: one snapshot on each line."""
     batch: Annotated[int, msgspec.Meta(ge=1, le=3600)] = 1
-    """Snapshots in one request; more than 1 needs ndjson. If a request fails, all but its last snapshot are lost."""
+    """Snapshots in one request. More than 1 needs ndjson. If a request fails, all but its last snapshot are lost."""
     gzip: bool = True
-    """Compress requests. Not every receiver accepts that."""
+    """Whether to compress requests. Not all receivers accept that."""
     headers: dict[str, str] = msgspec.field(default_factory=dict)
-    """More headers for each request."""
+    """Additional headers of each request."""
     token_file: str = ""
     """A file whose only line is a token, sent as `Authorization: Bearer TOKEN`. It is read again for each request."""
     timeout_s: Annotated[float, msgspec.Meta(ge=0.1, le=9)] = 5.0  # the core's own limit is 10
@@ -38,10 +38,10 @@ class HttpPushSettings(SinkSettings, tag="http_push", frozen=True):
     ca_file: str = ""
     """A PEM file with the certificates to trust instead of the system's."""
     insecure: bool = False
-    """Send a token without TLS."""
+    """Whether to send a token without TLS."""
 
     def __post_init__(self) -> None:
-        """Raise ValueError, naming the setting, if these settings cannot work together."""
+        """Raise ValueError, which names the setting, if a setting is invalid or contradicts another one."""
         try:
             url = urlsplit(self.url)
             host, _ = url.hostname, url.port
@@ -50,19 +50,19 @@ class HttpPushSettings(SinkSettings, tag="http_push", frozen=True):
         if url.scheme not in ("http", "https") or not host or not self.url.isprintable() or " " in self.url:
             raise ValueError("url: expected http://HOST/PATH or https://HOST/PATH")
         if "@" in url.netloc:
-            raise ValueError("url: everyone who sees the settings would see a password here; use token_file")
+            raise ValueError("url: a password in the URL is visible to all who can read the settings; use token_file")
         if self.batch > 1 and self.format != "ndjson":
             raise ValueError('batch: more than one snapshot in a request needs format = "ndjson"')
         for name, value in self.headers.items():
             if not _HEADER_NAME.fullmatch(name) or name.lower() in _OWN_HEADERS:
-                raise ValueError(f"headers: {name!r}: not a header that can be set")
+                raise ValueError(f"headers: {name!r}: this header cannot be set")
             if not value.isprintable() or not value.isascii():
                 raise ValueError(f"headers: {name!r}: its value must be printable ASCII")
             if name.lower() == "authorization" and self.token_file:
-                raise ValueError(f"headers: {name!r}: token_file sets it already")
+                raise ValueError(f"headers: {name!r}: token_file sets this header already")
         has_secret = self.token_file or any(name.lower() == "authorization" for name in self.headers)
         if has_secret and url.scheme == "http" and not is_loopback(host) and not self.insecure:
-            raise ValueError("url: a token needs https://, or insecure = true if others on the way may see it")
+            raise ValueError("url: a token needs https://; or set insecure = true to send it without encryption")
 
     def open(self) -> AbstractAsyncContextManager[Sink]:
         def make() -> AbstractAsyncContextManager[Sink]:

@@ -46,7 +46,7 @@ def test_when_the_daemon_or_netdata_is_killed_all_goes_on_with_the_next_one(tmp_
                 at.process.send_signal(signal.SIGKILL)
                 at.process.wait()
                 killed_s = time.time()
-                until(lambda: "a relay has gone" in second.said(), "the relay ends with Netdata")
+                until(lambda: "a relay has disconnected" in second.said(), "the relay ends with Netdata")
                 at.start()
                 until(lambda: at.has_data_since(killed_s), "data after Netdata was killed")
                 check(at, second)

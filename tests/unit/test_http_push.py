@@ -145,8 +145,8 @@ def test_headers_and_a_token_are_sent_and_the_token_is_read_each_time(tmp_path: 
     [
         (500, "500 Internal Server Error"), (503, "503 Service Unavailable"), (429, "429 Too Many Requests"),
         (408, "408 Request Timeout"), (401, "401 Unauthorized; check token_file and headers"),
-        (404, "404 Not Found; the receiver does not accept this: check url and format"),
-        (302, "302 Found; redirects are not followed: set url to where it leads"),
+        (404, "404 Not Found; the receiver does not accept this; check url and format"),
+        (302, "302 Found; redirects are not followed; set url to the new address"),
         (304, "304 Not Modified; redirects are"),
     ],
 )  # fmt: skip

@@ -50,7 +50,7 @@ def test_what_is_wrong_is_named(given: list[tuple[str, str]], said: str) -> None
 
 
 def test_where_there_are_no_parameters_none_can_be_given() -> None:
-    with pytest.raises(QueryError, match="no such parameter 'x': there are none here"):
+    with pytest.raises(QueryError, match="no such parameter 'x': this path has none"):
         parse([("x", "")], NoQuery)
 
 

@@ -68,15 +68,15 @@ def test_before_the_first_snapshot_there_is_nothing_to_show_and_it_says_so(path:
 @pytest.mark.parametrize(
     ("path", "status", "said"),
     [
-        ("/nope", 404, "there is no '/nope': see / for what there is"),
-        ("/api/v1/charts/nope", 404, "there is no chart 'nope': see /api/v1/charts"),
-        ("/api/v1/charts/%1b%0a", 404, "there is no chart '??': see /api/v1/charts"),
-        ("/api/v1/snapshot/", 404, "there is no '/api/v1/snapshot/': see / for what there is"),
+        ("/nope", 404, "no such path '/nope'; / lists all paths"),
+        ("/api/v1/charts/nope", 404, "no such chart 'nope'; /api/v1/charts lists all charts"),
+        ("/api/v1/charts/%1b%0a", 404, "no such chart '??'; /api/v1/charts lists all charts"),
+        ("/api/v1/snapshot/", 404, "no such path '/api/v1/snapshot/'; / lists all paths"),
         ("/api/v1/processes?top=0", 400, "top: expected a number from 1 to 1000"),
         ("/api/v1/processes?sort=x", 400, "sort: no column 'x': expected one of calls, bytes, read, rbytes,"),
         ("/api/v1/processes?by=x", 400, "by: no grouping 'x': expected one of application, user"),
-        ("/api/v1/snapshot?x=1", 400, "no such parameter 'x': there are none here"),
-        ("/healthz?x", 400, "no such parameter 'x': there are none here"),
+        ("/api/v1/snapshot?x=1", 400, "no such parameter 'x': this path has none"),
+        ("/healthz?x", 400, "no such parameter 'x': this path has none"),
         ("/api/v1/stream?format=xml", 400, "format: expected one of auto, ndjson, sse"),
     ],
 )
@@ -97,7 +97,7 @@ def test_nothing_can_be_changed(path: str, method: str) -> None:
         async with serving(None, SNAPSHOT) as served:
             answer = await served.get(path, method=method)
             assert (answer.status, answer.headers["Allow"]) == (405, "GET, HEAD")
-            assert answer.json["error"] == f"'{method}' is not allowed here: use GET, HEAD"
+            assert answer.json["error"] == f"method '{method}' is not allowed; use GET, HEAD"
 
     run(of)
 

@@ -44,11 +44,13 @@ def test_a_loopback_address_needs_nothing(host: str) -> None:
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.1", "::ffff:192.0.2.1", "fe80::1", "host.example", "local"])
 def test_another_address_needs_a_token_and_tls_or_that_it_is_said_to_be_insecure(host: str) -> None:
-    with pytest.raises(SettingsError, match=r"so set token_file and tls_certificate and tls_key, or insecure = true"):
+    with pytest.raises(
+        SettingsError, match=r"so set token_file and tls_certificate and tls_key, or set insecure = true"
+    ):
         check(host=host)
     with pytest.raises(SettingsError, match=r"sinks\[0\].host: other machines can reach '.*', so set token_file, or"):
         check(host=host, **TLS)
-    with pytest.raises(SettingsError, match="so set tls_certificate and tls_key, or insecure = true"):
+    with pytest.raises(SettingsError, match="so set tls_certificate and tls_key, or set insecure = true"):
         check(host=host, token_file="/t")
     assert not check(host=host, token_file="/t", **TLS).is_local
     assert not check(host=host, insecure=True).is_local
@@ -63,24 +65,24 @@ def test_another_address_needs_a_token_and_tls_or_that_it_is_said_to_be_insecure
         ({"tls_certificate": "/c"}, "tls_certificate: needs tls_key as well"),
         ({"url": "http://h/"}, "url: no such setting"),
         ({**PUSH, "port": 1}, "port: no such setting"),
-        ({"type": "http_push"}, ": object missing required field url"),
+        ({"type": "http_push"}, "url: this setting is required"),
         ({**PUSH, "url": "ftp://h/"}, "url: expected http://HOST/PATH"),
         ({**PUSH, "url": "http:///x"}, "url: expected http://HOST/PATH"),
         ({**PUSH, "url": "http://h/a b"}, "url: expected http://HOST/PATH"),
         ({**PUSH, "url": "http://h:x/"}, "url: Port could not be cast"),
         ({**PUSH, "url": "http://[::/"}, "url: Invalid IPv6 URL"),
-        ({**PUSH, "url": "https://u:p@h/"}, "url: everyone who sees the settings would see a password here"),
+        ({**PUSH, "url": "https://u:p@h/"}, "url: a password in the URL is visible to all who can read the settings"),
         ({**PUSH, "batch": 2}, "batch: more than one snapshot in a request needs"),
         ({**PUSH, "timeout_s": 10}, "timeout_s: expected float <= 9"),
         ({**PUSH, "format": "xml"}, "format: 'xml': expected one of json, ndjson"),
-        ({**PUSH, "headers": {"A b": "c"}}, "headers: 'A b': not a header that can be set"),
-        ({**PUSH, "headers": {"Host": "c"}}, "headers: 'Host': not a header that can be set"),
+        ({**PUSH, "headers": {"A b": "c"}}, "headers: 'A b': this header cannot be set"),
+        ({**PUSH, "headers": {"Host": "c"}}, "headers: 'Host': this header cannot be set"),
         ({**PUSH, "headers": {"A": "b\r\nc: d"}}, "headers: 'A': its value must be"),
-        ({**PUSH, "token_file": "/t"}, "url: a token needs https://, or insecure = true"),
+        ({**PUSH, "token_file": "/t"}, "url: a token needs https://; or set insecure = true"),
         ({**PUSH, "headers": {"authorization": "x"}}, "url: a token needs https://"),
         (
             {**PUSH, "url": "https://h/", "token_file": "/t", "headers": {"Authorization": "x"}},
-            "headers: 'Authorization': token_file sets it already",
+            "headers: 'Authorization': token_file sets this header already",
         ),
     ],
 )
@@ -95,7 +97,7 @@ def test_a_former_setting_for_posting_is_an_error_that_says_what_to_write(name: 
     assert name in HttpPushSettings.__struct_fields__
     with pytest.raises(SettingsError) as caught:
         check(**{f"push_{name}": "x"})
-    instead = f'posting is now its own sink type: write type = "http_push" and {name} = ...'
+    instead = f'posting is now a sink of its own; set {name} in a sink with type = "http_push"'
     assert str(caught.value) == f"x.toml: sinks[0].push_{name}: {instead}"
 
 
