@@ -45,7 +45,7 @@ _LONG_ID = re.compile(_ID.format("short"))
 _ESCAPED = re.compile(r"(?:\\x[0-9a-f]{2})+")
 
 
-def name(path: str) -> str:
+def display_name(path: str) -> str:
     r"""Return a display name for the cgroup with this path (version 1 or 2, as in /proc/PID/cgroup).
 
     A container is called `RUNTIME-ID`, with the first 12 characters of its ID, or `pod-UID/ID` in Kubernetes. Virtual

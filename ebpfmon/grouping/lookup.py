@@ -82,14 +82,14 @@ class Lookup:
         # The ids that were requested when the current walk began.
         self._walk_ids: frozenset[int] = frozenset()
 
-    def answer(self, request: LookupRequest, known: Container[int], seconds: float) -> LookupResult:
+    def look_up(self, request: LookupRequest, known: Container[int], time_limit_s: float) -> LookupResult:
         """Return the facts that can be found within this time.
 
         For each process the result also has its ancestors, up to the first one that is in `known`. At least one process
         or user is looked up, even if there is no time. Cgroups may need several calls: each one continues the walk
         through the cgroup tree.
         """
-        deadline = time.monotonic() + seconds
+        deadline = time.monotonic() + time_limit_s
         processes: dict[int, ProcessFacts | None] = {}
         users: dict[int, str] = {}
 

@@ -107,6 +107,6 @@ class LookupNaming(RowNaming):
         return (name[0], True) if name else (None, False)
 
 
-def text(raw: bytes) -> str:
+def decode(raw: bytes) -> str:
     """Decode a name or a command line from the kernel. Invalid UTF-8 is replaced, and trailing NULs are removed."""
     return raw.decode("utf-8", "replace").rstrip("\0")

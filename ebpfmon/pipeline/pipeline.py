@@ -110,7 +110,7 @@ class GroupStage:
             if not pending.request:
                 return LookupResult()
             self._pending_lookup = asyncio.get_running_loop().run_in_executor(
-                self._executor, self._lookup.answer, pending.request, self.attribution.known, LOOKUP_S
+                self._executor, self._lookup.look_up, pending.request, self.attribution.known, LOOKUP_S
             )
         done, _ = await asyncio.wait({self._pending_lookup}, timeout=2 * LOOKUP_S)
         if not done:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from ebpfmon.grouping.cgroups import name
+from ebpfmon.grouping.cgroups import display_name
 
 ID = "4f1a2b3c4d5e6f708192a3b4c5d6e7f8091a2b3c4d5e6f708192a3b4c5d6e7f8"
 OTHER_ID = "0123456789ab" + "c" * 52
@@ -19,7 +19,7 @@ BURSTABLE = "/kubepods.slice/kubepods-burstable.slice"
 
 
 def check(path: str, expected: str) -> None:
-    assert name(path) == expected
+    assert display_name(path) == expected
 
 
 @pytest.mark.parametrize("path", ["/", "", "/..", "/../.."])

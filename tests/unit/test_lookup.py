@@ -34,16 +34,16 @@ class Proc:
         if exe:
             (directory / "exe").symlink_to(exe)
 
-    def answer(self, *tgids: int, known: Container[int] = (), seconds: float = LONG) -> dict[int, ProcessFacts | None]:
-        return dict(Lookup(self.top).answer(LookupRequest(processes=tgids), known, seconds).processes)
+    def look_up(self, *tgids: int, known: Container[int] = (), seconds: float = LONG) -> dict[int, ProcessFacts | None]:
+        return dict(Lookup(self.top).look_up(LookupRequest(processes=tgids), known, seconds).processes)
 
     def facts(self, tgid: int) -> ProcessFacts:
-        facts = self.answer(tgid)[tgid]
+        facts = self.look_up(tgid)[tgid]
         assert facts is not None
         return facts
 
 
-def shielded(*_: object) -> None:
+def deny(*_: object) -> None:
     raise PermissionError
 
 
@@ -59,7 +59,7 @@ def test_a_request_is_true_if_it_is_not_empty() -> None:
 
 def test_an_empty_request_has_an_empty_result(proc: Proc) -> None:
     proc.add(10)
-    assert Lookup(proc.top).answer(LookupRequest(), (), LONG) == LookupResult({}, {}, {})
+    assert Lookup(proc.top).look_up(LookupRequest(), (), LONG) == LookupResult({}, {}, {})
 
 
 def test_the_facts_of_a_process_are_read_from_its_files(proc: Proc) -> None:
@@ -69,13 +69,13 @@ def test_the_facts_of_a_process_are_read_from_its_files(proc: Proc) -> None:
 
 
 @pytest.mark.parametrize(
-    ("comm", "said"),
+    ("comm", "expected"),
     [(b"a) (b", "a) (b"), (b"(sd-pam)", "(sd-pam)"), (b") S 9 9", ") S 9 9"), (b"", ""), (b"a b\n", "a b\n")],
 )
-def test_a_comm_may_contain_parentheses_and_spaces(proc: Proc, comm: bytes, said: str) -> None:
+def test_a_comm_may_contain_parentheses_and_spaces(proc: Proc, comm: bytes, expected: str) -> None:
     proc.add(10, 5, comm, start=99)
     facts = proc.facts(10)
-    assert (facts.comm, facts.parent_tgid, facts.start_ticks) == (said, 5, 99)
+    assert (facts.comm, facts.parent_tgid, facts.start_ticks) == (expected, 5, 99)
 
 
 def test_the_comm_of_a_kernel_thread_is_cut_to_15_bytes(proc: Proc) -> None:
@@ -85,7 +85,7 @@ def test_the_comm_of_a_kernel_thread_is_cut_to_15_bytes(proc: Proc) -> None:
 
 
 @pytest.mark.parametrize(
-    ("cmdline", "said"),
+    ("cmdline", "expected"),
     [
         (b"", ""),
         (b"a\0b c\0\0d\0", "a b c  d"),
@@ -94,9 +94,9 @@ def test_the_comm_of_a_kernel_thread_is_cut_to_15_bytes(proc: Proc) -> None:
         (b"caf\xe9\0", "caf�"),
     ],
 )
-def test_arguments_are_joined_by_spaces(proc: Proc, cmdline: bytes, said: str) -> None:
+def test_arguments_are_joined_by_spaces(proc: Proc, cmdline: bytes, expected: str) -> None:
     proc.add(10, cmdline=cmdline)
-    assert proc.facts(10).command_line == said
+    assert proc.facts(10).command_line == expected
 
 
 def test_only_the_beginning_of_a_long_command_line_is_read(proc: Proc) -> None:
@@ -105,12 +105,12 @@ def test_only_the_beginning_of_a_long_command_line_is_read(proc: Proc) -> None:
 
 
 @pytest.mark.parametrize(
-    ("exe", "said"),
+    ("exe", "expected"),
     [("/usr/bin/top (deleted)", "top"), ("/opt/my app/run me", "run me"), ("/memfd:x (deleted)", "memfd:x"), ("", "")],
 )
-def test_an_executable_is_the_name_of_its_file_even_if_deleted(proc: Proc, exe: str, said: str) -> None:
+def test_an_executable_is_the_name_of_its_file_even_if_deleted(proc: Proc, exe: str, expected: str) -> None:
     proc.add(10, exe=exe)
-    assert proc.facts(10).executable == said
+    assert proc.facts(10).executable == expected
 
 
 def test_an_executable_whose_name_is_not_utf_8_can_be_encoded(proc: Proc) -> None:
@@ -122,27 +122,27 @@ def test_an_executable_whose_name_is_not_utf_8_can_be_encoded(proc: Proc) -> Non
 
 def test_an_unreadable_executable_is_empty(proc: Proc, monkeypatch: pytest.MonkeyPatch) -> None:
     proc.add(10, comm=b"x", cmdline=b"x\0-y\0", exe="/usr/bin/x")
-    monkeypatch.setattr(os, "readlink", shielded)
+    monkeypatch.setattr(os, "readlink", deny)
     assert proc.facts(10) == ProcessFacts(7, 1, "x", "x -y", "")
 
 
 def test_an_unreadable_process_is_none(proc: Proc, monkeypatch: pytest.MonkeyPatch) -> None:
     proc.add(10)
-    monkeypatch.setattr(os, "open", shielded)
-    assert proc.answer(10) == {10: None}
+    monkeypatch.setattr(os, "open", deny)
+    assert proc.look_up(10) == {10: None}
 
 
 def test_a_process_that_is_gone_is_none_even_if_it_exits_during_the_lookup(proc: Proc) -> None:
     proc.add(11)
     (proc.top / "11/cmdline").unlink()
-    assert proc.answer(10, 11) == {10: None, 11: None}
+    assert proc.look_up(10, 11) == {10: None, 11: None}
 
 
 def test_this_process_is_found_in_the_real_proc() -> None:
-    found = Lookup().answer(LookupRequest(processes=(os.getpid(),)), (os.getppid(),), LONG).processes
-    facts = found[os.getpid()]
+    result = Lookup().look_up(LookupRequest(processes=(os.getpid(),)), (os.getppid(),), LONG).processes
+    facts = result[os.getpid()]
     assert facts is not None
-    assert found.keys() == {os.getpid()}, "the parent is known, so it must be left out"
+    assert result.keys() == {os.getpid()}, "the parent is known, so it must be left out"
     assert facts.parent_tgid == os.getppid()
     assert facts.comm == Path("/proc/self/comm").read_text().removesuffix("\n")
     arguments = Path("/proc/self/cmdline").read_bytes()[:COMMAND_LINE_BYTES].decode().rstrip("\0").split("\0")
@@ -157,7 +157,7 @@ def test_the_facts_of_a_real_process_with_a_misleading_comm_are_right() -> None:
     with subprocess.Popen([sys.executable, "-c", tell], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as child:
         assert child.stdout is not None
         assert child.stdout.readline() == b"\n", "the child must have set its name"
-        facts = Lookup().answer(LookupRequest(processes=(child.pid,)), (os.getpid(),), LONG).processes[child.pid]
+        facts = Lookup().look_up(LookupRequest(processes=(child.pid,)), (os.getpid(),), LONG).processes[child.pid]
         stat = Path(f"/proc/{child.pid}/stat").read_text()
         child.communicate(b"\n")
     assert facts is not None
@@ -169,48 +169,48 @@ def test_the_facts_of_a_real_process_with_a_misleading_comm_are_right() -> None:
 def test_ancestors_are_included_up_to_the_first_process(proc: Proc) -> None:
     for tgid, parent in ((1, 0), (5, 1), (6, 5), (7, 6), (9, 5), (2, 0), (3, 2)):
         proc.add(tgid, parent)
-    assert proc.answer(7).keys() == {7, 6, 5}
-    assert proc.answer(3).keys() == {3, 2}
-    assert proc.answer(7, 9).keys() == {7, 6, 5, 9}
+    assert proc.look_up(7).keys() == {7, 6, 5}
+    assert proc.look_up(3).keys() == {3, 2}
+    assert proc.look_up(7, 9).keys() == {7, 6, 5, 9}
 
 
 def test_ancestors_are_included_up_to_the_first_known_one(proc: Proc) -> None:
     for tgid, parent in ((5, 1), (6, 5), (7, 6)):
         proc.add(tgid, parent)
-    assert proc.answer(7, known={5}).keys() == {7, 6}
-    assert proc.answer(7, known={6}).keys() == {7}
-    assert proc.answer(7, known={7}).keys() == {7, 6, 5}, "a requested process must be looked up even if it is known"
+    assert proc.look_up(7, known={5}).keys() == {7, 6}
+    assert proc.look_up(7, known={6}).keys() == {7}
+    assert proc.look_up(7, known={7}).keys() == {7, 6, 5}, "a requested process must be looked up even if it is known"
 
 
 def test_a_chain_of_ancestors_ends_at_a_missing_process_or_in_a_cycle(proc: Proc) -> None:
     proc.add(7, 6)
     proc.add(8, 9)
     proc.add(9, 8)
-    found = proc.answer(7, 8)
-    assert found.keys() == {7, 6, 8, 9}
-    assert found[6] is None
+    result = proc.look_up(7, 8)
+    assert result.keys() == {7, 6, 8, 9}
+    assert result[6] is None
 
 
 def test_without_time_one_process_is_looked_up_per_call(proc: Proc) -> None:
     for tgid, parent in ((5, 1), (6, 5), (7, 1)):
         proc.add(tgid, parent)
-    assert proc.answer(6, 7, seconds=0).keys() == {6}
-    assert proc.answer(7, 5, seconds=0).keys() == {7}
-    assert proc.answer(5, seconds=-1).keys() == {5}
+    assert proc.look_up(6, 7, seconds=0).keys() == {6}
+    assert proc.look_up(7, 5, seconds=0).keys() == {7}
+    assert proc.look_up(5, seconds=-1).keys() == {5}
 
 
 def test_without_time_one_user_is_looked_up(proc: Proc) -> None:
     proc.add(10)
     lookup = Lookup(proc.top)
-    assert lookup.answer(LookupRequest(users=(0, 1)), (), 0).users == {0: "root"}
-    both = lookup.answer(LookupRequest(processes=(10,), users=(0,)), (), 0)
+    assert lookup.look_up(LookupRequest(users=(0, 1)), (), 0).users == {0: "root"}
+    both = lookup.look_up(LookupRequest(processes=(10,), users=(0,)), (), 0)
     assert both.processes.keys() == {10}
     assert not both.users
 
 
 def test_a_user_without_a_name_is_the_uid(proc: Proc) -> None:
     nameless = max(set(range(60_000, 60_999)) - {user.pw_uid for user in pwd.getpwall()})
-    users = Lookup(proc.top).answer(LookupRequest(users=(0, nameless)), (), LONG).users
+    users = Lookup(proc.top).look_up(LookupRequest(users=(0, nameless)), (), LONG).users
     assert users == {0: "root", nameless: str(nameless)}
 
 
@@ -224,8 +224,8 @@ class Tree:
         (self.top / path).mkdir()
         return (self.top / path).stat().st_ino
 
-    def answer(self, *ids: int, seconds: float = LONG) -> dict[int, str | None]:
-        return dict(self.lookup.answer(LookupRequest(cgroups=ids), (), seconds).cgroups)
+    def look_up(self, *ids: int, seconds: float = LONG) -> dict[int, str | None]:
+        return dict(self.lookup.look_up(LookupRequest(cgroups=ids), (), seconds).cgroups)
 
 
 @pytest.fixture
@@ -237,47 +237,47 @@ def test_a_cgroup_has_its_path_relative_to_the_mount(tree: Tree) -> None:
     a, b, c = tree.add("a.slice"), tree.add("a.slice/b"), tree.add("a.slice/b/c d.scope")
     (tree.top / "a.slice/cgroup.procs").touch()
     (tree.top / "link").symlink_to(tree.top / "a.slice")
-    assert tree.answer(c, a) == {c: "/a.slice/b/c d.scope", a: "/a.slice"}
-    assert tree.answer(tree.top.stat().st_ino, b) == {tree.top.stat().st_ino: "/", b: "/a.slice/b"}
+    assert tree.look_up(c, a) == {c: "/a.slice/b/c d.scope", a: "/a.slice"}
+    assert tree.look_up(tree.top.stat().st_ino, b) == {tree.top.stat().st_ino: "/", b: "/a.slice/b"}
     file = (tree.top / "a.slice/cgroup.procs").stat().st_ino
-    assert tree.answer(file) == {file: None}
+    assert tree.look_up(file) == {file: None}
 
 
 def test_a_removed_cgroup_is_none_unless_it_was_seen_before(tree: Tree) -> None:
     seen, unseen = tree.add("seen"), tree.add("unseen")
     (tree.top / "unseen").rmdir()
-    assert tree.answer(seen, unseen) == {seen: "/seen", unseen: None}
+    assert tree.look_up(seen, unseen) == {seen: "/seen", unseen: None}
     (tree.top / "seen").rmdir()
-    assert tree.answer(seen) == {seen: "/seen"}
+    assert tree.look_up(seen) == {seen: "/seen"}
 
 
 def test_a_cgroup_that_was_created_later_is_found(tree: Tree) -> None:
     a = tree.add("a")
-    assert tree.answer(a) == {a: "/a"}
+    assert tree.look_up(a) == {a: "/a"}
     b = tree.add("a/b")
-    assert tree.answer(b) == {b: "/a/b"}
+    assert tree.look_up(b) == {b: "/a/b"}
 
 
 @pytest.mark.parametrize("seconds", [0, -1])
 def test_without_time_each_call_continues_the_walk_until_all_cgroups_are_found(tree: Tree, seconds: float) -> None:
     paths = ["a", "a/b", "a/b/c", "d", "d/e"]
     missing = {tree.add(path): f"/{path}" for path in paths}
-    assert tree.answer(*missing, seconds=seconds) == {}, "only the root was read"
+    assert tree.look_up(*missing, seconds=seconds) == {}, "only the root was read"
     for _ in paths:
-        found = tree.answer(*missing, seconds=seconds)
-        assert len(found) == 1, "each call must find one more"
-        for inode, path in found.items():
+        result = tree.look_up(*missing, seconds=seconds)
+        assert len(result) == 1, "each call must find one more"
+        for inode, path in result.items():
             assert missing.pop(inode) == path
     assert not missing
 
 
 def test_a_cgroup_is_none_only_after_a_walk_that_began_after_the_request(tree: Tree) -> None:
     a, _ = tree.add("a"), tree.add("a/b")
-    assert tree.answer(a, seconds=0) == {}
+    assert tree.look_up(a, seconds=0) == {}
     late = tree.add("late")  # The walk may or may not have read the root already.
     (tree.top / "late").rmdir()
-    assert tree.answer(a, late) == {a: "/a"}
-    assert tree.answer(a, late) == {a: "/a", late: None}
+    assert tree.look_up(a, late) == {a: "/a"}
+    assert tree.look_up(a, late) == {a: "/a", late: None}
 
 
 def test_a_cgroup_is_none_even_if_no_call_completes_a_walk(tree: Tree) -> None:
@@ -285,25 +285,25 @@ def test_a_cgroup_is_none_even_if_no_call_completes_a_walk(tree: Tree) -> None:
         tree.add(name)
     gone = tree.add("gone")
     (tree.top / "gone").rmdir()
-    answers = [tree.answer(gone, seconds=0) for _ in range(6)]  # Five directories, and then the end of the walk.
-    assert answers == [{}] * 5 + [{gone: None}]
+    results = [tree.look_up(gone, seconds=0) for _ in range(6)]  # Five directories, and then the end of the walk.
+    assert results == [{}] * 5 + [{gone: None}]
 
 
 def test_known_cgroups_are_returned_during_a_new_walk(tree: Tree) -> None:
     a = tree.add("a")
-    assert tree.answer(a) == {a: "/a"}
+    assert tree.look_up(a) == {a: "/a"}
     b = tree.add("a/b")
-    assert tree.answer(a, b, seconds=0) == {a: "/a"}
-    assert tree.answer(a, b) == {a: "/a", b: "/a/b"}
+    assert tree.look_up(a, b, seconds=0) == {a: "/a"}
+    assert tree.look_up(a, b) == {a: "/a", b: "/a/b"}
 
 
 def test_cgroups_missing_from_a_new_walk_are_forgotten(tree: Tree) -> None:
     old = tree.add("old")
-    assert tree.answer(old) == {old: "/old"}
+    assert tree.look_up(old) == {old: "/old"}
     new = tree.add("new")
     (tree.top / "old").rmdir()
-    assert tree.answer(new) == {new: "/new"}
-    assert tree.answer(old) == {old: None}
+    assert tree.look_up(new) == {new: "/new"}
+    assert tree.look_up(old) == {old: None}
 
 
 def test_a_path_that_is_not_utf_8_can_be_encoded(tree: Tree) -> None:
@@ -311,23 +311,23 @@ def test_a_path_that_is_not_utf_8_can_be_encoded(tree: Tree) -> None:
     os.mkdir(raw)
     os.mkdir(raw + b"/b")
     below = os.stat(raw + b"/b").st_ino
-    assert tree.answer(below) == {below: "/caf\ufffd/b"}
+    assert tree.look_up(below) == {below: "/caf\ufffd/b"}
 
 
 def test_every_cgroup_is_none_after_an_unmount(tmp_path: Path) -> None:
     lookup = Lookup(tmp_path, tmp_path / "unmounted")
-    assert lookup.answer(LookupRequest(cgroups=(5,)), (), LONG).cgroups == {5: None}
+    assert lookup.look_up(LookupRequest(cgroups=(5,)), (), LONG).cgroups == {5: None}
 
 
 def test_a_directory_removed_during_the_walk_is_left_out(tree: Tree) -> None:
     a, b = tree.add("a"), tree.add("b")
     inside = {tree.add("a/x"), tree.add("b/x")}
-    while len(tree.answer(a, b, seconds=0)) < 2:  # Their names have been read, but not what is in them.
+    while len(tree.look_up(a, b, seconds=0)) < 2:  # Their names have been read, but not what is in them.
         pass
     (tree.top / "a/x").rmdir()
     (tree.top / "a").rmdir()
-    found = tree.answer(*inside)
-    assert list(found.values()) == ["/b/x"]
+    result = tree.look_up(*inside)
+    assert list(result.values()) == ["/b/x"]
 
 
 def test_cgroup2_is_found_wherever_it_is_mounted(tree: Tree) -> None:
@@ -341,7 +341,7 @@ def test_cgroup2_is_found_wherever_it_is_mounted(tree: Tree) -> None:
         errors="surrogateescape",
     )
     lookup = Lookup(tree.top / "proc")
-    assert lookup.answer(LookupRequest(cgroups=(mounted,)), (), LONG).cgroups == {mounted: "/"}
+    assert lookup.look_up(LookupRequest(cgroups=(mounted,)), (), LONG).cgroups == {mounted: "/"}
 
 
 @pytest.mark.parametrize("mounts", [None, "sysfs /sys sysfs rw 0 0\n"])
@@ -349,4 +349,4 @@ def test_without_cgroup2_every_cgroup_is_none(tmp_path: Path, mounts: str | None
     (tmp_path / "self").mkdir()
     if mounts is not None:
         (tmp_path / "self/mounts").write_text(mounts)
-    assert Lookup(tmp_path).answer(LookupRequest(cgroups=(5,)), (), 0).cgroups == {5: None}
+    assert Lookup(tmp_path).look_up(LookupRequest(cgroups=(5,)), (), 0).cgroups == {5: None}

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from ebpfmon.grouping.groups import Groups
 from ebpfmon.grouping.lookup import LookupRequest, LookupResult, ProcessFacts
-from ebpfmon.grouping.naming import REMEMBERED, Identity, text
+from ebpfmon.grouping.naming import REMEMBERED, Identity, decode
 from ebpfmon.grouping.recent import Recent
 from ebpfmon.grouping.registry import Context, Grouping
 
@@ -58,7 +58,7 @@ class ByApplication:
 
         @lru_cache(REMEMBERED)
         def match(comm: bytes, arguments: bytes) -> str | None:
-            return groups.match(text(comm), text(arguments).replace("\0", " "))
+            return groups.match(decode(comm), decode(arguments).replace("\0", " "))
 
         self._match = match
 

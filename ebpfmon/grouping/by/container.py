@@ -20,7 +20,9 @@ class ByContainer(LookupNaming):
         return LookupRequest(cgroups=self.missing(new))
 
     def receive(self, result: LookupResult) -> None:
-        self.keep({cgroup_id: cgroups.name(path) if path else None for cgroup_id, path in result.cgroups.items()})
+        self.keep(
+            {cgroup_id: cgroups.display_name(path) if path else None for cgroup_id, path in result.cgroups.items()}
+        )
 
 
 GROUPING = Grouping(name="container", prefix="containers", make=lambda _: ByContainer(), position=40)
