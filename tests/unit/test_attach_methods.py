@@ -1,4 +1,4 @@
-"""The registry of attach methods: what each says of a kernel, and that another one takes a class and nothing else."""
+"""The registry of attach methods: what each reports about a kernel, and what a new one needs."""
 
 from __future__ import annotations
 
@@ -16,45 +16,45 @@ from ebpfmon.kernel.attach_methods import METHODS, NAMES, AttachMethod, Kernel, 
 from ebpfmon.kernel.objects import bind
 from ebpfmon.kernel.symbols import Symbols
 from tests.unit.fakes import FakeSymbols
-from tests.unit.test_plan import KERNEL, NO_ROOM
+from tests.unit.test_plan import KERNEL, LIMITED_KRETPROBES
 
 ROOT = Path(__file__).parents[2]
 
 
 class FakeLinks:
-    """An object that notes what is asked of it."""
+    """An object that records its calls."""
 
     def __init__(self) -> None:
-        self.asked: list[str] = []
+        self.calls: list[str] = []
 
     def attach_by_section(self, program: str, *, counts_misses: bool = False) -> None:
-        self.asked.append(f"link {program} {counts_misses}")
+        self.calls.append(f"attach_by_section {program} {counts_misses}")
 
     def attach_return(self, program: str, function: str) -> None:
-        self.asked.append(f"return {program} {function}")
+        self.calls.append(f"attach_return {program} {function}")
 
     def prepare_return(self, program: str) -> None:
-        self.asked.append(f"expect {program}")
+        self.calls.append(f"prepare_return {program}")
 
 
 @pytest.mark.parametrize(
-    ("method", "section", "asked"),
+    ("method", "section", "calls"),
     [
-        (Trampoline(), "fexit/f", ["link p False"]),
-        (Tracepoint(), "tp/a/b", ["link p False"]),
-        (Kprobe(), "kprobe/f", ["link p True"]),
-        (Kprobe(), "kretprobe/f", ["expect p", "return p f"]),
+        (Trampoline(), "fexit/f", ["attach_by_section p False"]),
+        (Tracepoint(), "tp/a/b", ["attach_by_section p False"]),
+        (Kprobe(), "kprobe/f", ["attach_by_section p True"]),
+        (Kprobe(), "kretprobe/f", ["prepare_return p", "attach_return p f"]),
     ],
 )
-def test_a_method_attaches_its_kinds_of_programs(method: AttachMethod, section: str, asked: list[str]) -> None:
+def test_a_method_attaches_its_kinds_of_programs(method: AttachMethod, section: str, calls: list[str]) -> None:
     links = FakeLinks()
     method.prepare(links, "p", Section.parse(section))
     method.attach(links, "p", Section.parse(section))
-    assert links.asked == asked
+    assert links.calls == calls
 
 
 @pytest.mark.parametrize(
-    ("method", "section", "arguments", "lacks"),
+    ("method", "section", "arguments", "reason"),
     [
         (Trampoline(), "fexit/f", 3, ""),
         (Trampoline(), "fexit/f", 4, "it has 3 arguments in this kernel, not 4"),
@@ -68,25 +68,25 @@ def test_a_method_attaches_its_kinds_of_programs(method: AttachMethod, section: 
         (Tracepoint(), "tp_btf/t", 1, "it has 2 arguments in this kernel, not 1"),
     ],
 )
-def test_a_method_says_what_a_kernel_lacks(
-    method: AttachMethod, section: str, arguments: int | None, lacks: str
+def test_a_method_says_why_a_target_is_unavailable(
+    method: AttachMethod, section: str, arguments: int | None, reason: str
 ) -> None:
     symbols = FakeSymbols({"f": 3}, ("t",), raw={"t": 2})
-    assert method.unavailable_reason(Section.parse(section), arguments, KERNEL, symbols) == lacks
+    assert method.unavailable_reason(Section.parse(section), arguments, KERNEL, symbols) == reason
 
 
-def test_only_kretprobes_without_room_miss_calls_where_nothing_is_preempted() -> None:
+def test_without_preemption_only_limited_kretprobes_miss_calls() -> None:
     missing = [
         (method.name, kind)
         for method in METHODS
         for kind in sorted(method.kinds)
-        if method.miss_reason([kind], NO_ROOM)
+        if method.miss_reason([kind], LIMITED_KRETPROBES)
     ]
     assert missing == [("kprobe", "kretprobe")]
     assert not any(method.miss_reason(method.kinds, KERNEL) for method in METHODS)
 
 
-def test_the_setting_takes_every_method_and_nothing_else() -> None:
+def test_the_setting_accepts_the_methods_and_nothing_else() -> None:
     assert [msgspec.convert({"attach": name}, Core).attach_method for name in ("auto", *NAMES)] == [None, *NAMES]
     with pytest.raises(msgspec.ValidationError, match="attach"):
         msgspec.convert({"attach": "invented"}, Core)
@@ -103,7 +103,7 @@ def test_the_page_of_kernels_and_the_settings_name_every_method_and_the_page_its
 
 
 class Invented(AttachMethod):
-    """One more, of a name that no real method will have."""
+    """A method that does not exist."""
 
     name = "invented"
     kinds = frozenset({"invented_entry", "invented_return"})
@@ -112,7 +112,7 @@ class Invented(AttachMethod):
         return "" if kernel.kprobes else "this kernel has nothing invented"
 
 
-def test_another_method_is_a_class_in_the_registry(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_new_method_needs_only_its_class_in_the_registry(monkeypatch: pytest.MonkeyPatch) -> None:
     event = Event("malloc", (Candidate(programs=("malloc_entry",)),))
     monkeypatch.setattr(attach_methods, "METHODS", (*METHODS, Invented()))
     ((found,),) = bind([event], {"malloc_entry": "invented_entry//lib/libc.so.6:malloc"}, []).values()
@@ -121,4 +121,4 @@ def test_another_method_is_a_class_in_the_registry(monkeypatch: pytest.MonkeyPat
     assert found.method.unavailable_reason(found.sections[0], None, replace(KERNEL, kprobes=False), FakeSymbols())
     links = FakeLinks()
     found.method.attach(links, "malloc_entry", found.sections[0])
-    assert links.asked == ["link malloc_entry False"]
+    assert links.calls == ["attach_by_section malloc_entry False"]

@@ -1,4 +1,4 @@
-"""BCC as a compiler: what is asked of it, what its failures are called, and how its numbers are filled in."""
+"""BCC as a compiler: its request, its failures, and how descriptors and values are filled in."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ def instruction(operation: int, target: int = 0, source: int = 0, offset: int = 
 
 
 def load(target: int, source: int, number: int) -> bytes:
-    """An instruction of two: ld_imm64."""
+    """Return ld_imm64, which takes the room of two instructions."""
     return instruction(LD_IMM64, target, source, 0, number) + instruction(0)
 
 
-def test_a_maps_number_becomes_its_descriptor_and_a_settings_number_its_value() -> None:
+def test_numbers_of_maps_become_descriptors_and_numbers_of_settings_become_values() -> None:
     code = load(1, 1, 2) + load(2, 15, 0) + load(3, 15, 1) + load(4, 1, 0) + instruction(EXIT)
     filled = bcc._fill_in(code, [70, 71, 72], [7, 0])
     assert filled == load(1, 1, 72) + load(2, 0, 7) + load(3, 0, 0) + load(4, 1, 70) + instruction(EXIT)
@@ -52,33 +52,33 @@ def test_a_maps_number_becomes_its_descriptor_and_a_settings_number_its_value() 
     ],
     ids=["nothing", "exit", "a constant", "a function", "a call", "a move", "a store", "64 bits"],
 )
-def test_all_other_instructions_stay_as_they_are(code: bytes) -> None:
+def test_other_instructions_are_unchanged(code: bytes) -> None:
     assert bcc._fill_in(code, [70], [7]) == code
 
 
 class Answers:
-    """BCC, at each Python: an exit status, what it prints, what it complains of."""
+    """A subprocess.run() that has, for each Python, an exit status, stdout and stderr."""
 
     def __init__(self, **by_python: tuple[int, str, str]) -> None:
         self.by_python = by_python
-        self.asked: list[tuple[list[str], dict[str, Any]]] = []
+        self.requests: list[tuple[list[str], dict[str, Any]]] = []
 
     def __call__(self, command: list[str], *, input: str, **_: object) -> SimpleNamespace:
-        self.asked.append((command, json.loads(input)))
+        self.requests.append((command, json.loads(input)))
         status, out, err = self.by_python["system" if command[0] == "/usr/bin/python3" else "own"]
         return SimpleNamespace(returncode=status, stdout=out, stderr=err)
 
 
 @pytest.fixture
 def obj(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> BpfObject:
-    """An opened object whose source lies beside it, on a machine with the kernel's headers."""
+    """An opened object with its BCC source beside it, on a machine with kernel headers."""
     (tmp_path / "p.bcc.c").write_text("int f() { return 0; }")
     monkeypatch.setattr(host, "header_places", lambda release: (f"/no/{release}", str(tmp_path)))
     monkeypatch.setattr(bcc, "_settings_of", lambda obj: {"cfg_rows": (0, 4), "cfg_return": (4, 4)})
     maps = {"p_totals": 1, "p_rows": 2, "p.rodata": 3, "ebpfmon_interval": 4}
     sections = {"f": "kprobe/f", "g": "tp_btf/g", "h": "fexit/h", "i": "tp/system/i"}
-    found = SimpleNamespace(path=tmp_path / "p.bpf.o", programs=sections, maps=maps, section=sections.__getitem__)
-    return cast(BpfObject, found)
+    opened = SimpleNamespace(path=tmp_path / "p.bpf.o", programs=sections, maps=maps, section=sections.__getitem__)
+    return cast(BpfObject, opened)
 
 
 def answer(monkeypatch: pytest.MonkeyPatch, **by_python: tuple[int, str, str]) -> Answers:
@@ -98,7 +98,7 @@ def test_the_source_beside_the_object_is_compiled_with_numbers_for_maps_and_sett
 ) -> None:
     answers = answer(monkeypatch, own=(0, COMPILED, ""))
     assert bcc.compile_source(obj) == CODE
-    ((command, request),) = answers.asked
+    ((command, request),) = answers.requests
     assert command == ["/venv/bin/python", "-I", bcc_compile.__file__]
     assert request == {
         "text": "int f() { return 0; }",
@@ -110,22 +110,20 @@ def test_the_source_beside_the_object_is_compiled_with_numbers_for_maps_and_sett
     }  # fmt: skip
 
 
-def test_what_brings_no_check_of_itself_is_not_trusted(obj: BpfObject, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_programs_without_the_self_check_are_refused(obj: BpfObject, monkeypatch: pytest.MonkeyPatch) -> None:
     answer(monkeypatch, own=(0, "{}", ""))
     with pytest.raises(KernelError, match="it returned no programs"):
         bcc.compile_source(obj)
 
 
-def test_where_this_python_has_no_bcc_the_systems_python_is_asked(
-    obj: BpfObject, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_systems_python_is_used_if_this_one_has_no_bcc(obj: BpfObject, monkeypatch: pytest.MonkeyPatch) -> None:
     answers = answer(monkeypatch, own=NONE, system=(0, COMPILED, ""))
     assert bcc.compile_source(obj) == CODE
-    assert [command[0] for command, _ in answers.asked] == ["/venv/bin/python", "/usr/bin/python3"]
+    assert [command[0] for command, _ in answers.requests] == ["/venv/bin/python", "/usr/bin/python3"]
 
 
 @pytest.mark.parametrize(
-    ("own", "system", "said"),
+    ("own", "system", "reason"),
     [
         (NONE, NONE, "BCC is missing; apt install python3-bpfcc ('bcc' on PyPI is an unrelated package)"),
         ((1, "", "warned\nmain.c:3:5: error: no member\n1 error generated.\nFailed"), NONE,
@@ -133,24 +131,22 @@ def test_where_this_python_has_no_bcc_the_systems_python_is_asked(
         (NONE, (1, "", "\nFailed to compile BPF module\n"), "Failed to compile BPF module"),
         ((-9, "", ""), NONE, "there is no error message"),
     ],
-    ids=["no BCC", "an error", "its last word", "killed"],
+    ids=["no BCC", "an error", "the last line", "killed"],
 )  # fmt: skip
-def test_what_goes_wrong_is_said_in_one_line(
+def test_a_failure_is_reported_in_one_line(
     obj: BpfObject,
     monkeypatch: pytest.MonkeyPatch,
     own: tuple[int, str, str],
     system: tuple[int, str, str],
-    said: str,
+    reason: str,
 ) -> None:
     answer(monkeypatch, own=own, system=system)
     with pytest.raises(KernelError) as caught:
         bcc.compile_source(obj)
-    assert str(caught.value) == f"cannot compile 'p.bcc.c' with BCC: {said}"
+    assert str(caught.value) == f"cannot compile 'p.bcc.c' with BCC: {reason}"
 
 
-def test_without_the_kernels_headers_nothing_is_tried_and_the_package_is_named(
-    obj: BpfObject, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_missing_kernel_headers_are_reported_with_the_package(obj: BpfObject, monkeypatch: pytest.MonkeyPatch) -> None:
     answers = answer(monkeypatch)
     monkeypatch.setattr(host, "header_places", lambda release: (f"/no/{release}",))
     with pytest.raises(KernelError) as caught:
@@ -160,11 +156,11 @@ def test_without_the_kernels_headers_nothing_is_tried_and_the_package_is_named(
         f"apt install linux-headers-{RELEASE} "
         f"(Fedora, RHEL: dnf install kernel-devel-{RELEASE})"
     )
-    assert not answers.asked
+    assert not answers.requests
 
 
 class FakeBpf:
-    """bcc.BPF, of a source that has the program `f`."""
+    """bcc.BPF for a source with the program `f`."""
 
     def __init__(self, text: str, cflags: list[str]) -> None:
         if "#error" in text:
@@ -179,7 +175,7 @@ class FakeBpf:
 def compile_with(
     monkeypatch: pytest.MonkeyPatch, module: ModuleType | None, text: str, capsys: pytest.CaptureFixture[str]
 ) -> tuple[int, str, str]:
-    """The exit status of the program that runs BCC, what it prints and what it complains of."""
+    """Run the compiler and return its exit status, stdout and stderr."""
     request = json.dumps({"text": text, "flags": ["-DX=1"], "programs": ["f", "g"]})
     monkeypatch.setitem(sys.modules, "bcc", module)
     monkeypatch.setattr(sys, "stdin", io.StringIO(request))
@@ -188,12 +184,12 @@ def compile_with(
 
 @pytest.fixture
 def module() -> ModuleType:
-    found = ModuleType("bcc")
-    found.BPF = FakeBpf  # type: ignore[attr-defined]
-    return found
+    module = ModuleType("bcc")
+    module.BPF = FakeBpf  # type: ignore[attr-defined]
+    return module
 
 
-def test_the_compiler_answers_with_the_programs_that_are_in_the_source(
+def test_the_compiler_returns_the_programs_that_the_source_has(
     monkeypatch: pytest.MonkeyPatch, module: ModuleType, capsys: pytest.CaptureFixture[str]
 ) -> None:
     status, out, err = compile_with(monkeypatch, module, "int f;", capsys)
@@ -201,15 +197,15 @@ def test_the_compiler_answers_with_the_programs_that_are_in_the_source(
     assert json.loads(out) == {"f": base64.b64encode(b"code").decode()}
 
 
-def test_what_cannot_be_compiled_ends_the_compiler_with_1_and_bccs_words(
+def test_a_failed_compilation_ends_with_1_and_the_message_of_bcc(
     monkeypatch: pytest.MonkeyPatch, module: ModuleType, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    said = compile_with(monkeypatch, module, "#error", capsys)
-    assert said == (1, "", "Failed to compile, with -DX=1\n")
+    result = compile_with(monkeypatch, module, "#error", capsys)
+    assert result == (1, "", "Failed to compile, with -DX=1\n")
 
 
 @pytest.mark.parametrize("found", [None, ModuleType("bcc")], ids=["none", "PyPI's"])
-def test_a_python_without_bcc_is_told_by_the_exit_status(
+def test_a_python_without_bcc_has_its_own_exit_status(
     monkeypatch: pytest.MonkeyPatch, found: ModuleType | None, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert compile_with(monkeypatch, found, "", capsys) == (bcc_compile.NO_BCC, "", "")

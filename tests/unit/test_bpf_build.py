@@ -1,4 +1,4 @@
-"""`ebpfmon bpf build`: a stranger's source becomes objects, or one line says why not."""
+"""`ebpfmon bpf build` compiles a third-party source, or reports in one line why it cannot."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def source(tmp_path: Path) -> Path:
     return path
 
 
-def test_an_object_for_each_architecture_and_a_source_for_bcc_are_made_beside_the_source(
+def test_objects_for_all_architectures_and_bcc_sources_are_written_beside_the_source(
     source: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert cli.main(["bpf", "build", str(source)]) == 0
@@ -101,7 +101,7 @@ def missing(*_: object, **__: object) -> None:
     raise FileNotFoundError
 
 
-def test_where_nothing_can_be_written_it_says_so(source: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_output_that_cannot_be_written_is_reported(source: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (source.parent / "objects").touch()
     assert cli.main(["bpf", "build", str(source)]) == 2
     assert "objects" in capsys.readouterr().err
@@ -116,10 +116,10 @@ def test_the_bpf_headers_are_found() -> None:
 
 
 @pytest.mark.parametrize("name", [name for name in FILES if name.endswith(".bpf.c")])
-def test_of_the_pages_samples_bcc_gets_a_source_without_macros(name: str, tmp_path: Path) -> None:
+def test_the_bcc_sources_of_the_samples_have_no_macros(name: str, tmp_path: Path) -> None:
     (tmp_path / name).write_text(FILES[name])
     headers = "".join(path.read_text() for path in build.headers().glob("*.h"))
-    macros = set(re.findall(r"^#define (\w+)", headers, re.M)) - {"TASK_COMM_LEN"}  # which is the kernel's own there
+    macros = set(re.findall(r"^#define (\w+)", headers, re.M)) - {"TASK_COMM_LEN"}  # of kernel headers
     for path in build.build([tmp_path / name]):
         if path.name.endswith(".bcc.c"):
             text = path.read_text()

@@ -1,4 +1,4 @@
-"""C structs become numpy dtypes; what is no BTF is an ObjectError and nothing else."""
+"""C structs become numpy dtypes, and damaged BTF raises nothing but ObjectError."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ OBJECTS = sorted((Path(__file__).parents[2] / "plugins/ebpfmon_process/objects")
 
 
 def elf_section(path: Path, wanted: bytes) -> bytes:
-    """A section of a 64-bit little-endian ELF file."""
+    """Return a section of a 64-bit little-endian ELF file."""
     raw = path.read_bytes()
     at, size, count, names = struct.unpack_from("<Q10xHHH", raw, 0x28)
     headers = [struct.unpack_from("<I20xQQ", raw, at + n * size) for n in range(count)]
@@ -29,7 +29,7 @@ def elf_section(path: Path, wanted: bytes) -> bytes:
 
 
 def fields(dtype: np.dtype) -> dict[str, tuple[str, int]]:
-    """name -> (numpy's letter for its type, offset)."""
+    """Return the fields of a dtype: name -> (letter of the numpy type, offset)."""
     assert dtype.fields
     return {name: (of.str, at) for name, (of, at, *_) in dtype.fields.items()}
 
@@ -41,7 +41,7 @@ def id_of(types: Btf, name: str) -> int:
 
 
 class Blob:
-    """BTF made by hand: each call of `add` is one type, numbered from 1."""
+    """Build BTF. Each call of `add` adds one type; ids begin at 1."""
 
     def __init__(self) -> None:
         self.types, self.strings = b"", b"\0"
@@ -55,7 +55,7 @@ class Blob:
         self.types += struct.pack(f"<{len(extra)}I", *extra)
 
     def struct(self, name: str, size: int, *fields: tuple[str, int, int]) -> None:
-        """Fields are (name, type, offset in bytes)."""
+        """Add a struct. Each field is (name, type id, offset in bytes)."""
         extra = [n for field, type_id, offset in fields for n in (self.name(field), type_id, offset * 8)]
         self.add(btf.STRUCT, name, size, *extra, members=len(fields))
 
@@ -87,13 +87,13 @@ SAMPLE = sample().raw()
 
 
 def read_all(raw: bytes) -> None:
-    """Everything that can be asked of BTF, where a refusal must be an ObjectError."""
+    """Call all methods for all types. Only ObjectError may be raised."""
     try:
         types = Btf(raw)
         types.variables(".rodata")
     except ObjectError:
         return
-    for type_id in range(len(SAMPLE) // 12 + 2):  # no type is shorter
+    for type_id in range(len(SAMPLE) // 12 + 2):  # the shortest type has 12 bytes
         with suppress(ObjectError):
             assert isinstance(types.dtype(type_id), np.dtype)
         with suppress(ObjectError):
@@ -101,7 +101,7 @@ def read_all(raw: bytes) -> None:
 
 
 @pytest.mark.parametrize("path", OBJECTS, ids=lambda p: p.parent.name)
-def test_the_rows_of_the_process_probe_are_what_its_c_file_says(path: Path) -> None:
+def test_the_rows_of_the_process_probe_have_the_fields_of_its_c_file(path: Path) -> None:
     types = Btf(elf_section(path, b".BTF"))
     key, row, totals = (types.dtype(id_of(types, f"process_{n}")) for n in ("key", "row", "totals"))
     assert fields(key) == {"start_ns": ("<u8", 0), "tgid": ("<u4", 8), "exec_id": ("<u4", 12)}
@@ -132,13 +132,13 @@ def test_nested_structs_are_flattened_with_signs_offsets_and_the_size_in_c(type_
     assert dtype.itemsize == 24
 
 
-def test_variables_have_their_place_and_a_section_that_is_not_there_has_none() -> None:
+def test_variables_have_offset_and_size_and_a_missing_section_has_none() -> None:
     assert Btf(SAMPLE).variables(".rodata") == {"cfg": (0, 4)}
     assert Btf(SAMPLE).variables(".data") == {}
 
 
 @pytest.mark.parametrize(
-    ("members", "said"),
+    ("members", "message"),
     [
         ([("x", 9, 0)], "field 's.x' is neither"),
         ([("x", 10, 0)], "field 's.x' is neither"),
@@ -149,22 +149,22 @@ def test_variables_have_their_place_and_a_section_that_is_not_there_has_none() -
         ([("x", 2, 100)], "read BTF"),  # beyond its end
     ],
 )
-def test_a_struct_that_can_be_no_row_is_refused(members: list[tuple[str, int, int]], said: str) -> None:
+def test_a_struct_that_cannot_be_a_row_is_refused(members: list[tuple[str, int, int]], message: str) -> None:
     blob = sample()
     blob.struct("s", 24, *members)
     types = Btf(blob.raw())
-    with pytest.raises(ObjectError, match=said):
+    with pytest.raises(ObjectError, match=message):
         types.dtype(13)
 
 
 @pytest.mark.parametrize("type_id", [0, 1, 4, 9, 99])
-def test_what_is_no_struct_is_no_row(type_id: int) -> None:
+def test_a_type_that_is_not_a_struct_cannot_be_a_row(type_id: int) -> None:
     with pytest.raises(ObjectError):
         Btf(SAMPLE).dtype(type_id)
 
 
 @pytest.mark.timeout(5)
-def test_types_that_stand_for_each_other_in_a_circle_are_refused() -> None:
+def test_typedefs_in_a_circle_are_refused() -> None:
     blob = sample()
     blob.add(btf.TYPEDEF, "a", 14)
     blob.add(btf.CONST, "", 13)
@@ -173,27 +173,27 @@ def test_types_that_stand_for_each_other_in_a_circle_are_refused() -> None:
 
 
 @given(st.binary(max_size=80))
-def test_bytes_that_are_no_btf_are_refused(raw: bytes) -> None:
+def test_bytes_that_are_not_btf_are_refused(raw: bytes) -> None:
     with pytest.raises(ObjectError):
         Btf(raw)
 
 
 @pytest.mark.parametrize("size", range(len(SAMPLE)))
-def test_btf_that_was_cut_short_is_refused(size: int) -> None:
+def test_truncated_btf_is_refused(size: int) -> None:
     with pytest.raises(ObjectError):
         Btf(SAMPLE[:size])
 
 
 @pytest.mark.timeout(20)
 @given(st.lists(st.tuples(st.integers(0, len(SAMPLE) - 1), st.integers(0, 255)), max_size=4))
-def test_damaged_btf_is_understood_or_is_an_object_error(damage: list[tuple[int, int]]) -> None:
+def test_damaged_btf_raises_only_object_error(damage: list[tuple[int, int]]) -> None:
     raw = bytearray(SAMPLE)
     for at, byte in damage:
         raw[at] = byte
     read_all(bytes(raw))
 
 
-def test_an_array_of_u64_is_as_many_fields_and_one_of_anything_else_is_refused() -> None:
+def test_only_arrays_of_u64_become_fields_and_other_arrays_are_refused() -> None:
     blob = Blob()
     blob.add(btf.INT, "u64", 8, 64)
     blob.add(btf.INT, "u32", 4, 32)
@@ -215,7 +215,7 @@ def test_an_array_of_u64_is_as_many_fields_and_one_of_anything_else_is_refused()
         types.dtype(id_of(types, "bad"))
 
 
-def test_closed_btf_says_so_and_closing_twice_is_harmless() -> None:
+def test_closed_btf_cannot_be_read_and_closing_twice_is_harmless() -> None:
     with Btf(SAMPLE) as types:
         assert types.find("outer", btf.STRUCT) == 7
     types.close()
@@ -225,7 +225,7 @@ def test_closed_btf_says_so_and_closing_twice_is_harmless() -> None:
         types.find("inner", btf.STRUCT)
 
 
-def test_a_type_has_its_kind_its_name_and_its_parts() -> None:
+def test_a_type_has_kind_name_and_parts() -> None:
     types = Btf(SAMPLE)
     outer = types.type(7)
     assert (outer.kind, outer.name, outer.size_or_type) == (btf.STRUCT, "outer", 24)
@@ -239,7 +239,7 @@ def test_a_type_has_its_kind_its_name_and_its_parts() -> None:
         types.type(99)
 
 
-def test_an_array_of_pointers_is_no_text() -> None:
+def test_an_array_of_pointers_is_refused() -> None:
     blob = sample()
     blob.add(btf.PTR, "", 1)
     blob.add(btf.ARRAY, "", 0, 13, 1, 7)

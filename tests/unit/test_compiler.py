@@ -1,4 +1,4 @@
-"""What the compiler leaves for BCC: a source that needs no preprocessing but for what the loader defines."""
+"""The source for BCC needs no preprocessing except for what the loader defines."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from ebpfmon.kernel.libbpf import Libbpf
 
 ROOT = Path(__file__).parents[2]
 OBJECTS = ROOT / "plugins/ebpfmon_process/objects"
-# defined for libbpf's loader alone: in BCC's source they are the kernel headers' own
+# Defined only for libbpf. For BCC, the kernel headers define them.
 OF_THE_KERNEL = {"TASK_COMM_LEN", "AF_INET", "AF_INET6", "IPPROTO_TCP", "IPPROTO_UDP", "MSG_PEEK", "MSG_ERRQUEUE"}
 FOR_BTF = ("fexit/", "fentry/", "tp/")
 
 
 def macros_of(*paths: Path) -> set[str]:
-    """What these files define."""
+    """Return the names of the macros that these files define."""
     return {name for path in paths for name in re.findall(r"^#define (\w+)", path.read_text(), re.M)}
 
 
@@ -32,21 +32,21 @@ def source(request: pytest.FixtureRequest) -> str:
     return (OBJECTS / machine / "process.bcc.c").read_text()
 
 
-def test_the_source_for_bcc_has_no_directive_but_the_includes_of_the_kernels_headers(source: str) -> None:
+def test_the_bcc_source_has_no_directives_except_includes_of_kernel_headers(source: str) -> None:
     directives = [line for line in source.splitlines() if line.lstrip().startswith("#")]
     wanted = re.findall(r"#pragma ebpfmon include (<.*>)", (ROOT / "bpf/kernel_types.h").read_text())
     assert directives == [f"#include {name}" for name in wanted]
     assert len(wanted) > 3
 
 
-def test_the_source_for_bcc_has_no_macro_left(source: str) -> None:
+def test_the_bcc_source_has_no_macros(source: str) -> None:
     macros = macros_of(*(ROOT / "bpf").glob("*.[ch]"))
     assert {"READ_FIELD", "BPF_PROG", "BPF_KPROBE", "TABLE_NAME", "UNTRUSTED"} <= macros
     assert set(re.findall(r"\w+", source)) & macros <= OF_THE_KERNEL
 
 
-def test_what_the_source_for_bcc_leaves_open_is_what_the_loader_defines(source: str) -> None:
-    # of this machine's object: names are the same in both
+def test_the_loader_defines_all_names_that_the_bcc_source_leaves_open(source: str) -> None:
+    # Read this machine's object; the names are the same for both architectures.
     with BpfObject(Libbpf(), OBJECTS / "x86_64" / "process.bpf.o") as obj:
         maps, settings = bcc._maps_of(obj), bcc._settings_of(obj)
         programs = {name: obj.section(name) for name in obj.programs}
@@ -64,7 +64,7 @@ def test_what_the_source_for_bcc_leaves_open_is_what_the_loader_defines(source: 
 
 @pytest.mark.parametrize("path", sorted(ROOT.glob("plugins/*/*.bpf.c")), ids=lambda p: p.parent.name)
 @pytest.mark.parametrize("machine", ["x86_64", "aarch64"])
-def test_a_source_in_a_package_is_compiled_there_and_for_bcc_has_no_macro_left(path: Path, machine: str) -> None:
+def test_a_source_in_a_package_is_compiled_there_and_its_bcc_source_has_no_macros(path: Path, machine: str) -> None:
     stem = path.name.removesuffix(".bpf.c")
     made = path.parent / "objects" / machine
     assert (made / f"{stem}.bpf.o").stat().st_size > 1000
@@ -75,8 +75,7 @@ def test_a_source_in_a_package_is_compiled_there_and_for_bcc_has_no_macro_left(p
     assert "__uint" not in for_bcc
 
 
-def test_a_source_in_a_package_is_found_with_its_own_headers(tmp_path: Path) -> None:
-    """What is made anew, and when: of a tree with headers, the core's program beside them, a probe in its package."""
+def test_a_source_is_compiled_again_when_it_or_a_header_changes(tmp_path: Path) -> None:
     for name in ("bpf/execs.bpf.c", "plugins/ebpfmon_two/two.bpf.c"):
         (tmp_path / name).parent.mkdir(parents=True)
         text = '#include "own.h"\n' if "two" in name else ""

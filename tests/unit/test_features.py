@@ -1,4 +1,4 @@
-"""What the kernel allows, as it is read below a root that the test makes."""
+"""Detection of kernel features, with /proc and /sys in a temporary directory."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ FULL = Features(
 
 
 def make(root: Path, **files: str) -> Path:
-    """Files by path, `__` for the slash."""
+    """Write files below a root. In their names, `__` stands for a slash."""
     for name, text in files.items():
         path = root / name.replace("__", "/")
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -31,15 +31,15 @@ def make(root: Path, **files: str) -> Path:
 
 @pytest.fixture
 def uname(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
-    """A kernel 9.9 of another version: what uname -v says."""
+    """Return a function that sets the output of `uname -v`, for a kernel 9.9."""
 
-    def say(version: str) -> None:
+    def set_version(version: str) -> None:
         monkeypatch.setattr(os, "uname", lambda: os.uname_result(("Linux", "host", "9.9", f"#1 SMP {version}", "mips")))
 
-    return say
+    return set_version
 
 
-def test_of_a_root_with_nothing_in_it_nothing_is_claimed(tmp_path: Path) -> None:
+def test_an_empty_root_has_no_features(tmp_path: Path) -> None:
     found = detect(tmp_path)
     assert (found.capabilities, found.btf, found.kprobes, found.jit, found.lockdown) == ((), False, False, None, None)
 
@@ -73,11 +73,11 @@ def test_the_lockdown_is_the_word_in_brackets(tmp_path: Path, text: str, expecte
 
 
 @pytest.mark.parametrize(("text", "expected"), [("0\n", 0), ("1\n", 1), ("2\n", 2), ("", None)])
-def test_the_jit_is_off_or_on(tmp_path: Path, text: str, expected: int | None) -> None:
+def test_the_jit_is_a_number(tmp_path: Path, text: str, expected: int | None) -> None:
     assert detect(make(tmp_path, proc__sys__net__core__bpf_jit_enable=text)).jit == expected
 
 
-def test_btf_and_kprobes_are_there_if_their_files_are(tmp_path: Path) -> None:
+def test_btf_and_kprobes_are_detected_by_their_files(tmp_path: Path) -> None:
     found = detect(make(tmp_path, sys__kernel__btf__vmlinux="", sys__bus__event_source__devices__kprobe__type="8"))
     assert (found.btf, found.kprobes) == (True, True)
 
@@ -91,7 +91,7 @@ def test_the_preemption_is_the_word_in_parentheses_in_debugfs(
 ) -> None:
     uname("PREEMPT_DYNAMIC Mon Nov 23")
     make(tmp_path, sys__kernel__debug__sched__preempt=text, proc__cmdline="preempt=full")
-    assert detect(tmp_path).preemption == "full"  # a directory is no debugfs
+    assert detect(tmp_path).preemption == "full"  # debugfs is not mounted
     assert detect(make(tmp_path, proc__self__mounts=MOUNTED)).preemption == "lazy"
 
 
@@ -114,7 +114,7 @@ def test_the_preemption_is_the_word_in_parentheses_in_debugfs(
         ("Mon", "preempt=full", "CONFIG_PREEMPT_NONE=y", "none", False),
     ],
 )
-def test_without_debugfs_the_preemption_is_told_by_uname_the_command_line_and_the_config(
+def test_without_debugfs_the_preemption_is_found_in_uname_command_line_or_config(
     tmp_path: Path,
     uname: Callable[[str], None],
     version: str,
@@ -142,20 +142,20 @@ def test_without_debugfs_the_preemption_is_told_by_uname_the_command_line_and_th
         ("/dev/sdb /caf\udce9 ext4 rw 0 0\nd /caf\udce9\\040s debugfs rw 0 0\n", None, "/caf\udce9 s"),
     ],
 )
-def test_tracefs_and_debugfs_are_where_they_are_mounted(
+def test_the_mount_points_of_tracefs_and_debugfs_are_found(
     tmp_path: Path, mounts: str, tracefs: str | None, debugfs: str | None
 ) -> None:
     found = detect(make(tmp_path, proc__self__mounts=mounts))
     assert (found.tracefs, found.debugfs) == (tracefs, debugfs)
 
 
-def test_tracefs_that_is_mounted_when_somebody_looks_is_found_in_debugfs(tmp_path: Path) -> None:
+def test_tracefs_is_found_in_debugfs_where_it_is_mounted_on_first_access(tmp_path: Path) -> None:
     make(tmp_path, proc__self__mounts=MOUNTED, sys__kernel__debug__tracing__README="tracing mini-HOWTO")
     assert detect(tmp_path).tracefs == "/sys/kernel/debug/tracing"
 
 
 @pytest.mark.parametrize("place", kconfig.places("9.9"))
-def test_the_config_is_read_wherever_it_is(tmp_path: Path, place: str) -> None:
+def test_the_config_is_read_from_each_of_its_paths(tmp_path: Path, place: str) -> None:
     assert kconfig.read("9.9", tmp_path) is None
     text = b'#\n# Linux\n#\nCONFIG_BPF=y\n# CONFIG_KPROBES is not set\nCONFIG_A="b=c"\nCONFIG_M=m\n'
     path = tmp_path / place[1:]
@@ -167,7 +167,7 @@ def test_the_config_is_read_wherever_it_is(tmp_path: Path, place: str) -> None:
 
 
 @pytest.mark.parametrize("broken", [b"", b"no gzip", gzip.compress(b"CONFIG_BPF=y\n")[:-9], gzip.compress(b"")])
-def test_a_config_that_cannot_be_read_is_passed_over(tmp_path: Path, broken: bytes) -> None:
+def test_a_config_that_cannot_be_read_is_skipped(tmp_path: Path, broken: bytes) -> None:
     make(tmp_path, **{"proc__config.gz": "", "boot__config-9.9": "CONFIG_NET=y\n"})
     (tmp_path / "proc/config.gz").write_bytes(broken)
     assert kconfig.read("9.9", tmp_path) == kconfig.Kconfig("/boot/config-9.9", {"NET": "y"})
@@ -176,12 +176,12 @@ def test_a_config_that_cannot_be_read_is_passed_over(tmp_path: Path, broken: byt
 @pytest.mark.parametrize(
     "held", [("CAP_SYS_ADMIN",), ("CAP_BPF", "CAP_PERFMON"), ("CAP_PERFMON", "CAP_NET_ADMIN", "CAP_BPF")]
 )
-def test_what_suffices_is_enough(held: tuple[str, ...]) -> None:
+def test_sufficient_capabilities_are_accepted(held: tuple[str, ...]) -> None:
     require_permission(replace(FULL, capabilities=held, root=False, btf=False, lockdown="confidentiality"))
 
 
 @pytest.mark.parametrize(
-    ("features", "said"),
+    ("features", "remedy"),
     [
         (replace(FULL, root=False, capabilities=()), "run as root"),
         (replace(FULL, root=False, capabilities=("CAP_BPF",)), "CAP_BPF and CAP_PERFMON"),
@@ -189,8 +189,8 @@ def test_what_suffices_is_enough(held: tuple[str, ...]) -> None:
         (replace(FULL, capabilities=()), "--cap-add BPF"),
     ],
 )
-def test_what_is_missing_is_said_in_one_line_with_the_remedy(features: Features, said: str) -> None:
-    with pytest.raises(KernelError, match=said) as caught:
+def test_missing_capabilities_are_reported_in_one_line_with_the_remedy(features: Features, remedy: str) -> None:
+    with pytest.raises(KernelError, match=remedy) as caught:
         require_permission(features)
     assert str(caught.value).startswith("cannot load BPF programs: ")
     assert "\n" not in str(caught.value)

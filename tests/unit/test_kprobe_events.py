@@ -1,4 +1,4 @@
-"""What is left in kprobe_events is found, told apart and removed, in a file that stands for the kernel's."""
+"""Leftover kprobes are listed, classified and removed, with a plain file as `kprobe_events`."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ LEFT = [
     Entry("kprobes", "p_netdata_vfs_read_1234", "vfs_read"),
     Entry(f"ebpfmon_{DEAD}", "vfs_read", "vfs_read"),
     Entry("kprobes", "r_netdata_do_sys_open_7", "do_sys_open+0x0"),
-    Entry(f"ebpfmon_{os.getpid()}", "vfs_write", "vfs_write"),  # of one that died and had our pid
+    Entry(f"ebpfmon_{os.getpid()}", "vfs_write", "vfs_write"),  # left by a process that had our pid
 ]
 
 
@@ -45,7 +45,7 @@ def tracefs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def busy(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A kernel that answers to each write in its own way."""
+    """A kernel whose answer to each write depends on the command."""
     answers = {b"-:kprobes/p_netdata": errno.EBUSY, f"-:ebpfmon_{DEAD}".encode(): errno.ENOENT}
     real = os.write
 
@@ -58,7 +58,7 @@ def busy(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "write", write)
 
 
-def test_every_entry_is_read_whoever_made_it(tracefs: Path) -> None:
+def test_the_entries_of_all_programs_are_listed(tracefs: Path) -> None:
     found = entries(tracefs)
     assert len(found) == 8
     assert found[2] == LEFT[2]
@@ -66,17 +66,17 @@ def test_every_entry_is_read_whoever_made_it(tracefs: Path) -> None:
     assert str(found[1]) == f"ebpfmon_{DEAD}/vfs_read (vfs_read)"
 
 
-def test_ours_are_ebpfmons_and_netdatas_and_what_lives_is_in_use(tracefs: Path) -> None:
+def test_entries_of_ebpfmon_and_netdata_are_ours_and_those_of_a_running_ebpfmon_are_in_use(tracefs: Path) -> None:
     found = [entry for entry in entries(tracefs) if is_ours(entry)]
     assert [entry for entry in found if not in_use(entry)] == LEFT
     assert [entry.owner for entry in found if in_use(entry)] == [os.getppid()]
 
 
-def test_without_kprobe_events_there_is_nothing(tmp_path: Path) -> None:
+def test_without_kprobe_events_there_are_no_entries(tmp_path: Path) -> None:
     assert entries(tmp_path) == []
 
 
-def test_what_may_not_be_read_is_an_error_with_the_remedy(tracefs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_that_may_not_be_read_is_an_error(tracefs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def denied(*_: object) -> str:
         raise PermissionError(errno.EACCES, "Permission denied")
 
@@ -86,13 +86,13 @@ def test_what_may_not_be_read_is_an_error_with_the_remedy(tracefs: Path, monkeyp
     assert str(caught.value) == f"cannot read '{tracefs}/kprobe_events': Permission denied; run as root (sudo)"
 
 
-def test_a_removal_is_appended(tracefs: Path) -> None:
+def test_a_removal_is_appended_to_the_file(tracefs: Path) -> None:
     remove(tracefs, LEFT[0])
     assert (tracefs / "kprobe_events").read_text() == KPROBES + "-:kprobes/p_netdata_vfs_read_1234\n"
 
 
 @pytest.mark.usefixtures("busy")
-def test_one_that_is_in_use_is_an_error_and_one_that_is_gone_is_not(tracefs: Path) -> None:
+def test_removing_an_entry_is_an_error_if_it_is_in_use_but_not_if_it_is_gone(tracefs: Path) -> None:
     remove(tracefs, LEFT[1])
     with pytest.raises(KernelError, match=r"^cannot remove 'kprobes/p_netdata_vfs_read_1234' from '.*': it is in use$"):
         remove(tracefs, LEFT[0])
@@ -105,23 +105,21 @@ SHOWN = [
 ]
 
 
-def test_reset_shows_what_is_left_and_removes_it(tracefs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_reset_lists_and_removes_leftover_entries(tracefs: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["reset"]) == 0
     assert capsys.readouterr().out.splitlines() == [*SHOWN, *(f"removed {entry}" for entry in LEFT)]
     written = (tracefs / "kprobe_events").read_text().removeprefix(KPROBES)
     assert written == "".join(f"-:{entry.group}/{entry.event}\n" for entry in LEFT)
 
 
-def test_a_dry_run_of_reset_only_shows(tracefs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_dry_run_of_reset_removes_nothing(tracefs: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["reset", "--dry-run"]) == 0
     assert capsys.readouterr().out.splitlines() == SHOWN
     assert (tracefs / "kprobe_events").read_text() == KPROBES
 
 
 @pytest.mark.usefixtures("busy")
-def test_reset_goes_on_after_what_it_cannot_remove_and_ends_with_1(
-    tracefs: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_reset_continues_after_a_failure_and_ends_with_1(tracefs: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["reset"]) == 1
     out, err = capsys.readouterr()
     assert out.splitlines() == [*SHOWN, *(f"removed {entry}" for entry in LEFT[1:])]
@@ -130,7 +128,7 @@ def test_reset_goes_on_after_what_it_cannot_remove_and_ends_with_1(
 
 
 @pytest.mark.parametrize(
-    ("kprobes", "mounted", "status", "said"),
+    ("kprobes", "mounted", "status", "message"),
     [
         (True, True, 0, "no kprobes were left behind"),
         (False, True, 0, "this kernel has no kprobes: nothing to remove"),
@@ -139,11 +137,11 @@ def test_reset_goes_on_after_what_it_cannot_remove_and_ends_with_1(
                          "run mount -t tracefs tracefs /sys/kernel/tracing"),
     ],
 )  # fmt: skip
-def test_reset_says_in_one_line_that_nothing_is_left_or_why_it_cannot_look(
+def test_reset_reports_in_one_line_that_nothing_is_left_or_that_it_cannot_look(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
-    kprobes: bool, mounted: bool, status: int, said: str,
+    kprobes: bool, mounted: bool, status: int, message: str,
 ) -> None:  # fmt: skip
     found = replace(FULL, kprobes=kprobes, tracefs=str(tmp_path) if mounted else None)
     monkeypatch.setattr(features, "detect", lambda: found)
     assert cli.main(["reset"]) == status
-    assert "".join(capsys.readouterr()) == f"{said}\n"
+    assert "".join(capsys.readouterr()) == f"{message}\n"

@@ -1,4 +1,4 @@
-"""kretprobes of tracefs, in a folder that stands for it: made, counted and taken away whatever happens."""
+"""kretprobes through tracefs, with a plain directory as tracefs."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ OTHERS = "p:kprobes/p_vfs_read vfs_read\nr64:ebpfmon_1/vfs_read_1_0 vfs_read\n"
 
 
 class FakeTracefs:
-    """A folder in which a write to kprobe_events does what the kernel does; `refuse` answers to a function's name."""
+    """A directory that reacts to commands like tracefs. `refuse` has the errors for functions, by name."""
 
     def __init__(self, root: Path) -> None:
         self.root, self.refuse = root, dict[str, int]()
@@ -47,12 +47,12 @@ class FakeTracefs:
 
     @property
     def lines(self) -> list[str]:
-        """What is there that was not there before."""
+        """The lines of kprobe_events that the test has added."""
         return self.file.read_text().removeprefix(OTHERS).splitlines()
 
 
 class FakeLibbpf:
-    """Opens perf events as pipes' ends; what is opened and run is kept."""
+    """A libbpf that opens pipes as perf events, and records what is opened and run."""
 
     def __init__(self) -> None:
         self.opened: list[tuple[int, int]] = []
@@ -87,7 +87,7 @@ def kretprobes_in(tracefs: FakeTracefs, libbpf: FakeLibbpf | None = None) -> Kre
     return Kretprobes(cast(Libbpf, libbpf or FakeLibbpf()), str(tracefs.root), maxactive=64)
 
 
-def test_a_kretprobe_is_an_event_of_tracefs_with_room_which_runs_the_program(tracefs: FakeTracefs) -> None:
+def test_a_kretprobe_is_an_event_of_tracefs_with_maxactive_that_runs_the_program(tracefs: FakeTracefs) -> None:
     libbpf = FakeLibbpf()
     with kretprobes_in(tracefs, libbpf) as made:
         made.attach("vfs_read", 33)
@@ -96,12 +96,12 @@ def test_a_kretprobe_is_an_event_of_tracefs_with_room_which_runs_the_program(tra
         assert (libbpf.opened, libbpf.ran) == ([(PERF_TRACEPOINT, 1001), (PERF_TRACEPOINT, 1002)], [33, 34])
         assert kprobe_events.in_use(kprobe_events.entries(tracefs.root)[-1]) is False
     assert tracefs.lines == []
-    assert tracefs.file.read_text() == OTHERS, "what others made stays"
+    assert tracefs.file.read_text() == OTHERS, "the entries of others stay"
     assert not libbpf.is_open(0)
     assert not libbpf.is_open(1)
 
 
-def test_what_has_no_kretprobe_leaves_tracefs_alone_and_starts_nothing(
+def test_without_kretprobes_tracefs_is_unchanged_and_no_cleaner_runs(
     tracefs: FakeTracefs, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(subprocess, "Popen", None)
@@ -118,7 +118,7 @@ def test_closing_twice_is_harmless(tracefs: FakeTracefs) -> None:
     assert tracefs.lines == []
 
 
-def test_two_objects_of_one_process_have_a_kretprobe_each(tracefs: FakeTracefs) -> None:
+def test_two_objects_of_one_process_have_their_own_kretprobes(tracefs: FakeTracefs) -> None:
     with kretprobes_in(tracefs) as first, kretprobes_in(tracefs) as second:
         first.attach("vfs_read", 33)
         second.attach("vfs_read", 34)
@@ -128,7 +128,7 @@ def test_two_objects_of_one_process_have_a_kretprobe_each(tracefs: FakeTracefs) 
 
 
 @pytest.mark.parametrize("code", [errno.ENOENT, errno.EPERM, errno.EEXIST])
-def test_a_refusal_is_said_with_the_function_and_the_kernels_answer(tracefs: FakeTracefs, code: int) -> None:
+def test_a_refusal_is_reported_with_the_function_and_the_error(tracefs: FakeTracefs, code: int) -> None:
     tracefs.refuse["no_such"] = code
     with kretprobes_in(tracefs) as made:
         with pytest.raises(AttachError) as caught:
@@ -137,7 +137,7 @@ def test_a_refusal_is_said_with_the_function_and_the_kernels_answer(tracefs: Fak
         assert caught.value.errno == code
 
 
-def test_an_event_that_cannot_be_opened_is_taken_away_all_the_same(tracefs: FakeTracefs) -> None:
+def test_an_event_that_cannot_be_opened_is_removed(tracefs: FakeTracefs) -> None:
     class Refusing(FakeLibbpf):
         def open_event(self, kind: int, config: int) -> int:
             raise OSError(errno.EACCES, "Permission denied")
@@ -149,7 +149,7 @@ def test_an_event_that_cannot_be_opened_is_taken_away_all_the_same(tracefs: Fake
     assert tracefs.lines == []
 
 
-def test_missed_returns_are_those_of_our_own_events(tracefs: FakeTracefs) -> None:
+def test_only_missed_returns_of_own_events_are_counted(tracefs: FakeTracefs) -> None:
     with kretprobes_in(tracefs) as made:
         made.attach("vfs_read", 33)
         made.attach("vfs_write", 33)
@@ -159,19 +159,19 @@ def test_missed_returns_are_those_of_our_own_events(tracefs: FakeTracefs) -> Non
         assert made.missed() == 17
 
 
-def test_the_events_of_one_that_was_killed_are_taken_away_and_no_others(tracefs: FakeTracefs) -> None:
+def test_only_the_events_of_a_killed_process_are_removed(tracefs: FakeTracefs) -> None:
     left = [f"r64:{GROUP}/vfs_read_{PID}_0 vfs_read\n", f"r4096:{GROUP}/vfs_write_{PID}_0 vfs_write\n"]
     tracefs.file.write_text(OTHERS + "".join(left))
     command = ["/bin/sh", "-c", kretprobes._CLEAN_UP, GROUP, str(tracefs.file)]
     cleaner = subprocess.Popen(command, stdin=subprocess.PIPE)
     assert cleaner.stdin
-    assert cleaner.poll() is None, "it waits for its maker's end"
+    assert cleaner.poll() is None, "it waits for the end of the process"
     cleaner.stdin.close()
     removals = [f"-:{GROUP}/vfs_read_{PID}_0", f"-:{GROUP}/vfs_write_{PID}_0"]
     until = time.monotonic() + 10
-    while tracefs.lines[2:4] != removals:  # in a plain file a removal is one more line
+    while tracefs.lines[2:4] != removals:  # in a plain file, a removal is an added line
         assert time.monotonic() < until
         time.sleep(0.01)
     assert all(line.startswith((f"r64:{GROUP}", f"r4096:{GROUP}", f"-:{GROUP}/")) for line in tracefs.lines)
-    tracefs.file.write_text(OTHERS)  # what the kernel makes of it
+    tracefs.file.write_text(OTHERS)  # as the kernel would after the removals
     assert cleaner.wait(10) == 0

@@ -1,4 +1,4 @@
-"""The binding to libbpf: whose messages are whose, and that no call goes to freed memory."""
+"""The binding to libbpf keeps messages apart and never calls into freed memory."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from ebpfmon.kernel.libbpf import Libbpf
 kept, dropped = Libbpf(), Libbpf()
 del dropped
 gc.collect()
-reused = [ctypes.CFUNCTYPE(ctypes.c_int)(lambda: 1) for _ in range(100)]  # takes what the callback's memory was
+reused = [ctypes.CFUNCTYPE(ctypes.c_int)(lambda: 1) for _ in range(100)]  # reuses the memory of a freed callback
 try:
     BpfObject(kept, Path(sys.argv[1]))
 except ObjectError as error:
@@ -46,19 +46,19 @@ def complaint(libbpf: Libbpf, path: Path) -> str:
     return str(caught.value)
 
 
-def test_an_instance_hears_libbpf_after_another_was_freed(tmp_path: Path) -> None:
+def test_messages_arrive_after_another_instance_was_freed(tmp_path: Path) -> None:
     path = garbage(tmp_path, "garbage.o")
     done = subprocess.run([sys.executable, "-c", DROP_ONE, path], capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.startswith(f"cannot open '{path}': elf:")
 
 
-def test_each_operation_has_its_own_messages_whatever_other_instances_were_told(tmp_path: Path) -> None:
+def test_each_operation_gets_only_its_own_messages(tmp_path: Path) -> None:
     first, second = Libbpf(), Libbpf()
     a, b = garbage(tmp_path, "a.o"), garbage(tmp_path, "b.o")
     for libbpf, path in [(first, a), (second, b), (first, b), (second, a)]:
-        said = complaint(libbpf, path)
-        assert said.count(str(path)) == 2  # in our words and in libbpf's
+        message = complaint(libbpf, path)
+        assert message.count(str(path)) == 2  # once in our message, once in libbpf's
         assert libbpf.take_messages() == ""
 
 
@@ -67,11 +67,11 @@ def test_each_thread_has_its_own_messages(tmp_path: Path) -> None:
 
     def work(number: int) -> set[str]:
         path = garbage(tmp_path, f"{number}.o")
-        said = set()
+        messages = set()
         for _ in range(50):
             together.wait(30)
-            said.add(complaint(libbpf, path).replace(str(path), "PATH"))
-        return said
+            messages.add(complaint(libbpf, path).replace(str(path), "PATH"))
+        return messages
 
     with ThreadPoolExecutor(4) as pool:
         found = list(pool.map(work, range(4)))
@@ -79,14 +79,14 @@ def test_each_thread_has_its_own_messages(tmp_path: Path) -> None:
     assert next(iter(found[0])).count("PATH") == 2
 
 
-def test_messages_that_nobody_asks_for_are_bounded(tmp_path: Path) -> None:
+def test_the_number_of_kept_messages_is_bounded(tmp_path: Path) -> None:
     libbpf, path = Libbpf(), garbage(tmp_path, "garbage.o")
     for _ in range(1100):
         assert not libbpf.lib.bpf_object__open_file(str(path).encode(), None)
     assert libbpf.take_messages().count("\n") == 1000
 
 
-def test_a_closed_file_is_an_error_and_no_crash() -> None:
+def test_reading_a_closed_file_is_an_error() -> None:
     with BpfObject(Libbpf(), locate(execs.PROBE)) as obj:
         assert obj.btf()
         obj.close_file()

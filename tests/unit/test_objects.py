@@ -1,4 +1,4 @@
-"""Events and the object's programs: bound to each other, or one line says what does not fit."""
+"""Events are bound to the programs of an object, or one line says what does not fit."""
 
 from __future__ import annotations
 
@@ -34,9 +34,7 @@ NAMES = st.text("abc", min_size=1, max_size=4)
         ("tp/task/task_newtask", "tracepoint", "tp", "task/task_newtask"),
     ],
 )
-def test_a_programs_section_says_by_which_method_it_is_attached_and_where(
-    section: str, method: str, kind: str, target: str
-) -> None:
+def test_a_section_has_an_attach_method_and_a_target(section: str, method: str, kind: str, target: str) -> None:
     event = Event("e", (Candidate(programs=("p",), mode=RETURN, arguments=4, softirq=True),))
     ((found,),) = bind([event], {"p": section}, []).values()
     assert (found.method.name, found.target, found.sections) == (method, target, (Section(kind, target),))
@@ -50,7 +48,7 @@ def test_every_section_kind_belongs_to_one_method() -> None:
     assert method_of("xdp") is None
 
 
-def test_programs_of_one_candidate_belong_together_and_its_target_is_the_firsts() -> None:
+def test_the_target_of_a_candidate_is_that_of_its_first_program() -> None:
     sections = {"keep": "kprobe/clone", "count": "kretprobe/clone", "also": "kprobe/fork"}
     ((together,),) = bind([Event("f", (Candidate(programs=("keep", "count", "also")),))], sections, []).values()
     assert together.programs == ("keep", "count", "also")
@@ -64,7 +62,7 @@ def test_candidates_keep_their_order(event: str, targets: list[str]) -> None:
     assert [c.target for c in found[event]] == targets
 
 
-def test_several_events_may_share_a_program_each_with_a_setting_of_its_own() -> None:
+def test_events_can_share_a_program_with_a_setting_for_each() -> None:
     events = [Event(name, (Candidate(programs=("shared",), setting=f"counts_{name}"),)) for name in ("open", "close")]
     found = bind(events, {"shared": "tp_btf/sys_exit"}, ["cfg_rows", "counts_open", "counts_close"])
     assert {name: c.setting for name, (c,) in found.items()} == {"open": "counts_open", "close": "counts_close"}
@@ -74,7 +72,7 @@ SECTIONS = {"f_fexit": "fexit/f", "f_kprobe": "kprobe/f"}
 
 
 @pytest.mark.parametrize(
-    ("programs", "setting", "sections", "said"),
+    ("programs", "setting", "sections", "message"),
     [
         (("g",), "", SECTIONS, "event 'e': its object has no program 'g': it has f_fexit, f_kprobe"),
         (("g",), "", {}, "event 'e': its object has no program 'g': it has none"),
@@ -87,16 +85,16 @@ SECTIONS = {"f_fexit": "fexit/f", "f_kprobe": "kprobe/f"}
     ],
     ids=["no program", "no programs", "nothing named", "a program left over", "no setting", "mixed", "no method"],
 )  # fmt: skip
-def test_what_does_not_fit_is_said_in_one_line(
-    programs: tuple[str, ...], setting: str, sections: dict[str, str], said: str
+def test_a_mismatch_is_reported_in_one_line(
+    programs: tuple[str, ...], setting: str, sections: dict[str, str], message: str
 ) -> None:
     with pytest.raises(ObjectError) as caught:
         bind([Event("e", (Candidate(programs=programs, setting=setting),))], sections, ["cfg_rows"])
-    assert str(caught.value) == said
+    assert str(caught.value) == message
 
 
 class FakeOpened:
-    """An object with two tables, one of them by process, and two maps that are none."""
+    """An object with two tables, one of them by process, and two other maps."""
 
     programs: ClassVar = {"f_kprobe": 1, "g_kprobe": 2}
     maps: ClassVar = {"p_rows": 12, "p_rows_0": 1, "k_rows": 12, "k_rows_0": 2, "p_totals": 6, "other_rows": 1}
@@ -110,7 +108,7 @@ class FakeOpened:
 
 
 class FakeTypes:
-    """The types of its keys, 1 and 2, and its settings."""
+    """The key types of the tables, 1 and 2, and the settings."""
 
     def variables(self, section: str) -> dict[str, tuple[int, int]]:
         return {"cfg_rows": (0, 1)} if section == ".rodata" else {}
@@ -120,7 +118,7 @@ class FakeTypes:
         return np.dtype(process if type_id == 1 else [*process, ("port", "u4")])
 
 
-def test_a_probe_and_its_object_say_which_events_are_optional_and_which_tables_are_by_process() -> None:
+def test_the_spec_has_the_optional_events_and_the_tables_by_process() -> None:
     events = (
         Event("a", (Candidate(programs=("f_kprobe",)),)),
         Event("b", (Candidate(programs=("g_kprobe",)),), optional=True),
@@ -132,30 +130,30 @@ def test_a_probe_and_its_object_say_which_events_are_optional_and_which_tables_a
     assert set(spec.settings) == {"cfg_rows"}
 
 
-def test_a_probe_that_does_not_fit_its_object_is_named() -> None:
+def test_the_error_names_the_probe_that_does_not_fit_its_object() -> None:
     probe = Probe(name="p", package="x", object="p", charts=())
     with pytest.raises(ObjectError, match=r"^probe 'p': no event names program 'f_kprobe' of its object"):
         objects.read_spec(probe, cast(BpfObject, FakeOpened()), cast(Btf, FakeTypes()))
 
 
-def test_the_process_probes_object_is_found_for_this_machine() -> None:
+def test_the_object_of_the_process_probe_is_found_for_this_machine() -> None:
     path = objects.locate(Probe(name="process", package="ebpfmon_process", object="process", charts=()))
     assert path.parts[-3:] == ("objects", os.uname().machine, "process.bpf.o")
 
 
 @pytest.mark.parametrize(
-    ("package", "machine", "said"),
+    ("package", "machine", "message"),
     [
         ("no_such_package", "x86_64", "no package 'no_such_package'"),
         ("ebpfmon_process", "x86_64", "compile it with ebpfmon bpf build"),
         ("ebpfmon_process", "s390x", "s390x is not supported, only x86_64 and aarch64"),
     ],
 )
-def test_an_object_that_is_not_there_is_said_with_the_remedy(
-    monkeypatch: pytest.MonkeyPatch, package: str, machine: str, said: str
+def test_a_missing_object_is_reported_with_the_remedy(
+    monkeypatch: pytest.MonkeyPatch, package: str, machine: str, message: str
 ) -> None:
     monkeypatch.setattr("os.uname", lambda: os.uname_result(("Linux", "h", "6", "v", machine)))
-    with pytest.raises(ObjectError, match=said):
+    with pytest.raises(ObjectError, match=message):
         objects.locate(Probe(name="p", package=package, object="absent", charts=()))
 
 

@@ -1,4 +1,4 @@
-"""What a probe's own settings add to its plan, and the events that have something odd about them."""
+"""Plans with rodata and maps of a probe's own, and events with unusual candidates."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ OPTIONAL = replace(
 )
 
 
-def test_the_probes_own_settings_are_set_and_its_maps_are_filled_between_load_and_attach() -> None:
+def test_own_rodata_is_set_and_own_maps_are_filled_between_load_and_attach() -> None:
     obj, ports = FakeObject(), {b"\1": b"\2"}
     assert try_load(plan_of(), obj, setup=Setup(rodata={"cfg_own": 0x1234}, maps={"ports": ports, "networks": {}}))
     assert bytes(obj.data[12:14]) == b"\x34\x12"
@@ -40,13 +40,13 @@ def test_the_probes_own_settings_are_set_and_its_maps_are_filled_between_load_an
 
 
 @pytest.mark.parametrize(("lockdown", "may"), [(None, 1), ("integrity", 1), ("confidentiality", 0)])
-def test_an_object_is_told_whether_the_kernels_memory_may_be_read(lockdown: str | None, may: int) -> None:
+def test_rodata_says_whether_kernel_memory_may_be_read(lockdown: str | None, may: int) -> None:
     obj = FakeObject()
     assert try_load(plan_of(replace(KERNEL, lockdown=lockdown)), obj)
     assert obj.data[14] == may
 
 
-def test_an_event_that_a_kernel_may_have_nothing_of_is_dropped_where_none_of_its_functions_is_there() -> None:
+def test_an_optional_event_is_dropped_if_the_kernel_has_none_of_its_functions() -> None:
     for method, kernel in ((None, KERNEL), ("trampoline", KERNEL), (None, NO_KPROBES)):
         plan, obj = plan_of(kernel, spec=OPTIONAL, attach_method=method), FakeObject()
         assert try_load(plan, obj)
@@ -55,18 +55,18 @@ def test_an_event_that_a_kernel_may_have_nothing_of_is_dropped_where_none_of_its
 
 
 @pytest.mark.parametrize("arguments", [2, 9])
-def test_such_an_event_is_one_like_any_other_where_one_of_its_functions_is_there(arguments: int) -> None:
+def test_an_optional_event_is_like_any_other_if_the_kernel_has_one_of_its_functions(arguments: int) -> None:
     symbols = FakeSymbols({"m": arguments, **FakeSymbols().functions})
     plan = plan_of(symbols=symbols, spec=OPTIONAL)
     assert try_load(plan)
     assert chosen(plan)["maybe"] == ("trampoline m" if arguments == 2 else "kprobe m")
-    blind = plan_of(NO_KPROBES, replace(symbols, functions={**symbols.functions, "m": 9}), spec=OPTIONAL)
-    assert try_load(blind)
-    assert chosen(blind)["maybe"] is None, "it is there, and not seen: that is said"
-    assert refused(blind, "maybe")["trampoline n"] == NO_FUNCTION
+    without = plan_of(NO_KPROBES, replace(symbols, functions={**symbols.functions, "m": 9}), spec=OPTIONAL)
+    assert try_load(without)
+    assert chosen(without)["maybe"] is None, "the function exists, so the event is reported as not attached"
+    assert refused(without, "maybe")["trampoline n"] == NO_FUNCTION
 
 
-def test_the_tracepoints_of_system_calls_are_tried_without_a_look_as_no_symbol_tells_of_them() -> None:
+def test_tracepoints_of_system_calls_are_tried_because_the_symbols_do_not_have_them() -> None:
     events = Event("a", (Candidate(programs=("x_tp",)),)), Event("b", (Candidate(programs=("y_tp",)),))
     plan = plan_of(symbols=FakeSymbols({}, ()), spec=spec_of(*events, x_tp="tp/syscalls/sys_exit_x", y_tp="tp/x/y"))
     assert try_load(plan)
@@ -78,7 +78,7 @@ def test_the_tracepoints_of_system_calls_are_tried_without_a_look_as_no_symbol_t
 
 
 @pytest.mark.parametrize("at", ["load", "attach"])
-def test_where_a_companion_is_refused_its_candidate_is_and_where_it_is_chosen_all_are_attached(at: str) -> None:
+def test_all_programs_of_a_candidate_are_attached_or_none(at: str) -> None:
     both = Candidate(programs=("accept4_tp", "accept_tp"))
     spec = spec_of(
         Event("a", (both, Candidate(programs=("f_kprobe",)))),

@@ -1,4 +1,4 @@
-"""What is set in an object before the load: its rodata settings, and the sizes of its tables."""
+"""The rodata settings and table sizes that are set before the load."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tests.unit.fakes import SPEC, FakeObject, FakeSymbols
 from tests.unit.test_plan import NO_KPROBES, PREEMPTS_TRAMPOLINES, plan_of, try_load
 
 
-def test_an_object_of_other_headers_is_to_be_compiled_again() -> None:
+def test_an_object_compiled_with_other_headers_is_refused_with_the_remedy() -> None:
     older = replace(SPEC, settings={name: at for name, at in SPEC.settings.items() if name != "cfg_cache"})
     with pytest.raises(
         ObjectError, match=r"^probe 'p': its object was compiled with other BPF headers than this ebpfmon's; compile it"
@@ -19,7 +19,7 @@ def test_an_object_of_other_headers_is_to_be_compiled_again() -> None:
         try_load(plan_of(spec=older))
 
 
-def test_cpus_use_their_caches_where_no_program_that_was_taken_is_preempted() -> None:
+def test_per_cpu_caches_are_used_if_no_chosen_program_can_be_preempted() -> None:
     cache = SPEC.settings["cfg_cache"][0]
     for kernel, symbols, expected in (
         (NO_KPROBES, FakeSymbols(), True),

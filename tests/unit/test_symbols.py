@@ -1,4 +1,4 @@
-"""What a kernel has, from a kallsyms and a BTF that the test provides."""
+"""Symbols from kallsyms and BTF that the test provides."""
 
 from __future__ import annotations
 
@@ -49,9 +49,7 @@ def kallsyms(tmp_path: Path) -> Kallsyms:
         ("sys_exit", False),
     ],
 )
-def test_a_function_is_in_kallsyms_if_its_whole_name_is_text_of_the_kernel_itself(
-    kallsyms: Kallsyms, name: str, expected: bool
-) -> None:
+def test_a_function_is_a_text_symbol_of_the_kernel_itself(kallsyms: Kallsyms, name: str, expected: bool) -> None:
     assert kallsyms.has_function(name) is expected
 
 
@@ -59,13 +57,11 @@ def test_a_function_is_in_kallsyms_if_its_whole_name_is_text_of_the_kernel_itsel
     ("name", "expected"),
     [("sys_exit", True), ("task_newtask", True), ("sched_process_exit", False), ("sys_", False), ("vfs_read", False)],
 )
-def test_a_tracepoint_is_in_kallsyms_by_its_function_or_its_variable(
-    kallsyms: Kallsyms, name: str, expected: bool
-) -> None:
+def test_a_tracepoint_is_found_by_its_function_or_its_variable(kallsyms: Kallsyms, name: str, expected: bool) -> None:
     assert kallsyms.has_tracepoint(name) is expected
 
 
-def test_of_arguments_and_structs_kallsyms_knows_nothing(kallsyms: Kallsyms) -> None:
+def test_kallsyms_has_no_arguments_and_no_structs(kallsyms: Kallsyms) -> None:
     with kallsyms:
         assert kallsyms.arguments("vfs_read") is None
         assert not kallsyms.has_struct("tracepoint_ext")
@@ -78,7 +74,7 @@ def test_the_running_kernels_kallsyms_can_be_read() -> None:
     assert found.has_tracepoint("sys_exit")
 
 
-def test_functions_arguments_structs_and_their_members_are_in_btf() -> None:
+def test_btf_has_functions_arguments_structs_and_members() -> None:
     libbpf = Libbpf()
     with BpfObject(libbpf, locate(Probe(name="p", package="ebpfmon_process", object="process", charts=()))) as obj:
         symbols = BtfSymbols(Btf(obj.btf(), libbpf))
@@ -109,7 +105,7 @@ def test_the_running_kernels_btf_can_be_read() -> None:
 
 
 @pytest.mark.parametrize("content", [None, b"", b"no BTF at all, for sure"])
-def test_without_btf_that_libbpf_understands_there_is_kallsyms(tmp_path: Path, content: bytes | None) -> None:
+def test_kallsyms_is_used_if_libbpf_cannot_read_the_btf(tmp_path: Path, content: bytes | None) -> None:
     path = tmp_path / "vmlinux"
     if content is not None:
         path.write_bytes(content)

@@ -1,4 +1,4 @@
-"""`ebpfmon.testing` is what authors test with: it tells what the daemon would tell."""
+"""`ebpfmon.testing`, the helpers for authors of plugins, behaves like the daemon."""
 
 from __future__ import annotations
 
@@ -40,23 +40,23 @@ from tests.unit.test_harvest import FakeInterval, FakeTable, Steps
 pytest_plugins = ["pytester"]
 
 
-def test_what_is_public_is_in_all_and_all_of_it_is_there() -> None:
+def test_all_lists_the_public_names() -> None:
     public = {n for n, v in vars(testing).items() if not n.startswith("_") and not isinstance(v, types.ModuleType)}
     assert set(testing.__all__) == public
 
 
-def test_nothing_of_it_needs_pytest_but_the_fixtures() -> None:
+def test_only_the_fixtures_need_pytest() -> None:
     code = "import sys; sys.modules['pytest'] = None; import ebpfmon.testing"
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
-def test_the_shipped_plugins_keep_the_contract_and_their_charts_fit_their_objects() -> None:
+def test_the_shipped_plugins_are_valid() -> None:
     assert [p.name for p in check_plugin(ebpfmon_process).probes] == ["process"]
     assert [p.name for p in check_plugin(ebpfmon_network_viewer).probes] == ["network_viewer"]
 
 
 def probe_of_process(*fields: str) -> Probe:
-    """A probe with the object of another, and a chart of its own."""
+    """Return a probe with the object of the process probe and a chart of its own."""
     shown = Chart(
         id="x.y", title="", units="n/s", family="f", priority=1, dimensions=(Dimension("d", "d", fields),)
     )  # fmt: skip
@@ -64,31 +64,31 @@ def probe_of_process(*fields: str) -> Probe:
     return Probe(name="p", package="ebpfmon_process", object="process", charts=(shown,), events=events)
 
 
-def test_a_chart_over_a_field_that_is_not_there_is_told_without_root() -> None:
+def test_a_chart_of_a_missing_field_is_reported_without_root() -> None:
     assert check_plugin(plugin(probes=[probe_of_process("read_calls")]))
     with pytest.raises(PluginError, match=r"chart 'x\.y': table 'process' has no field 'reads'; it has open_calls, "):
         check_plugin(plugin(probes=[probe_of_process("read_calls", "reads")]))
 
 
-def test_events_that_do_not_fit_the_object_are_told_without_root() -> None:
+def test_events_that_do_not_fit_the_object_are_reported_without_root() -> None:
     without = replace(probe_of_process("read_calls"), events=())
     with pytest.raises(ObjectError, match="probe 'p': no event names program 'do_sys_openat2_fexit' of its object"):
         check_plugin(plugin(probes=[without]))
 
 
-def test_an_object_that_is_not_there_is_told() -> None:
+def test_a_missing_object_is_reported() -> None:
     with pytest.raises(ObjectError, match="no package 'nowhere'"):
         check_plugin(plugin(probes=[Probe(name="p", package="nowhere", object="p", charts=())]))
 
 
 @pytest.mark.parametrize("broken", [plugin(version=99), plugin(probes=7), plugin(sinks=[int])])
-def test_what_the_daemon_would_refuse_is_refused_in_the_same_words(broken: object) -> None:
+def test_an_invalid_plugin_is_refused_with_the_message_of_the_daemon(broken: object) -> None:
     with pytest.raises(PluginError) as caught:
         check_plugin(broken)
     assert discover([FakeEntryPoint("broken", broken)]).left_out[0].error == str(caught.value)
 
 
-def test_a_table_of_a_tests_making_adds_up() -> None:
+def test_a_table_has_totals_of_its_rows_and_overflow() -> None:
     made = process_table(["calls", "bytes"], [{"tgid": 3, "calls": 5}, {"comm": b"cat", "bytes": 7}], overflow_calls=2)
     assert made.is_by_process
     assert made.rows[["tgid", "comm", "calls", "bytes"]].tolist() == [(3, b"", 5, 0), (0, b"cat", 0, 7)]
@@ -99,7 +99,7 @@ def test_a_table_of_a_tests_making_adds_up() -> None:
 
 
 class SlowSettings(SinkSettings, tag="slow", frozen=True):
-    """A sink that never gets done."""
+    """A sink that never finishes."""
 
     log: list[str]
     send_timeout_s: ClassVar[float | None] = 0.05
@@ -122,7 +122,7 @@ class Slow:
         await asyncio.Event().wait()
 
 
-def test_a_sink_gets_what_it_is_sent_and_a_slow_one_is_ended_as_by_the_daemon() -> None:
+def test_deliver_sends_snapshots_and_has_the_time_limits_of_the_daemon() -> None:
     got: list[Snapshot] = []
     asyncio.run(deliver(RecordingSettings(into=got), snapshot("a"), snapshot("b")))
     assert [s.host for s in got] == ["a", "b"]
@@ -132,7 +132,7 @@ def test_a_sink_gets_what_it_is_sent_and_a_slow_one_is_ended_as_by_the_daemon() 
     assert log == ["closed after TimeoutError"]
 
 
-def test_without_permission_the_fixture_skips_with_the_reason(
+def test_without_permission_the_fixture_skips_the_test_with_the_reason(
     pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("ebpfmon.testing.fixtures.skip_reason", lambda: "cannot load BPF programs: not permitted")
@@ -144,7 +144,7 @@ def test_without_permission_the_fixture_skips_with_the_reason(
 
 
 class FakeLoaded(ExitStack):
-    """A probe that is loaded, as far as `Counting` asks."""
+    """The part of LoadedProbe that `Counting` uses."""
 
     def __init__(self, *stems: str) -> None:
         super().__init__()
@@ -160,13 +160,13 @@ def counting(*stems: str) -> Counting:
     return Counting(cast(LoadedProbe, FakeLoaded(*stems)))
 
 
-def test_the_only_table_of_a_probe_need_not_be_named() -> None:
+def test_the_name_of_the_only_table_may_be_omitted() -> None:
     with counting("calls") as running:
         assert running.totals() == {"read_calls": 2, "read_bytes": 3}
         assert running.rows().tolist() == running.rows("calls")[:2].tolist()
 
 
-def test_a_table_that_has_to_be_named_is_told_with_the_names_to_choose_from() -> None:
+def test_an_ambiguous_table_is_an_error_that_lists_the_tables() -> None:
     with counting("calls", "errors") as running:
         assert len(running.rows("errors")) == 1
         with pytest.raises(ValueError, match=r'^the probe has 2 tables; call rows\("calls"\) or rows\("errors"\)$'):
@@ -183,7 +183,7 @@ def test_skip_reason_says_why_no_probe_can_be_loaded(monkeypatch: pytest.MonkeyP
     assert skip_reason() == ""
 
 
-def test_a_chart_of_a_tests_making_has_the_series_that_it_is_given() -> None:
+def test_chart_data_has_the_given_series() -> None:
     shown = chart(Dimension.value("reads"), labels=("program",))
     made = data(shown, series={("cat",): (3,), ("other",): (5,)}, other=(7,), overflow=(0,), names={("cat",): ("Cat",)})
     assert [(s.label_map, s.names, s.role, s.deltas, s.totals) for s in made.series()] == [
@@ -196,7 +196,7 @@ def test_a_chart_of_a_tests_making_has_the_series_that_it_is_given() -> None:
     assert len(data(shown)) == 0
 
 
-def test_a_view_of_a_tests_making_says_which_group_each_row_belongs_to() -> None:
+def test_a_view_has_the_given_group_of_each_row() -> None:
     made = view(
         process_table(["calls"], [{"tgid": n} for n in range(4)]), groups={"user": ["root", None, "root", "me"]}
     )
