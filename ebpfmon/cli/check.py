@@ -8,9 +8,9 @@ from ebpfmon.cli.common import Commands, core_options, print_json, read_settings
 
 _STATUS = """\
 exit status:
-  0  every event can be seen
-  1  some events cannot be seen
-  2  no event can be seen
+  0  every event can be attached
+  1  some events cannot be attached
+  2  no event can be attached
 """
 
 

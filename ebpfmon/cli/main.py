@@ -1,7 +1,7 @@
 """The entry point of the command line. Each command is a module beside this one.
 
 Exit status: 0 success; 1 the kernel or a plugin failed; 2 wrong settings or arguments. `check` has statuses of its
-own: 0 every event can be seen, 1 some cannot, 2 none can. `reset` returns 1 if a kprobe could not be removed.
+own: 0 every event can be attached, 1 some cannot, 2 none can. `reset` returns 1 if a kprobe could not be removed.
 """
 
 from __future__ import annotations

@@ -184,7 +184,7 @@ def describe(probe: LoadedProbe) -> str:
     methods = Counter(choice.chosen.method.name for choice in probe.choices if choice.chosen)
     missing = [c.event for c in probe.choices if not c.chosen]
     seen = ", ".join(f"{count} events by {method}" for method, count in methods.items())
-    return seen + (f"; not seen: {', '.join(missing)}" if missing else "")
+    return seen + (f"; not attached: {', '.join(missing)}" if missing else "")
 
 
 def require_fit(loaded: LoadedProbe) -> None:

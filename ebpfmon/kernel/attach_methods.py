@@ -135,7 +135,7 @@ class Kprobe(AttachMethod):
         if not symbols.has_function(section.target):
             return _NO_FUNCTION
         if section.kind == "kretprobe" and not (kernel.unlimited_kretprobes or kernel.tracefs):
-            return "needs tracefs: mount -t tracefs tracefs /sys/kernel/tracing"
+            return "needs tracefs; run mount -t tracefs tracefs /sys/kernel/tracing"
         return _function_unavailable(section.target, arguments, symbols)
 
     def miss_reason(self, kinds: Iterable[str], kernel: Kernel) -> str:

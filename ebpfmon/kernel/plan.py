@@ -46,7 +46,7 @@ def miss_reason(candidate: BoundCandidate, kernel: Kernel) -> str:
 
 
 class Plan:
-    """The candidates of a probe's events that have not been excluded yet, best first."""
+    """Choose the best candidate of each event among those that have not been excluded."""
 
     def __init__(
         self, probe: Probe, spec: ObjectSpec, kernel: Kernel, *, mode: LoadMode, attach_method: str | None
@@ -187,7 +187,7 @@ class Plan:
             if error.errno == errno.EPERM:  # Other errors may come from one target, so other probes try again.
                 self._kernel.refused_kinds.update(dict.fromkeys(kinds, reason + lockdown))
         elif culprits[0].setting:
-            # The program counts several events and is too large for this kernel: remove its events one by one.
+            # The program counts several events, perhaps too many for this kernel. Remove its events one by one.
             culprits = [c for c in chosen.values() if c and culprit in c.programs][-1:]
         for candidate in culprits:
             self._exclude(candidate, reason + lockdown)

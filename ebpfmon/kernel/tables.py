@@ -67,7 +67,7 @@ class Interval:
 
 
 class Table:
-    """A table of a loaded object: rows by key, and totals of what found no room for a row."""
+    """A table of a loaded object: rows by key, and totals of everything that has no row."""
 
     def __init__(self, obj: BpfObject, btf: Btf, name: str) -> None:
         self._lib, self.name = obj.libbpf.lib, name

@@ -73,7 +73,7 @@ def test_the_first_available_candidate_is_chosen_and_only_it_is_loaded_and_attac
 
 
 NO_FUNCTION, NO_TRACEPOINT = "this kernel has no such function", "this kernel has no such tracepoint"
-NO_TRACEFS = "needs tracefs: mount -t tracefs tracefs /sys/kernel/tracing"
+NO_TRACEFS = "needs tracefs; run mount -t tracefs tracefs /sys/kernel/tracing"
 NO_BTF = "needs the kernel's BTF, which is not available with BCC"
 
 
