@@ -114,7 +114,7 @@ def discover(entry_points: Iterable[EntryPoint] | None = None, options: PluginOp
 
 
 def _in_order(entry_points: Iterable[EntryPoint]) -> list[tuple[EntryPoint, _Origin]]:
-    # A distribution parses all its metadata, with the README, each time `metadata` is read. So read it only once.
+    # Read `metadata` only once, because a distribution parses all of it, with the README, each time.
     origins: dict[importlib.metadata.Distribution | None, _Origin] = {None: _UNKNOWN_ORIGIN}
     with_origin = []
     for entry_point in entry_points:

@@ -1,4 +1,4 @@
-"""`ebpfmon plugin new` writes what can be read, and never over anything. That it works, `tests/kernel` shows."""
+"""`ebpfmon plugin new` writes a package and overwrites nothing. `tests/kernel` shows that the package works."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ebpfmon.plugins import scaffold
 
 
 @pytest.mark.parametrize("what", ["probe", "sink"])
-def test_a_package_is_written_with_its_name_everywhere_and_said(
+def test_a_package_is_written_with_its_name_and_listed(
     what: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -32,7 +32,7 @@ def test_a_package_is_written_with_its_name_everywhere_and_said(
 
 
 @pytest.mark.parametrize("what", ["probe", "sink"])
-def test_what_is_written_is_in_good_style(what: str, tmp_path: Path) -> None:
+def test_a_new_package_passes_the_linter(what: str, tmp_path: Path) -> None:
     list(scaffold.new(what, "naps", tmp_path / "x"))
     for check in (["check", "--select", "E,F,W,UP,B,ASYNC,SIM,C4,PT,RUF"], ["format", "--check"]):
         ruff = [sys.executable, "-m", "ruff", check[0], "--isolated", "--line-length", "120", *check[1:], "."]
@@ -41,35 +41,34 @@ def test_what_is_written_is_in_good_style(what: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "said"),
+    ("name", "reason"),
     [
-        ("Naps", "a name has lower case letters, digits and _, 20 at most, a letter first"),
-        ("my-naps", "a name has lower case letters"),
-        ("1st", "a name has lower case letters"),
-        ("n" * 21, "a name has lower case letters"),
-        ("process", "that name is taken ('ebpfmon_process'): choose another"),
-        ("sinks", "that name is taken ('ebpfmon_sinks'): choose another"),
-        ("execs", "that name is taken"),
+        ("Naps", "a name has at most 20 lower-case letters, digits and _, and begins with a letter"),
+        ("my-naps", "a name has at most 20 lower-case letters"),
+        ("1st", "a name has at most 20 lower-case letters"),
+        ("n" * 21, "a name has at most 20 lower-case letters"),
+        ("process", "the name is taken ('ebpfmon_process'); choose another"),
+        ("sinks", "the name is taken ('ebpfmon_sinks'); choose another"),
+        ("execs", "the name is taken"),
     ],
 )
-def test_a_name_that_cannot_be_is_refused(
-    name: str, said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_an_invalid_name_is_refused(name: str, reason: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["plugin", "new", "probe", name, str(tmp_path / "x")]) == 2
-    assert capsys.readouterr().err.startswith(f"ebpfmon: write a probe '{name}': {said}")
+    assert capsys.readouterr().err.startswith(f"ebpfmon: cannot write the probe '{name}': {reason}")
     assert not (tmp_path / "x").exists()
 
 
-def test_nothing_is_written_over_anything(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_nothing_is_overwritten(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "mine").touch()
     for place in (tmp_path, tmp_path / "mine"):
         assert cli.main(["plugin", "new", "sink", "naps", str(place)]) == 2
-        assert capsys.readouterr().err == f"ebpfmon: write a sink 'naps': '{place}' is not an empty folder\n"
+        reason = f"'{place}' is not an empty directory"
+        assert capsys.readouterr().err == f"ebpfmon: cannot write the sink 'naps': {reason}\n"
     assert cli.main(["plugin", "new", "sink", "naps", str(tmp_path / "mine" / "below")]) == 2
     assert "Not a directory" in capsys.readouterr().err
     assert [p.name for p in tmp_path.iterdir()] == ["mine"]
 
 
-def test_every_template_is_written_by_somebody() -> None:
+def test_every_template_is_used() -> None:
     for what, files in scaffold._FILES.items():
         assert sorted(files.values()) == sorted(p.name for p in (Path(scaffold.__file__).parent / what).iterdir())

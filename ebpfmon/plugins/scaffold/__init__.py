@@ -1,4 +1,4 @@
-"""`ebpfmon plugin new`: a package to begin with, which builds, tests and runs as it is."""
+"""Write the package of a new plugin, for `ebpfmon plugin new`. It builds, passes its tests and runs as it is."""
 
 from __future__ import annotations
 
@@ -29,38 +29,41 @@ _FILES = {
         "tests/test_@NAME@.py": "test.py.in",
     },
 }
-"""What is written, and of which template."""
+"""The files of each kind of package, and the template of each file."""
 _NAME = re.compile(r"[a-z][a-z0-9_]{0,19}")
 
 
-def new(what: str, name: str, directory: Path) -> Iterator[str]:
-    """Write a package for a new "probe" or "sink" of that name into a folder that is empty or not there; yields what to
-    say of it. Raises SettingsError."""
-    step, package = f"write a {what} '{name}'", f"ebpfmon_{name}"
+def new(kind: str, name: str, directory: Path) -> Iterator[str]:
+    """Write a package into a directory, and yield the lines to print: the files written and the next commands.
+
+    `kind` is "probe" or "sink". The directory must be empty or not exist. Raises SettingsError.
+    """
+    step, package = f"cannot write the {kind} '{name}'", f"ebpfmon_{name}"
     if not _NAME.fullmatch(name):
-        raise SettingsError(f"{step}: a name has lower case letters, digits and _, 20 at most, a letter first")
+        raise SettingsError(f"{step}: a name has at most 20 lower-case letters, digits and _, and begins with a letter")
     if importlib.util.find_spec(package) or name == "execs":
-        raise SettingsError(f"{step}: that name is taken ('{package}'): choose another")
+        raise SettingsError(f"{step}: the name is taken ('{package}'); choose another")
     if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
-        raise SettingsError(f"{step}: '{directory}' is not an empty folder")
-    words = {
+        raise SettingsError(f"{step}: '{directory}' is not an empty directory")
+    placeholders = {
         "@NAME@": name,
         "@PACKAGE@": package,
         "@CLASS@": "".join(word.capitalize() for word in name.split("_")),
         "@DISTRIBUTION@": package.replace("_", "-"),
     }
-    for path, template in _FILES[what].items():
-        target = directory / _filled(path, words)
+    for path, template in _FILES[kind].items():
+        target = directory / _filled(path, placeholders)
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
-            target.write_text(_filled((_HERE / what / template).read_text(encoding="utf-8"), words), encoding="utf-8")
+            text = (_HERE / kind / template).read_text(encoding="utf-8")
+            target.write_text(_filled(text, placeholders), encoding="utf-8")
         except OSError as error:
             raise SettingsError(f"{step}: '{target}': {error.strerror}") from None
         yield str(target)
     yield f"then: cd {directory}; pip install -e '.[test]'; pytest; ebpfmon run --config ebpfmon.toml"
 
 
-def _filled(text: str, words: dict[str, str]) -> str:
-    for word, meaning in words.items():
-        text = text.replace(word, meaning)
+def _filled(text: str, placeholders: dict[str, str]) -> str:
+    for placeholder, value in placeholders.items():
+        text = text.replace(placeholder, value)
     return text
