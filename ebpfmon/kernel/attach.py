@@ -56,7 +56,7 @@ class LoadedProbe:
         self.loader = Loader.BCC if isinstance(obj, BccObject) else Loader.CORE
         self._programs = sorted({p for c in choices if c.chosen for p in c.chosen.programs})
         self.interval = Interval(obj)
-        self.tables = [Table(obj, btf, stem) for stem in find_tables(obj)]
+        self.tables = [Table(obj, btf, name) for name in find_tables(obj)]
         if not self.tables:
             raise ObjectError(f"cannot read '{obj.path.name}': {NO_TABLE}")
 

@@ -91,8 +91,8 @@ def read_spec(probe: Probe, obj: BpfObject, btf: Btf) -> ObjectSpec:
 
 
 def _tables_by_process(obj: BpfObject, btf: Btf) -> frozenset[str]:
-    keys = {stem: btf.dtype(obj.map_info(f"{stem}_rows_0", "btf_key_type_id")).names for stem in find_tables(obj)}
-    return frozenset(stem for stem, fields in keys.items() if fields == PROCESS_KEY)
+    keys = {table: btf.dtype(obj.map_info(f"{table}_rows_0", "btf_key_type_id")).names for table in find_tables(obj)}
+    return frozenset(table for table, fields in keys.items() if fields == PROCESS_KEY)
 
 
 def bind(

@@ -104,8 +104,8 @@ class Plan:
         chosen = {event: left[0] if left else None for event, left in self._remaining.items()}
         self._require(chosen)
         programs = list(dict.fromkeys(p for c in chosen.values() if c for p in c.programs))
-        for stem in find_tables(obj):
-            set_table_size(obj, stem, table_size if rows or stem not in self._spec.by_process else 1)
+        for table in find_tables(obj):
+            set_table_size(obj, table, table_size if rows or table not in self._spec.by_process else 1)
         self._set_rodata(obj, [c for c in chosen.values() if c], rows, setup.rodata)
         attaching = None
         try:

@@ -19,7 +19,7 @@ log = logging.getLogger(__name__)
 def guarded(setup: Setup, probe: str) -> Setup:
     """Return a set-up that logs the errors of its labels and of `close()`. Raises PluginError if labels are invalid."""
     labels = {
-        stem: GuardedLabels(of_table, f"probe '{probe}': labels of '{stem}'") for stem, of_table in setup.labels.items()
+        table: GuardedLabels(source, f"probe '{probe}': labels of '{table}'") for table, source in setup.labels.items()
     }
     return replace(setup, labels=labels, close=_closing(setup.close, probe))
 

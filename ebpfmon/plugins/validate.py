@@ -273,30 +273,30 @@ def violation(
     `counters` are the counters of each table. `labels` are the label names of each table that has them (Setup.labels).
     `by_process` are the tables by process.
     """
-    stems = list(counters)
+    tables = list(counters)
     for chart in probe.charts:
-        stem = chart.table or stems[0]
-        if stem not in counters:
-            return f"chart '{chart.id}': its object has no table '{stem}'; it has {', '.join(stems)}"
-        if chart.grouped and stem not in by_process:
-            return f"chart '{chart.id}': table '{stem}' is not by process, so the chart cannot be grouped"
-        if chart.labels and stem not in labels:
-            return f"chart '{chart.id}': it has labels, but Setup.labels has none for table '{stem}'"
-        if chart.labels and tuple(chart.labels) != tuple(labels[stem]):
-            return f"chart '{chart.id}': labels: {chart.labels}: Setup.labels has {labels[stem]} for table '{stem}'"
+        table = chart.table or tables[0]
+        if table not in counters:
+            return f"chart '{chart.id}': its object has no table '{table}'; it has {', '.join(tables)}"
+        if chart.grouped and table not in by_process:
+            return f"chart '{chart.id}': table '{table}' is not by process, so the chart cannot be grouped"
+        if chart.labels and table not in labels:
+            return f"chart '{chart.id}': it has labels, but Setup.labels has none for table '{table}'"
+        if chart.labels and tuple(chart.labels) != tuple(labels[table]):
+            return f"chart '{chart.id}': labels: {chart.labels}: Setup.labels has {labels[table]} for table '{table}'"
         for dimension in chart.columns:
             for name in (*dimension.plus, *dimension.minus):
-                if name not in counters[stem]:
-                    return f"chart '{chart.id}': {_no_field(stem, name, counters)}"
+                if name not in counters[table]:
+                    return f"chart '{chart.id}': {_no_field(table, name, counters)}"
     for column in probe.columns:
-        stem = column.table or stems[0]
-        if stem not in counters:
-            return f"column '{column.id}': its object has no table '{stem}'; it has {', '.join(stems)}"
+        table = column.table or tables[0]
+        if table not in counters:
+            return f"column '{column.id}': its object has no table '{table}'; it has {', '.join(tables)}"
         for name in column.fields:
-            if name not in counters[stem]:
-                return f"column '{column.id}': {_no_field(stem, name, counters)}"
+            if name not in counters[table]:
+                return f"column '{column.id}': {_no_field(table, name, counters)}"
     return ""
 
 
-def _no_field(stem: str, name: str, counters: Mapping[str, Sequence[str]]) -> str:
-    return f"table '{stem}' has no field '{name}'; it has {', '.join(counters[stem])}"
+def _no_field(table: str, name: str, counters: Mapping[str, Sequence[str]]) -> str:
+    return f"table '{table}' has no field '{name}'; it has {', '.join(counters[table])}"

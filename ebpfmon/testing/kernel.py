@@ -46,8 +46,8 @@ class Counting:
     def harvest(self) -> dict[str, TableHarvest]:
         """End the interval and return what each table counted in it."""
         tables = dict(self._harvester.harvest().tables)
-        for stem, table in tables.items():
-            self._harvests.setdefault(stem, []).append(table)
+        for name, table in tables.items():
+            self._harvests.setdefault(name, []).append(table)
         return tables
 
     def rows(self, table: str = "") -> Rows:
@@ -73,7 +73,7 @@ class Counting:
             (table,) = self._harvests
         if table not in self._harvests:
             tables = f"no table '{table}'" if table else f"{len(self._harvests)} tables"
-            calls = " or ".join(f'{method}("{stem}")' for stem in self._harvests)
+            calls = " or ".join(f'{method}("{name}")' for name in self._harvests)
             raise ValueError(f"the probe has {tables}; call {calls}")
         return self._harvests[table]
 

@@ -40,10 +40,10 @@ def _tables(probe: Probe) -> tuple[dict[str, tuple[str, ...]], frozenset[str]]:
     with BpfObject(Libbpf(), locate(probe)) as opened:
         btf = Btf(opened.btf())
         read_spec(probe, opened, btf)
-        stems = find_tables(opened)
-        counters = {stem: _names(btf, opened.map_info(f"{stem}_totals", "btf_value_type_id")) for stem in stems}
-        keys = {stem: _names(btf, opened.map_info(f"{stem}_rows_0", "btf_key_type_id")) for stem in stems}
-        return counters, frozenset(stem for stem, key in keys.items() if key == PROCESS_FIELDS[: len(key)])
+        tables = find_tables(opened)
+        counters = {table: _names(btf, opened.map_info(f"{table}_totals", "btf_value_type_id")) for table in tables}
+        keys = {table: _names(btf, opened.map_info(f"{table}_rows_0", "btf_key_type_id")) for table in tables}
+        return counters, frozenset(table for table, key in keys.items() if key == PROCESS_FIELDS[: len(key)])
 
 
 def _names(btf: Btf, type_id: int) -> tuple[str, ...]:
