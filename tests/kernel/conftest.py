@@ -1,4 +1,4 @@
-"""Fixtures of the tests that need root and the real kernel."""
+"""Fixtures for tests that need root and the real kernel."""
 
 from __future__ import annotations
 
@@ -14,24 +14,24 @@ from tests.kernel.programs import program
 
 @pytest.fixture(scope="session", autouse=True)
 def permission() -> None:
-    """These tests never skip: they are the product."""
+    """Fail at once, instead of skipping all tests, if BPF programs may not be loaded."""
     features.require_permission(features.detect())
 
 
 @pytest.fixture(scope="session")
 def workload() -> Path:
-    """The workload, compiled."""
+    """The compiled workload."""
     return program("workload")
 
 
 @pytest.fixture(scope="session")
 def traffic() -> Path:
-    """The traffic program, compiled."""
+    """The compiled traffic program."""
     return program("traffic")
 
 
 @pytest.fixture
 def pair() -> Iterator[namespaces.Pair]:
-    """Two network namespaces with a cable between them."""
-    with namespaces.pair() as found:
-        yield found
+    """Two connected network namespaces."""
+    with namespaces.pair() as made:
+        yield made

@@ -1,4 +1,4 @@
-"""What the tests of the network viewer share: traffic, and what it must count as (the table in traffic.c)."""
+"""Shared by the tests of the network viewer: the traffic program, and what it must be counted as (see traffic.c)."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import numpy as np
 from ebpfmon import LoadMode, Snapshot
 from tests.kernel.support import RELEASES_ARE_SEEN, Monitor
 
-# the client's sends and their bytes, the server's receives and theirs, the client's errors and the server's
+# By key: sends of the client and their bytes, receives of the server and their bytes, errors of both.
 EACH: dict[str, tuple[int, int, int, int, int, int]] = {
     "tcp_send": (1, 97, 1, 97, 0, 0), "tcp_sendto": (1, 89, 1, 89, 0, 0), "tcp_sendmsg": (1, 83, 1, 83, 0, 0),
     "tcp_sendmmsg": (2, 158, 2, 158, 0, 0), "tcp_write": (1, 73, 1, 73, 0, 0), "tcp_writev": (1, 71, 1, 71, 0, 0),
@@ -25,14 +25,14 @@ EACH: dict[str, tuple[int, int, int, int, int, int]] = {
     "udp_recv_unnamed": (1, 127, 1, 127, 0, 0), "udp_peek": (1, 131, 2, 131, 0, 0), "udp_empty": (1, 0, 1, 0, 0, 0),
     "udp_eagain": (0, 0, 1, 0, 0, 1),
 }  # fmt: skip
-# every count is another prime, so that no two can be mistaken for each other
+# Each count is a different prime number, so that no count can be mistaken for another.
 PLAN = {
     "tcp_send": 53, "tcp_sendto": 7, "tcp_sendmsg": 11, "tcp_sendmmsg": 13, "tcp_write": 17, "tcp_writev": 19,
     "tcp_sendfile": 23, "tcp_splice": 29, "tcp_peek": 31, "tcp_eagain": 37, "tcp_epipe": 41, "tcp_connect": 43,
     "tcp_refused": 47, "udp_send": 59, "udp_sendto": 61, "udp_sendmsg": 67, "udp_sendmmsg": 71, "udp_recvmmsg": 73,
     "udp_write": 79, "udp_recv_unnamed": 83, "udp_peek": 89, "udp_empty": 97, "udp_eagain": 101,
 }  # fmt: skip
-# without tcp_retransmits: on a slow machine the kernel sends again what is only late
+# Without tcp_retransmits, because on a slow machine the kernel may retransmit what is merely late.
 COUNTERS = (
     "tcp_send_calls", "tcp_send_errors", "tcp_send_bytes", "tcp_recv_calls", "tcp_recv_errors", "tcp_recv_bytes",
     "tcp_close_calls", "tcp_accepted", "tcp_connects_v4", "tcp_connects_v6", "tcp_connects_failed",
@@ -46,7 +46,7 @@ VIEWER = {"plugins": {"network_viewer": {"ips": "*"}}}
 
 @dataclass(frozen=True, slots=True)
 class Traffic:
-    """What a run of the traffic program said: who took part, and at which of the server's ports."""
+    """The output of a run of the traffic program: the processes that took part, and the server's ports."""
 
     client: int
     server: int
@@ -55,29 +55,29 @@ class Traffic:
 
 
 def run(program: Path, address: str, plan: Mapping[str, int], **more: str) -> Traffic:
-    """Let client and server do a plan, to its end."""
+    """Run a plan with client and server, and return when it is done."""
     arguments = [f"{key}={value}" for key, value in {**plan, **more}.items()]
     done = subprocess.run([program, address, *arguments], capture_output=True, text=True, timeout=100)
     assert done.returncode == 0, done.stderr
     words = done.stdout.split()
-    said = {name: int(value) for name, value in zip(words[::2], words[1::2], strict=True)}
-    ports = {name: value for name, value in said.items() if name.endswith(("_port", "_port2", "_port3"))}
-    return Traffic(said["client"], said["server"], ports, said.get("child", 0))
+    output = {name: int(value) for name, value in zip(words[::2], words[1::2], strict=True)}
+    ports = {name: value for name, value in output.items() if name.endswith(("_port", "_port2", "_port3"))}
+    return Traffic(output["client"], output["server"], ports, output.get("child", 0))
 
 
 def expected(plan: Mapping[str, int], address: str, mode: LoadMode) -> tuple[dict[str, int], dict[str, int]]:
-    """What the client's and the server's rows must count."""
+    """Return the counters that the client's and the server's rows must have."""
     client, server = dict.fromkeys(COUNTERS, 0), dict.fromkeys(COUNTERS, 0)
     for key, times in plan.items():
         numbers = [number * times for number in EACH.get(key, (0,) * 6)]
         protocol = key.partition("_")[0]
-        for of, fields in (
+        for counters, fields in (
             (client, {"send_calls": 0, "send_bytes": 1, "send_errors": 4}),
             (server, {"recv_calls": 2, "recv_bytes": 3, "recv_errors": 5}),
         ):
             for field, n in fields.items():
                 if protocol in ("tcp", "udp"):
-                    of[f"{protocol}_{field}"] += numbers[n]
+                    counters[f"{protocol}_{field}"] += numbers[n]
     connections = 1 + plan.get("tcp_connect", 0) + plan.get("hold", 0)
     refused = plan.get("tcp_refused", 0)
     family = "v6" if ip_address(address).version == 6 and not is_mapped(address) else "v4"
@@ -94,18 +94,18 @@ def expected(plan: Mapping[str, int], address: str, mode: LoadMode) -> tuple[dic
 
 
 def wrong(found: Mapping[str, int], wanted: Mapping[str, int]) -> dict[str, tuple[int, int]]:
-    """What was counted and is not what was wanted: (found, wanted) by name."""
+    """Return the counters that differ from the wanted ones, as (found, wanted) by name."""
     return {name: (found[name], wanted[name]) for name in wanted if found[name] != wanted[name]}
 
 
 def is_mapped(address: str) -> bool:
-    """Whether an address is IPv4 in the form of IPv6."""
+    """Return whether an address is an IPv4-mapped IPv6 address."""
     parsed = ip_address(address)
     return parsed.version == 6 and parsed.ipv4_mapped is not None
 
 
 def moved(plan: Mapping[str, int], protocol: str, skip: tuple[str, ...] = ()) -> tuple[int, int]:
-    """How many calls of a plan moved data (or an empty datagram), and how many bytes: what a destination counts."""
+    """Return the calls of a plan that move data or an empty datagram, and their bytes, as destinations count them."""
     calls = total = 0
     for key, times in plan.items():
         if key.startswith(protocol) and key not in skip:
@@ -116,20 +116,20 @@ def moved(plan: Mapping[str, int], protocol: str, skip: tuple[str, ...] = ()) ->
 
 
 def counted(rows: np.ndarray, tgid: int) -> dict[str, int]:
-    """The counters of a process, summed."""
+    """Return the counters of a process, summed over its rows."""
     own = rows[rows["tgid"] == tgid]
     return {name: int(own[name].sum()) for name in COUNTERS}
 
 
 def key_of(address: str) -> tuple[int, int]:
-    """An address as the two fields of a row."""
+    """Return an address as the two address fields of a row."""
     parsed = ip_address(address)
     packed = parsed.packed if parsed.version == 6 else bytes(10) + b"\xff\xff" + parsed.packed
     return int.from_bytes(packed[:8], "little"), int.from_bytes(packed[8:], "little")
 
 
 def assert_balanced(snapshots: list[Snapshot]) -> None:
-    """In every interval the series of each chart of destinations make up the totals."""
+    """Assert that in every interval, the series of each chart of destinations add up to the totals."""
     for snapshot in snapshots:
         for data in snapshot.charts:
             if data.chart.table in ("outbound", "inbound"):
@@ -146,9 +146,9 @@ def assert_counted_exactly(
     addresses: Sequence[str] = ADDRESSES,
     peers_are_known: bool = True,
 ) -> None:
-    """The plan, at each address, counts as it should: by process and, if `peers_are_known`, by destination.
+    """Run the plan at each address, and assert exact counts by process and, if `peers_are_known`, by destination.
 
-    A kernel leaves out a program on top of itself, seldom, and says so: then it is tried again.
+    In rare cases, the kernel skips a program that would interrupt itself, and reports it. The plan then runs again.
     """
     for _ in range(3):
         with Monitor({**settings, **VIEWER}) as monitor:
@@ -159,7 +159,7 @@ def assert_counted_exactly(
         if all(s.complete for s in monitor.snapshots):
             break
     else:
-        raise AssertionError("what was counted was never complete")
+        raise AssertionError("no run was complete")
     rows = monitor.rows("network")
     for address, one, both in zip(addresses, found, wanted, strict=True):
         for tgid, of_one in zip((one.client, one.server), both, strict=True):
@@ -172,7 +172,7 @@ def assert_counted_exactly(
 
 
 def until_closed(monitor: Monitor, found: list[Traffic], closes: int) -> None:
-    """Wait until so many sockets of these processes are closed, which may take a moment, or long enough."""
+    """Wait until `closes` closed sockets of these processes were counted, or for three intervals if some cannot be."""
     tgids = [tgid for one in found for tgid in (one.client, one.server)]
     end = len(monitor.snapshots) + 3
 
@@ -185,16 +185,16 @@ def until_closed(monitor: Monitor, found: list[Traffic], closes: int) -> None:
 
 
 def assert_seen(found: int, happened: int) -> None:
-    """All that happened was seen, of what happens in interrupts: the ends of connections, what timers send again.
+    """Assert that all events that happen in interrupts (closes, retransmissions) were counted.
 
-    Some sandboxes' kernels run no BPF program on top of the threads of PID 1, whatever it is that interrupts them.
+    In some sandboxes, the kernel runs no BPF program in interrupts of PID 1. There, some events may be missing.
     """
     least = happened if RELEASES_ARE_SEEN else happened * 3 // 4 - 1
     assert least <= found <= happened
 
 
 def assert_destinations(monitor: Monitor, one: Traffic, address: str) -> None:
-    """The client's rows say whom it called, the server's at which port it was called; nothing else is there."""
+    """Assert that the client's outbound rows and the server's inbound rows are exactly those of the plan."""
     outbound, inbound = monitor.rows("outbound"), monitor.rows("inbound")
     to_server, at_server = outbound[outbound["tgid"] == one.client], inbound[inbound["tgid"] == one.server]
     assert set(to_server[["address_high", "address_low"]].tolist()) == {key_of(address)}
@@ -217,10 +217,10 @@ def assert_destinations(monitor: Monitor, one: Traffic, address: str) -> None:
     assert not np.isin(inbound["tgid"], one.client).any()
 
 
-def of_ports(rows: np.ndarray, protocol: int, way: str) -> dict[int, tuple[int, int]]:
-    """Calls and bytes of one protocol by port."""
+def of_ports(rows: np.ndarray, protocol: int, direction: str) -> dict[int, tuple[int, int]]:
+    """Return calls and bytes of one protocol by port."""
     rows = rows[rows["protocol"] == protocol]
     return {
-        port: tuple(int(rows[f"{way}_{what}"][rows["port"] == port].sum()) for what in ("calls", "bytes"))  # type: ignore[misc]
+        port: tuple(int(rows[f"{direction}_{what}"][rows["port"] == port].sum()) for what in ("calls", "bytes"))  # type: ignore[misc]
         for port in np.unique(rows["port"]).tolist()
     }

@@ -1,4 +1,4 @@
-"""The programs that tests run and watch, compiled from the C beside this."""
+"""Compile the programs that tests run and watch, from the C files in this folder."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ NAMES = ("traffic", "workload")
 
 
 def program(name: str) -> Path:
-    """One of them, compiled again if its source has changed: in an emulated machine that takes ten seconds."""
+    """Return a compiled program. Compile only if the source has changed: that takes ten seconds in an emulator."""
     source, built = HERE / f"{name}.c", BUILT / name
     if built.exists() and built.stat().st_mtime > source.stat().st_mtime:
         return built

@@ -1,6 +1,6 @@
-"""Real programs at real work: nginx, PostgreSQL and Redis under load, Python with processes and threads, a compiler.
+"""Real programs under load: nginx, PostgreSQL, Redis, Python with processes and threads, and a compiler.
 
-Each has all that it writes below a directory of its own, a bounded load, and an end: nothing of it stays behind.
+Each writes only below a directory of its own, has a bounded load, and leaves nothing behind.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from tempfile import TemporaryDirectory
 import psutil
 
 LIMIT_S = 60
-"""How long any one step may take: the machine may be slow, and busy with other tests."""
+"""The time limit of each step. The machine may be slow and busy with other tests."""
 
 NGINX, REDIS, PYTHON = "/usr/sbin/nginx", "/usr/bin/redis-server", "/usr/bin/python3"
 _Command = Sequence[str | Path]
@@ -27,7 +27,7 @@ _Command = Sequence[str | Path]
 
 @dataclass(frozen=True, slots=True)
 class Server:
-    """A server that runs, with the commands that are its load. `group` is what its processes must be counted under."""
+    """A running server, with the commands that make its load. Its processes must be counted in the group `group`."""
 
     group: str
     tgid: int
@@ -35,20 +35,20 @@ class Server:
     commands: tuple[_Command, ...]
 
     def load(self) -> None:
-        """Do the whole load; returns when the last command has ended."""
+        """Run all commands, one after the other."""
         for command in self.commands:
             _run(command, self.log.parent, self.log)
 
 
 @contextmanager
 def nginx(directory: Path) -> Iterator[Server]:
-    """A master and two workers that serve 64 KB over TCP, and log every request."""
+    """Run a master and two workers that serve a page of 64 KB over TCP and log every request."""
     port, log = _free_port(), directory / "nginx.log"
     (directory / "page.html").write_bytes(b"x" * 65536)
     configuration = directory / "nginx.conf"
     kinds = ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
     paths = "".join(f"{kind}_temp_path {directory}/{kind};" for kind in kinds)
-    # the workers are root too: pytest's directories are closed to everybody else
+    # The workers run as root too, because no other user may enter pytest's directories.
     configuration.write_text(f"""
         user root; worker_processes 2; daemon off; pid {directory}/nginx.pid; error_log stderr;
         events {{ worker_connections 64; }}
@@ -64,10 +64,11 @@ def nginx(directory: Path) -> Iterator[Server]:
 
 @contextmanager
 def postgres(directory: Path) -> Iterator[Server]:
-    """A cluster of its own, behind a Unix socket only; its load fills the tables first, then changes them."""
+    """Run a cluster of its own that listens on a Unix socket only. The load fills the tables, then changes them."""
     programs = max(Path("/usr/lib/postgresql").glob("*/bin/initdb"), key=lambda path: float(path.parts[-3])).parent
     log = directory / "postgres.log"
-    # it refuses to be root, another user may not enter pytest's directories, and a socket's path has 107 bytes at most
+    # PostgreSQL refuses to run as root, and no other user may enter pytest's directories. The path of a socket must not
+    # be longer than 107 bytes.
     with TemporaryDirectory(prefix="ebpfmon-postgres-") as own:
         home = Path(own)
         shutil.chown(home, "postgres")
@@ -86,14 +87,14 @@ def postgres(directory: Path) -> Iterator[Server]:
             pgbench = (programs / "pgbench", "-h", home, "-U", "postgres")
             fill = (*pgbench, "-i", "-q", "-s", "1", "postgres")
             work = (*pgbench, "-n", "-c", "4", "-j", "2", "-t", "503", "postgres")
-            # a connection for each transaction: a backend's start and end are work too
+            # A connection for each transaction, because starting and ending a backend is work too.
             connect = (*pgbench, "-n", "-S", "-C", "-c", "2", "-t", "53", "postgres")
             yield Server("postgres", process.pid, log, (fill, work, connect))
 
 
 @contextmanager
 def redis(directory: Path) -> Iterator[Server]:
-    """A server that appends every change to a file, and saves all in a fork of itself while it is loaded."""
+    """Run a server that appends every change to a file, and saves everything in a forked child during the load."""
     port, log = _free_port(), directory / "redis.log"
     where = ("--bind", "127.0.0.1", "--port", str(port), "--dir", directory)
     command = (REDIS, *where, "--daemonize", "no", "--appendonly", "yes", "--save", "1 1000")
@@ -127,7 +128,7 @@ if __name__ == "__main__":
 
 
 def python(directory: Path) -> None:
-    """Debian's Python: three threads, then three processes, that write, read and delete files. Its group: python."""
+    """Run Debian's Python: three threads, then three processes, that write, read and delete files. Group: python."""
     script = directory / "work.py"
     script.write_text(_SCRIPT)
     _run((PYTHON, "-I", script, directory), directory, directory / "python.log")
@@ -145,7 +146,7 @@ libparts.a: $(OBJECTS)
 
 
 def compiler(directory: Path) -> None:
-    """A library of 17 parts and a program, by make, two at a time. Its groups: build, and compilers."""
+    """Build a library of 17 parts and a program with make, two jobs at a time. Groups: build and compilers."""
     parts = range(17)
     headers = "".join(f"#include <{name}.h>\n" for name in ("math", "stdio", "stdlib", "string", "sys/stat"))
     for part in parts:
@@ -161,8 +162,8 @@ def compiler(directory: Path) -> None:
 
 @contextmanager
 def _started(command: _Command, cwd: Path, log: Path, user: str | None = None) -> Iterator[subprocess.Popen[bytes]]:
-    """A process in a session of its own. At the end nothing of the session is left, nor any descendant."""
-    # `make test` must not be taken for a make that the compiler's belongs to
+    """Start a process in a session of its own. At the end, terminate the session and all descendants."""
+    # The make of compiler() must not see the variables of `make test`.
     env = {name: value for name, value in os.environ.items() if name not in ("MAKEFLAGS", "MFLAGS", "MAKELEVEL")}
     with log.open("ab") as output:
         process = subprocess.Popen(
@@ -173,7 +174,7 @@ def _started(command: _Command, cwd: Path, log: Path, user: str | None = None) -
     try:
         yield process
     finally:
-        descendants = _descendants(process.pid)  # PostgreSQL's have sessions of their own
+        descendants = _descendants(process.pid)  # PostgreSQL's children have sessions of their own.
         if process.poll() is None:
             process.terminate()
             try:
@@ -199,22 +200,22 @@ def _running(
         end = time.monotonic() + LIMIT_S
         while not ready():
             if process.poll() is not None or time.monotonic() > end:
-                raise _failed("it did not start", command, log)
+                raise _failed("did not start", command, log)
             time.sleep(0.02)
         yield process
     if process.returncode:
-        raise _failed(f"it ended with {process.returncode}", command, log)
+        raise _failed(f"exited with status {process.returncode}", command, log)
 
 
 def _run(command: _Command, cwd: Path, log: Path, user: str | None = None) -> None:
-    """Run a command to its good end."""
+    """Run a command, and raise RuntimeError if it fails or takes too long."""
     with _started(command, cwd, log, user) as process:
         with suppress(subprocess.TimeoutExpired):
             process.wait(LIMIT_S)
         if process.returncode is None:
-            raise _failed(f"it is not done in {LIMIT_S} s", command, log)
+            raise _failed(f"not done after {LIMIT_S} s", command, log)
     if process.returncode:
-        raise _failed(f"it ended with {process.returncode}", command, log)
+        raise _failed(f"exited with status {process.returncode}", command, log)
 
 
 def _failed(what: str, command: _Command, log: Path) -> RuntimeError:
@@ -229,7 +230,7 @@ def _descendants(tgid: int) -> list[psutil.Process]:
 
 
 def _session(leader: int) -> list[psutil.Process]:
-    """What is still in a session whose leader has ended."""
+    """Return the processes of a session whose leader has ended."""
     found = []
     for process in psutil.process_iter():
         with suppress(ProcessLookupError):

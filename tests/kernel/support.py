@@ -1,4 +1,4 @@
-"""What the kernel tests share: the daemon in a thread with a recording sink, and what a workload must count as."""
+"""Shared by the kernel tests: the daemon in a thread, and the counts that a workload must have."""
 
 from __future__ import annotations
 
@@ -28,8 +28,11 @@ ERRORS = tuple(c for c in COUNTERS if c.endswith(("_errors", "_failed")))
 
 
 def _releases_are_seen() -> bool:
-    """Some sandboxes' kernels shield PID 1 from everybody, and run no BPF program on top of it. A task is released in
-    a softirq, on top of whatever runs there: if that is PID 1, no program can see it."""
+    """Return whether every release of a task can be counted.
+
+    In some sandboxes, the kernel shields PID 1 from everybody and runs no BPF program in its context. A task is
+    released in a softirq, which may interrupt PID 1. No program then counts that release.
+    """
     try:
         Path("/proc/1/io").read_text()
     except PermissionError:
@@ -39,7 +42,7 @@ def _releases_are_seen() -> bool:
 
 RELEASES_ARE_SEEN = _releases_are_seen()
 
-# every count is another prime, so that no two can be mistaken for each other
+# Each count is a different prime number, so that no count can be mistaken for another.
 PLAN = {
     "open": 1009, "creat": 53, "openat": 211, "openat2": 59, "open_fail": 223, "close_fail": 101, "close_range": 61,
     "read": 2003, "read_end": 67, "pread": 307, "readv": 103, "preadv": 71, "preadv2": 73, "read_fail": 89,
@@ -50,46 +53,46 @@ PLAN = {
 
 
 def counts_of(plan: Mapping[str, int]) -> dict[str, int]:
-    """What one run of a plan counts as, without the process's own end."""
+    """Return the counts of one run of a plan, without the exit of the process itself."""
 
-    def did(*keys: str) -> int:
+    def times_of(*keys: str) -> int:
         return sum(plan.get(key, 0) for key in keys)
 
-    compat = bool(did("compat_read", "compat_write", "compat_open"))
-    opened = did("open", "creat", "openat", "openat2", "compat_open") + 3 + compat  # /dev/null twice, /dev/zero
-    vectors = did("readv", "preadv", "preadv2"), did("writev", "pwritev", "pwritev2")
+    compat = bool(times_of("compat_read", "compat_write", "compat_open"))
+    opened = times_of("open", "creat", "openat", "openat2", "compat_open") + 3 + compat  # /dev/null twice, /dev/zero
+    vectors = times_of("readv", "preadv", "preadv2"), times_of("writev", "pwritev", "pwritev2")
     return {
-        "open_calls": opened + did("open_fail"),
-        "open_errors": did("open_fail"),
-        "close_calls": opened + did("close_fail", "close_range"),
-        "close_errors": did("close_fail"),
-        "read_calls": did("read", "read_end", "pread", "read_fail", "compat_read", "turns") + vectors[0],
-        "read_errors": did("read_fail"),
-        "read_bytes": 97 * did("read")
-        + 89 * did("pread")
+        "open_calls": opened + times_of("open_fail"),
+        "open_errors": times_of("open_fail"),
+        "close_calls": opened + times_of("close_fail", "close_range"),
+        "close_errors": times_of("close_fail"),
+        "read_calls": times_of("read", "read_end", "pread", "read_fail", "compat_read", "turns") + vectors[0],
+        "read_errors": times_of("read_fail"),
+        "read_bytes": 97 * times_of("read")
+        + 89 * times_of("pread")
         + 131 * vectors[0]
-        + 17 * did("compat_read")
-        + 2 * did("turns"),
-        "write_calls": did("write", "pwrite", "write_fail", "compat_write", "turns") + vectors[1],
-        "write_errors": did("write_fail"),
-        "write_bytes": 83 * did("write")
-        + 79 * did("pwrite")
+        + 17 * times_of("compat_read")
+        + 2 * times_of("turns"),
+        "write_calls": times_of("write", "pwrite", "write_fail", "compat_write", "turns") + vectors[1],
+        "write_errors": times_of("write_fail"),
+        "write_bytes": 83 * times_of("write")
+        + 79 * times_of("pwrite")
         + 131 * vectors[1]
-        + 19 * did("compat_write")
-        + did("turns"),
-        "unlink_calls": did("unlink", "unlinkat", "unlink_fail"),
-        "unlink_errors": did("unlink_fail"),
-        "processes_created": did("fork") + bool(did("turns")),
-        "processes_failed": did("process_fail"),
-        "threads_created": did("thread"),
-        "threads_failed": did("thread_fail", "thread3_fail"),
-        "tasks_exited": did("thread"),
-        "tasks_released": did("thread"),
+        + 19 * times_of("compat_write")
+        + times_of("turns"),
+        "unlink_calls": times_of("unlink", "unlinkat", "unlink_fail"),
+        "unlink_errors": times_of("unlink_fail"),
+        "processes_created": times_of("fork") + bool(times_of("turns")),
+        "processes_failed": times_of("process_fail"),
+        "threads_created": times_of("thread"),
+        "threads_failed": times_of("thread_fail", "thread3_fail"),
+        "tasks_exited": times_of("thread"),
+        "tasks_released": times_of("thread"),
     }
 
 
 def expected(plan: Mapping[str, int], *, times: int = 1, mode: LoadMode = LoadMode.RETURN) -> dict[str, int]:
-    """What a whole process counts as that runs a plan `times` times, each in a thread of its own if more than 1."""
+    """Return the counts of a whole process that runs a plan `times` times, in that many threads if more than 1."""
     counts = {name: count * times for name, count in counts_of(plan).items()}
     threads = times if times > 1 else 0
     counts["threads_created"] += threads
@@ -99,46 +102,48 @@ def expected(plan: Mapping[str, int], *, times: int = 1, mode: LoadMode = LoadMo
 
 
 class Monitor(RunningDaemon):
-    """The daemon, in a thread. `settings` is TOML as a dict; leaving the context harvests the last interval."""
+    """The daemon in a thread. `settings` is TOML as a dict. Leaving the context harvests the last interval."""
 
     def __init__(self, settings: Mapping[str, Any] | None = None) -> None:
-        # most tests want one probe's rows and nothing else: BCC takes long for each object that it compiles
-        wanted = {
+        # Most tests need the rows of one probe only, and BCC takes long to compile each object.
+        merged = {
             "ebpfmon": {"load_mode": "return"},
             "groups": {"by": ["process"]},
             "plugins": {"network_viewer": {"enabled": False}},
             **(settings or {}),
             "sinks": [],
         }
-        super().__init__(wanted)
-        asked_for = self.settings.ebpfmon.attach
-        self.may_miss = asked_for == "trampoline" and features.detect().preemptible is not False
-        """Whether programs were asked for that this kernel preempts: it leaves out some of their runs, and says so."""
+        super().__init__(merged)
+        forced = self.settings.ebpfmon.attach
+        self.may_miss = forced == "trampoline" and features.detect().preemptible is not False
+        """Whether the forced programs can be preempted here. The kernel then skips some runs, and reports it."""
 
     def rows(self, table: str = "process") -> np.ndarray:
-        """All rows of a table so far, of all intervals."""
+        """Return the rows of a table in all intervals so far."""
         return super().rows(table)
 
     def harvests(self, table: str = "process") -> list[TableHarvest]:
-        """What a table counted in each interval so far."""
+        """Return the harvests of a table in all intervals so far."""
         return [s.tables[table].harvest for s in self.snapshots]
 
     def charts(self, id: str) -> list[ChartData]:
-        """A chart in each interval so far that has it."""
+        """Return a chart from each snapshot so far that has it."""
         return [data for s in self.snapshots if (data := s.chart(id))]
 
     @property
     def missed_runs(self) -> int:
-        """How many runs of programs the kernel says that it left out."""
+        """The number of program runs that the kernel reports as missed."""
         return int(self.total("ebpfmon.lost", "missed_runs"))
 
     def of(self, tgid: int) -> dict[str, int]:
-        """What a process did, over all intervals."""
+        """Return the counters of a process, summed over all intervals."""
         return counted(self.rows(), tgid)
 
     def until_gone(self, tgids: Callable[[], np.ndarray], tasks: int) -> None:
-        """Wait until so many tasks of these processes, which have ended, were seen to exit and were released a moment
-        later; where such a run may be left out, long enough."""
+        """Wait until `tasks` exits and releases of these processes were counted.
+
+        If program runs may be missed, wait for three intervals at most.
+        """
         releases = tasks if RELEASES_ARE_SEEN else 0
         enough = len(self.snapshots) + 3
 
@@ -151,7 +156,7 @@ class Monitor(RunningDaemon):
         self.until(gone)
 
     def assert_counts(self, found: Mapping[str, int], wanted: Mapping[str, int]) -> None:
-        """Every counter is exactly right, or what nobody could count is said to be missing."""
+        """Assert that every counter is exact, or that the snapshots are marked incomplete."""
         if self.may_miss and any(found[name] != wanted[name] for name in wanted):
             assert all(found[name] <= wanted[name] for name in wanted), (found, wanted)
             assert not all(s.complete for s in self.snapshots), (found, wanted)
@@ -160,7 +165,7 @@ class Monitor(RunningDaemon):
 
 
 def assert_counts(found: Mapping[str, int], wanted: Mapping[str, int]) -> None:
-    """Every counter is exactly right."""
+    """Assert that every counter is exact."""
     wrong = {name: (found[name], wanted[name]) for name in wanted if found[name] != wanted[name]}
     released = wrong.pop("tasks_released", (0, 0))
     assert not wrong, wrong  # (found, wanted)
@@ -169,13 +174,13 @@ def assert_counts(found: Mapping[str, int], wanted: Mapping[str, int]) -> None:
 
 
 def counted(rows: np.ndarray, tgid: int) -> dict[str, int]:
-    """The counters of one workload process, summed. What it did before execve(2) made it one is not its own."""
+    """Return the summed counters of a workload process, without what it did before its execve(2)."""
     own = rows[(rows["tgid"] == tgid) & (rows["comm"] == b"workload")]
     return {name: int(own[name].sum()) for name in COUNTERS}
 
 
 def require_attach_method(method: str) -> None:
-    """Skip the test if this kernel does not allow an attach method: that is for `test_attach_methods.py` to judge."""
+    """Skip the test if this kernel refuses an attach method. test_attach_methods.py checks that it does so rightly."""
     probe, options = registry.discover().probes["process"], LoadOptions(attach_method=method)
     try:
         attach.load(probe, Libbpf(), features.detect(), options).close()
@@ -184,12 +189,12 @@ def require_attach_method(method: str) -> None:
 
 
 def arguments(plan: Mapping[str, int], **more: int) -> list[str]:
-    """A plan as the workload's arguments."""
+    """Return a plan as arguments of the workload."""
     return [f"{key}={count}" for key, count in {**plan, **more}.items()]
 
 
 def require_open_tree(user: str) -> None:
-    """Skip the test if a user may not read this tree, or its Python."""
+    """Skip the test if a user may not read this tree or its Python."""
     command = [
         "setpriv",
         f"--reuid={user}",
@@ -203,7 +208,7 @@ def require_open_tree(user: str) -> None:
 
 
 def work(program: Path, where: Path, plan: Mapping[str, int], **more: int) -> int:
-    """Run the workload to its end; returns its tgid."""
+    """Run the workload, and return its process ID when it has ended."""
     with subprocess.Popen([program, where, *arguments(plan, **more)]) as process:
         assert process.wait() == 0
     return process.pid

@@ -1,4 +1,4 @@
-"""Which group each call belongs to: applications, programs, users, containers; to the call, however short a life."""
+"""Each call counts for the right application, program, user and container, however short-lived the process."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from ebpfmon.plugins import registry
 from tests.kernel.support import PLAN, RELEASES_ARE_SEEN, Monitor, expected, work
 
 SMALL = {"open": 5, "read": 7, "write": 3, "unlink": 2}
-# the chart of each counter, where nothing is summed
+# The charts that show a single counter.
 CHARTS = {
     "file_open": "open_calls", "file_open_error": "open_errors", "file_closed": "close_calls",
     "file_close_error": "close_errors", "file_deleted": "unlink_calls",
@@ -35,7 +35,7 @@ ALL = tuple(groupings())
 
 
 def monitor(directory: Path, groups: str = "", **settings: Any) -> Monitor:
-    """The daemon, with these groups."""
+    """Return a monitor with this groups file and these settings of `[groups]`."""
     if groups:
         file = directory / "groups.conf"
         file.write_text(groups)
@@ -44,7 +44,7 @@ def monitor(directory: Path, groups: str = "", **settings: Any) -> Monitor:
 
 
 def charted(snapshots: Sequence[Snapshot], chart: str) -> Counter[str]:
-    """What each group has in a chart, over all intervals."""
+    """Return the sum of each group in a chart, over all intervals."""
     sums: Counter[str] = Counter()
     for snapshot in snapshots:
         data = snapshot.chart(chart)
@@ -55,7 +55,7 @@ def charted(snapshots: Sequence[Snapshot], chart: str) -> Counter[str]:
 
 
 def counted(snapshot: Snapshot, dimension: Dimension) -> int:
-    """What the whole system did of what a dimension shows: all its counters are in one table by process."""
+    """Return the system's total of a dimension, from the table by process that has its counters."""
     fields = {*dimension.plus, *dimension.minus}
     harvests = [view.harvest for view in snapshot.tables.values() if view.harvest.is_by_process]
     (totals,) = (harvest.totals for harvest in harvests if fields <= harvest.totals.keys())
@@ -63,9 +63,9 @@ def counted(snapshot: Snapshot, dimension: Dimension) -> int:
 
 
 def assert_it_adds_up(snapshots: Sequence[Snapshot], *names: str, all_are_shown: bool = True) -> None:
-    """In every interval, for every chart of these groupings: groups + other + overflow = the system's total.
+    """Assert that in every interval and chart of these groupings, all series add up to the system's total.
 
-    So do the running totals, as long as no group gives its place to another, and takes its own total with it.
+    If every group has a series (`all_are_shown`), the running totals must add up too.
     """
     running: Counter[tuple[str, str]] = Counter()
     declared = {c.id: c for probe in registry.discover().probes.values() for c in probe.charts if c.grouped}
@@ -92,10 +92,10 @@ def _fields(chart: Chart) -> set[str]:
     return {field for dimension in chart.columns for field in (*dimension.plus, *dimension.minus)}
 
 
-def assert_charged(
+def assert_group_counts(
     snapshots: Sequence[Snapshot], group: str, wanted: Mapping[str, int], grouping: str = "application"
 ) -> None:
-    """A group did exactly this, in all charts."""
+    """Assert the exact counts of a group in all charts."""
     prefix = groupings()[grouping].prefix
     found = {counter: charted(snapshots, f"{prefix}.{chart}")[group] for chart, counter in CHARTS.items()}
     wrong = {c: (n, wanted[c]) for c, n in found.items() if n != wanted[c]}
@@ -105,22 +105,22 @@ def assert_charged(
 
 
 def rows_of(watching: Monitor, group: str, grouping: str = "application") -> np.ndarray:
-    """All rows of a group so far."""
+    """Return all rows of a group so far."""
     found = []
     for snapshot in watching.snapshots:
         view = snapshot.tables["process"]
-        of = view.groups[grouping]
-        ids = [id_ for id_, name in of.names.items() if name == group]
-        found.append(view.harvest.rows[np.isin(of.ids, ids)])
+        groups = view.groups[grouping]
+        ids = [id_ for id_, name in groups.names.items() if name == group]
+        found.append(view.harvest.rows[np.isin(groups.ids, ids)])
     return np.concatenate(found)
 
 
 def exits(watching: Monitor, group: str, grouping: str = "application") -> int:
-    """How many tasks of a group have ended so far."""
+    """Return how many tasks of a group have exited so far."""
     return int(rows_of(watching, group, grouping)["tasks_exited"].sum())
 
 
-def test_three_thousand_short_lived_processes_are_all_their_pipelines(tmp_path: Path) -> None:
+def test_three_thousand_short_lived_processes_count_for_their_shell(tmp_path: Path) -> None:
     with monitor(tmp_path, "loop: '*for i in $(seq 3000)*'\n") as watching:
         subprocess.run(["sh", "-c", "for i in $(seq 3000); do /bin/true; done"], check=True)
         watching.until(lambda: exits(watching, "loop") >= 3002)  # 3,000, seq, and the shell itself
@@ -133,40 +133,40 @@ def test_three_thousand_short_lived_processes_are_all_their_pipelines(tmp_path: 
 
 
 @pytest.mark.parametrize("plan", [PLAN, {**SMALL, "workers": 17}], ids=["one thread", "many threads"])
-def test_a_daemons_work_and_its_threads_are_charged_to_the_daemon(
+def test_the_work_of_a_daemon_and_its_threads_counts_for_the_daemon(
     workload: Path, tmp_path: Path, plan: Mapping[str, int]
 ) -> None:
     arguments = " ".join(f"{key}={count}" for key, count in plan.items())
     with monitor(tmp_path, "busy: workload\ninit: systemd init\n") as watching:
-        # its parent ends at once, so that its parent is the first process
+        # Its parent ends at once, so that it becomes a child of PID 1.
         subprocess.run(["sh", "-c", f"setsid sh -c 'sleep 0.3; exec {workload} {tmp_path} {arguments}' &"], check=True)
         tasks = plan.get("workers", 0) + plan.get("thread", 0) + plan.get("fork", 0) + 1
         watching.until(lambda: exits(watching, "busy") >= tasks)
         watching.until(lambda: charted(watching.snapshots, "apps.task_close")["busy"] >= tasks * RELEASES_ARE_SEEN)
     times = plan.get("workers", 1)
     wanted = expected({k: n for k, n in plan.items() if k != "workers"}, times=times)
-    wanted["tasks_released"] += plan.get("fork", 0)  # the forked children have the same name
-    assert_charged(watching.snapshots, "busy", wanted)
+    wanted["tasks_released"] += plan.get("fork", 0)  # The forked children have the same name.
+    assert_group_counts(watching.snapshots, "busy", wanted)
     assert_it_adds_up(watching.snapshots)
 
 
-def test_a_shells_child_is_charged_to_what_it_became_from_the_exec_on(workload: Path, tmp_path: Path) -> None:
-    shell = tmp_path / "own-shell"  # others may run one, too
+def test_a_child_counts_for_its_new_program_from_execve_on(workload: Path, tmp_path: Path) -> None:
+    shell = tmp_path / "own-shell"  # Other processes may run a shell too.
     shell.symlink_to("/bin/sh")
     with monitor(tmp_path, "tests: py*\nshell: own-shell\nbusy: workload\n") as watching:
         script = f"{workload} {tmp_path} open=1009 write=1511; echo > /dev/null; exit 0"
         subprocess.run([shell, "-c", script], check=True)
         watching.until(lambda: exits(watching, "shell") >= 1)
         watching.until(lambda: charted(watching.snapshots, "apps.task_close")["busy"] >= RELEASES_ARE_SEEN)
-    assert_charged(watching.snapshots, "busy", expected({"open": 1009, "write": 1511}))
+    assert_group_counts(watching.snapshots, "busy", expected({"open": 1009, "write": 1511}))
     assert charted(watching.snapshots, "apps.process_create")["shell"] == 1
     assert_it_adds_up(watching.snapshots)
 
 
-def test_a_command_line_names_a_process_of_a_millisecond(tmp_path: Path) -> None:
+def test_a_command_line_matches_a_process_of_a_millisecond(tmp_path: Path) -> None:
     with monitor(tmp_path, "mine: *--marked-so*\n") as watching:
         subprocess.run(["sh", "-c", "for i in $(seq 53); do /bin/true a --marked-so b; /bin/true; done"], check=True)
-        # the shell's own command line has the words too, so all that it forks is its group's: but not another's
+        # The shell's own command line matches too, so its children belong to the group. Other children do not.
         for _ in range(13):
             subprocess.run(["/bin/true", "--marked-so"], check=True)
             subprocess.run(["/bin/true", "--not-marked"], check=True)
@@ -177,7 +177,7 @@ def test_a_command_line_names_a_process_of_a_millisecond(tmp_path: Path) -> None
 
 @contextmanager
 def running(*command: str | Path) -> Iterator[subprocess.Popen[bytes]]:
-    """A process that waits for a line before it does anything."""
+    """Start a process that waits for a line of input, and kill it at the end."""
     with subprocess.Popen(command, stdin=subprocess.PIPE) as process:
         try:
             yield process
@@ -185,7 +185,7 @@ def running(*command: str | Path) -> Iterator[subprocess.Popen[bytes]]:
             process.kill()
 
 
-def test_what_ran_before_is_looked_up_once_and_its_children_inherit(tmp_path: Path) -> None:
+def test_an_older_process_is_looked_up_once_and_its_children_inherit_its_group(tmp_path: Path) -> None:
     script = "read go; for i in $(seq 101); do /bin/true; done; read stay"
     with running("sh", "-c", script, "older-than-ebpfmon") as older:
         with monitor(tmp_path, "older: *older-than-ebpfmon*\n") as watching:
@@ -231,7 +231,7 @@ def test_by_process(workload: Path, tmp_path: Path) -> None:
         watching.until(lambda: exits(watching, "workload", "process") >= 38 + 41)
     wanted = expected(PLAN)
     wanted["tasks_released"] += PLAN["fork"]
-    assert_charged(watching.snapshots, "workload", wanted, "process")
+    assert_group_counts(watching.snapshots, "workload", wanted, "process")
     assert_it_adds_up(watching.snapshots, "process")
 
 
@@ -242,22 +242,20 @@ def test_by_container(workload: Path, tmp_path: Path) -> None:
     try:
         own.mkdir()
     except OSError as error:
-        pytest.skip(f"no cgroup can be made: {error}")
+        pytest.skip(f"cannot make a cgroup: {error}")
     try:
         with monitor(tmp_path, by=["container"]) as watching:
             script = f"echo $$ > {own}/cgroup.procs; exec {workload} {tmp_path} open=1009 write=1511"
             subprocess.run(["sh", "-c", script], check=True)
             watching.until(lambda: exits(watching, "ebpfmon-test.service", "container") >= 1)
         found = charted(watching.snapshots, "containers.vfs_write_call")
-        assert found["ebpfmon-test.service"] in (1511, 1512)  # the shell's own, as it moves
+        assert found["ebpfmon-test.service"] in (1511, 1512)  # One more is the shell's own, to cgroup.procs.
         assert_it_adds_up(watching.snapshots, "container")
     finally:
         own.rmdir()
 
 
-def test_all_groupings_at_once_each_add_up_and_each_is_charged_with_the_same_calls(
-    workload: Path, tmp_path: Path
-) -> None:
+def test_all_groupings_at_once_add_up_and_count_the_same_calls(workload: Path, tmp_path: Path) -> None:
     file = tmp_path / "groups.conf"
     file.write_text("busy: own-workload\n")
     program, shell = tmp_path / "own-workload", tmp_path / "own-shell"  # others may run these, too
@@ -272,15 +270,15 @@ def test_all_groupings_at_once_each_add_up_and_each_is_charged_with_the_same_cal
         for _ in range(3):  # in an interval each, at least
             tgid = work(program, tmp_path, PLAN)
             subprocess.run([shell, "-c", script], check=False)
-            _talk_to_ourselves()
+            _send_to_self()
             seen = len(watching.snapshots)
             watching.until(lambda seen=seen: len(watching.snapshots) > seen)  # type: ignore[misc]
         watching.until_gone(lambda: np.array([tgid]), 38)
         watching.until(lambda: exits(watching, "busy") >= 3 * (38 + 41))
     wanted = {counter: 3 * n for counter, n in expected(PLAN).items()}
     wanted["tasks_released"] += 3 * PLAN["fork"]
-    assert_charged(watching.snapshots, "busy", wanted)
-    assert_charged(watching.snapshots, "own-workload", wanted, "process")
+    assert_group_counts(watching.snapshots, "busy", wanted)
+    assert_group_counts(watching.snapshots, "own-workload", wanted, "process")
     for chart, counter in CHARTS.items():
         assert charted(watching.snapshots, f"users.{chart}")["root"] >= wanted[counter] * (
             counter != "tasks_released" or RELEASES_ARE_SEEN
@@ -290,7 +288,7 @@ def test_all_groupings_at_once_each_add_up_and_each_is_charged_with_the_same_cal
     assert_it_adds_up(watching.snapshots, *ALL)
 
 
-def _talk_to_ourselves() -> None:
+def _send_to_self() -> None:
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as one:
         one.bind(("127.0.0.1", 0))
         for _ in range(53):
@@ -312,7 +310,9 @@ def test_without_groupings_the_kernel_keeps_no_rows(workload: Path, tmp_path: Pa
         assert not prefixes & {grouping.prefix for grouping in groupings().values()}
 
 
-def test_it_adds_up_when_tables_are_too_small(workload: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_charts_add_up_when_tables_are_too_small(
+    workload: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(execs, "SIZE", 8)
     with Monitor(
         {"groups": {"by": list(ALL)}, "plugins": {"process": {"table_size": 16}, "network_viewer": {"enabled": False}}}
@@ -323,7 +323,7 @@ def test_it_adds_up_when_tables_are_too_small(workload: Path, tmp_path: Path, mo
     assert charted(watching.snapshots, "apps.file_open")["overflow"] > 0
 
 
-def test_no_more_groups_are_shown_than_may_be(tmp_path: Path) -> None:
+def test_no_more_groups_are_shown_than_the_maximum(tmp_path: Path) -> None:
     programs = []
     for n in range(23):
         programs.append(tmp_path / f"program-{n}")

@@ -1,4 +1,4 @@
-"""What this kernel should allow, it must allow: here nothing is skipped."""
+"""Each attach method works on every kernel that should allow it. These tests never skip."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from ebpfmon.plugins import registry
 
 
 def choices(method: str | None, mode: LoadMode = LoadMode.RETURN) -> tuple[Choice, ...]:
-    """How the process probe's events are seen."""
+    """Return the choices for the events of the process probe."""
     probe = registry.discover().probes["process"]
     with attach.load(probe, Libbpf(), features.detect(), LoadOptions(attach_method=method, mode=mode)) as loaded:
         return loaded.choices
 
 
-def test_tracepoints_see_every_event() -> None:
+def test_tracepoints_cover_every_event() -> None:
     assert all(c.chosen and c.chosen.method.name == "tracepoint" for c in choices("tracepoint"))
 
 
-def test_kprobes_see_every_event_where_the_kernel_has_kprobes() -> None:
+def test_kprobes_cover_every_event_if_the_kernel_has_kprobes() -> None:
     if features.detect().kprobes:
         assert all(c.chosen and c.chosen.method.name == "kprobe" for c in choices("kprobe"))
     else:
@@ -32,18 +32,18 @@ def test_kprobes_see_every_event_where_the_kernel_has_kprobes() -> None:
             choices("kprobe")
 
 
-def test_trampolines_see_every_event_unless_the_kernel_refuses_them_as_such() -> None:
+def test_trampolines_cover_every_event_unless_the_kernel_refuses_them_all() -> None:
     refused = ""
     try:
-        found = choices("trampoline")
+        chosen = choices("trampoline")
     except AttachError as error:
-        found, refused = (), str(error)
-    assert bool(found) is not ("the kernel refuses trampoline programs" in refused)
-    assert all(c.chosen and c.chosen.method.name == "trampoline" for c in found)
+        chosen, refused = (), str(error)
+    assert bool(chosen) is not ("the kernel refuses trampoline programs" in refused)
+    assert all(c.chosen and c.chosen.method.name == "trampoline" for c in chosen)
 
 
 @pytest.mark.parametrize("mode", LoadMode)
-def test_left_to_itself_it_sees_every_event(mode: LoadMode) -> None:
-    found = choices(None, mode)
-    assert all(c.chosen for c in found)
-    assert ("task_fail" in {c.event for c in found}) is (mode is LoadMode.RETURN)
+def test_the_default_methods_cover_every_event(mode: LoadMode) -> None:
+    chosen = choices(None, mode)
+    assert all(c.chosen for c in chosen)
+    assert ("task_fail" in {c.event for c in chosen}) is (mode is LoadMode.RETURN)

@@ -1,4 +1,4 @@
-"""Requests of a disk of the test's own, against the kernel's own count of them."""
+"""Requests to a disk that only the test uses, compared with the kernel's own counts."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ BLOCK, SECTOR = 4096, 512
 SIZE = 8 << 20
 BLKDISCARD = 0x1277
 SLOTS = 24
-FIRST_SECTOR = 2048  # of the partition
-# where in /sys/block/DISK/stat (Documentation/block/stat.rst)
+FIRST_SECTOR = 2048  # Start of the partition.
+# Positions in /sys/block/DISK/stat (Documentation/block/stat.rst).
 STAT = {"read_requests": 0, "read_bytes": 2, "write_requests": 4, "write_bytes": 6, "discard_requests": 11,
         "discard_bytes": 13, "flush_requests": 15}  # fmt: skip
 
@@ -42,12 +42,12 @@ def settings(attach: str = "auto", mode: str = "entry") -> dict[str, object]:
 
 def stat(disk: str) -> dict[str, int]:
     fields = [int(n) for n in Path(f"/sys/block/{disk}/stat").read_text().split()]
-    return {name: fields[at] * (SECTOR if name.endswith("bytes") else 1) for name, at in STAT.items()}
+    return {name: fields[n] * (SECTOR if name.endswith("bytes") else 1) for name, n in STAT.items()}
 
 
 @dataclass(frozen=True)
 class Disk:
-    """A disk of the test's own: its name, a node for its one partition, what the kernel had counted of it before."""
+    """A disk that only the test uses: its name, a node of its partition, and the kernel's counts before the test."""
 
     name: str
     node: Path
@@ -56,12 +56,12 @@ class Disk:
 
 @contextmanager
 def loop_device(file: Path) -> Iterator[Disk]:
-    """A disk over a file."""
+    """Make a loop device over a file, with one partition, and detach it at the end."""
     file.write_bytes(bytes(SIZE))
-    for _ in range(10):  # somebody else may take the one that is free
+    for _ in range(10):  # Another process may take the free device first.
         free = subprocess.run(["losetup", "--find"], capture_output=True, text=True)
         if free.returncode:
-            pytest.skip(f"no loop device can be had: {free.stderr.strip()}")
+            pytest.skip(f"no loop device is available: {free.stderr.strip()}")
         device = free.stdout.strip()
         name = device.removeprefix("/dev/")
         before = stat(name)
@@ -70,7 +70,7 @@ def loop_device(file: Path) -> Iterator[Disk]:
     node = file.with_name("partition")
     try:
         where = [device, "1", str(FIRST_SECTOR), str(SIZE // SECTOR - FIRST_SECTOR)]
-        subprocess.run(["addpart", *where], check=True)  # so no kernel needs to know any partition table
+        subprocess.run(["addpart", *where], check=True)  # Works without support for partition tables.
         number = Path(f"/sys/block/{name}/{name}p1/dev").read_text().strip()
         major, _, minor = number.partition(":")
         os.mknod(node, 0o600 | 0o060000, os.makedev(int(major), int(minor)))
@@ -80,7 +80,7 @@ def loop_device(file: Path) -> Iterator[Disk]:
 
 
 def use(node: Path, reads: int, writes: int) -> None:
-    """Each is one request: past the page cache, and nothing to merge with."""
+    """Read and write single blocks. Each call is one request: it bypasses the page cache, and nothing can be merged."""
     fd = os.open(node, os.O_RDWR | os.O_DIRECT)
     buffer = mmap.mmap(-1, BLOCK)
     try:
@@ -104,32 +104,32 @@ def counted(rows: np.ndarray) -> dict[str, int]:
 
 
 def until_harvested(monitor: Monitor, left: Callable[[], int], happened: int) -> int:
-    """Wait until nothing is left, or until nothing more comes of what the kernel left out. Returns how many ends of
-    requests may be missing: as many as it says, and where it runs no program on top of PID 1 (RELEASES_ARE_SEEN) some
-    of which it does not say so."""
-    begun, unsaid = len(monitor.snapshots), 0 if RELEASES_ARE_SEEN else happened // 4 + 1
+    """Wait until nothing is left to harvest, and return how many completions of requests may be missing.
+
+    These are the runs that the kernel reports as missed and, if it runs no program in the context of PID 1 (see
+    RELEASES_ARE_SEEN), some that it does not report.
+    """
+    first, unreported = len(monitor.snapshots), 0 if RELEASES_ARE_SEEN else happened // 4 + 1
 
     def enough() -> bool:
-        settled = len(monitor.snapshots) > begun + 3
-        return not left() or (settled and left() <= monitor.missed_runs + unsaid)
+        waited = len(monitor.snapshots) > first + 3
+        return not left() or (waited and left() <= monitor.missed_runs + unreported)
 
     monitor.until(enough)
-    return monitor.missed_runs + unsaid if left() else 0
+    return monitor.missed_runs + unreported if left() else 0
 
 
 @pytest.mark.parametrize("mode", LoadMode)
 @pytest.mark.parametrize("attach", ["tracepoint", "auto"])
-def test_a_disks_requests_and_bytes_are_those_that_the_kernel_counts(
-    attach: str, mode: LoadMode, tmp_path: Path
-) -> None:
+def test_requests_and_bytes_match_the_kernels_counts(attach: str, mode: LoadMode, tmp_path: Path) -> None:
     with Monitor(settings(attach, mode)) as monitor, loop_device(tmp_path / "disk") as disk:
-        # the kernel looks for partitions, and udev at what is new: that is counted on both sides
+        # The kernel and udev read the new disk too. Both counts include that.
         name, node = disk.name, disk.node
         use(node, READS, WRITES)
         fd = os.open(node, os.O_RDWR)
         for _ in range(FLUSHES):
             os.fsync(fd)
-        # not where the file is on overlayfs, before Linux 6.1: then one of the two is 0
+        # If the file is on overlayfs, before Linux 6.1, one of the two is 0, and the disk cannot discard.
         limits = [
             int(Path(f"/sys/block/{name}/queue/discard_{what}").read_text()) for what in ("max_bytes", "granularity")
         ]
@@ -137,12 +137,12 @@ def test_a_disks_requests_and_bytes_are_those_that_the_kernel_counts(
         for n in range(discards):
             fcntl.ioctl(fd, BLKDISCARD, struct.pack("QQ", n * 65536, 65536))
         os.close(fd)
-        missed = until_harvested(monitor, lambda: kept(monitor, disk), READS + WRITES + FLUSHES + discards)
+        missed = until_harvested(monitor, lambda: not_harvested(monitor, disk), READS + WRITES + FLUSHES + discards)
         found = counted(of_disk(monitor, name))
     rows = of_disk(monitor, name)
     wanted = {"discard_requests": discards, "discard_bytes": discards * 65536, "flush_requests": FLUSHES,
               "write_requests": WRITES, "write_bytes": WRITES * BLOCK}  # fmt: skip
-    if not missed:  # the rule; but a disk's interrupt may come on top of another's program, and the kernel says so
+    if not missed:  # Rarely, a disk's interrupt interrupts a program, and the kernel reports a missed run.
         assert {name: found[name] for name in wanted} == wanted
     assert found["read_requests"] >= READS - missed
     for op in ("read", "write", "flush", "discard"):
@@ -156,8 +156,8 @@ def test_a_disks_requests_and_bytes_are_those_that_the_kernel_counts(
     assert latency[-1].sum == rows["read_ns"].sum()
 
 
-def kept(monitor: Monitor, disk: Disk) -> int:
-    """How many requests the kernel counts that were not harvested yet. To it a flush is a write of nothing as well."""
+def not_harvested(monitor: Monitor, disk: Disk) -> int:
+    """Return how many requests were not harvested yet. The kernel counts a flush as a write of no bytes as well."""
     now, found = stat(disk.name), counted(of_disk(monitor, disk.name))
     grown = {f: now[f] - disk.before[f] for f in STAT if f.endswith("requests")}
     assert grown["write_requests"] - WRITES in (0, grown["flush_requests"])
@@ -166,28 +166,28 @@ def kept(monitor: Monitor, disk: Disk) -> int:
     return left or int(now["read_bytes"] - disk.before["read_bytes"] != found["read_bytes"])
 
 
-def test_what_the_kernel_merges_is_one_request(tmp_path: Path) -> None:
+def test_merged_writes_are_one_request(tmp_path: Path) -> None:
     with Monitor(settings()) as monitor, loop_device(tmp_path / "disk") as disk:
         fd = os.open(disk.node, os.O_RDWR)
-        for n in range(509):  # in the page cache, which writes them together
+        for n in range(509):  # The page cache writes these blocks together.
             os.pwrite(fd, bytes(BLOCK), n * BLOCK)
         os.fsync(fd)
         os.close(fd)
 
-        def kept_bytes() -> int:
+        def bytes_not_harvested() -> int:
             found = counted(of_disk(monitor, disk.name))
             return stat(disk.name)["write_bytes"] - disk.before["write_bytes"] - found["write_bytes"]
 
-        missed = until_harvested(monitor, lambda: kept_bytes() // BLOCK, 509)
+        missed = until_harvested(monitor, lambda: bytes_not_harvested() // BLOCK, 509)
         now, found = stat(disk.name), counted(of_disk(monitor, disk.name))
     assert missed or found["write_bytes"] == 509 * BLOCK
     assert found["write_requests"] < 509
-    # to the kernel a flush is a write of nothing as well
+    # The kernel counts a flush as a write of no bytes as well.
     extra = now["write_requests"] - disk.before["write_requests"] - found["write_requests"]
     assert 0 <= extra <= now["flush_requests"] - disk.before["flush_requests"] + missed
 
 
-def test_under_load_from_many_threads_what_is_in_flight_is_never_less_than_nothing_and_nothing_in_the_end(
+def test_requests_in_flight_are_never_negative_and_end_at_zero_under_load(
     tmp_path: Path,
 ) -> None:
     with Monitor(settings()) as monitor, loop_device(tmp_path / "disk") as disk:
@@ -207,16 +207,16 @@ def test_under_load_from_many_threads_what_is_in_flight_is_never_less_than_nothi
         rows = of_disk(monitor, name)
         assert rows["write_requests"].sum() <= wanted["write_requests"]
         assert rows["write_bytes"].sum() <= wanted["write_bytes"]
-    # no series: nothing of the disk was in flight
+    # Snapshots without a series of the disk had none of its requests in flight.
     found = [
         int(sum(sum(s.deltas) for s in c.series() if s.labels == (name,)))
         for c in monitor.charts("ebpf.disk_in_flight")
     ]
     assert min(found) >= 0
-    # where the kernel left out a run, and said so, a request's end may be missing
+    # If the kernel missed a run, and reported that, the completion of a request may be missing.
     assert found[-1] <= missed
-    # for each interval, what was in flight is what was issued until then, and is not complete
-    everything = itertools.accumulate(int(table.totals["read_issued"]) for table in monitor.harvests("block_io"))
-    done = itertools.accumulate(int(table.totals["read_requests"]) for table in monitor.harvests("block_io"))
+    # In each interval, the requests in flight are those issued so far minus those completed so far.
+    issued = itertools.accumulate(int(table.totals["read_issued"]) for table in monitor.harvests("block_io"))
+    completed = itertools.accumulate(int(table.totals["read_requests"]) for table in monitor.harvests("block_io"))
     in_flight = [c.sums()["read"] for c in monitor.charts("ebpf.block_in_flight")]
-    assert in_flight == [a - b for a, b in zip(everything, done, strict=True)]
+    assert in_flight == [a - b for a, b in zip(issued, completed, strict=True)]

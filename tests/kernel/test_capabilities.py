@@ -1,4 +1,4 @@
-"""Capabilities: they are a thread's, and what is dropped is gone for good; a harvest works without."""
+"""Capabilities belong to threads, cannot be regained once dropped, and few are needed for a harvest."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ OPENED = 211
 
 
 def status(*names: str) -> list[str]:
-    """What the kernel says of the calling thread."""
+    """Return fields of the calling thread's status in /proc."""
     lines = dict(line.split(":\t") for line in Path("/proc/thread-self/status").read_text().splitlines())
     return [lines[name] for name in names]
 
@@ -42,21 +42,21 @@ def mask(names: frozenset[str]) -> str:
 
 
 def in_child(work: Callable[[], object]) -> Any:
-    """What it returns in a forked child, by way of JSON; the child's end is no end of Python's."""
+    """Run `work` in a forked child, and return its result through JSON. The child exits without Python's clean-up."""
     reader, writer = os.pipe()
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # from Python 3.12 on, where there are threads
+        warnings.simplefilter("ignore", DeprecationWarning)  # Since Python 3.12, fork() warns if there are threads.
         child = os.fork()
     if not child:
-        _be_the_child(writer, work)
+        _run_child(writer, work)
     os.close(writer)
-    with os.fdopen(reader, "rb") as answer:
-        said = answer.read()
-    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0, said.decode()
-    return msgspec.json.decode(said)
+    with os.fdopen(reader, "rb") as stream:
+        answer = stream.read()
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0, answer.decode()
+    return msgspec.json.decode(answer)
 
 
-def _be_the_child(writer: int, work: Callable[[], object]) -> NoReturn:
+def _run_child(writer: int, work: Callable[[], object]) -> NoReturn:
     code = 1
     try:
         signal.signal(signal.SIGALRM, signal.SIG_DFL)
@@ -87,13 +87,13 @@ def in_thread(work: Callable[[], object]) -> None:
 
 @pytest.fixture
 def probe() -> Iterator[LoadedProbe]:
-    """The process probe, as the daemon has it."""
+    """The process probe, loaded as in the daemon."""
     with attach.load(registry.discover().probes["process"], Libbpf(), features.detect(), LoadOptions()) as loaded:
         yield loaded
 
 
 def harvest(probe: LoadedProbe) -> dict[int, int]:
-    """One interval: how many files each process opened."""
+    """Harvest one interval, and return how many files each process opened."""
     side = probe.interval.swap()
     probe.tables[0].wait_for_programs(side)
     rows = probe.tables[0].drain(side).rows
@@ -102,14 +102,14 @@ def harvest(probe: LoadedProbe) -> dict[int, int]:
 
 
 def harvest_of_opened_files(probe: LoadedProbe) -> int:
-    """How many files the kernel says that this process opened, which are OPENED."""
+    """Open OPENED files, and return how many were counted."""
     harvest(probe)
     for _ in range(OPENED):
         os.close(os.open("/dev/null", os.O_RDONLY))
     return harvest(probe)[os.getpid()]
 
 
-def test_a_thread_that_drops_all_has_none_and_another_still_has_them() -> None:
+def test_dropping_all_capabilities_affects_only_the_calling_thread() -> None:
     before = status(*SETS)
     dropped, over = threading.Event(), threading.Event()
 
@@ -134,19 +134,19 @@ def test_a_thread_that_drops_all_has_none_and_another_still_has_them() -> None:
     assert status(*SETS) == before
 
 
-def test_what_is_kept_can_be_used_and_nothing_more_is_had_by_a_program_that_is_started() -> None:
+def test_a_started_program_gets_no_more_than_the_kept_capabilities() -> None:
     def work() -> None:
         drop(frozenset({"sys_nice", "chown"}) | {"sys_time"} - ALL)
         kept = mask(frozenset({"sys_nice", "chown"}))
         assert status(*SETS) == ["0" * 16, kept, kept, kept, "0" * 16]
         script = ["cat", "/proc/self/status"]
         started = subprocess.run(script, capture_output=True, text=True, check=True).stdout
-        assert f"CapEff:\t{kept}" in started  # it is root's, which has whatever the bounding set allows
+        assert f"CapEff:\t{kept}" in started  # Root gets everything that the bounding set allows.
 
     in_thread(work)
 
 
-def test_what_was_dropped_cannot_be_had_again() -> None:
+def test_dropped_capabilities_cannot_be_regained() -> None:
     def work() -> object:
         drop(NONE)
         with pytest.raises(KernelError, match="set capabilities: Operation not permitted"):
@@ -158,7 +158,7 @@ def test_what_was_dropped_cannot_be_had_again() -> None:
     assert in_child(work) == ["0" * 16] * 5
 
 
-def test_where_a_thread_has_dropped_some_nobody_becomes_another_user() -> None:
+def test_become_fails_if_a_thread_has_dropped_capabilities() -> None:
     def work() -> None:
         drop(NONE)
         with pytest.raises(KernelError, match="cannot change to user 'nobody': some threads have"):
@@ -167,7 +167,7 @@ def test_where_a_thread_has_dropped_some_nobody_becomes_another_user() -> None:
     in_thread(work)
 
 
-def test_a_capability_without_a_name_is_a_number(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_capability_without_a_name_is_shown_as_a_number(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(capabilities, "NAMES", capabilities.NAMES[:39])
     assert "39" in held()  # CAP_BPF
 
@@ -178,7 +178,7 @@ def test_a_capability_without_a_name_is_a_number(monkeypatch: pytest.MonkeyPatch
     in_thread(work)
 
 
-def test_another_user_keeps_what_was_said_and_no_way_back() -> None:
+def test_become_keeps_the_given_capabilities_and_there_is_no_way_back() -> None:
     def work() -> object:
         become("nobody", frozenset({"bpf"}))
         with pytest.raises(PermissionError):
@@ -190,7 +190,7 @@ def test_another_user_keeps_what_was_said_and_no_way_back() -> None:
     assert in_child(work) == [[found.pw_uid] * 3, [found.pw_gid] * 3, groups, bpf, bpf, "0" * 16]
 
 
-def test_who_is_that_user_already_stays_so() -> None:
+def test_become_the_same_user_again_only_drops_capabilities() -> None:
     def work() -> object:
         become("nobody", frozenset({"bpf", "perfmon"}))
         become("nobody", frozenset({"bpf"}))
@@ -200,7 +200,7 @@ def test_who_is_that_user_already_stays_so() -> None:
 
 
 @pytest.mark.parametrize("user", ["no-such-user", "", "a\0b"])
-def test_an_unknown_user_is_a_wrong_setting(user: str) -> None:
+def test_an_unknown_user_is_a_settings_error(user: str) -> None:
     with pytest.raises(SettingsError, match="there is no such user"):
         become(user, NONE)
     assert held() == ALL
@@ -211,7 +211,7 @@ def test_an_unknown_user_is_a_wrong_setting(user: str) -> None:
     [({"bpf"}, {"bpf"}), ({"sys_admin"}, {"sys_admin"}), ({"bpf", "dac_read_search"}, {"bpf", "dac_read_search"}),
      (set(), set())],
 )  # fmt: skip
-def test_what_is_needed_is_the_fewest_with_which_it_works(enough: set[str], found: set[str]) -> None:
+def test_needed_returns_the_fewest_capabilities_that_suffice(enough: set[str], found: set[str]) -> None:
     tried: list[frozenset[str]] = []
 
     def try_it() -> bool:
@@ -225,7 +225,7 @@ def test_what_is_needed_is_the_fewest_with_which_it_works(enough: set[str], foun
     assert held() == ALL
 
 
-def test_what_works_with_none_of_them_or_takes_too_long_needs_all() -> None:
+def test_needed_returns_all_if_nothing_suffices_or_a_try_takes_too_long() -> None:
     assert needed(lambda: False) == ALL
     hanging, start = threading.Event(), time.monotonic()
     assert needed(lambda: hanging.wait(60), timeout_s=0.2) == ALL
@@ -233,7 +233,7 @@ def test_what_works_with_none_of_them_or_takes_too_long_needs_all() -> None:
     hanging.set()
 
 
-def test_a_harvest_is_exact_as_nobody_with_what_is_needed_alone(probe: LoadedProbe) -> None:
+def test_a_harvest_by_nobody_is_exact_with_only_the_needed_capabilities(probe: LoadedProbe) -> None:
     def work() -> object:
         become("nobody", ALL)
         keep = needed(lambda: bool(harvest(probe)) or True)
@@ -246,7 +246,7 @@ def test_a_harvest_is_exact_as_nobody_with_what_is_needed_alone(probe: LoadedPro
     assert set(keep) <= {"bpf", "dac_read_search"}
 
 
-def test_a_harvest_is_exact_in_a_thread_with_what_is_needed_alone(probe: LoadedProbe) -> None:
+def test_a_harvest_in_a_thread_is_exact_with_only_the_needed_capabilities(probe: LoadedProbe) -> None:
     keep = needed(lambda: bool(harvest(probe)) or True)
     counted = []
 
@@ -258,7 +258,7 @@ def test_a_harvest_is_exact_in_a_thread_with_what_is_needed_alone(probe: LoadedP
     assert counted == [OPENED]
 
 
-def test_with_returns_seen_a_harvest_as_nobody_works_too() -> None:
+def test_a_harvest_by_nobody_is_exact_in_load_mode_return_too() -> None:
     options = LoadOptions(mode=LoadMode.RETURN)
     with attach.load(registry.discover().probes["process"], Libbpf(), features.detect(), options) as probe:
 

@@ -18,15 +18,15 @@ from ebpfmon.kernel import features
 
 EBPFMON = [sys.executable, "-m", "ebpfmon"]
 WITHOUT_ROOT = ("setpriv", "--bounding-set=-all", "--inh-caps=-all")
-PROMISED = [
+DOCUMENTED = [
     "kernel", "BTF", "kernel config", "tracefs", "debugfs", "kprobes", "preemption", "lockdown", "capabilities",
     "memlock", "unprivileged BPF", "JIT", "SELinux", "libbpf", "bcc", "kernel headers",
 ]  # fmt: skip
 
 
-@cache  # a virtual machine is slow
+@cache  # Slow in a virtual machine.
 def check(*arguments: str, before: tuple[str, ...] = ()) -> tuple[Report, list[str]]:
-    """The verdict as JSON and as lines of text. Both runs end with its status, and say nothing on stderr."""
+    """Return the verdict, and its text as lines. Assert that both runs exit with its status and leave stderr empty."""
     runs = [
         subprocess.run([*before, *EBPFMON, "check", *more, *arguments], capture_output=True, text=True, check=False)
         for more in (["--json"], [])
@@ -37,16 +37,16 @@ def check(*arguments: str, before: tuple[str, ...] = ()) -> tuple[Report, list[s
 
 
 @pytest.mark.parametrize("arguments", [[], ["--attach", "kprobe"]], ids=" ".join)
-def test_the_text_is_the_json_in_words(arguments: list[str]) -> None:
+def test_the_text_and_the_json_agree(arguments: list[str]) -> None:
     verdict, text = check(*arguments)
     assert list(render(verdict)) == text
     assert not [line for line in text if len(line) > 100]
 
 
-def test_every_promised_fact_is_there() -> None:
+def test_every_documented_finding_is_there() -> None:
     verdict, text = check()
-    assert [finding.about for finding in verdict.findings] == PROMISED
-    assert [line for line in PROMISED if not any(t.startswith(f"{line}  ") for t in text)] == []
+    assert [finding.about for finding in verdict.findings] == DOCUMENTED
+    assert [line for line in DOCUMENTED if not any(t.startswith(f"{line}  ") for t in text)] == []
     assert verdict.kernel == features.detect()
     release, version = (subprocess.check_output(["uname", what], text=True).strip() for what in ("-r", "-v"))
     assert (verdict.kernel.release, verdict.kernel.version) == (release, version)
@@ -57,7 +57,7 @@ def test_every_promised_fact_is_there() -> None:
     assert soft == ("unlimited" if limit is None else str(limit // 1024))
 
 
-def test_the_status_says_whether_all_events_are_seen() -> None:
+def test_the_status_tells_whether_all_events_can_be_attached() -> None:
     verdict, text = check()
     assert verdict.status == 0
     assert text[0].split(maxsplit=1)[1] in ("24 of 24 events can be attached", "25 of 25 events can be attached")
@@ -66,10 +66,10 @@ def test_the_status_says_whether_all_events_are_seen() -> None:
     assert ("no event can be attached" in text[0]) is (forced.status == 2)
 
 
-def test_without_root_the_verdict_is_whole_and_says_what_is_missing() -> None:
+def test_without_root_the_verdict_is_complete_and_tells_what_is_missing() -> None:
     verdict, text = check(before=WITHOUT_ROOT)
     assert verdict.status == 2
-    assert [finding.about for finding in verdict.findings] == PROMISED
+    assert [finding.about for finding in verdict.findings] == DOCUMENTED
     assert text[0].split(maxsplit=1) == ["result", "no event can be attached"]
     assert text[1].startswith(f"{'error':24}cannot load BPF programs: not permitted")
     for name in ("CAP_BPF", "CAP_PERFMON", "CAP_SYS_ADMIN"):
@@ -84,10 +84,11 @@ class Kprobes:
         self.path = tracefs / "kprobe_events"
 
     def write(self, line: str) -> None:
-        subprocess.run(f"echo {line} >> {self.path}", shell=True, check=True)  # Python's "a" seeks, which it refuses
+        # Not open(self.path, "a"), because Python seeks then, which this file refuses.
+        subprocess.run(f"echo {line} >> {self.path}", shell=True, check=True)
 
     def names(self) -> set[str]:
-        """GROUP/EVENT of all that are there."""
+        """Return GROUP/EVENT of all kprobes in the file."""
         return {line.split()[0].partition(":")[2] for line in self.path.read_text().splitlines()}
 
     def enable(self, name: str, on: bool) -> None:
@@ -96,7 +97,7 @@ class Kprobes:
 
 @pytest.fixture
 def kprobes() -> Iterator[Kprobes]:
-    """This kernel's, with one of a stranger's in it, which is gone afterwards, as is all that the test made."""
+    """The kernel's kprobe_events, with a kprobe of another program. At the end, all that the test made is removed."""
     found = features.detect()
     if not found.kprobes:
         pytest.skip("this kernel has no kprobe_events")
@@ -105,11 +106,11 @@ def kprobes() -> Iterator[Kprobes]:
         subprocess.run(["mount", "-t", "tracefs", "tracefs", mount], check=True)
     kprobes = Kprobes(mount)
     before = kprobes.names()
-    kprobes.write("p:kprobes/stranger_vfs_read vfs_read")
+    kprobes.write("p:kprobes/foreign_vfs_read vfs_read")
     try:
         yield kprobes
     finally:
-        assert "kprobes/stranger_vfs_read" in kprobes.names()
+        assert "kprobes/foreign_vfs_read" in kprobes.names()
         for name in kprobes.names() - before:
             kprobes.enable(name, on=False)
             kprobes.write(f"-:{name}")
@@ -120,7 +121,7 @@ def kprobes() -> Iterator[Kprobes]:
 
 @pytest.fixture
 def dead() -> int:
-    """The pid of a process that is no more."""
+    """The PID of a process that has ended."""
     with subprocess.Popen(["true"]) as process:
         pass
     return process.pid
@@ -131,7 +132,7 @@ def reset(*arguments: str) -> tuple[int, list[str], str]:
     return done.returncode, done.stdout.splitlines(), done.stderr
 
 
-def test_reset_removes_what_a_dead_ebpfmon_and_netdata_left_and_nothing_else(kprobes: Kprobes, dead: int) -> None:
+def test_reset_removes_kprobes_of_dead_ebpfmons_and_of_netdata_and_nothing_else(kprobes: Kprobes, dead: int) -> None:
     before = kprobes.names()
     left = ["kprobes/p_netdata_vfs_read_1234 (vfs_read)", "kprobes/r_netdata_vfs_write_7 (vfs_write)",
             f"ebpfmon_{dead}/vfs_unlink (vfs_unlink)"]  # fmt: skip
@@ -150,7 +151,7 @@ def test_reset_removes_what_a_dead_ebpfmon_and_netdata_left_and_nothing_else(kpr
     assert reset() == (0, ["no kprobes were left behind"], "")
 
 
-def test_reset_goes_on_after_one_that_is_in_use_and_ends_with_1(kprobes: Kprobes, dead: int) -> None:
+def test_reset_continues_after_a_kprobe_in_use_and_exits_with_1(kprobes: Kprobes, dead: int) -> None:
     busy = "kprobes/p_netdata_vfs_read_1"
     kprobes.write(f"p:{busy} vfs_read")
     kprobes.write(f"p:ebpfmon_{dead}/vfs_write vfs_write")
@@ -162,6 +163,6 @@ def test_reset_goes_on_after_one_that_is_in_use_and_ends_with_1(kprobes: Kprobes
     assert reset() == (0, [f"left behind: {busy} (vfs_read)", f"removed {busy} (vfs_read)"], "")
 
 
-def test_reset_says_where_there_are_no_kprobes() -> None:
+def test_reset_tells_if_the_kernel_has_no_kprobes() -> None:
     none = (0, ["this kernel has no kprobes: nothing to remove"], "")
     assert (reset() == none) is not features.detect().kprobes

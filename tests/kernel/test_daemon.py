@@ -1,4 +1,4 @@
-"""`ebpfmon` as a user starts it."""
+"""The commands `ebpfmon run` and `ebpfmon check`, run as a user runs them."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ SCHEMA = ebpfmon.snapshot_schema()
 
 @contextmanager
 def running(*arguments: str | Path) -> Iterator[subprocess.Popen[str]]:
-    """`ebpfmon run`, from its first snapshot on."""
+    """Run `ebpfmon run`, and yield when it has written its first snapshot."""
     command = [*EBPFMON, "run", "--json", *arguments]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         try:
@@ -50,7 +50,7 @@ def test_json_lines_follow_the_schema_and_show_the_workload(workload: Path, tmp_
         jsonschema.validate(line, SCHEMA)
     assert all(line["complete"] for line in lines)
     wanted = counts_of(PLAN)
-    # others may fail to clone, and read, at the same time: but not much
+    # Other processes may write and close files at the same time, so those counts are minimums.
     assert total(lines, "ebpf.task_error", "_do_fork") == wanted["processes_failed"]
     assert total(lines, "ebpf.task_error", "sys_clone") == wanted["threads_failed"]
     assert total(lines, "ebpf.io_bytes", "vfs_write") >= wanted["write_bytes"]
@@ -58,7 +58,7 @@ def test_json_lines_follow_the_schema_and_show_the_workload(workload: Path, tmp_
 
 
 def total(lines: list[dict[str, Any]], chart: str, dimension: str) -> int:
-    """A dimension's deltas, summed; checks the running total on the way."""
+    """Return the sum of a dimension's deltas, and check its running total."""
     series = [each for line in lines for c in line["charts"] if c["id"] == chart for each in c["series"]]
     shown = [d for each in series for d in each["dimensions"] if d["id"] == dimension]
     for before, after in itertools.pairwise(shown):
@@ -84,7 +84,7 @@ def test_a_second_of_text_is_readable() -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_stops_it_cleanly_and_sends_the_last_interval(number: signal.Signals) -> None:
+def test_a_signal_stops_the_daemon_after_it_has_sent_the_last_interval(number: signal.Signals) -> None:
     with running("--interval", "4") as process:
         process.send_signal(number)
         out, _ = process.communicate(timeout=5)
@@ -94,7 +94,7 @@ def test_a_signal_stops_it_cleanly_and_sends_the_last_interval(number: signal.Si
 
 
 def ids_of(process: subprocess.Popen[str]) -> dict[str, set[int]]:
-    """The ids of the programs, maps and links that a process holds, from /proc/PID/fdinfo."""
+    """Return the ids of the programs, maps and links that a process holds, from /proc/PID/fdinfo."""
     ids: dict[str, set[int]] = {"prog": set(), "map": set(), "link": set()}
     for entry in Path(f"/proc/{process.pid}/fdinfo").iterdir():
         for kind, number in re.findall(r"^(prog|map|link)_id:\t(\d+)$", entry.read_text(), re.M):
@@ -103,7 +103,7 @@ def ids_of(process: subprocess.Popen[str]) -> dict[str, set[int]]:
 
 
 def alive(ids: dict[str, set[int]]) -> set[tuple[str, int]]:
-    """Which of them the kernel still has."""
+    """Return those of the ids that the kernel still has."""
     libbpf = ctypes.CDLL("libbpf.so.1")
     left = set()
     for kind, numbers in ids.items():
@@ -126,25 +126,25 @@ def test_nothing_stays_in_the_kernel(number: signal.Signals) -> None:
         process.send_signal(number)
         process.wait(10)
     end = time.monotonic() + 10
-    while alive(ids) and time.monotonic() < end:  # the kernel frees them after an RCU grace period
+    while alive(ids) and time.monotonic() < end:  # The kernel frees them after an RCU grace period.
         time.sleep(0.05)
     assert not alive(ids)
 
 
-def test_check_says_how_each_event_is_seen() -> None:
+def test_check_shows_the_attach_method_of_each_event() -> None:
     done = subprocess.run([*EBPFMON, "check", "--json", "--load-mode", "return"], capture_output=True, check=True)
     verdict = json.loads(done.stdout)
     events = {p["name"]: len(p["events"]) for p in verdict["probes"]}
-    assert events.pop("network_viewer") in (12, 13)  # up to Linux 6.4 sendfile(2) is one of its own
+    assert events.pop("network_viewer") in (12, 13)  # Up to Linux 6.4, sendfile is an event of its own.
     assert events == {"process": 12, "execs": 1}
     assert all(event["attach_method"] for probe in verdict["probes"] for event in probe["events"])
     text = subprocess.run([*EBPFMON, "check"], capture_output=True, text=True, check=True).stdout
     assert "  vfs_read           " in text
 
 
-def test_an_attach_method_that_is_not_to_be_had_is_named_with_event_target_and_reason() -> None:
-    wrong = [s for s in ("trampoline", "kprobe") if _refused(s)]
-    for method in wrong:
+def test_an_unavailable_attach_method_is_an_error_with_event_target_and_reason() -> None:
+    unavailable = [s for s in ("trampoline", "kprobe") if _refused(s)]
+    for method in unavailable:
         done = subprocess.run([*EBPFMON, "run", "--attach", method], capture_output=True, text=True, check=False)
         assert done.returncode == 1
         assert re.fullmatch(
@@ -158,8 +158,8 @@ def _refused(method: str) -> bool:
     return verdict.returncode == 2
 
 
-def test_without_root_one_line_says_what_is_missing() -> None:
-    # not a user of its own: the tree may be in a place that only root can read
+def test_without_root_one_line_tells_what_is_missing() -> None:
+    # Not as another user, because only root may be able to read this tree.
     lowered = ["setpriv", "--bounding-set=-all", "--inh-caps=-all", *EBPFMON, "run"]
     done = subprocess.run(lowered, capture_output=True, text=True, check=False)
     assert done.returncode == 1
@@ -167,10 +167,10 @@ def test_without_root_one_line_says_what_is_missing() -> None:
     assert done.stdout == ""
 
 
-def test_where_bpf_is_not_allowed_one_line_says_so() -> None:
+def test_if_bpf_is_not_allowed_one_line_says_so() -> None:
     unshare = ["unshare", "--user", "--map-root-user"]
     if subprocess.run([*unshare, "true"], check=False).returncode:
-        pytest.skip("no user namespaces here (in a chroot, say)")
+        pytest.skip("user namespaces are not available (for example in a chroot)")
     done = subprocess.run([*unshare, *EBPFMON, "run"], capture_output=True, text=True, check=False)
     assert done.returncode == 1
     assert re.fullmatch(
@@ -178,14 +178,14 @@ def test_where_bpf_is_not_allowed_one_line_says_so() -> None:
     )
 
 
-def test_a_reader_that_leaves_ends_it() -> None:
+def test_the_daemon_ends_when_its_reader_does() -> None:
     done = subprocess.run(
         f"{' '.join(EBPFMON)} run --json --for 60 | head -n 1", shell=True, capture_output=True, timeout=30, check=True
     )
     assert json.loads(done.stdout)["schema"] == 2
 
 
-def test_a_file_that_is_rotated_is_opened_again(tmp_path: Path) -> None:
+def test_a_rotated_file_is_reopened(tmp_path: Path) -> None:
     settings, log = tmp_path / "ebpfmon.toml", tmp_path / "ebpfmon.json"
     settings.write_text(f'[[sinks]]\ntype = "log"\nformat = "json"\npath = "{log}"\n')
     with subprocess.Popen([*EBPFMON, "run", "--config", settings], stderr=subprocess.DEVNULL) as process:

@@ -1,4 +1,4 @@
-"""ebpfmon's own groups know what runs on a server."""
+"""The groups file that ebpfmon comes with covers what runs on a server."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ WANTED = {"nginx", "postgres", "redis", "python", "compilers", "build"}
 
 
 @pytest.mark.timeout(300)
-def test_less_than_a_twentieth_of_the_calls_of_a_busy_server_are_in_other(tmp_path: Path) -> None:
+def test_less_than_five_percent_of_a_busy_servers_calls_are_in_other(tmp_path: Path) -> None:
     missing = [p for p in (servers.NGINX, servers.REDIS, "pgbench", "ab", "make") if not shutil.which(p)]
     if missing:
         pytest.skip(f"not installed: {', '.join(missing)}")
@@ -43,7 +43,7 @@ def test_less_than_a_twentieth_of_the_calls_of_a_busy_server_are_in_other(tmp_pa
 
 
 def _directory(parent: Path, name: str) -> Path:
-    """One that servers which are not root can enter, as can they all that lead there."""
+    """Make a directory that servers running as other users can enter, and let them enter its parents."""
     made = parent / name
     made.mkdir()
     for path in (made, *made.parents):

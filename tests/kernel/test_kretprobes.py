@@ -1,4 +1,4 @@
-"""kretprobes have room, tell what they missed where they have not, and leave nothing behind."""
+"""kretprobes have enough instances, report what they miss, and leave nothing behind."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ from tests.kernel.test_daemon import running
 FOUND = features.detect()
 pytestmark = pytest.mark.skipif(not FOUND.kprobes, reason="this kernel has no kprobes")
 READ = {"x86_64": 0, "aarch64": 63}[os.uname().machine]
-READERS = 20  # more than the kernel has instances for by default: ten, or two a CPU
+READERS = 20  # More than the default number of instances: ten, or two per CPU.
 
 
 @pytest.fixture
 def pooled() -> None:
-    """Only where kretprobes have a pool of instances: elsewhere there is nothing that could be missed or left."""
+    """Skip the test unless kretprobes have a pool of instances. Otherwise nothing can be missed or left behind."""
     with open_symbols(Libbpf()) as symbols:
         if Kernel.of(symbols, FOUND).unlimited_kretprobes:
             pytest.skip("this kernel's kretprobes never run out of instances")
@@ -54,18 +54,18 @@ def left() -> list[str]:
     return [str(e) for e in kprobe_events.entries(FOUND.tracefs or "") if e.owner]
 
 
-def reads_seen(probe: LoadedProbe, count: int) -> int:
-    """How many of so many reads of ours are seen."""
-    drained(probe)
+def counted_reads(probe: LoadedProbe, count: int) -> int:
+    """Read `count` times, and return how many of these reads were counted."""
+    harvest(probe)
     zero = os.open("/dev/zero", os.O_RDONLY)
     for _ in range(count):
         os.read(zero, 1)
     os.close(zero)
-    rows = drained(probe)
+    rows = harvest(probe)
     return int(rows["read_calls"][rows["tgid"] == os.getpid()].sum())
 
 
-def drained(probe: LoadedProbe) -> np.ndarray:
+def harvest(probe: LoadedProbe) -> np.ndarray:
     side = probe.interval.swap()
     probe.tables[0].wait_for_programs(side)
     return probe.tables[0].drain(side).rows
@@ -73,7 +73,7 @@ def drained(probe: LoadedProbe) -> np.ndarray:
 
 @contextmanager
 def asleep_in_read(count: int) -> Iterator[None]:
-    """So many processes that read from a pipe in which nothing comes."""
+    """Start `count` processes that wait for input from a pipe."""
     with ExitStack() as stack:
         for _ in range(count):
             cat = stack.enter_context(subprocess.Popen(["cat"], stdin=subprocess.PIPE))
@@ -83,19 +83,19 @@ def asleep_in_read(count: int) -> Iterator[None]:
 
 
 def _sleeps(pid: int) -> bool:
-    return Path(f"/proc/{pid}/syscall").read_text().startswith(f"{READ} 0x0 ")  # of its standard input
+    return Path(f"/proc/{pid}/syscall").read_text().startswith(f"{READ} 0x0 ")  # A read of standard input.
 
 
-def test_many_readers_that_sleep_hide_no_read() -> None:
+def test_sleeping_readers_do_not_hide_other_reads() -> None:
     with load() as probe, asleep_in_read(READERS):
-        assert reads_seen(probe, 101) == 101
+        assert counted_reads(probe, 101) == 101
         assert probe.missed_runs() == 0
 
 
-def test_what_finds_no_instance_is_missed_and_counted(pooled: None, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_calls_without_an_instance_are_reported_as_missed(pooled: None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(attach, "Kretprobes", partial(Kretprobes, maxactive=1))
     with load() as probe, asleep_in_read(READERS):
-        assert reads_seen(probe, 101) == 0
+        assert counted_reads(probe, 101) == 0
         assert probe.missed_runs() >= 101
 
 

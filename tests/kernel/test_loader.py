@@ -1,4 +1,4 @@
-"""What the loader makes of objects that the kernel refuses, wholly or in part."""
+"""The loader, given objects that the kernel refuses entirely or in part."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ from ebpfmon.plugins import registry
 BPF = Path(__file__).parents[2] / "bpf"
 HEAD = """
 #include "ebpfmon.bpf.h"
-struct strange_counters { __u64 calls; };
-#define TABLE strange
+struct sample_counters { __u64 calls; };
+#define TABLE sample
 #define TABLE_SIZE 128
 #include "process_table.bpf.h"
 static __always_inline int on_call(void)
 {
-	struct strange_counters *counters = strange_find();
+	struct sample_counters *counters = sample_find();
 
 	if (counters)
 		count(&counters->calls, 1);
 	return 0;
 }
-static __always_inline int read_wildly(void)
+static __always_inline int read_invalid_memory(void)
 {
 	return *(volatile int *)0x1234;
 }
@@ -47,32 +47,32 @@ int BPF_PROG(program_%d)
 """
 
 
-def strange(
+def load_probe(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, package: str, *programs: tuple[str, str], more: str = ""
 ) -> LoadedProbe:
-    """Compile and load a probe of one event, as a third party would write it: a raw tracepoint and a handler each."""
-    source, machine = tmp_path / "strange.bpf.c", os.uname().machine
+    """Compile and load a third-party probe with one event. `programs` are pairs of a raw tracepoint and a handler."""
+    source, machine = tmp_path / "sample.bpf.c", os.uname().machine
     text = [PROGRAM % (tracepoint, n, handler) for n, (tracepoint, handler) in enumerate(programs)]
     source.write_text("".join([HEAD, more, *text]))
     (tmp_path / package).mkdir()
     (tmp_path / package / "__init__.py").touch()
-    compile_object(source, tmp_path / package / "objects" / machine / "strange.bpf.o", machine, BPF)
+    compile_object(source, tmp_path / package / "objects" / machine / "sample.bpf.o", machine, BPF)
     monkeypatch.syspath_prepend(tmp_path)
     candidates = tuple(Candidate(programs=(f"program_{n}",)) for n in range(len(programs)))
     events = (Event("exec", candidates),)
-    probe = Probe(name="strange", package=package, object="strange", charts=(), events=events)
+    probe = Probe(name="sample", package=package, object="sample", charts=(), events=events)
     return attach.load(probe, Libbpf(), features.detect(), LoadOptions())
 
 
-def test_a_program_that_the_verifier_refuses_gives_way_to_the_next(
+def test_the_next_candidate_is_used_if_the_verifier_refuses_a_program(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     programs = (
-        ("sched_process_exec", "read_wildly"),
+        ("sched_process_exec", "read_invalid_memory"),
         ("task_rename", "on_call"),
         ("no_such_tracepoint", "on_call"),
     )
-    with strange(tmp_path, monkeypatch, "gives_way", *programs) as loaded:
+    with load_probe(tmp_path, monkeypatch, "gives_way", *programs) as loaded:
         (choice,) = loaded.choices
     assert choice.chosen
     assert choice.chosen.target == "task_rename"
@@ -81,22 +81,22 @@ def test_a_program_that_the_verifier_refuses_gives_way_to_the_next(
     assert "invalid mem access" in reason
 
 
-def test_an_interval_in_which_nothing_happened_has_no_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with strange(tmp_path, monkeypatch, "nothing", ("sched_process_hang", "on_call")) as loaded:
+def test_an_interval_without_events_has_no_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with load_probe(tmp_path, monkeypatch, "nothing", ("sched_process_hang", "on_call")) as loaded:
         harvest = Harvester([loaded], SystemClock()).harvest()
-    table = harvest.tables["strange"]
+    table = harvest.tables["sample"]
     assert (len(table.rows), dict(table.totals), dict(table.overflow)) == (0, {"calls": 0}, {"calls": 0})
 
 
-def test_a_verifier_error_is_told_in_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_verifier_error_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(AttachError) as caught:
-        strange(tmp_path, monkeypatch, "refused", ("sched_process_exec", "read_wildly"))
-    assert str(caught.value).startswith("cannot attach 'exec' (probe strange) at 'sched_process_exec': ")
+        load_probe(tmp_path, monkeypatch, "refused", ("sched_process_exec", "read_invalid_memory"))
+    assert str(caught.value).startswith("cannot attach 'exec' (probe sample) at 'sched_process_exec': ")
     assert "invalid mem access" in str(caught.value)
     assert "\n" not in str(caught.value)
 
 
-def test_a_table_without_totals_is_not_ours(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_table_without_totals_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     more = """
 struct other_counters { __u64 calls; };
 #define TABLE other
@@ -113,10 +113,12 @@ static __always_inline int touch(void)
 }
 """
     with pytest.raises(ObjectError, match="table 'other' has no per-CPU array 'other_totals'"):
-        strange(tmp_path, monkeypatch, "no_totals", ("sched_process_exec", "touch"), more=more)
+        load_probe(tmp_path, monkeypatch, "no_totals", ("sched_process_exec", "touch"), more=more)
 
 
-def test_a_file_that_is_no_object_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_that_is_not_an_object_is_an_error_with_its_path(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     broken = tmp_path / "broken" / "objects" / os.uname().machine
     broken.mkdir(parents=True)
     (tmp_path / "broken" / "__init__.py").touch()
@@ -129,8 +131,7 @@ def test_a_file_that_is_no_object_is_named(tmp_path: Path, monkeypatch: pytest.M
         attach.load(probe, Libbpf(), features.detect(), LoadOptions())
 
 
-def test_what_is_known_of_the_kernel_already_changes_nothing_in_how_a_probe_is_seen() -> None:
-    """Whatever this kernel refuses: it is found out once, and said of every probe in the same words."""
+def test_shared_facts_about_the_kernel_do_not_change_the_choices() -> None:
     libbpf, found = Libbpf(), features.detect()
     with attach.KernelFacts(libbpf, found) as facts:
         for name in ("network_viewer", "process"):

@@ -1,4 +1,4 @@
-"""Connections that come about, those that do not, and very many at a time."""
+"""Connections that succeed, connections that fail, and very many at a time."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.kernel.support import Monitor
 RETURN = LoadMode.RETURN
 
 CLOSED, OPEN = 7001, 7002  # ports
-# to all of them at once: the silent one takes its time
+# The expected result of a connect to each address. All are tried at once, because the silent address takes long.
 ERRNO = (
     {(address, OPEN): errno.ETIMEDOUT for address in SILENT.values()}
     | {(address, CLOSED): errno.ECONNREFUSED for address in SERVER.values()}
@@ -53,7 +53,7 @@ def sums(rows: np.ndarray, *names: str) -> list[int]:
     return [int(rows[name].sum()) for name in names]
 
 
-def test_attempts_are_counted_that_are_refused_and_that_nobody_answers(pair: Pair) -> None:
+def test_refused_and_unanswered_attempts_to_connect_are_counted(pair: Pair) -> None:
     for address in SILENT.values():
         namespaces.silence(pair.client, address)
     namespaces.write_sysctl(pair.client, "net.ipv4.tcp_syn_retries", 1)
@@ -73,7 +73,7 @@ def test_attempts_are_counted_that_are_refused_and_that_nobody_answers(pair: Pai
     for counter, happened in (("tcp_connects_failed", 4), ("tcp_close_calls", 6), ("tcp_retransmits", resent)):
         network.assert_seen(int(own[counter].sum()), happened)
     network.assert_seen(int(at_server["tcp_close_calls"].sum()), 4)
-    # nothing moved, so that there is no more to see of destinations than what was sent again
+    # No data moved, so the only counts of destinations are retransmissions.
     to_server = outbound[outbound["tgid"] == client.tgid]
     assert set(to_server[["address_high", "address_low", "port", "protocol"]].tolist()) <= {
         (*key_of(address), OPEN, 6) for address in SILENT.values()
@@ -82,8 +82,8 @@ def test_attempts_are_counted_that_are_refused_and_that_nobody_answers(pair: Pai
     assert not np.isin(inbound["tgid"], (client.tgid, server.tgid)).any()
 
 
-def test_a_retransmission_that_has_no_route_is_none(pair: Pair) -> None:
-    """The kernel tries in vain while there is no route, which its tracepoint tells too, since Linux 6.15."""
+def test_a_retransmission_without_a_route_does_not_count(pair: Pair) -> None:
+    """Without a route, the kernel fails to retransmit. Since Linux 6.15, its tracepoint reports these failures too."""
     before = pair.kernel_counts("TcpRetransSegs")
     with Actor(pair.server) as server, Actor(pair.client) as client:
         server.do(f"listener = socket.create_server(('{SERVER[4]}', {OPEN}))")
@@ -93,9 +93,9 @@ def test_a_retransmission_that_has_no_route_is_none(pair: Pair) -> None:
             namespaces.silence(pair.client, SERVER[4])
             client.do("one.send(bytes(97))")
             namespaces.route(pair.client, "delete")
-            namespaces.wait(lambda: namespaces.attempts(pair.client, OPEN) >= 3, "the kernel to try again")
+            namespaces.wait(lambda: namespaces.attempts(pair.client, OPEN) >= 3, "the kernel to retransmit")
             namespaces.route(pair.client, "add")
-            namespaces.hear(pair.client, SERVER[4])
+            namespaces.unsilence(pair.client, SERVER[4])
             server.do("assert other.recv(97, socket.MSG_WAITALL) == bytes(97)")
             client.do("one.close()")
             server.do("other.close()")
@@ -106,7 +106,7 @@ def test_a_retransmission_that_has_no_route_is_none(pair: Pair) -> None:
     assert sums(own, "tcp_send_bytes") == [97]
 
 
-def test_of_twenty_thousand_connections_at_a_time_none_is_lost(traffic: Path, pair: Pair) -> None:
+def test_twenty_thousand_connections_at_a_time_are_all_counted(traffic: Path, pair: Pair) -> None:
     plan = {"hold": 10_000, "tcp_send": 53, "tcp_refused": 7}
     ends = {"client_ns": pair.client, "server_ns": pair.server}
     with Monitor(DEFAULT) as monitor:
@@ -122,8 +122,8 @@ def test_of_twenty_thousand_connections_at_a_time_none_is_lost(traffic: Path, pa
     assert sum(int(rows["tcp_accepted"][rows["tgid"] == one.server].sum()) for one in found) == 20_002
 
 
-def test_sockets_that_are_too_many_to_be_known_are_still_counted(traffic: Path, pair: Pair) -> None:
-    """Of 72,000 sockets at a time the kernel's map forgets some: nobody's close is that, and still a close."""
+def test_calls_are_counted_when_there_are_too_many_sockets_to_remember(traffic: Path, pair: Pair) -> None:
+    """With 72,000 sockets at a time, the kernel's map forgets some. Their closes count for PID 0."""
     plan = {"hold": 9_000, "tcp_send": 53, "tcp_refused": 7}
     ends = {"client_ns": pair.client, "server_ns": pair.server}
     addresses = [*SERVER.values()] * 2
@@ -141,5 +141,5 @@ def test_sockets_that_are_too_many_to_be_known_are_still_counted(traffic: Path, 
             closes += own["tcp_close_calls"]
             wanted_closes += wanted["tcp_close_calls"]
     forgotten = wanted_closes - closes
-    nobodys = int(rows["tcp_close_calls"][rows["tgid"] == 0].sum())
-    network.assert_seen(closes + min(forgotten, nobodys), wanted_closes)
+    of_pid_0 = int(rows["tcp_close_calls"][rows["tgid"] == 0].sum())
+    network.assert_seen(closes + min(forgotten, of_pid_0), wanted_closes)

@@ -1,4 +1,4 @@
-"""Every call and every byte of TCP and UDP, by process and by destination, under each attach method."""
+"""Every TCP and UDP call and byte is counted, by process and by destination, with each attach method."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tests.kernel.support import Monitor
 
 
 def refused(attach_by: str) -> str:
-    """Why this kernel cannot see sends and receives by an attach method; empty if it can."""
+    """Return why this kernel cannot count sends and receives by an attach method, or an empty text if it can."""
     if attach_by == "auto":
         return ""
     probe, options = registry.discover().probes["network_viewer"], LoadOptions(attach_method=attach_by)
@@ -33,39 +33,39 @@ def refused(attach_by: str) -> str:
     return ""
 
 
-def cannot(attach_by: str, record_property: Callable[[str, object], None]) -> bool:
-    """Return whether this kernel rightly refuses an attach method; that is said in the table of kernels.
+def is_refused(attach_by: str, record_property: Callable[[str, object], None]) -> bool:
+    """Return whether this kernel rightly refuses an attach method, and record that for the table of kernels.
 
     Skip the test if the probe has no programs for the method.
     """
-    why = refused(attach_by)
-    if "the probe has no such program" in why:
-        pytest.skip(why)
-    if why:
-        assert "no kprobes" in why or "refuses trampoline" in why or "no such tracepoint" in why
-        record_property("refused_by_kernel", why)
-    return bool(why)
+    reason = refused(attach_by)
+    if "the probe has no such program" in reason:
+        pytest.skip(reason)
+    if reason:
+        assert "no kprobes" in reason or "refuses trampoline" in reason or "no such tracepoint" in reason
+        record_property("refused_by_kernel", reason)
+    return bool(reason)
 
 
 @pytest.mark.parametrize("mode", LoadMode)
 @pytest.mark.parametrize("attach", ["auto", *attach_methods.NAMES])
-def test_every_call_is_counted_and_every_byte(
+def test_every_call_and_every_byte_is_counted(
     traffic: Path, attach: str, mode: LoadMode, record_property: Callable[[str, object], None]
 ) -> None:
-    if cannot(attach, record_property):
+    if is_refused(attach, record_property):
         return
     addresses: Sequence[str] = ADDRESSES
     if "EBPFMON_CONFIGURATION" in os.environ:
-        # where each takes long: IPv6 has programs of its own, and the modes differ in what is an error alone
+        # Each address takes long there. IPv6 has its own programs, and the modes differ in errors only.
         addresses = ADDRESSES[: 1 if mode is LoadMode.ENTRY else 3 if attach == "auto" else 2]
     assert_counted_exactly(traffic, {"ebpfmon": {"load_mode": mode, "attach": attach}}, mode, addresses=addresses)
 
 
 @pytest.mark.parametrize("attach", ["auto", *attach_methods.NAMES])
-def test_a_datagram_is_charged_to_its_true_peer_whoever_was_written_to_last(
+def test_a_datagram_counts_for_its_own_peer_and_not_for_the_last_receiver(
     attach: str, record_property: Callable[[str, object], None]
 ) -> None:
-    if cannot(attach, record_property):
+    if is_refused(attach, record_property):
         return
     ports: list[int] = []
     with Monitor({"ebpfmon": {"attach": attach}, **VIEWER}) as monitor:
@@ -78,7 +78,7 @@ def test_a_datagram_is_charged_to_its_true_peer_whoever_was_written_to_last(
 
 
 def talk(address: str, family: AddressFamily) -> list[int]:
-    """A client and two servers, each with its own sizes; returns the servers' ports."""
+    """Exchange datagrams of different sizes between a client and two servers, and return the servers' ports."""
     with ExitStack() as stack:
         client, one, two = (stack.enter_context(socket(family, SOCK_DGRAM)) for _ in range(3))
         for server in (one, two):
@@ -90,7 +90,7 @@ def talk(address: str, family: AddressFamily) -> list[int]:
             client.sendmsg([b"2" * 50, b"2" * 53], [], 0, (address, ports[1]))
             own = one.recvfrom(200)[1]
             two.recvmsg(200)
-            one.sendto(b"3" * 107, own)  # the other was written to last
+            one.sendto(b"3" * 107, own)  # The client sent to the other server last.
             assert client.recvfrom(200)[0] == b"3" * 107
             two.sendto(b"4" * 109, own)
             assert client.recvmsg(200)[0] == b"4" * 109

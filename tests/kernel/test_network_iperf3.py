@@ -1,4 +1,4 @@
-"""iperf3, ebpfmon and the kernel count the same bytes, datagrams and retransmissions."""
+"""ebpfmon counts the same bytes, datagrams and retransmissions as iperf3 and the kernel."""
 
 from __future__ import annotations
 
@@ -20,25 +20,25 @@ pytestmark = pytest.mark.skipif(not shutil.which("iperf3"), reason="iperf3 is no
 
 PORT = 5201
 CONTROL_BYTES = 10_000
-"""What its other connection carries is less: parameters, states and results."""
+"""An upper bound for iperf3's control connection, which carries parameters, states and results."""
 
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """Both ends' processes, what they said in the end, and what the kernel counted meanwhile at either end."""
+    """The processes of both ends, iperf3's results, and what the kernel counted at both ends meanwhile."""
 
     client: int
     server: int
-    said: dict[str, Any]
+    results: dict[str, Any]
     kernel: tuple[Counter[str], Counter[str]]
 
 
 def run(pair: Pair, version: int, *options: str) -> Run:
-    """A server for one client, and that client."""
+    """Run iperf3 with a server for one client, and that client."""
     ends = pair.client, pair.server
     before = [kernel_counts(end) for end in ends]
     with namespaces.started(pair.server, "iperf3", "-s", "-1", "-p", str(PORT)) as server:
-        namespaces.until_listened(server.pid, PORT)
+        namespaces.wait_for_listener(server.pid, PORT)
         command = ("iperf3", "-J", "-c", SERVER[version], "-p", str(PORT), *options)
         with namespaces.started(pair.client, *command) as client:
             text, _ = client.communicate(timeout=20)
@@ -53,29 +53,29 @@ def run(pair: Pair, version: int, *options: str) -> Run:
 
 
 def sums(monitor: Monitor, tgid: int, table: str = "network") -> dict[str, int]:
-    """All counters of a process."""
+    """Return all counters of a process, summed over its rows."""
     rows = monitor.rows(table)
     own = rows[rows["tgid"] == tgid]
     return {name: int(own[name].sum()) for name in monitor.harvests(table)[0].totals}
 
 
-@pytest.mark.parametrize("way", ["to server", "to client"])
+@pytest.mark.parametrize("direction", ["to server", "to client"])
 @pytest.mark.parametrize("version", SERVER)
-def test_tcp_bytes_are_iperf3s_own(pair: Pair, version: int, way: str) -> None:
+def test_tcp_bytes_match_iperf3s(pair: Pair, version: int, direction: str) -> None:
     with Monitor(DEFAULT) as monitor:
-        one = run(pair, version, "-t", "1", *(["-R"] if way == "to client" else []))
+        one = run(pair, version, "-t", "1", *(["-R"] if direction == "to client" else []))
     ends = sums(monitor, one.client), sums(monitor, one.server)
-    sender, receiver = ends if way == "to server" else ends[::-1]
-    sent, received = one.said["sum_sent"]["bytes"], one.said["sum_received"]["bytes"]
+    sender, receiver = ends if direction == "to server" else ends[::-1]
+    sent, received = one.results["sum_sent"]["bytes"], one.results["sum_received"]["bytes"]
     control = sender["tcp_send_bytes"] - sent
     assert 0 < control < CONTROL_BYTES
-    # the receiver stops its count when the time is up, and takes what is on the way, or not
+    # iperf3's receiver stops counting when the time is up, and may still receive what is in flight.
     assert received <= receiver["tcp_recv_bytes"] - control <= sent
     assert 0 < receiver["tcp_send_bytes"] == sender["tcp_recv_bytes"] < CONTROL_BYTES
     client, server = ends
     assert client[f"tcp_connects_v{version}"] == server["tcp_accepted"] == 2
     network.assert_seen(client["tcp_close_calls"], 2)
-    network.assert_seen(server["tcp_close_calls"], 3)  # with the socket that listened
+    network.assert_seen(server["tcp_close_calls"], 3)  # Including the listening socket.
     for end, kernel in zip(ends, one.kernel, strict=True):
         assert end["tcp_connects_v4"] + end["tcp_connects_v6"] == kernel["TcpActiveOpens"]
         assert end["tcp_accepted"] == kernel["TcpPassiveOpens"]
@@ -83,37 +83,37 @@ def test_tcp_bytes_are_iperf3s_own(pair: Pair, version: int, way: str) -> None:
     assert_destinations(monitor, one, version)
 
 
-@pytest.mark.parametrize("way", ["to server", "to client"])
+@pytest.mark.parametrize("direction", ["to server", "to client"])
 @pytest.mark.parametrize("version", SERVER)
-def test_udp_calls_are_the_kernels_datagrams(pair: Pair, version: int, way: str) -> None:
+def test_udp_calls_match_the_kernels_datagrams(pair: Pair, version: int, direction: str) -> None:
     with Monitor(DEFAULT) as monitor:
-        one = run(pair, version, "-t", "1", "-u", "-b", "200M", *(["-R"] if way == "to client" else []))
+        one = run(pair, version, "-t", "1", "-u", "-b", "200M", *(["-R"] if direction == "to client" else []))
     ends = sums(monitor, one.client), sums(monitor, one.server)
     family = "Udp" if version == 4 else "Udp6"
     for end, kernel in zip(ends, one.kernel, strict=True):
         assert end["udp_send_calls"] - end["udp_send_errors"] == kernel[f"{family}OutDatagrams"]
         assert end["udp_recv_calls"] - end["udp_recv_errors"] == kernel[f"{family}InDatagrams"]
-    sender, receiver = ends if way == "to server" else ends[::-1]
-    # 4 bytes each way make the server know the client
-    assert sender["udp_send_bytes"] == one.said["sum_sent"]["bytes"] + 4
-    assert sender["udp_send_calls"] == one.said["sum_sent"]["packets"] + 1
-    assert one.said["sum_received"]["bytes"] + 4 <= receiver["udp_recv_bytes"] <= sender["udp_send_bytes"]
+    sender, receiver = ends if direction == "to server" else ends[::-1]
+    # iperf3 sends 4 bytes in each direction to introduce the client.
+    assert sender["udp_send_bytes"] == one.results["sum_sent"]["bytes"] + 4
+    assert sender["udp_send_calls"] == one.results["sum_sent"]["packets"] + 1
+    assert one.results["sum_received"]["bytes"] + 4 <= receiver["udp_recv_bytes"] <= sender["udp_send_bytes"]
     assert (receiver["udp_send_bytes"], sender["udp_recv_bytes"]) == (4, 4)
     assert_destinations(monitor, one, version)
 
 
-@pytest.mark.parametrize("way", ["to server", "to client"])
+@pytest.mark.parametrize("direction", ["to server", "to client"])
 @pytest.mark.parametrize("version", SERVER)
-def test_retransmissions_are_the_kernels_where_packets_are_lost(pair: Pair, version: int, way: str) -> None:
-    namespaces.lose(pair, pair.client if way == "to server" else pair.server)
+def test_retransmissions_match_the_kernels_if_packets_are_lost(pair: Pair, version: int, direction: str) -> None:
+    namespaces.lose(pair, pair.client if direction == "to server" else pair.server)
     with Monitor(DEFAULT) as monitor:
-        one = run(pair, version, "-t", "2", *(["-R"] if way == "to client" else []))
+        one = run(pair, version, "-t", "2", *(["-R"] if direction == "to client" else []))
     ends = sums(monitor, one.client), sums(monitor, one.server)
     found = [end["tcp_retransmits"] for end in ends]
     for resent, kernel in zip(found, one.kernel, strict=True):
         network.assert_seen(resent, kernel["TcpRetransSegs"])
-    assert found[way == "to client"] > 20
-    # the first answer to a client, sent again, is of no connection yet
+    assert found[direction == "to client"] > 20
+    # A retransmitted SYN-ACK does not belong to a connection yet.
     again = one.kernel[1]["TcpExtTCPSynRetrans"]
     assert sums(monitor, one.client, "outbound")["retransmits"] == found[0]
     assert found[1] - again <= sums(monitor, one.server, "inbound")["retransmits"] <= found[1]
@@ -121,7 +121,7 @@ def test_retransmissions_are_the_kernels_where_packets_are_lost(pair: Pair, vers
 
 
 def assert_destinations(monitor: Monitor, one: Run, version: int) -> None:
-    """All that either did is at the one port that the server has, and in the one row of the client's."""
+    """Assert that all traffic is in the client's outbound and the server's inbound rows of the server's port."""
     outbound, inbound = monitor.rows("outbound"), monitor.rows("inbound")
     to_server, at_server = outbound[outbound["tgid"] == one.client], inbound[inbound["tgid"] == one.server]
     assert set(to_server[["address_high", "address_low", "port"]].tolist()) == {(*key_of(SERVER[version]), PORT)}
@@ -129,6 +129,6 @@ def assert_destinations(monitor: Monitor, one: Run, version: int) -> None:
     assert not np.isin(outbound["tgid"], one.server).any()
     assert not np.isin(inbound["tgid"], one.client).any()
     for rows, tgid in ((to_server, one.client), (at_server, one.server)):
-        all_of_it = sums(monitor, tgid)
-        assert int(rows["sent_bytes"].sum()) == all_of_it["tcp_send_bytes"] + all_of_it["udp_send_bytes"]
-        assert int(rows["received_bytes"].sum()) == all_of_it["tcp_recv_bytes"] + all_of_it["udp_recv_bytes"]
+        totals = sums(monitor, tgid)
+        assert int(rows["sent_bytes"].sum()) == totals["tcp_send_bytes"] + totals["udp_send_bytes"]
+        assert int(rows["received_bytes"].sum()) == totals["tcp_recv_bytes"] + totals["udp_recv_bytes"]

@@ -1,4 +1,4 @@
-"""Very many destinations, and all programs' shares: whatever is shown, the sums are those of everything."""
+"""Very many destinations, and shares of programs: the sums cover everything, whatever is shown."""
 
 from __future__ import annotations
 
@@ -21,21 +21,23 @@ BYTES = 61
 
 
 def chart_of(snapshot: Snapshot, id: str) -> ChartData:
-    """A chart that every interval has."""
+    """Return a chart that every snapshot must have."""
     data = snapshot.chart(id)
     assert data
     return data
 
 
 def of_role(monitor: Monitor, chart: str, column: int, role: Role) -> int:
-    """What the series of a role came to."""
+    """Return the sum of the series with a role, over all intervals."""
     series = [s for data in monitor.charts(chart) for s in data.series()]
     return sum(int(s.deltas[column]) for s in series if s.role is role)
 
 
 @pytest.mark.parametrize("size", [1000, 65536])
 @pytest.mark.parametrize("maximum", [10, 500])
-def test_destinations_have_no_more_dimensions_than_they_may(traffic: Path, maximum: int, size: int) -> None:
+def test_charts_of_destinations_have_no_more_dimensions_than_the_maximum(
+    traffic: Path, maximum: int, size: int
+) -> None:
     viewer = {"ips": "*", "maximum_dimensions": maximum, "table_size": size}
     with Monitor({"plugins": {"network_viewer": viewer}}) as monitor:
         one = network.run(traffic, "127.0.0.1", {"dest": MANY})
@@ -44,7 +46,7 @@ def test_destinations_have_no_more_dimensions_than_they_may(traffic: Path, maxim
         for data in snapshot.charts:
             if data.chart.table in ("outbound", "inbound"):
                 assert data.deltas.size <= maximum, data.chart.id
-    # the busiest ones, so that the chart is full
+    # The chart of outbound destinations is full.
     assert max(data.deltas.size for data in monitor.charts("ebpf.outbound_bytes")) == maximum
     rows = monitor.rows("outbound")
     own = rows[rows["tgid"] == one.client]
@@ -63,7 +65,7 @@ def test_destinations_have_no_more_dimensions_than_they_may(traffic: Path, maxim
     assert other >= MANY - maximum * len(monitor.snapshots)
 
 
-# each chart by process, and what it is in the system's
+# Each chart by process, with the dimensions of the system's charts that have its total.
 SHARES = {
     "processes.bandwidth_sent": (("ebpf.tcp_bandwidth", "tcp_sendmsg"), ("ebpf.udp_bandwidth", "udp_sendmsg")),
     "processes.bandwidth_recv": (("ebpf.tcp_bandwidth", "tcp_cleanup_rbuf"), ("ebpf.udp_bandwidth", "udp_recvmsg")),
@@ -76,15 +78,15 @@ SHARES = {
 
 
 def assert_shares(snapshots: Sequence[Snapshot]) -> None:
-    """In every interval all applications together did what the system did."""
+    """Assert that in every interval, all programs together have the system's totals."""
     for snapshot in snapshots:
         for chart, parts in SHARES.items():
             whole = sum(chart_of(snapshot, of).sums()[dimension] for of, dimension in parts)
             assert chart_of(snapshot, chart).sums() == {VALUE: whole}, (chart, snapshot.time_s)
 
 
-def test_applications_share_all_that_is_sent_and_received(traffic: Path, tmp_path: Path) -> None:
-    # of names that nobody else's processes have, on a machine where others test too
+def test_applications_together_have_all_that_is_sent_and_received(traffic: Path, tmp_path: Path) -> None:
+    # Unique names, because other tests may run on the same machine.
     programs = [tmp_path / f"t{number}-{os.getpid()}" for number in range(3)]
     for program in programs:
         shutil.copy(traffic, program)
@@ -99,7 +101,7 @@ def test_applications_share_all_that_is_sent_and_received(traffic: Path, tmp_pat
         "processes.bandwidth_recv": size + udp_size,
         "processes.bandwidth_tcp_send": calls + PLAN["tcp_epipe"],
         "processes.bandwidth_udp_send": udp_calls + 5003,
-        # what is only looked at is a call too, and so is what is not there yet
+        # A call that peeks counts, and so does one that finds no data.
         "processes.bandwidth_tcp_recv": calls + PLAN["tcp_peek"] + PLAN["tcp_eagain"],
         "processes.bandwidth_udp_recv": udp_calls + PLAN["udp_peek"] + PLAN["udp_eagain"],
     }
@@ -108,7 +110,7 @@ def test_applications_share_all_that_is_sent_and_received(traffic: Path, tmp_pat
             assert monitor.total(chart, VALUE, process=program.name) == amount, (program.name, chart)
 
 
-def test_applications_share_it_where_the_table_is_full(traffic: Path) -> None:
+def test_applications_add_up_if_the_table_is_full(traffic: Path) -> None:
     with Monitor({"plugins": {"network_viewer": {"table_size": 2}}}) as monitor, ThreadPoolExecutor() as all_at_once:
         list(all_at_once.map(lambda _: network.run(traffic, "127.0.0.1", PLAN), range(3)))
     assert_shares(monitor.snapshots)

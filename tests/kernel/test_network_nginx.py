@@ -1,4 +1,4 @@
-"""Thousands of short connections to a real server: each made, accepted and closed once, and every byte of them."""
+"""Thousands of short connections to a real server: each connect, accept and close is counted, and every byte."""
 
 from __future__ import annotations
 
@@ -26,28 +26,28 @@ SIZES = "%{size_header} %{size_download} %{size_request} %{num_connects}\n"
 
 
 def fetch(url: str) -> tuple[int, np.ndarray]:
-    """Many times the page, each over a connection of its own; returns curl's tgid, and what it says of each."""
+    """Fetch the page many times, over a connection each. Return curl's process ID and its sizes of each transfer."""
     options = ("--noproxy", "*", "--http1.0", "--header", "Connection: close", "--output", "/dev/null")
     command = ("curl", "--silent", "--show-error", "--fail", *options, "--write-out", SIZES, f"{url}?[1-{EACH}]")
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as curl:
-        said, _ = curl.communicate(timeout=servers.LIMIT_S)
+        output, _ = curl.communicate(timeout=servers.LIMIT_S)
     assert curl.returncode == 0
-    return curl.pid, np.array([line.split() for line in said.splitlines()], int)
+    return curl.pid, np.array([line.split() for line in output.splitlines()], int)
 
 
 def until_closed(port: int) -> None:
-    """Wait until no connection to this port may still send."""
+    """Wait until no connection to this port can send any more."""
 
     def closed() -> bool:
         lines = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()]
         ends = [words for words in lines if f":{port:04X}" in (words[1][-5:], words[2][-5:])]
-        return not {words[3] for words in ends} - {"06", "0A"}  # TIME_WAIT, LISTEN
+        return not {words[3] for words in ends} - {"06", "0A"}  # TIME_WAIT and LISTEN
 
     namespaces.wait(closed, "connections to be closed")
 
 
 def sums(rows: np.ndarray, tgids: list[int]) -> dict[str, int]:
-    """The counters of some processes."""
+    """Return the counters of some processes, summed over their rows."""
     own = rows[np.isin(rows["tgid"], tgids)]
     return {name: int(own[name].sum()) for name in rows.dtype.names or () if own[name].dtype == np.uint64}
 
@@ -58,7 +58,7 @@ def test_nginx_curl_and_ebpfmon_agree(tmp_path: Path) -> None:
         assert isinstance(url, str)
         port = urlsplit(url).port
         assert port
-        until_closed(port)  # somebody looked whether it listens
+        until_closed(port)  # A connection tested whether the server listens.
         (tmp_path / "access.log").write_text("")
         workers = [worker.pid for worker in psutil.Process(server.tgid).children()]
         assert len(workers) == 2
@@ -68,7 +68,7 @@ def test_nginx_curl_and_ebpfmon_agree(tmp_path: Path) -> None:
             until_closed(port)
         logged = (tmp_path / "access.log").read_text().splitlines()
     curls = [tgid for tgid, _ in clients]
-    head, body, asked, connects = (int(n) for n in np.concatenate([said for _, said in clients]).sum(axis=0))
+    head, body, asked, connects = (int(n) for n in np.concatenate([output for _, output in clients]).sum(axis=0))
     assert (connects, body, len(logged)) == (CONNECTIONS, CONNECTIONS * PAGE_BYTES, CONNECTIONS)
     rows = monitor.rows("network")
     client, accepting = sums(rows, curls), sums(rows, workers)
@@ -80,17 +80,17 @@ def test_nginx_curl_and_ebpfmon_agree(tmp_path: Path) -> None:
         assert_seen(end["tcp_close_calls"], CONNECTIONS)
     master = sums(rows, [server.tgid])
     assert master["tcp_accepted"] == master["tcp_send_calls"] == master["tcp_recv_calls"] == 0
-    for tgid, said in clients:
+    for tgid, output in clients:
         one = sums(rows, [tgid])
         assert one["tcp_connects_v4"] == EACH
-        assert one["tcp_recv_bytes"] == said[:, :2].sum()
+        assert one["tcp_recv_bytes"] == output[:, :2].sum()
     assert_destinations(monitor, curls, workers, port, asked, head + body)
 
 
 def assert_destinations(
     monitor: Monitor, curls: list[int], workers: list[int], port: int, asked: int, answered: int
 ) -> None:
-    """All that was sent and received is at the server's one port."""
+    """Assert that all traffic is in the rows of the server's port."""
     outbound, inbound = monitor.rows("outbound"), monitor.rows("inbound")
     to_server, at_server = outbound[np.isin(outbound["tgid"], curls)], inbound[np.isin(inbound["tgid"], workers)]
     assert set(to_server[["address_high", "address_low", "port", "protocol"]].tolist()) == {

@@ -1,4 +1,4 @@
-"""Traffic between two machines, as far as the kernel can tell: who talks to whom, with the default settings."""
+"""Traffic between two network namespaces, counted with the default settings."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from tests.kernel.support import Monitor
 
 
 def run(traffic: Path, pair: Pair, version: int, plan: dict[str, int]) -> Traffic:
-    """The plan, between the two."""
+    """Run a plan between the two namespaces."""
     return network.run(traffic, SERVER[version], plan, client_ns=pair.client, server_ns=pair.server)
 
 
-def test_both_ends_see_every_byte_and_each_other(traffic: Path, pair: Pair) -> None:
+def test_every_byte_is_counted_at_both_ends_with_its_peer(traffic: Path, pair: Pair) -> None:
     before = pair.kernel_counts("TcpRetransSegs")
-    with Monitor(DEFAULT) as monitor:  # the default: private networks are selected, loopback is not
+    with Monitor(DEFAULT) as monitor:  # The defaults select private networks, not loopback.
         found = [run(traffic, pair, version, PLAN) for version in SERVER]
         wanted = [network.expected(PLAN, address, LoadMode.RETURN) for address in SERVER.values()]
         namespaces.until_closed(pair)
@@ -31,13 +31,13 @@ def test_both_ends_see_every_byte_and_each_other(traffic: Path, pair: Pair) -> N
             network.assert_seen(*missed.pop("tcp_close_calls", (0, 0)))
             assert not missed, address
         assert_destinations(monitor, one, address)
-    # none is usual, but a machine may be so busy that an ACK is late, and then the kernel sends again
+    # Usually there are none, but on a busy machine an ACK may be late, and the kernel retransmits.
     own = np.isin(rows["tgid"], [tgid for one in found for tgid in (one.client, one.server)])
     network.assert_seen(int(rows["tcp_retransmits"][own].sum()), pair.kernel_counts("TcpRetransSegs") - before)
     assert_balanced(monitor.snapshots)
 
 
-def test_destinations_are_in_the_charts_by_their_labels(traffic: Path, pair: Pair) -> None:
+def test_charts_have_a_series_for_each_destination(traffic: Path, pair: Pair) -> None:
     plan = {"tcp_send": 53, "udp_send": 59}
     with Monitor(DEFAULT) as monitor:
         found = [run(traffic, pair, version, plan) for version in SERVER]
@@ -49,7 +49,7 @@ def test_destinations_are_in_the_charts_by_their_labels(traffic: Path, pair: Pai
             assert monitor.total("ebpf.inbound_bytes", "recv", **at) == size
 
 
-def test_loopback_is_no_destination_unless_asked_for(traffic: Path, pair: Pair) -> None:
+def test_loopback_is_not_a_destination_by_default(traffic: Path, pair: Pair) -> None:
     plan = {"tcp_send": 53, "udp_sendto": 61, "udp_send": 59}
     with Monitor(DEFAULT) as monitor:
         inside = {"client_ns": pair.client, "server_ns": pair.client}
@@ -67,7 +67,7 @@ def test_loopback_is_no_destination_unless_asked_for(traffic: Path, pair: Pair) 
     assert_balanced(monitor.snapshots)
 
 
-def test_what_a_child_sends_over_a_shared_socket_is_the_childs(traffic: Path, pair: Pair) -> None:
+def test_what_a_child_sends_on_a_shared_socket_counts_for_the_child(traffic: Path, pair: Pair) -> None:
     plan = {"tcp_send": 53, "shared": 101}
     with Monitor(DEFAULT) as monitor:
         one = run(traffic, pair, 4, plan)
@@ -77,7 +77,7 @@ def test_what_a_child_sends_over_a_shared_socket_is_the_childs(traffic: Path, pa
     assert (client["tcp_send_calls"], client["tcp_send_bytes"]) == (53, 53 * 97)
     assert (child["tcp_send_calls"], child["tcp_send_bytes"]) == (101, 101 * 47)
     assert server["tcp_recv_bytes"] == 53 * 97 + 101 * 47
-    # the connection was made, and is closed, once
+    # The connection is opened and closed once.
     assert [end["tcp_connects_v4"] for end in (client, child)] == [1, 0]
     network.assert_seen(client["tcp_close_calls"], 1)
     assert child["tcp_close_calls"] == 0

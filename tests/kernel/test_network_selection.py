@@ -1,4 +1,4 @@
-"""Whom the filters leave, in the kernel; and which end called, of sockets that are older than ebpfmon."""
+"""The selection of destinations in the kernel, and the direction of sockets that are older than ebpfmon."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from tests.kernel.network import key_of
 from tests.kernel.support import Monitor
 
 TCP, UDP = 6, 17
-# by version and protocol; below the ephemeral ports, as a UDP socket there is taken for one that others call
+# By IP version and protocol. Below the ephemeral ports, so that the UDP sockets count as listeners.
 PORTS = {(4, TCP): 7001, (4, UDP): 7002, (6, TCP): 8001, (6, UDP): 8002}
-SENT = {TCP: (53, 97), UDP: (59, 101)}  # calls of the client's, and the bytes of each
-ANSWERED = {TCP: (31, 89), UDP: (37, 103)}  # of the server's
+SENT = {TCP: (53, 97), UDP: (59, 101)}  # Calls of the client, and the bytes of each.
+ANSWERED = {TCP: (31, 89), UDP: (37, 103)}  # The same of the server.
 
 OPEN_SERVER = f"""
 pairs = {{}}
@@ -49,7 +49,7 @@ for key, one in pairs.items():
         pairs[key] = one.accept()[0]
         pairs[key].setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 """
-# one side sends, and then the other one takes it; few enough at a time to be in the socket's buffer
+# One side sends, and then the other one receives. The socket's buffer holds all of it.
 SEND = f"""
 for (version, protocol), one in pairs.items():
     calls, size = {SENT}[protocol]
@@ -100,7 +100,7 @@ def talk(client: Actor, server: Actor) -> None:
 
 
 def destinations(monitor: Monitor, client: Actor, server: Actor) -> tuple[dict[Key, Any], dict[Key, Any]]:
-    """The client's rows of `outbound` and the server's of `inbound`, by version and protocol; there are no others."""
+    """Return the client's outbound and the server's inbound counts. Assert that there are no other rows of them."""
     keys = {
         (*key_of(SERVER[version]), port, protocol): (version, protocol) for (version, protocol), port in PORTS.items()
     }
@@ -122,23 +122,23 @@ def destinations(monitor: Monitor, client: Actor, server: Actor) -> tuple[dict[K
     return found[0], found[1]
 
 
-def wanted(of: list[Key], server: bool) -> dict[Key, list[int]]:
-    """What the client did with each of these, or the server."""
-    both = {key: [SENT[key[1]], ANSWERED[key[1]]] for key in of}
+def expected(keys: list[Key], server: bool) -> dict[Key, list[int]]:
+    """Return the counts of the client, or of the server, for each of these destinations."""
+    both = {key: [SENT[key[1]], ANSWERED[key[1]]] for key in keys}
     return {
         key: [number for calls, size in (way[::-1] if server else way) for number in (calls, calls * size)]
         for key, way in both.items()
     }
 
 
-def test_sockets_that_are_older_than_ebpfmon_have_their_direction(pair: Pair) -> None:
+def test_sockets_that_are_older_than_ebpfmon_have_the_right_direction(pair: Pair) -> None:
     with actors(pair) as (client, server):
         connect(client, server)
         with Monitor(DEFAULT) as monitor:
             talk(client, server)
     at_client, at_server = destinations(monitor, client, server)
-    assert at_client == wanted(list(PORTS), server=False)
-    assert at_server == wanted(list(PORTS), server=True)
+    assert at_client == expected(list(PORTS), server=False)
+    assert at_server == expected(list(PORTS), server=True)
     assert_totals(monitor, client, server)
 
 
@@ -161,20 +161,20 @@ V4, V6 = [(4, TCP), (4, UDP)], [(6, TCP), (6, UDP)]
     ],
     ids=str,
 )
-def test_rows_are_of_those_that_are_selected(
+def test_only_selected_destinations_have_rows(
     pair: Pair, settings: dict[str, str], of_client: list[Key], of_server: list[Key]
 ) -> None:
     with actors(pair) as (client, server), Monitor({"plugins": {"network_viewer": settings}}) as monitor:
         connect(client, server)
         talk(client, server)
     at_client, at_server = destinations(monitor, client, server)
-    assert at_client == wanted(of_client, server=False)
-    assert at_server == wanted(of_server, server=True)
+    assert at_client == expected(of_client, server=False)
+    assert at_server == expected(of_server, server=True)
     assert_totals(monitor, client, server)
 
 
 def assert_totals(monitor: Monitor, client: Actor, server: Actor) -> None:
-    """What processes do is counted whatever is selected."""
+    """Assert that the counts by process do not depend on the selection."""
     rows = monitor.rows("network")
     for end, sends, receives in ((client, SENT, ANSWERED), (server, ANSWERED, SENT)):
         own = rows[rows["tgid"] == end.tgid]
@@ -184,19 +184,19 @@ def assert_totals(monitor: Monitor, client: Actor, server: Actor) -> None:
                 assert found == [2 * calls, 2 * calls * size, 0], (name, way)
 
 
-def test_a_udp_socket_that_is_connected_anew_is_judged_anew(pair: Pair) -> None:
+def test_a_reconnected_udp_socket_is_selected_by_its_new_peer(pair: Pair) -> None:
     namespaces.silence(pair.client, SILENT[4])
-    wanted_at, other_at = (SERVER[4], PORTS[4, UDP]), (SILENT[4], PORTS[4, UDP])
+    selected, excluded = (SERVER[4], PORTS[4, UDP]), (SILENT[4], PORTS[4, UDP])
     with actors(pair) as (client, server):
-        server.do(OPEN_SERVER)  # or else the client is told that nobody is there
+        server.do(OPEN_SERVER)  # Otherwise the client gets an ICMP error.
         client.do("ends = [socket.socket(socket.AF_INET, socket.SOCK_DGRAM) for _ in range(2)]")
         with Monitor({"plugins": {"network_viewer": {"ips": f"{SERVER[4]}/32"}}}) as monitor:
-            for end, order in enumerate(((wanted_at, other_at), (other_at, wanted_at))):
+            for end, order in enumerate(((selected, excluded), (excluded, selected))):
                 for at in order:
-                    size = 61 if at == wanted_at else 67
+                    size = 61 if at == selected else 67
                     client.do(f"ends[{end}].connect({at}); ends[{end}].send(bytes({size}))")
     outbound, rows = monitor.rows("outbound"), monitor.rows("network")
     own = outbound[outbound["tgid"] == client.tgid]
-    assert set(own[["address_high", "address_low", "port"]].tolist()) == {(*key_of(SERVER[4]), wanted_at[1])}
+    assert set(own[["address_high", "address_low", "port"]].tolist()) == {(*key_of(SERVER[4]), selected[1])}
     assert (own["sent_calls"].sum(), own["sent_bytes"].sum()) == (2, 2 * 61)
     assert rows["udp_send_bytes"][rows["tgid"] == client.tgid].sum() == 2 * (61 + 67)

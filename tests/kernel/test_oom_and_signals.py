@@ -1,4 +1,4 @@
-"""Processes that die by a signal are counted once each, whose they were and by which; OOM kills as what they are."""
+"""Processes that die by a signal count once, by process and signal, and OOM kills are told apart."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.kernel.support import Monitor
 
 DEATHS = {signal.SIGKILL: 7, signal.SIGSEGV: 5, signal.SIGABRT: 3, signal.SIGTERM: 11, signal.SIGRTMIN: 2}
 CGROUP = Path("/sys/fs/cgroup")
-# a thread ends before the others, the first one while others go on, and all are killed
+# One thread ends early. The others are killed while they wait.
 THREADS = """
 import ctypes, os, signal, threading
 gone = threading.Thread(target=lambda: None); gone.start(); gone.join()
@@ -39,7 +39,7 @@ def settings(attach: str = "auto", mode: str = "entry") -> dict[str, object]:
 
 @pytest.fixture
 def mortal(tmp_path: Path) -> Path:
-    """A shell by a name of its own."""
+    """A shell under a unique name."""
     program = tmp_path / "mortal"
     program.symlink_to("/bin/sh")
     return program
@@ -74,23 +74,23 @@ def test_each_process_that_dies_by_a_signal_is_counted_once(attach: str, mode: L
     assert monitor.total("ebpf.signal_deaths", "other") >= 2
 
 
-def test_a_process_of_many_threads_dies_once() -> None:
+def test_a_process_with_many_threads_dies_once() -> None:
     with Monitor(settings()) as monitor:
         with subprocess.Popen([sys.executable, "-c", THREADS]) as process:
             assert process.wait() == -signal.SIGKILL
 
-        def of_it() -> np.ndarray:
+        def own_rows() -> np.ndarray:
             rows = monitor.rows("signals")
             found: np.ndarray = rows[rows["tgid"] == process.pid]
             return found
 
-        monitor.until(lambda: len(of_it()) > 0)
-    assert of_it()["deaths"].sum() == of_it()["died_by_9"].sum() == 1
+        monitor.until(lambda: len(own_rows()) > 0)
+    assert own_rows()["deaths"].sum() == own_rows()["died_by_9"].sum() == 1
 
 
 @contextmanager
 def little_memory(limit: int) -> Iterator[Path]:
-    """A memory cgroup of the test's own: its cgroup.procs. Skips where this kernel or this container has none."""
+    """Make a memory cgroup for the test, and yield its cgroup.procs. Skip the test if none can be made."""
     unified = (CGROUP / "cgroup.controllers").exists()
     parent = CGROUP if unified else CGROUP / "memory"
     own = parent / f"ebpfmon-test-{os.getpid()}"
@@ -99,7 +99,7 @@ def little_memory(limit: int) -> Iterator[Path]:
             (parent / "cgroup.subtree_control").write_text("+memory")
         own.mkdir()
     except OSError as error:
-        pytest.skip(f"no memory cgroup can be made: {error}")
+        pytest.skip(f"cannot make a memory cgroup: {error}")
     try:
         (own / ("memory.max" if unified else "memory.limit_in_bytes")).write_text(str(limit))
         swap = own / ("memory.swap.max" if unified else "memory.swappiness")
@@ -110,20 +110,20 @@ def little_memory(limit: int) -> Iterator[Path]:
         own.rmdir()
 
 
-def test_who_is_killed_as_there_is_no_memory_left_is_told_from_who_is_killed() -> None:
+def test_oom_kills_are_told_apart_from_other_kills() -> None:
     with little_memory(24 << 20) as procs, Monitor(settings()) as monitor:
         hogs = []
-        for _ in range(3):  # tail keeps the last line, which has no end
+        for _ in range(3):  # tail keeps the last line, which never ends.
             with subprocess.Popen(["sh", "-c", f"echo $$ >{procs}; exec tail /dev/zero"]) as process:
                 assert process.wait() == -signal.SIGKILL
             hogs.append(process.pid)
 
-        def of_them() -> np.ndarray:
+        def own_rows() -> np.ndarray:
             rows = monitor.rows("signals")
             found: np.ndarray = rows[np.isin(rows["tgid"], hogs)]
             return found
 
-        monitor.until(lambda: bool(of_them()["oom_kills"].sum() >= 3))
-    assert of_them()["oom_kills"].sum() == of_them()["died_by_9"].sum() == of_them()["deaths"].sum() == 3
-    assert of_them()["oom_victims"].sum() == 3  # they asked for it themselves
+        monitor.until(lambda: bool(own_rows()["oom_kills"].sum() >= 3))
+    assert own_rows()["oom_kills"].sum() == own_rows()["died_by_9"].sum() == own_rows()["deaths"].sum() == 3
+    assert own_rows()["oom_victims"].sum() == 3  # They requested the memory themselves.
     assert monitor.total("processes.oom_kills", "value", process="tail") == 3

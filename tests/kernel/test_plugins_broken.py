@@ -1,4 +1,4 @@
-"""Third-party plugins that are broken in every way: each is named in one line, and the rest is unharmed."""
+"""Third-party plugins that are broken in different ways: each is reported in one line, and affects nothing else."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from pathlib import Path
 import pytest
 
 from ebpfmon.kernel.compiler import compile_object
-from ebpfmon.plugins import build as kit
+from ebpfmon.plugins import build
 from tests.kernel.third_party import SOURCE, amounts, programs, running, shut
 
-pytestmark = pytest.mark.timeout(300)  # programs are compiled, environments made: a busy machine takes its time
+pytestmark = pytest.mark.timeout(300)  # Compiling programs takes long on a busy machine.
 EBPFMON = [sys.executable, "-m", "ebpfmon"]
 TIMES = 7
 HEAD = """
@@ -86,13 +86,13 @@ BROKEN = {
         "sink 'bad_sink' has failed and will be tried again: KeyError: 'x'",
     ),
 }  # fmt: skip
-"""The plugin, and what is said of it."""
+"""The code of each plugin, and the beginning of its message."""
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """All of them, and a good one."""
-    where = tmp_path_factory.mktemp("strangers") / "plugins"
+    """A folder with all broken plugins, and one that works."""
+    where = tmp_path_factory.mktemp("third_party") / "plugins"
     where.mkdir()
     for name, (text, _) in {**BROKEN, "good": (PROBES + "return [probe()]", "")}.items():
         (where / f"{name}.py").write_text((HEAD + text).replace("NAME", name))
@@ -102,11 +102,11 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         table = "good" if name == "twin" else name
         source = where / f"{name}.bpf.c"
         source.write_text(SOURCE.replace("NAME", table).replace("BODY", body))
-        compile_object(source, where / "objects" / machine / f"{name}.bpf.o", machine, kit.headers())
+        compile_object(source, where / "objects" / machine / f"{name}.bpf.o", machine, build.headers())
     return shut(where)
 
 
-def test_each_broken_plugin_is_named_in_one_line_and_the_rest_is_unharmed(folder: Path, tmp_path: Path) -> None:
+def test_each_broken_plugin_is_reported_in_one_line_and_affects_nothing_else(folder: Path, tmp_path: Path) -> None:
     settings = tmp_path / "e.toml"
     settings.write_text(
         f'[ebpfmon]\nplugins_dir = "{folder}"\n[groups]\nby = ["process"]\n[plugins.network_viewer]\nenabled = false\n'
@@ -115,32 +115,32 @@ def test_each_broken_plugin_is_named_in_one_line_and_the_rest_is_unharmed(folder
     )
     with running([*EBPFMON, "run", "--config", settings], tmp_path) as daemon:
         daemon.until(daemon.snapshots)
-        programs(tmp_path, "unharmed", TIMES)
-        daemon.until(lambda: sum(amounts(daemon.snapshots(), "processes.good", process="unharmed")) >= TIMES)
-        assert sum(amounts(daemon.snapshots(), "processes.file_open", process="unharmed")) > TIMES
+        programs(tmp_path, "outsider", TIMES)
+        daemon.until(lambda: sum(amounts(daemon.snapshots(), "processes.good", process="outsider")) >= TIMES)
+        assert sum(amounts(daemon.snapshots(), "processes.file_open", process="outsider")) > TIMES
         daemon.stop()
-        said = daemon.text("stderr").splitlines()
-        assert sum(amounts(daemon.snapshots(), "processes.good", process="unharmed")) == TIMES
+        messages = daemon.text("stderr").splitlines()
+        assert sum(amounts(daemon.snapshots(), "processes.good", process="outsider")) == TIMES
     for name, (_, line) in BROKEN.items():
-        about = [found for found in said if re.match(rf"ebpfmon: (plugin|probe|sink) '{name}' ", found)]
-        assert len(about) == 1, said
+        about = [found for found in messages if re.match(rf"ebpfmon: (plugin|probe|sink) '{name}' ", found)]
+        assert len(about) == 1, messages
         assert about[0].startswith(f"ebpfmon: {line}")
-    assert not [line for line in said if "Traceback" in line]
-    assert "ebpfmon: probe 'good': 1 events by tracepoint" in said
-    assert "ebpfmon: ignoring plugins.raises: plugin 'raises' is left out" in said
+    assert not [line for line in messages if "Traceback" in line]
+    assert "ebpfmon: probe 'good': 1 events by tracepoint" in messages
+    assert "ebpfmon: ignoring plugins.raises: plugin 'raises' is left out" in messages
 
 
-def test_if_settings_are_strict_the_first_of_them_stops_everything(folder: Path, tmp_path: Path) -> None:
+def test_if_strict_the_first_broken_plugin_stops_ebpfmon(folder: Path, tmp_path: Path) -> None:
     settings = tmp_path / "e.toml"
     disabled = [name for name in BROKEN if name not in ("ends", "nonsense")]
     settings.write_text(f'[ebpfmon]\nplugins_dir = "{folder}"\ndisabled_plugins = {disabled}\n')
     command = [*EBPFMON, "run", "--for", "60", "--config", str(settings)]
     done = subprocess.run([*command, "--strict"], capture_output=True, text=True, check=False)
-    said = "ebpfmon: plugin 'ends' cannot be used, and strict is set: SystemExit: 3\n"
-    assert (done.returncode, done.stdout, done.stderr) == (1, "", said)
+    error = "ebpfmon: plugin 'ends' cannot be used, and strict is set: SystemExit: 3\n"
+    assert (done.returncode, done.stdout, done.stderr) == (1, "", error)
 
 
-def test_if_settings_are_strict_a_probe_that_cannot_be_loaded_stops_everything(folder: Path, tmp_path: Path) -> None:
+def test_if_strict_a_probe_that_cannot_be_loaded_stops_ebpfmon(folder: Path, tmp_path: Path) -> None:
     settings = tmp_path / "e.toml"
     disabled = [name for name in BROKEN if name != "unverified"]
     settings.write_text(f'[ebpfmon]\nstrict = true\nplugins_dir = "{folder}"\ndisabled_plugins = {disabled}\n')
@@ -150,7 +150,7 @@ def test_if_settings_are_strict_a_probe_that_cannot_be_loaded_stops_everything(f
     assert done.stderr.splitlines()[-1].startswith("ebpfmon: cannot attach 'exec' (probe unverified)")
 
 
-def test_check_says_which_probes_do_not_fit_their_objects(folder: Path, tmp_path: Path) -> None:
+def test_check_reports_probes_that_do_not_match_their_objects(folder: Path, tmp_path: Path) -> None:
     settings = tmp_path / "e.toml"
     disabled = [name for name in BROKEN if name != "no_field"]
     settings.write_text(f'[ebpfmon]\nplugins_dir = "{folder}"\ndisabled_plugins = {disabled}\n')

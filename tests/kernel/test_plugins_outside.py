@@ -1,5 +1,7 @@
-"""A stranger's afternoon: packages outside the repository, made from the templates, in an environment of their own
-beside the wheel; built, tested, run on this kernel, and seen on every backend."""
+"""Third-party packages made from the templates, installed beside ebpfmon's wheel in an environment of their own.
+
+They are built, tested and run on this kernel, and every backend shows their counts.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +22,7 @@ import pytest
 from tests.kernel.third_party import amounts, programs, running
 from tests.unit.netdata import Netdata
 
-pytestmark = pytest.mark.timeout(300)  # programs are compiled, environments made: a busy machine takes its time
+pytestmark = pytest.mark.timeout(300)  # Compiling and installing take long on a busy machine.
 ROOT = Path(__file__).parents[2]
 TIMES = 13
 SETTINGS = """
@@ -60,12 +62,12 @@ charts = ["*.naps*"]
 
 @dataclass(frozen=True)
 class Outside:
-    """An environment with ebpfmon's wheel in it."""
+    """A virtual environment with ebpfmon's wheel."""
 
     where: Path
 
     def run(self, *command: str | Path, cwd: Path | None = None) -> str:
-        """A command of the environment; what it writes to stdout."""
+        """Run a command of the environment, and return its stdout."""
         ours = ("PYTEST", "PYTHON", "VIRTUAL_ENV", "COV")
         environment = {name: value for name, value in os.environ.items() if not name.startswith(ours)}
         environment["PYTHONDONTWRITEBYTECODE"] = "1"
@@ -77,34 +79,34 @@ class Outside:
         return done.stdout
 
     def pip(self, *arguments: str | Path) -> None:
-        """Install something. Nothing is asked of a network: what it needs is there."""
+        """Install a package without using the network. Its dependencies must be there."""
         offline = ("--no-index", "--no-deps", "--no-build-isolation", "--disable-pip-version-check", "--quiet")
         self.run("python", "-m", "pip", "install", *offline, *arguments)
 
 
 @pytest.fixture(scope="module")
 def outside(tmp_path_factory: pytest.TempPathFactory) -> Outside:
-    """The wheel of this tree in an environment of its own, whose other packages are those of this one, but ebpfmon."""
-    found = Outside(tmp_path_factory.mktemp("outside"))
+    """A virtual environment with a wheel built from this tree, and the other packages of the present environment."""
+    made = Outside(tmp_path_factory.mktemp("outside"))
     building = [sys.executable, "-m", "pip", "wheel", "--no-deps", "--no-build-isolation", "--quiet", "-w"]
-    subprocess.run([*building, found.where, ROOT], check=True)
-    subprocess.run([sys.executable, "-m", "venv", "--without-pip", found.where / "venv"], check=True)
-    others = found.where / "others"
+    subprocess.run([*building, made.where, ROOT], check=True)
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", made.where / "venv"], check=True)
+    others = made.where / "others"
     others.mkdir()
     for place in {sysconfig.get_path("purelib"), sysconfig.get_path("platlib")}:
         for path in Path(place).iterdir():
             if not re.search(r"ebpfmon|\.pth$|__editable__|__pycache__", path.name):
                 (others / path.name).symlink_to(path)
-    (site,) = (found.where / "venv").glob("lib/python*/site-packages")
+    (site,) = (made.where / "venv").glob("lib/python*/site-packages")
     (site / "others.pth").write_text(f"{others}\n")
-    found.pip(*found.where.glob("*.whl"))
-    assert str(found.where / "venv") in found.run("python", "-c", "import ebpfmon; print(ebpfmon.__file__)")
-    return found
+    made.pip(*made.where.glob("*.whl"))
+    assert str(made.where / "venv") in made.run("python", "-c", "import ebpfmon; print(ebpfmon.__file__)")
+    return made
 
 
 @pytest.fixture(scope="module")
 def made(outside: Outside) -> Outside:
-    """With a probe and a sink, as they come from the templates: one installed as a wheel, one to work on."""
+    """The environment with a probe and a sink made from the templates. The sink is installed in editable mode."""
     assert "ebpfmon_naps/naps.bpf.c" in outside.run("ebpfmon", "plugin", "new", "probe", "naps")
     outside.run("ebpfmon", "plugin", "new", "sink", "lines_out", "somewhere/else")
     outside.pip(outside.where / "ebpfmon_naps")
@@ -113,7 +115,7 @@ def made(outside: Outside) -> Outside:
 
 
 class Listener:
-    """A server of the test's own, that keeps what it is sent."""
+    """Collects what a socket receives, in a thread."""
 
     def __init__(self, receive: Callable[[], bytes]) -> None:
         self._receive, self._data, self._lock = receive, bytearray(), threading.Lock()
@@ -121,14 +123,14 @@ class Listener:
         self._thread.start()
 
     def _run(self) -> None:
-        with suppress(OSError):  # the test has ended
+        with suppress(OSError):  # The socket is closed when the test ends.
             while data := self._receive():
                 with self._lock:
                     self._data += data
 
     @property
     def text(self) -> str:
-        """The whole lines so far."""
+        """The complete lines so far."""
         with self._lock:
             return self._data.decode().rpartition("\n")[0]
 
@@ -139,16 +141,16 @@ def sockets() -> Iterator[ExitStack]:
         yield stack
 
 
-def listening(stack: ExitStack, kind: socket.SocketKind) -> tuple[int, socket.socket]:
-    found = stack.enter_context(socket.socket(socket.AF_INET, kind))
-    found.bind(("127.0.0.1", 0))
-    return found.getsockname()[1], found
+def bind(stack: ExitStack, kind: socket.SocketKind) -> tuple[int, socket.socket]:
+    bound = stack.enter_context(socket.socket(socket.AF_INET, kind))
+    bound.bind(("127.0.0.1", 0))
+    return bound.getsockname()[1], bound
 
 
 def test_packages_from_the_templates_pass_their_own_tests_and_are_listed(made: Outside) -> None:
     for package in ("ebpfmon_naps", "somewhere/else"):
-        said = made.run("python", "-m", "pytest", "-q", "-p", "no:cacheprovider", cwd=made.where / package)
-        assert re.search(r"\b3 passed in ", said), said
+        output = made.run("python", "-m", "pytest", "-q", "-p", "no:cacheprovider", cwd=made.where / package)
+        assert re.search(r"\b3 passed in ", output), output
     listed = made.run("ebpfmon", "plugins")
     assert re.search(r"^naps +2 +active +ebpfmon-naps 0\.1\.0 +probes +probe naps$", listed, re.M)
     assert re.search(r"^lines_out +2 +active +ebpfmon-lines-out 0\.1\.0 +sinks +sink lines_out$", listed, re.M)
@@ -158,11 +160,11 @@ def test_packages_from_the_templates_pass_their_own_tests_and_are_listed(made: O
     made.run("ebpfmon", "config", "check", "--config", made.where / "somewhere" / "else" / "ebpfmon.toml")
 
 
-def test_what_the_strangers_probe_counts_is_seen_on_every_backend_and_by_the_strangers_sink(
+def test_every_backend_and_a_third_party_sink_show_what_a_third_party_probe_counts(
     made: Outside, tmp_path: Path, sockets: ExitStack
 ) -> None:
-    statsd_port, udp = listening(sockets, socket.SOCK_DGRAM)
-    lines_port, tcp = listening(sockets, socket.SOCK_STREAM)
+    statsd_port, udp = bind(sockets, socket.SOCK_DGRAM)
+    lines_port, tcp = bind(sockets, socket.SOCK_STREAM)
     tcp.listen()
     tcp.settimeout(100)
     (tmp_path / "e.toml").write_text(SETTINGS.format(where=tmp_path, statsd=statsd_port, lines_out=lines_port))
@@ -186,13 +188,13 @@ def test_what_the_strangers_probe_counts_is_seen_on_every_backend_and_by_the_str
             return sum(chart.shows("outsider")) if chart and "outsider" in chart.dims else 0
 
         def seen() -> dict[str, int]:
-            of_statsd = re.findall(r"\.naps_started\.outsider:(\d+)\|c", statsd.text)
-            of_its_sink = re.findall(r"\.naps_started\.outsider\.value (\d+) \d+", lines_out.text)
+            statsd_deltas = re.findall(r"\.naps_started\.outsider:(\d+)\|c", statsd.text)
+            sink_deltas = re.findall(r"\.naps_started\.outsider\.value (\d+) \d+", lines_out.text)
             return {
                 "JSON": sum(amounts(daemon.snapshots(), "processes.naps_started", process="outsider")),
-                "StatsD": sum(map(int, of_statsd)),
+                "StatsD": sum(map(int, statsd_deltas)),
                 "Netdata": shown_by_netdata(),
-                "its sink": sum(map(int, of_its_sink)),
+                "its sink": sum(map(int, sink_deltas)),
             }
 
         daemon.until(lambda: min(seen().values()) >= TIMES, what=lambda: str(seen()))

@@ -1,4 +1,4 @@
-"""The samples of the authors' pages, as somebody would use them who has read nothing else."""
+"""The samples on the pages for plugin authors, used as the pages say."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ import pytest
 from tests.kernel.third_party import amounts, programs, running, shut
 from tests.unit.samples import PROBES, sample, write
 
-pytestmark = pytest.mark.timeout(300)  # programs are compiled, environments made: a busy machine takes its time
+pytestmark = pytest.mark.timeout(300)  # Compiling programs takes long on a busy machine.
 EBPFMON = [sys.executable, "-m", "ebpfmon"]
 TIMES = 13
-USER = 54_321  # nobody's
+USER = 54_321  # No user has this ID.
 SETTINGS = """
 [ebpfmon]
 plugins_dir = "{folder}"
@@ -42,7 +42,7 @@ charts = ["processes.hello*"]
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The samples in a folder, compiled with the page's own command."""
+    """A folder with the samples, compiled with the command on the page."""
     place = write(
         tmp_path_factory.mktemp("samples") / "plugins",
         "hello.bpf.c", "hello.py", "test_hello.py", "users.bpf.c", "users.py", "sqlite_sink.py",
@@ -51,11 +51,11 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name in ("hello", "users"):
         words = command.partition("#")[0].replace("hello", name).split()
         subprocess.run([*EBPFMON, *words[1:]], cwd=place, check=True)
-    (place / "test_hello.py").rename(place.parent / "test_hello.py")  # it is no plugin
+    (place / "test_hello.py").rename(place.parent / "test_hello.py")  # It is not a plugin.
     return shut(place)
 
 
-def test_the_pages_test_of_the_probe_passes(folder: Path) -> None:
+def test_the_sample_test_of_the_sample_probe_passes(folder: Path) -> None:
     command = [
         sys.executable,
         "-m",
@@ -73,7 +73,7 @@ def test_the_pages_test_of_the_probe_passes(folder: Path) -> None:
     assert "2 passed" in done.stdout
 
 
-def test_the_pages_probes_count_and_the_pages_sink_gets_what_they_count(folder: Path, tmp_path: Path) -> None:
+def test_the_sample_probes_count_and_the_sample_sink_stores_it(folder: Path, tmp_path: Path) -> None:
     settings, database = tmp_path / "e.toml", tmp_path / "rows.db"
     settings.write_text(SETTINGS.format(folder=folder, database=database))
     with running([*EBPFMON, "run", "--config", str(settings)], tmp_path) as daemon:
@@ -95,14 +95,14 @@ def test_the_pages_probes_count_and_the_pages_sink_gets_what_they_count(folder: 
 
 
 def stored(database: Path) -> int:
-    """How many programs called outsider the page's sink has written down."""
+    """Return how many programs called outsider the sample sink has stored."""
     with closing(sqlite3.connect(database)) as connection:
         query = "SELECT sum(delta) FROM rows WHERE chart = 'processes.hello_started' AND dimension = 'value'"
         ((amount,),) = connection.execute(f"{query} AND json_extract(labels, '$.process') = 'outsider'")
         return amount or 0
 
 
-def test_on_sighup_the_settings_of_plugins_change_and_the_plugins_stay(folder: Path, tmp_path: Path) -> None:
+def test_sighup_reloads_the_settings_of_plugins_and_keeps_the_plugins(folder: Path, tmp_path: Path) -> None:
     settings = tmp_path / "e.toml"
     core = f'[ebpfmon]\nplugins_dir = "{folder}"\ndisabled_plugins = [%s]\n[groups]\nby = []\n'
     others = "[plugins.process]\nenabled = false\n[plugins.network_viewer]\nenabled = false\n"
@@ -122,5 +122,5 @@ def test_on_sighup_the_settings_of_plugins_change_and_the_plugins_stay(folder: P
         assert sum(amounts(after, "users.started", user=str(USER))) == 1
         assert not amounts(after, "users.started", user=str(USER - 1))
         assert not [c for s in daemon.snapshots() for c in s["charts"] if c["id"] == "hello.started"]
-        said = "ebpfmon: ebpfmon.plugins_dir or ebpfmon.disabled_plugins changed: restart ebpfmon to apply it"
-        assert daemon.text("stderr").splitlines().count(said) == 1
+        warning = "ebpfmon: ebpfmon.plugins_dir or ebpfmon.disabled_plugins changed: restart ebpfmon to apply it"
+        assert daemon.text("stderr").splitlines().count(warning) == 1

@@ -1,4 +1,4 @@
-"""The process probe counts exactly, per process and in the totals."""
+"""The process probe counts exactly, by process and in the totals."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ SMALL = {
 }  # fmt: skip
 
 
-def assert_nothing_unseen(snapshots: list[Snapshot]) -> None:
-    """In every interval: nothing overflowed unseen, and every CPU gathered for a process that has a row."""
+def assert_nothing_is_lost(snapshots: list[Snapshot]) -> None:
+    """Assert for every interval that overflows are reported, and that every row has counts."""
     for snapshot in snapshots:
         table = snapshot.tables["process"].harvest
         assert table.overflow_calls or not any(table.overflow.values())
@@ -49,11 +49,11 @@ def test_a_process_is_counted_exactly(workload: Path, tmp_path: Path, attach: st
         tgid = work(workload, tmp_path, PLAN)
         monitor.until_gone(lambda: np.array([tgid]), 38)
     monitor.assert_counts(monitor.of(tgid), expected(PLAN, mode=mode))
-    assert_nothing_unseen(monitor.snapshots)
+    assert_nothing_is_lost(monitor.snapshots)
 
 
 @pytest.mark.parametrize("attach", ["auto", *attach_methods.NAMES])
-def test_many_threads_are_counted_exactly_as_their_process(workload: Path, tmp_path: Path, attach: str) -> None:
+def test_many_threads_count_exactly_for_their_process(workload: Path, tmp_path: Path, attach: str) -> None:
     if attach != "auto":
         require_attach_method(attach)
     plan = {**PLAN, "fork": 3, "thread": 5}
@@ -62,7 +62,7 @@ def test_many_threads_are_counted_exactly_as_their_process(workload: Path, tmp_p
         monitor.until_gone(lambda: np.array([tgid]), 17 * 6 + 1)
     monitor.assert_counts(monitor.of(tgid), expected(plan, times=17))
     assert monitor.may_miss or all(s.complete for s in monitor.snapshots)
-    assert_nothing_unseen(monitor.snapshots)
+    assert_nothing_is_lost(monitor.snapshots)
 
 
 def test_two_thousand_short_lived_processes_each_have_their_exact_row(workload: Path, tmp_path: Path) -> None:
@@ -78,11 +78,11 @@ def test_two_thousand_short_lived_processes_each_have_their_exact_row(workload: 
         own = rows[(rows["tgid"] == life[0]) & (rows["start_ns"] == life[1])]
         assert_counts({name: int(own[name].sum()) for name in COUNTERS}, wanted)
     assert monitor.of(tgid)["processes_created"] == 2000
-    assert_nothing_unseen(monitor.snapshots)
+    assert_nothing_is_lost(monitor.snapshots)
 
 
 @pytest.mark.parametrize("attach", ["auto", *attach_methods.NAMES])
-def test_processes_that_take_turns_on_a_cpu_are_told_apart(workload: Path, tmp_path: Path, attach: str) -> None:
+def test_processes_that_share_a_cpu_are_counted_apart(workload: Path, tmp_path: Path, attach: str) -> None:
     if attach != "auto":
         require_attach_method(attach)
     with Monitor({"ebpfmon": {"load_mode": "return", "attach": attach}}) as monitor:
@@ -92,13 +92,13 @@ def test_processes_that_take_turns_on_a_cpu_are_told_apart(workload: Path, tmp_p
     monitor.assert_counts(monitor.of(tgid), expected({"turns": 5003}))
     done = {"read_calls": 5003, "read_bytes": 5003, "write_calls": 5003, "write_bytes": 2 * 5003}
     monitor.assert_counts(monitor.of(child), done)
-    assert_nothing_unseen(monitor.snapshots)
+    assert_nothing_is_lost(monitor.snapshots)
 
 
-def test_nothing_of_a_longer_name_is_left_behind_a_shorter_one() -> None:
+def test_a_shorter_name_has_no_rest_of_a_longer_one() -> None:
     if not RELEASES_ARE_SEEN:
-        pytest.skip("releases are not seen by this kernel's programs")
-    # the child has the long name until it calls execve(2), and its last row is made by its release alone
+        pytest.skip("this kernel does not count every release of a task")
+    # The child has the long name until it calls execve(2). Its release makes its last row.
     script = "exec -a averylongcommand bash -c 'true & sleep 2.5; wait'"
     with Monitor() as monitor, subprocess.Popen(["bash", "-c", script]) as shell:
 
@@ -112,11 +112,11 @@ def test_nothing_of_a_longer_name_is_left_behind_a_shorter_one() -> None:
 
 
 def children_of(rows: np.ndarray, tgid: int) -> np.ndarray:
-    """The tgids of a process's children; not every row shows the parent, as one that was released has none any more."""
+    """Return the process IDs of a process's children. A row made by a release has no parent any more."""
     return np.unique(rows["tgid"][rows["parent_tgid"] == tgid])
 
 
-def test_the_totals_are_the_workloads_where_nothing_else_does_such_calls(workload: Path, tmp_path: Path) -> None:
+def test_totals_are_exact_for_calls_that_only_the_workload_makes(workload: Path, tmp_path: Path) -> None:
     plan = {"thread_fail": 1009, "process_fail": 2003}
     with Monitor() as monitor:
         work(workload, tmp_path, plan)
@@ -125,7 +125,7 @@ def test_the_totals_are_the_workloads_where_nothing_else_does_such_calls(workloa
     assert sum(t["processes_failed"] for t in totals) == 2003
 
 
-def test_calls_of_32_bit_programs_are_counted_like_any_other(workload: Path, tmp_path: Path) -> None:
+def test_calls_of_32_bit_programs_are_counted(workload: Path, tmp_path: Path) -> None:
     plan = {"compat_read": 101, "compat_write": 103, "compat_open": 107}
     with Monitor() as monitor:
         if subprocess.run([workload, tmp_path, "compat_read=1"], check=False).returncode:
@@ -138,14 +138,14 @@ def test_calls_of_32_bit_programs_are_counted_like_any_other(workload: Path, tmp
 def test_strace_counts_the_same(workload: Path, tmp_path: Path) -> None:
     report = tmp_path / "strace"
     subprocess.run(["strace", "-c", "-f", "-o", report, workload, tmp_path, *arguments(PLAN)], check=True)
-    seen: dict[str, tuple[int, int]] = {}
+    traced: dict[str, tuple[int, int]] = {}
     for line in report.read_text().splitlines():
-        found = re.match(r" *[\d.]+ +[\d.]+ +\d+ +(\d+) +(\d+)? +(\w+)$", line)
-        if found:
-            seen[found[3]] = int(found[1]), int(found[2] or 0)
+        match = re.match(r" *[\d.]+ +[\d.]+ +\d+ +(\d+) +(\d+)? +(\w+)$", line)
+        if match:
+            traced[match[3]] = int(match[1]), int(match[2] or 0)
 
     def calls(*names: str) -> tuple[int, int]:
-        return sum(seen[n][0] for n in names), sum(seen[n][1] for n in names)
+        return sum(traced[n][0] for n in names), sum(traced[n][1] for n in names)
 
     wanted = counts_of(PLAN)
     assert calls("open", "openat", "openat2", "creat") == (wanted["open_calls"], wanted["open_errors"])
@@ -164,14 +164,14 @@ def test_a_table_of_64_rows_under_a_thousand_processes_loses_nothing(workload: P
     tables = monitor.harvests()
     assert max(len(t.rows) for t in tables) == 64
     assert sum(t.overflow_calls for t in tables) > 0
-    # failed forks are the workload's alone, so that the whole machine's total is known
+    # Only the workload has failing forks, so the total of the machine is known.
     assert sum(t.totals["processes_failed"] for t in tables) == 3000
     assert sum(t.overflow["processes_failed"] + int(t.rows["processes_failed"].sum()) for t in tables) == 3000
     assert all(s.complete for s in monitor.snapshots)
-    assert_nothing_unseen(monitor.snapshots)
+    assert_nothing_is_lost(monitor.snapshots)
 
 
-def test_a_row_says_who_it_was_and_an_exec_begins_another() -> None:
+def test_a_row_identifies_its_process_and_execve_begins_another() -> None:
     with (
         Monitor() as monitor,
         subprocess.Popen(["sh", "-c", ": < /dev/null; exec cat /dev/null"], user=1234) as process,
@@ -184,11 +184,11 @@ def test_a_row_says_who_it_was_and_an_exec_begins_another() -> None:
     assert cat["read_calls"].sum() > 0
     assert {int(p) for p in cat["parent_tgid"][cat["read_calls"] > 0]} == {os.getpid()}
     assert set(cat["uid"]) == {1234}
-    ticks = int(Path("/proc/self/stat").read_text().rpartition(")")[2].split()[19])  # when we were started
+    ticks = int(Path("/proc/self/stat").read_text().rpartition(")")[2].split()[19])  # The start time of this process.
     assert cat["start_ns"][0] / 1e9 >= ticks / os.sysconf("SC_CLK_TCK")
 
 
-def test_a_row_says_which_cgroup_it_was_in() -> None:
+def test_a_row_has_the_cgroup_of_its_process() -> None:
     mounts = [line.split() for line in Path("/proc/self/mounts").read_text().splitlines()]
     group = Path(next(m[1] for m in mounts if m[2] == "cgroup2")) / f"ebpfmon-test-{os.getpid()}"
     group.mkdir()

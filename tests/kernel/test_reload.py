@@ -1,4 +1,4 @@
-"""Settings that change while the daemon runs: no call is lost, and none is counted twice."""
+"""Reloading settings loses no call, and counts none twice."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import pytest
 from ebpfmon import Role, Snapshot
 from tests.kernel.support import Monitor
 
-# what needs nothing but another sink, other groupings, other selectors; and what needs a new load
+# LIGHT changes sinks, groupings and selectors. HEAVY changes need programs to be loaded again.
 VIEWER = {"ips": "10.0.0.0/8", "ports": "1-1024"}
 PLAIN: dict[str, Any] = {
     "ebpfmon": {}, "groups": {"by": ["process"]}, "plugins": {"network_viewer": VIEWER}, "sinks": [],
@@ -32,36 +32,36 @@ HEAVY: list[dict[str, Any]] = [
 ]
 
 
-@pytest.mark.parametrize(("changes", "doubtful"), [(LIGHT * 5, 0), (HEAVY, 3)], ids=["light", "heavy"])
+@pytest.mark.parametrize(("changes", "tolerance"), [(LIGHT * 5, 0), (HEAVY, 3)], ids=["light", "heavy"])
 def test_under_load_every_call_is_counted_once(
     workload: Path,
     tmp_path: Path,
     caplog: pytest.LogCaptureFixture,
     changes: list[dict[str, Any]],
-    doubtful: int,
+    tolerance: int,
 ) -> None:
-    """`doubtful`: a call that is under way in the very moment in which new programs take over may be seen by both."""
+    """Count every call once. Both old and new programs may count a call in progress: at most `tolerance` calls."""
     storm: list[str | Path] = [workload, tmp_path, "storm=100", "workers=1"]
     with caplog.at_level(logging.INFO), Monitor(PLAIN) as monitor:
         with subprocess.Popen(storm, stdout=subprocess.PIPE, text=True) as process:
             for n, settings in enumerate(changes, 1):
                 monitor.reload(settings)
                 monitor.until(lambda n=n: caplog.text.count("reloaded the settings") >= n)  # type: ignore[misc]
-            assert process.poll() is None  # all that was under load
+            assert process.poll() is None  # All reloads happened under load.
             process.terminate()
             assert process.stdout
             reads = int(process.stdout.read())
         monitor.until_gone(lambda: np.array([process.pid]), 2)
     rows = monitor.rows()
     counted = int(rows["read_calls"][rows["tgid"] == process.pid].sum())
-    assert 0 <= counted - reads <= doubtful
+    assert 0 <= counted - reads <= tolerance
     assert "cannot reload" not in caplog.text
-    if not doubtful:
-        assert_totals_go_on(monitor.snapshots)
+    if not tolerance:
+        assert_totals_continue(monitor.snapshots)
 
 
-def assert_totals_go_on(snapshots: Sequence[Snapshot]) -> None:
-    """The total of each series is what it was, and what came: also ebpfmon's own, and those of groupings that stay."""
+def assert_totals_continue(snapshots: Sequence[Snapshot]) -> None:
+    """Assert that each series adds its deltas to its former total, also ebpfmon's own and those of all groupings."""
     before: dict[tuple[str, Role, tuple[str, ...]], tuple[int, ...]] = {}
     compared = set()
     for snapshot in snapshots:
@@ -78,7 +78,7 @@ def assert_totals_go_on(snapshots: Sequence[Snapshot]) -> None:
     assert {"ebpf.io", "processes.vfs_read_call", "ebpfmon.cpu", "ebpfmon.sinks_sent"} <= compared
 
 
-def test_what_is_wrong_with_new_settings_is_said_and_the_old_ones_hold(
+def test_wrong_new_settings_are_reported_and_the_old_ones_stay_in_use(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.INFO), Monitor(PLAIN) as monitor:

@@ -1,5 +1,4 @@
-"""What holds on kernels and for users that allow less: each test needs such a place, and most run in the matrix alone
-(tests/vm), which makes one."""
+"""Restricted kernels and users. Most of these tests run only in the matrix (tests/vm), which sets up such kernels."""
 
 from __future__ import annotations
 
@@ -33,7 +32,7 @@ btf_hidden = pytest.mark.skipif(FOUND.btf, reason="this kernel has BTF")
 locked_down = pytest.mark.skipif(FOUND.lockdown != "confidentiality", reason="this kernel is not locked down")
 
 
-def counts_exactly(workload: Path, tmp_path: Path, attach: str, mode: LoadMode = LoadMode.RETURN) -> None:
+def assert_exact_counts(workload: Path, tmp_path: Path, attach: str, mode: LoadMode = LoadMode.RETURN) -> None:
     with Monitor({"ebpfmon": {"load_mode": mode, "attach": attach}}) as monitor:
         tgid = work(workload, tmp_path, PLAN)
         monitor.until_gone(lambda: np.array([tgid]), 38)
@@ -47,7 +46,7 @@ def load(method: str | None = None, loader: Loader | None = None) -> attach.Load
 
 @pytest.fixture(scope="module")
 def compiled_once() -> Iterator[None]:
-    """What BCC compiles is the same for every method and mode, and takes half a minute in an emulated machine."""
+    """Compile with BCC only once. The result is the same in all tests, and takes half a minute in an emulator."""
     with pytest.MonkeyPatch.context() as patch:
         results: dict[Path, dict[str, bytes]] = {}
 
@@ -66,7 +65,7 @@ def compiled_once() -> Iterator[None]:
 @pytest.mark.parametrize("attach", ["kprobe", "tracepoint"])
 @pytest.mark.usefixtures("compiled_once")
 def test_with_btf_hidden_bcc_counts_exactly(workload: Path, tmp_path: Path, attach: str, mode: LoadMode) -> None:
-    counts_exactly(workload, tmp_path, attach, mode)
+    assert_exact_counts(workload, tmp_path, attach, mode)
 
 
 @btf_hidden
@@ -79,7 +78,7 @@ def test_with_btf_hidden_bcc_counts_traffic_exactly(traffic: Path) -> None:
 @btf_hidden
 @pytest.mark.timeout(400)
 @pytest.mark.usefixtures("compiled_once")
-def test_with_btf_hidden_the_loader_is_bcc_and_sees_every_event() -> None:
+def test_with_btf_hidden_the_loader_is_bcc_and_covers_every_event() -> None:
     with load() as probe:
         assert probe.loader is Loader.BCC
         assert all(choice.chosen for choice in probe.choices)
@@ -87,11 +86,13 @@ def test_with_btf_hidden_the_loader_is_bcc_and_sees_every_event() -> None:
 
 @btf_hidden
 @pytest.mark.timeout(400)
-def test_with_btf_hidden_another_kernels_headers_are_found_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_with_btf_hidden_headers_of_another_kernel_are_detected(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     compiled = locate(registry.discover().probes["process"])
     shutil.copytree(compiled.parent, tmp_path / "objects")
     source = tmp_path / "objects" / "process.bcc.c"
-    # as with headers in which the field lies elsewhere
+    # Read another field, as with headers that have it at another offset.
     source.write_text(source.read_text().replace("(*(task)), tgid)", "(*(task)), start_boottime)"))
     monkeypatch.setattr(attach, "locate", lambda probe: tmp_path / "objects" / compiled.name)
     with pytest.raises(LoadError, match=r"the kernel headers do not belong to kernel .* tasks are wrong: tgid"):
@@ -107,7 +108,7 @@ def test_with_btf_hidden_the_core_loader_says_what_is_missing() -> None:
 @locked_down
 @pytest.mark.parametrize("mode", LoadMode)
 def test_under_lockdown_every_call_is_counted_exactly(workload: Path, tmp_path: Path, mode: LoadMode) -> None:
-    counts_exactly(workload, tmp_path, "auto", mode)
+    assert_exact_counts(workload, tmp_path, "auto", mode)
 
 
 @locked_down
@@ -121,14 +122,14 @@ def test_under_lockdown_kprobes_are_refused_and_the_error_says_so() -> None:
         load("kprobe")
 
 
-def unlimited_locked_memory() -> None:
-    """Before Linux 5.11 tables are charged to that limit, and only CAP_SYS_RESOURCE may raise it."""
+def remove_memlock_limit() -> None:
+    """Remove the limit of locked memory. Before Linux 5.11, tables count, and only CAP_SYS_RESOURCE may raise it."""
     with suppress(ValueError, OSError):
         resource.setrlimit(resource.RLIMIT_MEMLOCK, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
 
 
 @pytest.mark.parametrize("user", ["root", "nobody"])
-def test_with_the_capabilities_for_bpf_and_perfmon_alone_every_call_is_counted_exactly(user: str) -> None:
+def test_with_only_the_capabilities_bpf_and_perfmon_every_call_is_counted_exactly(user: str) -> None:
     limited = ["setpriv", f"--reuid={user}", "--clear-groups", "--bounding-set=-all,+bpf,+perfmon",
                "--inh-caps=-all,+bpf,+perfmon"]  # fmt: skip
     if user != "root":
@@ -136,13 +137,13 @@ def test_with_the_capabilities_for_bpf_and_perfmon_alone_every_call_is_counted_e
         limited += ["--regid=nogroup", "--ambient-caps=+bpf,+perfmon"]
     test = "tests/kernel/test_process_exact.py::test_a_process_is_counted_exactly"
     inner = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", test, "-k", "auto", "-q"]
-    # files of its own: where others' are, pytest would tidy up, which takes more capabilities
+    # A folder of its own, because cleaning up files of other users takes more capabilities.
     with tempfile.TemporaryDirectory() as own:
         shutil.chown(own, user)
         environment = {**os.environ, "PYTEST_DEBUG_TEMPROOT": own}
         done = subprocess.run(
             [*limited, *inner], capture_output=True, text=True, cwd=Path(__file__).parents[2], env=environment,
-            preexec_fn=unlimited_locked_memory,
+            preexec_fn=remove_memlock_limit,
         )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
     assert "2 passed" in done.stdout

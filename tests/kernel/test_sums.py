@@ -1,4 +1,4 @@
-"""Under load, each second, the series of every chart of every probe and grouping add up to the system's."""
+"""Under load, in each second, the series of every chart of every probe and grouping add up to the system's total."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from tests.kernel.test_block_io import loop_device, use
 
 PROBES = ("process", "network_viewer", "block_io", "syscalls", "oom_and_signals")
 SECONDS = 12
-# processes that live a moment, files that are written, synced, read and removed, deaths by signals
+# Short-lived processes; files that are written, synced, read and removed; deaths by signals.
 PROCESSES = """
 ulimit -c 0
 while true; do
@@ -38,8 +38,7 @@ done 2> /dev/null
 
 @contextmanager
 def load(directory: Path) -> Iterator[None]:
-    """Short processes, work with files, requests of a disk, and traffic over loopback by TCP and UDP, until the context
-    is left."""
+    """Run short processes, work with files, requests to a disk, and TCP and UDP traffic over loopback."""
     ended = threading.Event()
     with (
         ExitStack() as stack,
@@ -50,7 +49,7 @@ def load(directory: Path) -> Iterator[None]:
         datagrams.bind(("127.0.0.1", 0))
         server.settimeout(5)
         disk = None
-        # guests of the matrix have no other disk; a machine without loop devices keeps its files on a disk
+        # Guests of the matrix have no other disk. A machine without loop devices has its files on a disk.
         with suppress(pytest.skip.Exception):
             disk = stack.enter_context(loop_device(directory / "disk"))
 
@@ -80,12 +79,12 @@ def load(directory: Path) -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def snapshots(tmp_path_factory: pytest.TempPathFactory) -> list[Snapshot]:
-    """What the daemon publishes of some seconds of load, with all probes and all groupings. All rows are wanted."""
+    """The snapshots of some seconds of load, with all probes and all groupings."""
     plugins: dict[str, dict[str, Any]] = {name: {"enabled": True, "table_size": 13} for name in PROBES}
     plugins["network_viewer"] |= {"ips": "127.0.0.0/8", "maximum_dimensions": 7}
     settings = {
         "ebpfmon": {"load_mode": "return"},
-        # so few series that they give their places to others, and so few rows that some find none
+        # Few series, so that they are replaced by others, and few rows, so that tables overflow.
         "groups": {"by": list(groupings()), "maximum": 7},
         "plugins": plugins,
     }
@@ -99,9 +98,9 @@ def charts_of(snapshot: Snapshot) -> dict[str, ChartData]:
 
 
 def declared() -> dict[str, tuple[Chart, str]]:
-    """All charts with labels that there must be, by id; and the grouping of those that have one."""
-    found = registry.discover().probes
-    charts = [chart for name in PROBES for chart in found[name].charts]
+    """Return all charts with labels that must exist, by id, with their grouping if they have one."""
+    probes = registry.discover().probes
+    charts = [chart for name in PROBES for chart in probes[name].charts]
     by_id = {chart.id: (chart, "") for chart in charts if chart.labels}
     for grouping in groupings().values():
         for chart in charts:
@@ -111,7 +110,7 @@ def declared() -> dict[str, tuple[Chart, str]]:
     return by_id
 
 
-def test_every_chart_that_is_declared_is_there_in_every_second(snapshots: list[Snapshot]) -> None:
+def test_every_declared_chart_is_in_every_snapshot(snapshots: list[Snapshot]) -> None:
     expected = declared()
     assert {chart.labels[0] for chart, grouping in expected.values() if grouping} == set(groupings())
     assert len(snapshots) > SECONDS
@@ -120,7 +119,7 @@ def test_every_chart_that_is_declared_is_there_in_every_second(snapshots: list[S
         assert charts == expected.keys()
 
 
-def test_series_add_up_to_what_the_table_counted(snapshots: list[Snapshot]) -> None:
+def test_series_add_up_to_the_totals_of_their_table(snapshots: list[Snapshot]) -> None:
     happened: dict[str, int] = {}
     began: dict[str, int] = {}
     for snapshot in snapshots:
@@ -141,7 +140,6 @@ def test_series_add_up_to_what_the_table_counted(snapshots: list[Snapshot]) -> N
 
 
 def test_series_add_up_to_the_chart_of_the_system_with_the_same_fields(snapshots: list[Snapshot]) -> None:
-    """A chart over the same fields without labels is another account of the same events."""
     compared = set()
     for snapshot in snapshots:
         charts = charts_of(snapshot)
@@ -162,7 +160,7 @@ def test_series_add_up_to_the_chart_of_the_system_with_the_same_fields(snapshots
     assert len(compared) > 20
 
 
-def test_all_groupings_count_the_same_and_each_says_the_rest_last(snapshots: list[Snapshot]) -> None:
+def test_all_groupings_have_the_same_sums_and_other_and_overflow_come_last(snapshots: list[Snapshot]) -> None:
     prefixes = {grouping.prefix for grouping in groupings().values()}
     assert {"apps", "users", "containers", "processes"} <= prefixes
     for snapshot in snapshots:
@@ -173,12 +171,12 @@ def test_all_groupings_count_the_same_and_each_says_the_rest_last(snapshots: lis
                 sums.setdefault(name, []).append(tuple(data.sums().values()))
                 assert data.index.roles[-2:] == (Role.OTHER, Role.OVERFLOW)
                 assert len(data) <= 7 + 2
-        for name, of_groupings in sums.items():
-            assert len(of_groupings) == len(prefixes), name
-            assert len(set(of_groupings)) == 1, name
+        for name, sums_of_groupings in sums.items():
+            assert len(sums_of_groupings) == len(prefixes), name
+            assert len(set(sums_of_groupings)) == 1, name
 
 
-def test_totals_never_decrease_and_go_on_unless_a_series_was_forgotten(snapshots: list[Snapshot]) -> None:
+def test_totals_never_decrease_and_continue_unless_a_series_was_forgotten(snapshots: list[Snapshot]) -> None:
     before: dict[tuple[str, Role, tuple[str, ...]], tuple[float, NDArray[np.int64]]] = {}
     for snapshot in snapshots:
         for id_, data in charts_of(snapshot).items():
@@ -196,8 +194,8 @@ def test_totals_never_decrease_and_go_on_unless_a_series_was_forgotten(snapshots
     assert {role for _, role, _ in before} == set(Role)
 
 
-def test_events_found_no_row_and_rows_belong_to_groups(snapshots: list[Snapshot]) -> None:
-    """The load is what the other tests need."""
+def test_the_load_causes_overflows_and_every_row_has_groups(snapshots: list[Snapshot]) -> None:
+    """Otherwise the other tests here would test less than they should."""
     overflow = sum(view.harvest.overflow_calls for snapshot in snapshots for view in snapshot.tables.values())
     assert overflow > 0
     for snapshot in snapshots:

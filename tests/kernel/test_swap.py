@@ -1,4 +1,4 @@
-"""Nothing is lost when the interval tables are swapped while all CPUs count."""
+"""Nothing is lost when buffers are swapped while all CPUs count."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from tests.kernel.support import Monitor, counted
 
 @contextmanager
 def storm(workload: Path, where: Path, seconds: int) -> Iterator[list[subprocess.Popen[str]]]:
-    """Two processes of two threads each that read as fast as they can, for so long."""
+    """Run two processes of two threads each that read as fast as they can for `seconds`."""
     command = [str(workload), str(where), f"storm={seconds}", "workers=2"]
     processes = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(2)]
     try:
@@ -38,7 +38,7 @@ def storm(workload: Path, where: Path, seconds: int) -> Iterator[list[subprocess
 
 
 def reads_of(process: subprocess.Popen[str]) -> int:
-    """How often the storm says that it has read."""
+    """Return the number of reads that a storm process reports."""
     assert process.stdout
     return int(process.stdout.read())
 
@@ -80,5 +80,5 @@ def test_thirty_ticks_under_a_storm_lose_nothing(workload: Path, tmp_path: Path)
     last = charts[-1]["ebpfmon.lost"]
     lost = dict(zip((c.id for c in last.chart.columns), last.totals[0].tolist(), strict=True))
     assert lost["missed_runs"] == 0
-    # a machine that does other things besides makes ticks late, or skips one
+    # On a busy machine, ticks may be late, and some may be skipped.
     assert len(monitor.snapshots) - first + lost["late_ticks"] >= 30

@@ -1,5 +1,7 @@
-"""System calls by name, by error and by time, and those that do not return. Others make calls at the same time: what is
-counted exactly has numbers that no kernel knows and nobody else uses."""
+"""System calls by name, error and latency, and calls that do not return.
+
+Other processes make calls at the same time. Exact counts are therefore of call numbers that no kernel has.
+"""
 
 from __future__ import annotations
 
@@ -20,16 +22,16 @@ from ebpfmon_syscalls.charts import SLOTS
 from tests.kernel.support import Monitor
 
 CALLS, BLOCKED = 1009, 5
-# threads of which each makes one call and stays in it, a number of calls that nobody knows, a program out of a thread
+# Threads that each block in one call, a number of calls that no kernel has, and an execve(2) from a thread.
 CALLER = textwrap.dedent("""
     import ctypes, os, sys, threading, time
     syscall = ctypes.CDLL(None, use_errno=True).syscall
-    number, count, threads, how = map(int, sys.argv[1:])
+    number, count, threads, exec_from_thread = map(int, sys.argv[1:])
     for _ in range(threads):
         threading.Thread(target=lambda: ctypes.CDLL(None).pause(), daemon=True).start()
     for _ in range(count):
         assert syscall(number) == -1 and ctypes.get_errno() == 38
-    if how == 1:
+    if exec_from_thread == 1:
         threading.Thread(target=lambda: os.execv("/bin/true", ["true"])).start()
         ctypes.CDLL(None).pause()
     print("ready", flush=True)
@@ -50,12 +52,12 @@ def settings(attach: str = "auto", mode: str = "entry") -> dict[str, object]:
 
 
 def own_number() -> int:
-    """A system call that nobody else makes."""
+    """Return the number of a system call that no other process makes."""
     return 1 << 24 | os.getpid()
 
 
-def caller(number: int, count: int, threads: int = 0, how: int = 0) -> subprocess.Popen[str]:
-    arguments = [sys.executable, "-c", CALLER, *map(str, (number, count, threads, how))]
+def caller(number: int, count: int, threads: int = 0, exec_from_thread: int = 0) -> subprocess.Popen[str]:
+    arguments = [sys.executable, "-c", CALLER, *map(str, (number, count, threads, exec_from_thread))]
     return subprocess.Popen(arguments, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
 
@@ -70,18 +72,18 @@ def under_way(monitor: Monitor, number: int) -> int:
 
 
 def ended(monitor: Monitor, number: int) -> bool:
-    """Whether no such call is under way; where the kernel left out a run, and said so, an end may be missing."""
+    """Return whether no such call is in progress. Each missed run that the kernel reports may hide an end."""
     return under_way(monitor, number) <= monitor.missed_runs
 
 
 def names(monitor: Monitor) -> set[str]:
-    """The calls that have a series of their own."""
+    """Return the calls that have a series of their own."""
     return {name for c in monitor.charts("ebpf.syscall_calls") for (name,) in c.index.labels}
 
 
 @pytest.mark.parametrize("mode", LoadMode)
 @pytest.mark.parametrize("attach", ["tracepoint", "auto"])
-def test_each_call_is_counted_with_its_error_and_its_time(attach: str, mode: LoadMode) -> None:
+def test_each_call_is_counted_with_its_error_and_its_latency(attach: str, mode: LoadMode) -> None:
     number = own_number()
     with Monitor(settings(attach, mode)) as monitor:
         with caller(number, CALLS) as process:
@@ -101,17 +103,17 @@ def test_each_call_is_counted_with_its_error_and_its_time(attach: str, mode: Loa
     assert {"execve", "exit_group", "read"} <= names(monitor)
 
 
-def test_what_is_under_way_is_what_began_and_has_not_ended() -> None:
+def test_the_gauge_is_calls_that_began_and_have_not_ended() -> None:
     with caller(own_number(), 0) as early, Monitor(settings()) as monitor:
         assert early.stdout
-        assert early.stdout.readline() == "ready\n"  # it waits in read(2) since before, or not long after
+        assert early.stdout.readline() == "ready\n"  # It waits in read(2), since before ebpfmon started or soon after.
         with caller(own_number(), 1, BLOCKED) as process:
             assert process.stdout
             assert process.stdout.readline() == "ready\n"
             number = 34 if os.uname().machine == "x86_64" else 73  # pause(2), which is ppoll(2) on aarch64
             monitor.until(lambda: under_way(monitor, number) >= BLOCKED)
             process.send_signal(signal.SIGKILL)
-        with caller(own_number(), 1, 0, 1) as process:  # a thread calls execve(2): it becomes the first one
+        with caller(own_number(), 1, 0, 1) as process:  # The thread that calls execve(2) becomes the first one.
             process.communicate("")
         early.communicate("")
         for never_returns in (EXIT_GROUP, EXECVE):

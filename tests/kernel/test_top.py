@@ -1,4 +1,4 @@
-"""`ebpfmon top`, as a user runs it."""
+"""The command `ebpfmon top`, run as a user runs it."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ TOP = [*LIVE, "--once"]
 
 
 @pytest.mark.parametrize("mode", ["processes", "groups"])
-def test_one_second_adds_up_to_the_totals_and_shows_who_is_busy(workload: Path, tmp_path: Path, mode: str) -> None:
+def test_once_adds_up_to_the_totals_and_shows_the_busy_process(workload: Path, tmp_path: Path, mode: str) -> None:
     with subprocess.Popen([workload, tmp_path, *arguments({}, storm=20, workers=2)], stdout=subprocess.DEVNULL) as busy:
         try:
             more = ["--groups", "--by", "process"] if mode == "groups" else ["--filter", str(busy.pid)]
@@ -41,7 +41,7 @@ def test_one_second_adds_up_to_the_totals_and_shows_who_is_busy(workload: Path, 
     assert line["read_calls"] == line["read_bytes"] > 10_000
 
 
-def test_one_second_is_text_of_eighty_columns_where_the_output_is_no_terminal() -> None:
+def test_once_is_text_of_eighty_columns_if_the_output_is_not_a_terminal() -> None:
     done = subprocess.run([*TOP, "--lines", "3"], capture_output=True, text=True, check=True)
     lines = done.stdout.splitlines()
     assert lines[0].startswith("ebpfmon top  ")
@@ -53,40 +53,40 @@ def test_one_second_is_text_of_eighty_columns_where_the_output_is_no_terminal() 
     assert not done.stderr
 
 
-def test_it_is_drawn_on_a_terminal_and_keys_switch_group_and_quit() -> None:
-    ours, terminal = pty.openpty()
+def test_on_a_terminal_keys_switch_the_grouping_and_quit() -> None:
+    controller, terminal = pty.openpty()
     before = termios.tcgetattr(terminal)
-    seen = b""
+    output = b""
     with subprocess.Popen(LIVE, stdin=terminal, stdout=terminal, stderr=subprocess.PIPE) as top:
 
-        def until(what: bytes) -> None:
-            nonlocal seen
+        def wait_for(text: bytes) -> None:
+            nonlocal output
             end = time.monotonic() + 30
-            while what not in seen:
-                assert time.monotonic() < end, seen[-2000:]
-                if select.select([ours], [], [], 0.1)[0]:
-                    seen += os.read(ours, 65536)
-            seen = seen.partition(what)[2]
+            while text not in output:
+                assert time.monotonic() < end, output[-2000:]
+                if select.select([controller], [], [], 0.1)[0]:
+                    output += os.read(controller, 65536)
+            output = output.partition(text)[2]
 
         try:
-            until(b"grouped by application")
-            os.write(ours, b"b")
-            until(b"grouped by process")
-            os.write(ours, b"g")
-            until(b"PROCS")
-            os.write(ours, b"q")
-            until(b"\x1b[?1049l")
+            wait_for(b"grouped by application")
+            os.write(controller, b"b")
+            wait_for(b"grouped by process")
+            os.write(controller, b"g")
+            wait_for(b"PROCS")
+            os.write(controller, b"q")
+            wait_for(b"\x1b[?1049l")
             assert top.wait(10) == 0
         finally:
             top.kill()
         assert top.stderr
         assert top.stderr.read() == b""
     assert termios.tcgetattr(terminal) == before
-    os.close(ours)
+    os.close(controller)
     os.close(terminal)
 
 
-def test_where_there_is_no_terminal_it_says_what_to_do() -> None:
+def test_without_a_terminal_the_error_says_what_to_do() -> None:
     done = subprocess.run(LIVE, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == "ebpfmon: top: stdout is not a terminal; use --once, with --json for programs\n"

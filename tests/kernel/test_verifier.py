@@ -1,6 +1,6 @@
-"""What the verifier has to do for each program, and the stack that each needs: stored in verifier.json, by kernel.
+"""The instructions that the verifier processes for each program, and its stack, compared with verifier.json.
 
-A growth of more than a fifth fails. `EBPFMON_RECORD=FILE` writes what was measured, merged with what is stored.
+Growth by more than a fifth fails. `EBPFMON_RECORD=FILE` writes the measured values, merged with the stored ones.
 """
 
 from __future__ import annotations
@@ -31,32 +31,32 @@ Measured = dict[str, dict[str, int]]  # OBJECT/PROGRAM: {insns, stack}
 
 
 def measure(monkeypatch: pytest.MonkeyPatch) -> Measured:
-    """Load all probes in every way, with the verifier's statistics for each program."""
+    """Load all probes with every attach method, and return the verifier's statistics of each program."""
     measured: Measured = {}
     libbpf = Libbpf()
     set_level, set_buffer = libbpf.lib.bpf_program__set_log_level, libbpf.lib.bpf_program__set_log_buf
     set_level.argtypes = ctypes.c_void_p, ctypes.c_uint32
     set_buffer.argtypes = ctypes.c_void_p, ctypes.c_char_p, ctypes.c_size_t
-    plain_load = BpfObject.load
+    original_load = BpfObject.load
 
     def load(self: BpfObject, programs: Iterable[str]) -> None:
-        wanted = list(programs)
-        logs = {name: ctypes.create_string_buffer(1 << 16) for name in wanted}
+        names = list(programs)
+        logs = {name: ctypes.create_string_buffer(1 << 16) for name in names}
         for name, log in logs.items():
             set_level(self.programs[name], _STATISTICS)
             set_buffer(self.programs[name], log, len(log))
-        plain_load(self, wanted)
+        original_load(self, names)
         for name, log in logs.items():
-            said = log.value.decode()
-            insns, stack = re.search(r"processed (\d+) insns", said), re.search(r"stack depth ([\d+]+)", said)
-            assert insns, said
-            assert stack, said
+            text = log.value.decode()
+            insns, stack = re.search(r"processed (\d+) insns", text), re.search(r"stack depth ([\d+]+)", text)
+            assert insns, text
+            assert stack, text
             program = f"{self.path.name.removesuffix('.bpf.o')}/{name}"
             measured[program] = {"insns": int(insns[1]), "stack": max(map(int, stack[1].split("+")))}
 
     monkeypatch.setattr(BpfObject, "load", load)
     for probe in (*registry.discover().probes.values(), execs.PROBE):
-        # the mode `entry` has programs of its own by kprobes alone
+        # Only kprobes have separate programs for load mode "entry".
         for method, mode in (
             *((m, LoadMode.RETURN) for m in (None, *attach_methods.NAMES)),
             ("kprobe", LoadMode.ENTRY),
@@ -65,7 +65,7 @@ def measure(monkeypatch: pytest.MonkeyPatch) -> Measured:
             try:
                 attach.load(probe, libbpf, features.detect(), options).close()
             except AttachError:
-                assert method  # this kernel does not have it: test_attach_methods.py judges that
+                assert method  # The kernel lacks the method. test_attach_methods.py checks that.
     return measured
 
 
@@ -81,6 +81,6 @@ def test_no_program_grew_by_more_than_a_fifth(monkeypatch: pytest.MonkeyPatch) -
     budget = stored[SERIES]
     unknown = sorted(measured.keys() - budget.keys())
     assert not unknown, f"not stored for kernel {SERIES}: {unknown}: run it with EBPFMON_RECORD={STORED}"
-    for program, found in measured.items():
+    for program, values in measured.items():
         for what, allowed in budget[program].items():
-            assert found[what] <= 1.2 * allowed, f"{program}: {what} {found[what]}, stored {allowed}"
+            assert values[what] <= 1.2 * allowed, f"{program}: {what} {values[what]}, stored {allowed}"

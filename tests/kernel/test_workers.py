@@ -1,4 +1,4 @@
-"""What the daemon is still allowed to do when everything is attached."""
+"""The capabilities that the daemon's threads keep when everything is attached."""
 
 from __future__ import annotations
 
@@ -16,24 +16,24 @@ import numpy as np
 from ebpfmon.kernel.capabilities import NAMES
 from tests.kernel.support import PLAN, Monitor, assert_counts, expected, require_open_tree, work
 
-OURS = ("daemon", "harvest", "lookup", "loading", "opening", "asyncio")
-OF_MAPS = {"bpf", "sys_admin"}  # before Linux 5.19
+THREADS = ("daemon", "harvest", "lookup", "loading", "opening", "asyncio")
+MAP_CAPABILITIES = {"bpf", "sys_admin"}  # Needed before Linux 5.19.
 
 
 def capabilities_of(status: str) -> set[str]:
-    """What a thread may take up, of what /proc says of it."""
-    found = re.search(r"^CapPrm:\s*(\w+)", status, re.M)
-    assert found
-    return {name for bit, name in enumerate(NAMES) if int(found[1], 16) >> bit & 1}
+    """Return the permitted capabilities in the text of a /proc status file."""
+    match = re.search(r"^CapPrm:\s*(\w+)", status, re.M)
+    assert match
+    return {name for bit, name in enumerate(NAMES) if int(match[1], 16) >> bit & 1}
 
 
-def of_threads() -> dict[str, set[str]]:
-    """What each thread of a daemon in this process may do, by the beginning of its name."""
+def thread_capabilities() -> dict[str, set[str]]:
+    """Return the capabilities of each thread of a daemon in this process, by the beginning of its name."""
     names = {thread.native_id: thread.name.partition("_")[0] for thread in threading.enumerate()}
     return {
         name: capabilities_of(Path(f"/proc/self/task/{number}/status").read_text())
         for number, name in names.items()
-        if name in OURS
+        if name in THREADS
     }
 
 
@@ -44,12 +44,12 @@ def wait_until(holds: Callable[[], bool]) -> None:
         time.sleep(0.05)
 
 
-def test_each_thread_keeps_what_it_needs_and_what_changes_is_still_loaded(workload: Path, tmp_path: Path) -> None:
+def test_each_thread_keeps_only_what_it_needs_and_a_reload_still_loads_programs(workload: Path, tmp_path: Path) -> None:
     settings = {"ebpfmon": {"load_mode": "return"}, "groups": {"by": ["process"]}, "sinks": []}
     with Monitor(settings) as monitor:
-        monitor.until(lambda: not of_threads()["daemon"])
-        before = of_threads()
-        assert before["harvest"] <= OF_MAPS
+        monitor.until(lambda: not thread_capabilities()["daemon"])
+        before = thread_capabilities()
+        assert before["harvest"] <= MAP_CAPABILITIES
         assert before["lookup"] <= {"sys_ptrace"}
         assert before["loading"] <= {"bpf", "perfmon", "sys_ptrace"}
         seen = len(monitor.snapshots)
@@ -57,14 +57,14 @@ def test_each_thread_keeps_what_it_needs_and_what_changes_is_still_loaded(worklo
         monitor.until(lambda: monitor.harvests()[-1].capacity == 512 and len(monitor.snapshots) > seen)
         tgid = work(workload, tmp_path, PLAN)
         monitor.until_gone(lambda: np.array([tgid]), 38)
-        assert of_threads() == before
+        assert thread_capabilities() == before
     assert_counts(monitor.of(tgid), expected(PLAN))
 
 
-def test_as_another_user_it_counts_and_reads_its_settings_again(tmp_path: Path) -> None:
+def test_as_another_user_the_daemon_counts_and_reloads_its_settings(tmp_path: Path) -> None:
     require_open_tree("nobody")
     tmp_path.chmod(0o755)
-    for parent in tmp_path.parents[:2]:  # pytest's, which are for us alone
+    for parent in tmp_path.parents[:2]:  # pytest's folders, which only this user may enter.
         parent.chmod(0o711)
     file, log = tmp_path / "ebpfmon.toml", tmp_path / "log"
     log.touch()
@@ -82,7 +82,7 @@ def test_as_another_user_it_counts_and_reads_its_settings_again(tmp_path: Path) 
             wait_until(lambda: log.stat().st_size > 0 and not capabilities_of((threads.parent / "status").read_text()))
             for status in statuses():
                 assert re.search(r"^Uid:\t65534\t65534\t65534\t65534$", status, re.M)
-                assert capabilities_of(status) <= OF_MAPS | {"bpf", "perfmon", "sys_ptrace"}
+                assert capabilities_of(status) <= MAP_CAPABILITIES | {"bpf", "perfmon", "sys_ptrace"}
                 assert "NoNewPrivs:\t1" in status
             file.write_text(text.replace('"nobody"', '"nobody"\nload_mode = "return"'))
             process.send_signal(signal.SIGHUP)
@@ -97,7 +97,7 @@ def test_as_another_user_it_counts_and_reads_its_settings_again(tmp_path: Path) 
             process.wait(10)
 
 
-def test_an_unknown_user_is_a_wrong_setting(tmp_path: Path) -> None:
+def test_an_unknown_user_is_a_settings_error(tmp_path: Path) -> None:
     file = tmp_path / "ebpfmon.toml"
     file.write_text('[ebpfmon]\nuser = "no-such-user"\n')
     command = [sys.executable, "-m", "ebpfmon", "run", "--config", str(file), "--for", "1"]

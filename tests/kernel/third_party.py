@@ -1,4 +1,4 @@
-"""What the tests of third-party plugins share: programs with their own names to count, and a daemon to watch."""
+"""Shared by the tests of third-party plugins: programs to count, and a daemon that counts them."""
 
 from __future__ import annotations
 
@@ -47,41 +47,41 @@ int sched_process_exec_tp(void *ctx)
 
 char LICENSE[] SEC("license") = "GPL";
 """
-"""A probe that counts programs that are started; BODY may be anything."""
+"""The C code of a probe that counts started programs. BODY is replaced by code of the test."""
 
 
 class Daemon:
-    """A daemon that runs, with what it writes to stdout and stderr in files."""
+    """A running daemon whose stdout and stderr go to files."""
 
     def __init__(self, process: subprocess.Popen[bytes], where: Path) -> None:
         self.process, self._where = process, where
 
     def text(self, name: str) -> str:
-        """What is in a file by now; nothing if it is not there."""
+        """Return the present content of a file, or an empty text if there is none."""
         path = self._where / name
         return path.read_text(errors="replace") if path.exists() else ""
 
     def snapshots(self, name: str = "stdout") -> list[dict[str, Any]]:
-        """The whole lines of JSON in a file."""
+        """Return the complete lines of JSON in a file."""
         return [json.loads(line) for line in self.text(name).splitlines(keepends=True) if line.endswith("\n")]
 
     def until(self, condition: Callable[[], object], what: Callable[[], str] = str) -> None:
-        """Wait for something, as long as the daemon runs; `what` says how far it has come."""
+        """Wait for a condition while the daemon runs. `what` describes the progress if it is never met."""
         end = time.monotonic() + 100
         while not condition():
             assert self.process.poll() is None, self.text("stderr")
-            assert time.monotonic() < end, f"what was waited for did not come: {what()}\n{self.text('stderr')}"
+            assert time.monotonic() < end, f"waited in vain: {what()}\n{self.text('stderr')}"
             time.sleep(0.1)
 
     def stop(self) -> None:
-        """As systemd does it."""
+        """Stop the daemon as systemd does."""
         self.process.send_signal(signal.SIGTERM)
         assert self.process.wait(60) == 0, self.text("stderr")
 
 
 @contextmanager
 def running(command: Sequence[str | Path], where: Path) -> Iterator[Daemon]:
-    """A daemon, from its first snapshot of JSON on stdout or in a file of that name."""
+    """Run a daemon, and kill it at the end."""
     with (where / "stdout").open("wb") as out, (where / "stderr").open("wb") as err:
         process = subprocess.Popen(command, stdout=out, stderr=err, cwd=where)
     try:
@@ -92,7 +92,7 @@ def running(command: Sequence[str | Path], where: Path) -> Iterator[Daemon]:
 
 
 def programs(where: Path, name: str, times: int) -> None:
-    """Run a program of that name so many times."""
+    """Run a program of this name `times` times."""
     path = where / name
     path.write_text("#!/bin/sh\n:\n")
     path.chmod(0o755)
@@ -101,14 +101,14 @@ def programs(where: Path, name: str, times: int) -> None:
 
 
 def amounts(snapshots: Sequence[dict[str, Any]], chart: str, dimension: str = VALUE, **labels: str) -> list[int]:
-    """Return what each snapshot says of a dimension of the series with these labels, where they are there."""
+    """Return the deltas of a dimension of the series with these labels, one for each snapshot that has it."""
     series = [each for s in snapshots for c in s["charts"] if c["id"] == chart for each in c["series"]]
     shown = [d for each in series if labels.items() <= each["labels"].items() for d in each["dimensions"]]
     return [d["delta"] for d in shown if d["id"] == dimension]
 
 
 def shut(folder: Path) -> Path:
-    """Nobody else may write there any more, whatever the umask is."""
+    """Make a folder writable only for its owner, whatever the umask is."""
     for path in (folder, *folder.rglob("*")):
         path.chmod(0o755)
     return folder

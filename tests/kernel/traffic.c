@@ -1,20 +1,23 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* A known amount of network traffic, for counting: traffic ADDRESS KEY=COUNT ... [server_ns=PATH] [client_ns=PATH]
+/* Make a known amount of network traffic, to be counted:
  *
- * ADDRESS is a local IPv4 or IPv6 literal; at ::ffff:A.B.C.D, the server listens with both protocols on ::, and the
- * client connects an AF_INET6 socket to the mapped address. This process is the client. The server is a fork of it,
- * each in a network namespace of its own if told so (/proc/PID/ns/net). Both do the same plan in lockstep and wait for
- * each other by pipes alone: there is no other network call than these, each of which must return what it should.
- * At the end, one line is printed, of names and values: client PID server PID tcp_port PORT udp_port PORT, and where
- * the plan has them: udp_port2 PORT udp_port3 PORT (udp_sendmmsg), refused_port PORT (tcp_refused), child PID (shared)
+ *	traffic ADDRESS KEY=COUNT ... [server_ns=PATH] [client_ns=PATH]
  *
- * Below is what one of each key is. A send is a call of inet_sendmsg() or inet6_sendmsg(), and a receive one of
- * inet_recvmsg() or inet6_recvmsg(): from Linux 6.5 on, the tracepoints sock_send_length and sock_recv_length see
- * each once. What sendfile(2) and splice(2) send is one send there; before, it is a sendpage. What splice(2) receives
- * is no receive, but a call of tcp_splice_read(). Nobody receives an end of file, the client receives nothing, and
- * the server sends nothing. Both sides close what they opened, of a connection the client first.
+ * ADDRESS is a local IPv4 or IPv6 literal. For ::ffff:A.B.C.D, the server listens with both protocols on ::, and the
+ * client connects an AF_INET6 socket to the mapped address. This process is the client. The server is a fork of it.
+ * Each runs in a network namespace of its own if it is given one (/proc/PID/ns/net). Both run the same plan in lockstep
+ * and wait for each other through pipes only. They make no other network calls than those below, and check the result
+ * of each. At the end, the client prints one line of names and values: client PID server PID tcp_port PORT udp_port
+ * PORT, and, if the plan has them: udp_port2 PORT udp_port3 PORT (udp_sendmmsg), refused_port PORT (tcp_refused), child
+ * PID (shared).
  *
- * on one TCP connection, the first   the client                           the server
+ * The table below shows what each key does once. A send is a call of inet_sendmsg() or inet6_sendmsg(), and a receive a
+ * call of inet_recvmsg() or inet6_recvmsg(). Since Linux 6.5, the tracepoints sock_send_length and sock_recv_length are
+ * reached once for each. sendfile(2) and splice(2) to a socket are one send there, and one sendpage before. splice(2)
+ * from a socket is not a receive, but a call of tcp_splice_read(). Neither side receives an end of file. The client
+ * receives nothing, and the server sends nothing. Both close what they opened, the client first.
+ *
+ * on the first TCP connection        the client                           the server
  * tcp_send          send             1 send of 97                         recv          1 receive of 97
  * tcp_sendto        sendto, named    1 send of 89                         recvfrom      1 receive of 89
  * tcp_sendmsg       sendmsg          1 send of 83                         recvmsg       1 receive of 83
@@ -31,10 +34,10 @@
  * other TCP connections
  * (always)                           1 connect, the first connection      accept
  * tcp_connect                        1 connect                            accept
- * hold                               1 connect, all before the first ends accept
+ * hold                               1 connect, all open at once         accept
  * tcp_refused                        1 connect: ECONNREFUSED              -
  *
- * UDP, over two sockets of the client, one of which is connected (1 connect, always); the server's are not
+ * UDP: the client has two sockets, the second connected (1 connect, always); the server's are not connected
  * udp_send          send, connected  1 send of 101                        recvfrom      1 receive of 101
  * udp_sendto        sendto           1 send of 103                        recvfrom      1 receive of 103
  * udp_sendmsg       sendmsg          1 send of 107                        recvmsg       1 receive of 107
@@ -45,7 +48,7 @@
  * udp_peek          sendto           1 send of 131                        2 recvfrom    2 receives: 131 peeked, 131
  * udp_empty         sendto           1 send of 0                          recvfrom      1 receive of 0
  * udp_eagain                         -                                    recv          1 receive: EAGAIN
- * dest              sendto           1 send of 61, by a third (AF_INET): to 127.1.0.0 + n port 9, n = COUNT to 1 */
+ * dest              sendto           1 send of 61, from a third socket, to port 9 of 127.1.0.0 + n, n = COUNT to 1 */
 #define _GNU_SOURCE
 #include <arpa/inet.h>
 #include <errno.h>
@@ -67,12 +70,12 @@
 
 static char **plan, data[4096];
 static int is_client, to_other, from_other;
-/* of either family: that of IPv4 has its port in the same place, and its address in that of sin6_flowinfo */
-static struct sockaddr_in6 server_at, udp_at[3];
+/* Of either family. A sockaddr_in has its port at the same offset, and its address at that of sin6_flowinfo. */
+static struct sockaddr_in6 server_name, udp_names[3];
 static socklen_t address_size;
 static struct {
 	in_port_t tcp, refused, udp[3];
-} ports; /* in network byte order */
+} ports; /* In network byte order. */
 static pid_t child;
 
 static const char *option(const char *key)
@@ -83,12 +86,12 @@ static const char *option(const char *key)
 	return 0;
 }
 
-static long wanted(const char *key)
+static long count_of(const char *key)
 {
 	return option(key) ? atol(option(key)) : 0;
 }
 
-static void must(int ok, const char *what)
+static void check(int ok, const char *what)
 {
 	if (ok)
 		return;
@@ -96,55 +99,55 @@ static void must(int ok, const char *what)
 	_exit(1);
 }
 
-#define TIMES(key) for (long left = wanted(key); left > 0; left--)
-/* the call must return this; and where it must fail, with this errno */
-#define RETURNS(value, call) must((call) == (value), #call)
-#define FAILS(code, call) must((call) == -1 && errno == (code), #call)
+#define TIMES(key) for (long left = count_of(key); left > 0; left--)
+/* Check that a call returns a value, or that it fails with an errno. */
+#define RETURNS(value, call) check((call) == (value), #call)
+#define FAILS(code, call) check((call) == -1 && errno == (code), #call)
 
-#define TELL() RETURNS(1, write(to_other, data, 1))
-#define AWAIT() RETURNS(1, read(from_other, data, 1))
-/* what the client does, and what the server does, for which the client then waits */
+#define NOTIFY() RETURNS(1, write(to_other, data, 1))
+#define WAIT() RETURNS(1, read(from_other, data, 1))
+/* The client and the server each do their part. The client then waits for the server. */
 #define BOTH(client, server) \
 	do { \
 		if (is_client) { \
 			client; \
-			AWAIT(); \
+			WAIT(); \
 		} else { \
 			server; \
-			TELL(); \
+			NOTIFY(); \
 		} \
 	} while (0)
 #define EACH(key, client, server) TIMES(key) BOTH(client, server)
 #define NOTHING
 
-static struct sockaddr_in6 at(in_port_t port)
+static struct sockaddr_in6 address_of(in_port_t port)
 {
-	struct sockaddr_in6 address = server_at;
+	struct sockaddr_in6 address = server_name;
 
 	address.sin6_port = port;
 	return address;
 }
 
-static int opened(int fd)
+static int check_fd(int fd)
 {
-	must(fd >= 0, "socket, accept");
+	check(fd >= 0, "socket, accept");
 	return fd;
 }
 
-/* a socket that is connected, or where a connection fails with this errno */
-static int connected(int type, in_port_t port, int code)
+/* Return a new socket after connecting it, or after checking that connecting fails with this errno. */
+static int connect_to(int type, in_port_t port, int code)
 {
-	struct sockaddr_in6 address = at(port);
-	int fd = opened(socket(server_at.sin6_family, type, 0));
+	struct sockaddr_in6 address = address_of(port);
+	int fd = check_fd(socket(server_name.sin6_family, type, 0));
 
 	RETURNS(code, connect(fd, &address, address_size) ? errno : 0);
 	return fd;
 }
 
-static int bound(int type, in_port_t *port)
+static int bind_any(int type, in_port_t *port)
 {
-	struct sockaddr_in6 address = at(0);
-	int fd = opened(socket(address.sin6_family, type, 0)), off = 0;
+	struct sockaddr_in6 address = address_of(0);
+	int fd = check_fd(socket(address.sin6_family, type, 0)), off = 0;
 
 	if (address.sin6_family == AF_INET6 && IN6_IS_ADDR_V4MAPPED(&address.sin6_addr)) {
 		address.sin6_addr = in6addr_any;
@@ -156,7 +159,7 @@ static int bound(int type, in_port_t *port)
 	return fd;
 }
 
-/* three messages of so many bytes, in two parts each */
+/* Return three messages of `size` bytes, in two parts each. */
 static struct mmsghdr *messages(size_t size, struct sockaddr_in6 *names)
 {
 	static struct iovec parts[3][2];
@@ -186,11 +189,11 @@ static void do_many(int fd, int count, size_t size, struct sockaddr_in6 *names)
 static void do_tcp(int fd)
 {
 	struct iovec two[2] = { { data, 40 }, { data + 40, 31 } };
-	struct sockaddr_in6 name = at(ports.tcp);
+	struct sockaddr_in6 name = address_of(ports.tcp);
 	int memory = memfd_create("traffic", 0), ends[2];
 	socklen_t size = sizeof(name);
 
-	must(memory >= 0 && !ftruncate(memory, sizeof(data)) && !pipe(ends), "memfd_create, pipe");
+	check(memory >= 0 && !ftruncate(memory, sizeof(data)) && !pipe(ends), "memfd_create, pipe");
 	EACH("tcp_send", RETURNS(97, send(fd, data, 97, 0)), RETURNS(97, recv(fd, data, 97, MSG_WAITALL)));
 	EACH("tcp_sendto", RETURNS(89, sendto(fd, data, 89, 0, &name, address_size)),
 	     RETURNS(89, recvfrom(fd, data, 89, MSG_WAITALL, &name, &size)));
@@ -206,7 +209,7 @@ static void do_tcp(int fd)
 	EACH("tcp_peek", RETURNS(53, send(fd, data, 53, 0)),
 	     RETURNS(53, recv(fd, data, 53, MSG_PEEK | MSG_WAITALL)); RETURNS(53, recv(fd, data, 53, MSG_WAITALL)));
 	EACH("tcp_eagain", NOTHING, FAILS(EAGAIN, recv(fd, data, 4096, MSG_DONTWAIT)));
-	must(!close(memory) && !close(ends[0]) && !close(ends[1]), "close");
+	check(!close(memory) && !close(ends[0]) && !close(ends[1]), "close");
 }
 
 static void do_shared(int fd)
@@ -214,8 +217,8 @@ static void do_shared(int fd)
 	int status;
 
 	if (is_client && (child = fork())) {
-		must(child > 0, "fork");
-		must(waitpid(child, &status, 0) == child && !status, "the child");
+		check(child > 0, "fork");
+		check(waitpid(child, &status, 0) == child && !status, "the child");
 		return;
 	}
 	EACH("shared", RETURNS(47, send(fd, data, 47, 0)), RETURNS(47, recv(fd, data, 47, MSG_WAITALL)));
@@ -223,27 +226,27 @@ static void do_shared(int fd)
 		_exit(0);
 }
 
-/* open so many connections, and when all are, close them, the client first */
+/* Open `count` connections, and then close them all, the client first. */
 static void do_connections(int listener, long count)
 {
 	static int fds[1 << 16];
 
-	must(count <= 1 << 16, "too many connections");
+	check(count <= 1 << 16, "too many connections");
 	for (long i = 0; i < count; i++)
-		BOTH(fds[i] = connected(SOCK_STREAM, ports.tcp, 0), fds[i] = opened(accept(listener, 0, 0)));
+		BOTH(fds[i] = connect_to(SOCK_STREAM, ports.tcp, 0), fds[i] = check_fd(accept(listener, 0, 0)));
 	if (!is_client)
-		AWAIT();
+		WAIT();
 	for (long i = 0; i < count; i++)
 		RETURNS(0, close(fds[i]));
-	BOTH(TELL(), NOTHING);
+	BOTH(NOTIFY(), NOTHING);
 }
 
-/* with two sockets of the client, the second of which is connected, or three of the server */
+/* `fds` are two sockets of the client, the second connected, or three of the server. */
 static void do_udp(const int *fds)
 {
-	struct sockaddr_in6 name = udp_at[0], same[3] = { name, name, name };
+	struct sockaddr_in6 name = udp_names[0], same[3] = { name, name, name };
 	struct sockaddr_in discard = { .sin_family = AF_INET, .sin_port = htons(9) };
-	int other = opened(socket(AF_INET, SOCK_DGRAM, 0));
+	int other = check_fd(socket(AF_INET, SOCK_DGRAM, 0));
 	socklen_t size = sizeof(name);
 
 	EACH("udp_send", RETURNS(101, send(fds[1], data, 101, 0)),
@@ -252,8 +255,8 @@ static void do_udp(const int *fds)
 	     RETURNS(103, recvfrom(fds[0], data, 4096, 0, &name, &size)));
 	EACH("udp_sendmsg", RETURNS(107, sendmsg(fds[0], &messages(107, same)->msg_hdr, 0)),
 	     RETURNS(107, recvmsg(fds[0], &messages(4096, same)->msg_hdr, 0)));
-	EACH("udp_sendmmsg", do_many(fds[0], 3, 109, udp_at),
-	     for (int i = 0; i < 3; i++) do_many(fds[i], 1, 109, udp_at));
+	EACH("udp_sendmmsg", do_many(fds[0], 3, 109, udp_names),
+	     for (int i = 0; i < 3; i++) do_many(fds[i], 1, 109, udp_names));
 	EACH("udp_recvmmsg", do_many(fds[0], 3, 139, same), do_many(fds[0], 3, 139, same));
 	EACH("udp_write", RETURNS(113, write(fds[1], data, 113)), RETURNS(113, read(fds[0], data, 4096)));
 	EACH("udp_recv_unnamed", RETURNS(127, sendto(fds[0], data, 127, 0, &name, address_size)),
@@ -274,39 +277,39 @@ static void do_plan(void)
 	int listener = -1, fd, udp[3];
 
 	if (network)
-		must((fd = open(network, O_RDONLY)) >= 0 && !setns(fd, CLONE_NEWNET), network);
+		check((fd = open(network, O_RDONLY)) >= 0 && !setns(fd, CLONE_NEWNET), network);
 	if (is_client) {
 		RETURNS(sizeof(ports), read(from_other, &ports, sizeof(ports)));
 		for (int i = 0; i < 3; i++)
-			udp_at[i] = at(ports.udp[i]);
-		udp[0] = opened(socket(server_at.sin6_family, SOCK_DGRAM, 0));
-		udp[1] = connected(SOCK_DGRAM, ports.udp[0], 0);
-		fd = connected(SOCK_STREAM, ports.tcp, 0);
-		/* or else each message waits for the ACK of the last */
+			udp_names[i] = address_of(ports.udp[i]);
+		udp[0] = check_fd(socket(server_name.sin6_family, SOCK_DGRAM, 0));
+		udp[1] = connect_to(SOCK_DGRAM, ports.udp[0], 0);
+		fd = connect_to(SOCK_STREAM, ports.tcp, 0);
+		/* Otherwise each message waits for the ACK of the previous one. */
 		RETURNS(0, setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &(int){ 1 }, sizeof(int)));
 	} else {
 		for (int i = 0; i < 3; i++)
-			udp[i] = bound(SOCK_DGRAM, &ports.udp[i]);
-		bound(SOCK_STREAM, &ports.refused);
-		listener = bound(SOCK_STREAM, &ports.tcp);
+			udp[i] = bind_any(SOCK_DGRAM, &ports.udp[i]);
+		bind_any(SOCK_STREAM, &ports.refused);
+		listener = bind_any(SOCK_STREAM, &ports.tcp);
 		RETURNS(0, listen(listener, 128));
 		RETURNS(sizeof(ports), write(to_other, &ports, sizeof(ports)));
-		fd = opened(accept(listener, 0, 0));
+		fd = check_fd(accept(listener, 0, 0));
 	}
 	do_tcp(fd);
-	if (wanted("shared"))
+	if (count_of("shared"))
 		do_shared(fd);
 	TIMES("tcp_connect") do_connections(listener, 1);
-	do_connections(listener, wanted("hold"));
-	EACH("tcp_refused", RETURNS(0, close(connected(SOCK_STREAM, ports.refused, ECONNREFUSED))), NOTHING);
+	do_connections(listener, count_of("hold"));
+	EACH("tcp_refused", RETURNS(0, close(connect_to(SOCK_STREAM, ports.refused, ECONNREFUSED))), NOTHING);
 	do_udp(udp);
-	if (is_client && wanted("tcp_epipe"))
+	if (is_client && count_of("tcp_epipe"))
 		RETURNS(0, shutdown(fd, SHUT_WR));
 	EACH("tcp_epipe", FAILS(EPIPE, send(fd, data, 43, MSG_NOSIGNAL)), NOTHING);
 	if (!is_client)
-		AWAIT();
+		WAIT();
 	RETURNS(0, close(fd));
-	BOTH(TELL(), NOTHING);
+	BOTH(NOTIFY(), NOTHING);
 }
 
 int main(int argc, char **argv)
@@ -314,31 +317,31 @@ int main(int argc, char **argv)
 	int down[2], up[2], status;
 	pid_t server, client = getpid();
 
-	must(argc >= 2, "traffic ADDRESS KEY=COUNT ...");
+	check(argc >= 2, "traffic ADDRESS KEY=COUNT ...");
 	plan = argv + 2;
-	server_at.sin6_family = strchr(argv[1], ':') ? AF_INET6 : AF_INET;
-	address_size = server_at.sin6_family == AF_INET ? sizeof(struct sockaddr_in) : sizeof(server_at);
-	RETURNS(1, inet_pton(server_at.sin6_family, argv[1], server_at.sin6_family == AF_INET
-		? (void *)&server_at.sin6_flowinfo : &server_at.sin6_addr));
-	if (wanted("hold"))
-		RETURNS(0, setrlimit(RLIMIT_NOFILE, &(struct rlimit){ wanted("hold") + 64, wanted("hold") + 64 }));
-	must(!pipe(down) && !pipe(up), "pipe");
+	server_name.sin6_family = strchr(argv[1], ':') ? AF_INET6 : AF_INET;
+	address_size = server_name.sin6_family == AF_INET ? sizeof(struct sockaddr_in) : sizeof(server_name);
+	RETURNS(1, inet_pton(server_name.sin6_family, argv[1], server_name.sin6_family == AF_INET
+		? (void *)&server_name.sin6_flowinfo : &server_name.sin6_addr));
+	if (count_of("hold"))
+		RETURNS(0, setrlimit(RLIMIT_NOFILE, &(struct rlimit){ count_of("hold") + 64, count_of("hold") + 64 }));
+	check(!pipe(down) && !pipe(up), "pipe");
 	server = fork();
-	must(server >= 0, "fork");
+	check(server >= 0, "fork");
 	is_client = !!server;
 	to_other = is_client ? down[1] : up[1];
 	from_other = is_client ? up[0] : down[0];
-	/* neither waits for the other when that is gone */
+	/* Neither side must wait for the other one if that has died. */
 	RETURNS(0, is_client ? close(up[1]) : prctl(PR_SET_PDEATHSIG, SIGKILL));
-	must(is_client || getppid() == client, "the client");
+	check(is_client || getppid() == client, "the client");
 	do_plan();
 	if (!is_client)
 		return 0;
-	must(waitpid(server, &status, 0) == server && !status, "the server");
+	check(waitpid(server, &status, 0) == server && !status, "the server");
 	printf("client %d server %d tcp_port %d udp_port %d", client, server, ntohs(ports.tcp), ntohs(ports.udp[0]));
-	if (wanted("udp_sendmmsg"))
+	if (count_of("udp_sendmmsg"))
 		printf(" udp_port2 %d udp_port3 %d", ntohs(ports.udp[1]), ntohs(ports.udp[2]));
-	if (wanted("tcp_refused"))
+	if (count_of("tcp_refused"))
 		printf(" refused_port %d", ntohs(ports.refused));
 	if (child)
 		printf(" child %d", child);

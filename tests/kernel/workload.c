@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* A known amount of work, for counting: workload DIR KEY=COUNT ...
+/* Do a known amount of work, to be counted: workload DIR KEY=COUNT ...
  *
- * The plan (all keys but the five below) is done once by the main thread, or once by each of `workers` threads, or
- * once by each of `children` forked processes. `storm=SECONDS` reads one byte at a time for so long (or until SIGTERM), in
- * as many `workers` threads, and prints how often. `pinned=1` keeps all on one CPU. Linked statically, it makes no other file call than it is told to. */
+ * The plan (all keys except the four below) runs once in the main thread, or once in each of `workers` threads, or once
+ * in each of `children` forked processes. `storm=SECONDS` reads one byte at a time for that long, or until SIGTERM, in
+ * each of the `workers` threads, and prints the number of reads. `pinned=1` keeps everything on one CPU. The program is
+ * linked statically, so that it makes no other file calls than these. */
 #define _GNU_SOURCE
 #include <errno.h>
 #include <fcntl.h>
@@ -27,9 +28,9 @@
 static const char *dir;
 static char **plan;
 static volatile long storm_reads;
-static volatile sig_atomic_t enough;
+static volatile sig_atomic_t stopped;
 
-static long wanted(const char *key)
+static long count_of(const char *key)
 {
 	for (char **arg = plan; *arg; arg++)
 		if (!strncmp(*arg, key, strlen(key)) && (*arg)[strlen(key)] == '=')
@@ -37,7 +38,7 @@ static long wanted(const char *key)
 	return 0;
 }
 
-static void must(int ok, const char *what)
+static void check(int ok, const char *what)
 {
 	if (ok)
 		return;
@@ -45,12 +46,12 @@ static void must(int ok, const char *what)
 	_exit(1);
 }
 
-#define TIMES(key) for (long left = wanted(key); left > 0; left--)
-/* the call must return this; and where it must fail, with this errno */
-#define RETURNS(value, call) must((call) == (value), #call)
-#define FAILS(code, call) must((call) == -1 && errno == (code), #call)
+#define TIMES(key) for (long left = count_of(key); left > 0; left--)
+/* Check that a call returns a value, or that it fails with an errno. */
+#define RETURNS(value, call) check((call) == (value), #call)
+#define FAILS(code, call) check((call) == -1 && errno == (code), #call)
 
-/* clone(2) with flags that the kernel refuses, of a thread and of a process */
+/* Flags of clone(2) that the kernel rejects, for a thread and for a process. */
 #define BAD_THREAD (CLONE_THREAD)
 #define BAD_PROCESS (CLONE_SIGHAND)
 
@@ -60,7 +61,7 @@ static void *no_work(void *unused)
 }
 
 #ifdef __x86_64__
-/* a system call as 32-bit programs make it */
+/* Make a system call as 32-bit programs do. */
 static long compat(long nr, long a, long b, long c)
 {
 	long result;
@@ -74,7 +75,7 @@ static void do_compat(void)
 	char *low = mmap(0, 4096, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_32BIT, -1, 0);
 	int zero = open("/dev/zero", O_RDWR);
 
-	must(low != MAP_FAILED && zero >= 0, "compat");
+	check(low != MAP_FAILED && zero >= 0, "compat");
 	TIMES("compat_read") RETURNS(17, compat(3, zero, (long)low, 17));
 	TIMES("compat_write") RETURNS(19, compat(4, zero, (long)low, 19));
 	TIMES("compat_open") {
@@ -93,7 +94,7 @@ static void do_files(void)
 	long id = syscall(SYS_gettid);
 	int null_r = open("/dev/null", O_RDONLY), null_w = open("/dev/null", O_WRONLY), zero = open("/dev/zero", O_RDWR);
 
-	must(null_r >= 0 && null_w >= 0 && zero >= 0, "open");
+	check(null_r >= 0 && null_w >= 0 && zero >= 0, "open");
 	snprintf(path, sizeof(path), "%s/%ld", dir, id);
 #ifdef SYS_open
 	TIMES("open") RETURNS(0, close(syscall(SYS_open, "/dev/null", O_RDONLY)));
@@ -137,14 +138,14 @@ static void do_files(void)
 	close(zero);
 }
 
-/* Two processes, each of which waits for the other: a byte to the child, two back. */
+/* Two processes that wait for each other: the parent sends one byte, the child two. */
 static void take_turns(void)
 {
 	int to[2], back[2];
 	char bytes[2] = "";
 	pid_t child;
 
-	must(!pipe(to) && !pipe(back), "pipe");
+	check(!pipe(to) && !pipe(back), "pipe");
 	child = fork();
 	if (!child) {
 		TIMES("turns") {
@@ -171,11 +172,11 @@ static void do_tasks(void)
 			_exit(0);
 		RETURNS(child, waitpid(child, 0, 0));
 	}
-	if (wanted("turns"))
+	if (count_of("turns"))
 		take_turns();
 	TIMES("thread") {
-		must(!pthread_create(&thread, 0, no_work, 0), "pthread_create");
-		must(!pthread_join(thread, 0), "pthread_join");
+		check(!pthread_create(&thread, 0, no_work, 0), "pthread_create");
+		check(!pthread_join(thread, 0), "pthread_join");
 	}
 	TIMES("thread_fail") FAILS(EINVAL, syscall(SYS_clone, BAD_THREAD, 0, 0, 0, 0));
 	TIMES("process_fail") FAILS(EINVAL, syscall(SYS_clone, BAD_PROCESS, 0, 0, 0, 0));
@@ -191,7 +192,7 @@ static void *do_plan(void *unused)
 	do_files();
 	do_tasks();
 #ifdef __x86_64__
-	if (wanted("compat_read") || wanted("compat_write") || wanted("compat_open"))
+	if (count_of("compat_read") || count_of("compat_write") || count_of("compat_open"))
 		do_compat();
 #endif
 	return unused;
@@ -199,7 +200,7 @@ static void *do_plan(void *unused)
 
 static void on_term(int signal)
 {
-	enough = signal;
+	stopped = signal;
 }
 
 static void *do_storm(void *unused)
@@ -210,23 +211,23 @@ static void *do_storm(void *unused)
 	char byte;
 
 	clock_gettime(CLOCK_MONOTONIC, &end);
-	end.tv_sec += wanted("storm");
+	end.tv_sec += count_of("storm");
 	do {
 		for (int i = 0; i < 1000; i++, reads++)
 			RETURNS(1, read(zero, &byte, 1));
 		clock_gettime(CLOCK_MONOTONIC, &now);
-	} while (!enough && (now.tv_sec < end.tv_sec || (now.tv_sec == end.tv_sec && now.tv_nsec < end.tv_nsec)));
+	} while (!stopped && (now.tv_sec < end.tv_sec || (now.tv_sec == end.tv_sec && now.tv_nsec < end.tv_nsec)));
 	__sync_fetch_and_add(&storm_reads, reads);
 	return unused;
 }
 
-static void stay_here(void)
+static void pin_to_cpu(void)
 {
-	cpu_set_t here;
+	cpu_set_t cpus;
 
-	CPU_ZERO(&here);
-	CPU_SET(sched_getcpu(), &here);
-	must(!sched_setaffinity(0, sizeof(here), &here), "sched_setaffinity");
+	CPU_ZERO(&cpus);
+	CPU_SET(sched_getcpu(), &cpus);
+	check(!sched_setaffinity(0, sizeof(cpus), &cpus), "sched_setaffinity");
 }
 
 int main(int argc, char **argv)
@@ -234,38 +235,38 @@ int main(int argc, char **argv)
 	long workers, children, running = 0;
 	pthread_t threads[256];
 
-	must(argc >= 2, "workload DIR KEY=COUNT ...");
+	check(argc >= 2, "workload DIR KEY=COUNT ...");
 	dir = argv[1];
 	plan = argv + 2;
-	/* else malloc() of many threads reads the number of CPUs from a file, once or, when two are at it, twice */
-	must(mallopt(M_ARENA_MAX, 1), "mallopt");
+	/* Otherwise malloc() in many threads reads the number of CPUs from a file, once or, in a race, twice. */
+	check(mallopt(M_ARENA_MAX, 1), "mallopt");
 	signal(SIGTERM, on_term);
-	if (wanted("pinned"))
-		stay_here();
-	workers = wanted("workers");
-	children = wanted("children");
+	if (count_of("pinned"))
+		pin_to_cpu();
+	workers = count_of("workers");
+	children = count_of("children");
 	for (long i = 0; i < workers; i++)
-		must(!pthread_create(&threads[i], 0, wanted("storm") ? do_storm : do_plan, 0), "pthread_create");
+		check(!pthread_create(&threads[i], 0, count_of("storm") ? do_storm : do_plan, 0), "pthread_create");
 	for (long i = 0; i < workers; i++)
 		pthread_join(threads[i], 0);
 	for (; children > 0; children--) {
 		pid_t child = fork();
 
-		must(child >= 0, "fork");
+		check(child >= 0, "fork");
 		if (!child) {
 			do_plan(0);
 			_exit(0);
 		}
 		if (++running >= 16) {
-			must(wait(0) > 0, "wait");
+			check(wait(0) > 0, "wait");
 			running--;
 		}
 	}
 	while (running-- > 0)
-		must(wait(0) > 0, "wait");
-	if (wanted("storm"))
+		check(wait(0) > 0, "wait");
+	if (count_of("storm"))
 		dprintf(1, "%ld\n", storm_reads);
-	else if (!workers && !wanted("children"))
+	else if (!workers && !count_of("children"))
 		do_plan(0);
 	return 0;
 }
