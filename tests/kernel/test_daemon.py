@@ -174,7 +174,7 @@ def test_if_bpf_is_not_allowed_one_line_says_so() -> None:
     done = subprocess.run([*unshare, *EBPFMON, "run"], capture_output=True, text=True, check=False)
     assert done.returncode == 1
     assert re.fullmatch(
-        r"ebpfmon: load 'network_viewer\.bpf\.o': not permitted by the kernel: run as root .+\n", done.stderr
+        r"ebpfmon: cannot load 'network_viewer\.bpf\.o': not permitted by the kernel; run as root, .+\n", done.stderr
     )
 
 

@@ -101,7 +101,7 @@ def test_with_btf_hidden_headers_of_another_kernel_are_detected(
 
 @btf_hidden
 def test_with_btf_hidden_the_core_loader_says_what_is_missing() -> None:
-    with pytest.raises(KernelError, match=r"has no BTF \(/sys/kernel/btf/vmlinux\): set loader = \"bcc\""):
+    with pytest.raises(KernelError, match=r"has no BTF \(/sys/kernel/btf/vmlinux\); set loader = \"bcc\""):
         load(loader=Loader.CORE)
 
 

@@ -89,4 +89,4 @@ def test_on_a_terminal_keys_switch_the_grouping_and_quit() -> None:
 def test_without_a_terminal_the_error_says_what_to_do() -> None:
     done = subprocess.run(LIVE, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr == "ebpfmon: top: stdout is not a terminal; use --once, with --json for programs\n"
+    assert done.stderr == "ebpfmon: top: stdout is not a terminal; use --once, or --once --json for programs\n"
