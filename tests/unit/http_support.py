@@ -1,4 +1,4 @@
-"""What the tests of the HTTP sink share: a snapshot with something of everything, the sink served, and asked."""
+"""Helpers for the tests of the HTTP sink: a snapshot with data of all kinds, a running sink, and requests."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ CONNECTION = (
 
 
 class Fields(LabelSource):
-    """Label rows with their fields as they are."""
+    """Labels rows with the values of their fields."""
 
     def __init__(self, *labels: str) -> None:
         self.fields = self.labels = labels
@@ -74,13 +74,13 @@ class Fields(LabelSource):
 
 
 def harvested(rows: Rows, overflow_calls: int = 0) -> TableHarvest:
-    """These rows as a table of 64; the counters are the last fields, u64."""
+    """Return a table of size 64 with these rows. The last fields are the counters, u64."""
     names = [n for n in rows.dtype.names or () if n.endswith(("_calls", "_bytes", "retransmits"))]
     return TableHarvest(rows, {n: int(rows[n].sum()) for n in names}, dict.fromkeys(names, 0), overflow_calls, 64)
 
 
 def row(dtype: np.dtype[np.void], **fields: object) -> Rows:
-    """One row; what is not given is 0."""
+    """Return a row. Fields that are not given are 0."""
     made = np.zeros(1, dtype)
     for name, value in fields.items():
         made[name] = value
@@ -88,17 +88,17 @@ def row(dtype: np.dtype[np.void], **fields: object) -> Rows:
 
 
 def groups(*ids: int) -> RowGroups:
-    """Which group each row belongs to: 1 is `web`, 2 is `tools`, 0 none."""
+    """Return the groups of rows: 1 is `web`, 2 is `tools`, 0 is none."""
     return RowGroups(np.array(ids, np.uint64), {1: "web", 2: "tools"})
 
 
 def users(*ids: int) -> RowGroups:
-    """Which user's group each row belongs to: 7 is `root`, 8 is `web`."""
+    """Return the users of rows: 7 is `root`, 8 is `web`."""
     return RowGroups(np.array(ids, np.uint64), {7: "root", 8: "web"})
 
 
 def tables() -> dict[str, TableView]:
-    """Two tables by process, two by process and more, and one of disks."""
+    """Return two tables by process, two by process and further keys, and one by disk."""
     nginx = {"start_ns": 10, "tgid": 100, "cgroup_id": 7, "parent_tgid": 1, "uid": 33}
     process = [
         row(ROW, **nginx, exec_id=2, comm=b"nginx", read_calls=4, read_bytes=70),
@@ -136,14 +136,14 @@ def tables() -> dict[str, TableView]:
 
 
 def chart(id_: str, units: str, *dimensions: Dimension, **more: Any) -> Chart:
-    """A chart, called as its id is. It shows one number unless dimensions or buckets are given."""
+    """Return a chart whose title is its id. It has one number unless dimensions or buckets are given."""
     if not dimensions and "buckets" not in more:
         dimensions = (Dimension.value("x"),)
     return Chart(id=id_, title=f"T {id_}", units=units, family="F", priority=7, dimensions=dimensions, **more)
 
 
 def data(of: Chart, *series: tuple[Any, ...]) -> ChartData:
-    """A chart with series: for each its label values, its deltas and its totals. One labelled `other` has that role."""
+    """Return a chart with series, each with label values, deltas and totals. A series `other` has that role."""
     labels = tuple(tuple(each[0]) for each in series)
     roles = tuple(Role.OTHER if "other" in values else Role.ITEM for values in labels)
     index = SeriesIndex(labels=labels, names=labels, roles=roles, starts_s=(1.6e9,) * len(series))
@@ -180,18 +180,18 @@ SNAPSHOT = Snapshot(host="h", time_s=1.7e9, elapsed_s=0.5, complete=True, charts
 
 
 def later(seconds: float, elapsed_s: float = 1.0) -> Snapshot:
-    """The snapshot of another time."""
+    """Return the snapshot at another time."""
     return replace(SNAPSHOT, time_s=SNAPSHOT.time_s + seconds, elapsed_s=elapsed_s)
 
 
 def local(**settings: Any) -> HttpJsonSettings:
-    """The settings of a sink at a port that is free."""
+    """Return settings of a sink at a free port."""
     return HttpJsonSettings(port=0, **settings)
 
 
 @dataclass
 class Answer:
-    """What came back, whole."""
+    """An answer."""
 
     status: int
     headers: Mapping[str, str]
@@ -199,28 +199,28 @@ class Answer:
 
     @property
     def json(self) -> Any:
-        """The body as JSON."""
+        """The body, parsed as JSON."""
         assert self.headers["Content-Type"].startswith("application/json"), self.headers
         return json.loads(self.body)
 
 
 @dataclass
 class Served:
-    """A sink that serves, and a client of it."""
+    """A running sink and a client of it."""
 
     sink: HttpJsonSink
     session: aiohttp.ClientSession
     url: str
 
     async def get(self, path: str, headers: Mapping[str, str] | None = None, method: str = "GET") -> Answer:
-        """Ask for a path. What is gzipped stays so."""
+        """Send a request and return the answer. A gzipped body stays compressed."""
         async with self.session.request(method, self.url + path, headers=headers, allow_redirects=False) as response:
             return Answer(response.status, response.headers, await response.read())
 
 
 @asynccontextmanager
 async def serving(settings: HttpJsonSettings | None = None, *given: Snapshot) -> AsyncIterator[Served]:
-    """A sink that has had these snapshots."""
+    """Run a sink that has received these snapshots."""
     async with HttpJsonSink(settings or local()) as sink:
         for one in given:
             await sink.send(one)
@@ -231,7 +231,7 @@ async def serving(settings: HttpJsonSettings | None = None, *given: Snapshot) ->
 
 
 def run(of: Callable[[], Awaitable[None]], seconds: float = 60) -> None:
-    """A test that is asynchronous."""
+    """Run an asynchronous test."""
 
     async def limited() -> None:
         async with asyncio.timeout(seconds):
@@ -241,7 +241,7 @@ def run(of: Callable[[], Awaitable[None]], seconds: float = 60) -> None:
 
 
 async def until(condition: Callable[[], object], seconds: float = 20) -> None:
-    """Wait until something holds."""
+    """Wait until a condition is true."""
     async with asyncio.timeout(seconds):
         while not condition():  # noqa: ASYNC110 (of whatever holds, nobody tells)
             await asyncio.sleep(0.01)

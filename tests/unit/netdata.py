@@ -1,4 +1,4 @@
-"""A Netdata that reads what it is told as strictly as the real one, and more strictly."""
+"""A parser of Netdata's protocol that is stricter than Netdata itself."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ SEPARATORS = " \t\r\f\v="
 
 
 def lex(line: str) -> list[str]:
-    """A line's words by Netdata's rules: quotes group, and a backslash takes what follows along, quotes too."""
+    """Split a line into words like Netdata: quotes group words, and a backslash escapes the next character."""
     words, at = [], 0
     while at < len(line):
         if line[at] in SEPARATORS:
@@ -36,7 +36,7 @@ class Dim:
 
 @dataclass
 class Shown:
-    """A chart as Netdata has it: how it was declared, its dimensions, the BEGINs."""
+    """A chart in Netdata: its declaration, its dimensions and its BEGINs."""
 
     declared: list[str]
     dims: dict[str, Dim] = field(default_factory=dict)
@@ -44,7 +44,7 @@ class Shown:
     declarations: int = 0
 
     def shows(self, dimension: str) -> list[int]:
-        """What is collected in each update after the first, in the chart's units."""
+        """Return what each update after the first adds, in the chart's units."""
         dim = self.dims[dimension]
         of = dim.collected
         raw = [b - a for a, b in itertools.pairwise(of)] if dim.algorithm == "incremental" else of[1:]
@@ -52,7 +52,7 @@ class Shown:
 
 
 class Netdata:
-    """Refuses every line for which the real one might give a plugin up."""
+    """Fails on every line for which Netdata might give up a plugin."""
 
     def __init__(self) -> None:
         self.charts: dict[str, Shown] = {}

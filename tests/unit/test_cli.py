@@ -1,4 +1,4 @@
-"""The command line: exit statuses, and one line on stderr that says what is wrong."""
+"""The command line: exit statuses, help, and error messages of one line on stderr."""
 
 from __future__ import annotations
 
@@ -54,8 +54,11 @@ COMMANDS = [
 
 @pytest.fixture
 def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Run]:
-    """Runs a command: (exit status, stdout, stderr). No settings of this machine are read."""
-    level = logging.getLogger().level  # top changes it
+    """Return a function that runs a command and returns (exit status, stdout, stderr).
+
+    No settings of this machine are read.
+    """
+    level = logging.getLogger().level  # `top` changes it
     monkeypatch.setattr("ebpfmon.config.reading.DEFAULT_PATH", tmp_path / "default.toml")
 
     def command(*arguments: str) -> Outcome:
@@ -70,7 +73,7 @@ def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp
 
 
 def replace_daemon(monkeypatch: pytest.MonkeyPatch, act: Callable[[asyncio.Event], object]) -> list[Settings]:
-    """A daemon that only does this, then waits for its end; the settings it was given."""
+    """Replace the daemon by a function that calls `act` and waits for `stop`. Return the settings that it gets."""
     given: list[Settings] = []
 
     async def fake(
@@ -97,7 +100,7 @@ def fail_with(error: BaseException) -> Callable[[asyncio.Event], object]:
     return act
 
 
-def test_the_version_is_told(run: Run) -> None:
+def test_the_version_is_printed(run: Run) -> None:
     assert run("--version") == (0, f"ebpfmon {ebpfmon.__version__}\n", "")
 
 
@@ -128,7 +131,7 @@ def test_wrong_arguments_end_with_2(run: Run, arguments: list[str]) -> None:
     ],
     ids=["unknown key", "type", "value", "sink name", "not TOML", "missing"],
 )
-def test_wrong_settings_end_with_2_and_a_line_that_names_file_key_and_expectation(
+def test_wrong_settings_end_with_2_and_a_line_that_names_file_key_and_what_was_expected(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: list[str], text: str | None, said: str
 ) -> None:
     monkeypatch.setattr("ebpfmon.kernel.libbpf.Libbpf.__init__", fail_with(AssertionError("something was loaded")))
@@ -141,12 +144,12 @@ def test_wrong_settings_end_with_2_and_a_line_that_names_file_key_and_expectatio
     assert err.count("\n") == 1
 
 
-def test_a_wrong_interval_on_the_command_line_is_called_so(run: Run) -> None:
+def test_a_wrong_interval_on_the_command_line_is_reported_as_such(run: Run) -> None:
     assert run("run", "--interval", "0") == (2, "", "ebpfmon: command line: ebpfmon.interval: expected int >= 1\n")
 
 
 @pytest.mark.parametrize("root", [True, False])
-def test_without_capabilities_the_daemon_ends_with_1_and_a_line_that_says_what_is_missing(
+def test_without_capabilities_the_daemon_ends_with_1_and_a_line_that_names_them(
     run: Run, monkeypatch: pytest.MonkeyPatch, root: bool
 ) -> None:
     bare = replace(features.detect(), capabilities=(), root=root)
@@ -184,7 +187,7 @@ def test_an_error_of_the_daemon_is_one_line_and_status_1(
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.parametrize("command", WATCHING, ids=" ".join)
-def test_a_signal_ends_what_watches_with_0_and_with_1_where_there_is_nothing_to_show_yet(
+def test_a_signal_ends_a_command_with_0_or_with_1_if_there_is_nothing_to_show_yet(
     run: Run, monkeypatch: pytest.MonkeyPatch, command: list[str], number: signal.Signals
 ) -> None:
     replace_daemon(monkeypatch, lambda _: os.kill(os.getpid(), number))
@@ -192,12 +195,12 @@ def test_a_signal_ends_what_watches_with_0_and_with_1_where_there_is_nothing_to_
     assert run(*command) == (nothing_yet if "--once" in command else (0, "", ""))
 
 
-def test_the_daemon_ends_by_itself_after_its_time_with_0(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_daemon_ends_with_0_after_the_given_time(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     replace_daemon(monkeypatch, lambda _: None)
     assert run("run", "--for", "0.01") == (0, "", "")
 
 
-def test_options_are_settings(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_options_override_settings(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     given = replace_daemon(monkeypatch, lambda stop: stop.set())
     assert run(
         "run", "--interval", "7", "--load-mode", "return", "--attach", "kprobe", "--loader", "bcc", "--json"
@@ -212,13 +215,13 @@ def test_options_are_settings(run: Run, monkeypatch: pytest.MonkeyPatch) -> None
     assert [s.name for s in given[0].sinks] == ["json"]
 
 
-def test_config_check_tells_a_right_file_from_one_that_is_not_there(run: Run, tmp_path: Path) -> None:
+def test_config_check_tells_a_valid_file_from_a_missing_one(run: Run, tmp_path: Path) -> None:
     assert run("config", "check") == (0, f"{tmp_path}/default.toml: no such file; the defaults are used\n", "")
     (tmp_path / "default.toml").write_text("[ebpfmon]\ninterval = 3\n")
     assert run("config", "check") == (0, f"{tmp_path}/default.toml: OK\n", "")
 
 
-def test_config_check_says_what_to_write_instead_of_the_old_section(run: Run, tmp_path: Path) -> None:
+def test_config_check_shows_the_replacement_of_the_old_section(run: Run, tmp_path: Path) -> None:
     path = tmp_path / "default.toml"
     path.write_text('[apps]\nby = "user"\nmaximum = 50\n')
     assert run("config", "check") == (
@@ -232,7 +235,7 @@ def test_config_check_says_what_to_write_instead_of_the_old_section(run: Run, tm
     assert run("config", "check") == (0, f"{path}: OK\n", "")
 
 
-def test_a_start_with_the_old_section_says_so_in_one_line(
+def test_a_start_with_the_old_section_logs_one_warning(
     run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     given = replace_daemon(monkeypatch, lambda stop: stop.set())
@@ -255,7 +258,7 @@ def test_a_start_with_the_old_section_says_so_in_one_line(
     ],
     ids=repr,
 )
-def test_top_begins_with_the_grouping_that_is_named_by_its_old_name_or_by_its_new_one(
+def test_top_begins_with_the_given_grouping_by_its_old_or_present_name(
     run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, settings: str, option: list[str], by: str
 ) -> None:
     states: list[State] = []
@@ -269,7 +272,7 @@ def test_top_begins_with_the_grouping_that_is_named_by_its_old_name_or_by_its_ne
     assert [state.by for state in states] == [by]
 
 
-def test_the_settings_that_are_shown_are_a_file_that_says_the_same(run: Run, tmp_path: Path) -> None:
+def test_config_show_prints_a_file_with_the_same_settings(run: Run, tmp_path: Path) -> None:
     (tmp_path / "default.toml").write_text("[ebpfmon]\ninterval = 3\n[plugins.process]\ntable_size = 99\n")
     status, shown, _ = run("config", "show")
     assert status == 0
@@ -304,7 +307,7 @@ def test_plugins_are_listed_and_one_that_is_left_out_makes_the_status_1(
     assert err.startswith("ebpfmon: plugin 'bad' cannot be used, and strict is set: it was written for API version 7")
 
 
-def test_the_settings_say_which_plugins_there_are_and_those_type_the_rest_of_the_settings(
+def test_the_settings_name_plugins_and_plugins_define_further_settings(
     run: Run, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     folder = tmp_path / "plugins"
@@ -340,15 +343,15 @@ def test_the_settings_say_which_plugins_there_are_and_those_type_the_rest_of_the
     assert err.startswith(f"ebpfmon: cannot load plugins from ebpfmon.plugins_dir: '{folder}' (owner ")
 
 
-def test_the_program_starts_no_thread_but_its_own() -> None:
-    """One that numpy starts would keep all capabilities, because capabilities are dropped thread by thread."""
+def test_importing_the_command_line_starts_no_thread() -> None:
+    """A thread that numpy starts would keep all capabilities, because they are dropped thread by thread."""
     script = "import os, ebpfmon.cli.main, numpy; print(len(os.listdir('/proc/self/task')))"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert done.stdout == "1\n"
 
 
 @pytest.mark.parametrize("arguments", [["plugins"], ["config", "show"], ["--version"]], ids=" ".join)
-def test_a_reader_of_stdout_that_has_gone_is_no_failure(arguments: list[str]) -> None:
+def test_a_closed_stdout_is_no_failure(arguments: list[str]) -> None:
     reader, writer = os.pipe()
     os.close(reader)
     command = [sys.executable, "-m", "ebpfmon", *arguments]

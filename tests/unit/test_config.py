@@ -1,4 +1,4 @@
-"""Settings are right, or one line says which file, which key, and what was expected."""
+"""Settings are valid, or an error of one line names the file, the key and what was expected."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ TOML = st.recursive(
 
 
 def section(*keys: str) -> st.SearchStrategy[Any]:
-    """A table with these keys, each of any value, or anything else."""
+    """Generate a table with some of these keys and any values, or any other value."""
     return TOML | st.fixed_dictionaries({}, optional=dict.fromkeys(keys, TOML))
 
 
@@ -55,7 +55,7 @@ TREES = st.fixed_dictionaries(
 
 
 def error_of(text: str, tmp_path: Path) -> str:
-    """What is said of a file with this text; the file's name left out."""
+    """Return the error message for a file with this text, without the file's name."""
     path = tmp_path / "e.toml"
     path.write_text(text, encoding="utf-8")
     with pytest.raises(SettingsError) as caught:
@@ -75,7 +75,7 @@ def error_of(text: str, tmp_path: Path) -> str:
 @example({"groups": {"file": "a\0b"}})
 @example({"ebpfmon": {"interval": 10**400}})
 @example({"ebpfmon": {"interval": datetime.date(2020, 1, 1)}})
-def test_any_tree_of_values_is_settings_or_an_error_of_one_line(tree: dict[str, Any]) -> None:
+def test_any_values_are_settings_or_an_error_of_one_line(tree: dict[str, Any]) -> None:
     try:
         found: object = check(tree, "e.toml", FOUND)
     except SettingsError as error:
@@ -138,7 +138,7 @@ def test_an_error_names_the_key_path_and_what_was_expected(text: str, said: str,
     assert error_of(text, tmp_path).startswith(said)
 
 
-def test_a_file_that_is_named_must_be_there_and_be_readable_text(tmp_path: Path) -> None:
+def test_a_given_file_must_exist_and_be_readable_text(tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match=r"absent\.toml: no such file"):
         read(tmp_path / "absent.toml", FOUND)
     with pytest.raises(SettingsError, match="cannot be read"):
@@ -157,7 +157,7 @@ def test_without_a_file_the_defaults_hold(monkeypatch: pytest.MonkeyPatch, tmp_p
     assert settings.sinks == (LogSettings(),)
 
 
-def test_a_file_says_what_holds() -> None:
+def test_a_file_sets_the_settings() -> None:
     text = """
         ebpfmon = {interval = 5, load_mode = "return", attach = "kprobe", loader = "bcc"}
         plugins.process = {enabled = false, table_size = 64}
@@ -170,16 +170,16 @@ def test_a_file_says_what_holds() -> None:
     assert settings.sinks == (LogSettings(name="a", format="json", path="/x"), LogSettings())
 
 
-def test_the_command_line_outweighs_the_file_and_its_errors_are_called_its_own() -> None:
+def test_the_command_line_overrides_the_file_and_is_named_in_its_errors() -> None:
     raw = {"ebpfmon": {"interval": 5, "attach": "kprobe"}}
     assert check(raw, "e.toml", FOUND, CommandLine({"interval": 2})).ebpfmon == config.Core(interval=2, attach="kprobe")
     with pytest.raises(SettingsError, match=r"^command line: ebpfmon\.interval: expected int >= 1"):
         check(raw, "e.toml", FOUND, CommandLine({"interval": 0}))
-    with pytest.raises(SettingsError, match=r"^e\.toml: ebpfmon\.interval"):  # though the command line mends it
+    with pytest.raises(SettingsError, match=r"^e\.toml: ebpfmon\.interval"):  # although the command line overrides it
         check({"ebpfmon": {"interval": "x"}}, "e.toml", FOUND, CommandLine({"interval": 2}))
 
 
-def test_json_on_the_command_line_has_stdout_for_itself() -> None:
+def test_with_json_no_other_sink_writes_to_stdout() -> None:
     def paths(raw: dict[str, Any]) -> list[tuple[str, str, str]]:
         sinks = check(raw, "e.toml", FOUND, CommandLine(json=True)).sinks
         return [(s.name, s.format, s.path) for s in sinks if isinstance(s, LogSettings)]
@@ -195,7 +195,7 @@ TEXT = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=9)
 
 @given(st.integers(1, 3600), st.sampled_from(LoadMode), TEXT, TEXT, st.booleans())
 @example(1, LoadMode.ENTRY, "a\x7fb", "x", True)
-def test_shown_settings_read_back_as_the_same_settings(
+def test_settings_that_are_written_read_back_as_the_same_settings(
     interval: int, mode: LoadMode, name: str, path: str, enabled: bool
 ) -> None:
     raw = {
@@ -207,7 +207,7 @@ def test_shown_settings_read_back_as_the_same_settings(
     assert check(tomli.loads(to_toml(settings)), "shown", FOUND) == settings
 
 
-def test_what_is_for_a_plugin_that_is_not_in_use_is_passed_over_and_said(caplog: pytest.LogCaptureFixture) -> None:
+def test_sections_of_a_plugin_that_is_not_in_use_are_ignored_with_a_warning(caplog: pytest.LogCaptureFixture) -> None:
     off = Plugin(name="off", state=State.DISABLED)
     found = Registry(FOUND.probes, FOUND.sinks, [off])
     raw = {"plugins": {"off": {"x": 1}}, "sinks": [{"type": "off"}, {"type": "log"}]}
@@ -216,7 +216,7 @@ def test_what_is_for_a_plugin_that_is_not_in_use_is_passed_over_and_said(caplog:
     assert caplog.messages == said
     with pytest.raises(SettingsError, match=r"plugins\.of: no such setting"):
         check({"plugins": {"of": {}}}, "e.toml", found)
-    with pytest.raises(SettingsError, match=r"sinks\[1\]\.charts: "):  # as it stands in the file
+    with pytest.raises(SettingsError, match=r"sinks\[1\]\.charts: "):  # the position in the file
         check({"sinks": [{"type": "off"}, {"type": "log", "charts": [" "]}]}, "e.toml", found)
     assert [s.name for s in check({"sinks": [{"type": "off"}]}, "e.toml", found, CommandLine(json=True)).sinks] == [
         "json"
@@ -225,7 +225,7 @@ def test_what_is_for_a_plugin_that_is_not_in_use_is_passed_over_and_said(caplog:
         check({"sinks": [{"type": "off"}]}, "e.toml", found)
 
 
-def test_what_nothing_knows_is_passed_over_where_a_plugin_is_left_out_that_might(
+def test_unknown_sections_are_ignored_if_a_plugin_that_may_know_them_is_left_out(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     found = Registry(FOUND.probes, FOUND.sinks, [Plugin(name="bad", state=State.LEFT_OUT, error="why")])
@@ -234,32 +234,32 @@ def test_what_nothing_knows_is_passed_over_where_a_plugin_is_left_out_that_might
     assert caplog.messages == [f"ignoring plugins.naps: {reason}", f'ignoring sinks[0] "naps": {reason}']
 
 
-def test_the_folder_of_plugins_is_an_absolute_path(tmp_path: Path) -> None:
+def test_plugins_dir_must_be_an_absolute_path(tmp_path: Path) -> None:
     said = "ebpfmon.plugins_dir: 'plugins': expected an absolute path"
     assert error_of('[ebpfmon]\nplugins_dir = "plugins"', tmp_path) == said
 
 
 class OddSettings(SinkSettings, tag="odd", frozen=True):
-    """Settings whose own check fails as no check should."""
+    """Settings whose own check raises an unexpected error."""
 
     def __post_init__(self) -> None:
         raise KeyError("oops")
 
 
-def test_a_check_of_a_plugins_own_that_fails_is_an_error_of_one_line() -> None:
+def test_an_unexpected_error_in_a_plugins_check_is_an_error_of_one_line() -> None:
     with pytest.raises(SettingsError) as caught:
         check({"sinks": [{"type": "odd"}]}, "e.toml", Registry(sinks={"odd": OddSettings}))
     assert str(caught.value) == "e.toml: sinks[0]: KeyError: 'oops'"
 
 
 @pytest.mark.parametrize("name", ["application", "process", "user", "container"])
-def test_any_groupings_are_settings_and_none_turns_groups_off(name: str) -> None:
+def test_any_groupings_may_be_set_and_an_empty_list_turns_groups_off(name: str) -> None:
     assert check({"groups": {"by": [name]}}, "e.toml", FOUND).groups == config.GroupSettings(by=(name,))
     assert check({"groups": {"by": ["container", "process"]}}, "e.toml", FOUND).groups.by == ("container", "process")
     assert check({"groups": {"by": []}}, "e.toml", FOUND).groups.by == ()
 
 
-def test_the_file_of_groups_is_relative_to_the_settings_and_must_be_there(tmp_path: Path) -> None:
+def test_the_groups_file_is_relative_to_the_settings_and_must_exist(tmp_path: Path) -> None:
     assert error_of('[groups]\nfile = "my.conf"', tmp_path) == f"groups.file: {tmp_path}/my.conf: no such file"
     assert error_of('[groups]\nfile = "/dev/null"', tmp_path) == "groups.file: /dev/null: not a regular file"
     assert error_of('[apps]\ngroups = "my.conf"', tmp_path) == f"apps.groups: {tmp_path}/my.conf: no such file"
@@ -281,7 +281,7 @@ def test_the_file_of_groups_is_relative_to_the_settings_and_must_be_there(tmp_pa
     ],
     ids=repr,
 )
-def test_the_old_section_is_read_as_the_new_one_and_the_advice_is_the_new_one(
+def test_the_old_section_is_read_as_the_new_one_and_the_hint_shows_the_new_one(
     old: dict[str, Any], new: dict[str, Any]
 ) -> None:
     meant = check({"groups": new}, "e.toml", FOUND)

@@ -1,4 +1,4 @@
-"""Which charts there are of the probes that were loaded, and how each is to be loaded."""
+"""Which probes are enabled, their load options, and the charts of loaded probes."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def loaded(
     columns: tuple[Column, ...] = (),
     of: Probe | None = None,
 ) -> LoadedProbe:
-    """A probe with these tables, of which those in capitals are by process."""
+    """Return a probe with these tables. Those in capital letters are by process."""
     probe = of or Probe(name=name, package="nowhere", object=name, charts=charts, columns=columns)
     stems = [
         SimpleNamespace(name=s.lower(), counters=("calls", "bytes"), is_by_process=s.isupper()) for s in tables.split()
@@ -52,7 +52,7 @@ def ids(*probes: LoadedProbe, mode: LoadMode = RETURN) -> dict[str, list[str]]:
     return {stem: [c.id for c in of_table] for stem, of_table in table_specs(probes, mode).charts.items()}
 
 
-def test_a_chart_is_over_the_table_that_it_names_or_its_probes_first_and_every_table_is_there() -> None:
+def test_a_chart_belongs_to_the_table_that_it_names_or_to_its_probes_first() -> None:
     one = loaded("one", "a b empty", chart("1", "b"), chart("2"), chart("3", "a"), chart("4", "b"))
     two = loaded("two", "c", chart("5"))
     assert ids(one, two) == {"a": ["2", "3"], "b": ["1", "4"], "empty": [], "c": ["5"]}
@@ -61,7 +61,7 @@ def test_a_chart_is_over_the_table_that_it_names_or_its_probes_first_and_every_t
     assert table_specs([], ENTRY).charts == {}
 
 
-def test_what_is_shown_has_the_counters_labels_and_columns_of_each_table_and_says_which_are_by_process() -> None:
+def test_table_specs_have_counters_labels_and_columns_and_say_which_tables_are_by_process() -> None:
     ports = Ports()
     columns = (Column(id="1", header="1", fields=("calls",)), Column(id="2", header="2", fields=("calls",), table="b"))
     one = loaded("one", "A b", labels={"b": ports}, columns=columns)
@@ -122,13 +122,13 @@ def test_charts_of_errors_are_left_out_if_errors_are_not_counted(mode: LoadMode,
         (loaded("p", "execs"), "the table name 'execs' is reserved for ebpfmon"),
     ],
 )
-def test_a_probe_that_does_not_fit_its_object_is_named_with_what_there_is(probe: LoadedProbe, said: str) -> None:
+def test_a_probe_that_does_not_fit_its_object_is_refused_with_the_reason(probe: LoadedProbe, said: str) -> None:
     with pytest.raises(ObjectError) as caught:
         require_fit(probe)
     assert str(caught.value) == f"probe 'p': {said}"
 
 
-def test_a_probe_that_fits_its_object_is_taken() -> None:
+def test_a_probe_that_fits_its_object_is_accepted() -> None:
     charts = chart("x.y", "b", "port", field="bytes"), chart("y", grouped=True)
     require_fit(loaded("p", "A b", *charts, labels={"b": Ports()}))
 
@@ -143,7 +143,7 @@ def test_a_probe_that_fits_its_object_is_taken() -> None:
         ([], False, False),
     ],
 )
-def test_what_was_started_is_seen_if_a_grouping_needs_it_and_without_any_there_are_no_rows(
+def test_execs_is_loaded_if_a_grouping_needs_it_and_there_are_no_rows_without_groupings(
     by: list[str], rows: bool, has_execs: bool
 ) -> None:
     found = Registry(probes={"a": Probe(name="a", package="x", object="a", charts=())})
@@ -154,12 +154,12 @@ def test_what_was_started_is_seen_if_a_grouping_needs_it_and_without_any_there_a
 
 
 class PortsSettings(ProbeSettings, frozen=True, kw_only=True):
-    """Those of a probe that makes something of them."""
+    """The settings of a probe whose set-up uses them."""
 
     port: int = 1
 
 
-def test_each_probe_that_is_enabled_makes_its_setup_of_its_own_settings() -> None:
+def test_each_enabled_probe_makes_its_setup_from_its_settings() -> None:
     def setup(settings: PortsSettings) -> Setup:
         return Setup(rodata={"cfg_port": settings.port})
 
@@ -189,7 +189,7 @@ def nothing(settings: ProbeSettings) -> Any:
     ("setup", "said"),
     [(broken, "ZeroDivisionError: oops"), (nothing, "it returned None, not a Setup")],
 )
-def test_a_probe_whose_set_up_fails_is_named_and_left_out_unless_it_is_the_last_or_settings_are_strict(
+def test_a_probe_whose_set_up_fails_is_left_out_unless_it_is_the_last_or_the_settings_are_strict(
     setup: Any, said: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     bad = Probe(name="bad", package="x", object="b", charts=(), setup=setup)

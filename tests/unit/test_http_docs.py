@@ -1,4 +1,4 @@
-"""The page of the http_json sink says what there is. Its settings, as every sink's, are in `test_sink_pages.py`."""
+"""The page of the http_json sink matches the code. Its settings are checked in `test_sink_pages.py`."""
 
 from __future__ import annotations
 

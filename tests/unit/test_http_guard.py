@@ -1,4 +1,4 @@
-"""Whom the HTTP sink answers, and for how long: tokens, TLS, limits, and what goes wrong."""
+"""The HTTP sink: tokens, TLS, limits and failures."""
 
 from __future__ import annotations
 
@@ -147,7 +147,7 @@ def test_it_is_served_over_tls(certificate: tuple[str, str]) -> None:
                 assert response.status == 200
             with pytest.raises(aiohttp.ClientConnectorCertificateError):
                 await served.session.get(url)
-            with pytest.raises(aiohttp.ClientError):  # in the clear
+            with pytest.raises(aiohttp.ClientError):  # without TLS
                 await served.get("/")
 
     run(of)

@@ -1,4 +1,4 @@
-"""Requests that are none: each is refused, and the log stays as it was."""
+"""Malformed requests are refused, and nothing is logged."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ ENDS = [
 
 
 def requests(count: int, seed: int) -> Iterator[bytes]:
-    """Requests that are wrong in all manner of ways, and some that are only nearly."""
+    """Generate malformed requests of many kinds, and some that are almost malformed."""
     chance = random.Random(seed)
     for n in range(count):
         if n % 4 == 0:
@@ -65,11 +65,11 @@ def requests(count: int, seed: int) -> Iterator[bytes]:
 
 
 async def answer_to(port: int, request: bytes) -> bytes:
-    """All that comes back, once nothing more is sent."""
+    """Send a request and return the whole answer."""
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     try:
         writer.write(request)
-        # a request is whole at the latest with these, if it can be whole at all
+        # completes the request, if it can be completed
         writer.write(b"\r\n\r\nGET /healthz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
         return await asyncio.wait_for(reader.read(1 << 20), 5)
     except ConnectionError:
@@ -82,7 +82,7 @@ def test_ten_thousand_malformed_requests_are_refused_and_leave_nothing_in_the_lo
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(listen, "CONNECTIONS", 1000)
-    # the parser takes some for the beginning of something: what does not come whole is hung up on
+    # The parser takes some requests for an incomplete one, and the connection is closed after a time.
     monkeypatch.setitem(listen._LIMITS, "keepalive_timeout", 0.5)
     caplog.set_level(logging.INFO)
     statuses: dict[bytes, int] = {}

@@ -35,7 +35,7 @@ SHIPPED = [
 
 
 def full() -> Snapshot:
-    """All charts that there are, with a series whose numbers differ."""
+    """Return all charts, each with a series whose numbers differ."""
     charts = []
     for of in SHIPPED:
         numbers = np.arange(1, len(of.columns) + 1)
@@ -49,12 +49,12 @@ def text_of(snapshot: Snapshot | None, *, as_openmetrics: bool = False) -> str:
 
 
 def parsed(text: str, as_openmetrics: bool) -> list[Metric]:
-    """As somebody else's parser reads it."""
+    """Return the metrics as the parser of prometheus_client reads them."""
     return list(parse_openmetrics(text) if as_openmetrics else parse_text(text))  # type: ignore[no-untyped-call]
 
 
 def samples(snapshot: Snapshot | None, *, as_openmetrics: bool = False) -> dict[str, dict[str, float]]:
-    """Values by metric and the values of labels, joined."""
+    """Return values by metric and joined label values."""
     found: dict[str, dict[str, float]] = {}
     for family in parsed(text_of(snapshot, as_openmetrics=as_openmetrics), as_openmetrics):
         for sample in family.samples:
@@ -212,7 +212,7 @@ def test_whatever_things_are_called_it_can_be_read(
 
 
 def test_a_program_that_is_called_other_is_a_series_of_its_own() -> None:
-    """Its total does not go into that of the rest, which would fall when its series leaves."""
+    """Its total is not added to that of `other`, which would decrease when the series is removed."""
     of = chart("apps.x", "calls/s", labels=("application",))
     rest = {"other": Role.OTHER, "overflow": Role.OVERFLOW}
     made = data(of, *(((name,), (1,), (n,)) for n, name in enumerate(["other", "overflow", "a", *rest], 1)))
@@ -233,7 +233,7 @@ def test_names_that_look_alike_are_series_of_their_own() -> None:
 
 
 def test_totals_never_fall_when_an_application_gives_its_place_to_another() -> None:
-    """Its series ends, and nobody else's total is smaller for it."""
+    """Its series ends, and no other total decreases."""
     of = chart("apps.x", "calls/s", labels=("application",))
     first = data(of, (("a",), (5,), (50,)), (("b",), (1,), (10,)), (("other",), (2,), (20,)))
     second = data(of, (("a",), (5,), (55,)), (("c",), (9,), (9,)), (("other",), (0,), (20,)))

@@ -1,4 +1,4 @@
-"""The OpenAPI document says what the HTTP sink does."""
+"""The OpenAPI document describes what the HTTP sink does."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ WRONG = {
 
 
 def is_described(path: str, answer: Answer, method: str = "get") -> None:
-    """Status, type and body are among what the document says of a path."""
+    """Check that the document describes the status, type and body of an answer."""
     response = DOCUMENT["paths"][path][method]["responses"][str(answer.status)]
     if "content" not in response:
         assert answer.body == b""

@@ -1,4 +1,4 @@
-"""Snapshots posted to receivers of all kinds."""
+"""Post snapshots to receivers of all kinds."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ Answer = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 @dataclass
 class Receiver:
-    """What came, and where it can be sent to. `answer` says what becomes of a request."""
+    """A receiver and the requests that it got. `answer` handles a request."""
 
     url: str = ""
     requests: list[web.Request] = field(default_factory=list)
@@ -46,7 +46,7 @@ class Receiver:
 
 @asynccontextmanager
 async def receiving(answer: Answer | None = None, **how: Any) -> AsyncIterator[Receiver]:
-    """A receiver at /in."""
+    """Run a receiver at /in."""
     receiver = Receiver(answer=answer)
     application = web.Application()
     application.router.add_post("/in", receiver.take)
@@ -364,7 +364,7 @@ def test_a_certificate_is_verified_against_the_systems_or_those_named(tmp_path: 
                     await sink.send(SNAPSHOT)
             async with open_sink(HttpPushSettings(url=url, ca_file=str(cert))) as sink:
                 await sink.send(SNAPSHOT)
-            other = url.replace("127.0.0.1", "localhost")  # a name that the certificate has not
+            other = url.replace("127.0.0.1", "localhost")  # a name that is not in the certificate
             async with open_sink(HttpPushSettings(url=other, ca_file=str(cert))) as sink:
                 with pytest.raises(SinkError, match="certificate verify failed"):
                     await sink.send(SNAPSHOT)

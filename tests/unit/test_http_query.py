@@ -1,4 +1,4 @@
-"""What stands in a URL and in headers, however wrong."""
+"""Queries in URLs, and headers, valid and invalid."""
 
 from __future__ import annotations
 

@@ -141,7 +141,7 @@ def test_a_name_that_a_process_chose_is_safe_to_show(comm: bytes) -> None:
 ROWS = st.lists(
     st.tuples(st.integers(1, 5), st.integers(1, 3), st.integers(0, 2), st.integers(0, 9), st.integers(0, 2)),
     max_size=30,
-    unique_by=lambda r: r[:3],  # as the kernel's tables are
+    unique_by=lambda r: r[:3],  # as in the kernel's tables
 )
 
 

@@ -1,4 +1,4 @@
-"""What the HTTP sink answers, over real sockets."""
+"""The answers of the HTTP sink, over real sockets."""
 
 from __future__ import annotations
 
@@ -108,7 +108,7 @@ def test_head_has_the_headers_and_no_body(path: str) -> None:
         async with serving(None, SNAPSHOT) as served:
             head = await served.get(path, method="HEAD")
             assert (head.status, head.body) == (200, b"")
-            if path not in ("/api/v1/stream", "/metrics"):  # whose length changes by itself
+            if path not in ("/api/v1/stream", "/metrics"):  # the length of these changes
                 whole = await served.get(path)
                 same = ("Content-Type", "Content-Length", "ETag")
                 assert [head.headers.get(n) for n in same] == [whole.headers.get(n) for n in same]
@@ -160,7 +160,7 @@ def test_each_form_is_made_once_for_a_snapshot_and_none_if_nobody_asks(monkeypat
         monkeypatch.setattr(module, name, counted(name, getattr(module, name)))
 
     async def of() -> None:
-        before = set(threading.enumerate())  # of another test one may be about to end
+        before = set(threading.enumerate())  # a thread of another test may be about to end
         async with serving(None, *(later(n) for n in range(5))) as served:
             assert not made
             assert not [t for t in set(threading.enumerate()) - before if t.name.startswith("http_json")]

@@ -1,4 +1,4 @@
-"""What the HTTP sink lets itself be told."""
+"""The settings of the HTTP sinks."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Every snapshot to whoever wants them all, as long as it reads."""
+"""Streams of snapshots, and clients that are too slow."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def test_the_last_snapshot_arrives_when_the_daemon_stops() -> None:
 def test_who_does_not_read_is_cut_off_and_memory_stays_flat(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Ten readers that never read, and one that does, while 2 MB of snapshots go by a hundred times."""
+    """Ten clients never read, and one does, while a hundred snapshots of 2 MB are sent."""
     big = replace(SNAPSHOT, host="h" * 2_000_000)
 
     async def of() -> None:

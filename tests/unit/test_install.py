@@ -1,4 +1,4 @@
-"""What `ebpfmon install` writes, and that systemd takes it."""
+"""`ebpfmon install systemd`, and whether systemd accepts the unit."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ NEXT = "next: systemctl daemon-reload; systemctl enable --now ebpfmon; systemctl
 
 @pytest.fixture
 def program(tmp_path: Path) -> str:
-    """An `ebpfmon` that is installed somewhere."""
+    """Install a fake `ebpfmon`, and return its path."""
     path = tmp_path / "bin" / "ebpfmon"
     path.parent.mkdir()
     path.write_text("#!/bin/sh\n")
@@ -40,11 +40,11 @@ def root(tmp_path: Path) -> Path:
 
 
 def about_files(lines: list[str], root: Path) -> list[str]:
-    """What is said of them, without where they are and what is beside it."""
+    """Return the lines about files, with paths relative to the root."""
     return [line.replace(f"{root}/", "") for line in lines if str(root) in line]
 
 
-def test_the_unit_and_the_settings_are_written_once(root: Path, program: str) -> None:
+def test_the_unit_and_the_settings_are_written_only_once(root: Path, program: str) -> None:
     said = install_systemd(root, program, dry_run=False)
     assert about_files(said, root) == [f"created: {UNIT}", f"created: {SETTINGS}"]
     assert said[-1] == NEXT
@@ -56,7 +56,7 @@ def test_the_unit_and_the_settings_are_written_once(root: Path, program: str) ->
     assert again == [f"unchanged: {UNIT}", f"unchanged: {SETTINGS}"]
 
 
-def test_settings_that_are_there_stay_and_an_old_unit_is_replaced(root: Path, program: str) -> None:
+def test_existing_settings_are_kept_and_an_old_unit_is_replaced(root: Path, program: str) -> None:
     install_systemd(root, program, dry_run=False)
     (root / SETTINGS).write_text("[ebpfmon]\ninterval = 3\n")
     (root / UNIT).write_text("old")
@@ -72,9 +72,7 @@ def test_a_dry_run_writes_nothing(root: Path, program: str) -> None:
     assert not root.exists()
 
 
-def test_a_program_that_is_not_there_or_that_systemd_would_read_otherwise_is_refused(
-    root: Path, program: str, tmp_path: Path
-) -> None:
+def test_a_missing_program_or_one_that_systemd_cannot_run_is_refused(root: Path, program: str, tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match="; install ebpfmon with pip first"):
         install_systemd(root, str(tmp_path / "none"), dry_run=False)
     for name in ("my ebpfmon", "%h", "$HOME", 'a"b'):
@@ -85,14 +83,14 @@ def test_a_program_that_is_not_there_or_that_systemd_would_read_otherwise_is_ref
     assert not root.exists()
 
 
-def test_what_cannot_be_written_is_one_line(root: Path, program: str) -> None:
+def test_a_file_that_cannot_be_written_is_an_error_of_one_line(root: Path, program: str) -> None:
     root.write_text("a file")
     with pytest.raises(SettingsError, match=f"install systemd: cannot write '{root / UNIT}': Not a directory"):
         install_systemd(root, program, dry_run=False)
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a directory away")
-def test_a_directory_that_root_without_its_capabilities_cannot_enter_is_named(root: Path, program: str) -> None:
+def test_a_directory_that_root_cannot_enter_without_capabilities_is_named(root: Path, program: str) -> None:
     home = Path(program).parent
     os.chown(home, 65534, 65534)
     assert not any(str(home) in line for line in install_systemd(root, program, dry_run=True))
@@ -110,11 +108,11 @@ def test_the_settings_that_are_installed_are_those_of_the_page_of_settings_with_
     shown, defaults = (config.check(raw, "x", found) for raw in (tomli.loads(text), {}))
     plain = [msgspec.to_builtins(settings) for settings in (shown, defaults)]
     for settings in plain:
-        del settings["sinks"][0]["name"]  # which has its type's by default
+        del settings["sinks"][0]["name"]  # by default a sink has the name of its type
     assert plain[0] == plain[1]
 
 
-def test_the_unit_has_no_capability_that_there_is_not() -> None:
+def test_the_unit_has_only_capabilities_that_exist() -> None:
     bounding = re.search(r"^CapabilityBoundingSet=(.+)$", (SHIPPED / UNIT.name).read_text(), re.M)
     assert bounding
     names = {name.removeprefix("CAP_").lower() for name in bounding[1].split()}
@@ -123,7 +121,7 @@ def test_the_unit_has_no_capability_that_there_is_not() -> None:
 
 
 @pytest.mark.skipif(not shutil.which("systemd-analyze"), reason="there is no systemd-analyze")
-def test_systemd_has_nothing_to_say_against_the_unit(root: Path, program: str) -> None:
+def test_systemd_accepts_the_unit(root: Path, program: str) -> None:
     install_systemd(root, program, dry_run=False)
     done = subprocess.run(
         ["systemd-analyze", "verify", "--man=no", str(root / UNIT)], capture_output=True, text=True, timeout=60
@@ -143,14 +141,14 @@ def test_the_command_line_installs_itself(
     assert capsys.readouterr().out.splitlines()[-1] == NEXT
 
 
-def test_the_command_line_says_what_netdatas_part_says(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_errors_of_the_installers_are_printed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["install", "netdata", "--prefix", str(tmp_path)]) == 2
     assert capsys.readouterr().err.startswith("ebpfmon: install netdata: found none of ")
     assert cli.main(["install", "systemd", "--directory", str(tmp_path)]) == 2
     assert capsys.readouterr().err == "ebpfmon: install systemd: --directory is only for netdata\n"
 
 
-def test_netdatas_part_gets_the_directories_and_a_dry_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_installer_for_netdata_gets_the_options(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     given: list[object] = []
 
     def install(prefix: Path, directory: Path | None, *, dry_run: bool) -> None:

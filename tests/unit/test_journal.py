@@ -1,4 +1,4 @@
-"""The journal: entries that journald can read whatever is in them, sums that are right, and its socket's moods."""
+"""The journal: entries that journald can read whatever they contain, right sums, and failures of the socket."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ from tests.unit.support import chart, data, snapshot, table
 
 IO = chart(Dimension("vfs_read", "read", ("r",)), Dimension("vfs_write", "write", ("w",)))
 NAME = r"[A-Z][A-Z0-9_]{0,63}"
-"""What journald takes (man journald.conf, and journal_field_valid in its source)."""
+"""Field names that journald accepts (see journald.conf(5), and journal_field_valid in its source)."""
 
 
 def decode(entry: bytes) -> list[tuple[str, str]]:
-    """As the protocol is defined: `NAME=value`, or the name alone, 64 bits of length, and so many bytes."""
+    """Parse an entry: `NAME=value`, or the name, the length in 64 bits and the bytes of the value."""
     fields = []
     while entry:
         line, _, rest = entry.partition(b"\n")
@@ -91,7 +91,7 @@ def test_the_names_of_the_charts_that_there_are_are_short_and_without_a_checksum
 
 
 def labelled(dimensions: Sequence[str], items: Sequence[tuple[str, Sequence[int]]], **rest: Sequence[int]) -> ChartData:
-    """A chart by key; the numbers of each item and of the rest are by dimension."""
+    """Return a chart by key, with the numbers of each item and of `other` by dimension."""
     of = chart(
         *(Dimension(d, d, ("f",)) if d else Dimension.value("f") for d in dimensions), id="k.x", labels=("key",)
     )  # fmt: skip
@@ -131,7 +131,7 @@ def test_series_that_are_no_parts_of_a_whole_are_all_shown() -> None:
 def test_what_is_shown_of_a_chart_adds_up_to_all_of_it(drawn: st.DataObject) -> None:
     dimensions = drawn.draw(st.sampled_from([[""], ["sent", "recv"]]))
     numbers = st.lists(st.integers(0, 1 << 50), min_size=len(dimensions), max_size=len(dimensions))
-    names = st.text(max_size=3) | st.just("other")  # which may be alike
+    names = st.text(max_size=3) | st.just("other")  # names may be equal
     items = drawn.draw(st.lists(st.tuples(names, numbers), max_size=8))
     rest = {role: drawn.draw(numbers) for role in drawn.draw(st.sampled_from([["other"], ["other", "overflow"]]))}
     found = shown(labelled(dimensions, items, **rest), drawn.draw(st.integers(1, 9)))
@@ -159,7 +159,7 @@ Made = Callable[[], socket.socket]
 
 @pytest.fixture
 def journald(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Made]:
-    """Makes a socket where the sink looks for journald's, in the place of one that is there."""
+    """Create a socket at the path of journald's, replacing the one that is there."""
     path, made = tmp_path / "socket", list[socket.socket]()
     monkeypatch.setattr(journal, "SOCKET", str(path))
 
@@ -181,7 +181,7 @@ def sink(text: str = "hello") -> AbstractAsyncContextManager[JournalSink]:
 
 
 def received(end: socket.socket) -> dict[str, str]:
-    """An entry, however it came."""
+    """Receive an entry, sent as a datagram or as a memory file."""
     data, control, _, _ = end.recvmsg(1 << 20, socket.CMSG_LEN(4))
     for _, kind, fds in control:
         assert kind == socket.SCM_RIGHTS
@@ -283,7 +283,7 @@ def test_stdout_is_the_journal_if_its_other_end_is(monkeypatch: pytest.MonkeyPat
         monkeypatch.setattr(journal, "open_journal", lambda *_: "the journal")
         assert LogSettings().open() == "the journal"  # type: ignore[comparison-overlap]
         assert LogSettings(path="stdou").open() != "the journal"  # type: ignore[comparison-overlap]
-        assert os.fstat(stdout.fileno())  # it is left open
+        assert os.fstat(stdout.fileno())  # stdout is left open
 
 
 def test_no_other_stdout_is(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -296,11 +296,14 @@ def test_no_other_stdout_is(monkeypatch: pytest.MonkeyPatch) -> None:
         os.close(fd)
 
 
-PAGE = (Path(__file__).parents[2] / "ebpfmon_sinks" / "log" / "README.md").read_text()
+ROOT = Path(__file__).parents[2]
+PAGE = (ROOT / "ebpfmon_sinks" / "log" / "README.md").read_text()
+HOWTO = (ROOT / "docs" / "howto" / "systemd.md").read_text()
 
 
-def test_the_page_says_what_holds() -> None:
-    assert PAGE.count(SNAPSHOT_ID) == 2
+def test_the_pages_match_the_code() -> None:
+    assert f"`{SNAPSHOT_ID}`" in PAGE
+    assert f"MESSAGE_ID={SNAPSHOT_ID}" in HOWTO
     assert f"{MAX_FIELDS:,} at most" in PAGE
     assert Names().of("ebpf.io", "read") in PAGE
     own = fields_of(snapshot(charts=[data(IO, 1, 1)]), Names(), 5, 5)

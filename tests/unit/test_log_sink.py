@@ -54,7 +54,7 @@ def line_of(given: Snapshot) -> bytes:
 
 
 def words(given: Snapshot, processes: int = 0, destinations: int = 0) -> list[str]:
-    """The rendered lines, with any run of blanks as one."""
+    """Return the rendered lines, with runs of spaces as one space."""
     settings = LogSettings(processes=processes, destinations=destinations)
     return [" ".join(line.split()) for line in render(given, settings)]
 
@@ -64,13 +64,13 @@ def render(given: Snapshot, settings: LogSettings) -> list[str]:
 
 
 def by_process(harvest: TableHarvest, groups: Sequence[str | None] = ()) -> dict[str, TableView]:
-    """A table `t` with the columns of what processes read."""
+    """Return a table `t` with columns for reads."""
     of_rows = {"application": groups} if groups else None
     return {"t": view(harvest, columns=(READ, BYTES_READ), groups=of_rows)}
 
 
 def by_key(of: str, table: str, names: Sequence[str], *columns: tuple[str, Dimension, Sequence[int]]) -> ChartData:
-    """A chart by key: units, then each dimension with what every key did; the last key is the rest."""
+    """Return a chart by key, with the amounts of every key for each dimension. The last key is `other`."""
     made = Chart(
         id=of, title="T", units=columns[0][0], family="Network", priority=1, labels=("key",), table=table,
         dimensions=tuple(dimension for _, dimension, _ in columns),
@@ -81,7 +81,7 @@ def by_key(of: str, table: str, names: Sequence[str], *columns: tuple[str, Dimen
 
 
 def outbound(names: Sequence[str], sent: Sequence[int], calls: Sequence[int], again: Sequence[int]) -> Snapshot:
-    """Three charts by key of one table, in an interval of half a second."""
+    """Return three charts by key of one table, in an interval of half a second."""
     size = by_key(
         "n.bytes", "outbound", names, ("bytes/s", Dimension("sent", "sent", ("b",), negative=True), sent),
         ("bytes/s", Dimension("recv", "recv", ("r",)), [0] * len(names)),
@@ -103,7 +103,7 @@ def send(settings: LogSettings, *given: Snapshot, between: Callable[[], object] 
 
 @pytest.fixture
 def stdout(monkeypatch: pytest.MonkeyPatch) -> Callable[[Ends], Ends]:
-    """Makes the second of two descriptors what the sink takes for stdout."""
+    """Replace the sink's stdout by the second of two descriptors."""
 
     def set_to(ends: Ends) -> Ends:
         monkeypatch.setattr(log, "_STREAMS", {"stdout": ends[1]})
@@ -114,7 +114,7 @@ def stdout(monkeypatch: pytest.MonkeyPatch) -> Callable[[Ends], Ends]:
 
 @pytest.fixture(params=["pipe", "socket", "terminal"])
 def ends(request: pytest.FixtureRequest, stdout: Callable[[Ends], Ends]) -> Iterator[Ends]:
-    """What a daemon's stdout may be: (to read, to write)."""
+    """Yield the ends of something that a daemon's stdout may be: to read and to write."""
     if request.param == "pipe":
         made: Ends = os.pipe()
     elif request.param == "socket":
@@ -129,7 +129,7 @@ def ends(request: pytest.FixtureRequest, stdout: Callable[[Ends], Ends]) -> Iter
 
 
 def fill(fd: int) -> int:
-    """Write until no more goes in; how much that was."""
+    """Write until the descriptor is full, and return how much that was."""
     os.set_blocking(fd, False)
     size = 0
     try:
@@ -241,7 +241,7 @@ def test_a_named_pipe_that_nobody_reads_does_not_keep_the_daemon_from_ending(tmp
         try:
             async with asyncio.timeout(1):
                 await LogSettings(path=str(path)).open().__aenter__()
-        finally:  # a thread that waits for a reader would keep asyncio.run() from returning
+        finally:  # otherwise a thread that waits for a reader would keep asyncio.run() from returning
             os.close(os.open(path, os.O_RDONLY | os.O_NONBLOCK))
 
     with pytest.raises(SinkError):

@@ -1,4 +1,4 @@
-"""ebpfmon's own messages: to people with its name in front, to the journal with a priority."""
+"""ebpfmon's messages: with its name for people, with a priority for the journal."""
 
 from __future__ import annotations
 
@@ -22,31 +22,31 @@ def test_a_level_has_the_priority_of_syslog(level: int, priority: int) -> None:
     assert JournalFormatter().format(record) == f"<{priority}>a\n<{priority}>b"
 
 
-def test_every_line_has_its_priority() -> None:
+def test_every_line_has_a_priority() -> None:
     assert for_journal("a\nb", logging.ERROR) == "<3>a\n<3>b"
 
 
-def test_the_stream_is_known_by_its_device_and_inode(tmp_path: Path) -> None:
+def test_the_journal_is_identified_by_device_and_inode(tmp_path: Path) -> None:
     with (tmp_path / "x").open("w") as file:
-        found = os.fstat(file.fileno())
-        assert is_journal(file.fileno(), f"{found.st_dev}:{found.st_ino}")
-        assert not is_journal(file.fileno(), f"{found.st_dev}:{found.st_ino + 1}")
+        status = os.fstat(file.fileno())
+        assert is_journal(file.fileno(), f"{status.st_dev}:{status.st_ino}")
+        assert not is_journal(file.fileno(), f"{status.st_dev}:{status.st_ino + 1}")
         assert not is_journal(file.fileno(), "")
-        assert not is_journal(1 << 20, f"{found.st_dev}:{found.st_ino}")
+        assert not is_journal(1 << 20, f"{status.st_dev}:{status.st_ino}")
 
 
-def said(settings: str, where: Path, *, journal: bool) -> str:
-    """What the command says on stderr of wrong settings."""
+def stderr_of(settings: str, where: Path, *, journal: bool) -> str:
+    """Return what the command writes to stderr if the settings are wrong."""
     config, stderr = where / "ebpfmon.toml", where / "stderr"
     config.write_text(settings)
     with stderr.open("w") as out:
-        found = os.fstat(out.fileno())
-        named = f"{found.st_dev}:{found.st_ino}" if journal else "1:1"
+        status = os.fstat(out.fileno())
+        stream = f"{status.st_dev}:{status.st_ino}" if journal else "1:1"
         command = [sys.executable, "-m", "ebpfmon", "config", "check", "--config", str(config)]
-        subprocess.run(command, env={**os.environ, "JOURNAL_STREAM": named}, stderr=out, check=False)
+        subprocess.run(command, env={**os.environ, "JOURNAL_STREAM": stream}, stderr=out, check=False)
     return stderr.read_text()
 
 
-def test_an_error_in_the_journal_is_an_error_there(tmp_path: Path) -> None:
-    assert said("[ebpfmon]\nintervall = 1\n", tmp_path, journal=True).startswith(f"<3>{tmp_path}")
-    assert said("[ebpfmon]\nintervall = 1\n", tmp_path, journal=False).startswith(f"ebpfmon: {tmp_path}")
+def test_an_error_has_the_priority_of_errors_in_the_journal(tmp_path: Path) -> None:
+    assert stderr_of("[ebpfmon]\nintervall = 1\n", tmp_path, journal=True).startswith(f"<3>{tmp_path}")
+    assert stderr_of("[ebpfmon]\nintervall = 1\n", tmp_path, journal=False).startswith(f"ebpfmon: {tmp_path}")

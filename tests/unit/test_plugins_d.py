@@ -1,4 +1,4 @@
-"""The plugins_d sink and the relay: sockets, several relays, slow and dead ones, daemons that come and go."""
+"""The plugins_d sink on its socket: several relays, slow and dead relays, and daemons that restart."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def sink_of(path: Path) -> AbstractAsyncContextManager[PluginsDSink]:
 def run(work: Callable[[], object]) -> None:
     async def limited() -> None:
         async with asyncio.timeout(LIMIT_S):
-            await work()  # type: ignore[misc]  # each is an async function
+            await work()  # type: ignore[misc]  # all of them are async functions
 
     asyncio.run(limited())
 
@@ -56,7 +56,7 @@ async def until(condition: Callable[[], object]) -> None:
 
 
 class Client:
-    """A relay of the test's: what it was sent, as Netdata reads it."""
+    """A relay in the test. It parses what it receives like Netdata."""
 
     def __init__(self, path: Path, hello: bytes = b"every 1\n") -> None:
         self.netdata, self.ended, self._part = Netdata(), False, b""
@@ -76,7 +76,7 @@ class Client:
         return data
 
     def amounts(self) -> list[int]:
-        """Of one dimension, what the chart shows so far."""
+        """Return what the chart shows of a dimension so far."""
         self.read()
         return self.netdata.charts["x.io"].shows("r") if self.netdata.charts else []
 
@@ -88,7 +88,7 @@ def connected(sink: PluginsDSink, count: int) -> bool:
     return len([r for r in sink.readers if r._stream]) == count
 
 
-def test_each_relay_is_told_all_from_when_it_came(path: Path) -> None:
+def test_each_relay_gets_every_update_from_the_moment_it_connects(path: Path) -> None:
     async def work() -> None:
         async with sink_of(path) as sink:
             first = Client(path)
@@ -99,7 +99,9 @@ def test_each_relay_is_told_all_from_when_it_came(path: Path) -> None:
             await until(lambda: connected(sink, 2))
             for n in range(4, 10):
                 await sink.send(second(n))
-            await until(lambda: len(first.amounts()) == 8)  # of 1 and 2 nothing is shown: they are where it counts from
+            await until(
+                lambda: len(first.amounts()) == 8
+            )  # the first two updates are not shown, because Netdata counts from them
             assert first.amounts() == [2, 3, 4, 5, 6, 7, 8, 9]
             assert late.amounts() == [11, 15]
             assert late.netdata.charts["x.io"].declared[6] == "2"
@@ -111,18 +113,18 @@ def test_each_relay_is_told_all_from_when_it_came(path: Path) -> None:
 
 
 @pytest.mark.parametrize("hello", [b"every 0\n", b"GET / HTTP/1.1\r\n\r\n", b"x" * 100, b"every 99999999\n"])
-def test_what_is_no_relay_is_cut_off(path: Path, hello: bytes) -> None:
+def test_a_client_that_is_not_a_relay_is_disconnected(path: Path, hello: bytes) -> None:
     async def work() -> None:
         async with sink_of(path) as sink:
-            stranger = Client(path, hello)
-            await until(lambda: not stranger.read() and stranger.ended)
+            client = Client(path, hello)
+            await until(lambda: not client.read() and client.ended)
             assert not sink.readers
-            stranger.close()
+            client.close()
 
     run(work)
 
 
-def test_a_relay_that_says_nothing_is_cut_off(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_silent_relay_is_disconnected(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(plugins_d, "_HELLO_S", 0.05)
 
     async def work() -> None:
@@ -135,7 +137,7 @@ def test_a_relay_that_says_nothing_is_cut_off(path: Path, monkeypatch: pytest.Mo
     run(work)
 
 
-def test_a_relay_that_says_its_line_in_parts_is_fed(path: Path) -> None:
+def test_a_relay_may_send_its_line_in_parts(path: Path) -> None:
     async def work() -> None:
         async with sink_of(path) as sink:
             client = Client(path, b"eve")
@@ -147,7 +149,7 @@ def test_a_relay_that_says_its_line_in_parts_is_fed(path: Path) -> None:
     run(work)
 
 
-def test_there_are_so_many_relays_at_most(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_number_of_relays_is_limited(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(plugins_d, "_MAX_RELAYS", 2)
 
     async def work() -> None:
@@ -161,7 +163,7 @@ def test_there_are_so_many_relays_at_most(path: Path, monkeypatch: pytest.Monkey
     run(work)
 
 
-def test_a_slow_relay_delays_nobody_gets_no_more_than_it_reads_and_is_cut_off(
+def test_a_slow_relay_delays_nothing_and_is_disconnected(
     path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(plugins_d, "_STALL_LIMIT_S", 0.3)
@@ -191,7 +193,7 @@ def test_a_slow_relay_delays_nobody_gets_no_more_than_it_reads_and_is_cut_off(
     assert "disconnected a relay: it has read nothing for" in caplog.text
 
 
-def test_what_a_slow_relay_could_not_be_told_is_in_its_next_update(path: Path) -> None:
+def test_intervals_that_a_slow_relay_missed_are_in_its_next_update(path: Path) -> None:
     wide = chart(*(replace(READ, id=f"{n}") for n in range(5000)))
 
     async def work() -> None:
@@ -211,7 +213,7 @@ def test_what_a_slow_relay_could_not_be_told_is_in_its_next_update(path: Path) -
     run(work)
 
 
-def test_who_may_connect(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_owner_and_group_may_connect(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     before = os.umask(0o077)
     try:
 
@@ -226,9 +228,7 @@ def test_who_may_connect(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert not path.exists()
 
 
-def test_the_group_gets_the_socket_and_one_that_is_not_there_is_named(
-    path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_the_group_gets_the_socket_and_a_missing_group_is_logged(path: Path, caplog: pytest.LogCaptureFixture) -> None:
     import grp
 
     caplog.set_level(logging.INFO)
@@ -268,7 +268,7 @@ def test_another_daemons_socket_is_left_alone(path: Path) -> None:
     run(work)
 
 
-def test_a_file_in_the_sockets_place_is_left_alone(path: Path) -> None:
+def test_a_file_at_the_sockets_path_is_left_alone(path: Path) -> None:
     path.parent.mkdir()
     path.write_text("mine")
     with pytest.raises(SinkError, match="it exists and is not a socket"):
@@ -276,7 +276,7 @@ def test_a_file_in_the_sockets_place_is_left_alone(path: Path) -> None:
     assert path.read_text() == "mine"
 
 
-def test_a_socket_that_another_daemon_has_put_there_since_is_not_removed(path: Path) -> None:
+def test_the_socket_of_a_later_daemon_is_not_removed(path: Path) -> None:
     async def work() -> None:
         async with sink_of(path):
             path.unlink()
@@ -287,13 +287,13 @@ def test_a_socket_that_another_daemon_has_put_there_since_is_not_removed(path: P
 
 
 @pytest.mark.parametrize(
-    ("socket_", "complaint"),
+    ("socket_", "message"),
     [("run/x.sock", "sinks[0].socket: 'run/x.sock': expected an absolute path"), ("/" + "x" * 107, "longer than 107")],
 )
-def test_a_socket_that_cannot_be_is_refused_with_the_settings(socket_: str, complaint: str) -> None:
+def test_an_invalid_socket_path_is_refused_with_the_settings(socket_: str, message: str) -> None:
     with pytest.raises(SettingsError) as caught:
         check({"sinks": [{"type": "plugins_d", "socket": socket_}]}, "x.toml", discover())
-    assert complaint in str(caught.value)
+    assert message in str(caught.value)
 
 
 def test_the_settings_have_defaults() -> None:
@@ -307,10 +307,10 @@ def test_the_settings_have_defaults() -> None:
     [
         ([0.3, 1.0, 1.001], [0, 1, 1]),
         ([7.1, 10.0, 10.0, 3.0], [0, 10, 10, 10]),
-        ([0.9, 2.0, 1.0, 1.0, 2.0, 2.0], [0, 2, 2, 1, 1, 1]),  # a tick was left out at first
+        ([0.9, 2.0, 1.0, 1.0, 2.0, 2.0], [0, 2, 2, 1, 1, 1]),  # one tick was left out at the start
         ([0.2, 0.1, 1.0, 1.0], [0, 1, 1, 1]),
     ],
 )
-def test_the_interval_is_seen(elapsed: list[float], seen: list[int]) -> None:
+def test_the_interval_is_estimated_from_the_lengths(elapsed: list[float], seen: list[int]) -> None:
     estimate = IntervalEstimate()
     assert [estimate.update(e) for e in elapsed] == seen

@@ -1,4 +1,4 @@
-"""The relay, as Netdata runs it: daemons that come and go, Netdatas that end, silence."""
+"""The relay as Netdata runs it: daemons that restart, a Netdata that ends, and silence."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def read_line(process: subprocess.Popen[bytes]) -> bytes:
         (["x"], {"NETDATA_UPDATE_EVERY": "-3"}, 1),
     ],
 )
-def test_the_relay_says_how_often_it_wants_updates(
+def test_the_relay_requests_an_update_interval(
     place: Path, arguments: list[str], environment: dict[str, str], every: int
 ) -> None:
     with daemon(place) as listening, relay(place, *arguments, **environment):
@@ -114,7 +114,7 @@ def test_the_relay_ends_with_netdata_and_its_status_is_never_a_failure(place: Pa
             end.sendall(b"CHART a\n")
             read_line(process)
         assert process.stderr
-        process.stderr.readline()  # it runs
+        process.stderr.readline()  # the relay runs
         match how:
             case "SIGTERM":
                 process.terminate()
@@ -126,7 +126,7 @@ def test_the_relay_ends_with_netdata_and_its_status_is_never_a_failure(place: Pa
         assert process.wait(LIMIT_S) == 0
 
 
-def test_the_relay_goes_on_without_stdin(place: Path) -> None:
+def test_the_relay_continues_without_stdin(place: Path) -> None:
     with daemon(place) as listening, relay(place, "1") as process:
         assert process.stdin
         process.stdin.close()
@@ -137,7 +137,7 @@ def test_the_relay_goes_on_without_stdin(place: Path) -> None:
         end.close()
 
 
-def test_the_relay_is_never_silent_for_so_long_that_netdata_stops_it(place: Path) -> None:
+def test_the_relay_writes_empty_lines_so_that_netdata_does_not_stop_it(place: Path) -> None:
     code = RUN_RELAY.replace(
         "import main;", "import main; import ebpfmon_sinks.plugins_d.relay as r; r._KEEPALIVE_S = 0.1;"
     )
@@ -154,7 +154,7 @@ def test_the_relay_is_never_silent_for_so_long_that_netdata_stops_it(place: Path
         process.kill()
 
 
-def test_the_relay_imports_the_standard_library_alone_and_little_of_it() -> None:
+def test_the_relay_imports_little_and_only_the_standard_library() -> None:
     code = "import sys; sys.path.append('.'); import ebpfmon_sinks.plugins_d.relay; print(*sys.modules)"
     done = subprocess.run(
         [sys.executable, "-IS", "-c", code], capture_output=True, text=True, check=True, cwd=Path(__file__).parents[2]

@@ -1,4 +1,4 @@
-"""The plugins_d sink on stdin and stdout, as a plugin that Netdata runs itself."""
+"""The plugins_d sink on stdin and stdout, for a daemon that Netdata runs."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from tests.unit.test_plugins_d_stream import READ
 
 @contextmanager
 def standard(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[int, int]]:
-    """Pipes for what the sink takes for stdin and stdout: (to write to it, to read from it)."""
+    """Replace the sink's stdin and stdout by pipes. Yields the end to write to and the end to read from."""
     with ExitStack() as stack:
         stdin, said = os.pipe()
         told, stdout = os.pipe()

@@ -1,4 +1,4 @@
-"""What Netdata is told, read by a Netdata that is as strict as the real one, and stricter."""
+"""The lines for Netdata, checked by a parser that is stricter than Netdata's."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def keyed(**deltas: int) -> ChartData:
 
 
 def told(*snapshots: Snapshot, every_s: int = 1, interval_s: int = 1) -> tuple[Netdata, list[bytes]]:
-    """A Netdata that has read an update for each snapshot, and these updates."""
+    """Return a Netdata that has read an update for each snapshot, and these updates."""
     stream, netdata, updates = Stream(every_s), Netdata(), []
     for one in snapshots:
         stream.add(one)
@@ -70,7 +70,7 @@ def test_a_counter_begins_where_no_reset_is_taken_for_an_overflow_and_grows_by_w
     [
         (Kind.GAUGE, "MB", 45.25, 45250),
         (Kind.GAUGE, "rows", 17, 17000),
-        (Kind.COUNTER, "events", 3, 3000),  # as many as there were, however long the interval
+        (Kind.COUNTER, "events", 3, 3000),  # an amount, independent of the length of the interval
         (Kind.GAUGE, "MB", 1e300, (1 << 63) - 1),
     ],
 )
@@ -185,7 +185,7 @@ def test_an_update_that_was_left_out_is_in_the_next_one() -> None:
 
 
 def shown(of: ChartData) -> dict[str, dict[str, str]]:
-    """The names of dimensions by their ids, by chart."""
+    """Return the names of dimensions by chart and id."""
     netdata, _ = told(*each_second(of, of))
     return {id_: {dim: found.name for dim, found in chart.dims.items()} for id_, chart in netdata.charts.items()}
 
@@ -320,7 +320,7 @@ def test_ids_keep_what_can_be_kept() -> None:
 def test_whatever_comes_and_goes_all_that_happened_since_the_first_update_is_told(
     seconds: list[Mapping[str, int]],
 ) -> None:
-    """What each dimension ever showed, and what it last showed before it was retired, adds up."""
+    """The sum of everything that a dimension showed, before and after it became obsolete, is right."""
     stream, netdata, total = Stream(1), Netdata(), 0
     of_line: dict[str, int] = {}
     for now, deltas in enumerate([*seconds, {}, {}]):

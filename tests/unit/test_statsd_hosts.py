@@ -1,4 +1,4 @@
-"""The StatsD sink and names of hosts: several addresses, names that come later or move, silent name servers."""
+"""The StatsD sink and host names: several addresses, names that appear later or move, silent name servers."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Answers = Sequence[str | Exception]
 
 @pytest.fixture
 def resolver(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
-    """Makes names of hosts resolve to these addresses, the last of the answers again and again."""
+    """Make host names resolve to these answers, one for each lookup. The last answer is repeated."""
 
     def set_to(*answers: Answers) -> None:
         left, real = list(answers), socket.getaddrinfo
@@ -123,9 +123,9 @@ def test_a_name_server_that_does_not_answer_holds_up_nobody(monkeypatch: pytest.
             async with StatsdSettings(host="statsd.test").open():
                 pass
 
-    run(test)  # ends, though the resolver does not
+    run(test)  # ends although the resolver does not
     assert asked.is_set()
-    answer.set()  # it has nobody to tell any more
+    answer.set()  # nobody waits for the answer any more
     for thread in set(threading.enumerate()) - threads:
         thread.join(10)
 

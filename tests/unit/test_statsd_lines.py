@@ -1,4 +1,4 @@
-"""What the StatsD sink says: names, tags and values, read back by the grammars of the servers, and how it is packed."""
+"""The lines of the StatsD sink (names, tags and values), parsed by the grammars of the servers, and their packing."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ SENT, RECEIVED, WHOLE = Dimension("sent", "sent", ("s",)), Dimension("recv", "re
 
 @dataclass(frozen=True)
 class Line:
-    """One metric as a server understands it."""
+    """A metric as a server parses it."""
 
     name: str
     value: str
@@ -54,7 +54,7 @@ def applications(id_: str, amounts: Mapping[str, float], other: float | None = N
 
 
 def destinations(id_: str, amounts: Mapping[tuple[str, str], tuple[int, ...]], *dimensions: Dimension) -> ChartData:
-    """`amounts`: by address and its name, one of each dimension."""
+    """`amounts` are by address and its name, one for each dimension."""
     return data(
         made(id_, dimensions, labels=("port", "address")),
         series={("443", address): of for (address, _), of in amounts.items()},
@@ -63,13 +63,13 @@ def destinations(id_: str, amounts: Mapping[tuple[str, str], tuple[int, ...]], *
 
 
 def lines(of: Snapshot, tags: Tags = "none", **settings: int | str) -> list[str]:
-    """Every line that is sent, out of their datagrams."""
+    """Return all lines of the datagrams."""
     chosen = msgspec.structs.replace(StatsdSettings(tags=tags), **settings)
     return [line for datagram in to_datagrams(of, Names(tags), chosen) for line in datagram.decode("ascii").split("\n")]
 
 
 def etsy(line: str) -> Line:
-    """As stats.js 0.9.0 reads a line. What it would remove from a name, or count as bad, is an error."""
+    """Parse a line like stats.js 0.9.0. A name that it would change, and a bad line, is an error."""
     rest, _, tagged = line.partition("|#")
     tags = tagged.split(",") if tagged else []
     key, *values = rest.split(":")
@@ -80,11 +80,11 @@ def etsy(line: str) -> Line:
     number, kind = value.split("|")
     assert math.isfinite(float(number))
     name, *pairs = key.split(";")
-    return Line(name, number, kind, dict(pair.split("=") for pair in pairs))  # as Graphite has tags
+    return Line(name, number, kind, dict(pair.split("=") for pair in pairs))  # Graphite's syntax of tags
 
 
 def dogstatsd(line: str) -> Line:
-    """As its datagram format is described: `name:value|type|#key:value,...`."""
+    """Parse a line in Datadog's format: `name:value|type|#key:value,...`."""
     found = re.fullmatch(r"([a-zA-Z0-9_.]+):([^|:]+)\|([cg])(?:\|#([^|]+))?", line)
     assert found, line
     name, value, kind, tags = found.groups()
@@ -92,7 +92,7 @@ def dogstatsd(line: str) -> Line:
 
 
 def telegraf(line: str) -> Line:
-    """As Telegraf reads InfluxDB's: the tags are behind the name, before the first colon."""
+    """Parse a line like Telegraf: InfluxDB's tags follow the name, before the first colon."""
     bucket, value = line.split(":")
     name, *tags = bucket.split(",")
     number, kind = value.split("|")
@@ -123,14 +123,14 @@ def clean(text: str) -> str:
 
 
 def is_named(part: str, text: str) -> bool:
-    """Whether a part is a clean text, or as much of it as fits, with a hash."""
+    """Return whether a part is the clean text, or its beginning with a hash."""
     hashed = re.fullmatch(r"(.*)_[0-9a-f]{8}", part)
     return part == clean(text) or bool(hashed and clean(text).startswith(hashed[1]))
 
 
 @dataclass(frozen=True)
 class Sent:
-    """One number of a snapshot."""
+    """A number of a snapshot."""
 
     chart: Chart
     role: Role
@@ -141,7 +141,7 @@ class Sent:
 
 
 def sent(of: Snapshot) -> list[Sent]:
-    """What a snapshot must come to, in order."""
+    """Return the expected numbers of a snapshot, in order."""
     return [
         Sent(c.chart, series.role, series.labels, series.names, column, delta)
         for c in of.charts
@@ -171,7 +171,7 @@ def test_every_line_is_read_back_as_the_right_name_value_type_and_tags(
             assert (line.value, line.type) == ("0", "g")
             (packet,) = [p for p in packets if line in p]
             assert line.name == found[0].name
-            assert found[0] in packet  # not to be torn apart
+            assert found[0] in packet  # the two lines stay in one datagram
             line = found.pop(0)
         assert line.type == ("g" if one.chart.kind is Kind.GAUGE else "c")
         assert float(line.value) == float(one.delta)
@@ -197,7 +197,7 @@ def _check_tags(line: Line, one: Sent) -> None:
 def test_a_gauge_is_what_it_was_told_whatever_it_was_before(level: float, before: float) -> None:
     gauge = before
     for line in map(etsy, lines(snapshot(charts=[system("x", {"a": level}, Kind.GAUGE)]))):
-        # stats.js: a sign is a difference, unless the gauge is not there, or 0
+        # In stats.js a sign means a relative value, unless the gauge does not exist or is 0.
         gauge = gauge + float(line.value) if gauge and line.value[0] in "+-" else float(line.value)
     assert gauge == float(level)
 
@@ -335,7 +335,7 @@ def test_datagrams_are_filled_and_the_order_is_kept() -> None:
     size = len(b"ebpfmon.x.000:1|c\n")
     assert [len(d.split(b"\n")) for d in found[:-1]] == [513 // size] * (len(found) - 1)
     assert [line[10:13] for d in found for line in d.decode().split("\n")] == list(amounts)
-    exact = len(b"\n".join([b"ebpfmon.x.000:1|c"] * 32))  # to the last byte
+    exact = len(b"\n".join([b"ebpfmon.x.000:1|c"] * 32))  # fits to the byte
     filled = to_datagrams(
         snapshot(charts=[system("x", amounts)]), Names("none"), StatsdSettings(maximum_datagram=exact)
     )

@@ -1,4 +1,4 @@
-"""The StatsD sink on sockets: both protocols and families, servers that are late, slow, gone, or elsewhere by now."""
+"""The StatsD sink on sockets: both protocols and families, and servers that are late, slow, gone or moved."""
 
 from __future__ import annotations
 
@@ -37,13 +37,13 @@ def line(amount: int) -> bytes:
 
 
 def many(count: int) -> Snapshot:
-    """About so many full datagrams of at least 512 bytes."""
+    """Return a snapshot that fills about so many datagrams of at least 512 bytes."""
     wide = chart(*(Dimension(f"{n}", f"{n:080}", ("f",)) for n in range(count * 5)))
     return snapshot(charts=[data(wide, *range(1, count * 5 + 1))])
 
 
 class Server:
-    """Reads all lines that come, in a thread, until it is closed; `reading` can be held up."""
+    """A server that reads all lines in a thread until it is closed. `reading` can be paused."""
 
     def __init__(self, protocol: Protocol, port: int = 0, family: int = socket.AF_INET, host: str = "") -> None:
         self.packets: list[bytes] = []
@@ -86,7 +86,7 @@ class Server:
 
     def close(self) -> None:
         self.reading.set()
-        with suppress(OSError):  # an unconnected one complains, and wakes who waits in it all the same
+        with suppress(OSError):  # an unconnected socket raises, but wakes the thread that waits in it all the same
             self._socket.shutdown(socket.SHUT_RDWR)
         self._thread.join()
         for end in self._ends:
@@ -158,7 +158,7 @@ def test_datagrams_come_no_faster_than_they_may() -> None:
                 await sink.send(many(60))
                 took = time.monotonic() - begin
             await until(lambda: len(server.lines) == 300)
-            assert took >= 0.01 * (len(server.packets) // 5 - 1)  # 5 at once, then 10 ms of nothing
+            assert took >= 0.01 * (len(server.packets) // 5 - 1)  # 5 at once, then a pause of 10 ms
 
     run(test)
 
@@ -169,7 +169,7 @@ def test_a_server_that_says_goodbye_gets_nothing_that_will_be_sent_again() -> No
             async with StatsdSettings(port=server.port, protocol="tcp").open() as sink:
                 await sink.send(one(1))
                 await until(lambda: len(server.lines) == 1)
-                server._ends[1].shutdown(socket.SHUT_WR)  # it goes on reading
+                server._ends[1].shutdown(socket.SHUT_WR)  # it still reads
                 with pytest.raises(SinkError):
                     await sink.send(one(2))
         assert server.lines == [line(1)]
@@ -183,7 +183,7 @@ def test_a_rate_that_is_too_low_does_not_make_a_snapshot_take_for_ever(monkeypat
     async def test() -> None:
         with serving("udp") as server:
             settings = StatsdSettings(port=server.port, maximum_datagram=512, packets_per_second=10)
-            async with settings.open() as sink, asyncio.timeout(3):  # at the rate that was set, 6 s
+            async with settings.open() as sink, asyncio.timeout(3):  # 6 s at the configured rate
                 await sink.send(many(60))
             await until(lambda: len(server.lines) == 300)
 
@@ -233,14 +233,14 @@ def test_what_a_server_did_not_get_is_an_error_of_that_very_snapshot(protocol: P
 
 @pytest.mark.parametrize("size", [2000, 10_000])
 def test_a_server_that_stops_reading_holds_up_the_sink_alone_and_gets_all_once(size: int) -> None:
-    # the smaller one is taken by our kernel at once, but not by the other side
+    # the smaller snapshot fits into our kernel's buffer, but the server does not read it
     async def test() -> None:
         with serving("tcp") as server:
             server.reading.clear()
             async with StatsdSettings(port=server.port, protocol="tcp").open() as sink:
                 big = many(size)
                 sending = asyncio.create_task(sink.send(big))
-                for _ in range(50):  # nobody else is held up
+                for _ in range(50):  # the event loop is not blocked
                     await asyncio.sleep(0.01)
                 assert not sending.done()
                 server.reading.set()
@@ -318,7 +318,7 @@ def test_descriptors_are_closed_with_the_sink(protocol: Protocol, is_there: bool
                     assert len(os.listdir("/proc/self/fd")) > before
                     if protocol == "tcp":
                         await until(lambda: len(server._ends) == 2)
-                        before += 1  # the server's
+                        before += 1  # a line of the server itself
             assert len(os.listdir("/proc/self/fd")) == before
 
     run(test)

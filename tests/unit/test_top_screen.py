@@ -1,4 +1,4 @@
-"""`ebpfmon top` on a real terminal: keys in, frames out, and its modes as they were before."""
+"""`ebpfmon top` on a real terminal: keys, frames, and restored modes."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ebpfmon.top.screen import WAITING, TopSettings
 from ebpfmon.top.state import State
 from ebpfmon.top.view import render
 from tests.unit.top_support import busy, second
-from tests.unit.top_terminal import AS_BEFORE, Terminal, Told, run, screen
+from tests.unit.top_terminal import AS_BEFORE, Quits, Terminal, run, screen
 
 FRAMED = {"?1049"}  # the alternate screen
 
@@ -121,21 +121,21 @@ def test_while_it_is_paused_a_second_stays_and_then_the_newest_comes(terminal: T
 
 @pytest.mark.parametrize("key", ["q", "\x03"])
 def test_who_made_it_is_told_of_the_end_and_what_was_chosen_is_kept(terminal: Terminal, key: str) -> None:
-    told = Told()
+    quits = Quits()
 
     async def test() -> None:
         with terminal:
-            async with screen(terminal, told) as shown:
+            async with screen(terminal, quits) as shown:
                 await shown.send(busy())
                 terminal.type("b")
                 await terminal.until_it_says("by process")
-                assert told.quits == 0
+                assert quits.count == 0
                 terminal.type(f"{key}b")
                 await terminal.until_it_says("by user")
                 terminal.type(f"{key}r")
                 await terminal.until_it_says("ascending")
-                assert told.quits == 1
-            async with shown:  # what was chosen is kept, but for the end
+                assert quits.count == 1
+            async with shown:  # the choices are kept, except that the user quit
                 await terminal.until(lambda: terminal.text.count("by user") == 1)
                 assert not shown.state.quit
 
@@ -198,7 +198,7 @@ def test_what_was_stopped_takes_the_terminal_over_again(terminal: Terminal) -> N
                 await shown.send(busy())
                 await terminal.until_it_says("PID")
                 during = termios.tcgetattr(terminal.slave)
-                termios.tcsetattr(terminal.slave, termios.TCSANOW, before)  # a shell does
+                termios.tcsetattr(terminal.slave, termios.TCSANOW, before)  # as a shell does
                 terminal.resize(80, 24)
                 terminal.modes = set(AS_BEFORE)
                 os.kill(os.getpid(), signal.SIGCONT)

@@ -1,4 +1,4 @@
-"""`ebpfmon top --once`: which second it is that is shown."""
+"""`ebpfmon top --once`: which interval is shown."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ SHORT, WHOLE, LAST = second(elapsed_s=0.2), second(elapsed_s=1.0), second(elapse
 
 
 def kept(monkeypatch: pytest.MonkeyPatch, sent: Sequence[Snapshot], last: Snapshot) -> Snapshot:
-    """Return what is kept of a daemon's snapshots, the last of which it sends when it is stopped."""
+    """Return the snapshot that is kept of these. The daemon sends the last one when it is stopped."""
 
     async def fake(settings: Settings, found: registry.Registry, stop: asyncio.Event) -> None:
         assert settings.groups.by == tuple(groupings()), "b can switch to any of them at once"

@@ -1,4 +1,4 @@
-"""What keys do."""
+"""The keys of `ebpfmon top`."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def test_keys_do_what_the_last_line_says() -> None:
         assert press(press(State(), key), key) == State()
     assert press(State(), "g").mode == "groups"
     assert press(press(State(), "g"), "g").mode == "processes"
-    assert typed(State(), "g", "P").sort == "count"  # the other mode has other columns
+    assert typed(State(), "g", "P").sort == "count"  # groups have other columns
     for nothing in ("x", "\x00", "enter", "backspace", "%"):
         assert press(State(), nothing) == State()
 
@@ -67,7 +67,7 @@ def test_b_goes_through_all_groupings_that_there_are() -> None:
         start = GROUPINGS.index(by) + 1
         assert found == [*GROUPINGS[start:], *GROUPINGS[:start]]
         assert state.paused == paused
-    assert press(State(by="user"), "b").by == "user"  # before the first interval nothing is known
+    assert press(State(by="user"), "b").by == "user"  # before the first interval no groupings are known
     assert "application, process, user, container" in "".join(render(busy(), State(help=True), 80, 24))
 
 

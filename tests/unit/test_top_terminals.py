@@ -1,4 +1,4 @@
-"""`ebpfmon top` on terminals that hang, were closed, know little, or are none."""
+"""`ebpfmon top` on terminals that hang, are closed or are simple, and without a terminal."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ebpfmon.top.screen import Screen
 from ebpfmon.top.state import State
 from ebpfmon.top.view import render
 from tests.unit.top_support import busy, second
-from tests.unit.top_terminal import Terminal, Told, run, screen
+from tests.unit.top_terminal import Quits, Terminal, run, screen
 
 
 def test_a_terminal_without_a_size_has_80_columns_and_24_lines(terminal: Terminal) -> None:
@@ -34,7 +34,7 @@ def test_a_terminal_without_a_size_has_80_columns_and_24_lines(terminal: Termina
 def test_a_terminal_that_hangs_misses_frames_holds_nobody_up_and_then_has_the_newest(
     terminal: Terminal, shared: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    if shared:  # another user's terminal cannot be opened
+    if shared:  # a terminal of another user cannot be opened again
 
         def refuse(*_: object) -> int:
             raise PermissionError
@@ -119,10 +119,10 @@ def test_without_a_terminal_as_input_there_are_no_keys(terminal: Terminal) -> No
 
 
 def test_a_terminal_that_was_closed_is_the_end_of_the_sink() -> None:
-    told, terminal = Told(), Terminal()
+    quits, terminal = Quits(), Terminal()
 
     async def test() -> None:
-        async with screen(terminal, told) as shown:
+        async with screen(terminal, quits) as shown:
             with terminal:
                 await shown.send(busy())
                 await terminal.until_it_says("PID")
@@ -130,7 +130,7 @@ def test_a_terminal_that_was_closed_is_the_end_of_the_sink() -> None:
             terminal.master = -1
             with pytest.raises(SinkGoneError, match="the terminal was closed"):
                 await shown.send(busy())
-            assert told.quits == 1
+            assert quits.count == 1
 
     run(test)
     terminal.close()
@@ -142,7 +142,7 @@ def test_a_terminal_that_was_closed_ends_it_before_the_next_second_too() -> None
 
     async def test() -> None:
         ends = {"input_fd": terminal.slave, "output_fd": terminal.slave, "term": "xterm"}
-        async with Screen(gone.set, **ends):  # type: ignore[arg-type]  # they are of several types
+        async with Screen(gone.set, **ends):  # type: ignore[arg-type]  # the values have several types
             os.close(terminal.master)
             terminal.master = -1
             await asyncio.wait_for(gone.wait(), 10)

@@ -1,4 +1,4 @@
-"""`ebpfmon top`: what stands on the terminal, and what programs get."""
+"""`ebpfmon top`: the lines on the terminal, and the JSON."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def test_what_a_probe_declares_is_shown_without_knowing_the_probe() -> None:
     assert " ".join(lines[1].split()) == "faults/s 15 minor 13 | kills/s by OOM 1"
     assert heading(lines) == ["PID", "USER", "GROUP", "COMMAND", "FAULTS", "OOM"]
     assert [line.split()[3:] for line in lines[4:6]] == [["8", "1"], ["7", "-"]]
-    assert "[OOM]" in "".join(render(made, State(), 80, 24))  # the most important one
+    assert "[OOM]" in "".join(render(made, State(), 80, 24))  # the most important rate
     assert "A FAULTS" in "".join(render(made, State(help=True), 80, 24))
 
 

@@ -1,4 +1,4 @@
-"""What the tests of `ebpfmon top` share: intervals that are made by hand, shown as the built-in probes declare."""
+"""Helpers for the tests of `ebpfmon top`: intervals made by hand, with the columns of the built-in probes."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ SENT = ("tcp_send_bytes", "udp_send_bytes", "tcp_recv_bytes", "udp_recv_bytes")
 NETWORK_COLUMNS = tuple(column for column in NETWORK_COLUMNS if {*column.fields} <= {*SENT})
 RATES = tuple(column for column in rates_of((*PROCESS_COLUMNS, *NETWORK_COLUMNS)) if not column.summary)
 COLUMNS: dict[Mode, tuple[TopColumn, ...]] = {mode: (*who, *RATES) for mode, who in IDENTITY_COLUMNS.items()}
-"""All columns there are if both probes are loaded."""
+"""All columns if both probes are loaded."""
 GROUPS = (None, "mail", "web", "Sql")
-"""The groups of rows; None: a row that belongs to none."""
+"""The groups of rows. None: the row belongs to no group."""
 GROUPINGS = ("application", "process", "user", "container")
 Row = Mapping[str, Any]
 
@@ -41,12 +41,12 @@ def fields_of(key: str) -> tuple[str, ...]:
 
 
 def counted(columns: Sequence[Column], errors: bool) -> tuple[Column, ...]:
-    """Return the columns that there are in load mode `return`, or in load mode `entry`."""
+    """Return the columns of load mode `return` if `errors`, otherwise those of load mode `entry`."""
     return tuple(column for column in columns if errors or not column.return_only)
 
 
 def of_processes(harvest: TableHarvest, columns: Sequence[Column], groups: Sequence[int]) -> TableView:
-    """Return a table by process whose rows belong to these of GROUPS, by every grouping."""
+    """Return a table by process. `groups` are the indices of the rows' groups in GROUPS, for every grouping."""
     names = [GROUPS[n] for n in groups]
     return view(harvest, columns=columns, groups=dict.fromkeys(GROUPINGS, names))
 
@@ -59,7 +59,7 @@ def network(*rows: Row, grouped: bool = True, counters: Sequence[str] = SENT) ->
 
 
 def keyed(*rows: Row, overflow_calls: int = 0) -> TableView:
-    """Return a table with keys of its own, which begin with the process, and columns of its own."""
+    """Return a table whose keys begin with the process, with its own columns."""
     key = [("start_ns", "u8"), ("tgid", "u4"), ("port", "u4"), ("protocol", "u4"), ("pad", "u4")]
     harvest = keyed_table(key, ("tcp_send_bytes", "sent_calls"), rows, overflow_calls=overflow_calls)
     return view(harvest, columns=[Column(id="sent", header="SENT", fields=("tcp_send_bytes",), units="bytes/s")])
@@ -74,8 +74,10 @@ def second(
     host: str = "web1.example.org",
     **tables: TableView,
 ) -> Snapshot:
-    """Return an interval with these rows in the table `process`; a row's group is its place in GROUPS. `overflow_calls`
-    are of reads. Without `errors` the load mode is `entry`."""
+    """Return an interval with these rows in the table `process`.
+
+    A row's group is an index in GROUPS. `overflow_calls` are reads. Without `errors` the load mode is `entry`.
+    """
     counters = ("read_calls", *(name for name in COUNTERS if name != "read_calls"))
     harvest = process_table(counters, [_plain(row) for row in rows], overflow_calls=overflow_calls)
     own = of_processes(harvest, counted(PROCESS_COLUMNS, errors), _groups(rows))
@@ -85,7 +87,7 @@ def second(
 
 
 def heading(lines: Sequence[str]) -> list[str]:
-    """Return the words of the line that heads the table."""
+    """Return the headings of the table."""
     line = next(line for line in lines if "COMMAND" in line or "PROCS" in line)
     return line.replace("[", " ").replace("]", " ").split()
 
@@ -101,7 +103,7 @@ def typed(state: State, *keys: str) -> State:
 
 
 def busy(count: int = 60, errors: bool = True) -> Snapshot:
-    """Return an interval in which each process did something else."""
+    """Return an interval in which every process has different amounts."""
     return second(
         *(
             {"tgid": 7 * n + 1, "start_ns": n, "uid": n % 3, "comm": b"proc%d" % (n % 11), "group": min(n % 5, 3)}

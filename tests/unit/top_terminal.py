@@ -1,4 +1,4 @@
-"""A terminal for tests: the other side of a pty, which draws what comes and knows no more than it should need."""
+"""A terminal for tests: the other side of a pty, which supports only the sequences that should be needed."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from ebpfmon.top.screen import Screen
 from ebpfmon.top.text import columns
 
 AS_BEFORE = {"?7", "?25"}
-"""The private modes of a terminal that nobody has taken over: it wraps, and has a cursor."""
+"""The private modes of a terminal in its initial state: automatic wrap and a visible cursor."""
 _PART = re.compile(r"\x1b\[(\??[0-9;]*)([A-Za-z])|([^\x1b])|(\x1b\[?[0-9;?]*(?=\x1b))")
-"""A sequence, a character, or a sequence that was cut off by the next one."""
+"""A sequence, a character, or a sequence that is cut off by the next one."""
 
 
 class Terminal:
-    """What a user sees (`lines`) and types. Fails where something is drawn outside, or by a sequence nobody knows."""
+    """The screen that a user sees (`lines`), and the keyboard. Fails on drawing outside, and on unknown sequences."""
 
     def __init__(self, width: int = 80, height: int = 24) -> None:
         self.master, self.slave = pty.openpty()
@@ -31,9 +31,9 @@ class Terminal:
         self.modes: set[str] = set()
         """The private modes that are set."""
         self.history: list[str] = []
-        """Every sequence that came, and plain characters in between as one."""
+        """All sequences received so far. Plain characters between two sequences are one element."""
         self.reversed: set[int] = set()
-        """The lines that are in reverse."""
+        """The lines in reverse video."""
         self._changed = asyncio.Event()
         self._decoder = codecs.getincrementaldecoder("utf-8")()
         self._begun = ""
@@ -41,18 +41,18 @@ class Terminal:
         self._reverse = False
 
     def resize(self, width: int, height: int) -> None:
-        """Another size, and nothing drawn."""
+        """Change the size and clear the screen."""
         self.width, self.height = width, height
         self.cells = [[" "] * width for _ in range(height)]
         if width and height:
             fcntl.ioctl(self.slave, termios.TIOCSWINSZ, struct.pack("HHHH", height, width, 0, 0))
 
     def spoil(self) -> None:
-        """Something else draws all over it, or it does itself when its size changes."""
+        """Fill the screen with other text."""
         self.cells = [["x"] * self.width for _ in range(self.height)]
 
     def __enter__(self) -> Self:
-        """From now on what comes is read; before, the terminal hangs."""
+        """Begin to read. Until then, the terminal hangs."""
         self._changed = asyncio.Event()
         asyncio.get_running_loop().add_reader(self.master, self.read)
         return self
@@ -61,14 +61,14 @@ class Terminal:
         asyncio.get_running_loop().remove_reader(self.master)
 
     def close(self) -> None:
-        """Both sides."""
+        """Close both sides."""
         for fd in {self.master, self.slave} - {-1}:
             os.close(fd)
         self.master = self.slave = -1
 
     @property
     def lines(self) -> list[str]:
-        """What stands there; the second column of a wide character is no character."""
+        """Return the lines. The second column of a wide character is left out."""
         return ["".join(line).rstrip() for line in self.cells]
 
     @property
@@ -76,26 +76,26 @@ class Terminal:
         return "\n".join(self.lines)
 
     def type(self, keys: str) -> None:
-        """As if on the keyboard."""
+        """Type on the keyboard."""
         os.write(self.master, keys.encode())
 
     async def until(self, condition: Callable[[], object]) -> None:
-        """Wait until it holds, but not for ever."""
+        """Wait until a condition is true, for a limited time."""
         async with asyncio.timeout(10):
             while not condition():
                 self._changed.clear()
                 await self._changed.wait()
 
     async def until_it_says(self, text: str) -> None:
-        """Wait until this stands there."""
+        """Wait until this text is on the screen."""
         await self.until(lambda: text in self.text)
 
     async def until_it_shows(self, lines: list[str]) -> None:
-        """Wait until these lines stand there, and nothing else."""
+        """Wait until exactly these lines are on the screen."""
         await self.until(lambda: self.lines == lines + [""] * (self.height - len(lines)))
 
     def read(self) -> None:
-        """Draw what came."""
+        """Draw what was received."""
         text, at = self._begun + self._decoder.decode(os.read(self.master, 1 << 16)), 0
         while part := _PART.match(text, at):
             at = part.end()
@@ -119,10 +119,10 @@ class Terminal:
             case _, "H":
                 row, column = parameters.split(";")
                 self._row, self._column = int(row) - 1, int(column) - 1
-            case _, "t":  # keeps the title of the window, and brings it back
+            case _, "t":  # saves or restores the title of the window
                 pass
             case "", "K":
-                # as real ones do: after the last column the cursor is still on it
+                # As on real terminals, the cursor stays on the last column.
                 start = min(self._column, self.width - 1)
                 self.cells[self._row][start:] = [" "] * (self.width - start)
             case "", "J":
@@ -153,24 +153,24 @@ class Terminal:
             (self.reversed.add if self._reverse else self.reversed.discard)(self._row)
 
 
-class Told:
-    """What a screen told whoever made it."""
+class Quits:
+    """Counts how often the screen called on_quit."""
 
     def __init__(self) -> None:
-        self.quits = 0
+        self.count = 0
 
     def quit(self) -> None:
-        self.quits += 1
+        self.count += 1
 
 
-def screen(terminal: Terminal, told: Told | None = None, **options: Any) -> Screen:
-    told = told or Told()
+def screen(terminal: Terminal, quits: Quits | None = None, **options: Any) -> Screen:
+    quits = quits or Quits()
     given: dict[str, Any] = {"term": "xterm", "input_fd": terminal.slave, "output_fd": terminal.slave} | options
-    return Screen(told.quit, **given)
+    return Screen(quits.quit, **given)
 
 
 def run(test: Callable[[], Awaitable[object]]) -> None:
-    """In a loop of its own, whose callbacks may not fail either."""
+    """Run in a new event loop, and fail if a callback fails."""
 
     async def main() -> None:
         failed: list[dict[str, Any]] = []
