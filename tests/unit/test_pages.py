@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import itertools
 import json
+import os
 import re
 import shlex
 from collections.abc import Iterator
@@ -269,3 +271,19 @@ def test_there_are_samples_of_each_kind() -> None:
     assert len(SETTINGS) > 20
     assert len(EBPFMON) > 30
     assert len(METRICS) > 50
+
+
+def test_messages_that_tables_of_problems_quote_are_in_the_code() -> None:
+    files = [path for folder in ("ebpfmon", "ebpfmon_sinks") for path in (ROOT / folder).rglob("*.py")]
+    # Join the literals of each string.
+    code = re.sub(r'" *\n *f?"', "", "\n".join(path.read_text() for path in files)).replace('\\"', '"')
+    quoted = [
+        (page, part.strip(" :"))
+        for page in PAGES
+        for row in re.findall(r"^\| (.*?) \|", read(page).partition("What can go wrong")[2], re.M)
+        for message in re.findall(r"`([^`]+)`", row)
+        for part in re.split(r"[A-Z]{3,}|\.\.\.|'[^']*'", message)  # what the message is formatted with
+    ]
+    messages = [(page, part) for page, part in quoted if len(part.split()) > 3 and part != os.strerror(errno.ENOENT)]
+    assert len(messages) >= 5
+    assert [(page, part) for page, part in messages if part not in code] == []
