@@ -83,7 +83,7 @@ class Resolver:
             self._queue[address] = None
 
     def _start(self, address: str) -> None:
-        # Not in a TaskGroup: the lifetime of a Resolver is no block, and one lookup's failure must not cancel others.
+        # Not in a TaskGroup: a Resolver does not live in one block of code, and a failed lookup must not cancel others.
         task = asyncio.get_running_loop().create_task(self._look_up(address), name=f"resolve {address}")
         self._lookups[address] = task
 

@@ -65,7 +65,7 @@ def run(program: Path, address: str, plan: Mapping[str, int], **more: str) -> Tr
     return Traffic(output["client"], output["server"], ports, output.get("child", 0))
 
 
-def expected(plan: Mapping[str, int], address: str, mode: LoadMode) -> tuple[dict[str, int], dict[str, int]]:
+def expected_counts(plan: Mapping[str, int], address: str, mode: LoadMode) -> tuple[dict[str, int], dict[str, int]]:
     """Return the counters that the client's and the server's rows must have."""
     client, server = dict.fromkeys(COUNTERS, 0), dict.fromkeys(COUNTERS, 0)
     for key, times in plan.items():
@@ -93,9 +93,9 @@ def expected(plan: Mapping[str, int], address: str, mode: LoadMode) -> tuple[dic
     return client, server
 
 
-def wrong(found: Mapping[str, int], wanted: Mapping[str, int]) -> dict[str, tuple[int, int]]:
-    """Return the counters that differ from the wanted ones, as (found, wanted) by name."""
-    return {name: (found[name], wanted[name]) for name in wanted if found[name] != wanted[name]}
+def differences(actual: Mapping[str, int], expected: Mapping[str, int]) -> dict[str, tuple[int, int]]:
+    """Return the counters that differ from the expected ones, as (actual, expected) by name."""
+    return {name: (actual[name], expected[name]) for name in expected if actual[name] != expected[name]}
 
 
 def is_mapped(address: str) -> bool:
@@ -134,8 +134,8 @@ def assert_balanced(snapshots: list[Snapshot]) -> None:
         for data in snapshot.charts:
             if data.chart.table in ("outbound", "inbound"):
                 totals = snapshot.tables[data.chart.table].harvest.totals
-                wanted = {d.id: sum(totals[field] for field in d.plus) for d in data.chart.dimensions}
-                assert data.sums() == wanted, data.chart.id
+                expected = {d.id: sum(totals[field] for field in d.plus) for d in data.chart.dimensions}
+                assert data.sums() == expected, data.chart.id
 
 
 def assert_counted_exactly(
@@ -153,17 +153,17 @@ def assert_counted_exactly(
     for _ in range(3):
         with Monitor({**settings, **VIEWER}) as monitor:
             found = [run(program, address, PLAN) for address in addresses]
-            wanted = [expected(PLAN, address, mode) for address in addresses]
-            until_closed(monitor, found, sum(one["tcp_close_calls"] for both in wanted for one in both))
+            expected = [expected_counts(PLAN, address, mode) for address in addresses]
+            until_closed(monitor, found, sum(one["tcp_close_calls"] for both in expected for one in both))
         assert_balanced(monitor.snapshots)
         if all(s.complete for s in monitor.snapshots):
             break
     else:
         raise AssertionError("no run was complete")
     rows = monitor.rows("network")
-    for address, one, both in zip(addresses, found, wanted, strict=True):
+    for address, one, both in zip(addresses, found, expected, strict=True):
         for tgid, of_one in zip((one.client, one.server), both, strict=True):
-            missed = wrong(counted(rows, tgid), of_one)
+            missed = differences(counted(rows, tgid), of_one)
             for name in ("tcp_close_calls", "tcp_connects_failed"):
                 assert_seen(*missed.pop(name, (0, 0)))
             assert not missed, address
@@ -184,13 +184,13 @@ def until_closed(monitor: Monitor, found: list[Traffic], closes: int) -> None:
     monitor.until(closed)
 
 
-def assert_seen(found: int, happened: int) -> None:
+def assert_seen(actual: int, happened: int) -> None:
     """Assert that all events that happen in interrupts (closes, retransmissions) were counted.
 
     In some sandboxes, the kernel runs no BPF program in interrupts of PID 1. There, some events may be missing.
     """
     least = happened if RELEASES_ARE_SEEN else happened * 3 // 4 - 1
-    assert least <= found <= happened
+    assert least <= actual <= happened
 
 
 def assert_destinations(monitor: Monitor, one: Traffic, address: str) -> None:
@@ -200,7 +200,7 @@ def assert_destinations(monitor: Monitor, one: Traffic, address: str) -> None:
     assert set(to_server[["address_high", "address_low"]].tolist()) == {key_of(address)}
     many = PLAN["udp_sendmmsg"]
     calls, size = moved(PLAN, "udp")
-    wanted = {
+    expected = {
         6: {one.ports["tcp_port"]: moved(PLAN, "tcp")},
         17: {
             one.ports["udp_port"]: (calls - 2 * many, size - 2 * 109 * many),
@@ -208,7 +208,7 @@ def assert_destinations(monitor: Monitor, one: Traffic, address: str) -> None:
             one.ports["udp_port3"]: (many, 109 * many),
         },
     }
-    for protocol, ports in wanted.items():
+    for protocol, ports in expected.items():
         assert of_ports(to_server, protocol, "sent") == ports
         assert of_ports(at_server, protocol, "received") == ports
     assert not to_server["received_calls"].any()

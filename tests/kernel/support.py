@@ -91,7 +91,7 @@ def counts_of(plan: Mapping[str, int]) -> dict[str, int]:
     }
 
 
-def expected(plan: Mapping[str, int], *, times: int = 1, mode: LoadMode = LoadMode.RETURN) -> dict[str, int]:
+def expected_counts(plan: Mapping[str, int], *, times: int = 1, mode: LoadMode = LoadMode.RETURN) -> dict[str, int]:
     """Return the counts of a whole process that runs a plan `times` times, in that many threads if more than 1."""
     counts = {name: count * times for name, count in counts_of(plan).items()}
     threads = times if times > 1 else 0
@@ -155,20 +155,20 @@ class Monitor(RunningDaemon):
 
         self.until(gone)
 
-    def assert_counts(self, found: Mapping[str, int], wanted: Mapping[str, int]) -> None:
+    def assert_counts(self, actual: Mapping[str, int], expected: Mapping[str, int]) -> None:
         """Assert that every counter is exact, or that the snapshots are marked incomplete."""
-        if self.may_miss and any(found[name] != wanted[name] for name in wanted):
-            assert all(found[name] <= wanted[name] for name in wanted), (found, wanted)
-            assert not all(s.complete for s in self.snapshots), (found, wanted)
+        if self.may_miss and any(actual[name] != expected[name] for name in expected):
+            assert all(actual[name] <= expected[name] for name in expected), (actual, expected)
+            assert not all(s.complete for s in self.snapshots), (actual, expected)
         else:
-            assert_counts(found, wanted)
+            assert_counts(actual, expected)
 
 
-def assert_counts(found: Mapping[str, int], wanted: Mapping[str, int]) -> None:
+def assert_counts(actual: Mapping[str, int], expected: Mapping[str, int]) -> None:
     """Assert that every counter is exact."""
-    wrong = {name: (found[name], wanted[name]) for name in wanted if found[name] != wanted[name]}
+    wrong = {name: (actual[name], expected[name]) for name in expected if actual[name] != expected[name]}
     released = wrong.pop("tasks_released", (0, 0))
-    assert not wrong, wrong  # (found, wanted)
+    assert not wrong, wrong  # (actual, expected)
     assert released[0] <= released[1]
     assert released[0] == released[1] or not RELEASES_ARE_SEEN, released
 

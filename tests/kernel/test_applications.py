@@ -19,7 +19,7 @@ from ebpfmon.grouping import execs
 from ebpfmon.grouping.registry import groupings
 from ebpfmon.model import Role
 from ebpfmon.plugins import registry
-from tests.kernel.support import PLAN, RELEASES_ARE_SEEN, Monitor, expected, work
+from tests.kernel.support import PLAN, RELEASES_ARE_SEEN, Monitor, expected_counts, work
 
 SMALL = {"open": 5, "read": 7, "write": 3, "unlink": 2}
 # The charts that show a single counter.
@@ -93,14 +93,14 @@ def _fields(chart: Chart) -> set[str]:
 
 
 def assert_group_counts(
-    snapshots: Sequence[Snapshot], group: str, wanted: Mapping[str, int], grouping: str = "application"
+    snapshots: Sequence[Snapshot], group: str, expected: Mapping[str, int], grouping: str = "application"
 ) -> None:
     """Assert the exact counts of a group in all charts."""
     prefix = groupings()[grouping].prefix
     found = {counter: charted(snapshots, f"{prefix}.{chart}")[group] for chart, counter in CHARTS.items()}
-    wrong = {c: (n, wanted[c]) for c, n in found.items() if n != wanted[c]}
+    wrong = {c: (n, expected[c]) for c, n in found.items() if n != expected[c]}
     released = wrong.pop("tasks_released", (0, 0))
-    assert not wrong, wrong  # (found, wanted)
+    assert not wrong, wrong  # (found, expected)
     assert released[0] == released[1] or not RELEASES_ARE_SEEN
 
 
@@ -144,9 +144,9 @@ def test_the_work_of_a_daemon_and_its_threads_counts_for_the_daemon(
         watching.until(lambda: exits(watching, "busy") >= tasks)
         watching.until(lambda: charted(watching.snapshots, "apps.task_close")["busy"] >= tasks * RELEASES_ARE_SEEN)
     times = plan.get("workers", 1)
-    wanted = expected({k: n for k, n in plan.items() if k != "workers"}, times=times)
-    wanted["tasks_released"] += plan.get("fork", 0)  # The forked children have the same name.
-    assert_group_counts(watching.snapshots, "busy", wanted)
+    expected = expected_counts({k: n for k, n in plan.items() if k != "workers"}, times=times)
+    expected["tasks_released"] += plan.get("fork", 0)  # The forked children have the same name.
+    assert_group_counts(watching.snapshots, "busy", expected)
     assert_it_adds_up(watching.snapshots)
 
 
@@ -158,7 +158,7 @@ def test_a_child_counts_for_its_new_program_from_execve_on(workload: Path, tmp_p
         subprocess.run([shell, "-c", script], check=True)
         watching.until(lambda: exits(watching, "shell") >= 1)
         watching.until(lambda: charted(watching.snapshots, "apps.task_close")["busy"] >= RELEASES_ARE_SEEN)
-    assert_group_counts(watching.snapshots, "busy", expected({"open": 1009, "write": 1511}))
+    assert_group_counts(watching.snapshots, "busy", expected_counts({"open": 1009, "write": 1511}))
     assert charted(watching.snapshots, "apps.process_create")["shell"] == 1
     assert_it_adds_up(watching.snapshots)
 
@@ -229,9 +229,9 @@ def test_by_process(workload: Path, tmp_path: Path) -> None:
         tgid = work(workload, tmp_path, PLAN)
         watching.until_gone(lambda: np.array([tgid]), 38)
         watching.until(lambda: exits(watching, "workload", "process") >= 38 + 41)
-    wanted = expected(PLAN)
-    wanted["tasks_released"] += PLAN["fork"]
-    assert_group_counts(watching.snapshots, "workload", wanted, "process")
+    expected = expected_counts(PLAN)
+    expected["tasks_released"] += PLAN["fork"]
+    assert_group_counts(watching.snapshots, "workload", expected, "process")
     assert_it_adds_up(watching.snapshots, "process")
 
 
@@ -275,12 +275,12 @@ def test_all_groupings_at_once_add_up_and_count_the_same_calls(workload: Path, t
             watching.until(lambda seen=seen: len(watching.snapshots) > seen)  # type: ignore[misc]
         watching.until_gone(lambda: np.array([tgid]), 38)
         watching.until(lambda: exits(watching, "busy") >= 3 * (38 + 41))
-    wanted = {counter: 3 * n for counter, n in expected(PLAN).items()}
-    wanted["tasks_released"] += 3 * PLAN["fork"]
-    assert_group_counts(watching.snapshots, "busy", wanted)
-    assert_group_counts(watching.snapshots, "own-workload", wanted, "process")
+    expected = {counter: 3 * n for counter, n in expected_counts(PLAN).items()}
+    expected["tasks_released"] += 3 * PLAN["fork"]
+    assert_group_counts(watching.snapshots, "busy", expected)
+    assert_group_counts(watching.snapshots, "own-workload", expected, "process")
     for chart, counter in CHARTS.items():
-        assert charted(watching.snapshots, f"users.{chart}")["root"] >= wanted[counter] * (
+        assert charted(watching.snapshots, f"users.{chart}")["root"] >= expected[counter] * (
             counter != "tasks_released" or RELEASES_ARE_SEEN
         )
     assert charted(watching.snapshots, "processes.signal_kills")["own-shell"] == 3

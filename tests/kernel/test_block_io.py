@@ -140,10 +140,10 @@ def test_requests_and_bytes_match_the_kernels_counts(attach: str, mode: LoadMode
         missed = until_harvested(monitor, lambda: not_harvested(monitor, disk), READS + WRITES + FLUSHES + discards)
         found = counted(of_disk(monitor, name))
     rows = of_disk(monitor, name)
-    wanted = {"discard_requests": discards, "discard_bytes": discards * 65536, "flush_requests": FLUSHES,
+    expected = {"discard_requests": discards, "discard_bytes": discards * 65536, "flush_requests": FLUSHES,
               "write_requests": WRITES, "write_bytes": WRITES * BLOCK}  # fmt: skip
     if not missed:  # Rarely, a disk's interrupt interrupts a program, and the kernel reports a missed run.
-        assert {name: found[name] for name in wanted} == wanted
+        assert {name: found[name] for name in expected} == expected
     assert found["read_requests"] >= READS - missed
     for op in ("read", "write", "flush", "discard"):
         assert 0 <= rows[f"{op}_issued"].sum() - rows[f"{op}_requests"].sum() <= missed
@@ -197,16 +197,16 @@ def test_requests_in_flight_are_never_negative_and_end_at_zero_under_load(
             thread.start()
         for thread in threads:
             thread.join()
-        wanted = {"read_requests": 4 * 401, "write_requests": 4 * 211, "write_bytes": 4 * 211 * BLOCK}
+        expected = {"read_requests": 4 * 401, "write_requests": 4 * 211, "write_bytes": 4 * 211 * BLOCK}
 
         def left() -> int:
             found = counted(of_disk(monitor, name))
-            return sum(max(n - found[f], 0) // (BLOCK if f.endswith("bytes") else 1) for f, n in wanted.items())
+            return sum(max(n - found[f], 0) // (BLOCK if f.endswith("bytes") else 1) for f, n in expected.items())
 
-        missed = until_harvested(monitor, left, sum(wanted.values()) // BLOCK + 4 * (401 + 211))
+        missed = until_harvested(monitor, left, sum(expected.values()) // BLOCK + 4 * (401 + 211))
         rows = of_disk(monitor, name)
-        assert rows["write_requests"].sum() <= wanted["write_requests"]
-        assert rows["write_bytes"].sum() <= wanted["write_bytes"]
+        assert rows["write_requests"].sum() <= expected["write_requests"]
+        assert rows["write_bytes"].sum() <= expected["write_bytes"]
     # Snapshots without a series of the disk had none of its requests in flight.
     found = [
         int(sum(sum(s.deltas) for s in c.series() if s.labels == (name,)))

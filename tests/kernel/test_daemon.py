@@ -49,12 +49,12 @@ def test_json_lines_follow_the_schema_and_show_the_workload(workload: Path, tmp_
     for line in lines:
         jsonschema.validate(line, SCHEMA)
     assert all(line["complete"] for line in lines)
-    wanted = counts_of(PLAN)
+    expected = counts_of(PLAN)
     # Other processes may write and close files at the same time, so those counts are minimums.
-    assert total(lines, "ebpf.task_error", "_do_fork") == wanted["processes_failed"]
-    assert total(lines, "ebpf.task_error", "sys_clone") == wanted["threads_failed"]
-    assert total(lines, "ebpf.io_bytes", "vfs_write") >= wanted["write_bytes"]
-    assert total(lines, "ebpf.file_error", "__close_fd") >= wanted["close_errors"]
+    assert total(lines, "ebpf.task_error", "_do_fork") == expected["processes_failed"]
+    assert total(lines, "ebpf.task_error", "sys_clone") == expected["threads_failed"]
+    assert total(lines, "ebpf.io_bytes", "vfs_write") >= expected["write_bytes"]
+    assert total(lines, "ebpf.file_error", "__close_fd") >= expected["close_errors"]
 
 
 def total(lines: list[dict[str, Any]], chart: str, dimension: str) -> int:

@@ -11,7 +11,7 @@ import numpy as np
 from ebpfmon import LoadMode
 from tests.kernel import namespaces, network
 from tests.kernel.namespaces import DEFAULT, SERVER, SILENT, Actor, Pair
-from tests.kernel.network import counted, key_of, wrong
+from tests.kernel.network import counted, differences, key_of
 from tests.kernel.support import Monitor
 
 RETURN = LoadMode.RETURN
@@ -25,9 +25,9 @@ ERRNO = (
 )
 CONNECT = f"""
 import select
-wanted = {ERRNO}
+expected = {ERRNO}
 waits, made = select.poll(), {{}}
-for at in wanted:
+for at in expected:
     one = socket.socket(socket.AF_INET6 if ":" in at[0] else socket.AF_INET)
     one.setblocking(False)
     one.connect_ex(at)
@@ -40,7 +40,7 @@ while left:
         left.remove(fd)
 for at, one in made.values():
     found = one.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
-    assert found == wanted[at], (at, found)
+    assert found == expected[at], (at, found)
     one.close()
 """
 LISTEN = f"""
@@ -115,8 +115,10 @@ def test_twenty_thousand_connections_at_a_time_are_all_counted(traffic: Path, pa
         namespaces.until_closed(pair)
     rows = monitor.rows("network")
     for one, address in zip(found, SERVER.values(), strict=True):
-        for tgid, wanted in zip((one.client, one.server), network.expected(plan, address, RETURN), strict=True):
-            missed = wrong(counted(rows, tgid), wanted)
+        for tgid, expected in zip(
+            (one.client, one.server), network.expected_counts(plan, address, RETURN), strict=True
+        ):
+            missed = differences(counted(rows, tgid), expected)
             network.assert_seen(*missed.pop("tcp_close_calls", (0, 0)))
             assert not missed, address
     assert sum(int(rows["tcp_accepted"][rows["tgid"] == one.server].sum()) for one in found) == 20_002
@@ -132,14 +134,16 @@ def test_calls_are_counted_when_there_are_too_many_sockets_to_remember(traffic: 
             found = list(all_at_once.map(lambda address: network.run(traffic, address, plan, **ends), addresses))
         namespaces.until_closed(pair)
     rows = monitor.rows("network")
-    closes = wanted_closes = 0
+    closes = expected_closes = 0
     for one, address in zip(found, addresses, strict=True):
-        for tgid, wanted in zip((one.client, one.server), network.expected(plan, address, RETURN), strict=True):
+        for tgid, expected in zip(
+            (one.client, one.server), network.expected_counts(plan, address, RETURN), strict=True
+        ):
             own = counted(rows, tgid)
-            assert wrong(own, wanted).keys() <= {"tcp_close_calls"}, address
-            assert own["tcp_close_calls"] <= wanted["tcp_close_calls"]
+            assert differences(own, expected).keys() <= {"tcp_close_calls"}, address
+            assert own["tcp_close_calls"] <= expected["tcp_close_calls"]
             closes += own["tcp_close_calls"]
-            wanted_closes += wanted["tcp_close_calls"]
-    forgotten = wanted_closes - closes
+            expected_closes += expected["tcp_close_calls"]
+    forgotten = expected_closes - closes
     of_pid_0 = int(rows["tcp_close_calls"][rows["tgid"] == 0].sum())
-    network.assert_seen(closes + min(forgotten, of_pid_0), wanted_closes)
+    network.assert_seen(closes + min(forgotten, of_pid_0), expected_closes)

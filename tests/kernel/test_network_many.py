@@ -96,7 +96,7 @@ def test_applications_together_have_all_that_is_sent_and_received(traffic: Path,
     assert_shares(monitor.snapshots)
     calls, size = network.moved(PLAN, "tcp")
     udp_calls, udp_size = network.moved(PLAN, "udp")
-    wanted = {
+    expected = {
         "processes.bandwidth_sent": size + udp_size + 5003 * BYTES,
         "processes.bandwidth_recv": size + udp_size,
         "processes.bandwidth_tcp_send": calls + PLAN["tcp_epipe"],
@@ -106,7 +106,7 @@ def test_applications_together_have_all_that_is_sent_and_received(traffic: Path,
         "processes.bandwidth_udp_recv": udp_calls + PLAN["udp_peek"] + PLAN["udp_eagain"],
     }
     for program in programs:
-        for chart, amount in wanted.items():
+        for chart, amount in expected.items():
             assert monitor.total(chart, VALUE, process=program.name) == amount, (program.name, chart)
 
 

@@ -9,7 +9,7 @@ import numpy as np
 from ebpfmon import LoadMode
 from tests.kernel import namespaces, network
 from tests.kernel.namespaces import DEFAULT, SERVER, Pair
-from tests.kernel.network import PLAN, Traffic, assert_balanced, assert_destinations, counted, key_of, wrong
+from tests.kernel.network import PLAN, Traffic, assert_balanced, assert_destinations, counted, differences, key_of
 from tests.kernel.support import Monitor
 
 
@@ -22,12 +22,12 @@ def test_every_byte_is_counted_at_both_ends_with_its_peer(traffic: Path, pair: P
     before = pair.kernel_counts("TcpRetransSegs")
     with Monitor(DEFAULT) as monitor:  # The defaults select private networks, not loopback.
         found = [run(traffic, pair, version, PLAN) for version in SERVER]
-        wanted = [network.expected(PLAN, address, LoadMode.RETURN) for address in SERVER.values()]
+        expected = [network.expected_counts(PLAN, address, LoadMode.RETURN) for address in SERVER.values()]
         namespaces.until_closed(pair)
     rows = monitor.rows("network")
-    for address, one, ends in zip(SERVER.values(), found, wanted, strict=True):
+    for address, one, ends in zip(SERVER.values(), found, expected, strict=True):
         for tgid, end in zip((one.client, one.server), ends, strict=True):
-            missed = wrong(counted(rows, tgid), end)
+            missed = differences(counted(rows, tgid), end)
             network.assert_seen(*missed.pop("tcp_close_calls", (0, 0)))
             assert not missed, address
         assert_destinations(monitor, one, address)
@@ -82,11 +82,11 @@ def test_what_a_child_sends_on_a_shared_socket_counts_for_the_child(traffic: Pat
     network.assert_seen(client["tcp_close_calls"], 1)
     assert child["tcp_close_calls"] == 0
     high, low = key_of(SERVER[4])
-    for tgid, wanted in ((one.client, (53, 53 * 97)), (one.child, (101, 101 * 47))):
+    for tgid, expected in ((one.client, (53, 53 * 97)), (one.child, (101, 101 * 47))):
         own = outbound[outbound["tgid"] == tgid]
         assert set(own[["address_high", "address_low", "port", "protocol"]].tolist()) == {
             (high, low, one.ports["tcp_port"], 6)
         }
-        assert (int(own["sent_calls"].sum()), int(own["sent_bytes"].sum())) == wanted
+        assert (int(own["sent_calls"].sum()), int(own["sent_bytes"].sum())) == expected
     inbound = monitor.rows("inbound")
     assert not np.isin(inbound["tgid"], (one.client, one.child)).any()

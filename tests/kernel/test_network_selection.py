@@ -122,7 +122,7 @@ def destinations(monitor: Monitor, client: Actor, server: Actor) -> tuple[dict[K
     return found[0], found[1]
 
 
-def expected(keys: list[Key], server: bool) -> dict[Key, list[int]]:
+def expected_destinations(keys: list[Key], server: bool) -> dict[Key, list[int]]:
     """Return the counts of the client, or of the server, for each of these destinations."""
     both = {key: [SENT[key[1]], ANSWERED[key[1]]] for key in keys}
     return {
@@ -137,8 +137,8 @@ def test_sockets_that_are_older_than_ebpfmon_have_the_right_direction(pair: Pair
         with Monitor(DEFAULT) as monitor:
             talk(client, server)
     at_client, at_server = destinations(monitor, client, server)
-    assert at_client == expected(list(PORTS), server=False)
-    assert at_server == expected(list(PORTS), server=True)
+    assert at_client == expected_destinations(list(PORTS), server=False)
+    assert at_server == expected_destinations(list(PORTS), server=True)
     assert_totals(monitor, client, server)
 
 
@@ -168,8 +168,8 @@ def test_only_selected_destinations_have_rows(
         connect(client, server)
         talk(client, server)
     at_client, at_server = destinations(monitor, client, server)
-    assert at_client == expected(of_client, server=False)
-    assert at_server == expected(of_server, server=True)
+    assert at_client == expected_destinations(of_client, server=False)
+    assert at_server == expected_destinations(of_server, server=True)
     assert_totals(monitor, client, server)
 
 

@@ -64,8 +64,8 @@ def test_each_process_that_dies_by_a_signal_is_counted_once(attach: str, mode: L
     own = rows[rows["comm"] == b"mortal"]
     for number in signal.valid_signals() - {0}:
         field = f"died_by_{int(number) if number < 32 else 0}"
-        wanted = sum(n for s, n in DEATHS.items() if s == number or (s >= 32 and number >= 32))
-        assert own[field].sum() == wanted, number
+        expected = sum(n for s, n in DEATHS.items() if s == number or (s >= 32 and number >= 32))
+        assert own[field].sum() == expected, number
     assert own["deaths"].sum() == sum(DEATHS.values())
     assert not own["oom_kills"].any()
     assert monitor.total("processes.signal_deaths", "value", process="mortal") == sum(DEATHS.values())

@@ -20,7 +20,7 @@ from tests.kernel.support import (
     arguments,
     assert_counts,
     counts_of,
-    expected,
+    expected_counts,
     require_attach_method,
     work,
 )
@@ -48,7 +48,7 @@ def test_a_process_is_counted_exactly(workload: Path, tmp_path: Path, attach: st
     with Monitor({"ebpfmon": {"load_mode": mode, "attach": attach}}) as monitor:
         tgid = work(workload, tmp_path, PLAN)
         monitor.until_gone(lambda: np.array([tgid]), 38)
-    monitor.assert_counts(monitor.of(tgid), expected(PLAN, mode=mode))
+    monitor.assert_counts(monitor.of(tgid), expected_counts(PLAN, mode=mode))
     assert_nothing_is_lost(monitor.snapshots)
 
 
@@ -60,7 +60,7 @@ def test_many_threads_count_exactly_for_their_process(workload: Path, tmp_path: 
     with Monitor({"ebpfmon": {"load_mode": "return", "attach": attach}}) as monitor:
         tgid = work(workload, tmp_path, plan, workers=17)
         monitor.until_gone(lambda: np.array([tgid]), 17 * 6 + 1)
-    monitor.assert_counts(monitor.of(tgid), expected(plan, times=17))
+    monitor.assert_counts(monitor.of(tgid), expected_counts(plan, times=17))
     assert monitor.may_miss or all(s.complete for s in monitor.snapshots)
     assert_nothing_is_lost(monitor.snapshots)
 
@@ -73,10 +73,10 @@ def test_two_thousand_short_lived_processes_each_have_their_exact_row(workload: 
     rows = rows[np.isin(rows["tgid"], children_of(rows, tgid))]
     lives = {(row["tgid"], row["start_ns"]) for row in rows}
     assert len(lives) == 2000
-    wanted = expected(SMALL)
+    expected = expected_counts(SMALL)
     for life in lives:
         own = rows[(rows["tgid"] == life[0]) & (rows["start_ns"] == life[1])]
-        assert_counts({name: int(own[name].sum()) for name in COUNTERS}, wanted)
+        assert_counts({name: int(own[name].sum()) for name in COUNTERS}, expected)
     assert monitor.of(tgid)["processes_created"] == 2000
     assert_nothing_is_lost(monitor.snapshots)
 
@@ -89,7 +89,7 @@ def test_processes_that_share_a_cpu_are_counted_apart(workload: Path, tmp_path: 
         tgid = work(workload, tmp_path, {"turns": 5003}, pinned=1)
         monitor.until_gone(lambda: np.append(children_of(monitor.rows(), tgid), tgid), 2)
     (child,) = children_of(monitor.rows(), tgid)
-    monitor.assert_counts(monitor.of(tgid), expected({"turns": 5003}))
+    monitor.assert_counts(monitor.of(tgid), expected_counts({"turns": 5003}))
     done = {"read_calls": 5003, "read_bytes": 5003, "write_calls": 5003, "write_bytes": 2 * 5003}
     monitor.assert_counts(monitor.of(child), done)
     assert_nothing_is_lost(monitor.snapshots)
@@ -132,7 +132,7 @@ def test_calls_of_32_bit_programs_are_counted(workload: Path, tmp_path: Path) ->
             pytest.skip("this kernel does not run 32-bit programs")
         tgid = work(workload, tmp_path, plan)
         monitor.until_gone(lambda: np.array([tgid]), 1)
-    assert_counts(monitor.of(tgid), expected(plan))
+    assert_counts(monitor.of(tgid), expected_counts(plan))
 
 
 def test_strace_counts_the_same(workload: Path, tmp_path: Path) -> None:
@@ -147,15 +147,15 @@ def test_strace_counts_the_same(workload: Path, tmp_path: Path) -> None:
     def calls(*names: str) -> tuple[int, int]:
         return sum(traced[n][0] for n in names), sum(traced[n][1] for n in names)
 
-    wanted = counts_of(PLAN)
-    assert calls("open", "openat", "openat2", "creat") == (wanted["open_calls"], wanted["open_errors"])
-    assert calls("close", "close_range") == (wanted["close_calls"], wanted["close_errors"])
+    expected = counts_of(PLAN)
+    assert calls("open", "openat", "openat2", "creat") == (expected["open_calls"], expected["open_errors"])
+    assert calls("close", "close_range") == (expected["close_calls"], expected["close_errors"])
     reads = calls("read", "pread64", "readv", "preadv", "preadv2")
-    assert reads == (wanted["read_calls"], wanted["read_errors"])
+    assert reads == (expected["read_calls"], expected["read_errors"])
     writes = calls("write", "pwrite64", "writev", "pwritev", "pwritev2")
-    assert writes == (wanted["write_calls"], wanted["write_errors"])
+    assert writes == (expected["write_calls"], expected["write_errors"])
     unlinks = calls("unlink", "unlinkat")
-    assert unlinks == (wanted["unlink_calls"] + PLAN["rmdir"], wanted["unlink_errors"])
+    assert unlinks == (expected["unlink_calls"] + PLAN["rmdir"], expected["unlink_errors"])
 
 
 def test_a_table_of_64_rows_under_a_thousand_processes_loses_nothing(workload: Path, tmp_path: Path) -> None:

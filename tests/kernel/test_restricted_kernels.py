@@ -25,7 +25,7 @@ from ebpfmon.kernel.objects import locate
 from ebpfmon.model import Loader
 from ebpfmon.plugins import registry
 from tests.kernel.network import assert_counted_exactly
-from tests.kernel.support import PLAN, Monitor, assert_counts, expected, require_open_tree, work
+from tests.kernel.support import PLAN, Monitor, assert_counts, expected_counts, require_open_tree, work
 
 FOUND = features.detect()
 btf_hidden = pytest.mark.skipif(FOUND.btf, reason="this kernel has BTF")
@@ -36,7 +36,7 @@ def assert_exact_counts(workload: Path, tmp_path: Path, attach: str, mode: LoadM
     with Monitor({"ebpfmon": {"load_mode": mode, "attach": attach}}) as monitor:
         tgid = work(workload, tmp_path, PLAN)
         monitor.until_gone(lambda: np.array([tgid]), 38)
-    assert_counts(monitor.of(tgid), expected(PLAN, mode=mode))
+    assert_counts(monitor.of(tgid), expected_counts(PLAN, mode=mode))
 
 
 def load(method: str | None = None, loader: Loader | None = None) -> attach.LoadedProbe:

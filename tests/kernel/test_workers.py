@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from ebpfmon.kernel.capabilities import NAMES
-from tests.kernel.support import PLAN, Monitor, assert_counts, expected, require_open_tree, work
+from tests.kernel.support import PLAN, Monitor, assert_counts, expected_counts, require_open_tree, work
 
 THREADS = ("daemon", "harvest", "lookup", "loading", "opening", "asyncio")
 MAP_CAPABILITIES = {"bpf", "sys_admin"}  # Needed before Linux 5.19.
@@ -58,7 +58,7 @@ def test_each_thread_keeps_only_what_it_needs_and_a_reload_still_loads_programs(
         tgid = work(workload, tmp_path, PLAN)
         monitor.until_gone(lambda: np.array([tgid]), 38)
         assert thread_capabilities() == before
-    assert_counts(monitor.of(tgid), expected(PLAN))
+    assert_counts(monitor.of(tgid), expected_counts(PLAN))
 
 
 def test_as_another_user_the_daemon_counts_and_reloads_its_settings(tmp_path: Path) -> None:
