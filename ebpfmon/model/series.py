@@ -20,7 +20,7 @@ Numbers: TypeAlias = "NDArray[np.int64 | np.float64]"
 
 
 class Role(enum.StrEnum):
-    """What a series stands for. Labels cannot tell, because a program may be called `other`."""
+    """What a series stands for. Its labels alone cannot tell, because a program may be called `other`."""
 
     ITEM = "item"
     """The item that the labels name."""
@@ -34,8 +34,8 @@ class Role(enum.StrEnum):
 class SeriesIndex:
     """The series of a chart: their labels, names, roles and starts.
 
-    All charts of one table share an index, and successive intervals share it while the series stay the same. Therefore
-    sinks may cache by its identity.
+    All charts of one table share an index. Successive intervals usually share it, too, while the series stay the same,
+    so sinks may cache by its identity.
 
     All four tuples have one element per series. `labels` are the values that identify a series, one for each label of
     the chart. `names` are display names for the same values, such as a host name for an address; they may improve over

@@ -64,7 +64,7 @@ class Groups:
 
 
 class Aggregator:
-    """Group rows with equal keys by sorting a hash of the keys, because one sort is cheaper than one for each field.
+    """Groups rows with equal keys by sorting a hash of the keys, because one sort is cheaper than one for each field.
 
     Keys may come from the network. An attacker who knew which keys collide could slow down every interval. Therefore
     the hash is universal, with random multipliers. If keys collide anyway, new multipliers are drawn.
