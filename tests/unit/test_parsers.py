@@ -59,7 +59,7 @@ class _Relay(relay.Relay):
         self.written: list[bytes] = []
         self._connected = True
 
-    def _ready(self, seconds: float) -> dict[int, int]:
+    def _wait(self, seconds: float) -> dict[int, int]:
         return {self.fd: 1}
 
     def _write(self, data: bytes) -> None:
