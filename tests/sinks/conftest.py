@@ -1,4 +1,4 @@
-"""Fixtures of the tests with real servers, which tools/setup installs."""
+"""Fixtures for the tests with real servers, which tools/setup installs."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from tests.kernel.programs import program
 
 @pytest.fixture(scope="session", autouse=True)
 def permission() -> None:
-    """The daemon is the real one, too."""
+    """Require the permissions that the real daemon needs."""
     features.require_permission(features.detect())
 
 
 @pytest.fixture(scope="session")
 def workload() -> Path:
-    """The workload of tests/kernel, compiled."""
+    """Return the path of the compiled workload of tests/kernel."""
     return program("workload")

@@ -1,4 +1,4 @@
-"""The original StatsD daemon, npm's `statsd`, and what it must have by what ebpfmon's JSON log says."""
+"""The original StatsD daemon (npm's `statsd`), and the values that it must have according to ebpfmon's JSON log."""
 
 from __future__ import annotations
 
@@ -20,22 +20,24 @@ Namer = Callable[[Number], str]
 
 
 class Etsy:
-    """A running daemon that flushes nothing, so that its counters only grow; it listens on both loopbacks, by both
-    protocols."""
+    """A running StatsD daemon. It listens on both loopback addresses with both protocols.
+
+    It never flushes, so its counters only grow.
+    """
 
     def __init__(self, process: subprocess.Popen[bytes], port: int, admin: int) -> None:
         self._process, self.port, self._admin = process, port, admin
 
     def ask(self, command: str) -> dict[str, float]:
-        """`counters` or `gauges`: node's own way to write an object."""
-        said = b""
+        """Send the command `counters` or `gauges`, and parse the answer, which is printed like an object in node."""
+        answer = b""
         with socket.create_connection(("127.0.0.1", self._admin), 30) as end:
             end.sendall(f"{command}\n".encode())
-            while not said.endswith(b"END\n\n"):
+            while not answer.endswith(b"END\n\n"):
                 part = end.recv(1 << 16)
                 assert part
-                said += part
-        found = re.findall(r"^\s*\{?\s*'?([^':\s]+)'?: (-?[\d.e+-]+)[, }]*$", said.decode(), re.M)
+                answer += part
+        found = re.findall(r"^\s*\{?\s*'?([^':\s]+)'?: (-?[\d.e+-]+)[, }]*$", answer.decode(), re.M)
         return {name: float(number) for name, number in found}
 
     def kill(self) -> None:
@@ -45,10 +47,10 @@ class Etsy:
 
 @contextmanager
 def etsy(where: Path, port: int | None = None) -> Iterator[Etsy]:
-    """From the moment at which it answers."""
+    """Run a StatsD daemon. Yields it when it answers."""
     node = program("node", "nodejs")
-    if not STATS_JS.exists():  # tools/setup has said why
-        pytest.fail(f"'{STATS_JS}' is not there: make ready-test")
+    if not STATS_JS.exists():  # tools/setup has printed the reason
+        pytest.fail(f"'{STATS_JS}' does not exist: run make ready-test")
     admin, any_port = free_ports(2)
     port = port or any_port
     servers = ", ".join(
@@ -73,7 +75,7 @@ def etsy(where: Path, port: int | None = None) -> Iterator[Etsy]:
 
 
 def dropped(port: int) -> int:
-    """Datagrams that found no room in the receive buffer of whoever listens at a port, as the kernel counts them."""
+    """Return how many datagrams to a port the kernel dropped because the receive buffer was full."""
     lines = [line.split() for name in ("udp", "udp6") for line in Path("/proc/net", name).read_text().splitlines()[1:]]
     return sum(int(line[-1]) for line in lines if int(line[1].rpartition(":")[2], 16) == port)
 
@@ -83,7 +85,10 @@ def clean(text: str) -> str:
 
 
 def names(prefix: str, tags: str = "none") -> Namer:
-    """How a number of the JSON log is called by etsy's daemon, which takes Datadog's tags for Graphite's."""
+    """Return a function that returns the name of a number in etsy's daemon.
+
+    The daemon reads Datadog's tags like Graphite's.
+    """
 
     def name(of: Number) -> str:
         metric = f"{prefix}.{clean(of.chart['id'])}"
@@ -97,7 +102,7 @@ def names(prefix: str, tags: str = "none") -> Namer:
 
 
 def summed(lines: Lines, name: Namer) -> dict[str, float]:
-    """All that was counted, by name: what was ever other than 0."""
+    """Return the sums of counters by name, without those that were always 0."""
     sums: dict[str, float] = defaultdict(float)
     for number in each(lines):
         if number.amount and not number.is_gauge:
@@ -106,7 +111,7 @@ def summed(lines: Lines, name: Namer) -> dict[str, float]:
 
 
 def gauges(lines: Lines, name: Namer) -> dict[str, float]:
-    """The last value of each gauge."""
+    """Return the last value of each gauge by name."""
     return {name(number): number.amount for number in each(lines) if number.is_gauge}
 
 

@@ -1,4 +1,4 @@
-"""A minute in which one daemon feeds Netdata, etsy's StatsD, Netdata's StatsD, Prometheus and two logs at once."""
+"""Run one daemon for a minute with Netdata, etsy's StatsD, Netdata's StatsD, Prometheus and two logs."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ from tests.sinks.support import Daemon, Lines, Sink, free_ports, traffic, until
 T = TypeVar("T")
 WATCHED_S = 60
 EVERY_S = 9
-"""So often the workload runs."""
+"""Seconds between two runs of the workload."""
 NAME = f"busy-{os.getpid()}"
-"""Of the workload: other tests may run one at the same time."""
+"""The name of the workload. It is unique, because other tests may run a workload at the same time."""
 GROUPS = f"busy: {NAME}\nshells: sh cat\nlate: postgres\n"
 PLAN = {"open": 1009, "read": 2003, "write": 1511, "unlink": 127, "fork": 41, "read_fail": 89, "write_fail": 97}
 COUNTERS = {
@@ -38,21 +38,21 @@ COUNTERS = {
     "ebpfmon_apps_vfs_read_error_calls_total": "read_errors", "ebpfmon_apps_file_deleted_calls_total": "unlink_calls",
     "ebpfmon_apps_process_create_calls_total": "processes_created",
 }  # fmt: skip
-# name: protocol, host, tags; datadog's tags and graphite's are the same for etsy's daemon
+# name: protocol, host, tags. etsy's daemon reads Datadog's tags like Graphite's.
 TO_ETSY = {
     "udp4": ("udp", LOOPBACKS["4"], "none"), "tcp4": ("tcp", LOOPBACKS["4"], "none"),
     "udp6": ("udp", LOOPBACKS["6"], "none"), "tcp6": ("tcp", LOOPBACKS["6"], "none"),
     "datadog": ("udp", "localhost", "datadog"), "graphite": ("tcp", "localhost", "graphite"),
 }  # fmt: skip
-# without "_" in front of a dot: Netdata makes that a dot, too
+# No "_" before a dot, because Netdata replaces it by a dot.
 TO_NETDATA = {"ndudp": ("udp", LOOPBACKS["4"], "none"), "ndtcp": ("tcp", LOOPBACKS["6"], "none")}
-# not by destination: it makes a chart of its own of every counter
+# Not by destination, because Netdata creates a chart for every counter.
 FOR_NETDATA = ["ebpf.*", "apps.*", "!ebpf.outbound_*", "!ebpf.inbound_*"]
 
 
 @dataclass(frozen=True)
 class Minute:
-    """What was seen of it. The daemon has ended, and the servers are still there; or why one cannot be."""
+    """The results. The daemon has ended, and the servers still run. A string says why a server does not run."""
 
     netdata: Netdata | str
     etsy: Etsy | str
@@ -61,19 +61,19 @@ class Minute:
     sinks: tuple[str, ...]
     lines: Lines
     fives: Lines
-    """Of a log with an interval of five seconds."""
+    """The lines of a log with an interval of five seconds."""
     polls: Sequence[Poll]
     counted_once: Mapping[str, float]
-    """By counter, what Prometheus had of the workload when it had run once."""
+    """The counters of the workload in Prometheus after its first run."""
     runs: int
-    """Of the workload, after that."""
+    """How often the workload ran after that."""
     measured: tuple[float, float]
-    """Prometheus' time in which those were, and how long that was."""
+    """The end of these runs in Prometheus' time, and their duration in seconds."""
     metrics: bytes
 
 
-def there(server: T | str) -> T:
-    """A server; without it the test is skipped."""
+def require(server: T | str) -> T:
+    """Return a server. Skip the test if it does not run."""
     if isinstance(server, str):
         pytest.skip(server)
     return server
@@ -81,7 +81,7 @@ def there(server: T | str) -> T:
 
 @contextmanager
 def watched(workload: Path, where: Path) -> Iterator[Minute]:
-    """It takes somewhat longer than a minute."""
+    """Run everything, which takes a little more than a minute."""
     groups, busy = where / "groups.conf", where / NAME
     groups.write_text(GROUPS)
     shutil.copy(workload, busy)
@@ -96,7 +96,7 @@ def watched(workload: Path, where: Path) -> Iterator[Minute]:
         settings = f'[groups]\nfile = "{groups}"\n[plugins.network_viewer]\nips = "*"\n'
         daemon = servers.enter_context(Daemon(where, sinks, settings).running("--load-mode", "return"))
         prom = _started(servers, prometheus(where, f"127.0.0.1:{port}"))
-        work(busy, where, PLAN)  # so that its series is there before what is measured
+        work(busy, where, PLAN)  # so that its series exist before the measurement
         counted_once = until(lambda: _counted(prom, {}, 1), "the workload's series")
         until(lambda: isinstance(nd, str) or nd.has_data_since(0), "Netdata's first data")
         begun = time.time()
@@ -115,21 +115,21 @@ def watched(workload: Path, where: Path) -> Iterator[Minute]:
 
 
 def _started(servers: ExitStack, server: AbstractContextManager[T]) -> T | str:
-    """It, or why it is not to be had."""
+    """Start a server. Return it, or the reason why it cannot run."""
     try:
         return servers.enter_context(server)
-    except pytest.skip.Exception as why:
-        return str(why)
+    except pytest.skip.Exception as reason:
+        return str(reason)
 
 
 def _sinks(nd: Netdata | str, statsd: Etsy | str) -> list[Sink]:
-    found: list[Sink] = []
+    sinks: list[Sink] = []
     if not isinstance(nd, str):
-        found += [{"type": "plugins_d", "socket": str(nd.socket)}]
-        found += [_statsd(name, nd.statsd, *how) | {"charts": FOR_NETDATA} for name, how in TO_NETDATA.items()]
+        sinks += [{"type": "plugins_d", "socket": str(nd.socket)}]
+        sinks += [_statsd(name, nd.statsd, *how) | {"charts": FOR_NETDATA} for name, how in TO_NETDATA.items()]
     if not isinstance(statsd, str):
-        found += [_statsd(name, statsd.port, *how) for name, how in TO_ETSY.items()]
-    return found
+        sinks += [_statsd(name, statsd.port, *how) for name, how in TO_ETSY.items()]
+    return sinks
 
 
 def _statsd(name: str, port: int, protocol: str, host: str, tags: str) -> dict[str, object]:
@@ -143,7 +143,7 @@ def _fives(where: Path) -> Sink:
 
 
 def _watch(nd: Netdata | str, busy: Path, where: Path) -> tuple[int, list[Poll]]:
-    """The minute itself: how often the workload ran, and what Netdata collected."""
+    """Wait for a minute. Return how often the workload ran, and what Netdata collected."""
     stop, runs = threading.Event(), [0]
 
     def run_now_and_then() -> None:
@@ -166,11 +166,11 @@ def _watch(nd: Netdata | str, busy: Path, where: Path) -> tuple[int, list[Poll]]
 
 
 def _counted(prom: Prometheus | str, since: Mapping[str, float], times: int) -> dict[str, float]:
-    """What Prometheus has of each counter of the workload, once that is so many runs more."""
+    """Return the workload's counters in Prometheus, or nothing if they do not include so many more runs."""
     if isinstance(prom, str):
         return dict.fromkeys(COUNTERS, 0.0)
     found = {metric: prom.ask(f'{metric}{{application="busy"}}') for metric in COUNTERS}
     values = {metric: float(series[0]["value"][1]) for metric, series in found.items() if series}
-    wanted = counts_of(PLAN)
-    enough = all(values.get(m, -1) >= since.get(m, 0) + times * wanted[c] for m, c in COUNTERS.items())
+    expected = counts_of(PLAN)
+    enough = all(values.get(m, -1) >= since.get(m, 0) + times * expected[c] for m, c in COUNTERS.items())
     return values if enough else {}

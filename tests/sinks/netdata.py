@@ -1,4 +1,4 @@
-"""Debian's Netdata: runs the relay as its plugin, and has a StatsD server of its own."""
+"""Debian's Netdata, which runs the relay as its plugin, and has its own StatsD server."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ USUAL = re.compile(r"ebpfmon\.plugin: |INFO +: (PLUGINSD\[ebpfmon\] : (thread cr
 
 
 class Netdata:
-    """It, and a directory for all, that its user can reach."""
+    """A Netdata in a directory that its user can read."""
 
     def __init__(self, where: Path, *, user: str, statsd: bool) -> None:
         self.where, self._program = where, program("netdata", "netdata-core")
@@ -86,11 +86,11 @@ class Netdata:
 
     @property
     def socket(self) -> Path:
-        """Where its relay looks for the daemon."""
+        """The socket at which the relay connects to the daemon."""
         return self.where / "run" / "ebpfmon" / "plugins.d.sock"
 
     def install_relay(self) -> None:
-        """By `ebpfmon install netdata`, of a copy that Netdata's user can read: this tree may be in somebody's home."""
+        """Run `ebpfmon install netdata` on a copy that Netdata's user can read, because this tree may be in a home."""
         shutil.copytree(ROOT / "ebpfmon_sinks", self.where / "ebpfmon_sinks")
         command = [sys.executable, "-m", "ebpfmon", "install", "netdata", "--directory", str(self.where / "plugins")]
         subprocess.run(command, cwd=self.where, check=True)
@@ -125,13 +125,15 @@ class Netdata:
         return any(row[0] > when_s + 2 and row[1] is not None for row in last)
 
     def collected(self) -> str:
-        """All as it was collected, for Prometheus; asked by another server each time, as Netdata leaves out what was
-        not collected since one last asked."""
-        what = f"format=prometheus&source=as-collected&timestamps=yes&names=no&server={next(self._servers)}"
-        return self.get(f"allmetrics?{what}")
+        """Return all collected values in Prometheus' format.
+
+        Each request has another server name, because Netdata leaves out values that a server has had before.
+        """
+        query = f"format=prometheus&source=as-collected&timestamps=yes&names=no&server={next(self._servers)}"
+        return self.get(f"allmetrics?{query}")
 
     def of_statsd(self, type_: str) -> dict[str, float]:
-        """`counter` or `gauge`: the value of each metric as it was collected, not as it is shown."""
+        """Return the collected (not the shown) value of each StatsD metric of type `counter` or `gauge`."""
         text = self.collected()
         found = re.findall(rf'\{{chart="statsd_([^"]+)_{type_}",.*\}} (-?\d+)', text)
         return {name: float(number) / (1000 if type_ == "gauge" else 1) for name, number in found}
@@ -140,19 +142,19 @@ class Netdata:
         return (self.where / "log" / "error.log").read_text(errors="replace").splitlines()
 
     def complaints(self) -> list[str]:
-        """About us."""
+        """Return the unusual lines about ebpfmon in the error log."""
         return [line for line in self.error_log() if "ebpf" in line.lower() and not USUAL.search(line)]
 
 
 @contextmanager
 def netdata(user: str, *, statsd: bool = False) -> Iterator[Netdata]:
-    """Not started yet; all of it is gone afterwards."""
+    """Yield a Netdata that is not started yet. It is stopped and removed at the end."""
     where = Path(tempfile.mkdtemp(prefix="netdata-"))
-    made: Netdata | None = None
+    server: Netdata | None = None
     try:
-        made = Netdata(where, user=user, statsd=statsd)
-        yield made
+        server = Netdata(where, user=user, statsd=statsd)
+        yield server
     finally:
-        if made:
-            made.stop()
+        if server:
+            server.stop()
         shutil.rmtree(where)

@@ -1,4 +1,4 @@
-"""What Netdata must have, by what the daemon wrote down: compared to the last unit, second by second."""
+"""Compare what Netdata has, second by second, with what the daemon logged."""
 
 from __future__ import annotations
 
@@ -31,11 +31,11 @@ class Api(Protocol):
 
 
 Poll = Mapping[Key, tuple[int, int]]
-"""All as Netdata collected it: the numbers as the sink sent them, and when, in milliseconds of its clock."""
+"""All values that Netdata collected: the number that the sink sent, and the time in milliseconds of Netdata's clock."""
 
 
 def poll(api: Api, seconds: float) -> list[Poll]:
-    """One of each update that there is in that time, as far as Netdata can be asked so often."""
+    """Return a poll for each update in so many seconds, as far as Netdata answers in time."""
     polls: list[Poll] = []
     end = time.monotonic() + seconds
     before: Poll | None = None
@@ -53,7 +53,7 @@ def poll(api: Api, seconds: float) -> list[Poll]:
 
 
 def is_whole(one: Poll, snapshot: Mapping[str, Any]) -> bool:
-    """Whether no update was under way: the last chart is of the same time as the first."""
+    """Return whether a poll has one whole update: its last chart has the same time as its first."""
     of_charts = [c["id"] for c in snapshot["charts"] if not c["labels"]]
     first, last = (
         next((ms for (chart, _), (_, ms) in one.items() if chart == id_), 0) for id_ in of_charts[:: len(of_charts) - 1]
@@ -63,15 +63,18 @@ def is_whole(one: Poll, snapshot: Mapping[str, Any]) -> bool:
 
 @dataclass(frozen=True)
 class Line:
-    """A dimension in all the snapshots from the one that Netdata counts from; None where it is not shown."""
+    """A dimension in all snapshots since the one that Netdata counts from. None: the snapshot does not have it."""
 
     values: list[float | None]
     is_rate: bool
     is_negative: bool
 
     def increments(self) -> list[float | None]:
-        """What each update adds. A dimension's first value is where Netdata counts from: what the first has comes with
-        the second, unless it was there from the beginning."""
+        """Return what each update adds.
+
+        Netdata counts from the first value of a dimension, so the first amount is sent with the second update, unless
+        the dimension exists from the beginning.
+        """
         found: list[float | None] = []
         carried, before = 0.0, None
         for n, value in enumerate(self.values):
@@ -83,7 +86,7 @@ class Line:
 
 
 def declarations(*, enabled: bool = False) -> dict[str, Chart]:
-    """The charts of all probes, or of those that are enabled by default, as they are published by application."""
+    """Return the charts of all probes, or of those enabled by default, as they are published by application."""
     probes = [probe for probe in discover().probes.values() if probe.settings().enabled or not enabled]
     charts = [chart for probe in probes for chart in probe.charts]
     published = [chart.for_grouping("apps", "application") if chart.grouped else chart for chart in charts]
@@ -91,14 +94,14 @@ def declarations(*, enabled: bool = False) -> dict[str, Chart]:
 
 
 def dimension_of(number: Number) -> str:
-    """The id that a number's dimension has in Netdata."""
+    """Return the id of a number's dimension in Netdata."""
     if not number.labels:
         return dimension_id(number.id)
     return dimension_id("_".join([number.joined_labels, *([number.id] if number.id != "value" else [])]))
 
 
 def lines_of(snapshots: Sequence[Mapping[str, Any]]) -> dict[Key, Line]:
-    """All that was written down."""
+    """Return all dimensions that were logged."""
     charts = declarations()
     found: dict[Key, Line] = {}
     for n, snapshot in enumerate(snapshots):
@@ -117,8 +120,10 @@ def lines_of(snapshots: Sequence[Mapping[str, Any]]) -> dict[Key, Line]:
 
 @dataclass(frozen=True)
 class Compared:
-    """How much was: updates, dimensions, numbers as they were collected, points as they are shown; and charts in a
-    second that were shown as they should be, and that were not."""
+    """How much was compared.
+
+    `numbers` were collected, and `points` are shown. `right` and `wrong` count charts in a second.
+    """
 
     updates: int
     dimensions: int
@@ -129,7 +134,7 @@ class Compared:
 
 
 def compare(api: Api, polls: Sequence[Poll], snapshots: Sequence[Mapping[str, Any]]) -> Compared:
-    """All that Netdata collected, and shows, of this run of the daemon, with what the daemon wrote down."""
+    """Compare all that Netdata collected and shows of this run of the daemon with what the daemon logged."""
     reads = [
         next(int(n.amount) for n in numbers_of(s) if (n.chart["id"], n.id) == ("ebpf.io", "vfs_read"))
         for s in snapshots
@@ -138,7 +143,7 @@ def compare(api: Api, polls: Sequence[Poll], snapshots: Sequence[Mapping[str, An
     whole = [{key: value for key, (value, _) in one.items()} for one in polls if is_whole(one, snapshots[0])]
     counted = [one["ebpf.io", "vfs_read"] - BASE for one in whole]
     assert counted
-    # of one snapshot on it counts, and each update is known by how many reads it has: there are some in every second
+    # Netdata counts from one of the snapshots. An update is identified by its reads, because every second has some.
     numbers = {total: n for n, total in enumerate(totals)}
     first = next(n for n, total in enumerate(totals) if all(total + count in numbers for count in counted))
     last = max(numbers[totals[first] + count] for count in counted)
@@ -152,7 +157,7 @@ def compare(api: Api, polls: Sequence[Poll], snapshots: Sequence[Mapping[str, An
 
 
 def declared(snapshot: Mapping[str, Any]) -> dict[str, set[Key]]:
-    """By chart, what tells its dimensions apart, and their names."""
+    """Return the keys and names of dimensions by chart."""
     found: dict[str, set[Key]] = {}
     for number in numbers_of(snapshot):
         found.setdefault(number.chart["id"], set()).add((dimension_of(number), number.joined_names))
@@ -160,8 +165,10 @@ def declared(snapshot: Mapping[str, Any]) -> dict[str, set[Key]]:
 
 
 def compare_collected(raw: Mapping[Key, int], lines: Mapping[Key, Line], n: int) -> int:
-    """To the last unit: Netdata was told the sum of all that was written down until update n. Returns how many numbers
-    that were; what was retired is not looked at."""
+    """Check that Netdata was sent exactly the sum of everything that was logged until update n.
+
+    Dimensions that became obsolete are not checked. Returns how many numbers were compared.
+    """
     there = {key for key, line in lines.items() if line.values[n] is not None}
     assert there <= {*raw}, f"{n}: {sorted(there - {*raw})[:9]}"
     for key in there:
@@ -175,28 +182,32 @@ def compare_collected(raw: Mapping[Key, int], lines: Mapping[Key, Line], n: int)
 
 
 def shown(api: Api, chart: str, after: int, before: int) -> dict[str, dict[int, float | None]]:
-    """Of each dimension what Netdata shows, by second."""
+    """Return what Netdata shows of each dimension by second."""
     got = api.json(f"data?chart={chart}&after={after - 1}&before={before}&format=json&options=jsonwrap,seconds")
     rows = {int(row[0]): row[1:] for row in got["result"]["data"]}
     return {id_: {second: row[n] for second, row in rows.items()} for n, id_ in enumerate(got["dimension_ids"])}
 
 
 LATE_S = 10
-"""So many seconds later than they were written down may Netdata show things, if it had no time for them sooner."""
+"""How many seconds late Netdata may show values if it was too busy."""
 Rates = Sequence[tuple[float, float, float]]
-"""Of dimensions: the rate in an interval and in the next one, and what is shown."""
+"""For each dimension: the rate in an interval, the rate in the next one, and the rate that is shown."""
 
 
 def compare_shown(api: Api, lines: Mapping[Key, Line], snapshots: Sequence[Mapping[str, Any]]) -> tuple[int, int, int]:
-    """Second by second; returns how many points were compared, and how many charts in a second were right and wrong.
+    """Compare what Netdata shows second by second.
 
-    A level is what was collected in that second, as it is. A rate Netdata takes for even between two updates, and shows
-    its mean over each whole second; as updates come some hundredths after the second, that is the mean of two updates'
-    rates. The weights it has from when the first one came, which nobody can ask for, but they are the same for all
-    dimensions of a chart: the one that changed most tells them, and they must be right for the others, and move from
-    second to second with the microseconds that the sink names (but where Netdata takes its own clock, as it does after
-    a delay; if that was a second or more, all that it shows is of an interval before). Left out are seconds around an
-    interval that was much longer or shorter, and charts that were just declared anew: their sums were compared.
+    Returns how many points were compared, and how many charts in a second were right and wrong.
+
+    Gauges are shown as they were collected in that second. Netdata assumes that a rate is constant between two updates,
+    and shows its mean over each whole second. Updates come a little after the full second, so a value
+    is the weighted mean of the rates of two updates. The weight depends on when the first update came, which
+    cannot be queried, but it is the same for all dimensions of a chart. It is computed from the dimension that changed
+    most, must fit the others, and must move from second to second with the microseconds that the sink sends.
+    After a delay, Netdata uses its own clock instead; if the delay was a second or more, it shows an earlier interval.
+
+    Seconds near an interval of unusual length, and charts that were just declared again, are left out. Their sums were
+    compared already.
     """
     points = right = late = wrong = left_out = 0
     times = [(math.floor(s["time"]), s["elapsed_s"]) for s in snapshots]
@@ -209,13 +220,15 @@ def compare_shown(api: Api, lines: Mapping[Key, Line], snapshots: Sequence[Mappi
     moves: list[float] = []
 
     def is_regular(chart: str, start: int, n: int) -> bool:
-        """Whether from one update on up to another nothing was out of the ordinary."""
+        """Return whether all updates from `start` to `n` were on time and had the same dimensions."""
         alike = all(one.get(chart) == were[n].get(chart) for one in were[max(start, 0) : n])
         return start > 0 and all(on_time[start : n + 1]) and alike
 
     def as_of(chart: str, second: int, m: int) -> tuple[int, float | None]:
-        """How many points are shown in a second, and the weight with which all that is what was written down in update
-        m and the one before; None: it is not."""
+        """Compare a chart in a second with updates m - 1 and m.
+
+        Returns how many points are shown, and the weight of update m - 1, or None if the points do not fit.
+        """
         rates, count = [], 0
         for key in dimensions[chart]:
             before, now = increments[key][m - 1 : m + 1]
@@ -250,7 +263,7 @@ def compare_shown(api: Api, lines: Mapping[Key, Line], snapshots: Sequence[Mappi
                 print(f"{chart} at {second}: {values}")
         else:
             left_out += 1
-    print(f"of all charts and seconds {late} were shown late, and {left_out} left out, as much changed before")
+    print(f"of all charts and seconds, {late} were shown late, and {left_out} were left out because of changes before")
     moves = [move for move in moves if not math.isnan(move)]
     if len(moves) > 20 and not late and not left_out:
         assert statistics.median(map(abs, moves)) < 0.004
@@ -258,19 +271,21 @@ def compare_shown(api: Api, lines: Mapping[Key, Line], snapshots: Sequence[Mappi
 
 
 def weight_of(dims: Rates) -> float | None:
-    """The part of the earlier rate in what is shown of all these dimensions; NaN if they tell none; None if there is
-    none with which it would be right."""
+    """Return the weight of the earlier rate in the shown values of all dimensions.
+
+    It is NaN if the rates are too similar to compute it, and None if no weight fits.
+    """
     if not dims:
         return math.nan
     before, now, value = max(dims, key=lambda rates: abs(rates[1] - rates[0]))
     change, sum_ = abs(now - before), now + before
     weight = (now - value) / (now - before) if change else 0.0
-    tells = change > 0.1 * sum_
-    if tells and not -0.001 < weight < 1.001:
+    is_known = change > 0.1 * sum_
+    if is_known and not -0.001 < weight < 1.001:
         return None
     for before, now, value in dims:
         # the log has the length of an interval to a tenth of a millisecond: so exact are rates, and weights
         unsure = 1e-4 * (now + before + (abs(now - before) * sum_ / change if change else 0)) + 1e-6
         if abs(value - (before * weight + now * (1 - weight))) > unsure:
             return None
-    return weight if tells else math.nan
+    return weight if is_known else math.nan

@@ -1,4 +1,4 @@
-"""Debian's Prometheus, and its `rate()` as its documentation and source have it."""
+"""Debian's Prometheus, and its function `rate()` according to its documentation and source."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from tests.sinks.support import free_ports, program, running, until
 
 
 class Prometheus:
-    """One that scrapes; it can be asked for what it had at any time."""
+    """A Prometheus that scrapes ebpfmon."""
 
     def __init__(self, address: str) -> None:
         self._address = address
 
     def ask(self, query: str, at: float | None = None) -> list[dict[str, Any]]:
-        asked = {"query": query, **({"time": f"{at:.3f}"} if at else {})}
-        url = f"http://{self._address}/api/v1/query?{urllib.parse.urlencode(asked)}"
+        parameters = {"query": query, **({"time": f"{at:.3f}"} if at else {})}
+        url = f"http://{self._address}/api/v1/query?{urllib.parse.urlencode(parameters)}"
         with urllib.request.urlopen(url, timeout=30) as answer:
             found = json.load(answer)
         assert found["status"] == "success"
@@ -31,7 +31,7 @@ class Prometheus:
 
 @contextmanager
 def prometheus(where: Path, target: str) -> Iterator[Prometheus]:
-    """From its first scrape on, one a second."""
+    """Run a Prometheus that scrapes every second. Yields it after the first scrape."""
     (port,) = free_ports(1)
     config, address = where / "prometheus.yml", f"127.0.0.1:{port}"
     config.write_text(
@@ -43,19 +43,22 @@ def prometheus(where: Path, target: str) -> Iterator[Prometheus]:
         f"--web.listen-address={address}", "--log.level=warn",
     ]  # fmt: skip
     with running(command, where / "prometheus.out"):
-        made = Prometheus(address)
-        until(lambda: made.ask("up == 1"), "Prometheus scrapes")
-        yield made
+        server = Prometheus(address)
+        until(lambda: server.ask("up == 1"), "Prometheus scrapes")
+        yield server
 
 
 def rate(samples: Sequence[Sequence[Any]], at: float, seconds: float) -> float:
-    """Of a counter that was never reset: what it grew by, prolonged to the ends of the range (as far as half a
-    distance between two samples, where they begin late or end early; and not to below 0), by the range's length."""
+    """Return the rate of a counter that was never reset.
+
+    It is the increase, extrapolated to the ends of the range, divided by the length of the range. If the samples begin
+    late or end early, they are extrapolated by half the distance between two samples only, and never to below 0.
+    """
     times, values = [float(t) for t, _ in samples], [float(v) for _, v in samples]
     sampled, grown = times[-1] - times[0], values[-1] - values[0]
     step = sampled / (len(samples) - 1)
     to_start, to_end = times[0] - (at - seconds), at - times[-1]
     if grown > 0 and values[0] >= 0:
         to_start = min(to_start, sampled * values[0] / grown)
-    prolonged = sampled + sum(side if side < 1.1 * step else step / 2 for side in (to_start, to_end))
-    return grown * prolonged / sampled / seconds
+    extrapolated = sampled + sum(side if side < 1.1 * step else step / 2 for side in (to_start, to_end))
+    return grown * extrapolated / sampled / seconds

@@ -1,4 +1,4 @@
-"""HTTP servers that take what is posted to them, or do anything else instead; all in a thread, on 127.0.0.1."""
+"""HTTP servers that accept what is posted to them, or fail in different ways. They run in a thread on 127.0.0.1."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from contextlib import contextmanager, suppress
 from typing import Any
 
 _RESET = struct.pack("ii", 1, 0)  # SO_LINGER: close(2) sends RST
-KINDS = ("takes", "answers_500", "hangs", "resets", "fills")
+KINDS = ("accepts", "answers_500", "hangs", "resets", "fills")
 
 
 class Receivers:
-    """`takes` keeps what came; `fills` never reads, so that its buffers and the sender's become full."""
+    """The servers. `accepts` keeps what it receives. `fills` never reads, so all buffers fill up."""
 
     def __init__(self) -> None:
-        self.taken: list[dict[str, Any]] = []
+        self.accepted: list[dict[str, Any]] = []
         self.connections = dict.fromkeys(KINDS, 0)
         self.ports: dict[str, int] = {}
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def serve(self, ready: threading.Event, stop: asyncio.Event) -> None:
-        """Until `stop` is set."""
+        """Serve until `stop` is set."""
         servers = [await self._open(kind) for kind in KINDS]
         ready.set()
         await stop.wait()
@@ -57,9 +57,9 @@ class Receivers:
         self.ports[kind] = end.getsockname()[1]
         return await asyncio.start_server(answer, sock=end, limit=1 << 16)
 
-    async def _takes(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def _accepts(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         while True:
-            self.taken.append(json.loads(await _body(reader)))
+            self.accepted.append(json.loads(await _body(reader)))
             writer.write(b"HTTP/1.1 204 No Content\r\n\r\n")
 
     async def _answers_500(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -68,7 +68,7 @@ class Receivers:
             writer.write(b"HTTP/1.1 500 Internal Server Error\r\nContent-Length: 0\r\n\r\n")
 
     async def _hangs(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        while await reader.read(1 << 16):  # until the other side gives up
+        while await reader.read(1 << 16):  # until the client gives up
             pass
 
     async def _resets(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -89,19 +89,19 @@ async def _body(reader: asyncio.StreamReader) -> bytes:
 
 @contextmanager
 def receivers() -> Iterator[Receivers]:
-    """All of them."""
-    made, ready, ends = Receivers(), threading.Event(), list[Callable[[], object]]()
+    """Run all servers in a thread."""
+    servers, ready, ends = Receivers(), threading.Event(), list[Callable[[], object]]()
 
     async def serve() -> None:
         stop, loop = asyncio.Event(), asyncio.get_running_loop()
         ends.append(lambda: loop.call_soon_threadsafe(stop.set))
-        await made.serve(ready, stop)
+        await servers.serve(ready, stop)
 
     thread = threading.Thread(target=lambda: asyncio.run(serve()))
     thread.start()
     try:
         assert ready.wait(30)
-        yield made
+        yield servers
     finally:
         ends[0]()
         thread.join()

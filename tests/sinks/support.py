@@ -1,4 +1,4 @@
-"""What the tests with real servers share: waiting, ports, processes, the daemon, and something for it to see."""
+"""Helpers for the tests with real servers: waiting, ports, processes, the daemon, and activity to count."""
 
 from __future__ import annotations
 
@@ -27,30 +27,30 @@ Sink = Mapping[str, Any]
 
 
 def program(name: str, package: str) -> str:
-    """Where a server is. Without it the test is skipped; but not in CI on a system that has its package."""
+    """Return the path of a server. Without it, skip the test, or fail in CI if the system has its package."""
     found = shutil.which(name, path=f"{os.environ['PATH']}:/usr/sbin:/sbin")
     if not found:
         known = subprocess.run(["apt-cache", "madison", package], capture_output=True, check=False).stdout
-        why = f"there is no '{name}': apt-get install {package}"
+        reason = f"'{name}' is not installed: apt-get install {package}"
         if IS_CI and known:
-            pytest.fail(why)
-        pytest.skip(why if known else f"there is no '{name}', and this system has no package '{package}'")
+            pytest.fail(reason)
+        pytest.skip(reason if known else f"'{name}' is not installed, and this system has no package '{package}'")
     return found
 
 
-def until(condition: Callable[[], Any], what: str = "what was waited for", seconds: float = 100) -> Any:
-    """Wait until something holds; returns it. Whoever does not answer yet, or not whole, is asked again."""
+def until(condition: Callable[[], Any], what: str = "the condition", seconds: float = 100) -> Any:
+    """Wait until a condition is true, and return its value. Errors of servers that do not answer yet are ignored."""
     end = time.monotonic() + seconds
     while True:
         with suppress(OSError, ValueError, KeyError):
             if found := condition():
                 return found
-        assert time.monotonic() < end, f"in vain: {what}"
+        assert time.monotonic() < end, f"timed out: {what}"
         time.sleep(0.1)
 
 
 def free_ports(count: int) -> list[int]:
-    """Ports that nobody has now, by either protocol and family."""
+    """Return ports that are free for both protocols and both families."""
     with ExitStack() as stack:
         ports: list[int] = []
         while len(ports) < count:
@@ -59,7 +59,7 @@ def free_ports(count: int) -> list[int]:
                 for kind in (socket.SOCK_STREAM, socket.SOCK_DGRAM)
             )
             tcp.bind(("::", 0))
-            with suppress(OSError):  # somebody has it by UDP
+            with suppress(OSError):  # the port is in use by UDP
                 udp.bind(tcp.getsockname())
                 ports.append(int(tcp.getsockname()[1]))
         return ports
@@ -69,7 +69,7 @@ def free_ports(count: int) -> list[int]:
 def running(
     command: Sequence[str | Path], out: Path | None = None, env: Mapping[str, str] | None = None
 ) -> Iterator[subprocess.Popen[bytes]]:
-    """A process whose output goes to a file, or nowhere; ended by its id."""
+    """Run a process whose output goes to a file or is discarded."""
     with out.open("ab") if out else open(os.devnull, "ab") as file:
         process = subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=file, stderr=file, env={**os.environ, **(env or {})}, cwd=ROOT
@@ -107,12 +107,12 @@ class Number:
 
     @property
     def joined_labels(self) -> str:
-        """The label values as backends without labels have them."""
+        """The joined label values, for backends without labels."""
         return self._joined(self.labels)
 
     @property
     def joined_names(self) -> str:
-        """The same as people read it."""
+        """The joined names of the label values."""
         return self._joined(self.names)
 
     def _joined(self, texts: tuple[str, ...]) -> str:
@@ -128,7 +128,7 @@ class Number:
 
 
 def numbers_of(line: Mapping[str, Any]) -> Iterator[Number]:
-    """All numbers of a line of the JSON log, as its schema says."""
+    """Yield all numbers of a line of the JSON log."""
     for chart in line["charts"]:
         for series in chart["series"]:
             labels = tuple(series["labels"].values())
@@ -150,10 +150,10 @@ def _columns(chart: Mapping[str, Any], series: Mapping[str, Any]) -> Iterator[tu
 
 
 class Daemon:
-    """`ebpfmon run` with these sinks, and with one that logs JSON."""
+    """`ebpfmon run` with these sinks and one that logs JSON."""
 
     def __init__(self, where: Path, sinks: Sequence[Sink], settings: str = "", name: str = "ebpfmon") -> None:
-        """`settings`: what else is set, as TOML."""
+        """Write the settings file. `settings` is TOML to add."""
         self._toml, self.log, self.out = where / f"{name}.toml", where / f"{name}.json", where / f"{name}.out"
         text = settings
         for sink in ({"type": "log", "format": "json", "path": str(self.log)}, *sinks):
@@ -162,19 +162,19 @@ class Daemon:
         self.process: subprocess.Popen[bytes] | None = None
 
     def start(self, *arguments: str, around: Sequence[str] = ()) -> None:
-        """`around`: a command that runs it."""
+        """Start the daemon. `around` is a command that runs it."""
         command = [*around, sys.executable, "-m", "ebpfmon", "run", *arguments, "--config", str(self._toml)]
         with self.out.open("ab") as out:
             self.process = subprocess.Popen(command, cwd=ROOT, stdin=subprocess.DEVNULL, stdout=out, stderr=out)
 
     @contextmanager
     def running(self, *arguments: str, around: Sequence[str] = ()) -> Iterator[Daemon]:
-        """From its first snapshot on."""
+        """Run the daemon. Yields it after its first snapshot."""
         self.start(*arguments, around=around)
         try:
             with suppress(AssertionError):
                 until(lambda: self.lines() or self.is_dead(), "the first snapshot")
-            assert self.lines(), self.said()
+            assert self.lines(), self.output()
             yield self
         finally:
             self.kill()
@@ -183,22 +183,22 @@ class Daemon:
         return self.process is None or self.process.poll() is not None
 
     def lines(self) -> list[dict[str, Any]]:
-        """What it has written down so far."""
+        """Return the lines that it has logged so far."""
         if not self.log.exists():
             return []
         return [
             msgspec.json.decode(line) for line in self.log.read_bytes().splitlines(keepends=True) if line[-1:] == b"\n"
         ]
 
-    def said(self) -> str:
+    def output(self) -> str:
         return self.out.read_text(errors="replace")
 
     def stop(self) -> list[dict[str, Any]]:
-        """It ends as it should; all that it wrote down."""
+        """Stop the daemon, check that it ends normally, and return all lines that it logged."""
         assert self.process
         self.process.send_signal(signal.SIGTERM)
-        assert self.process.wait(30) == 0, self.said()
-        assert "Traceback" not in self.said(), self.said()
+        assert self.process.wait(30) == 0, self.output()
+        assert "Traceback" not in self.output(), self.output()
         return self.lines()
 
     def kill(self) -> None:
@@ -207,7 +207,7 @@ class Daemon:
             self.process.wait()
 
     def of_sink(self, what: str, sink: str) -> float:
-        """One of ebpfmon's own charts of sinks: what it says of one, in all."""
+        """Return the sum of one of ebpfmon's own charts for a sink."""
         return sum(
             number.amount
             for line in self.lines()
@@ -218,7 +218,7 @@ class Daemon:
 
 @contextmanager
 def traffic(where: Path) -> Iterator[None]:
-    """Programs that start and end, files, connections by both families; after a while a program that is new."""
+    """Start programs, read files and open connections of both families. After some time, start another program."""
     stop, late = threading.Event(), where / "postgres"
     shutil.copy("/bin/cat", late)
 

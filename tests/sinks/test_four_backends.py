@@ -1,5 +1,7 @@
-"""One daemon feeds Netdata, etsy's StatsD, Netdata's StatsD, Prometheus and a log, all at once, for a minute: each has
-exactly what the log says, and the log what a known workload did."""
+"""One daemon feeds Netdata, etsy's StatsD, Netdata's StatsD, Prometheus and a log for a minute.
+
+Each backend has exactly the numbers of the log, and the log those of a known workload.
+"""
 
 from __future__ import annotations
 
@@ -14,12 +16,12 @@ import pytest
 from ebpfmon_sinks.http_json.metrics import name_of, type_of
 from tests.kernel.support import counts_of
 from tests.sinks.etsy import dropped, gauges, names, of, summed
-from tests.sinks.minute import COUNTERS, PLAN, TO_ETSY, TO_NETDATA, WATCHED_S, Minute, there, watched
+from tests.sinks.minute import COUNTERS, PLAN, TO_ETSY, TO_NETDATA, WATCHED_S, Minute, require, watched
 from tests.sinks.plugins_d_values import compare, declarations, dimension_of
 from tests.sinks.prometheus import rate
 from tests.sinks.support import Lines, Number, numbers_of, program, until
 
-pytestmark = pytest.mark.timeout(400)  # with the fixture, which takes the minute
+pytestmark = pytest.mark.timeout(400)  # includes the fixture, which takes a minute
 
 
 @pytest.fixture(scope="module")
@@ -28,37 +30,39 @@ def minute(workload: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator
         yield seen
 
 
-def test_no_sink_has_failed_or_lost_anything(minute: Minute) -> None:
-    # on a machine that is very busy http_json begins late, as its libraries are large; it keeps the newest alone anyway
+def test_no_sink_failed_or_lost_anything(minute: Minute) -> None:
+    # On a busy machine http_json starts late, because its libraries are large. It keeps only the newest snapshot.
     sinks = [sink for sink in minute.sinks if sink != "http_json"]
     for what in ("errors", "dropped"):
         assert {sink: minute.daemon.of_sink(what, sink) for sink in sinks} == dict.fromkeys(sinks, 0), what
     assert sum(line["elapsed_s"] for line in minute.lines) >= WATCHED_S
 
 
-def test_a_sink_with_an_interval_of_its_own_has_the_sums(minute: Minute) -> None:
+def test_a_sink_with_its_own_interval_has_the_sums(minute: Minute) -> None:
     def name(number: Number) -> str:
         return f"{number.chart['id']} {number.role} {number.labels} {number.id}"
 
-    assert len({line["time"] // 5 for line in minute.fives[:-1]}) == len(minute.fives) - 1  # the last may be shorter
-    # a sink that is slow loses what is not out when the daemon's time to stop is over, so up to there
+    assert (
+        len({line["time"] // 5 for line in minute.fives[:-1]}) == len(minute.fives) - 1
+    )  # the last one may be shorter
+    # A slow sink loses what it has not written when the daemon stops, so only the common lines are compared.
     fives = minute.fives[:-1]
     lines = [line for line in minute.lines if line["time"] <= fives[-1]["time"]]
     of_fives, of_lines = summed(fives, name), summed(lines, name)
-    # what goes up and down again within five seconds, such as a difference, is 0 in these
+    # A difference that rises and falls within five seconds is 0 in the sums.
     assert of_fives == pytest.approx({key: value for key, value in of_lines.items() if value or key in of_fives})
     assert gauges(fives, name) == gauges(lines, name)
 
 
 def test_netdata_has_every_chart_as_it_is_declared(minute: Minute) -> None:
-    charts = {id_: c for id_, c in there(minute.netdata).json("charts")["charts"].items() if c["plugin"] == "ebpfmon"}
+    charts = {id_: c for id_, c in require(minute.netdata).json("charts")["charts"].items() if c["plugin"] == "ebpfmon"}
     shown = {c["id"]: c for line in minute.lines for c in line["charts"] if c["series"]}
     declared = declarations(enabled=True)
-    assert {*declared} <= {*shown}, "a chart of the probes was never there"
+    assert {*declared} <= {*shown}, "a chart of the probes is missing"
     assert {*charts} == {*shown}
     for id_, chart in shown.items():
         has = charts[id_]
-        assert has["title"] == f"{chart['title']} ({id_})"  # as Netdata shows all titles
+        assert has["title"] == f"{chart['title']} ({id_})"  # Netdata shows all titles like this
         assert (has["units"], has["family"], has["context"]) == (chart["units"], chart["family"], id_)
         assert has["chart_type"] == ("stacked" if any(s["role"] == "other" for s in chart["series"]) else "line")
         assert (has["plugin"], has["module"], has["update_every"]) == ("ebpfmon", chart["family"], 1)
@@ -69,21 +73,23 @@ def test_netdata_has_every_chart_as_it_is_declared(minute: Minute) -> None:
             assert {i: d["name"] for i, d in has["dimensions"].items()} == dimensions
 
 
-def test_netdata_collected_and_shows_what_the_log_says_second_by_second(minute: Minute, record_property: Any) -> None:
-    compared = compare(there(minute.netdata), minute.polls, minute.lines)
+def test_netdata_collected_and_shows_the_numbers_of_the_log_second_by_second(
+    minute: Minute, record_property: Any
+) -> None:
+    compared = compare(require(minute.netdata), minute.polls, minute.lines)
     record_property("netdata", str(compared))
     print(compared)
-    assert compared.updates >= 5  # on a machine that is very busy most cannot be read whole
+    assert compared.updates >= 5  # on a busy machine most updates cannot be read whole
     assert compared.numbers > 100 * compared.updates
-    if compared.updates > 0.9 * WATCHED_S:  # else Netdata had no time to be on time
+    if compared.updates > 0.9 * WATCHED_S:  # otherwise Netdata was too busy
         assert compared.points > 1000
-        # where updates come late Netdata moves a part of an amount from one second to the next
+        # If updates are late, Netdata moves a part of an amount to the next second.
         assert compared.wrong <= 0.02 * compared.right
 
 
-def test_netdata_has_nothing_to_complain_of(minute: Minute) -> None:
-    assert there(minute.netdata).complaints() == []
-    connected = [line for line in there(minute.netdata).error_log() if "PLUGINSD[ebpfmon] : connected to" in line]
+def test_netdata_logs_no_problem(minute: Minute) -> None:
+    assert require(minute.netdata).complaints() == []
+    connected = [line for line in require(minute.netdata).error_log() if "PLUGINSD[ebpfmon] : connected to" in line]
     assert len(connected) == 1
 
 
@@ -92,7 +98,7 @@ State = tuple[dict[str, float], dict[str, float]]
 
 
 def expected(lines: Lines, sink: str, tags: str) -> list[State]:
-    """What a server should have: all; or all but the last, which comes with the end and has little time."""
+    """Return the states that a server may have: with or without the last interval, for which there is little time."""
     name = names(sink, tags)
     return [(summed(some, name), gauges(some, name)) for some in (lines, lines[:-1])]
 
@@ -104,12 +110,12 @@ def compare_states(found: State, states: Sequence[State]) -> None:
 
 
 @pytest.mark.parametrize("sink", TO_ETSY)
-def test_etsys_daemon_has_counted_exactly_what_the_log_says(minute: Minute, sink: str) -> None:
-    counters, gauges = there(minute.etsy).ask("counters"), there(minute.etsy).ask("gauges")
+def test_etsys_daemon_has_exactly_the_numbers_of_the_log(minute: Minute, sink: str) -> None:
+    counters, gauges = require(minute.etsy).ask("counters"), require(minute.etsy).ask("gauges")
     protocol, _, tags = TO_ETSY[sink]
     states = expected(minute.lines, sink, tags)
     assert counters["statsd.bad_lines_seen"] == 0
-    if protocol == "udp" and (lost := dropped(there(minute.etsy).port)):  # its process did not run for seconds
+    if protocol == "udp" and (lost := dropped(require(minute.etsy).port)):  # its process did not run for some seconds
         print(f"the kernel dropped {lost} datagrams on their way to etsy's daemon")
         assert all(of(sink, counters).get(n, 0) <= value for n, value in states[0][0].items() if value > 0)
         return
@@ -121,18 +127,18 @@ def test_etsys_daemon_has_counted_exactly_what_the_log_says(minute: Minute, sink
 
 
 @pytest.mark.parametrize("sink", TO_NETDATA)
-def test_netdatas_own_statsd_has_counted_exactly_what_the_log_says(minute: Minute, sink: str) -> None:
+def test_netdatas_statsd_has_exactly_the_numbers_of_the_log(minute: Minute, sink: str) -> None:
     lines = [{**line, "charts": [c for c in line["charts"] if _is_chosen(c["id"])]} for line in minute.lines]
     states = expected(lines, sink, "none")
-    if sink == "ndudp" and (lost := dropped(there(minute.netdata).statsd)):
+    if sink == "ndudp" and (lost := dropped(require(minute.netdata).statsd)):
         print(f"the kernel dropped {lost} datagrams on their way to Netdata")
         return
 
     def has() -> State:
-        counters, gauges = (of(sink, there(minute.netdata).of_statsd(type_)) for type_ in ("counter", "gauge"))
+        counters, gauges = (of(sink, require(minute.netdata).of_statsd(type_)) for type_ in ("counter", "gauge"))
         return counters, gauges
 
-    with suppress(AssertionError):  # it shows what it has at its own seconds
+    with suppress(AssertionError):  # it updates its values once a second
         until(lambda: has() in states, "all that was sent", 20)
     compare_states(has(), states)
 
@@ -142,49 +148,49 @@ def _is_chosen(chart: str) -> bool:
 
 
 @pytest.mark.parametrize("metric", COUNTERS)
-def test_prometheus_has_exactly_what_the_workload_did_and_its_rate(minute: Minute, metric: str) -> None:
+def test_prometheus_has_exactly_the_counts_of_the_workload_and_its_rate(minute: Minute, metric: str) -> None:
     at, seconds = minute.measured
     spent = f"{round(seconds)}s"
-    (series,) = there(minute.prometheus).ask(f'{metric}{{application="busy"}}[{spent}]', at)
+    (series,) = require(minute.prometheus).ask(f'{metric}{{application="busy"}}[{spent}]', at)
     values = [float(value) for _, value in series["values"]]
-    did = minute.runs * counts_of(PLAN)[COUNTERS[metric]]
+    expected_count = minute.runs * counts_of(PLAN)[COUNTERS[metric]]
     assert minute.runs >= 4
-    assert values == sorted(values), "it fell"
-    assert values[-1] - minute.counted_once[metric] == did
+    assert values == sorted(values), "the counter decreased"
+    assert values[-1] - minute.counted_once[metric] == expected_count
     assert values[0] == minute.counted_once[metric]
-    (resets,) = there(minute.prometheus).ask(f'resets({metric}{{application="busy"}}[{spent}])', at)
+    (resets,) = require(minute.prometheus).ask(f'resets({metric}{{application="busy"}}[{spent}])', at)
     assert resets["value"][1] == "0"
-    (found,) = there(minute.prometheus).ask(f'rate({metric}{{application="busy"}}[{spent}])', at)
+    (found,) = require(minute.prometheus).ask(f'rate({metric}{{application="busy"}}[{spent}])', at)
     assert float(found["value"][1]) == pytest.approx(rate(series["values"], at, seconds), rel=1e-6)
-    # which is the workload by the time, but for what Prometheus adds for the ends, where there was no scrape
-    assert 1 <= float(found["value"][1]) * 1.001 / (did / seconds) < 1.2
+    # This is the workload's rate, plus what Prometheus extrapolates at the ends, where there was no scrape.
+    assert 1 <= float(found["value"][1]) * 1.001 / (expected_count / seconds) < 1.2
 
 
 FROM_PROMETHEUS = {"__name__", "instance", "job"}
 
 
 def labels_of(number: Number) -> frozenset[tuple[str, str]]:
-    """The labels that a number has in Prometheus."""
+    """Return the labels of a number in Prometheus."""
     return frozenset(
         [*zip(number.chart["labels"], number.labels, strict=True), *(("dimension", c) for c in number.column)]
     )
 
 
-def test_every_number_that_prometheus_scraped_is_the_logs_of_that_interval(minute: Minute) -> None:
+def test_every_number_in_prometheus_is_that_of_the_log_in_the_same_interval(minute: Minute) -> None:
     at, seconds = minute.measured
     spent = f"{round(seconds)}s"
     logged = {line["time"]: {(n.chart["id"], labels_of(n)): n.total for n in numbers_of(line)} for line in minute.lines}
-    (clock,) = there(minute.prometheus).ask(f"ebpfmon_snapshot_time_seconds[{spent}]", at)
+    (clock,) = require(minute.prometheus).ask(f"ebpfmon_snapshot_time_seconds[{spent}]", at)
     interval_of = {scraped: float(when) for scraped, when in clock["values"]}
     print(f"{len(interval_of)} scrapes of {len({*interval_of.values()})} intervals in {spent}")
-    assert len({*interval_of.values()}) >= seconds / 4  # on a machine that is very busy some take too long
+    assert len({*interval_of.values()}) >= seconds / 4  # on a busy machine some scrapes take too long
     compared = 0
     for chart in declarations(enabled=True).values():
         name = f"{name_of(chart)}{'_total' if type_of(chart) == 'counter' else ''}"
         if chart.unbounded:
-            assert not there(minute.prometheus).ask(name, at)
+            assert not require(minute.prometheus).ask(name, at)
             continue
-        for series in there(minute.prometheus).ask(f"{name}[{spent}]", at):
+        for series in require(minute.prometheus).ask(f"{name}[{spent}]", at):
             labels = frozenset(pair for pair in series["metric"].items() if pair[0] not in FROM_PROMETHEUS)
             for scraped, value in series["values"]:
                 assert logged[interval_of[scraped]][chart.id, labels] == float(value), (name, labels)
@@ -192,7 +198,7 @@ def test_every_number_that_prometheus_scraped_is_the_logs_of_that_interval(minut
     assert compared > 50 * len(interval_of)
 
 
-def test_promtool_is_silent(minute: Minute) -> None:
+def test_promtool_finds_no_problem(minute: Minute) -> None:
     tool = program("promtool", "promtool")
     done = subprocess.run([tool, "check", "metrics"], input=minute.metrics, capture_output=True, check=False)
     assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"")

@@ -1,4 +1,4 @@
-"""The http_json sink's processes: what a known workload did, as HTTP tells it second by second."""
+"""The processes of the http_json sink, compared with a known workload."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.kernel.support import counts_of, work
 from tests.sinks.support import Daemon, free_ports, until
 
 NAME = f"busy-{os.getpid()}"
-"""Of the workload: other tests may run one at the same time."""
+"""The name of the workload. It is unique, because other tests may run a workload at the same time."""
 PLAN = {"open": 1009, "read": 2003, "write": 1511, "unlink": 127, "fork": 41, "read_fail": 89, "write_fail": 97}
 
 COLUMNS = {
@@ -26,7 +26,7 @@ COLUMNS = {
         "threads_failed",
     ],
 }  # fmt: skip
-"""What each column counts."""
+"""The counters that each column sums."""
 
 
 def get(url: str) -> bytes:
@@ -39,7 +39,7 @@ def test_the_json_of_processes_adds_up_to_the_workload_and_to_the_totals(workloa
     busy, groups, url = tmp_path / NAME, tmp_path / "groups.conf", f"http://127.0.0.1:{port}"
     shutil.copy(workload, busy)
     groups.write_text(f"busy: {NAME}\n")
-    # an interval of three seconds: whoever asks several times a second misses none, however busy the machine is
+    # With an interval of three seconds, polling several times a second misses none even on a busy machine.
     daemon = Daemon(
         tmp_path, [{"type": "http_json", "port": port}], f'[ebpfmon]\ninterval = 3\n[groups]\nfile = "{groups}"\n'
     )
@@ -48,7 +48,7 @@ def test_the_json_of_processes_adds_up_to_the_workload_and_to_the_totals(workloa
         seen: dict[float, list[dict[str, Any]]] = {}
 
         def ask(tgid: int) -> int:
-            """Once more; how many intervals have been seen."""
+            """Poll once, and return how many intervals have been seen."""
             answer = json.loads(get(f"{url}/api/v1/processes?sort=read&top=1000&group=busy"))
             seen[answer["time"]] = [p for p in answer["processes"] if p["tgid"] == tgid]
             return len(seen)
@@ -61,11 +61,11 @@ def test_the_json_of_processes_adds_up_to_the_workload_and_to_the_totals(workloa
         found = [p for of_time in seen.values() for p in of_time]
         assert {p["comm"] for p in found} == {NAME}
         assert {p["groups"]["application"] for p in found} == {"busy"}
-        wanted = counts_of(PLAN)
+        expected = counts_of(PLAN)
         for column, counters in COLUMNS.items():
             amounts = sum(p["amounts"].get(column, 0) for p in found)
-            # before execve(2) it was a fork of this process: same number, same start
-            assert 0 <= amounts - sum(wanted[c] for c in counters) <= (16 if column == "read" else 4), column
+            # Before execve(2) the workload was a fork of this process, which has the same PID and start.
+            assert 0 <= amounts - sum(expected[c] for c in counters) <= (16 if column == "read" else 4), column
         whole = json.loads(get(f"{url}/api/v1/processes?top=1000"))
         assert whole["found"] == len(whole["processes"])
         families = {f.name for f in text_string_to_metric_families(get(f"{url}/metrics").decode())}

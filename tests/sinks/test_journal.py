@@ -1,4 +1,4 @@
-"""The log sink against systemd's own journald, in a mount namespace of the test's; read back by journalctl."""
+"""The log sink with systemd's journald in a mount namespace, read back by journalctl."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from tests.sinks.support import ROOT, Daemon, numbers_of, program, running, traf
 
 JOURNALD = Path("/lib/systemd/systemd-journald")
 SNAPSHOTS = f"MESSAGE_ID={SNAPSHOT_ID}"
-# a /run of its own, in which journald makes its sockets and its journal; it lasts as long as its `cat`. What is mounted
-# must not be seen outside. unshare(1) would see to that by way of /, which in a chroot is no mount; nsenter(1) leads to
-# the root of the namespace, which is one everywhere
+# A separate /run, in which journald creates its sockets and its journal. It lasts as long as `cat` runs. The mount must
+# not be visible outside. unshare(1) would make / private, but in a chroot / is not a mount point. nsenter(1) enters the
+# root of the namespace, which always is one.
 NAMESPACE = """
 nsenter --mount=/proc/$$/ns/mnt mount --make-rprivate / &&
 mount -t tmpfs none /run && mkdir -p /run/systemd/journald.conf.d /run/log/journal &&
 cd /run/systemd/journald.conf.d && printf '[Journal]\\nStorage=volatile\\nReadKMsg=no\\nAudit=\\n' >test.conf && cd / &&
 echo ready && exec cat
 """
-# what systemd does for a service: stdout and stderr are the journal, and JOURNAL_STREAM says so
+# Like systemd for a service: stdout and stderr are the journal, and JOURNAL_STREAM identifies it.
 SERVICE = [
     "systemd-cat", "--identifier=ebpfmon", "sh", "-c",
     'JOURNAL_STREAM=$(stat --dereference --format=%d:%i /proc/self/fd/2) exec "$@"', "sh",
@@ -34,7 +34,7 @@ SERVICE = [
 
 
 class Journald:
-    """It, and its namespace."""
+    """A journald in its namespace."""
 
     def __init__(self, holder: int) -> None:
         self.inside = ["nsenter", "--mount", "--root", "--wd", "--target", str(holder)]
@@ -43,14 +43,14 @@ class Journald:
 
     @contextmanager
     def running(self) -> Iterator[subprocess.Popen[bytes]]:
-        """From the moment at which it can be written to."""
+        """Run journald. Yields its process when its socket exists."""
         self._socket.unlink(missing_ok=True)
         with running([*self.inside, str(JOURNALD)]) as process:
             until(self._socket.exists, "journald")
             yield process
 
     def entries(self, *matches: str) -> list[dict[str, Any]]:
-        """What it has, by `journalctl`."""
+        """Return the entries that journalctl shows."""
         command = ["journalctl", "-D", str(self._journal), "--output=json", "--all", "--quiet", *matches]
         done = subprocess.run(command, capture_output=True, check=False)
         return [json.loads(line) for line in done.stdout.splitlines()]
@@ -69,14 +69,14 @@ def journald() -> Iterator[Journald]:
 
 
 def field(*words: str) -> str:
-    """The name of a field, by the rule of the page."""
+    """Return the name of a field, by the rule on the page."""
     chart, *more = words
     plain = "_".join(("EBPFMON", chart.removeprefix("ebpf.").removeprefix("ebpfmon."), *more))
     return plain.upper().replace(".", "_").replace(" ", "_")
 
 
 def compare(line: Mapping[str, Any], entry: Mapping[str, Any]) -> int:
-    """Number by number; how many."""
+    """Compare all numbers, and return how many there were."""
     compared = 0
     for chart in line["charts"]:
         numbers = list(numbers_of({"charts": [chart]}))
@@ -85,7 +85,7 @@ def compare(line: Mapping[str, Any], entry: Mapping[str, Any]) -> int:
             assert sum(shown.values()) == pytest.approx(sum(n.amount for n in numbers), rel=1e-12), chart["id"]
             if any(n.role == "other" for n in numbers):
                 assert len(shown) <= (5 + 2) * len({n.id for n in numbers})
-            else:  # its series are no parts of a whole, so none may be left out
+            else:  # its series do not add up to a total, so none may be left out
                 assert shown == {"_".join([n.joined_names, *n.column]): n.amount for n in numbers if n.amount}
             compared += len(shown)
             continue
@@ -122,7 +122,7 @@ def test_in_a_service_the_journal_has_every_number_of_the_log_and_the_messages(
 
 
 @pytest.mark.timeout(180)
-def test_a_journald_that_was_killed_and_started_anew_gets_what_it_missed(journald: Journald, tmp_path: Path) -> None:
+def test_a_restarted_journald_gets_what_it_missed(journald: Journald, tmp_path: Path) -> None:
     daemon = Daemon(tmp_path, [{"type": "log", "name": "journal", "path": "journal"}])
 
     def missing(lines: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -135,9 +135,9 @@ def test_a_journald_that_was_killed_and_started_anew_gets_what_it_missed(journal
         first.wait()
         until(lambda: daemon.of_sink("errors", "journal"), "the sink fails")
         with journald.running():
-            until(lambda: "sink 'journal' works again" in daemon.said(), "the sink works again")
+            until(lambda: "sink 'journal' works again" in daemon.output(), "the sink works again")
             lines = daemon.stop()
-            # what was in the queue of the one that was killed went down with it: an entry, or two on a busy machine
+            # The queue of the killed journald is lost: one entry, or two on a busy machine.
             until(lambda: len(missing(lines)) <= 2 + daemon.of_sink("dropped", "journal"), "all that was counted")
 
 

@@ -1,4 +1,4 @@
-"""The plugins_d sink and the real Netdata, when either is killed, and where Netdata runs the daemon itself."""
+"""The plugins_d sink and a real Netdata: one of them is killed, or Netdata runs the daemon."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ AFTER_RESTART_S = 8
 
 
 def check(at: Netdata, daemon: Daemon) -> None:
-    """For a while Netdata has what this run of the daemon writes down, and nothing to complain of."""
+    """Check for some seconds that Netdata has what the daemon logs, and that it logs no problem."""
     polls = poll(at, AFTER_RESTART_S)
     seen = len(daemon.lines())
-    until(lambda: len(daemon.lines()) > seen + 1, "what comes next: what is complete by then is shown")
+    until(lambda: len(daemon.lines()) > seen + 1, "the next snapshots, before which Netdata shows the last ones")
     print(compare(at, polls, daemon.lines()))
     assert at.complaints() == []
 
 
 @pytest.mark.timeout(300)
-def test_when_the_daemon_or_netdata_is_killed_all_goes_on_with_the_next_one(tmp_path: Path) -> None:
+def test_after_the_daemon_or_netdata_was_killed_data_continues(tmp_path: Path) -> None:
     with netdata("netdata") as at:
         at.install_relay()
         first, second = (Daemon(tmp_path, [{"type": "plugins_d", "socket": str(at.socket)}], name=n) for n in "ab")
@@ -34,7 +34,7 @@ def test_when_the_daemon_or_netdata_is_killed_all_goes_on_with_the_next_one(tmp_
         with traffic(tmp_path):
             with first.running():
                 until(lambda: at.has_data_since(0), "first data")
-            killed_s = time.time()  # by SIGKILL: its socket is still there
+            killed_s = time.time()  # with SIGKILL, so its socket still exists
             assert at.socket.exists()
             with second.running():
                 until(lambda: at.has_data_since(killed_s), "data after the daemon was killed")
@@ -46,7 +46,7 @@ def test_when_the_daemon_or_netdata_is_killed_all_goes_on_with_the_next_one(tmp_
                 at.process.send_signal(signal.SIGKILL)
                 at.process.wait()
                 killed_s = time.time()
-                until(lambda: "a relay has disconnected" in second.said(), "the relay ends with Netdata")
+                until(lambda: "a relay has disconnected" in second.output(), "the relay ends with Netdata")
                 at.start()
                 until(lambda: at.has_data_since(killed_s), "data after Netdata was killed")
                 check(at, second)
@@ -55,7 +55,7 @@ def test_when_the_daemon_or_netdata_is_killed_all_goes_on_with_the_next_one(tmp_
 
 @pytest.mark.timeout(180)
 def test_netdata_can_run_the_daemon_itself() -> None:
-    """As root, with the protocol on stdout; told to stop, it is gone with all that it has in the kernel."""
+    """Netdata runs the daemon as root, with the protocol on stdout. The daemon ends with Netdata."""
     with netdata("root") as at:
         settings, plugin = at.where / "ebpfmon.toml", at.where / "plugins" / "ebpfmon.plugin"
         settings.write_text('[[sinks]]\ntype = "plugins_d"\nsocket = "-"\n')

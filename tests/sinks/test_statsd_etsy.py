@@ -1,4 +1,4 @@
-"""The StatsD sink against the original, etsy's daemon: names that might confuse it, and when it comes late or again."""
+"""The StatsD sink with etsy's daemon: unusual names, and a server that starts late or again."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ NASTY = ("a b", "a:b", "a|b", "A_B", "a\nb:1|c", "x;y=z", "k,v=w", "#t:1", "|#t"
 
 
 @pytest.mark.parametrize("tags", ["none", "datadog", "graphite"])
-def test_no_name_confuses_etsy_and_a_gauge_below_zero_is_what_it_is(tmp_path: Path, tags: Any) -> None:
+def test_unusual_names_and_negative_gauges_arrive_unchanged(tmp_path: Path, tags: Any) -> None:
     def shown(kind: Kind, amount: float) -> list[ChartData]:
-        """The texts as names of dimensions, and as label values."""
+        """Return charts with the texts as names of dimensions and as label values."""
         dimensions = tuple(Dimension(text, text, ("f",)) for text in NASTY)
         chart = Chart(
             id=f"x.{kind}", title="T", units="u", family="F", priority=1, dimensions=dimensions, kind=kind
@@ -52,7 +52,7 @@ def both(port: int) -> list[Sink]:
 
 
 @pytest.mark.timeout(240)
-def test_a_server_that_comes_late_gets_all_and_one_that_comes_again_all_from_where_it_was_missed(
+def test_a_late_server_gets_everything_and_a_restarted_one_what_it_missed(
     tmp_path: Path,
 ) -> None:
     (port,) = free_ports(1)
@@ -74,13 +74,13 @@ def test_a_server_that_comes_late_gets_all_and_one_that_comes_again_all_from_whe
             lines = daemon.stop()
             counters = server.ask("counters")
     for p in PROTOCOLS:
-        # what it lost with its life was counted before; snapshots may have been on their way
+        # The killed server lost what it had counted, and perhaps snapshots that were being sent.
         found = of(p, counters)
         assert any(found == summed(lines[n:], names(p)) for n in range(max(0, before - 4), before + 3)), p
 
 
 def _has_all(counters: dict[str, float], daemon: Daemon) -> bool:
-    """Up to any of the newest snapshots, from the first on."""
+    """Return whether the counters have everything up to one of the newest snapshots."""
     lines = daemon.lines()
     return all(
         any(of(p, counters) == summed(lines[:n], names(p)) for n in range(max(1, len(lines) - 4), len(lines) + 1))
