@@ -40,7 +40,7 @@ class Commands(Protocol):
 
 
 class Parser(argparse.ArgumentParser):
-    """A parser whose help fills each line of the description as a paragraph, and leaves the epilog as it is."""
+    """A parser that wraps each paragraph of the description, and prints the epilog without changes."""
 
     def __init__(self, *, description: str | None = None, **kwargs: Any) -> None:
         if description:

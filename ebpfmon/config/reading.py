@@ -107,7 +107,7 @@ def _is_ignored(name: str, section: str, registry: Registry) -> bool:
         if name == plugin.name:
             log.warning("ignoring %s: plugin '%s' is %s", section, plugin.name, plugin.state)
             return True
-    if registry.left_out:  # The section may configure a probe or sink of theirs, whose names are unknown.
+    if registry.left_out:  # One of them may know the section; the names of its probes and sinks are unknown.
         names = ", ".join(f"'{p.name}'" for p in registry.left_out)
         log.warning("ignoring %s: no plugin in use knows it; it may belong to %s, which cannot be used", section, names)
     return bool(registry.left_out)

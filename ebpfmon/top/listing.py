@@ -198,8 +198,8 @@ def _sort_key(lines: Listing, column: Column, users: Mapping[int, str]) -> NDArr
             key = np.unique(np.char.lower(lines.identity["comm"]), return_inverse=True)[1]
         case _:
             key = _ranks([(name.lower(), name) for name in lines.names])[lines.group]
-    found: NDArray[np.uint64] = key.astype(np.uint64)
-    return found
+    unsigned: NDArray[np.uint64] = key.astype(np.uint64)
+    return unsigned
 
 
 def _ranks(words: Sequence[tuple[bool, str, int]] | Sequence[tuple[str, str]]) -> NDArray[np.int64]:

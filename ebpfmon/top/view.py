@@ -141,10 +141,10 @@ def to_json(snapshot: Snapshot, state: State, *, top: int | None = None) -> dict
 
 def _by_name(counters: Counters, amounts: Iterable[int]) -> dict[str, int]:
     """Return amounts by the name of the counter. Counters of several tables with the same name are summed."""
-    found: dict[str, int] = {}
+    by_name: dict[str, int] = {}
     for (_, name), amount in zip(counters.names, amounts, strict=True):
-        found[name] = found.get(name, 0) + amount
-    return found
+        by_name[name] = by_name.get(name, 0) + amount
+    return by_name
 
 
 def _resolved(snapshot: Snapshot, state: State) -> State:

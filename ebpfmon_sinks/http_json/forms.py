@@ -17,16 +17,16 @@ class Forms:
 
     def __init__(self, executor: Executor) -> None:
         self._executor = executor
-        self._made: dict[Hashable, asyncio.Future[bytes]] = {}
+        self._forms: dict[Hashable, asyncio.Future[bytes]] = {}
 
     async def get(self, key: Hashable, make: Callable[[], bytes]) -> bytes:
         """Return what `make` returns, or raise what it raises. Later calls with the same key return the same bytes."""
-        made = self._made.get(key)
-        if made is None:
-            made = asyncio.get_running_loop().run_in_executor(self._executor, make)
-            if len(self._made) < _KEPT:
-                self._made[key] = made
-        return await asyncio.shield(made)  # other clients may wait for the same form
+        form = self._forms.get(key)
+        if form is None:
+            form = asyncio.get_running_loop().run_in_executor(self._executor, make)
+            if len(self._forms) < _KEPT:
+                self._forms[key] = form
+        return await asyncio.shield(form)  # other clients may wait for the same form
 
 
 class Moment:

@@ -124,7 +124,7 @@ async def _send(end: socket.socket, entry: bytes) -> None:
 
 
 def _sealed_memory(entry: bytes) -> int:
-    """Return a memory file that nobody can change any more. Entries that are too large for a datagram are sent so."""
+    """Return a memory file that nobody can change any more. It transfers entries that are too large for a datagram."""
     fd = os.memfd_create("ebpfmon", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
     try:
         with open(fd, "wb", closefd=False) as file:

@@ -32,8 +32,8 @@ class Names:
     Names consist of [a-z0-9_.-] and the delimiters of the syntax. No syntax has an escape, so all other characters
     become `_`. A name that is too long, or that another number has already, ends in a hash of the label values.
 
-    Names are made from names, not from ids, because `io.read` is easier to understand than `io.vfs_read`, and because
-    users who have host names resolved want to see them.
+    They are made from the names of dimensions and label values, not from their ids, because `io.read` is easier to
+    understand than `io.vfs_read`, and because resolved host names should be visible.
     """
 
     def __init__(self, tags: Tags) -> None:

@@ -239,6 +239,6 @@ def test_of_many_ways_to_ask_only_so_many_answers_are_kept() -> None:
                 assert (await served.get(f"/api/v1/processes?top={top}", {"Accept-Encoding": "gzip"})).status == 200
             newest = served.sink._newest
             assert newest
-            assert len(newest.forms._made) == 32
+            assert len(newest.forms._forms) == 32
 
     run(of)
