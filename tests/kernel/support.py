@@ -19,6 +19,9 @@ from ebpfmon.kernel.libbpf import Libbpf
 from ebpfmon.plugins import registry
 from ebpfmon.testing import RunningDaemon
 
+DEFAULTS = ("--config", "/dev/null")
+"""Options for default settings, whatever the machine's own settings file says."""
+
 COUNTERS = (
     "open_calls", "open_errors", "close_calls", "close_errors", "read_calls", "read_errors", "read_bytes",
     "write_calls", "write_errors", "write_bytes", "unlink_calls", "unlink_errors", "processes_created",

@@ -15,6 +15,7 @@ import pytest
 
 from ebpfmon.check.report import Report, render
 from ebpfmon.kernel import features
+from tests.kernel.support import DEFAULTS
 
 EBPFMON = [sys.executable, "-m", "ebpfmon"]
 WITHOUT_ROOT = ("setpriv", "--bounding-set=-all", "--inh-caps=-all")
@@ -28,7 +29,9 @@ DOCUMENTED = [
 def check(*arguments: str, before: tuple[str, ...] = ()) -> tuple[Report, list[str]]:
     """Return the verdict, and its text as lines. Assert that both runs exit with its status and leave stderr empty."""
     runs = [
-        subprocess.run([*before, *EBPFMON, "check", *more, *arguments], capture_output=True, text=True, check=False)
+        subprocess.run(
+            [*before, *EBPFMON, "check", *DEFAULTS, *more, *arguments], capture_output=True, text=True, check=False
+        )
         for more in (["--json"], [])
     ]
     verdict = msgspec.json.decode(runs[0].stdout, type=Report)

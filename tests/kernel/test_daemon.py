@@ -20,7 +20,7 @@ import jsonschema
 import pytest
 
 import ebpfmon
-from tests.kernel.support import PLAN, counts_of, work
+from tests.kernel.support import DEFAULTS, PLAN, counts_of, work
 
 EBPFMON = [sys.executable, "-m", "ebpfmon"]
 SCHEMA = ebpfmon.snapshot_schema()
@@ -29,7 +29,7 @@ SCHEMA = ebpfmon.snapshot_schema()
 @contextmanager
 def running(*arguments: str | Path) -> Iterator[subprocess.Popen[str]]:
     """Run `ebpfmon run`, and yield when it has written its first snapshot."""
-    command = [*EBPFMON, "run", "--json", *arguments]
+    command = [*EBPFMON, "run", *DEFAULTS, "--json", *arguments]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         try:
             assert process.stdout
@@ -67,7 +67,9 @@ def total(lines: list[dict[str, Any]], chart: str, dimension: str) -> int:
 
 
 def test_entry_mode_has_no_error_charts_and_json_has_stdout_to_itself() -> None:
-    done = subprocess.run([*EBPFMON, "run", "--json", "--for", "1.2"], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [*EBPFMON, "run", *DEFAULTS, "--json", "--for", "1.2"], capture_output=True, text=True, check=True
+    )
     for line in done.stdout.splitlines():
         ids = {c["id"] for c in json.loads(line)["charts"]}
         assert not ids & {"ebpf.file_error", "ebpf.io_error", "ebpf.task_error"}
@@ -76,7 +78,7 @@ def test_entry_mode_has_no_error_charts_and_json_has_stdout_to_itself() -> None:
 
 
 def test_a_second_of_text_is_readable() -> None:
-    done = subprocess.run([*EBPFMON, "run", "--for", "1.2"], capture_output=True, text=True, check=True)
+    done = subprocess.run([*EBPFMON, "run", *DEFAULTS, "--for", "1.2"], capture_output=True, text=True, check=True)
     assert re.search(
         r"^  VFS +Bytes written and read +read +[\d.]+ [kMG]?B +write +[\d.]+ [kMG]?B +bytes/s$", done.stdout, re.M
     )
@@ -132,20 +134,24 @@ def test_nothing_stays_in_the_kernel(number: signal.Signals) -> None:
 
 
 def test_check_shows_the_attach_method_of_each_event() -> None:
-    done = subprocess.run([*EBPFMON, "check", "--json", "--load-mode", "return"], capture_output=True, check=True)
+    done = subprocess.run(
+        [*EBPFMON, "check", *DEFAULTS, "--json", "--load-mode", "return"], capture_output=True, check=True
+    )
     verdict = json.loads(done.stdout)
     events = {p["name"]: len(p["events"]) for p in verdict["probes"]}
     assert events.pop("network_viewer") in (12, 13)  # Up to Linux 6.4, sendfile is an event of its own.
     assert events == {"process": 12, "execs": 1}
     assert all(event["attach_method"] for probe in verdict["probes"] for event in probe["events"])
-    text = subprocess.run([*EBPFMON, "check"], capture_output=True, text=True, check=True).stdout
+    text = subprocess.run([*EBPFMON, "check", *DEFAULTS], capture_output=True, text=True, check=True).stdout
     assert "  vfs_read           " in text
 
 
 def test_an_unavailable_attach_method_is_an_error_with_event_target_and_reason() -> None:
     unavailable = [s for s in ("trampoline", "kprobe") if _refused(s)]
     for method in unavailable:
-        done = subprocess.run([*EBPFMON, "run", "--attach", method], capture_output=True, text=True, check=False)
+        done = subprocess.run(
+            [*EBPFMON, "run", *DEFAULTS, "--attach", method], capture_output=True, text=True, check=False
+        )
         assert done.returncode == 1
         assert re.fullmatch(
             rf"ebpfmon: cannot attach 'datagram' \(probe network_viewer\) by {method} at 'skb_consume_udp': .+\n",
@@ -154,13 +160,15 @@ def test_an_unavailable_attach_method_is_an_error_with_event_target_and_reason()
 
 
 def _refused(method: str) -> bool:
-    verdict = subprocess.run([*EBPFMON, "check", "--json", "--attach", method], capture_output=True, check=False)
+    verdict = subprocess.run(
+        [*EBPFMON, "check", *DEFAULTS, "--json", "--attach", method], capture_output=True, check=False
+    )
     return verdict.returncode == 2
 
 
 def test_without_root_one_line_tells_what_is_missing() -> None:
     # Not as another user, because only root may be able to read this tree.
-    lowered = ["setpriv", "--bounding-set=-all", "--inh-caps=-all", *EBPFMON, "run"]
+    lowered = ["setpriv", "--bounding-set=-all", "--inh-caps=-all", *EBPFMON, "run", *DEFAULTS]
     done = subprocess.run(lowered, capture_output=True, text=True, check=False)
     assert done.returncode == 1
     assert re.fullmatch(r"ebpfmon: cannot load BPF programs: not permitted.+\n", done.stderr)
@@ -171,7 +179,7 @@ def test_if_bpf_is_not_allowed_one_line_says_so() -> None:
     unshare = ["unshare", "--user", "--map-root-user"]
     if subprocess.run([*unshare, "true"], check=False).returncode:
         pytest.skip("user namespaces are not available (for example in a chroot)")
-    done = subprocess.run([*unshare, *EBPFMON, "run"], capture_output=True, text=True, check=False)
+    done = subprocess.run([*unshare, *EBPFMON, "run", *DEFAULTS], capture_output=True, text=True, check=False)
     assert done.returncode == 1
     assert re.fullmatch(
         r"ebpfmon: cannot load 'network_viewer\.bpf\.o': not permitted by the kernel; run as root, .+\n", done.stderr
@@ -180,7 +188,11 @@ def test_if_bpf_is_not_allowed_one_line_says_so() -> None:
 
 def test_the_daemon_ends_when_its_reader_does() -> None:
     done = subprocess.run(
-        f"{' '.join(EBPFMON)} run --json --for 60 | head -n 1", shell=True, capture_output=True, timeout=30, check=True
+        f"{' '.join(EBPFMON)} run --config /dev/null --json --for 60 | head -n 1",
+        shell=True,
+        capture_output=True,
+        timeout=30,
+        check=True,
     )
     assert json.loads(done.stdout)["schema"] == 2
 

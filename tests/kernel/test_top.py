@@ -14,9 +14,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.kernel.support import arguments
+from tests.kernel.support import DEFAULTS, arguments
 
-LIVE = [sys.executable, "-m", "ebpfmon", "top"]
+LIVE = [sys.executable, "-m", "ebpfmon", "top", *DEFAULTS]
 TOP = [*LIVE, "--once"]
 
 

@@ -31,6 +31,8 @@ from ebpfmon.top.state import State
 from tests.unit.support import FakeEntryPoint, plugin
 
 VERSION = version("ebpfmon")
+DEFAULTS = ("--config", "/dev/null")
+"""Options for default settings, whatever the machine's own settings file says."""
 
 NAPS = """
 from typing import Annotated
@@ -350,7 +352,9 @@ def test_importing_the_command_line_starts_no_thread() -> None:
     assert done.stdout == "1\n"
 
 
-@pytest.mark.parametrize("arguments", [["plugins"], ["config", "show"], ["--version"]], ids=" ".join)
+@pytest.mark.parametrize(
+    "arguments", [["plugins", *DEFAULTS], ["config", "show", *DEFAULTS], ["--version"]], ids=" ".join
+)
 def test_a_closed_stdout_is_no_failure(arguments: list[str]) -> None:
     reader, writer = os.pipe()
     os.close(reader)
