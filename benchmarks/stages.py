@@ -36,7 +36,7 @@ class StageTimes(NamedTuple):
 
 
 class Stages:
-    """Drain, attribution and accounting of a probe's table by process, with the grouping `process`.
+    """Drain, attribution and accounting of a probe's per-process table, with the grouping `process`.
 
     All processes are already known to attribution, so it never reads /proc.
     """

@@ -34,7 +34,7 @@ class LoadOptions:
     """How to load a probe.
 
     `attach_method` is the name of the only attach method to use, None for the best one of each event. If `loader` is
-    None, it depends on the kernel. Without `rows`, tables by process hold no rows.
+    None, it depends on the kernel. Without `rows`, per-process tables hold no rows.
     """
 
     mode: LoadMode = LoadMode.ENTRY

@@ -49,7 +49,7 @@ class ObjectSpec:
 
     `candidates` are those of each event, in the probe's order. `settings` are the object's rodata settings: name ->
     (offset, size in bytes). `optional` are the events that are left out on kernels without any of their functions.
-    `by_process` are the object's tables by process.
+    `by_process` are the object's per-process tables.
     """
 
     candidates: dict[str, tuple[BoundCandidate, ...]]

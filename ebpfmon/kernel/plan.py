@@ -98,7 +98,7 @@ class Plan:
         """Load and attach the best remaining candidates. Return whether that succeeded.
 
         If not, the candidates of the program at fault are excluded, and the caller tries again with a new object.
-        Without `rows`, tables by process get the smallest size. Raises AttachError if no event is left, or if an event
+        Without `rows`, per-process tables get the smallest size. Raises AttachError if no event is left, or if an event
         cannot be attached by the forced attach method; LoadError or AttachError if no candidate is at fault.
         """
         chosen = {event: left[0] if left else None for event, left in self._remaining.items()}

@@ -37,7 +37,7 @@ class Setup:
 
     `rodata` has the values of rodata settings in C, by name. `maps` has the elements to put into the probe's maps,
     by map, before it counts anything; keys and values are in the kernel's binary form. `labels` has the label sources
-    of tables with keys of their own, by table. `close` is called after the probe has been unloaded.
+    of keyed tables, by table. `close` is called after the probe has been unloaded.
     """
 
     rodata: Mapping[str, int] = field(default_factory=dict)
@@ -55,7 +55,7 @@ class Probe:
     """A probe: what to count in the kernel, and how to publish it.
 
     `package` is the importable package that holds `objects/MACHINE/OBJECT.bpf.o`, where MACHINE is the machine name of
-    uname(2). The object has tables by process or with keys of their own. The charts and columns refer to the counters
+    uname(2). The object has per-process tables, keyed tables, or both. The charts and columns refer to the counters
     of these tables by name. `events` lists the candidates for each event. `setup` is called with the probe's settings
     before the probe is loaded; it raises SettingsError if they cannot work.
     """

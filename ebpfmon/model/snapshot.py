@@ -14,8 +14,8 @@ class TableView:
     """The rows of one table in one interval, and how to display them.
 
     `columns` are the columns that the probe declares for its rows. `labels` is the source of the rows' label values, or
-    None for a table by process. `groups` has the group of each row for each grouping, by the name of the grouping. It
-    is empty for tables with keys of their own, and if groups are turned off.
+    None for a per-process table. `groups` has the group of each row for each grouping, by the name of the grouping. It
+    is empty for keyed tables, and if groups are turned off.
     """
 
     harvest: TableHarvest

@@ -13,7 +13,7 @@ if TYPE_CHECKING:  # The command line must limit numpy's threads before numpy is
 Rows: TypeAlias = "NDArray[np.void]"
 """A structured array with one element for each row."""
 PROCESS_FIELDS = ("start_ns", "tgid", "exec_id", "cgroup_id", "parent_tgid", "uid", "comm")
-"""The first fields of the rows of a table by process."""
+"""The first fields of the rows of a per-process table."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,7 +21,7 @@ class TableHarvest:
     """What one table counted in an interval.
 
     `rows` has one row for each key that was active. Its fields have the same names as in C: first the fields of the key
-    (`PROCESS_FIELDS` for a table by process), then the counters (u64). A counter that is an array in C, such as
+    (`PROCESS_FIELDS` for a per-process table), then the counters (u64). A counter that is an array in C, such as
     `__u64 latency[3]`, becomes the fields `latency_0`, `latency_1` and `latency_2`.
 
     `totals` has the sum of each counter over all keys. It is exactly the sum of the rows plus `overflow`, which counts
@@ -68,7 +68,7 @@ class Harvest:
 
 
 class LabelSource:
-    """The labels of the rows of a table with keys of its own. Subclass it, and return an instance from `setup`.
+    """The labels of the rows of a keyed table. Subclass it, and return an instance from `setup`.
 
     `fields` are the integer fields of a row that identify a series; rows that are equal in them are summed. `labels`
     are the names of the labels. A chart has at most `maximum` series; everything else is in the series `other`, whose

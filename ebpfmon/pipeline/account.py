@@ -1,7 +1,7 @@
 """Turn what tables counted into charts, with the deltas and the running totals of every series. No I/O.
 
-There is one class for each source of charts: the totals of a table (`SystemAccount`), the rows of a table with keys of
-its own (`KeyAccount`), and the rows of all tables by process, summed by one grouping (`GroupAccount`).
+There is one class for each source of charts: the totals of a table (`SystemAccount`), the rows of a keyed table
+(`KeyAccount`), and the rows of all per-process tables, summed by one grouping (`GroupAccount`).
 """
 
 from __future__ import annotations
@@ -234,7 +234,7 @@ class _LabelledAccount:
 
 
 class KeyAccount:
-    """The charts of one table with keys of its own, with the labels of its probe's `LabelSource`.
+    """The charts of one keyed table, with the labels of its probe's `LabelSource`.
 
     The series `other` includes the overflow.
     """
@@ -298,12 +298,12 @@ class GroupSums:
 
 
 class GroupAccount:
-    """The charts of one grouping, over the rows of all tables by process."""
+    """The charts of one grouping, over the rows of all per-process tables."""
 
     def __init__(self, charts: Iterable[Chart], counters: Counters, maximum: int) -> None:
         """Create an account for the charts of a grouping (see `Chart.for_grouping`).
 
-        `counters` has the counters of all tables by process.
+        `counters` has the counters of all per-process tables.
         """
         self._columns = _Columns(charts, counters)
         self.definition = self._columns.charts, self._columns.names, maximum

@@ -42,7 +42,7 @@ class Pending:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Attributed:
-    """The groups of the rows of all tables by process.
+    """The groups of the rows of all per-process tables.
 
     A combination is one group of each grouping. `combinations` has the combination of each row by table, i64 (rows,).
     `groups` has the group ids of each combination, u64 (combinations, groupings); RowGroups.OTHER means no group.

@@ -27,8 +27,8 @@ LOOKUP_S = 0.02
 class TableSpecs:
     """What the probes declare about their tables, by the name of the table.
 
-    `charts` are the declared charts, `counters` the names of the counters, `labels` the label sources of tables with
-    keys of their own, and `columns` the columns of the rows. `by_process` are the tables by process.
+    `charts` are the declared charts, `counters` the names of the counters, `labels` the label sources of keyed
+    tables, and `columns` the columns of the rows. `by_process` names the per-process tables.
     """
 
     charts: Mapping[str, tuple[Chart, ...]] = field(default_factory=dict)

@@ -271,7 +271,7 @@ def violation(
     """Return why the charts or columns of a probe do not fit the tables of its object; an empty string if they fit.
 
     `counters` are the counters of each table. `labels` are the label names of each table that has them (Setup.labels).
-    `by_process` are the tables by process.
+    `by_process` names the per-process tables.
     """
     tables = list(counters)
     for chart in probe.charts:
@@ -279,7 +279,7 @@ def violation(
         if table not in counters:
             return f"chart '{chart.id}': its object has no table '{table}'; it has {', '.join(tables)}"
         if chart.grouped and table not in by_process:
-            return f"chart '{chart.id}': table '{table}' is not by process, so the chart cannot be grouped"
+            return f"chart '{chart.id}': table '{table}' is not a per-process table, so the chart cannot be grouped"
         if chart.labels and table not in labels:
             return f"chart '{chart.id}': it has labels, but Setup.labels has none for table '{table}'"
         if chart.labels and tuple(chart.labels) != tuple(labels[table]):

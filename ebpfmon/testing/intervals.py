@@ -26,7 +26,7 @@ PROCESS_IDENTITY = [
     ("start_ns", "u8"), ("tgid", "u4"), ("exec_id", "u4"), ("cgroup_id", "u8"), ("parent_tgid", "u4"), ("uid", "u4"),
     ("comm", "S16"),
 ]  # fmt: skip
-"""The first fields of the rows of a table by process, for `numpy.dtype`."""
+"""The first fields of the rows of a per-process table, for `numpy.dtype`."""
 
 
 def chart(
@@ -78,7 +78,7 @@ def data(
 def process_table(
     counters: Sequence[str], rows: Sequence[Mapping[str, Any]], *, overflow_calls: int = 0, capacity: int = 64
 ) -> TableHarvest:
-    """Return a table by process with these rows.
+    """Return a per-process table with these rows.
 
     Fields that a row does not mention are 0. `overflow_calls` is the overflow of the first counter.
     """
@@ -93,7 +93,7 @@ def keyed_table(
     overflow_calls: int = 0,
     capacity: int = 64,
 ) -> TableHarvest:
-    """Return a table with a key of its own.
+    """Return a keyed table.
 
     `key` has the names and numpy types of the key's fields. Everything else is as for `process_table`.
     """

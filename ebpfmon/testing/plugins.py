@@ -36,7 +36,7 @@ def check_plugin(plugin: object) -> Contribution:
 
 
 def _tables(probe: Probe) -> tuple[dict[str, tuple[str, ...]], frozenset[str]]:
-    """Return the counters of each table of a probe's object, and the names of the tables by process."""
+    """Return the counters of each table of a probe's object, and the names of the per-process tables."""
     with BpfObject(Libbpf(), locate(probe)) as opened:
         btf = Btf(opened.btf())
         read_spec(probe, opened, btf)

@@ -1,4 +1,4 @@
-"""Merge the rows of all tables by process into lines, one for each process or group. Pure.
+"""Merge the rows of all per-process tables into lines, one for each process or group. Pure.
 
 There may be many rows, so no Python loop runs over them.
 """
@@ -89,7 +89,7 @@ class Listing:
 def by_process(snapshot: Snapshot) -> dict[str, TableView]:
     """Return the tables whose rows are processes, those with the most important columns first.
 
-    Tables with other keys are left out, because tables by process count everything that they count.
+    Tables with other keys are left out, because per-process tables count everything that they count.
     """
     tables = [(name, view) for name, view in snapshot.tables.items() if view.harvest.is_by_process]
     return dict(sorted(tables, key=lambda item: min((column.rank for column in item[1].columns), default=math.inf)))
@@ -130,7 +130,7 @@ def select(lines: Listing, state: State, users: Mapping[int, str]) -> Listing:
 
 
 def _collect_rows(snapshot: Snapshot, by: str) -> Listing:
-    """Return the rows of all tables by process as lines. The rows after a process's last execve(2) come last."""
+    """Return the rows of all per-process tables as lines. The rows after a process's last execve(2) come last."""
     tables = by_process(snapshot)
     counters = Counters.declared(tables)
     size = sum(len(view.harvest.rows) for view in tables.values())

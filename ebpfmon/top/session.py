@@ -79,7 +79,7 @@ def check_sort(sort: str, registry: Registry) -> str:
 
 
 def _process_columns(probe: Probe) -> list[Column]:
-    """Return the columns of a probe's tables by process. Other tables are those that have charts with labels."""
+    """Return the columns of a probe's per-process tables. Other tables are those that have charts with labels."""
     labelled = {chart.table for chart in probe.charts if chart.labels}
     return [column for column in probe.columns if column.table not in labelled]
 

@@ -27,7 +27,7 @@ _QUANTILES = (("p50", 0.5), ("p90", 0.9), ("p99", 0.99))
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Most:
-    """How many groups and processes of each table by process are shown, and how many series of other tables."""
+    """How many groups and processes of each per-process table are shown, and how many series of other tables."""
 
     groups: int
     processes: int
@@ -37,7 +37,7 @@ class Most:
 def render(snapshot: Snapshot, most: Most, *, chose_charts: bool = False) -> Iterator[str]:
     """Yield the lines of a snapshot.
 
-    First comes a line for each chart without labels, then the busiest groups and processes of each table by process,
+    First comes a line for each chart without labels, then the busiest groups and processes of each per-process table,
     the busiest series of other tables, histograms with labels, and ebpfmon's own charts.
 
     `chose_charts` says that the sink's settings select charts. Then only the columns that these charts show are shown.

@@ -55,7 +55,7 @@ def charted(snapshots: Sequence[Snapshot], chart: str) -> Counter[str]:
 
 
 def counted(snapshot: Snapshot, dimension: Dimension) -> int:
-    """Return the system's total of a dimension, from the table by process that has its counters."""
+    """Return the system's total of a dimension, from the per-process table that has its counters."""
     fields = {*dimension.plus, *dimension.minus}
     harvests = [view.harvest for view in snapshot.tables.values() if view.harvest.is_by_process]
     (totals,) = (harvest.totals for harvest in harvests if fields <= harvest.totals.keys())

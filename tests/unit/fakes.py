@@ -92,7 +92,7 @@ class FakeSymbols:
 
 @dataclass
 class FakeObject:
-    """An object with a table by process (`p`) and one with keys of its own (`k`).
+    """An object with a per-process table (`p`) and a keyed table (`k`).
 
     The kernel refuses the programs in `refuse`, with these errors, `at` load or attach.
     """

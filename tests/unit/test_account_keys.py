@@ -1,4 +1,4 @@
-"""KeyAccount: the labelled series of a table with keys of its own add up to the total and do not flicker."""
+"""KeyAccount: the labelled series of a keyed table add up to the total and do not flicker."""
 
 from __future__ import annotations
 

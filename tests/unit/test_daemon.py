@@ -108,7 +108,7 @@ def test_charts_of_errors_are_left_out_if_errors_are_not_counted(mode: LoadMode,
         ),
         (
             loaded("p", "A b", chart("y", "b", grouped=True)),
-            "chart 'y': table 'b' is not by process, so the chart cannot be grouped",
+            "chart 'y': table 'b' is not a per-process table, so the chart cannot be grouped",
         ),
         (
             loaded("p", "a", columns=(Column(id="c", header="", fields=("z",)),)),

@@ -241,7 +241,10 @@ def test_charts_that_fit_the_tables_violate_nothing() -> None:
     ("changes", "message"),
     [
         ({"table": "v"}, "chart 'x.io': its object has no table 'v'; it has t, u"),
-        ({"table": "u", "grouped": True}, "chart 'x.io': table 'u' is not by process, so the chart cannot be grouped"),
+        (
+            {"table": "u", "grouped": True},
+            "chart 'x.io': table 'u' is not a per-process table, so the chart cannot be grouped",
+        ),
         ({"labels": ("disk",)}, "chart 'x.io': it has labels, but Setup.labels has none for table 't'"),
         (
             {"table": "u", "labels": ("node",)},

@@ -46,7 +46,7 @@ def counted(columns: Sequence[Column], errors: bool) -> tuple[Column, ...]:
 
 
 def of_processes(harvest: TableHarvest, columns: Sequence[Column], groups: Sequence[int]) -> TableView:
-    """Return a table by process. `groups` are the indices of the rows' groups in GROUPS, for every grouping."""
+    """Return a per-process table. `groups` are the indices of the rows' groups in GROUPS, for every grouping."""
     names = [GROUPS[n] for n in groups]
     return view(harvest, columns=columns, groups=dict.fromkeys(GROUPINGS, names))
 
