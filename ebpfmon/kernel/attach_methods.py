@@ -90,6 +90,10 @@ class AttachMethod:
         """Return the kinds whose programs can be preempted on a preemptible kernel."""
         return frozenset()
 
+    def has_target(self, section: Section, symbols: Symbols) -> bool:
+        """Return whether this kernel has the function or tracepoint of a section, or may have it."""
+        return symbols.has_function(section.target)
+
     def unavailable_reason(self, section: Section, arguments: int | None, kernel: Kernel, symbols: Symbols) -> str:
         """Return why a program cannot be attached at a section; empty if it may be possible.
 
@@ -165,11 +169,15 @@ class Tracepoint(AttachMethod):
         # tracepoint ran with preemption disabled.
         return frozenset({"tp_btf"} if symbols.has_struct("tracepoint_ext", "faultable") else ())
 
-    def unavailable_reason(self, section: Section, arguments: int | None, kernel: Kernel, symbols: Symbols) -> str:
+    def has_target(self, section: Section, symbols: Symbols) -> bool:
         system, _, name = section.target.rpartition("/")
         # The kernel's symbols do not include the classic tracepoints of system calls.
-        if system != "syscalls" and not symbols.has_tracepoint(name):
+        return system == "syscalls" or symbols.has_tracepoint(name)
+
+    def unavailable_reason(self, section: Section, arguments: int | None, kernel: Kernel, symbols: Symbols) -> str:
+        if not self.has_target(section, symbols):
             return "this kernel has no such tracepoint"
+        name = section.target.rpartition("/")[2]
         return "" if arguments is None else _wrong_arguments(arguments, symbols.tracepoint_arguments(name))
 
 

@@ -74,7 +74,8 @@ class Plan:
         `programs` are the names of the programs that BCC has compiled, None if BCC is not used.
         """
         for event in self._spec.optional & self._remaining.keys():
-            if not any(symbols.has_function(c.target) for c in self._spec.candidates[event]):
+            candidates = self._spec.candidates[event]
+            if not any(c.method.has_target(section, symbols) for c in candidates for section in c.sections):
                 del self._remaining[event], self.choices[event]
         for candidate in [c for left in self._remaining.values() for c in left]:
             reason = self._unavailable_reason(candidate, symbols)

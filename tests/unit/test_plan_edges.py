@@ -66,6 +66,16 @@ def test_an_optional_event_is_like_any_other_if_the_kernel_has_one_of_its_functi
     assert refused(without, "maybe")["trampoline n"] == NO_FUNCTION
 
 
+def test_an_optional_event_is_kept_if_the_kernel_has_one_of_its_tracepoints_or_may_have_it() -> None:
+    targets = {"a_tp": "tp/s/there", "b_tp": "tp_btf/there", "c_tp": "tp/syscalls/sys_exit_x", "d_tp": "tp/s/absent"}
+    events = [Event(name[0], (Candidate(programs=(name,)),)) for name in targets]
+    spec = replace(spec_of(*events, **targets), optional=frozenset("abcd"))
+    plan = plan_of(symbols=FakeSymbols({}, ("there",)), spec=spec)
+    assert try_load(plan)
+    assert set(plan.choices) == {"a", "b", "c"}
+    assert all(plan.choices[event].chosen for event in "abc")
+
+
 def test_tracepoints_of_system_calls_are_tried_because_the_symbols_do_not_have_them() -> None:
     events = Event("a", (Candidate(programs=("x_tp",)),)), Event("b", (Candidate(programs=("y_tp",)),))
     plan = plan_of(symbols=FakeSymbols({}, ()), spec=spec_of(*events, x_tp="tp/syscalls/sys_exit_x", y_tp="tp/x/y"))
