@@ -72,7 +72,7 @@ def core_options() -> argparse.ArgumentParser:
     """Return the options of every command that loads programs into the kernel."""
     options = argparse.ArgumentParser(add_help=False, parents=[settings_options()])
     options.add_argument(
-        "--load-mode", choices=[*LoadMode], help="entry: count calls and bytes; return: count failed calls as well"
+        "--load-mode", choices=[*LoadMode], help="entry: count calls and bytes; return: also count which calls failed"
     )
     options.add_argument(
         "--attach", choices=["auto", *attach_methods.NAMES],

@@ -19,7 +19,7 @@ _EXAMPLES = """\
 examples:
   sudo ebpfmon run                          # until Ctrl-C
   sudo ebpfmon run --json --for 10 | jq .   # JSON, for ten seconds
-  sudo ebpfmon run --load-mode return       # count failed calls as well
+  sudo ebpfmon run --load-mode return       # also count which calls failed
 """
 
 
