@@ -50,26 +50,26 @@ class Parser(argparse.ArgumentParser):
 
 
 def add_actions(commands: Commands, name: str, *, help: str, description: str) -> Commands:
-    """Add a command that has actions of its own, and return what each action adds itself to."""
+    """Add a command with actions, such as `config show`, and return the object that each action is added to."""
     parser = commands.add_parser(name, help=help, description=description)
     return parser.add_subparsers(required=True, metavar="ACTION", title="actions")
 
 
 def settings_options() -> argparse.ArgumentParser:
-    """Return the options of every command that reads the settings."""
+    """Return a parent parser with the options of every command that reads the settings."""
     options = argparse.ArgumentParser(add_help=False)
     options.add_argument("--config", type=Path, metavar="FILE", help=f"settings file (default: {config.DEFAULT_PATH})")
     options.add_argument(
         "--strict",
         action="store_true",
         default=None,
-        help="fail if a plugin or probe cannot be used, do not leave it out",
+        help="fail if a plugin or probe cannot be used, instead of leaving it out",
     )
     return options
 
 
 def core_options() -> argparse.ArgumentParser:
-    """Return the options of every command that loads programs into the kernel."""
+    """Return a parent parser with the options of every command that loads programs into the kernel."""
     options = argparse.ArgumentParser(add_help=False, parents=[settings_options()])
     options.add_argument(
         "--load-mode", choices=[*LoadMode], help="entry: count calls and bytes; return: also count which calls failed"

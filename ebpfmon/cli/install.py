@@ -38,7 +38,7 @@ def add_to(commands: Commands) -> None:
         "--directory",
         type=Path,
         metavar="DIR",
-        help="netdata: the directory of Netdata's plugins (default: searched for)",
+        help="netdata: the directory of Netdata's plugins (default: where Netdata's packages install it)",
     )
     install.set_defaults(command=_install)
 

@@ -22,7 +22,7 @@ COMMANDS = (run, top, check, config, install, reset, plugins, plugin, bpf)
 """The commands, in the order of the help."""
 
 _EPILOG = """\
-to begin:
+getting started:
   sudo ebpfmon check    # what this kernel supports
   sudo ebpfmon top      # what processes are doing now
 

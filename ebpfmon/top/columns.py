@@ -13,12 +13,12 @@ Mode = Literal["processes", "groups"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Column:
-    """One column of the table.
+    """One column of the table: a rate, or a column that identifies a line.
 
-    A rate has `units` and is `width` characters wide; `name` precedes it in running text. All other columns identify a
-    line. Columns with names are `width` to `widest` characters wide, aligned at the left, and sorted from a to z at
-    first. `letter` is the key that sorts by the column. If there is not enough room, the columns with the greatest
-    `rank` are left out first. A `summary` column is shown only in the totals.
+    A rate has `units` and is `width` characters wide; `name` is the word before its number in the totals. A column of
+    names is `width` to `widest` characters wide, left-aligned, and at first sorted from a to z. Pressing `letter` sorts
+    by the column. If there is not enough room, the columns with the highest `rank` are left out first. A `summary`
+    column is shown only in the totals.
     """
 
     key: str
@@ -47,8 +47,8 @@ class Column:
         return self.units.startswith("bytes")
 
     @property
-    def words(self) -> tuple[str, str]:
-        """The units and the word before the number in running text, such as ("calls/s", "read").
+    def units_and_word(self) -> tuple[str, str]:
+        """The units, and the word before the number in the totals, such as ("calls/s", "read").
 
         If the units begin with the word, it is not repeated: "err" and "errors/s" become ("err/s", "").
         """

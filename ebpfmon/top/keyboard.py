@@ -1,4 +1,4 @@
-"""Convert the bytes that a keyboard sends to names of keys. Pure: the caller reads the bytes and keeps the time."""
+"""Convert the bytes that a keyboard sends to names of keys. Pure: the caller does the I/O and the timing."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class Keyboard:
         self._text = ""
 
     @property
-    def is_waiting(self) -> bool:
+    def has_partial_key(self) -> bool:
         """Whether the last bytes may be the beginning of a key."""
         return bool(self._text)
 
@@ -53,7 +53,7 @@ class Keyboard:
         return [*self._decode(is_final=False)]
 
     def flush(self) -> list[str]:
-        """Return the keys in the waiting bytes. A lone Escape is the Escape key; any other beginning is dropped."""
+        """Return the keys in the remaining bytes. A lone Escape is the Escape key; any other partial key is dropped."""
         return [*self._decode(is_final=True)]
 
     def _decode(self, *, is_final: bool) -> Iterator[str]:

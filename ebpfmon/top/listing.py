@@ -29,9 +29,9 @@ _IDENTITY = np.dtype(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Counters:
-    """The counters that the declared columns sum.
+    """The counters that columns are made of. A column is the sum of one or more counters.
 
-    `names` has pairs of table and counter. `columns` maps the key of a column to the indices of its counters.
+    `names` has a pair of table and counter for each. `columns` maps the key of a column to the indices of its counters.
     """
 
     names: tuple[tuple[str, str], ...]
@@ -39,7 +39,7 @@ class Counters:
 
     @classmethod
     def declared(cls, tables: Mapping[str, TableView]) -> Self:
-        """Return the counters that the columns of these tables sum."""
+        """Return the counters that the columns of these tables are made of."""
         names: dict[tuple[str, str], int] = {}
         columns: dict[str, list[int]] = {}
         for table, view in tables.items():
@@ -55,7 +55,7 @@ class Listing:
 
     `identity` (lines,) has the fields tgid, start_ns, exec_id, parent_tgid, uid and comm. They are 0 in a line for a
     group. Line n belongs to the group `names[group[n]]`, whose role is `roles[group[n]]`, and has `count[n]` processes.
-    `amounts`, i64 (lines, counters), are those of the interval.
+    `amounts`, i64 (lines, counters), has what each counter counted in the interval.
     """
 
     identity: Rows
@@ -89,7 +89,7 @@ class Listing:
 def by_process(snapshot: Snapshot) -> dict[str, TableView]:
     """Return the tables whose rows are processes, those with the most important columns first.
 
-    Tables with other keys are left out, because per-process tables count everything that they count.
+    Tables with other keys, such as destinations, are left out, because per-process tables include what they count.
     """
     tables = [(name, view) for name, view in snapshot.tables.items() if view.harvest.is_by_process]
     return dict(sorted(tables, key=lambda item: min((column.rank for column in item[1].columns), default=math.inf)))

@@ -18,7 +18,7 @@ class Output:
     """
 
     def __init__(self, fd: int, *, on_drained: Callable[[], object], on_gone: Callable[[], object]) -> None:
-        """Open the terminal of a descriptor again. Needs a running event loop.
+        """Reopen the terminal that `fd` refers to. Needs a running event loop.
 
         `on_drained` is called when `is_busy` becomes false, and `on_gone` when the terminal was closed.
         """
@@ -54,7 +54,7 @@ class Output:
             return
         self._loop.remove_writer(self._fd)
         with suppress(OSError, termios.error):
-            if self._unsent:  # makes room; the Escape in `last` ends a sequence that is cut off
+            if self._unsent:  # Make room for `last`. Its first Escape ends a sequence that is cut off here.
                 termios.tcflush(self._fd, termios.TCOFLUSH)
             _write_some(self._fd, last)
         os.close(self._fd)

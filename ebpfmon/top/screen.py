@@ -1,4 +1,4 @@
-"""Draw snapshots on a terminal and handle keys. At the end, the terminal is restored.
+"""Draw snapshots on a terminal, handle keys, and restore the terminal at the end.
 
 blessed provides the escape sequences of the terminal and its keys. Its own input and output are not used, because they
 block: until the terminal accepts the output, until the rest of a key arrives, and, when it restores the modes of the
@@ -36,7 +36,7 @@ _PLAIN = {"", "dumb", "unknown"}
 class Screen:
     """A sink that shows the newest snapshot on a terminal and handles keys. It can be opened again.
 
-    A terminal that accepts no output misses frames, and delays nothing.
+    While the terminal accepts no output, frames are skipped, and nothing else is delayed.
     """
 
     def __init__(
@@ -112,12 +112,12 @@ class Screen:
         """Set up the terminal, at the start and whenever the process continues after a shell had stopped it."""
         with suppress(termios.error):  # the input is not a terminal
             modes = termios.tcgetattr(self._input_fd)
-            # Without ISIG, because Ctrl-Z and Ctrl-\ would not restore the terminal.
+            # Clear ISIG, because Ctrl-Z and Ctrl-\ would stop or end the process without restoring the terminal.
             modes[tty.LFLAG] &= ~(termios.ICANON | termios.ECHO | termios.ISIG)
             modes[tty.CC][termios.VMIN], modes[tty.CC][termios.VTIME] = 1, 0
             _set_modes(self._input_fd, modes)
         if self._output and (t := self._terminal):
-            # Without automatic wrap, because some terminals draw characters wider than Unicode says.
+            # Disable automatic wrap, because some terminals draw characters wider than Unicode says.
             enter = t.enter_fullscreen + t.hide_cursor + t.disable_line_wrap + t.clear
             self._output.write(enter.encode())
         self._draw()
@@ -143,7 +143,7 @@ class Screen:
         if self._escape:
             self._escape.cancel()
         self._press(self._keyboard.feed(data))
-        if self._keyboard.is_waiting:
+        if self._keyboard.has_partial_key:
             later = asyncio.get_running_loop().call_later
             self._escape = later(self._escape_s, lambda: self._press(self._keyboard.flush()))
 
@@ -168,7 +168,7 @@ class Screen:
         if self._shown is None:
             current = Frame(lines=[cut(WAITING, size.columns)], heading=-1, state=self.state)
         else:
-            # The cursor is on the last line of the terminal if lines are plain.
+            # Plain lines end with a newline, so the cursor needs the last line of the terminal.
             height = size.lines - (self._terminal is None)
             current = frame(self._shown, self.state, size.columns, height, users=self._users)
         self.state = current.state
@@ -191,7 +191,7 @@ class Screen:
 
 
 class TopSettings(SinkSettings, tag="top", frozen=True, kw_only=True):
-    """Settings of a screen as a sink. Only the command line creates them, no plugin and no settings file."""
+    """Settings of a screen as a sink. Only `ebpfmon top` creates them; no settings file can name this sink."""
 
     screen: Screen
     send_timeout_s: ClassVar[float | None] = None
@@ -238,5 +238,5 @@ def _draw_over(frame: Frame, size: os.terminal_size, terminal: Terminal) -> str:
 
 def _set_modes(fd: int, modes: list[object]) -> None:
     with suppress(termios.error):  # the terminal was closed
-        # Without waiting for the output, because a terminal that accepts none would never finish.
+        # TCSANOW does not wait for pending output, which a terminal that accepts none would never finish.
         termios.tcsetattr(fd, termios.TCSANOW, modes)  # type: ignore[arg-type]

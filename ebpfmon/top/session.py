@@ -53,7 +53,7 @@ class _OneIntervalSettings(SinkSettings, tag="top", frozen=True):
 
 
 async def one_interval(settings: Settings, registry: Registry, stop: asyncio.Event) -> Snapshot:
-    """Return the first whole interval. Raises KernelError if no probe can be loaded, or if it is stopped before."""
+    """Return the first whole interval. Raises KernelError if no probe can be loaded, or if `stop` is set too early."""
     sink = _OneInterval(stop)
     await daemon.run(_with_sink(settings, _OneIntervalSettings(sink=sink)), registry, stop)
     if sink.snapshot is None:

@@ -11,12 +11,12 @@ from ebpfmon.top.columns import IDENTITY_COLUMNS, Column, Mode
 FILTER_MAX = 64
 """The greatest number of characters in a filter."""
 END = 1 << 30
-"""A scroll offset beyond the last line of any table. `view.frame` reduces it to what is possible."""
+"""A scroll offset beyond the last line of any table. `view.frame` limits it to the last page."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class State:
-    """The choices of the user, and the values of the last frame that they can choose from.
+    """What the user has chosen, and what the last frame offers to choose from.
 
     `sort` is the key of a column. If it is empty or unknown, the most important rate is used. `by` is a grouping.
     `scroll` is the number of lines of the table above the screen. The last frame sets `rates` (the columns that probes

@@ -45,11 +45,11 @@ def pad(text: str, width: int, *, right: bool = False) -> str:
     return blanks + text if right else text + blanks
 
 
-def short(rate: float, width: int, digits: int) -> str:
+def format_rate(rate: float, width: int, digits: int) -> str:
     """Return a rate in at most `width` columns, which must be 4 or more.
 
-    It is a whole number of up to `digits` digits, or else in thousands (k), millions (M) and so on. Zero is a dash, and
-    any other rate is at least 0.1.
+    A rate below 10 has one decimal and is shown as at least 0.1. A higher one is a whole number of up to `digits`
+    digits, or else in thousands (k), millions (M) and so on. Zero is a dash.
     """
     if not rate:
         return "-"

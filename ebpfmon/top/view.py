@@ -1,4 +1,4 @@
-"""Show one interval, as lines for a terminal or as a dictionary for programs. Pure: the time is the snapshot's."""
+"""Render one interval as lines for a terminal, or as JSON data. Pure: the time is the snapshot's."""
 
 from __future__ import annotations
 
@@ -12,12 +12,13 @@ from ebpfmon.top.columns import Column
 from ebpfmon.top.listing import Counters, Listing, by_process, listing, rates_of, select
 from ebpfmon.top.state import State, resolve
 from ebpfmon.top.text import columns as width_of
-from ebpfmon.top.text import cut, drawable, pad, short
+from ebpfmon.top.text import cut, drawable, format_rate, pad
 
 SCHEMA = 2
 """The version of the format of `to_json`."""
 NO_USERS: Mapping[int, str] = {}
-_FULL, _SMALL = 9, 4  # heights below which the totals, and then everything but the table, are left out
+_FULL = 9  # lines: from this height on there is room for the totals and the status
+_SMALL = 4  # lines: from this height on there is room for the title
 _KEYS = ("q quit", "h help", "< > sort", "r reverse", "/ filter", "space pause", "g groups", "b by", "arrows scroll")
 _HELP = (
     "q, ctrl-c      quit",
@@ -80,10 +81,11 @@ def frame(
     # Keep the user's sort column even if this interval does not have it, because a later one may.
     given = replace(given, rates=state.rates, groupings=state.groupings)
     lines = select(listing(snapshot, state), state, users)
-    head, foot, has_status, has_heading = [_title(snapshot, state, width), *_totals(snapshot, state, width)], "", 1, 1
+    head, foot = [_title(snapshot, state, width), *_totals(snapshot, state, width)], ""
+    has_status = has_heading = True
     page, scroll = len(lines) if top is None else top, 0
     if height is not None:
-        head, has_status, has_heading = head[: _room_above(height)], int(height >= _FULL), int(height > 1)
+        head, has_status, has_heading = head[: _room_above(height)], height >= _FULL, height > 1
         foot = _foot(state, width) if height >= _SMALL - 1 or state.editing else ""
         page = max(height - len(head) - has_status - has_heading - bool(foot), 0)
         scroll = min(state.scroll, max(len(lines) - page, 0))
@@ -94,8 +96,8 @@ def frame(
     shown, columns = lines.take(slice(scroll, scroll + page)), _fitting(state, width)
     body = [
         *head,
-        *[_status(state, len(shown), len(lines))][:has_status],
-        *[_heading(columns, state.sort)][:has_heading],
+        *([_status(state, len(shown), len(lines))] if has_status else []),
+        *([_heading(columns, state.sort)] if has_heading else []),
         *_table(shown, columns, snapshot.elapsed_s or 1.0, users),
     ]
     return Frame(
@@ -108,8 +110,9 @@ def frame(
 def to_json(snapshot: Snapshot, state: State, *, top: int | None = None) -> dict[str, Any]:
     """Return the interval as JSON data: the first `top` lines, filtered and sorted as the state says.
 
-    Each line has the counters that the columns sum, by their names in C. All numbers are amounts of the interval, not
-    rates. `totals` include everything, also `overflow`, which is what the tables had no room for and is in no line.
+    Each line has the counters that the columns are made of, by their names in C. All numbers are amounts of the
+    interval, not rates. `totals` include everything. `overflow` is the part for which the tables had no room; it is in
+    no line.
     """
     state = _resolved(snapshot, state)
     lines = select(listing(snapshot, state), state, NO_USERS).take(slice(top))
@@ -190,7 +193,7 @@ def _totals(snapshot: Snapshot, state: State, width: int) -> list[str]:
     by_units: dict[str, list[str]] = {}
     for column in state.rates:
         number = _number(totals[column.key] / (snapshot.elapsed_s or 1.0), column)
-        units, word = column.words
+        units, word = column.units_and_word
         by_units.setdefault(units, []).append(f"{word} {number}" if word else number)
     lines: list[str] = []
     for units, items in by_units.items():
@@ -281,7 +284,7 @@ def _table(
 
 
 def _number(rate: float, column: Column) -> str:
-    return pad(short(rate, column.width, 3 if column.is_bytes else column.width), column.width, right=True)
+    return pad(format_rate(rate, column.width, 3 if column.is_bytes else column.width), column.width, right=True)
 
 
 def _foot(state: State, width: int) -> str:

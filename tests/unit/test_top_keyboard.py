@@ -31,7 +31,7 @@ def test_every_key_that_has_a_meaning_is_named(term: str) -> None:
     for sequence, key in SPLIT + (APPLICATION if term == "xterm" else []):
         keyboard = Keyboard(TERMINALS[term])
         assert keyboard.feed(sequence.encode()) == [key] * (key is not None), sequence
-        assert not keyboard.is_waiting
+        assert not keyboard.has_partial_key
 
 
 @given(
@@ -49,7 +49,7 @@ def test_keys_are_the_same_however_their_bytes_arrive(
         found += keyboard.feed(data[:size])
         data = data[size:]
     assert found == [key for _, key in typed if key]
-    assert not keyboard.is_waiting
+    assert not keyboard.has_partial_key
 
 
 @given(st.binary(max_size=64))
@@ -57,9 +57,9 @@ def test_no_bytes_make_more_keys_than_there_are_characters_or_wait_for_ever(data
     keyboard = Keyboard(TERMINALS["xterm"])
     assert len(keyboard.feed(data)) <= len(data)
     keyboard.flush()
-    assert not keyboard.is_waiting
+    assert not keyboard.has_partial_key
     assert keyboard.feed(b"\x1b") == []
-    assert keyboard.is_waiting
+    assert keyboard.has_partial_key
     assert keyboard.flush() == ["escape"]
 
 
@@ -71,5 +71,5 @@ def test_a_sequence_without_an_end_is_given_up() -> None:
     keyboard = Keyboard(TERMINALS["xterm"])
     for piece in (b"\x1b[", *[b"0"] * 100):
         keyboard.feed(piece)
-    assert not keyboard.is_waiting
+    assert not keyboard.has_partial_key
     assert keyboard.feed(b"q") == ["q"]

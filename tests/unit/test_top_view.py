@@ -17,7 +17,7 @@ from ebpfmon.top import view
 from ebpfmon.top.columns import Mode
 from ebpfmon.top.state import State, press
 from ebpfmon.top.text import columns as width_of
-from ebpfmon.top.text import cut, short
+from ebpfmon.top.text import cut, format_rate
 from ebpfmon.top.view import render, to_json
 from tests.unit.top_support import (
     COLUMNS,
@@ -168,12 +168,12 @@ def test_what_is_longer_than_its_column_is_marked() -> None:
      (100_000, 5, 5, "100k"), (999, 6, 3, "999"), (999.6, 6, 3, "1.0k"), (1500, 6, 3, "1.5k"), (2**64, 6, 3, "18.4E")],
 )  # fmt: skip
 def test_rates_are_short(rate: float, width: int, digits: int, shown: str) -> None:
-    assert short(rate, width, digits) == shown
+    assert format_rate(rate, width, digits) == shown
 
 
 @given(st.floats(0, 1e23), st.sampled_from([4, 5, 6]), st.booleans())
 def test_a_rate_fits_its_column_and_is_right_to_five_percent(rate: float, width: int, is_bytes: bool) -> None:
-    shown = short(rate, width, 3 if is_bytes else width)
+    shown = format_rate(rate, width, 3 if is_bytes else width)
     assert len(shown) <= width
     if rate < 0.1:
         assert shown == ("0.1" if rate else "-")
