@@ -95,7 +95,7 @@ def test_processes_that_share_a_cpu_are_counted_apart(workload: Path, tmp_path: 
     assert_nothing_is_lost(monitor.snapshots)
 
 
-def test_a_shorter_name_has_no_rest_of_a_longer_one() -> None:
+def test_a_short_comm_has_no_remainder_of_an_earlier_longer_one() -> None:
     if not RELEASES_ARE_SEEN:
         pytest.skip("this kernel does not count every release of a task")
     # The child has the long name until it calls execve(2). Its release makes its last row.

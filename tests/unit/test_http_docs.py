@@ -21,7 +21,7 @@ def test_the_page_has_every_path_with_its_parameters(route: Route) -> None:
     assert ("no token" in line) is route.open
 
 
-def test_the_bounds_on_the_page_are_the_ones_that_hold() -> None:
+def test_the_limits_on_the_page_are_those_in_the_code() -> None:
     (processes,) = (r for r in ROUTES if r.name == "processes")
     with pytest.raises(QueryError) as caught:
         parse([("top", "0")], processes.query)

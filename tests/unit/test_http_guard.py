@@ -25,7 +25,7 @@ from tests.unit.http_support import SNAPSHOT, local, run, serving, until
 PATHS = [r.path.replace("{id}", "ebpf.io") for r in ROUTES if r.name != "stream"]
 
 
-def test_without_the_token_there_is_only_whether_it_is_alive(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_without_the_token_only_health_checks_are_answered(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     file = tmp_path / "token"
     file.write_text("secret-1\n")
 
@@ -60,7 +60,7 @@ def test_without_the_token_there_is_only_whether_it_is_alive(tmp_path: Path, cap
     [("", "expected one line"), ("a b", "expected one line"), ("a\nb", "expected"), ("\x00", "expected"),
      ("x" * 5000, "expected one line"), (None, "No such file")],
 )  # fmt: skip
-def test_a_file_that_has_no_token_is_an_error_that_names_it_and_not_what_it_has(
+def test_an_invalid_token_file_is_an_error_that_names_it_but_hides_its_content(
     tmp_path: Path, text: str | None, said: str
 ) -> None:
     file = tmp_path / "token"
@@ -81,7 +81,7 @@ def test_a_file_that_has_no_token_is_an_error_that_names_it_and_not_what_it_has(
     [("localhost", 200), ("127.0.0.1:99", 200), ("[::1]:9797", 200), ("192.0.2.1", 200), ("evil.example", 403),
      ("localhost.evil.example:80", 403), ("127.0.0.1.evil.example", 403), ("[::1", 403), ("a b", 403)],
 )  # fmt: skip
-def test_a_page_elsewhere_cannot_make_a_browser_read_it_under_another_name(host: str, status: int) -> None:
+def test_a_local_sink_refuses_requests_for_other_host_names(host: str, status: int) -> None:
     async def of() -> None:
         async with serving(None, SNAPSHOT) as served:
             assert (await served.get("/api/v1/snapshot", {"Host": host})).status == status
@@ -96,7 +96,7 @@ def test_a_page_elsewhere_cannot_make_a_browser_read_it_under_another_name(host:
     [(b"GET /healthz HTTP/1.0", b"200"), (b"GET /healthz HTTP/1.1", b"400"), (b"GET /healthz HTTP/2.0", b"400"),
      (b"GET http://evil.example/healthz HTTP/1.0", b"200"), (b"OPTIONS * HTTP/1.0", b"404")],
 )  # fmt: skip
-def test_without_a_host_old_clients_are_answered_and_others_are_not(request_: bytes, status: bytes) -> None:
+def test_only_http_1_0_requests_may_omit_the_host_header(request_: bytes, status: bytes) -> None:
     async def of() -> None:
         async with serving(None, SNAPSHOT) as served:
             reader, writer = await asyncio.open_connection("127.0.0.1", served.sink.port)
@@ -107,7 +107,7 @@ def test_without_a_host_old_clients_are_answered_and_others_are_not(request_: by
     run(of)
 
 
-def test_a_port_that_is_taken_is_an_error_that_names_it() -> None:
+def test_a_port_in_use_is_an_error_that_names_it() -> None:
     async def of() -> None:
         async with serving() as served:
             with pytest.raises(SinkError, match=rf"^cannot listen on .* port {served.sink.port}: Address already"):
@@ -117,7 +117,7 @@ def test_a_port_that_is_taken_is_an_error_that_names_it() -> None:
 
 
 @pytest.mark.parametrize("host", ["192.0.2.77", "no.such.host.invalid"])
-def test_a_host_that_is_not_this_machines_is_an_error_that_names_it(host: str) -> None:
+def test_an_address_of_another_machine_is_an_error_that_names_it(host: str) -> None:
     async def of() -> None:
         with pytest.raises(SinkError, match=f"^cannot listen on '{host}' port 0: "):
             await HttpJsonSettings(host=host, port=0, insecure=True).open().__aenter__()
@@ -137,7 +137,7 @@ def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
     return cert, key
 
 
-def test_it_is_served_over_tls(certificate: tuple[str, str]) -> None:
+def test_with_a_certificate_the_sink_serves_only_over_tls(certificate: tuple[str, str]) -> None:
     async def of() -> None:
         settings = local(tls_certificate=certificate[0], tls_key=certificate[1])
         async with serving(settings, SNAPSHOT) as served:
@@ -173,7 +173,7 @@ def test_a_certificate_that_cannot_be_used_is_an_error_that_names_it(
     run(of)
 
 
-def test_no_more_connections_are_taken_than_there_may_be(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_number_of_connections_is_limited(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(listen, "CONNECTIONS", 3)
 
     async def of() -> None:
@@ -202,7 +202,7 @@ def test_no_more_connections_are_taken_than_there_may_be(monkeypatch: pytest.Mon
     run(of)
 
 
-def test_who_sends_no_whole_request_is_hung_up_on(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_connection_that_waits_too_long_for_a_request_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(listen._LIMITS, "keepalive_timeout", 0.2)
 
     async def of() -> None:
@@ -216,7 +216,7 @@ def test_who_sends_no_whole_request_is_hung_up_on(monkeypatch: pytest.MonkeyPatc
     run(of, 10)
 
 
-def test_who_does_not_read_its_answer_is_hung_up_on(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_client_that_does_not_read_its_answer_is_disconnected(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(middlewares, "WRITE_S", 0.2)
     big = replace(SNAPSHOT, host="h" * 30_000_000)
 
@@ -230,7 +230,7 @@ def test_who_does_not_read_its_answer_is_hung_up_on(monkeypatch: pytest.MonkeyPa
     run(of)
 
 
-def test_what_goes_wrong_inside_is_told_to_the_log_and_not_to_the_client(
+def test_an_internal_error_is_logged_and_hidden_from_the_client(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     def broken(*_: object, **__: object) -> bytes:
@@ -252,7 +252,7 @@ def test_what_goes_wrong_inside_is_told_to_the_log_and_not_to_the_client(
     assert not any(r.exc_info for r in caplog.records)
 
 
-def test_it_ends_at_once_whatever_its_clients_do() -> None:
+def test_the_sink_closes_at_once_whatever_its_clients_do() -> None:
     async def of() -> None:
         async with serving(None, SNAPSHOT) as served:
             ends = [await asyncio.open_connection("127.0.0.1", served.sink.port) for _ in range(10)]
@@ -267,7 +267,7 @@ def test_it_ends_at_once_whatever_its_clients_do() -> None:
     run(of)
 
 
-def test_it_can_be_opened_and_closed_again_and_leaves_nothing() -> None:
+def test_opening_and_closing_repeatedly_leaves_no_thread() -> None:
     async def of() -> None:
         for _ in range(3):
             async with local().open() as sink:

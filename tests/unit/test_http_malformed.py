@@ -78,7 +78,7 @@ async def answer_to(port: int, request: bytes) -> bytes:
         writer.close()
 
 
-def test_ten_thousand_malformed_requests_are_refused_and_leave_nothing_in_the_log(
+def test_ten_thousand_malformed_requests_are_refused_and_nothing_is_logged(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(listen, "CONNECTIONS", 1000)
@@ -114,7 +114,7 @@ def test_ten_thousand_malformed_requests_are_refused_and_leave_nothing_in_the_lo
     assert not said
 
 
-def test_what_the_library_cannot_bear_ends_its_connection_alone(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_request_that_crashes_the_parser_ends_only_its_own_connection(caplog: pytest.LogCaptureFixture) -> None:
     async def of() -> None:
         async with serving(None, SNAPSHOT) as served:
             reader, writer = await asyncio.open_connection("127.0.0.1", served.sink.port)

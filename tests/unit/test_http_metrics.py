@@ -79,7 +79,7 @@ def test_counters_are_totals_in_base_units_and_gauges_are_gauges(as_openmetrics:
     assert found["ebpfmon_build_info"].values()
 
 
-def test_labels_are_the_charts_and_the_dimension_unless_it_shows_one_number() -> None:
+def test_labels_are_those_of_the_chart_and_the_dimension_unless_it_is_the_only_one() -> None:
     text = text_of(SNAPSHOT)
     assert 'ebpfmon_apps_vfs_write_calls_total{application="web"} 70.0' in text
     assert 'ebpfmon_apps_vfs_write_calls_total{application="other"} 510.0' in text
@@ -95,7 +95,7 @@ def test_labels_are_the_charts_and_the_dimension_unless_it_shows_one_number() ->
     assert 'ebpfmon_gauge_requests{dimension="write",disk="sda"} 4.0' in text
 
 
-def test_no_label_without_bound_and_no_process_is_a_label() -> None:
+def test_unbounded_charts_and_processes_are_not_exported() -> None:
     text = text_of(SNAPSHOT)
     assert "192.0.2.1" not in text
     assert "outbound" not in text
@@ -103,7 +103,7 @@ def test_no_label_without_bound_and_no_process_is_a_label() -> None:
 
 
 @pytest.mark.parametrize("as_openmetrics", [False, True])
-def test_a_histogram_counts_what_is_at_most_each_bound_in_base_units(as_openmetrics: bool) -> None:
+def test_a_histogram_has_cumulative_buckets_in_base_units(as_openmetrics: bool) -> None:
     families = parsed(text_of(SNAPSHOT, as_openmetrics=as_openmetrics), as_openmetrics)
     (family,) = (f for f in families if f.type == "histogram")
     assert family.name == "ebpfmon_disk_latency_seconds"
@@ -116,14 +116,14 @@ def test_a_histogram_counts_what_is_at_most_each_bound_in_base_units(as_openmetr
     assert found["_count", "other", None] == 0
 
 
-def test_a_histogram_without_a_sum_has_none_and_one_without_labels_has_the_bound_alone() -> None:
+def test_a_histogram_may_lack_a_sum_and_labels() -> None:
     of = chart("ebpf.size", "operations/s", buckets=replace(LATENCY, units="bytes", sum="", sum_units=""))
     found = samples(replace(SNAPSHOT, charts=(data(of, ((), (1, 1, 1), (1, 2, 3))),)))
     assert found["ebpfmon_size_bytes_bucket"] == {"128.0": 1, "256.0": 3, "+Inf": 6}
     assert "ebpfmon_size_bytes_sum" not in found
 
 
-def test_before_the_first_snapshot_there_is_the_process_itself() -> None:
+def test_before_the_first_snapshot_only_metrics_of_the_process_are_exported() -> None:
     found = samples(None)
     assert "ebpfmon_snapshot_time_seconds" not in found
     assert found["process_cpu_seconds_total"]
@@ -142,11 +142,11 @@ def test_before_the_first_snapshot_there_is_the_process_itself() -> None:
         ("disk.ops", "I/O operations/s", "ebpfmon_disk_ops_I_O_operations"),
     ],
 )  # fmt: skip
-def test_a_name_follows_from_id_and_units(id_: str, units: str, name: str) -> None:
+def test_a_metric_is_named_by_the_id_and_units_of_its_chart(id_: str, units: str, name: str) -> None:
     assert name_of(chart(id_, units)) == name
 
 
-def test_every_chart_that_is_shipped_has_a_name_of_its_own_and_is_there() -> None:
+def test_every_built_in_chart_is_exported_under_a_unique_name() -> None:
     named = [c for c in SHIPPED if not c.unbounded]
     names = [name_of(c) for c in named]
     assert len(set(names)) == len(names)
@@ -157,7 +157,7 @@ def test_every_chart_that_is_shipped_has_a_name_of_its_own_and_is_there() -> Non
         assert (families[name].type, len(found)) == (type_of(of), columns), of.id
 
 
-def test_promtool_has_nothing_to_say() -> None:
+def test_promtool_finds_no_problem_in_any_built_in_metric() -> None:
     promtool = shutil.which("promtool")
     if not promtool:
         pytest.skip("promtool is not installed (Debian's prometheus)")
@@ -167,7 +167,7 @@ def test_promtool_has_nothing_to_say() -> None:
     assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"")
 
 
-def test_two_series_of_one_name_are_one() -> None:
+def test_series_with_equal_names_and_labels_are_summed() -> None:
     of = chart("ebpf.io", "calls/s", labels=("a",))
     charts = (data(of, (("x",), (1,), (5,)), (("x",), (1,), (6,))), data(of, (("x",), (1,), (7,))))
     assert samples(replace(SNAPSHOT, charts=charts))["ebpfmon_io_calls_total"] == {"x": 18}
@@ -175,7 +175,7 @@ def test_two_series_of_one_name_are_one() -> None:
     assert samples(replace(SNAPSHOT, charts=(twice,)))["ebpfmon_disk_latency_seconds_count"] == {"sda": 6}
 
 
-def test_two_types_of_one_name_are_the_first() -> None:
+def test_of_two_types_with_the_same_name_only_the_first_is_exported() -> None:
     counter, gauge = (chart("ebpf.io", "calls/s", labels=("a",), kind=k) for k in (Kind.COUNTER, Kind.GAUGE))
     charts = (data(counter, (("x",), (1,), (5,))), data(gauge, (("y",), (3,), (0,))))
     found = samples(replace(SNAPSHOT, charts=charts))
@@ -183,7 +183,7 @@ def test_two_types_of_one_name_are_the_first() -> None:
     assert "ebpfmon_io_calls" not in found
 
 
-def test_two_histograms_of_one_name_with_other_bounds_are_the_first() -> None:
+def test_of_two_histograms_with_the_same_name_but_other_bounds_only_the_first_is_exported() -> None:
     other: Chart = replace(DISKS, buckets=replace(LATENCY, bounds=(1, 2)))
     charts = (data(DISKS, (("sda",), (1, 0, 2, 5), (1, 0, 2, 5))), data(other, (("sdb",), (1, 0, 2, 5), (1, 0, 2, 5))))
     assert samples(replace(SNAPSHOT, charts=charts))["ebpfmon_disk_latency_seconds_count"] == {"sda": 3}
@@ -196,7 +196,7 @@ def test_two_histograms_of_one_name_with_other_bounds_are_the_first() -> None:
     st.text(),
     st.booleans(),
 )
-def test_whatever_things_are_called_it_can_be_read(
+def test_metrics_with_any_names_can_be_parsed(
     names: list[str], id_: str, units: str, title: str, as_openmetrics: bool
 ) -> None:
     made = replace(chart(id_, units, labels=("application",)), title=title)
@@ -211,7 +211,7 @@ def test_whatever_things_are_called_it_can_be_read(
     assert sum(s.value for s in found.samples) == pytest.approx(in_base_units(total, units), rel=1e-12)
 
 
-def test_a_program_that_is_called_other_is_a_series_of_its_own() -> None:
+def test_an_application_named_other_has_its_own_series() -> None:
     """Its total is not added to that of `other`, which would decrease when the series is removed."""
     of = chart("apps.x", "calls/s", labels=("application",))
     rest = {"other": Role.OTHER, "overflow": Role.OVERFLOW}
@@ -222,7 +222,7 @@ def test_a_program_that_is_called_other_is_a_series_of_its_own() -> None:
     assert {label.partition("~")[0]: value for label, value in found.items()} == {"other": 1, "overflow": 2}
 
 
-def test_names_that_look_alike_are_series_of_their_own() -> None:
+def test_names_that_become_equal_when_made_printable_keep_separate_series() -> None:
     of = chart("apps.x", "calls/s", labels=("application",))
     (first,) = samples(replace(SNAPSHOT, charts=(data(of, (("a\nb",), (1,), (1,))),)))["ebpfmon_apps_x_calls_total"]
     names = ["a\nb", "a\tb", "a?b", first]
@@ -232,7 +232,7 @@ def test_names_that_look_alike_are_series_of_their_own() -> None:
     assert (found[first], found["a?b"]) == (0, 2)
 
 
-def test_totals_never_fall_when_an_application_gives_its_place_to_another() -> None:
+def test_no_total_decreases_when_an_application_is_replaced_by_another() -> None:
     """Its series ends, and no other total decreases."""
     of = chart("apps.x", "calls/s", labels=("application",))
     first = data(of, (("a",), (5,), (50,)), (("b",), (1,), (10,)), (("other",), (2,), (20,)))

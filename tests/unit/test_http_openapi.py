@@ -38,7 +38,7 @@ def is_described(path: str, answer: Answer, method: str = "get") -> None:
         jsonschema.Draft202012Validator({**schema, "components": DOCUMENT["components"]}).validate(answer.json)
 
 
-def test_its_paths_are_the_servers_and_its_methods_too() -> None:
+def test_the_document_has_exactly_the_paths_and_methods_of_the_server() -> None:
     async def of() -> None:
         async with serving(None, SNAPSHOT) as served:
             page = (await served.get("/")).body.decode()
@@ -55,7 +55,7 @@ def test_its_paths_are_the_servers_and_its_methods_too() -> None:
 
 
 @pytest.mark.parametrize("path", [r.path for r in ROUTES if r.name != "stream"])
-def test_what_is_answered_is_what_it_says(path: str) -> None:
+def test_every_answer_matches_the_document(path: str) -> None:
     asked = ASKED.get(path, path)
 
     async def of() -> None:
@@ -77,7 +77,7 @@ def test_what_is_answered_is_what_it_says(path: str) -> None:
 
 
 @pytest.mark.parametrize("route", ROUTES, ids=lambda r: r.name)
-def test_it_says_which_paths_need_a_token(route: Any, tmp_path: Any) -> None:
+def test_the_document_says_which_paths_need_a_token(route: Any, tmp_path: Any) -> None:
     (tmp_path / "token").write_text("x")
 
     async def of() -> None:
@@ -90,7 +90,7 @@ def test_it_says_which_paths_need_a_token(route: Any, tmp_path: Any) -> None:
     run(of)
 
 
-def test_a_line_of_the_stream_is_a_snapshot_and_its_types_are_the_ones_it_names() -> None:
+def test_the_stream_has_the_documented_media_types_and_lines() -> None:
     async def of() -> None:
         async with serving(None, SNAPSHOT) as served:
             for media in DOCUMENT["paths"]["/api/v1/stream"]["get"]["responses"]["200"]["content"]:
@@ -104,7 +104,7 @@ def test_a_line_of_the_stream_is_a_snapshot_and_its_types_are_the_ones_it_names(
     run(of)
 
 
-def test_all_its_references_lead_somewhere_and_its_schemas_are_schemas() -> None:
+def test_all_references_resolve_and_all_schemas_are_valid() -> None:
     text = json.dumps(DOCUMENT)
     schemas = DOCUMENT["components"]["schemas"]
     references = set(re.findall(r'"\$ref": "([^"]+)"', text))

@@ -78,7 +78,7 @@ def test_each_snapshot_is_posted_as_json() -> None:
     run(of)
 
 
-def test_what_is_small_is_not_zipped_and_what_is_zipped_is_what_was_meant() -> None:
+def test_large_bodies_are_compressed_unless_gzip_is_false() -> None:
     seen: list[bytes] = []
 
     async def take(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -105,7 +105,7 @@ def test_what_is_small_is_not_zipped_and_what_is_zipped_is_what_was_meant() -> N
     run(of)
 
 
-def test_ndjson_goes_in_batches_but_for_the_first_and_the_last_which_nobody_waits_for() -> None:
+def test_ndjson_is_posted_in_batches_except_the_first_and_last_snapshots() -> None:
     async def of() -> None:
         async with receiving() as receiver:
             settings = HttpPushSettings(url=receiver.url, format="ndjson", batch=3)
@@ -120,7 +120,7 @@ def test_ndjson_goes_in_batches_but_for_the_first_and_the_last_which_nobody_wait
     run(of)
 
 
-def test_headers_and_a_token_are_sent_and_the_token_is_read_each_time(tmp_path: Path) -> None:
+def test_headers_and_the_token_are_sent_and_the_token_is_read_for_each_request(tmp_path: Path) -> None:
     file = tmp_path / "token"
     file.write_text("one\n")
 
@@ -150,7 +150,7 @@ def test_headers_and_a_token_are_sent_and_the_token_is_read_each_time(tmp_path: 
         (304, "304 Not Modified; redirects are"),
     ],
 )  # fmt: skip
-def test_a_receiver_that_refuses_is_an_error_with_its_status(code: int, said: str) -> None:
+def test_a_refusal_is_an_error_with_the_status_of_the_answer(code: int, said: str) -> None:
     async def of() -> None:
         async with receiving(lambda _: status(code)) as receiver:
             async with open_sink(HttpPushSettings(url=f"{receiver.url}?key=secret")) as sink:
@@ -232,7 +232,9 @@ async def endless_headers(reader: asyncio.StreamReader, writer: asyncio.StreamWr
     ],
     ids=lambda of: getattr(of, "__name__", ""),
 )  # fmt: skip
-def test_a_receiver_that_is_none_is_an_error_in_time(behaviour: Behaviour, said: str) -> None:
+def test_a_receiver_that_does_not_answer_properly_is_an_error_within_the_time_limit(
+    behaviour: Behaviour, said: str
+) -> None:
     async def of() -> None:
         tasks: list[asyncio.Task[None]] = []
 
@@ -265,7 +267,7 @@ def test_a_receiver_that_is_none_is_an_error_in_time(behaviour: Behaviour, said:
 
 
 @pytest.mark.parametrize("url", ["http://127.0.0.1:1/x", "http://localhost:1/x", "http://no.such.host.invalid/x"])
-def test_nobody_there_is_an_error_that_names_it(url: str) -> None:
+def test_an_unreachable_receiver_is_an_error_that_names_it(url: str) -> None:
     async def of() -> None:
         async with open_sink(HttpPushSettings(url=url)) as sink:
             with pytest.raises(SinkError, match=f"^cannot post to '{url}': Cannot connect to host"):
@@ -274,7 +276,7 @@ def test_nobody_there_is_an_error_that_names_it(url: str) -> None:
     run(of)
 
 
-def test_an_answer_of_any_length_is_not_read() -> None:
+def test_the_body_of_an_answer_is_not_read() -> None:
     async def flood(request: web.Request) -> web.StreamResponse:
         response = web.StreamResponse()
         await response.prepare(request)
@@ -293,7 +295,7 @@ def test_an_answer_of_any_length_is_not_read() -> None:
     run(of)
 
 
-def test_through_the_core_a_receiver_that_comes_back_gets_the_last_eight_and_the_log_two_lines(
+def test_a_receiver_that_recovers_gets_the_newest_snapshots_and_the_log_two_lines(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("random.uniform", lambda low, high: 0.05)
@@ -326,7 +328,7 @@ def test_through_the_core_a_receiver_that_comes_back_gets_the_last_eight_and_the
     assert said[1] == "sink 'push' works again"
 
 
-def test_a_batch_that_is_lost_is_told() -> None:
+def test_the_error_says_how_many_snapshots_of_a_batch_are_lost() -> None:
     codes = [200, 500]
 
     async def of() -> None:
@@ -342,7 +344,7 @@ def test_a_batch_that_is_lost_is_told() -> None:
     run(of)
 
 
-def test_a_certificate_is_verified_against_the_systems_or_those_named(tmp_path: Path) -> None:
+def test_a_certificate_is_verified_against_the_system_or_ca_file(tmp_path: Path) -> None:
     cert, key = tmp_path / "cert.pem", tmp_path / "key.pem"
     subprocess.run(
         ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2",

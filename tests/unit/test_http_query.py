@@ -22,7 +22,7 @@ class Query(msgspec.Struct, frozen=True):
     format: Literal["auto", "sse", "ndjson"] = "auto"
 
 
-def test_what_is_not_given_has_its_default() -> None:
+def test_missing_parameters_have_their_defaults() -> None:
     assert parse([], Query) == Query(top=50, sort="calls", format="auto")
     assert parse([("top", "7"), ("format", "sse")], Query) == Query(top=7, sort="calls", format="sse")
 
@@ -43,19 +43,19 @@ def test_what_is_not_given_has_its_default() -> None:
         ([("a\x1b\n" + "b" * 99, "1")], "no such parameter 'a??" + "b" * 61 + "': expected one of"),
     ],
 )  # fmt: skip
-def test_what_is_wrong_is_named(given: list[tuple[str, str]], said: str) -> None:
+def test_an_invalid_parameter_is_an_error_that_names_it(given: list[tuple[str, str]], said: str) -> None:
     with pytest.raises(QueryError) as caught:
         parse(given, Query)
     assert str(caught.value).startswith(said)
 
 
-def test_where_there_are_no_parameters_none_can_be_given() -> None:
+def test_a_path_without_parameters_accepts_none() -> None:
     with pytest.raises(QueryError, match="no such parameter 'x': this path has none"):
         parse([("x", "")], NoQuery)
 
 
 @given(st.lists(st.tuples(st.sampled_from(["top", "sort", "format", "app"]) | st.text(), st.text())))
-def test_whatever_is_asked_has_an_answer_in_bounds_or_an_error_that_can_be_shown(given: list[tuple[str, str]]) -> None:
+def test_any_query_is_within_bounds_or_a_printable_error(given: list[tuple[str, str]]) -> None:
     said = ""
     try:
         found = parse(given, Query)
@@ -72,7 +72,7 @@ def test_whatever_is_asked_has_an_answer_in_bounds_or_an_error_that_can_be_shown
 
 
 @given(st.integers(-20, 20_000).map(str))
-def test_a_number_is_taken_if_it_is_in_bounds_and_only_then(text: str) -> None:
+def test_a_number_is_accepted_exactly_if_it_is_within_bounds(text: str) -> None:
     try:
         assert parse([("top", text)], Query).top == int(text)
     except QueryError:
@@ -80,7 +80,7 @@ def test_a_number_is_taken_if_it_is_in_bounds_and_only_then(text: str) -> None:
 
 
 @pytest.mark.parametrize("route", ROUTES, ids=lambda r: r.name)
-def test_the_defaults_of_a_route_may_be_given(route: Route) -> None:
+def test_the_defaults_of_a_route_may_be_given_explicitly(route: Route) -> None:
     defaults = msgspec.structs.asdict(route.query())
     given_all = [(name, str(value)) for name, value in defaults.items() if value != ""]
     assert parse(given_all, route.query) == route.query()
@@ -103,7 +103,7 @@ def test_the_defaults_of_a_route_may_be_given(route: Route) -> None:
         ("text/plain;version=1.x", False),
     ],
 )  # fmt: skip
-def test_openmetrics_is_sent_to_who_asks_for_it(header: str, wanted: bool) -> None:
+def test_openmetrics_is_sent_only_to_clients_that_accept_it(header: str, wanted: bool) -> None:
     encode, media = choose_encoder(header)
     assert media.startswith("application/openmetrics-text" if wanted else "text/plain")
     assert encode(CollectorRegistry()).endswith(b"# EOF\n") is wanted
@@ -120,7 +120,7 @@ def test_openmetrics_is_sent_to_who_asks_for_it(header: str, wanted: bool) -> No
 @example("," * 100_000)
 @example(";" * 100_000)
 @example("text/plain;version=" + "9" * 5000)
-def test_no_accept_header_is_too_strange(header: str) -> None:
+def test_any_accept_header_gets_one_of_the_two_formats(header: str) -> None:
     encode, media = choose_encoder(header)
     assert isinstance(encode(CollectorRegistry()), bytes)
     assert media.partition(";")[0] in ("text/plain", "application/openmetrics-text")

@@ -30,7 +30,7 @@ def connections(sort: str = "calls", top: int = 50, of: Snapshot = SNAPSHOT) -> 
     return msgspec.to_builtins(connections_to_json(of, sort, top))
 
 
-def test_a_process_is_one_however_many_tables_and_programs_it_was_in_and_is_called_as_the_last() -> None:
+def test_a_process_has_one_entry_for_all_tables_and_execs_with_its_last_comm() -> None:
     nginx = next(p for p in processes() if p["tgid"] == 100)
     assert nginx == {
         "tgid": 100, "start_ns": 10, "exec_id": 2, "parent_tgid": 1, "uid": 33, "cgroup_id": 7,
@@ -40,14 +40,14 @@ def test_a_process_is_one_however_many_tables_and_programs_it_was_in_and_is_call
     }  # fmt: skip
 
 
-def test_a_number_that_was_given_again_is_another_process() -> None:
+def test_a_reused_process_id_is_another_process() -> None:
     assert sorted((p["start_ns"], p["comm"]) for p in processes() if p["tgid"] == 200) == [
         (20, "\ufffdcat"),
         (30, "other"),
     ]
 
 
-def test_the_busiest_come_first_by_whatever_was_asked_for() -> None:
+def test_processes_are_sorted_by_the_requested_column_busiest_first() -> None:
     assert [p["tgid"] for p in processes()] == [200, 100, 200]
     assert processes("bytes")[0]["tgid"] == 100
     assert processes("read")[0]["tgid"] == 200
@@ -55,7 +55,7 @@ def test_the_busiest_come_first_by_whatever_was_asked_for() -> None:
     assert asked("calls", 1)["found"] == 3
 
 
-def test_the_columns_are_those_that_are_declared_for_rows() -> None:
+def test_the_columns_are_those_that_the_tables_declare() -> None:
     assert asked()["columns"] == [
         {"id": "read", "name": "read", "units": "calls/s"}, {"id": "rbytes", "name": "read", "units": "bytes/s"},
         {"id": "moved", "name": "moved", "units": "bytes/s"}, {"id": "send", "name": "send", "units": "calls/s"},
@@ -63,7 +63,7 @@ def test_the_columns_are_those_that_are_declared_for_rows() -> None:
     assert [c["id"] for c in connections()["columns"]] == ["sends", "sent", "retransmits"]
 
 
-def test_a_group_of_any_grouping_can_be_asked_for_and_one_that_is_not_there_has_nothing() -> None:
+def test_processes_can_be_filtered_by_a_group_of_any_grouping() -> None:
     assert [p["comm"] for p in processes(group="web")] == ["nginx"]
     assert [p["comm"] for p in processes(group="tools")] == ["\ufffdcat"]
     assert processes(group="nobody") == []
@@ -78,7 +78,7 @@ def without_groups() -> Snapshot:
     return replace(SNAPSHOT, tables={name: replace(view, groups={}) for name, view in SNAPSHOT.tables.items()})
 
 
-def test_without_groups_nobody_has_one() -> None:
+def test_without_groupings_no_process_has_a_group() -> None:
     bare = without_groups()
     assert all(p["groups"] == {} for p in processes(of=bare))
     assert connections(of=bare)["connections"][0]["groups"] == {}
@@ -87,16 +87,16 @@ def test_without_groups_nobody_has_one() -> None:
         processes(by="application", of=bare)
 
 
-def test_what_belongs_to_no_group_says_so() -> None:
+def test_a_process_without_a_group_has_none_in_its_place() -> None:
     assert next(p for p in processes() if p["comm"] == "other")["groups"] == {"application": None, "user": "root"}
 
 
-def test_what_found_no_row_is_told() -> None:
+def test_calls_in_the_overflow_are_reported() -> None:
     assert asked("calls", 1)["overflow_calls"] == 6
     assert connections("calls", 1)["overflow_calls"] == 3
 
 
-def test_connections_have_their_process_and_the_labels_that_their_source_gives() -> None:
+def test_a_connection_has_its_process_and_the_labels_of_its_source() -> None:
     first, second, third = connections()["connections"]
     assert first == {
         "table": "outbound", "tgid": 100, "start_ns": 10, "exec_id": 2, "comm": "nginx",
@@ -108,7 +108,7 @@ def test_connections_have_their_process_and_the_labels_that_their_source_gives()
     assert third["amounts"]["retransmits"] == 2
 
 
-def test_connections_are_sorted_and_bounded_and_tables_of_something_else_are_none() -> None:
+def test_connections_are_sorted_and_limited_and_come_only_from_tables_of_connections() -> None:
     found = connections("bytes", 2)
     assert [c["labels"]["port"] for c in found["connections"]] == ["53", "443"]
     assert found["found"] == 3
@@ -116,14 +116,14 @@ def test_connections_are_sorted_and_bounded_and_tables_of_something_else_are_non
 
 
 @pytest.mark.parametrize("sort", ["io", "tgid", "", "calls ", "all", "read_calls"])
-def test_a_column_that_is_not_there_is_an_error_that_says_what_is(sort: str) -> None:
+def test_an_unknown_column_is_an_error_that_lists_the_columns(sort: str) -> None:
     with pytest.raises(QueryError, match="expected one of calls, bytes, read, rbytes, moved, send"):
         processes(sort, 1)
     with pytest.raises(QueryError, match="expected one of calls, bytes, sends, sent"):
         connections(sort, 1)
 
 
-def test_nothing_at_all_is_an_empty_list() -> None:
+def test_without_tables_or_rows_the_list_is_empty() -> None:
     nothing = replace(SNAPSHOT, tables={})
     assert processes(of=nothing) == []
     assert connections(of=nothing)["connections"] == []
@@ -132,7 +132,7 @@ def test_nothing_at_all_is_an_empty_list() -> None:
 
 
 @pytest.mark.parametrize("comm", [b"a\x1b[2Jb", "‮".encode()])
-def test_a_name_that_a_process_chose_is_safe_to_show(comm: bytes) -> None:
+def test_the_comm_of_a_process_is_made_printable(comm: bytes) -> None:
     view = TableView(harvest=harvested(row(ROW, tgid=1, comm=comm, read_calls=1)), columns=READ)
     (found,) = processes(of=replace(SNAPSHOT, tables={"t": view}))
     assert found["comm"].isprintable()

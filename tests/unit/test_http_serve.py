@@ -21,7 +21,7 @@ PATHS = [r.path.replace("{id}", "ebpf.io") for r in ROUTES if r.name != "stream"
 OF_SNAPSHOT = [r.path.replace("{id}", "ebpf.io") for r in ROUTES if r.of_snapshot]
 
 
-def test_the_newest_snapshot_is_what_the_log_would_say() -> None:
+def test_the_newest_snapshot_has_the_same_json_as_in_the_log() -> None:
     async def of() -> None:
         async with serving(None, SNAPSHOT, later(1)) as served:
             answer = await served.get("/api/v1/snapshot")
@@ -52,7 +52,7 @@ def test_all_charts_are_declared_with_their_fields() -> None:
 
 
 @pytest.mark.parametrize("path", OF_SNAPSHOT)
-def test_before_the_first_snapshot_there_is_nothing_to_show_and_it_says_so(path: str) -> None:
+def test_before_the_first_snapshot_the_answer_is_503_with_the_reason(path: str) -> None:
     async def of() -> None:
         async with serving() as served:
             answer = await served.get(path)
@@ -80,7 +80,7 @@ def test_before_the_first_snapshot_there_is_nothing_to_show_and_it_says_so(path:
         ("/api/v1/stream?format=xml", 400, "format: expected one of auto, ndjson, sse"),
     ],
 )
-def test_what_is_not_there_or_wrong_is_an_error_in_json(path: str, status: int, said: str) -> None:
+def test_an_unknown_path_or_invalid_query_is_an_error_in_json(path: str, status: int, said: str) -> None:
     async def of() -> None:
         async with serving(None, SNAPSHOT) as served:
             answer = await served.get(path)
@@ -92,7 +92,7 @@ def test_what_is_not_there_or_wrong_is_an_error_in_json(path: str, status: int, 
 
 @pytest.mark.parametrize("path", [*PATHS, "/api/v1/stream"])
 @pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "OPTIONS", "TRACE", "PATCH"])
-def test_nothing_can_be_changed(path: str, method: str) -> None:
+def test_methods_other_than_get_and_head_are_refused(path: str, method: str) -> None:
     async def of() -> None:
         async with serving(None, SNAPSHOT) as served:
             answer = await served.get(path, method=method)
@@ -103,7 +103,7 @@ def test_nothing_can_be_changed(path: str, method: str) -> None:
 
 
 @pytest.mark.parametrize("path", [*PATHS, "/api/v1/stream"])
-def test_head_has_the_headers_and_no_body(path: str) -> None:
+def test_head_has_the_headers_of_get_and_no_body(path: str) -> None:
     async def of() -> None:
         async with serving(None, SNAPSHOT) as served:
             head = await served.get(path, method="HEAD")
@@ -117,7 +117,7 @@ def test_head_has_the_headers_and_no_body(path: str) -> None:
 
 
 @pytest.mark.parametrize("path", [p for p in PATHS if p not in ("/healthz", "/readyz", "/metrics")])
-def test_who_takes_gzip_gets_the_same_in_fewer_bytes(path: str) -> None:
+def test_a_client_that_accepts_gzip_gets_the_same_body_compressed(path: str) -> None:
     async def of() -> None:
         async with serving(None, SNAPSHOT) as served:
             plain = await served.get(path)
@@ -132,7 +132,7 @@ def test_who_takes_gzip_gets_the_same_in_fewer_bytes(path: str) -> None:
 
 
 @pytest.mark.parametrize("path", OF_SNAPSHOT)
-def test_who_has_the_newest_already_does_not_get_it_again(path: str) -> None:
+def test_a_request_with_the_current_etag_gets_304_until_the_next_snapshot(path: str) -> None:
     async def of() -> None:
         async with serving(None, SNAPSHOT) as served:
             tag = (await served.get(path)).headers["ETag"]
@@ -146,7 +146,7 @@ def test_who_has_the_newest_already_does_not_get_it_again(path: str) -> None:
     run(of)
 
 
-def test_each_form_is_made_once_for_a_snapshot_and_none_if_nobody_asks(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_each_form_is_made_once_per_snapshot_and_only_on_request(monkeypatch: pytest.MonkeyPatch) -> None:
     made: list[str] = []
 
     def counted(name: str, inner: object) -> object:
@@ -174,7 +174,7 @@ def test_each_form_is_made_once_for_a_snapshot_and_none_if_nobody_asks(monkeypat
     run(of)
 
 
-def test_metrics_are_text_or_openmetrics_as_is_asked() -> None:
+def test_the_accept_header_selects_the_format_of_metrics() -> None:
     async def of() -> None:
         async with serving(None, SNAPSHOT) as served:
             text = await served.get("/metrics")
@@ -189,7 +189,7 @@ def test_metrics_are_text_or_openmetrics_as_is_asked() -> None:
     run(of)
 
 
-def test_the_page_has_nothing_from_elsewhere_and_links_to_all_there_is() -> None:
+def test_the_index_page_lists_every_path_and_loads_nothing_external() -> None:
     async def of() -> None:
         async with serving() as served:
             page = await served.get("/")
@@ -206,7 +206,7 @@ def test_the_page_has_nothing_from_elsewhere_and_links_to_all_there_is() -> None
     run(of)
 
 
-def test_it_is_ready_as_long_as_snapshots_come(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_readyz_fails_when_snapshots_stop_arriving(monkeypatch: pytest.MonkeyPatch) -> None:
     now = time.monotonic()
     moved = [0.0]
 
@@ -232,7 +232,7 @@ def test_it_is_ready_as_long_as_snapshots_come(monkeypatch: pytest.MonkeyPatch) 
     run(of)
 
 
-def test_of_many_ways_to_ask_only_so_many_answers_are_kept() -> None:
+def test_the_number_of_cached_answers_is_limited() -> None:
     async def of() -> None:
         async with serving(None, SNAPSHOT) as served:
             for top in range(1, 101):

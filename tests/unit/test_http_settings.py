@@ -32,18 +32,18 @@ def check_any(**sink: Any) -> SinkSettings:
     return settings
 
 
-def test_it_serves_this_machine_alone_by_default() -> None:
+def test_by_default_only_this_machine_can_connect() -> None:
     settings = check()
     assert (settings.host, settings.port, settings.is_local) == ("127.0.0.1", 9797, True)
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "127.9.8.7", "::1", "localhost", "::ffff:127.0.0.1"])
-def test_a_loopback_address_needs_nothing(host: str) -> None:
+def test_a_loopback_address_needs_neither_token_nor_tls(host: str) -> None:
     assert check(host=host).is_local
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.1", "::ffff:192.0.2.1", "fe80::1", "host.example", "local"])
-def test_another_address_needs_a_token_and_tls_or_that_it_is_said_to_be_insecure(host: str) -> None:
+def test_any_other_address_needs_a_token_and_tls_or_insecure(host: str) -> None:
     with pytest.raises(
         SettingsError, match=r"so set token_file and tls_certificate and tls_key, or set insecure = true"
     ):
@@ -86,14 +86,14 @@ def test_another_address_needs_a_token_and_tls_or_that_it_is_said_to_be_insecure
         ),
     ],
 )
-def test_what_cannot_work_is_refused_with_the_key_and_the_reason(given: dict[str, Any], said: str) -> None:
+def test_an_invalid_setting_is_refused_with_the_key_and_the_reason(given: dict[str, Any], said: str) -> None:
     with pytest.raises(SettingsError) as caught:
         check_any(**{"type": "http_json", **given})
     assert str(caught.value).removeprefix("x.toml: sinks[0]").removeprefix(".").startswith(said)
 
 
 @pytest.mark.parametrize("name", ["url", "format", "batch", "gzip", "headers", "token_file", "timeout_s", "ca_file"])
-def test_a_former_setting_for_posting_is_an_error_that_says_what_to_write(name: str) -> None:
+def test_a_former_push_setting_is_an_error_that_names_its_replacement(name: str) -> None:
     assert name in HttpPushSettings.__struct_fields__
     with pytest.raises(SettingsError) as caught:
         check(**{f"push_{name}": "x"})
@@ -102,25 +102,25 @@ def test_a_former_setting_for_posting_is_an_error_that_says_what_to_write(name: 
 
 
 @pytest.mark.parametrize("url", ["https://h/", "http://127.0.0.1:1/x?y=z", "http://[::1]:1/"])
-def test_a_token_goes_over_tls_or_stays_in_this_machine(url: str) -> None:
+def test_a_token_may_be_sent_over_tls_or_to_this_machine(url: str) -> None:
     push = check_any(type="http_push", url=url, token_file="/t", headers={"X-Team": "a b"})
     assert isinstance(push, HttpPushSettings)
     assert push.url == url
     assert check_any(**PUSH, token_file="/t", insecure=True)
 
 
-def test_who_serves_and_posts_has_two_sinks() -> None:
+def test_http_json_and_http_push_can_be_used_together() -> None:
     raw = [{"type": "http_json"}, {"type": "http_push", "url": "https://h/"}]
     assert len(config.check({"sinks": raw}, "x.toml", FOUND).sinks) == 2
 
 
-def test_the_settings_can_be_shown_and_read_again() -> None:
+def test_settings_written_as_toml_read_back_as_the_same_settings() -> None:
     settings = config.check({"sinks": [{"type": "http_push", "url": "https://h/"}]}, "x", FOUND)
     text = to_toml(settings)
     assert config.check(tomli.loads(text), "x", FOUND).sinks == settings.sinks
 
 
-def test_who_does_not_use_it_does_not_pay_for_its_libraries() -> None:
+def test_listing_the_sinks_does_not_import_the_http_libraries() -> None:
     script = (
         "import sys; import ebpfmon.cli.main; from ebpfmon.plugins import registry;"
         "assert {'http_json', 'http_push'} <= registry.discover().sinks.keys();"

@@ -26,7 +26,7 @@ def line_of(seconds: float) -> bytes:
     return msgspec.json.encode(to_json(later(seconds)))
 
 
-def test_events_come_in_order_the_newest_at_once_and_all_that_follow() -> None:
+def test_a_stream_begins_with_the_newest_snapshot_and_continues_in_order() -> None:
     async def of() -> None:
         async with serving(None, later(0), later(1)) as served:
             async with served.session.get(f"{served.url}/api/v1/stream") as response:
@@ -43,7 +43,7 @@ def test_events_come_in_order_the_newest_at_once_and_all_that_follow() -> None:
 
 
 @pytest.mark.parametrize(("path", "accept"), [("?format=ndjson", "*/*"), ("", "application/x-ndjson")])
-def test_ndjson_is_a_snapshot_a_line(path: str, accept: str) -> None:
+def test_ndjson_has_one_snapshot_per_line(path: str, accept: str) -> None:
     async def of() -> None:
         async with serving(None, later(1)) as served:
             url, headers = f"{served.url}/api/v1/stream{path}", {"Accept": accept, "Accept-Encoding": "gzip"}
@@ -57,7 +57,7 @@ def test_ndjson_is_a_snapshot_a_line(path: str, accept: str) -> None:
     run(of)
 
 
-def test_who_comes_before_the_first_snapshot_waits_for_it() -> None:
+def test_a_stream_opened_before_the_first_snapshot_waits_for_it() -> None:
     async def of() -> None:
         async with serving() as served, served.session.get(f"{served.url}/api/v1/stream?format=ndjson") as response:
             assert response.status == 200
@@ -79,7 +79,7 @@ def test_the_last_snapshot_arrives_when_the_daemon_stops() -> None:
     run(of)
 
 
-def test_who_does_not_read_is_cut_off_and_memory_stays_flat(
+def test_clients_that_do_not_read_are_disconnected_and_memory_stays_flat(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Ten clients never read, and one does, while a hundred snapshots of 2 MB are sent."""
@@ -115,7 +115,7 @@ def test_who_does_not_read_is_cut_off_and_memory_stays_flat(
     assert not [r for r in caplog.records if r.levelno >= logging.WARNING]
 
 
-def test_a_slow_reader_is_cut_off_after_a_few_snapshots_and_does_not_hold_them() -> None:
+def test_a_slow_client_is_disconnected_after_a_few_snapshots() -> None:
     big = replace(SNAPSHOT, host="h" * 8_000_000)
 
     async def of() -> None:
@@ -134,7 +134,7 @@ def test_a_slow_reader_is_cut_off_after_a_few_snapshots_and_does_not_hold_them()
     run(of)
 
 
-def test_there_are_not_more_streams_than_there_may_be(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_number_of_streams_is_limited(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(stream, "CLIENTS", 2)
 
     async def of() -> None:
@@ -151,7 +151,7 @@ def test_there_are_not_more_streams_than_there_may_be(monkeypatch: pytest.Monkey
     run(of)
 
 
-def test_what_goes_wrong_in_the_middle_ends_the_stream_and_is_told_to_the_log(
+def test_an_error_in_a_stream_ends_it_and_is_logged(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     def broken(_: object) -> bytes:
@@ -177,7 +177,7 @@ def test_what_goes_wrong_in_the_middle_ends_the_stream_and_is_told_to_the_log(
     }  # fmt: skip
 
 
-def test_who_leaves_is_forgotten_at_once_and_in_silence(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_client_that_disconnects_is_forgotten_at_once_and_nothing_is_logged(caplog: pytest.LogCaptureFixture) -> None:
     async def of() -> None:
         async with serving(None, SNAPSHOT) as served:
             for _ in range(50):

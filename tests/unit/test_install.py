@@ -98,7 +98,7 @@ def test_a_directory_that_root_cannot_enter_without_capabilities_is_named(root: 
     assert any(f"only its owner may enter '{home}'" in line for line in install_systemd(root, program, True))
 
 
-def test_the_settings_that_are_installed_are_those_of_the_page_of_settings_with_all_defaults() -> None:
+def test_the_installed_settings_are_those_on_the_settings_page_with_all_defaults() -> None:
     text = (SHIPPED / SETTINGS.name).read_text()
     sample = next(s for s in re.findall(r"^```toml\n(.*?)^```", PAGE, re.M | re.S) if "load_mode" in s)
     assert text.endswith(f"\n\n{sample}"), (

@@ -47,7 +47,7 @@ def decode(entry: bytes) -> list[tuple[str, str]]:
 
 
 @given(st.dictionaries(st.from_regex(NAME, fullmatch=True), st.text() | st.sampled_from(["\n", "a\n", "=\nX=1", ""])))
-def test_whatever_is_in_a_field_is_read_back_as_it_was(fields: dict[str, str]) -> None:
+def test_any_field_is_decoded_unchanged(fields: dict[str, str]) -> None:
     safe = {name: text.encode(errors="replace").decode() for name, text in fields.items()}
     assert decode(encode(fields)) == [*safe.items()]
 
@@ -58,7 +58,7 @@ WORDS = st.text(max_size=90) | st.sampled_from(
 
 
 @given(st.lists(st.tuples(WORDS, WORDS), unique=True))
-def test_every_name_is_one_that_journald_takes_and_is_always_the_same_and_no_other_dimensions(
+def test_field_names_are_valid_stable_and_unique(
     words: list[tuple[str, str]],
 ) -> None:
     names = Names()
@@ -83,7 +83,7 @@ def test_an_incomplete_snapshot_is_a_warning() -> None:
     assert (found["PRIORITY"], found["EBPFMON_COMPLETE"]) == ("4", "false")
 
 
-def test_the_names_of_the_charts_that_there_are_are_short_and_without_a_checksum() -> None:
+def test_field_names_of_built_in_charts_have_no_checksum() -> None:
     names = Names()
     assert names.of("ebpf.io", "read") == "EBPFMON_IO_READ"
     assert names.of("ebpfmon.harvest_time", "swap") == "EBPFMON_HARVEST_TIME_SWAP"
@@ -111,24 +111,24 @@ def test_the_busiest_series_are_shown_and_the_rest_is_in_other() -> None:
     assert shown(of, 0) is None
 
 
-def test_of_several_dimensions_each_is_shown_by_itself() -> None:
+def test_the_busiest_series_have_an_entry_for_each_dimension() -> None:
     of = labelled(["sent", "recv"], [("a", [1, 2]), ("b", [30, 40]), ("c", [5, 0])], other=[0, 9])
     assert shown(of, 1) == {"b_sent": 30, "b_recv": 40, "other_sent": 6, "other_recv": 11}
 
 
-def test_of_charts_by_process_so_many_are_shown_as_are_set_for_applications() -> None:
+def test_the_setting_applications_limits_the_series_of_grouped_charts() -> None:
     of = labelled([""], [("a", [5]), ("b", [50])], other=[0])
     of = replace(of, chart=replace(of.chart, table="t"))
     given = snapshot(charts=[of], tables={"t": view(table([(1, b"x", 1, 1)]))})
     assert json.loads(fields_of(given, Names(), 1, 99)["EBPFMON_K_X"]) == {"b": 50, "other": 5}
 
 
-def test_series_that_are_no_parts_of_a_whole_are_all_shown() -> None:
+def test_series_that_do_not_add_up_to_a_total_are_all_shown() -> None:
     assert shown(labelled([""], [("a", [5]), ("b", [0]), ("c", [7])]), 0) == {"a": 5, "c": 7}
 
 
 @given(st.data())
-def test_what_is_shown_of_a_chart_adds_up_to_all_of_it(drawn: st.DataObject) -> None:
+def test_the_shown_series_add_up_to_the_total_of_the_chart(drawn: st.DataObject) -> None:
     dimensions = drawn.draw(st.sampled_from([[""], ["sent", "recv"]]))
     numbers = st.lists(st.integers(0, 1 << 50), min_size=len(dimensions), max_size=len(dimensions))
     names = st.text(max_size=3) | st.just("other")  # names may be equal
@@ -139,14 +139,14 @@ def test_what_is_shown_of_a_chart_adds_up_to_all_of_it(drawn: st.DataObject) -> 
     assert sum(found.values()) == sum(sum(of) for of in (*(of for _, of in items), *rest.values()))
 
 
-def test_an_entry_never_has_more_fields_than_journald_takes_and_says_what_is_left_out() -> None:
+def test_an_entry_is_limited_to_the_fields_that_journald_accepts_and_counts_the_others() -> None:
     many = chart(*(Dimension(f"d{n}", f"d{n}", ("f",)) for n in range(1500)))
     found = fields_of(snapshot(charts=[data(many, *range(1500))]), Names(), 5, 5)
     assert len(found) == MAX_FIELDS + 1
     assert int(found["EBPFMON_LEFT_OUT"]) == 1500 - (MAX_FIELDS - 6)
 
 
-def test_names_that_are_no_more_are_forgotten_in_time() -> None:
+def test_unused_field_names_are_forgotten() -> None:
     names = Names()
     for n in range(9 * MAX_FIELDS):
         names.trim()
@@ -192,7 +192,7 @@ def received(end: socket.socket) -> dict[str, str]:
     return dict(decode(data))
 
 
-def test_an_entry_has_what_people_read_and_what_programs_read(journald: Made) -> None:
+def test_an_entry_has_the_text_and_a_field_for_each_number(journald: Made) -> None:
     end = journald()
 
     async def run() -> None:
@@ -207,7 +207,7 @@ def test_an_entry_has_what_people_read_and_what_programs_read(journald: Made) ->
     assert entry["EBPFMON_X_IO_READ"] == "41"
 
 
-def test_in_json_the_message_is_the_snapshot(journald: Made) -> None:
+def test_with_format_json_the_message_is_the_snapshot(journald: Made) -> None:
     end, given = journald(), snapshot("host1", [data(IO, 41, -3)])
 
     async def run() -> None:
@@ -218,7 +218,7 @@ def test_in_json_the_message_is_the_snapshot(journald: Made) -> None:
     assert json.loads(received(end)["MESSAGE"])["charts"][0]["series"][0]["dimensions"][0]["delta"] == 41
 
 
-def test_what_is_too_large_for_a_datagram_is_handed_over_as_a_sealed_file(journald: Made) -> None:
+def test_an_entry_too_large_for_a_datagram_is_sent_as_a_sealed_file(journald: Made) -> None:
     end, text = journald(), "x" * (1 << 20)
 
     async def run() -> None:
@@ -232,7 +232,7 @@ def test_what_is_too_large_for_a_datagram_is_handed_over_as_a_sealed_file(journa
 
 
 @pytest.mark.parametrize("size", [10, 1 << 20])
-def test_a_busy_journald_is_waited_for_and_the_loop_goes_on(journald: Made, size: int) -> None:
+def test_the_sink_waits_for_a_busy_journald_without_blocking_the_event_loop(journald: Made, size: int) -> None:
     end = journald()
 
     async def send_all(opened: JournalSink) -> None:
@@ -252,7 +252,7 @@ def test_a_busy_journald_is_waited_for_and_the_loop_goes_on(journald: Made, size
     assert asyncio.run(run()) == ["x" * size] * 100
 
 
-def test_a_journald_that_is_gone_is_an_error_and_the_one_that_comes_then_is_found(journald: Made) -> None:
+def test_a_missing_journald_is_an_error_and_a_restarted_one_is_found(journald: Made) -> None:
     async def run() -> dict[str, str]:
         with pytest.raises(SinkError, match=r"cannot connect to the journal's socket '.*': No such file"):
             await sink().__aenter__()
@@ -272,7 +272,9 @@ def test_a_journald_that_is_gone_is_an_error_and_the_one_that_comes_then_is_foun
 
 
 @pytest.mark.parametrize("name", ["journal", "journal.ebpfmon"])
-def test_stdout_is_the_journal_if_its_other_end_is(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str) -> None:
+def test_a_stdout_that_is_connected_to_journald_is_the_journal(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str
+) -> None:
     monkeypatch.setattr(journal, "_STREAM", re.compile(re.escape(str(tmp_path)) + r"/journal[^/]*/stdout"))
     (tmp_path / name).mkdir()
     with socket.socket(socket.AF_UNIX) as listening, socket.socket(socket.AF_UNIX) as stdout:
@@ -286,7 +288,7 @@ def test_stdout_is_the_journal_if_its_other_end_is(monkeypatch: pytest.MonkeyPat
         assert os.fstat(stdout.fileno())  # stdout is left open
 
 
-def test_no_other_stdout_is(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_any_other_stdout_is_not_the_journal(monkeypatch: pytest.MonkeyPatch) -> None:
     ends = socket.socketpair()
     pipe = os.pipe()
     with ends[0], ends[1], socket.create_server(("127.0.0.1", 0)) as tcp:

@@ -141,7 +141,7 @@ def fill(fd: int) -> int:
 
 
 @pytest.mark.timeout(5)
-def test_a_reader_that_does_not_read_stops_the_sink_alone_and_gets_all_in_order_later(ends: Ends) -> None:
+def test_a_slow_reader_delays_only_the_sink_and_gets_everything_in_order(ends: Ends) -> None:
     reader, writer = ends
 
     async def run() -> bytes:
@@ -167,7 +167,7 @@ def test_a_reader_that_does_not_read_stops_the_sink_alone_and_gets_all_in_order_
     assert asyncio.run(run()) == b"".join(line_of(s) for s in SNAPSHOTS)
 
 
-def test_the_stream_itself_stays_as_the_shell_made_it(ends: Ends) -> None:
+def test_stdout_stays_in_blocking_mode(ends: Ends) -> None:
     states: list[bool] = []
     send(LogSettings(), snapshot(), between=lambda: states.append(os.get_blocking(ends[1])))
     assert [*states, os.get_blocking(ends[1])] == [True, True]
@@ -175,7 +175,9 @@ def test_the_stream_itself_stays_as_the_shell_made_it(ends: Ends) -> None:
 
 
 @pytest.mark.parametrize("when", ["before it is opened", "between two snapshots"])
-def test_a_sink_whose_reader_went_away_says_that_it_is_gone(stdout: Callable[[Ends], Ends], when: str) -> None:
+def test_a_sink_whose_reader_has_closed_stdout_raises_sink_gone_error(
+    stdout: Callable[[Ends], Ends], when: str
+) -> None:
     reader, writer = stdout(os.pipe())
     left = [reader]
     if when == "before it is opened":
@@ -185,7 +187,7 @@ def test_a_sink_whose_reader_went_away_says_that_it_is_gone(stdout: Callable[[En
     os.close(writer)
 
 
-def test_a_file_gets_one_line_of_json_for_each_snapshot_behind_what_it_had(tmp_path: Path) -> None:
+def test_json_lines_are_appended_to_an_existing_file(tmp_path: Path) -> None:
     path = tmp_path / "log"
     path.write_text("before\n")
     send(LogSettings(format="json", path=str(path)), *SNAPSHOTS[:3])
@@ -194,13 +196,13 @@ def test_a_file_gets_one_line_of_json_for_each_snapshot_behind_what_it_had(tmp_p
     assert [json.loads(line) for line in lines] == [msgspec.to_builtins(to_json(s)) for s in SNAPSHOTS[:3]]
 
 
-def test_a_new_file_can_be_read_by_its_owner_and_group_alone(tmp_path: Path) -> None:
+def test_only_the_owner_and_the_group_can_read_a_new_file(tmp_path: Path) -> None:
     send(LogSettings(path=str(tmp_path / "log")), snapshot())
     assert not stat.S_IMODE((tmp_path / "log").stat().st_mode) & 0o027
 
 
 @pytest.mark.parametrize("rotate", ["rename", "delete", "replace"])
-def test_a_file_that_was_rotated_is_made_anew_and_loses_no_line(tmp_path: Path, rotate: str) -> None:
+def test_after_a_rotation_the_path_is_opened_again_and_no_line_is_lost(tmp_path: Path, rotate: str) -> None:
     path, old, names = tmp_path / "log", tmp_path / "log.1", []
 
     def between() -> None:
@@ -233,7 +235,7 @@ def test_a_file_that_cannot_be_written_is_an_error_that_names_it(path: str, said
 
 
 @pytest.mark.timeout(10)
-def test_a_named_pipe_that_nobody_reads_does_not_keep_the_daemon_from_ending(tmp_path: Path) -> None:
+def test_a_named_pipe_without_a_reader_is_an_error_and_blocks_nothing(tmp_path: Path) -> None:
     path = tmp_path / "fifo"
     os.mkfifo(path)
 
@@ -255,7 +257,7 @@ def test_descriptors_are_closed_with_the_sink(tmp_path: Path, format_: Literal["
     assert len(os.listdir("/proc/self/fd")) == len(before)
 
 
-def test_text_shows_each_chart_with_its_rates_and_units_and_what_ebpfmon_costs() -> None:
+def test_text_shows_each_chart_with_its_rates_and_units_and_the_self_metrics() -> None:
     first, *lines = words(snapshot("host1", [data(IO, 41, -3), data(OWN, 40.5), data(BYTES, 750)]))
     assert "host1 (0.500 s)" in first
     assert lines == [
@@ -265,7 +267,7 @@ def test_text_shows_each_chart_with_its_rates_and_units_and_what_ebpfmon_costs()
     ]
 
 
-def test_text_says_when_a_table_could_not_be_read() -> None:
+def test_text_marks_an_incomplete_snapshot() -> None:
     given = Snapshot(host="h", time_s=0, elapsed_s=1, complete=False, charts=())
     assert "incomplete" in words(given)[0]
     assert "incomplete" not in words(snapshot())[0]
@@ -280,7 +282,7 @@ def test_bytes_are_shown_in_units_that_fit(delta: int, shown: str) -> None:
     assert words(snapshot(charts=[data(BYTES, delta)]))[1] == f"VFS Calls read {shown} bytes/s"
 
 
-def test_the_busiest_processes_are_shown_the_busiest_first() -> None:
+def test_the_busiest_processes_are_shown_in_descending_order() -> None:
     rows = [(n, b"proc%d" % n, calls, 0) for n, calls in ((101, 5), (102, 50), (103, 0), (104, 20))]
     given = snapshot(tables=by_process(table(rows, overflow_calls=9)))
     lines = [line.split() for line in words(given, 2)]
@@ -296,7 +298,7 @@ def test_the_busiest_processes_are_shown_the_busiest_first() -> None:
     st.binary(max_size=16)
     | st.sampled_from([b"\x1b[2J\x1b[H", b"a\nb\rc", b"\xc2\x9b31m", b"\xff\xfe", b"\xe2\x80\xae"])
 )
-def test_no_name_that_a_process_gives_itself_reaches_the_terminal_as_a_control(comm: bytes) -> None:
+def test_control_characters_in_a_comm_never_reach_the_terminal(comm: bytes) -> None:
     lines = render(snapshot(tables=by_process(table([(7, comm, 5, 0)]))), LogSettings())
     assert all(line.isprintable() for line in lines)
     assert len([line for line in lines if line.split()[:1] == ["7"]]) == 1
@@ -311,7 +313,7 @@ def test_no_name_that_a_process_gives_itself_reaches_the_terminal_as_a_control(c
         (("x.*",), ("other_calls",), None),
     ],
 )
-def test_of_rows_a_sink_that_chose_charts_shows_what_is_in_those(
+def test_a_sink_with_selected_charts_shows_only_the_columns_of_those(
     charts: tuple[str, ...], fields: tuple[str, ...], heading: str | None
 ) -> None:
     shown = [replace(chart(*(Dimension(name, name, (name,)) for name in fields)), table="t")] if fields else []
@@ -323,7 +325,7 @@ def test_of_rows_a_sink_that_chose_charts_shows_what_is_in_those(
         assert any(line.startswith(begins) for line in lines) is bool(heading), begins
 
 
-def test_groups_are_those_of_the_first_grouping_and_who_belongs_to_none_is_other() -> None:
+def test_groups_are_those_of_the_first_grouping_and_rows_without_one_are_other() -> None:
     rows = table([(1, b"a", 5, 0), (2, b"b", 7, 0), (3, b"c", 9, 0), (4, b"d", 1, 0)])
     groups: dict[str, Sequence[str | None]] = {"user": ["root", "root", None, "www"], "container": ["x"] * 4}
     tables = {"t": view(rows, columns=(READ, replace(BYTES_READ, summary=True)), groups=groups)}
@@ -333,7 +335,7 @@ def test_groups_are_those_of_the_first_grouping_and_who_belongs_to_none_is_other
     ]  # fmt: skip
 
 
-def test_the_busiest_are_those_with_most_calls_and_without_calls_those_with_most_of_all() -> None:
+def test_processes_are_ranked_by_calls_or_without_calls_by_the_sum_of_all_columns() -> None:
     rows = table([(1, b"calls", 5, 10), (2, b"bytes", 1, 9000)])
     for columns, first in (((READ, BYTES_READ), "calls"), ((BYTES_READ,), "bytes")):
         lines = render(snapshot(tables={"t": view(rows, columns=columns)}), LogSettings())
@@ -347,14 +349,14 @@ class Ports(LabelSource):
         return [(str(port),) for port in rows["port"].tolist()]
 
 
-def test_rows_by_something_else_than_the_process_are_no_processes() -> None:
+def test_rows_with_keys_of_their_own_are_not_shown_as_processes() -> None:
     harvest = keyed_table([*IDENTITY[:3], ("port", "u4"), ("x", "u4")], ["sent_calls"], [{"tgid": 77, "sent_calls": 5}])
     sent = Column(id="sent", header="SENT", fields=("sent_calls",))
     tables = {"outbound": view(harvest, columns=(sent,), labels=Ports())}
     assert words(snapshot(tables=tables), 5, 5)[1:] == ["ebpfmon"]
 
 
-def test_series_of_groups_are_shown_with_the_rows_and_not_again() -> None:
+def test_grouped_charts_are_shown_once_as_columns_of_the_groups() -> None:
     of = replace(chart(Dimension.value("read_calls"), id="apps.read", labels=("application",)), table="t")
     rows = by_process(table([(7, b"seven", 5, 0)]), ["group"])
     given = snapshot(charts=[data(of, series={("group",): [5]}, other=[0], overflow=[0])], tables=rows)
@@ -375,7 +377,7 @@ def test_the_busiest_keys_are_shown_with_a_column_for_every_dimension_and_the_re
     assert words(given, 0, 0)[1:] == ["ebpfmon"]
 
 
-def test_other_is_left_out_where_it_is_nothing_and_so_is_all_where_nothing_happened() -> None:
+def test_other_is_left_out_if_it_is_0_and_an_idle_table_is_left_out_entirely() -> None:
     assert words(outbound(["a", "other"], [1, 0], [1, 0], [0, 0]), 0, 5)[1:-1] == [
         "OUTBOUND bytes sent calls sent", "a 2 B 2",
     ]  # fmt: skip
@@ -397,7 +399,7 @@ def test_other_is_left_out_where_it_is_nothing_and_so_is_all_where_nothing_happe
     )
 
 
-def test_each_table_by_key_has_a_block_of_its_own_whose_numbers_stand_under_their_headings() -> None:
+def test_each_table_by_key_has_its_own_block_with_aligned_columns() -> None:
     template = Dimension.value("a_calls", "b_calls")
     charts = [
         by_key("a", "inbound", ["x" * 30, "other"], ("calls/s", template, [7, 0])),
@@ -414,13 +416,13 @@ def test_each_table_by_key_has_a_block_of_its_own_whose_numbers_stand_under_thei
 
 
 @given(st.text(max_size=300) | st.sampled_from(["\x1b[2J", "a\nb", "\u202e", "e\u0301"]))
-def test_no_name_from_the_network_reaches_the_terminal_as_a_control(name: str) -> None:
+def test_control_characters_in_a_host_name_never_reach_the_terminal(name: str) -> None:
     lines = render(outbound([name, "other"], [9, 0], [1, 0], [0, 0]), LogSettings())
     assert len(lines) == 4
     assert all(line.isprintable() and len(line) < 100 for line in lines)
 
 
-def test_charts_of_ebpfmon_itself_name_what_they_are_about() -> None:
+def test_self_metrics_are_shown_with_their_labels() -> None:
     rows = Chart(
         id="ebpfmon.rows", title="T", units="rows", family="ebpfmon", priority=1, kind=Kind.GAUGE, labels=("table",),
         dimensions=(Dimension(VALUE, VALUE, ("f",)),),

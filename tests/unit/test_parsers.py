@@ -43,7 +43,7 @@ def pieces_of(data: bytes, cuts: Sequence[int]) -> list[bytes]:
 @example("²")
 @example("१")
 @example("")
-def test_whatever_the_relay_is_given_as_seconds_it_wants_a_number_of_them_that_can_be(said: str) -> None:
+def test_the_relay_reads_any_argument_as_a_valid_number_of_seconds(said: str) -> None:
     seconds = relay._seconds(said)
     assert 1 <= seconds <= 86400
     if re.fullmatch(r"[0-9]+", said):
@@ -78,7 +78,7 @@ class _Pieces:
 
 
 @given(st.lists(st.binary(max_size=9) | st.just(b"\n")).map(b"".join), st.lists(st.integers(0, 99)))
-def test_the_relay_copies_all_whole_lines_and_no_part_of_one_however_they_arrive(data: bytes, cuts: list[int]) -> None:
+def test_the_relay_copies_exactly_the_complete_lines_however_they_arrive(data: bytes, cuts: list[int]) -> None:
     fds = os.pipe()
     made = _Relay(fds[0])
     try:
@@ -106,7 +106,7 @@ HELLO = st.sampled_from([b"every 1\n", b"every 86400\n", b"every 0\n", b"every 1
 
 
 @given(HELLO | st.binary(max_size=90), st.lists(st.integers(0, 99)))
-def test_who_connects_is_a_relay_if_it_says_how_often_and_is_cut_off_else(said: bytes, cuts: list[int]) -> None:
+def test_a_client_that_does_not_request_an_interval_is_disconnected(said: bytes, cuts: list[int]) -> None:
     async def run() -> None:
         transport, readers = _Transport(), set[Any]()
         made = plugins_d._Relay("plugins_d", readers)
@@ -124,7 +124,7 @@ def test_who_connects_is_a_relay_if_it_says_how_often_and_is_cut_off_else(said: 
 
 
 @given(st.binary(max_size=60) | st.text("ab!~ \n\t", max_size=9).map(str.encode))
-def test_a_token_is_one_printable_word_and_nothing_else_is_ever_shown(text: bytes) -> None:
+def test_a_token_is_one_printable_word_and_other_content_is_never_shown(text: bytes) -> None:
     with TemporaryDirectory() as where:
         path = Path(where) / "token"
         path.write_bytes(text)
@@ -151,7 +151,7 @@ def test_a_host_header_may_be_any_address_or_localhost_with_any_port(host: str, 
 @given(st.from_regex(r"[a-z0-9-]{0,9}[g-z][a-z0-9-]{0,9}(\.[a-z0-9-]{1,9}){0,3}\.?", fullmatch=True), PORT)
 @example("127.0.0.1.evil.example", "")
 @example("localhost.evil.example", "")
-def test_a_host_header_that_is_any_other_name_is_none_of_these(name: str, port: str) -> None:
+def test_a_host_header_with_another_name_is_not_an_address(name: str, port: str) -> None:
     assert not middlewares._is_address(name + port) or name == "localhost"
 
 
@@ -159,7 +159,7 @@ def test_a_host_header_that_is_any_other_name_is_none_of_these(name: str, port: 
 @example("[::1")
 @example("localhost:x")
 @example("@127.0.0.1")
-def test_no_host_header_is_too_strange(host: str) -> None:
+def test_any_host_header_can_be_checked(host: str) -> None:
     assert middlewares._is_address(host) in (True, False)
 
 
@@ -167,7 +167,9 @@ PATTERN = st.text("ab.*_-", min_size=1, max_size=5)
 
 
 @given(st.lists(st.tuples(st.booleans(), PATTERN), max_size=4), st.text("ab._-", max_size=5))
-def test_a_chart_is_chosen_by_an_inclusion_and_no_exclusion(patterns: list[tuple[bool, str]], chart: str) -> None:
+def test_a_chart_is_selected_if_a_pattern_includes_it_and_none_excludes_it(
+    patterns: list[tuple[bool, str]], chart: str
+) -> None:
     def fits(pattern: str) -> bool:
         return bool(re.fullmatch(".*".join(map(re.escape, pattern.split("*"))), chart))
 
@@ -178,7 +180,7 @@ def test_a_chart_is_chosen_by_an_inclusion_and_no_exclusion(patterns: list[tuple
 
 
 @given(ANYTHING)
-def test_a_pattern_of_charts_is_taken_or_named(pattern: str) -> None:
+def test_a_chart_pattern_is_valid_or_named_in_the_error(pattern: str) -> None:
     try:
         ChartFilter([pattern])
     except ValueError as error:
@@ -197,7 +199,7 @@ VALUES = (
 
 
 @given(st.sampled_from(sorted(FOUND.sinks)) | ANYTHING, st.dictionaries(KEYS | ANYTHING, VALUES, max_size=4))
-def test_any_sink_is_taken_or_refused_in_one_line_that_names_the_file(kind: str, sink: dict[str, Any]) -> None:
+def test_any_sink_section_is_valid_or_refused_in_one_line_that_names_the_file(kind: str, sink: dict[str, Any]) -> None:
     try:
         settings = config.check({"sinks": [{**sink, "type": kind}]}, "x.toml", FOUND)
     except SettingsError as error:
@@ -225,7 +227,7 @@ def test_without_a_token_and_tls_only_loopback_is_served(host: object) -> None:
 
 
 @given(ANYTHING | st.from_regex(r"[a-zA-Z0-9_.-]{0,41}", fullmatch=True))
-def test_a_prefix_is_parts_between_single_dots_or_it_is_refused(prefix: str) -> None:
+def test_a_prefix_must_be_parts_separated_by_single_dots(prefix: str) -> None:
     raw = {"type": "statsd", "prefix": prefix}
     right = len(prefix) <= 40 and (
         not prefix or all(re.fullmatch(r"[A-Za-z0-9_-]+", part, re.A) for part in prefix.split("."))
@@ -240,7 +242,7 @@ def test_a_prefix_is_parts_between_single_dots_or_it_is_refused(prefix: str) -> 
 
 
 @given(SNAPSHOTS)
-def test_a_snapshot_is_the_same_again_when_its_json_is_read(given_snapshot: Snapshot) -> None:
+def test_the_json_of_a_snapshot_decodes_to_the_same_values(given_snapshot: Snapshot) -> None:
     written = to_json(given_snapshot)
     line = msgspec.json.encode(written)
     assert json.loads(line) == json.loads(json.dumps(msgspec.to_builtins(written)))

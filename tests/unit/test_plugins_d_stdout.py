@@ -44,7 +44,7 @@ def is_full(sink: PluginsDSink) -> bool:
     return reader._full_since is not None
 
 
-def test_the_protocol_is_spoken_on_stdout_until_netdata_says_quit(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_updates_are_written_to_stdout_until_netdata_sends_quit(monkeypatch: pytest.MonkeyPatch) -> None:
     netdata = Netdata()
 
     async def work() -> None:
@@ -64,7 +64,7 @@ def test_the_protocol_is_spoken_on_stdout_until_netdata_says_quit(monkeypatch: p
     assert netdata.charts["x.io"].shows("r") == [2, 3]
 
 
-def test_stdout_that_netdata_has_closed_ends_the_sink_and_stdins_end_does_not(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_closed_stdout_ends_the_sink_but_a_closed_stdin_does_not(monkeypatch: pytest.MonkeyPatch) -> None:
     async def work() -> None:
         async with open_stdio() as sink:
             os.close(said)
@@ -80,7 +80,7 @@ def test_stdout_that_netdata_has_closed_ends_the_sink_and_stdins_end_does_not(mo
         run(work)
 
 
-def test_stdout_that_nobody_reads_for_now_gets_whole_lines_later(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_slow_reader_of_stdout_gets_whole_lines_and_all_counts(monkeypatch: pytest.MonkeyPatch) -> None:
     wide, netdata, told_ = chart(*(replace(READ, id=f"{n}") for n in range(5000))), Netdata(), bytearray()
 
     async def work() -> None:
@@ -107,7 +107,7 @@ def test_stdout_that_nobody_reads_for_now_gets_whole_lines_later(monkeypatch: py
     assert sum(netdata.charts["x.io"].shows("9")) == sum(range(2, 21))
 
 
-def test_stdout_that_is_a_file_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_file_as_stdout_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     with (tmp_path / "out").open("wb") as file:
         monkeypatch.setattr(plugins_d, "_STDOUT", file.fileno())
         with pytest.raises(SinkError, match="Netdata gives its plugins a pipe"):

@@ -45,20 +45,20 @@ def each_second(*charts: Sequence[ChartData] | ChartData) -> list[Snapshot]:
     return [at(100 + n, *([c] if isinstance(c, ChartData) else c)) for n, c in enumerate(charts)]
 
 
-def test_a_chart_is_declared_once_with_all_that_netdata_shows_of_it() -> None:
+def test_a_chart_is_declared_once_with_all_its_attributes() -> None:
     netdata, updates = told(*each_second(*[data(IO, 1, 2)] * 3))
     assert netdata.charts["x.io"].declared == ["Calls", "calls/s", "VFS", "x.io", "line", "1", "1", "ebpfmon", "VFS"]
     assert netdata.charts["x.io"].dims["w"].name == "write"
     assert [b"CHART" in u for u in updates] == [True, False, False]
 
 
-def test_begin_says_the_microseconds_since_the_charts_last_update_but_not_at_first() -> None:
+def test_begin_has_the_microseconds_since_the_last_update_except_at_first() -> None:
     of = data(IO, 1, 2)
     netdata, _ = told(at(100, of, elapsed_s=0.4), at(101, of, elapsed_s=1.000451), at(102), at(103, of, elapsed_s=0.99))
     assert netdata.charts["x.io"].begins == [None, 1000451, 1990000]
 
 
-def test_a_counter_begins_where_no_reset_is_taken_for_an_overflow_and_grows_by_what_happened() -> None:
+def test_a_counter_begins_at_the_base_and_grows_by_each_delta() -> None:
     netdata, _ = told(*each_second(data(IO, 5, 6), data(IO, 10, 20), data(IO, 0, 7)))
     assert netdata.charts["x.io"].dims["r"].collected == [BASE, BASE + 10, BASE + 10]
     assert netdata.charts["x.io"].shows("r") == [10, 0]
@@ -74,7 +74,7 @@ def test_a_counter_begins_where_no_reset_is_taken_for_an_overflow_and_grows_by_w
         (Kind.GAUGE, "MB", 1e300, (1 << 63) - 1),
     ],
 )
-def test_what_is_no_rate_is_shown_as_it_is(kind: Kind, units: str, given: float, shown: int) -> None:
+def test_gauges_and_amounts_are_sent_as_absolute_values(kind: Kind, units: str, given: float, shown: int) -> None:
     of = data(chart(READ, kind=kind, units=units), given)
     netdata, _ = told(at(100, of), at(102, of, elapsed_s=2.0))
     dim = netdata.charts["x.io"].dims["r"]
@@ -82,14 +82,14 @@ def test_what_is_no_rate_is_shown_as_it_is(kind: Kind, units: str, given: float,
 
 
 @pytest.mark.parametrize("unknown", [float("nan"), float("inf")])
-def test_a_gauge_that_is_no_number_is_not_collected(unknown: float) -> None:
+def test_a_nan_or_infinite_gauge_is_not_sent(unknown: float) -> None:
     of = chart(READ, kind=Kind.GAUGE, units="MB")
     stream = Stream(1)
     stream.add(at(100, data(of, unknown)))
     assert b"SET" not in stream.update(1)
 
 
-def test_a_rate_that_may_be_negative_is_divided_here() -> None:
+def test_a_rate_that_may_be_negative_is_divided_by_the_elapsed_time() -> None:
     difference = chart(Dimension("d", "d", ("a",), ("b",)))
     first, second = data(difference, 0), data(difference, -30)
     netdata, _ = told(at(100, first), at(102, second, elapsed_s=2.0))
@@ -97,7 +97,7 @@ def test_a_rate_that_may_be_negative_is_divided_here() -> None:
     assert netdata.charts["x.io"].shows("d") == [-15]
 
 
-def test_a_new_dimension_is_declared_after_its_chart_and_nothing_of_it_is_lost() -> None:
+def test_a_new_dimension_is_declared_after_its_chart_and_loses_no_counts() -> None:
     netdata, updates = told(*each_second(keyed(a=1), keyed(a=1, b=100), keyed(a=1, b=10), keyed(a=1, b=0)))
     lines = updates[1].decode().splitlines()
     assert [lex(line)[:2] for line in lines[:3]] == [["CHART", "x.keys"], ["DIMENSION", "b"], ["BEGIN", "x.keys"]]
@@ -106,7 +106,7 @@ def test_a_new_dimension_is_declared_after_its_chart_and_nothing_of_it_is_lost()
     assert b"CHART" not in updates[2] + updates[3]
 
 
-def test_a_dimension_that_is_gone_is_retired_and_may_come_back() -> None:
+def test_a_missing_dimension_becomes_obsolete_and_may_return() -> None:
     snapshots = each_second(keyed(a=1, b=2), keyed(a=1, b=2), keyed(a=3), keyed(a=4), keyed(a=4, b=7), keyed(a=4, b=1))
     netdata, updates = told(*snapshots)
     gone = updates[2].decode().splitlines()[1]
@@ -115,14 +115,14 @@ def test_a_dimension_that_is_gone_is_retired_and_may_come_back() -> None:
     assert netdata.charts["x.keys"].shows("b") == [8]
 
 
-def test_what_was_shown_for_one_interval_only_is_told_before_it_is_retired() -> None:
+def test_a_dimension_of_one_interval_is_sent_before_it_becomes_obsolete() -> None:
     _, updates = told(*each_second(keyed(a=1), keyed(a=1, b=9), keyed(a=1), keyed(a=1)))
     assert f'SET "b" = {BASE + 9}\n'.encode() in updates[2]
     assert b"obsolete" not in updates[2]
     assert b"obsolete" in updates[3]
 
 
-def test_a_better_name_is_declared() -> None:
+def test_a_new_name_of_a_dimension_is_declared() -> None:
     def named(name: str) -> ChartData:
         return data(KEYS, series={("1.2.3.4",): [1]}, names={("1.2.3.4",): (name,)})
 
@@ -131,7 +131,7 @@ def test_a_better_name_is_declared() -> None:
     assert [u.count(b"DIMENSION") for u in updates] == [1, 1, 0]
 
 
-def test_a_chart_that_is_missing_for_a_moment_stays_and_one_that_is_gone_is_retired() -> None:
+def test_a_chart_becomes_obsolete_after_a_minute_without_data() -> None:
     netdata, updates = told(at(100, keyed(a=1), data(IO, 1, 1)), *(at(101 + n, keyed(a=1)) for n in range(62)))
     assert [n for n, u in enumerate(updates) if b"'obsolete'" in u] == [61]
     assert [*netdata.charts] == ["x.keys"]
@@ -143,7 +143,7 @@ def test_a_chart_without_values_is_not_declared() -> None:
 
 
 @pytest.mark.parametrize(("every_s", "interval_s", "step_s"), [(1, 1, 1), (5, 1, 5), (5, 2, 6), (1, 10, 10)])
-def test_updates_come_at_multiples_of_the_longer_interval_with_all_that_happened(
+def test_updates_come_at_multiples_of_the_longer_interval_with_all_counts(
     every_s: int, interval_s: int, step_s: int
 ) -> None:
     times = range(1200 + interval_s, 1321, interval_s)
@@ -158,13 +158,13 @@ def test_updates_come_at_multiples_of_the_longer_interval_with_all_that_happened
     assert sum(shown.shows("w")) == -sum(t for t in times if sent[0] < t <= sent[-1])
 
 
-def test_a_gauge_is_the_newest_where_updates_are_rarer() -> None:
+def test_an_update_of_several_intervals_has_the_newest_gauge() -> None:
     of = chart(READ, kind=Kind.GAUGE, units="MB")
     netdata, _ = told(*(at(t, data(of, t)) for t in range(100, 111)), every_s=5)
     assert netdata.charts["x.io"].shows("r") == [105, 110]
 
 
-def test_another_interval_is_declared() -> None:
+def test_a_changed_interval_is_declared() -> None:
     stream, netdata = Stream(1), Netdata()
     for now, interval_s in ((100, 2), (102, 2), (103, 1), (104, 1)):
         stream.add(at(now, data(IO, 1, 1)))
@@ -173,7 +173,7 @@ def test_another_interval_is_declared() -> None:
     assert netdata.charts["x.io"].declarations == 2
 
 
-def test_an_update_that_was_left_out_is_in_the_next_one() -> None:
+def test_the_counts_of_a_skipped_update_are_in_the_next_one() -> None:
     stream, netdata = Stream(1), Netdata()
     for n in range(6):
         stream.add(at(100 + n, keyed(a=1, **({"b": 5} if n in (2, 3) else {}))))
@@ -190,7 +190,7 @@ def shown(of: ChartData) -> dict[str, dict[str, str]]:
     return {id_: {dim: found.name for dim, found in chart.dims.items()} for id_, chart in netdata.charts.items()}
 
 
-def test_label_values_are_joined_and_addresses_of_ipv6_are_put_in_brackets() -> None:
+def test_label_values_are_joined_and_ipv6_addresses_are_put_in_brackets() -> None:
     series: Mapping[tuple[str, ...], list[int]] = {
         ("443", "10.0.0.1"): [1, 2],
         ("53", "fe80::1"): [3, 4],
@@ -208,7 +208,7 @@ def test_label_values_are_joined_and_addresses_of_ipv6_are_put_in_brackets() -> 
     }  # fmt: skip
 
 
-def test_a_separator_is_the_charts_and_an_empty_value_is_left_out() -> None:
+def test_the_separator_of_the_chart_is_used_and_empty_values_are_left_out() -> None:
     errors = replace(KEYS, labels=("call", "error"), separator=" ")
     found = shown(data(errors, series={("openat (32-bit)", "ENOENT"): [1], ("all", ""): [2]}))
     assert [*found["x.keys"].values()] == ["openat (32-bit) ENOENT", "all"]
@@ -220,7 +220,7 @@ def test_a_chart_whose_series_add_up_to_a_whole_is_stacked() -> None:
     assert [*netdata.charts["x.keys"].dims] == ["a", "other", "overflow"]
 
 
-def test_an_item_that_is_called_like_the_rest_has_a_dimension_of_its_own_whoever_comes_first() -> None:
+def test_an_item_named_other_never_shares_the_dimension_of_the_series_other() -> None:
     with_item = data(KEYS, series={("other",): [5], ("a",): [1]}, other=[7])
     without = data(KEYS, series={("a",): [1]}, other=[7])
     for snapshots in ([with_item] * 3, [without, with_item, with_item, with_item]):
@@ -245,7 +245,7 @@ def test_each_series_of_a_histogram_is_a_heatmap_of_its_buckets() -> None:
     assert [item.shows(dim)[-1] for dim in item.dims] == [1, 2, 3]
 
 
-def test_a_chart_that_comes_back_after_it_was_retired_is_declared_and_fed_again() -> None:
+def test_an_obsolete_chart_that_returns_is_declared_again() -> None:
     of, keys = data(IO, 1, 1), keyed(a=1)
     netdata, _ = told(
         at(100, keys, of), *(at(101 + n, keys) for n in range(62)), *(at(n, keys, of) for n in (170, 171))
@@ -258,7 +258,7 @@ NAMES = st.lists(st.tuples(ANYTHING, ANYTHING), min_size=1, max_size=6, unique_b
 
 
 @given(chart_ids=st.lists(ANYTHING, min_size=1, max_size=3, unique=True), names=NAMES, title=ANYTHING, units=ANYTHING)
-def test_any_names_are_lines_that_netdata_reads_as_they_were_meant(
+def test_netdata_can_read_charts_and_dimensions_with_any_names(
     chart_ids: list[str], names: list[tuple[str, str]], title: str, units: str
 ) -> None:
     dims = tuple(Dimension(i, n, ("f",)) for i, n in names)
@@ -279,7 +279,7 @@ def test_any_names_are_lines_that_netdata_reads_as_they_were_meant(
             assert len(words.encode()) <= 200
 
 
-def test_the_longest_words_make_no_line_that_is_too_long() -> None:
+def test_long_names_make_no_line_that_is_too_long() -> None:
     long = "x" * 1000
     told(
         *each_second(
@@ -289,21 +289,21 @@ def test_the_longest_words_make_no_line_that_is_too_long() -> None:
 
 
 @given(ANYTHING)
-def test_text_is_one_word_and_as_much_as_can_be_of_what_it_was(words: str) -> None:
+def test_quoted_text_is_one_word_and_unchanged_if_it_can_be(words: str) -> None:
     (read,) = lex(quote(words))
     if words.isprintable() and not set(words) & set('"\\') and len(words.encode()) <= 200:
         assert read == words
 
 
 @given(st.lists(ANYTHING, unique=True, max_size=8), st.sampled_from([chart_id, dimension_id]))
-def test_ids_that_cleaning_makes_equal_are_told_apart(words: list[str], clean: object) -> None:
+def test_ids_that_cleaning_makes_equal_stay_distinct(words: list[str], clean: object) -> None:
     ids = Ids(chart_id if clean is chart_id else dimension_id)
     found = [ids.assign(w) for w in words]
     assert len({*found}) == len(found)
     assert max(map(len, found), default=0) <= 200
 
 
-def test_ids_keep_what_can_be_kept() -> None:
+def test_ids_keep_all_characters_that_netdata_allows() -> None:
     assert chart_id("ebpf.io") == "ebpf.io"
     assert chart_id("mine") == "ebpfmon.mine"
     assert chart_id("a b.c=d") == "a_b.c_d"
@@ -317,7 +317,7 @@ def test_ids_keep_what_can_be_kept() -> None:
 
 
 @given(st.lists(st.dictionaries(st.sampled_from("abcd"), st.integers(0, 1000)), min_size=3, max_size=12))
-def test_whatever_comes_and_goes_all_that_happened_since_the_first_update_is_told(
+def test_all_counts_since_the_first_update_are_sent_whatever_series_come_and_go(
     seconds: list[Mapping[str, int]],
 ) -> None:
     """The sum of everything that a dimension showed, before and after it became obsolete, is right."""

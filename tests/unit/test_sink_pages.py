@@ -38,7 +38,7 @@ def test_a_page_has_every_option_with_its_default_and_the_page_of_settings_links
 
 
 @pytest.mark.parametrize("tags", ["none", "datadog", "influx", "graphite"])
-def test_the_lines_on_the_statsd_page_are_what_is_sent(tags: Tags) -> None:
+def test_the_lines_on_the_statsd_page_are_those_that_are_sent(tags: Tags) -> None:
     def shown(id_: str, *dimensions: Dimension, labels: tuple[str, ...] = ()) -> Chart:
         return Chart(
             id=id_, title="T", units="calls/s", family="F", priority=1, labels=labels, dimensions=dimensions
@@ -58,7 +58,7 @@ def test_the_lines_on_the_statsd_page_are_what_is_sent(tags: Tags) -> None:
     assert [line.replace("\\|", "|") for line in re.findall(r"`([^`]*)`", row)[1:]] == datagram.decode().splitlines()
 
 
-def test_the_numbers_on_the_netdata_page_are_the_ones_that_hold() -> None:
+def test_the_numbers_on_the_netdata_page_are_those_in_the_code() -> None:
     text = page("plugins_d")
     assert f"Up to {plugins_d._MAX_RELAYS} relays" in text
     assert f"nothing for {plugins_d._STALL_LIMIT_S:.0f} s is cut off" in text

@@ -42,9 +42,7 @@ def resolver(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
 
 
 @BOTH
-def test_of_several_addresses_the_first_that_listens_is_taken(
-    protocol: Protocol, resolver: Callable[..., None]
-) -> None:
+def test_of_several_addresses_the_first_that_listens_is_used(protocol: Protocol, resolver: Callable[..., None]) -> None:
     resolver(["::1", "127.0.0.2", "127.0.0.1"])
 
     async def test() -> None:
@@ -56,7 +54,9 @@ def test_of_several_addresses_the_first_that_listens_is_taken(
     run(test)
 
 
-def test_a_name_that_moves_is_followed_over_udp(monkeypatch: pytest.MonkeyPatch, resolver: Callable[..., None]) -> None:
+def test_a_changed_address_of_a_name_is_used_over_udp(
+    monkeypatch: pytest.MonkeyPatch, resolver: Callable[..., None]
+) -> None:
     monkeypatch.setattr(statsd, "_RENEW_S", 0)
     nowhere = socket.gaierror(socket.EAI_AGAIN, "later")
     resolver(["127.0.0.1"], ["127.0.0.1"], [nowhere], ["127.0.0.2"])
@@ -85,7 +85,7 @@ def test_an_address_is_not_looked_up_again(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 @BOTH
-def test_a_name_that_resolves_later_loses_nothing(
+def test_no_snapshot_is_lost_if_a_name_resolves_later(
     protocol: Protocol, resolver: Callable[..., None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(fanout, "FIRST_DELAY_S", 0.01)
@@ -104,7 +104,7 @@ def test_a_name_that_resolves_later_loses_nothing(
     run(test)
 
 
-def test_a_name_server_that_does_not_answer_holds_up_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_silent_name_server_is_an_error_and_blocks_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     asked, answer, real = threading.Event(), threading.Event(), socket.getaddrinfo
 
     def stuck(host: str, port: int, type: int = 0, flags: int = 0) -> list[Any]:
@@ -131,7 +131,7 @@ def test_a_name_server_that_does_not_answer_holds_up_nobody(monkeypatch: pytest.
 
 
 @pytest.mark.parametrize("host", ["a" * 70, "a..b", "a\0b", "\udcff"])
-def test_a_host_that_cannot_be_is_an_error(host: str) -> None:
+def test_an_invalid_host_is_an_error(host: str) -> None:
     async def test() -> None:
         with pytest.raises(SinkError, match=r"^cannot connect to 'udp "):
             async with StatsdSettings(host=host).open():

@@ -194,7 +194,7 @@ def _check_tags(line: Line, one: Sent) -> None:
 
 
 @given(level=GAUGES, before=st.floats(-1e9, 1e9))
-def test_a_gauge_is_what_it_was_told_whatever_it_was_before(level: float, before: float) -> None:
+def test_a_gauge_is_set_to_its_value_whatever_it_was_before(level: float, before: float) -> None:
     gauge = before
     for line in map(etsy, lines(snapshot(charts=[system("x", {"a": level}, Kind.GAUGE)]))):
         # In stats.js a sign means a relative value, unless the gauge does not exist or is 0.
@@ -249,22 +249,22 @@ SAMPLE = snapshot(
         ),
     ],
 )  # fmt: skip
-def test_each_flavour_has_a_syntax_of_its_own(tags: Tags, expected: list[str]) -> None:
+def test_each_flavour_of_tags_has_its_own_syntax(tags: Tags, expected: list[str]) -> None:
     assert lines(SAMPLE, tags) == [f"ebpfmon.{line}" for line in expected]
     assert lines(SAMPLE, tags, prefix="") == expected
 
 
-def test_what_did_not_happen_is_not_sent_but_a_gauge_of_nothing_is() -> None:
+def test_counters_of_0_are_not_sent_but_gauges_of_0_are() -> None:
     assert lines(snapshot(charts=[system("c", {"a": 0}), system("l", {"a": 0}, Kind.GAUGE)])) == ["ebpfmon.l.a:0|g"]
     assert to_datagrams(snapshot(charts=[system("c", {"a": 0})]), Names("none"), StatsdSettings()) == []
 
 
 @pytest.mark.parametrize("level", [math.nan, math.inf, -math.inf])
-def test_what_is_no_number_is_left_out(level: float) -> None:
+def test_nan_and_infinite_gauges_are_left_out(level: float) -> None:
     assert lines(snapshot(charts=[system("l", {"a": level, "b": 1}, Kind.GAUGE)])) == ["ebpfmon.l.b:1.0|g"]
 
 
-def test_names_that_become_alike_are_told_apart_and_stay_as_they_are() -> None:
+def test_names_that_cleaning_makes_equal_stay_distinct_and_stable() -> None:
     names, apps = Names("none"), snapshot(charts=[applications("apps.x", {"a b": 1, "a:b": 2, "A_b": 3})])
     first = to_datagrams(apps, names, StatsdSettings())[0].decode().split("\n")
     assert first[0] == "ebpfmon.apps.x.a_b:1|c"
@@ -274,7 +274,7 @@ def test_names_that_become_alike_are_told_apart_and_stay_as_they_are() -> None:
     assert to_datagrams(reverse, names, StatsdSettings())[0].decode().split("\n") == first[::-1]
 
 
-def test_an_item_that_is_called_like_the_rest_has_a_name_of_its_own_whoever_comes_first() -> None:
+def test_an_item_named_other_never_shares_the_name_of_the_series_other() -> None:
     names = Names("none")
     for other in (0, 7):
         of = snapshot(charts=[applications("apps.x", {"other": 5}, other)])
@@ -283,7 +283,7 @@ def test_an_item_that_is_called_like_the_rest_has_a_name_of_its_own_whoever_come
         assert found[1:] == (["ebpfmon.apps.x.other:7|c"] if other else [])
 
 
-def test_both_directions_of_a_destination_have_the_same_name_even_if_another_had_it_first() -> None:
+def test_both_directions_of_a_destination_have_the_same_label_values() -> None:
     amounts = {("192.0.2.1", "host"): (1, 2), ("192.0.2.2", "host"): (3, 4)}
     found = [etsy(line) for line in lines(snapshot(charts=[destinations("n", amounts, SENT, RECEIVED)]), "graphite")]
     hosts = [line.tags["address"] for line in found]
@@ -292,7 +292,7 @@ def test_both_directions_of_a_destination_have_the_same_name_even_if_another_had
     assert {line.tags["port"] for line in found} == {"https"}
 
 
-def test_what_tells_two_of_a_name_apart_is_the_id_and_not_who_else_is_there() -> None:
+def test_the_hash_that_makes_a_name_unique_depends_only_on_its_id() -> None:
     def found(*hosts: int) -> list[str]:
         amounts = {(f"192.0.2.{host}", "host"): (host,) for host in hosts}
         return lines(snapshot(charts=[destinations("n", amounts, WHOLE)]))
@@ -300,7 +300,7 @@ def test_what_tells_two_of_a_name_apart_is_the_id_and_not_who_else_is_there() ->
     assert found(1, 3)[1] == found(1, 2, 3)[2] == found(2, 3)[1]
 
 
-def test_long_labels_share_the_room_and_short_ones_are_left_as_they_are() -> None:
+def test_long_label_values_are_cut_equally_and_short_ones_are_unchanged() -> None:
     address = "2001:db8:1111:2222:3333:4444:5555:6666"
     found = etsy(lines(snapshot(charts=[destinations("n", {("a", address): (1,)}, WHOLE)]), "graphite")[0])
     assert found.tags == {"port": "https", "address": clean(address)}
@@ -312,17 +312,17 @@ def test_long_labels_share_the_room_and_short_ones_are_left_as_they_are() -> Non
     assert len(line) < 236
 
 
-def test_a_label_without_a_value_is_no_tag() -> None:
+def test_an_empty_label_value_has_no_tag() -> None:
     of = made("n", [WHOLE], labels=("call", "error"))
     assert lines(snapshot(charts=[data(of, series={("other", ""): [1]})]), "influx") == ["ebpfmon.n,call=other:1|c"]
 
 
-def test_a_chart_of_one_number_needs_no_name_but_its_own() -> None:
+def test_a_chart_with_a_single_number_is_named_by_its_id_alone() -> None:
     for tags in FLAVOURS:
         assert lines(snapshot(charts=[data(made("x", [WHOLE]), 3)]), tags) == ["ebpfmon.x:3|c"]
 
 
-def test_a_name_that_is_too_long_is_cut_and_is_still_its_own() -> None:
+def test_a_long_name_is_cut_and_stays_unique() -> None:
     apps = applications("c" * 500, {"a" * 400 + end: 1 for end in "xyz"})
     found = [etsy(line).name for line in lines(snapshot(charts=[apps]), maximum_datagram=512)]
     assert len(set(found)) == 3
@@ -359,7 +359,7 @@ def test_names_are_forgotten_when_there_are_too_many_but_not_within_a_snapshot(m
     + [{"maximum_datagram": 511}, {"maximum_datagram": 65508}, {"packets_per_second": 0}],
     ids=str,
 )
-def test_settings_that_cannot_work_are_refused(wrong: dict[str, object]) -> None:
+def test_invalid_settings_are_refused(wrong: dict[str, object]) -> None:
     assert msgspec.convert({"type": "statsd"}, StatsdSettings) == StatsdSettings()
     with pytest.raises(msgspec.ValidationError):
         msgspec.convert({"type": "statsd", **wrong}, StatsdSettings)

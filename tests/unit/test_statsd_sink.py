@@ -123,7 +123,7 @@ def run(test: Callable[[], Awaitable[None]]) -> None:
 
 @BOTH
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "::1", "[::1]"])
-def test_what_is_sent_arrives(protocol: Protocol, host: str) -> None:
+def test_snapshots_arrive_over_both_protocols_and_families(protocol: Protocol, host: str) -> None:
     async def test() -> None:
         with serving(protocol, family=socket.AF_INET6 if ":" in host else socket.AF_INET) as server:
             settings = StatsdSettings(host=host, port=server.port, protocol=protocol)
@@ -137,7 +137,7 @@ def test_what_is_sent_arrives(protocol: Protocol, host: str) -> None:
     run(test)
 
 
-def test_datagrams_are_as_small_as_they_have_to_be_and_no_line_is_torn() -> None:
+def test_datagrams_have_at_most_the_maximum_size_and_no_line_is_split() -> None:
     async def test() -> None:
         with serving("udp") as server:
             async with StatsdSettings(port=server.port, maximum_datagram=512).open() as sink:
@@ -149,7 +149,7 @@ def test_datagrams_are_as_small_as_they_have_to_be_and_no_line_is_torn() -> None
     run(test)
 
 
-def test_datagrams_come_no_faster_than_they_may() -> None:
+def test_datagrams_are_sent_no_faster_than_the_configured_rate() -> None:
     async def test() -> None:
         with serving("udp") as server:
             settings = StatsdSettings(port=server.port, maximum_datagram=512, packets_per_second=500)
@@ -163,7 +163,7 @@ def test_datagrams_come_no_faster_than_they_may() -> None:
     run(test)
 
 
-def test_a_server_that_says_goodbye_gets_nothing_that_will_be_sent_again() -> None:
+def test_a_server_that_has_closed_its_side_gets_no_snapshot_twice() -> None:
     async def test() -> None:
         with serving("tcp") as server:
             async with StatsdSettings(port=server.port, protocol="tcp").open() as sink:
@@ -177,7 +177,7 @@ def test_a_server_that_says_goodbye_gets_nothing_that_will_be_sent_again() -> No
     run(test)
 
 
-def test_a_rate_that_is_too_low_does_not_make_a_snapshot_take_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_rate_that_is_too_low_for_a_snapshot_is_exceeded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(statsd, "_SEND_MOST_S", 0.2)
 
     async def test() -> None:
@@ -190,7 +190,7 @@ def test_a_rate_that_is_too_low_does_not_make_a_snapshot_take_for_ever(monkeypat
     run(test)
 
 
-def test_a_burst_that_no_receive_buffer_holds_arrives_whole() -> None:
+def test_a_burst_larger_than_the_receive_buffer_arrives_whole() -> None:
     async def test() -> None:
         with serving("udp") as server:
             async with StatsdSettings(port=server.port, maximum_datagram=512).open() as sink:
@@ -201,7 +201,7 @@ def test_a_burst_that_no_receive_buffer_holds_arrives_whole() -> None:
 
 
 @BOTH
-def test_a_server_that_is_not_there_is_an_error_at_once(protocol: Protocol) -> None:
+def test_a_missing_server_is_an_error_at_once(protocol: Protocol) -> None:
     port = unused_port(protocol)
 
     async def test() -> None:
@@ -217,7 +217,7 @@ def test_a_server_that_is_not_there_is_an_error_at_once(protocol: Protocol) -> N
 
 @BOTH
 @pytest.mark.parametrize("snapshots", [0, 1, 2])
-def test_what_a_server_did_not_get_is_an_error_of_that_very_snapshot(protocol: Protocol, snapshots: int) -> None:
+def test_the_first_snapshot_that_a_stopped_server_misses_raises_the_error(protocol: Protocol, snapshots: int) -> None:
     async def test() -> None:
         with serving(protocol) as server:
             async with StatsdSettings(port=server.port, protocol=protocol).open() as sink:
@@ -232,7 +232,7 @@ def test_what_a_server_did_not_get_is_an_error_of_that_very_snapshot(protocol: P
 
 
 @pytest.mark.parametrize("size", [2000, 10_000])
-def test_a_server_that_stops_reading_holds_up_the_sink_alone_and_gets_all_once(size: int) -> None:
+def test_a_server_that_stops_reading_delays_only_the_sink_and_gets_everything_once(size: int) -> None:
     # the smaller snapshot fits into our kernel's buffer, but the server does not read it
     async def test() -> None:
         with serving("tcp") as server:
@@ -251,7 +251,7 @@ def test_a_server_that_stops_reading_holds_up_the_sink_alone_and_gets_all_once(s
 
 
 @BOTH
-def test_what_a_server_answers_is_passed_over(protocol: Protocol) -> None:
+def test_answers_of_the_server_are_ignored(protocol: Protocol) -> None:
     async def test() -> None:
         with serving(protocol) as server:
             async with StatsdSettings(port=server.port, protocol=protocol).open() as sink:
@@ -280,7 +280,7 @@ async def running(task: SinkTask) -> AsyncIterator[None]:
 
 
 @BOTH
-def test_a_server_that_is_late_and_one_that_comes_back_get_every_snapshot(
+def test_a_late_server_and_a_restarted_one_get_every_snapshot(
     protocol: Protocol, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(fanout, "FIRST_DELAY_S", 0.05)

@@ -27,7 +27,7 @@ APPLICATION = [("\x1bOA", "up"), ("\x1bOH", "home"), ("\x1bOF", "end")]
 
 
 @pytest.mark.parametrize("term", [*TERMINALS])
-def test_every_key_that_has_a_meaning_is_named(term: str) -> None:
+def test_every_sequence_of_a_used_key_is_recognised(term: str) -> None:
     for sequence, key in SPLIT + (APPLICATION if term == "xterm" else []):
         keyboard = Keyboard(TERMINALS[term])
         assert keyboard.feed(sequence.encode()) == [key] * (key is not None), sequence
@@ -53,7 +53,7 @@ def test_keys_are_the_same_however_their_bytes_arrive(
 
 
 @given(st.binary(max_size=64))
-def test_no_bytes_make_more_keys_than_there_are_characters_or_wait_for_ever(data: bytes) -> None:
+def test_any_bytes_make_at_most_one_key_each_and_end_no_later_than_a_flush(data: bytes) -> None:
     keyboard = Keyboard(TERMINALS["xterm"])
     assert len(keyboard.feed(data)) <= len(data)
     keyboard.flush()
@@ -67,7 +67,7 @@ def test_escape_and_a_character_in_one_read_are_two_keys() -> None:
     assert Keyboard(TERMINALS["xterm"]).feed(b"\x1bq\x1b\x1b[A") == ["escape", "q", "escape", "up"]
 
 
-def test_a_sequence_without_an_end_is_given_up() -> None:
+def test_a_sequence_without_an_end_is_discarded() -> None:
     keyboard = Keyboard(TERMINALS["xterm"])
     for piece in (b"\x1b[", *[b"0"] * 100):
         keyboard.feed(piece)

@@ -48,13 +48,13 @@ def test_every_column_sorts_both_ways(mode: Mode, key: str, descending: bool) ->
     assert shown == sorted(shown, reverse=descending)
 
 
-def test_lines_that_are_equal_come_in_the_order_of_their_calls_whichever_way_is_sorted() -> None:
+def test_lines_with_equal_sort_values_are_ordered_by_calls_in_both_directions() -> None:
     made = second(*({"tgid": n, "write_calls": calls} for n, calls in ((1, 5), (2, 50), (3, 5), (4, 20))))
     for descending in (True, False):
         assert pids(made, State(sort="err", descending=descending)) == [2, 4, 1, 3]
 
 
-def test_a_process_is_one_line_over_its_execs_and_tables_and_is_called_as_it_was_last() -> None:
+def test_a_process_is_one_line_for_all_execs_and_tables_with_its_last_command() -> None:
     made = second(
         {"tgid": 9, "start_ns": 50, "exec_id": 3, "comm": b"nginx", "read_calls": 5, "group": 2, "uid": 33},
         {"tgid": 9, "start_ns": 50, "exec_id": 2, "comm": b"sh", "read_calls": 30, "group": 3, "parent_tgid": 4},
@@ -74,7 +74,7 @@ def test_a_process_is_one_line_over_its_execs_and_tables_and_is_called_as_it_was
     assert (second_["command"], second_["start_ns"], second_["tcp_send_bytes"]) == ("old", 10, 0)
 
 
-def test_a_process_that_only_one_table_knows_has_a_line_as_well() -> None:
+def test_a_process_in_only_one_table_has_a_line_too() -> None:
     made = second({"tgid": 5, "start_ns": 1}, network=network({"tgid": 6, SENT[0]: 4}, grouped=False))
     for tables in (made.tables, dict(reversed([*made.tables.items()]))):
         found = {line["pid"]: line for line in to_json(replace(made, tables=tables), State())["processes"]}
@@ -84,7 +84,7 @@ def test_a_process_that_only_one_table_knows_has_a_line_as_well() -> None:
 
 
 @pytest.mark.parametrize("mode", [*COLUMNS])
-def test_tables_by_keys_of_their_own_count_nothing_and_make_no_line(mode: Mode) -> None:
+def test_tables_with_keys_of_their_own_are_ignored(mode: Mode) -> None:
     own = {"tgid": 5, "start_ns": 1, "read_calls": 7, "group": 2}
     made = second(own, network=network({"tgid": 5, "start_ns": 1, "tcp_send_bytes": 40, "group": 2}))
     rows = [{"tgid": 5, "start_ns": 1, "port": 443, "tcp_send_bytes": 40, "sent_calls": 3}, {"tgid": 8, "port": 1}]
@@ -113,20 +113,20 @@ def test_groups_sum_up_their_rows_and_count_each_process_once() -> None:
     assert found == [("Sql", "item", 1, 16, 0), ("web", "item", 3, 15, 8), ("mail", "item", 1, 0, 1)]
 
 
-def test_groups_are_the_same_by_name_whatever_their_number_in_each_table() -> None:
+def test_groups_of_several_tables_are_merged_by_name() -> None:
     more = of_processes(process_table(("read_calls",), [{"tgid": 2, "read_calls": 2}]), PROCESS_COLUMNS[2:3], [2])
     made = second({"tgid": 3, "group": 3}, {"tgid": 1, "group": 2, "read_calls": 1}, more=more)
     assert {g["group"]: g["read_calls"] for g in to_json(made, State(mode="groups"))["groups"]} == {"web": 3, "Sql": 0}
 
 
-def test_a_group_that_is_called_other_is_not_what_belongs_to_no_group() -> None:
+def test_a_group_named_other_is_distinct_from_rows_without_a_group() -> None:
     harvest = process_table(("read_calls",), [{"tgid": 1, "read_calls": 1}, {"tgid": 2, "read_calls": 2}])
     own = view(harvest, columns=PROCESS_COLUMNS[2:3], groups={"application": [OTHER, None]})
     groups = to_json(replace(second(), tables={"process": own}), State(mode="groups"))["groups"]
     assert [(g["group"], g["role"], g["read_calls"]) for g in groups] == [("other", "other", 2), ("other", "item", 1)]
 
 
-def test_the_grouping_that_is_chosen_says_whose_the_rows_are() -> None:
+def test_rows_belong_to_the_groups_of_the_chosen_grouping() -> None:
     harvest = process_table(("read_calls",), [{"tgid": 1, "read_calls": 1}, {"tgid": 2, "read_calls": 2}])
     groups = {"application": ["web", "web"], "user": ["root", "www"]}
     made = replace(second(), tables={"process": view(harvest, columns=PROCESS_COLUMNS[2:3], groups=groups)})
@@ -137,7 +137,7 @@ def test_the_grouping_that_is_chosen_says_whose_the_rows_are() -> None:
     assert found == {"application": [("web", 3)], "user": [("www", 2), ("root", 1)], "container": [("-", 3)]}
 
 
-def test_columns_of_one_id_in_several_tables_add_up_and_names_of_counters_too() -> None:
+def test_columns_and_counters_of_several_tables_are_summed_by_name() -> None:
     more = of_processes(process_table(("read_calls",), [{"tgid": 1, "read_calls": 2}]), PROCESS_COLUMNS[2:3], [2])
     made = second({"tgid": 1, "read_calls": 40}, {"tgid": 2, "read_calls": 41}, more=more)
     assert pids(made, State(sort="read")) == [1, 2]
@@ -149,7 +149,7 @@ def test_columns_of_one_id_in_several_tables_add_up_and_names_of_counters_too() 
 @given(
     st.lists(st.tuples(*(st.integers(1, 3) for _ in range(3)), st.integers(0, 3), st.integers(0, 2**40)), max_size=12)
 )
-def test_merging_is_what_it_says_and_loses_no_call(drawn: list[tuple[int, int, int, int, int]]) -> None:
+def test_merging_sums_rows_by_process_and_group_and_loses_no_call(drawn: list[tuple[int, int, int, int, int]]) -> None:
     made = second(
         *(
             {"tgid": tgid, "start_ns": start, "exec_id": exec_id, "group": group, "read_calls": calls, "comm": b"x"}
@@ -175,7 +175,7 @@ def test_merging_is_what_it_says_and_loses_no_call(drawn: list[tuple[int, int, i
     [("NGI", {1}), ("sql", {2, 12}), ("SQL", {2, 12}), ("12", {12, 3}), ("2", {2, 3}), ("é", {4}), ("zz", set()),
      ("99999999999999999999999999", set()), ("", {1, 2, 3, 4, 12})],
 )  # fmt: skip
-def test_the_filter_finds_a_part_of_the_command_or_group_or_a_whole_pid(text: str, found: set[int]) -> None:
+def test_the_filter_matches_part_of_the_command_or_group_or_a_whole_pid(text: str, found: set[int]) -> None:
     made = second(
         {"tgid": 1, "comm": b"nginx"}, {"tgid": 2, "group": 3}, {"tgid": 3, "comm": b"job-12"},
         {"tgid": 4, "comm": "café".encode()}, {"tgid": 12, "group": 3},
@@ -185,5 +185,5 @@ def test_the_filter_finds_a_part_of_the_command_or_group_or_a_whole_pid(text: st
     assert ("none" in render(made, State(filter=text), 80, 24)[3]) == (not found)
 
 
-def test_the_filter_of_groups_looks_at_their_names() -> None:
+def test_the_filter_of_groups_matches_their_names() -> None:
     assert [g["group"] for g in to_json(busy(), State(mode="groups", filter="WE"))["groups"]] == ["web"]

@@ -19,7 +19,7 @@ from tests.unit.top_terminal import AS_BEFORE, Quits, Terminal, run, screen
 FRAMED = {"?1049"}  # the alternate screen
 
 
-def test_it_draws_the_newest_snapshot_and_leaves_the_terminal_as_it_was(terminal: Terminal) -> None:
+def test_the_newest_snapshot_is_drawn_and_the_terminal_is_restored(terminal: Terminal) -> None:
     before = termios.tcgetattr(terminal.slave)
     descriptors = os.listdir("/proc/self/fd")
 
@@ -43,7 +43,7 @@ def test_it_draws_the_newest_snapshot_and_leaves_the_terminal_as_it_was(terminal
 
 
 @pytest.mark.parametrize("how", ["error", "cancelled", "closed twice", "error on the way in"])
-def test_whatever_ends_it_the_terminal_is_as_it_was(
+def test_the_terminal_is_restored_however_the_screen_ends(
     terminal: Terminal, how: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = termios.tcgetattr(terminal.slave)
@@ -99,7 +99,7 @@ def test_keys_sort_scroll_filter_and_pause(terminal: Terminal) -> None:
     run(test)
 
 
-def test_while_it_is_paused_a_second_stays_and_then_the_newest_comes(terminal: Terminal) -> None:
+def test_a_paused_screen_keeps_its_interval_and_then_shows_the_newest(terminal: Terminal) -> None:
     async def test() -> None:
         with terminal:
             async with screen(terminal) as shown:
@@ -120,7 +120,7 @@ def test_while_it_is_paused_a_second_stays_and_then_the_newest_comes(terminal: T
 
 
 @pytest.mark.parametrize("key", ["q", "\x03"])
-def test_who_made_it_is_told_of_the_end_and_what_was_chosen_is_kept(terminal: Terminal, key: str) -> None:
+def test_quitting_calls_on_quit_once_and_keeps_what_the_user_chose(terminal: Terminal, key: str) -> None:
     quits = Quits()
 
     async def test() -> None:
@@ -142,7 +142,7 @@ def test_who_made_it_is_told_of_the_end_and_what_was_chosen_is_kept(terminal: Te
     run(test)
 
 
-def test_escape_is_a_key_where_nothing_follows_and_a_begin_where_something_does(terminal: Terminal) -> None:
+def test_escape_is_a_key_unless_more_bytes_follow_in_time(terminal: Terminal) -> None:
     async def test(escape_s: float) -> None:
         with terminal:
             async with screen(terminal, escape_s=escape_s) as shown:
@@ -160,7 +160,7 @@ def test_escape_is_a_key_where_nothing_follows_and_a_begin_where_something_does(
     run(lambda: test(60))
 
 
-def test_another_size_is_drawn_anew(terminal: Terminal) -> None:
+def test_the_screen_is_redrawn_after_a_resize(terminal: Terminal) -> None:
     async def test() -> None:
         with terminal:
             async with screen(terminal) as shown:
@@ -176,7 +176,7 @@ def test_another_size_is_drawn_anew(terminal: Terminal) -> None:
     run(test)
 
 
-def test_what_has_fewer_lines_than_the_terminal_leaves_nothing_of_what_was_there(terminal: Terminal) -> None:
+def test_a_shorter_frame_erases_the_rest_of_the_previous_one(terminal: Terminal) -> None:
     async def test() -> None:
         terminal.resize(80, 2)
         with terminal:
@@ -189,7 +189,7 @@ def test_what_has_fewer_lines_than_the_terminal_leaves_nothing_of_what_was_there
     run(test)
 
 
-def test_what_was_stopped_takes_the_terminal_over_again(terminal: Terminal) -> None:
+def test_after_sigcont_the_terminal_is_set_up_and_redrawn(terminal: Terminal) -> None:
     before = termios.tcgetattr(terminal.slave)
 
     async def test() -> None:
@@ -210,7 +210,7 @@ def test_what_was_stopped_takes_the_terminal_over_again(terminal: Terminal) -> N
     assert termios.tcgetattr(terminal.slave) == before
 
 
-def test_the_core_feeds_it_like_any_sink_and_never_gives_it_up_for_being_slow(terminal: Terminal) -> None:
+def test_the_screen_is_a_sink_without_a_time_limit(terminal: Terminal) -> None:
     made = screen(terminal)
     settings = TopSettings(screen=made)
     assert settings.open() is made

@@ -36,17 +36,17 @@ def kept(monkeypatch: pytest.MonkeyPatch, sent: Sequence[Snapshot], last: Snapsh
     return asyncio.run(one_interval(config.check({"sinks": []}, "the test", found), found, asyncio.Event()))
 
 
-def test_the_first_whole_interval_is_kept_which_is_the_second(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_first_whole_interval_is_shown_which_is_the_second(monkeypatch: pytest.MonkeyPatch) -> None:
     assert kept(monkeypatch, [SHORT, WHOLE], LAST) is WHOLE
 
 
 @pytest.mark.parametrize("sent", [[], [SHORT]])
-def test_an_interval_that_was_cut_short_is_none(monkeypatch: pytest.MonkeyPatch, sent: list[Snapshot]) -> None:
+def test_stopping_before_a_whole_interval_is_an_error(monkeypatch: pytest.MonkeyPatch, sent: list[Snapshot]) -> None:
     with pytest.raises(KernelError, match=r"^top: stopped before the first interval was over$"):
         kept(monkeypatch, sent, LAST)
 
 
-def test_what_is_sorted_by_is_a_column_of_ours_or_of_a_probe() -> None:
+def test_the_sort_column_must_be_one_of_top_or_of_a_probe() -> None:
     columns = (
         Column(id="faults", header="FAULTS", fields=("faults",)),
         Column(id="seeks", header="SEEKS", fields=("seeks",), table="disks"),

@@ -14,7 +14,7 @@ from ebpfmon.top.view import render
 from tests.unit.top_support import COLUMNS, GROUPINGS, busy, second, typed
 
 
-def test_arrows_and_capitals_choose_among_the_columns_that_there_are() -> None:
+def test_arrows_and_capitals_choose_among_the_existing_columns() -> None:
     state = view.frame(second({"tgid": 1}), State(), 80, 24).state
     keys = [c.key for c in COLUMNS["processes"] if c.key not in ("sent", "recv")]
     walked = [state := press(state, "right") for _ in keys]
@@ -28,7 +28,7 @@ def test_arrows_and_capitals_choose_among_the_columns_that_there_are() -> None:
 
 
 @pytest.mark.parametrize("mode", [*COLUMNS])
-def test_every_column_has_a_letter_of_its_own_which_the_help_tells(mode: Mode) -> None:
+def test_every_column_has_a_unique_letter_that_the_help_shows(mode: Mode) -> None:
     letters = [c.letter for c in COLUMNS[mode]]
     assert len(set(letters)) == len(letters)
     assert not set(letters) & set("rpgbhq/? <>")
@@ -37,7 +37,7 @@ def test_every_column_has_a_letter_of_its_own_which_the_help_tells(mode: Mode) -
     assert len(render(busy(), State(help=True, mode=mode), 80, 24)) == 24
 
 
-def test_help_is_closed_by_any_key_and_q_quits_even_there() -> None:
+def test_any_key_closes_the_help_except_q_which_quits() -> None:
     for key in "h?":
         assert press(State(), key).help
     for key in ("h", "x", "down", "escape"):
@@ -60,7 +60,7 @@ def test_keys_do_what_the_last_line_says() -> None:
         assert press(State(), nothing) == State()
 
 
-def test_b_goes_through_all_groupings_that_there_are() -> None:
+def test_b_cycles_through_all_existing_groupings() -> None:
     for by, paused in (("application", False), ("user", True)):
         state = view.frame(busy(), State(by=by, paused=paused), 80, 24).state
         found = [(state := press(state, "b")).by for _ in GROUPINGS]
@@ -71,7 +71,7 @@ def test_b_goes_through_all_groupings_that_there_are() -> None:
     assert "application, process, user, container" in "".join(render(busy(), State(help=True), 80, 24))
 
 
-def test_a_letter_that_another_column_has_sorts_by_that_one_alone() -> None:
+def test_a_letter_used_twice_belongs_to_the_first_column_only() -> None:
     columns = [Column(id=f"c{n}", header=f"C{n}", fields=("x",), letter=letter) for n, letter in enumerate("XXPY")]
     assert [column.letter for column in rates(columns)] == ["X", "", "", "Y"]
     state = State(rates=rates(columns))

@@ -31,7 +31,7 @@ def test_a_terminal_without_a_size_has_80_columns_and_24_lines(terminal: Termina
 
 
 @pytest.mark.parametrize("shared", [False, True])
-def test_a_terminal_that_hangs_misses_frames_holds_nobody_up_and_then_has_the_newest(
+def test_a_hanging_terminal_misses_frames_delays_nothing_and_then_shows_the_newest(
     terminal: Terminal, shared: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if shared:  # a terminal of another user cannot be opened again
@@ -56,7 +56,7 @@ def test_a_terminal_that_hangs_misses_frames_holds_nobody_up_and_then_has_the_ne
     run(test)
 
 
-def test_a_terminal_that_hangs_holds_up_no_end_and_is_as_it_was_when_it_goes_on(terminal: Terminal) -> None:
+def test_a_hanging_terminal_does_not_delay_the_end_and_is_restored_later(terminal: Terminal) -> None:
     before = termios.tcgetattr(terminal.slave)
 
     async def test() -> None:
@@ -71,7 +71,7 @@ def test_a_terminal_that_hangs_holds_up_no_end_and_is_as_it_was_when_it_goes_on(
 
 
 @pytest.mark.parametrize("term", ["dumb", "unknown", ""])
-def test_a_terminal_that_may_know_no_sequence_gets_plain_lines(terminal: Terminal, term: str) -> None:
+def test_a_terminal_of_unknown_abilities_gets_plain_lines(terminal: Terminal, term: str) -> None:
     async def test() -> None:
         with terminal:
             async with screen(terminal, term=term) as shown:
@@ -97,7 +97,7 @@ def test_characters_that_the_terminal_lacks_are_replaced(terminal: Terminal) -> 
     run(test)
 
 
-def test_an_output_that_is_no_terminal_is_refused_with_the_remedy(terminal: Terminal) -> None:
+def test_an_output_that_is_not_a_terminal_is_refused_with_the_remedy(terminal: Terminal) -> None:
     with (
         open(os.devnull, "w") as null,
         pytest.raises(
@@ -118,7 +118,7 @@ def test_without_a_terminal_as_input_there_are_no_keys(terminal: Terminal) -> No
         run(lambda: test(null.fileno()))
 
 
-def test_a_terminal_that_was_closed_is_the_end_of_the_sink() -> None:
+def test_sending_to_a_closed_terminal_raises_sink_gone_error() -> None:
     quits, terminal = Quits(), Terminal()
 
     async def test() -> None:
@@ -136,7 +136,7 @@ def test_a_terminal_that_was_closed_is_the_end_of_the_sink() -> None:
     terminal.close()
 
 
-def test_a_terminal_that_was_closed_ends_it_before_the_next_second_too() -> None:
+def test_a_closed_terminal_is_noticed_before_the_next_snapshot() -> None:
     terminal = Terminal()
     gone = asyncio.Event()
 

@@ -42,7 +42,7 @@ def test_the_totals_are_rates_of_the_whole_system() -> None:
     assert said[2] == "bytes/s read - write - | tasks/s new - exit - | err/s 8"
 
 
-def test_what_is_not_measured_has_no_total_and_no_column() -> None:
+def test_counters_that_are_not_measured_have_no_total_and_no_column() -> None:
     made = second({"tgid": 1, "open_errors": 3})
     without = "\n".join(render(second({"tgid": 1, "open_errors": 3}, errors=False), State(), 200, 24))
     assert "err" not in without.lower()
@@ -54,14 +54,14 @@ def test_what_is_not_measured_has_no_total_and_no_column() -> None:
     assert "RECV" not in " ".join(render(only_sent, State(), 80, 24))
 
 
-def test_tables_with_more_important_columns_come_first_in_whatever_order_the_probes_are() -> None:
+def test_the_order_of_the_probes_does_not_change_the_frame() -> None:
     made = busy()
     turned = replace(made, tables=dict(reversed([*made.tables.items()])))
     assert [*turned.tables] == ["network", "process"]
     assert render(turned, State(), 200, 24) == render(made, State(), 200, 24)
 
 
-def test_what_a_probe_declares_is_shown_without_knowing_the_probe() -> None:
+def test_columns_of_any_probe_are_shown_as_declared() -> None:
     columns = (
         Column(id="faults", header="FAULTS", fields=("major", "minor"), units="faults/s", letter="A", rank=3),
         Column(id="oom", header="OOM", fields=("oom",), units="kills/s", name="by OOM", width=2, rank=1),
@@ -86,7 +86,7 @@ def test_what_a_probe_declares_is_shown_without_knowing_the_probe() -> None:
         (200, 50, "PID USER GROUP COMMAND OPEN CLOSE READ RBYTES WRITE WBYTES UNLINK NEW ERR SENT RECV"),
     ],
 )
-def test_a_terminal_shows_the_columns_that_fit_the_most_important_first(width: int, height: int, shown: str) -> None:
+def test_the_most_important_columns_that_fit_are_shown(width: int, height: int, shown: str) -> None:
     lines = render(busy(), State(), width, height)
     assert len(lines) == height
     assert max(map(len, lines)) <= width
@@ -94,12 +94,12 @@ def test_a_terminal_shows_the_columns_that_fit_the_most_important_first(width: i
     assert "q quit" in lines[-1]
 
 
-def test_80_columns_have_opened_files_beside_the_network_where_errors_are_not_counted() -> None:
+def test_80_columns_include_open_and_the_network_if_errors_are_not_counted() -> None:
     shown = heading(render(busy(errors=False), State(), 80, 24))
     assert set(shown) == {"PID", "GROUP", "COMMAND", "OPEN", "READ", "RBYTES", "WRITE", "WBYTES", "SENT", "RECV"}
 
 
-def test_80_columns_have_all_that_matters_without_a_network() -> None:
+def test_80_columns_include_new_and_errors_without_a_network() -> None:
     lines = render(second({"tgid": 4194304, "comm": b"kworker/u256:12", "read_calls": 7}), State(), 80, 24)
     assert heading(lines) == ["PID", "GROUP", "COMMAND", "OPEN", "READ", "RBYTES", "WRITE", "WBYTES", "NEW", "ERR"]
     assert lines[4].startswith("    PID GROUP")
@@ -132,7 +132,7 @@ HOSTILE = [
 
 
 @given(st.binary(max_size=16) | st.sampled_from(HOSTILE), st.text(max_size=20), st.integers(1, 120))
-def test_no_name_breaks_the_terminal(comm: bytes, group: str, width: int) -> None:
+def test_any_name_is_printable_and_fits_the_terminal(comm: bytes, group: str, width: int) -> None:
     made = second({"tgid": 1234567, "comm": comm, "read_calls": 5})
     own = view_of(made.tables["process"].harvest, columns=PROCESS_COLUMNS, groups={"application": [group]})
     made = replace(made, host=group, tables={"process": own})
@@ -143,7 +143,7 @@ def test_no_name_breaks_the_terminal(comm: bytes, group: str, width: int) -> Non
         assert len(lines) == 24
 
 
-def test_wide_characters_take_two_columns_and_those_without_a_column_of_their_own_are_replaced() -> None:
+def test_wide_characters_take_two_columns_and_zero_width_ones_are_replaced() -> None:
     made = second(
         {"tgid": 1, "comm": "日本".encode()}, {"tgid": 2, "comm": b"ab"}, {"tgid": 3, "comm": "e\u0301".encode()},
         {"tgid": 4, "comm": b"\x1b[31m"},
@@ -153,7 +153,7 @@ def test_wide_characters_take_two_columns_and_those_without_a_column_of_their_ow
     assert len({width_of(line) for line in lines}) == 1
 
 
-def test_what_is_longer_than_its_column_is_marked() -> None:
+def test_text_longer_than_its_column_is_cut_and_marked() -> None:
     assert cut("postgresql", 10) == "postgresql"
     assert cut("postgresql-15", 10) == "postgresq+"
     assert cut("日本語日本語", 6) == "日本+"
@@ -183,7 +183,7 @@ def test_a_rate_fits_its_column_and_is_right_to_five_percent(rate: float, width:
     assert value == pytest.approx(rate, rel=0.06, abs=0.051)
 
 
-def test_of_many_rows_only_those_that_are_shown_are_put_into_words(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_the_visible_rows_are_converted_to_text(monkeypatch: pytest.MonkeyPatch) -> None:
     rows = [{"tgid": n, "read_calls": n, "comm": b"p%d" % n} for n in range(10_000)]
     own = of_processes(process_table(("read_calls",), rows), PROCESS_COLUMNS[2:3], [2] * len(rows))
     made = replace(second(), tables={"process": own})
@@ -201,20 +201,20 @@ def test_of_many_rows_only_those_that_are_shown_are_put_into_words(monkeypatch: 
 
 
 @pytest.mark.parametrize("state", [State(), State(mode="groups"), State(filter="1"), State(sort="err")])
-def test_nothing_to_show_is_shown(state: State) -> None:
+def test_an_empty_list_says_none(state: State) -> None:
     for made in (second(), replace(second(), tables={})):
         lines = render(made, state, 80, 24)
         assert f"{state.mode} none" in "".join(lines)
         assert to_json(made, state)[state.mode] == []
 
 
-def test_the_sort_column_is_the_users_again_when_its_table_is_back() -> None:
+def test_the_sort_column_survives_an_interval_without_its_table() -> None:
     gone = replace(second(), tables={})
     state = view.frame(gone, State(sort="write"), 80, 24).state
     assert "[WRITE]" in "".join(render(second(), state, 80, 24))
 
 
-def test_what_is_sorted_by_is_shown_however_narrow_the_terminal_is() -> None:
+def test_the_sort_column_is_shown_however_narrow_the_terminal_is() -> None:
     for mode, of_mode in COLUMNS.items():
         for column in of_mode:
             for width in (12, 40, 80):
@@ -222,7 +222,7 @@ def test_what_is_sorted_by_is_shown_however_narrow_the_terminal_is() -> None:
 
 
 @pytest.mark.parametrize("width", [40, 80])
-def test_the_first_line_says_what_is_wrong_even_where_it_is_short(width: int) -> None:
+def test_the_first_line_shows_problems_even_on_a_narrow_terminal(width: int) -> None:
     made = second({"tgid": 1}, complete=False, overflow_calls=12)
     said = render(made, State(paused=True), width, 24)[0]
     assert said.endswith("PAUSED  INCOMPLETE  OVERFLOW 12 calls")
@@ -257,7 +257,7 @@ def test_scrolling_stops_at_the_first_and_the_last_line() -> None:
     assert first_and_last("end", "r") == (60, 61 - page)
 
 
-def test_the_whole_table_has_no_words_about_keys() -> None:
+def test_without_a_height_all_rows_are_shown_and_no_help_about_keys() -> None:
     lines = render(busy(60), State(scroll=5), 80, None)
     table = lines[next(n for n, line in enumerate(lines) if "[READ]" in line) + 1 :]
     assert [int(line.split()[0]) for line in table] == pids(busy(60), State())
@@ -273,7 +273,7 @@ def test_the_whole_table_has_no_words_about_keys() -> None:
     st.integers(-1, 40),
     st.booleans(),
 )
-def test_no_keys_and_no_size_make_it_fail_or_draw_outside(
+def test_any_keys_and_any_size_draw_only_within_the_terminal(
     keys: list[str], width: int, height: int, frames: bool
 ) -> None:
     made, state = busy(30), State()
@@ -308,7 +308,7 @@ def test_json_has_exact_amounts_that_add_up() -> None:
     }  # fmt: skip
 
 
-def test_json_without_errors_says_nothing_of_them_and_has_as_many_lines_as_wanted() -> None:
+def test_json_omits_errors_that_are_not_counted_and_respects_top() -> None:
     shown = to_json(busy(errors=False), State(), top=3)
     assert [p["pid"] for p in shown["processes"]] == pids(busy(), State())[:3]
     named = {*shown["totals"], *shown["overflow"], *shown["processes"][0]}
