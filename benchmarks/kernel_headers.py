@@ -20,7 +20,7 @@ def environment() -> dict[str, str] | None:
     Another kernel's headers are good enough for a program whose only kernel type is `struct pt_regs`, which is the
     same in all kernels.
     """
-    if any(Path(place).exists() for place in host.header_places(os.uname().release)):
+    if any(Path(place).exists() for place in host.header_paths(os.uname().release)):
         return {}
     places = [Path("/usr/src"), *fetch.cache().glob("*/*/root/usr/src")]
     common = next((path for place in places for path in sorted(place.glob("linux-headers-*-common"))), None)

@@ -86,7 +86,7 @@ def check(raw: Mapping[str, Any], source: str, registry: Registry, command_line:
     require_known((name for name in raw if name != "apps"), ("ebpfmon", "groups", "plugins", "sinks"), source, "")
     sections = typed(raw.get("plugins", {}), dict[str, Any], source, "plugins")
     sections = {
-        n: s for n, s in sections.items() if n in registry.probes or not _is_ignored(n, f"plugins.{n}", registry)
+        n: s for n, s in sections.items() if n in registry.probes or not _warn_if_ignored(n, f"plugins.{n}", registry)
     }
     require_known(sections, registry.probes, source, "plugins.")
     core = Document(raw, source).core(command_line)
@@ -101,8 +101,8 @@ def check(raw: Mapping[str, Any], source: str, registry: Registry, command_line:
     )
 
 
-def _is_ignored(name: str, section: str, registry: Registry) -> bool:
-    """Return whether a section may belong to a plugin that is not in use. Then log that the section is ignored."""
+def _warn_if_ignored(name: str, section: str, registry: Registry) -> bool:
+    """Return whether a section may belong to a plugin that is not in use. If so, warn that the section is ignored."""
     for plugin in (*registry.disabled, *registry.left_out):
         if name == plugin.name:
             log.warning("ignoring %s: plugin '%s' is %s", section, plugin.name, plugin.state)
@@ -146,10 +146,10 @@ def _sinks(
     used = [
         (key_path, _sink(section, source, key_path, registry))
         for key_path, section in ((f"sinks[{n}]", section) for n, section in enumerate(sections))
-        if not _is_sink_ignored(section, key_path, registry)
+        if not _warn_if_sink_ignored(section, key_path, registry)
     ]
     if json:  # no other sink may write to stdout
-        used = [(w, msgspec.structs.replace(s, path="stderr") if _is_on_stdout(s) else s) for w, s in used]
+        used = [(k, msgspec.structs.replace(s, path="stderr") if _is_on_stdout(s) else s) for k, s in used]
         used.append(("--json", _sink({"type": "log", "name": "json", "format": "json"}, "--json", "sinks", registry)))
     if sections and not used:
         raise SettingsError(f"{source}: sinks: none of the sinks can be used; the warnings above say why")
@@ -176,9 +176,11 @@ def _is_on_stdout(sink: SinkSettings) -> bool:
     return getattr(sink, "path", "") == "stdout"
 
 
-def _is_sink_ignored(section: Mapping[str, Any], key_path: str, registry: Registry) -> bool:
+def _warn_if_sink_ignored(section: Mapping[str, Any], key_path: str, registry: Registry) -> bool:
     kind = section.get("type")
-    return isinstance(kind, str) and kind not in registry.sinks and _is_ignored(kind, f'{key_path} "{kind}"', registry)
+    if not isinstance(kind, str) or kind in registry.sinks:
+        return False
+    return _warn_if_ignored(kind, f'{key_path} "{kind}"', registry)
 
 
 def _sink(raw: dict[str, Any], source: str, key_path: str, registry: Registry) -> SinkSettings:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 
 
-def return_freed() -> None:
+def trim() -> None:
     """Return freed memory to the system. Call this after probes have been loaded.
 
     Reading the kernel's types and compiling programs needs about 12 MB for a moment, which glibc would keep although

@@ -23,7 +23,7 @@ class Notifier:
         self._next_watchdog_s = 0.0
 
     @property
-    def watched(self) -> bool:
+    def has_watchdog(self) -> bool:
         """Whether there is a watchdog."""
         return self._watchdog_interval_s is not None
 

@@ -56,7 +56,7 @@ def enabled_probes(settings: Settings, registry: Registry) -> Iterator[EnabledPr
             continue
         yield probe, replace(options, table_size=probe_settings.table_size, setup=setup)
     known = groupings()
-    if enabled and any(known[name].needs_execs for name in by):
+    if enabled and any(known[name].uses_execs for name in by):
         yield execs.PROBE, replace(options, table_size=execs.SIZE)
 
 
@@ -114,14 +114,16 @@ class Probes:
         """Detach and free all probes, in reverse order. Closing twice is harmless."""
         self._stack.close()
 
-    def load(self, enabled: Iterable[EnabledProbe], *, forced: bool, running: Sequence[LoadedProbe] = ()) -> Self:
+    def load(
+        self, enabled: Iterable[EnabledProbe], *, all_or_nothing: bool, running: Sequence[LoadedProbe] = ()
+    ) -> Self:
         """Load probes. Blocking.
 
-        A probe that cannot be loaded is logged and left out, unless `forced`. If a probe is among those that are
-        `running`, its old and new programs swap their buffers together from now on.
+        A probe that cannot be loaded is logged and left out, or with `all_or_nothing` is an error. If a probe is among
+        those that are `running`, its old and new programs swap their buffers together from now on.
 
-        Raises KernelError if no probe can be loaded, if `forced` and one cannot be loaded, or if capabilities are
-        missing.
+        Raises KernelError if no probe can be loaded, if one cannot be loaded and `all_or_nothing` is set, or if
+        capabilities are missing.
         """
         features.require_permission(self._kernel)
         libbpf, failed = Libbpf(), dict[str, KernelError]()
@@ -133,7 +135,7 @@ class Probes:
                     loaded = load_one(probe, libbpf, self._kernel, options, share_with=old, facts=facts)
                     self._require_unique_tables(loaded)
                 except KernelError as error:
-                    if forced and probe is not execs.PROBE:
+                    if all_or_nothing and probe is not execs.PROBE:
                         self.close()
                         raise
                     failed[probe.name] = error
@@ -145,7 +147,7 @@ class Probes:
             raise next(iter(failed.values()))
         for name, reason in failed.items():
             log.warning("probe '%s' is left out: %s", name, reason)
-        memory.return_freed()
+        memory.trim()
         return self
 
     def _require_unique_tables(self, loaded: LoadedProbe) -> None:
@@ -160,7 +162,7 @@ class Probes:
                     f"probe '{loaded.probe.name}': probe '{other.probe.name}' already has a table '{name}'"
                 )
 
-    def match(self, enabled: list[EnabledProbe]) -> bool:
+    def can_keep(self, enabled: list[EnabledProbe]) -> bool:
         """Return whether the loaded probes can be kept for these load options."""
         return [_load_key(e) for e in enabled] == [_load_key(e) for e in self._enabled]
 
@@ -169,7 +171,7 @@ class Probes:
         for probe, options in enabled:
             for loaded in self.loaded:
                 if loaded.probe is probe:
-                    loaded.adopt(options.setup)
+                    loaded.replace_setup(options.setup)
         self._enabled = enabled
 
 

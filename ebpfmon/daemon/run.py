@@ -15,7 +15,7 @@ from pathlib import Path
 from ebpfmon.config import GroupSettings, Settings
 from ebpfmon.daemon.notify import Notifier
 from ebpfmon.daemon.probes import EnabledProbe, Probes, enabled_probes, table_specs
-from ebpfmon.daemon.workers import Workers, never_preempted
+from ebpfmon.daemon.workers import Workers, set_realtime_priority
 from ebpfmon.daemon.workers import run as run_in
 from ebpfmon.errors import EbpfmonError, SettingsError
 from ebpfmon.grouping import execs
@@ -34,7 +34,7 @@ from ebpfmon.plugins.registry import Registry
 
 log = logging.getLogger(__name__)
 
-PROBLEMS = 10
+_MAX_LOGGED_PROBLEMS = 10
 """How many problems of a groups file are logged one by one."""
 STOP_S = 1.5
 """How long sinks may take to send their queued snapshots when the daemon stops."""
@@ -100,8 +100,8 @@ class _Daemon:
     ) -> None:
         self._registry, self._stop, self._clock = registry, stop, clock
         self._notifier, self._stack, self._tasks = notifier, stack, tasks
-        self._found = features.detect()
-        self._probes = Probes(self._found)
+        self._features = features.detect()
+        self._probes = Probes(self._features)
         self._stack.callback(lambda: self._probes.close())
         self._workers = Workers(stack)
         self._publisher = Publisher([])
@@ -114,11 +114,11 @@ class _Daemon:
     async def run(self, settings: Settings, reload: Reload | None) -> None:
         """Run until `stop` is set."""
         groups, enabled = self._read(settings)
-        self._probes.load(enabled, forced=settings.ebpfmon.all_or_nothing)
+        self._probes.load(enabled, all_or_nothing=settings.ebpfmon.all_or_nothing)
         if settings.ebpfmon.user:
             self._workers.become(settings.ebpfmon.user, _capabilities_of_sinks(settings))
-        if self._found.preemptible is not False:
-            await run_in(self._workers.harvest, never_preempted)
+        if self._features.preemptible is not False:
+            await run_in(self._workers.harvest, set_realtime_priority)
         harvester = Harvester(self._probes.loaded, self._clock)
         await self._workers.drop_privileges(harvester.dry_run)
         pipeline = Pipeline(
@@ -128,7 +128,7 @@ class _Daemon:
         self._notifier.ready(self._status())
         interval_s = settings.ebpfmon.interval
         watchdog: asyncio.Task[None] | None = None
-        if self._notifier.watched:
+        if self._notifier.has_watchdog:
             watchdog = self._tasks.create_task(self._feed_watchdog(interval_s), name="watchdog")
         while not self._stop.is_set():
             async for tick in ticks(settings.ebpfmon.interval, self._clock, self._stop):
@@ -222,10 +222,11 @@ class _Daemon:
         if settings.ebpfmon.user != previous.ebpfmon.user:
             raise SettingsError("ebpfmon.user changed: restart ebpfmon to apply it")
         groups, enabled = self._read(settings)
-        if self._probes.match(enabled):
+        if self._probes.can_keep(enabled):
             return _Change(settings, groups, enabled)
-        forced = settings.ebpfmon.all_or_nothing
-        return _Change(settings, groups, enabled, Probes(self._found).load(enabled, forced=forced, running=running))
+        probes = Probes(self._features)
+        probes.load(enabled, all_or_nothing=settings.ebpfmon.all_or_nothing, running=running)
+        return _Change(settings, groups, enabled, probes)
 
     def _end_reload(self, message: str) -> None:
         log.info("%s", message)
@@ -287,13 +288,13 @@ def read_groups(settings: GroupSettings) -> Groups:
     Lines that cannot be used are logged and skipped. Raises SettingsError.
     """
     known = groupings()
-    if not any(known[name].needs_groups for name in settings.by):
+    if not any(known[name].uses_groups_file for name in settings.by):
         return Groups()
     groups = Groups.read(Path(settings.file) if settings.file else DEFAULT_GROUPS)
-    for problem in groups.problems[:PROBLEMS]:
+    for problem in groups.problems[:_MAX_LOGGED_PROBLEMS]:
         log.warning("%s", problem)
-    if len(groups.problems) > PROBLEMS:
-        log.warning("%d more lines of '%s' are skipped", len(groups.problems) - PROBLEMS, settings.file)
+    if len(groups.problems) > _MAX_LOGGED_PROBLEMS:
+        log.warning("%d more lines of '%s' are skipped", len(groups.problems) - _MAX_LOGGED_PROBLEMS, settings.file)
     return groups
 
 

@@ -21,7 +21,7 @@ _LOADING = frozenset({"bpf", "perfmon"})
 _OPENING = frozenset({"chown", "dac_override", "dac_read_search", "fowner", "net_bind_service"})
 
 
-def of_loading(held: frozenset[str]) -> frozenset[str]:
+def needed_for_loading(held: frozenset[str]) -> frozenset[str]:
     """Return the capabilities that loading needs.
 
     CAP_SYS_ADMIN is among them only if CAP_BPF or CAP_PERFMON, which were split from it, is missing.
@@ -48,7 +48,7 @@ class Workers:
 
         Blocking. Call this before any of the threads has started. Raises SettingsError, KernelError.
         """
-        keep = {"setpcap", "sys_nice", "sys_admin"} | of_loading(capabilities.held()) | of_sinks
+        keep = {"setpcap", "sys_nice", "sys_admin"} | needed_for_loading(capabilities.held()) | of_sinks
         capabilities.become(user, frozenset(keep))
 
     async def drop_privileges(self, dry_run: Callable[[], object]) -> None:
@@ -63,7 +63,7 @@ class Workers:
 
         await run(self.harvest, lambda: capabilities.drop(capabilities.needed(can_harvest)))
         await run(self.lookup, lambda: capabilities.drop(frozenset({_PTRACE})))
-        await run(self.loading, lambda: capabilities.drop(of_loading(capabilities.held())))
+        await run(self.loading, lambda: capabilities.drop(needed_for_loading(capabilities.held())))
         capabilities.drop(_OPENING)
 
     def drop_event_loop_privileges(self, of_sinks: frozenset[str]) -> None:
@@ -78,7 +78,7 @@ async def run(executor: Executor, work: Callable[[], T]) -> T:
     return await asyncio.get_running_loop().run_in_executor(executor, work)
 
 
-def never_preempted() -> None:
+def set_realtime_priority() -> None:
     """Give this thread a real-time priority, so that a preemptible kernel does not preempt it.
 
     While a bpf(2) call on a map runs on a CPU, programs on kprobes and classic tracepoints do not run on that CPU.

@@ -34,16 +34,16 @@ class Grouping:
     """One way to put processes into groups.
 
     `name` is the value in the setting `[groups] by` and the label of the grouping's charts. `prefix` begins the ids of
-    these charts, as in `apps.vfs_read_call`. `make` creates the naming. A grouping with `needs_execs` works best if the
-    probe `execs` is loaded, and one with `needs_groups` uses the groups file. Groupings are sorted by `position`, then
+    these charts, as in `apps.vfs_read_call`. `make` creates the naming. With `uses_execs`, the probe `execs` is loaded
+    if the kernel allows it. With `uses_groups_file`, the groups file is read. Groupings are sorted by `position`, then
     by name.
     """
 
     name: str
     prefix: str
     make: Callable[[Context], Naming]
-    needs_execs: bool = False
-    needs_groups: bool = False
+    uses_execs: bool = False
+    uses_groups_file: bool = False
     position: int = 100
 
 

@@ -71,7 +71,7 @@ class LoadedProbe:
         self.object.close()
         self.setup.close()
 
-    def adopt(self, setup: Setup) -> None:
+    def replace_setup(self, setup: Setup) -> None:
         """Replace the set-up while the programs run, and close the former one. Raise KernelError.
 
         The rodata settings of both must be the same, because a loaded program cannot change them.

@@ -60,12 +60,12 @@ def compile_source(obj: BpfObject) -> dict[str, bytes]:
     source = obj.path.with_name(obj.path.name.removesuffix(".bpf.o") + ".bcc.c")
     step = f"cannot compile '{source.name}' with BCC"
     release = os.uname().release
-    if not any(Path(place).exists() for place in host.header_places(release)):
+    if not any(Path(place).exists() for place in host.header_paths(release)):
         raise KernelError(
             f"{step}: the headers of kernel {release} are missing; apt install linux-headers-{release} "
             f"(Fedora, RHEL: dnf install kernel-devel-{release})"
         )
-    flags = [f"-DMAP_{in_source(name)}={n}" for n, name in enumerate((*_maps_of(obj), _SELF_CHECK))]
+    flags = [f"-DMAP_{name_in_source(name)}={n}" for n, name in enumerate((*_maps_of(obj), _SELF_CHECK))]
     flags += [f"-D{name}=bpf_pseudo_fd({_SETTING},{n})" for n, name in enumerate(_settings_of(obj))]
     programs = [name for name in obj.programs if Section.parse(obj.section(name)).kind in _PROGRAM_TYPES]
     programs.append(_SELF_CHECK)
@@ -107,7 +107,7 @@ class BccObject(BpfObject):
             kind = "tp_btf" if name == _SELF_CHECK else Section.parse(self.section(name)).kind
             code = _fill_in(self._compiled[name], fds, settings)
             self._program_fds[name] = self._load_program(name, _PROGRAM_TYPES[kind], code)
-        self._check_self()
+        self._check_offsets()
 
     def attach_by_section(self, program: str, *, counts_misses: bool = False) -> None:
         section = Section.parse(self.section(program))
@@ -120,7 +120,7 @@ class BccObject(BpfObject):
         try:
             event = self.libbpf.open_kprobe(function)
             self._closing.callback(os.close, event)
-            self.libbpf.run_at(event, self._program_fds[program])
+            self.libbpf.attach_to_event(event, self._program_fds[program])
         except OSError as error:
             raise AttachError(f"cannot attach '{program}': {error.strerror}", errno=error.errno or 0) from error
 
@@ -174,7 +174,7 @@ class BccObject(BpfObject):
     def _setting(self, offset: int, size: int) -> int:
         return int.from_bytes(bytes(self.rodata()[offset : offset + size]), "little")
 
-    def _check_self(self) -> None:
+    def _check_offsets(self) -> None:
         """Check that the kernel headers belong to this kernel; those of another kernel give wrong offsets.
 
         A test program reads facts about tasks by those offsets and counts how often they differ from what the kernel's
@@ -202,7 +202,7 @@ def _maps_of(obj: BpfObject) -> list[str]:
     return sorted(name for name in obj.maps if name == INTERVAL or "." not in name)
 
 
-def in_source(name: str) -> str:
+def name_in_source(name: str) -> str:
     """Return the name of a map in the source, after MAP_. A map of variables is named after its section."""
     return name.lstrip(".").replace(".", "_")
 

@@ -40,13 +40,13 @@ def compile_all(root: Path) -> list[Path]:
         newest = max(path.stat().st_mtime for path in (source, *headers, *source.parent.glob("*.h"), Path(__file__)))
         for machine in TARGETS:
             out = package / "objects" / machine / f"{stem}.bpf.o"
-            if not out.exists() or not for_bcc(out).exists() or out.stat().st_mtime < newest:
+            if not out.exists() or not bcc_source(out).exists() or out.stat().st_mtime < newest:
                 compile_object(source, out, machine, root / "bpf")
                 built.append(out)
     return built
 
 
-def for_bcc(out: Path) -> Path:
+def bcc_source(out: Path) -> Path:
     """Return the path of the source for BCC that belongs to a compiled object."""
     return out.with_name(out.name.removesuffix(".bpf.o") + ".bcc.c")
 
@@ -69,7 +69,7 @@ def compile_object(source: Path, out: Path, machine: str, include: Path) -> None
         expanded = subprocess.run(expand, check=True, stdout=subprocess.PIPE, text=True).stdout
         text = f"// SPDX-License-Identifier: GPL-2.0-only\n// {source.name}, preprocessed for BCC\n"
         text += strip_for_bcc(expanded).replace("#pragma ebpfmon ", "#")
-        for_bcc(out).write_text(text, encoding="utf-8")
+        bcc_source(out).write_text(text, encoding="utf-8")
     except FileNotFoundError:
         raise SystemExit(
             "cannot compile BPF programs: clang is missing; apt install clang libbpf-dev linux-libc-dev"

@@ -62,20 +62,20 @@ def detect(release: str, root: Path = Path("/"), path: Sequence[str] | None = No
         selinux=None if enforce is None else ("permissive", "enforcing")[min(enforce, 1)],
         selinux_domain=context.split(":")[2] if context.count(":") > 1 else None,  # USER:ROLE:DOMAIN:LEVEL
         bcc=_bcc(root, [p for p in sys.path if p] if path is None else path),
-        headers=next((p for p in header_places(release) if os.path.exists(root / p[1:])), None),
+        headers=next((p for p in header_paths(release) if os.path.exists(root / p[1:])), None),
     )
 
 
-def header_places(release: str) -> tuple[str, ...]:
+def header_paths(release: str) -> tuple[str, ...]:
     """Return the paths where BCC looks for the headers of a kernel."""
     return f"/lib/modules/{release}/build", "/sys/kernel/kheaders.tar.xz"
 
 
 def _config(release: str, root: Path) -> Config:
-    looked_at, config = kconfig.places(release), kconfig.read(release, root)
+    looked_at, config = kconfig.paths(release), kconfig.read(release, root)
     if config is None:
         return Config(None, looked_at)
-    return Config(config.path, looked_at, {o: cost for o, cost in kconfig.COSTS.items() if not config.has(o)})
+    return Config(config.path, looked_at, {o: effect for o, effect in kconfig.EFFECTS.items() if not config.has(o)})
 
 
 def _bcc(root: Path, path: Sequence[str]) -> Bcc | None:

@@ -11,7 +11,7 @@ from pathlib import Path
 _NO_EBPF, _NO_TRACING = "no eBPF, so ebpfmon cannot run", "no eBPF tracing, so ebpfmon cannot run"
 _NO_KPROBES, _NO_TRAMPOLINES = "no kprobes", "no trampolines, the cheapest attach method"
 
-COSTS = {
+EFFECTS = {
     "BPF": _NO_EBPF,
     "BPF_SYSCALL": _NO_EBPF,
     "PERF_EVENTS": _NO_TRACING,
@@ -46,7 +46,7 @@ class Kconfig:
         return self.options.get(option) in ("y", "m")
 
 
-def places(release: str) -> tuple[str, ...]:
+def paths(release: str) -> tuple[str, ...]:
     """Return the paths where a kernel's configuration may be, the most reliable first.
 
     /proc/config.gz is the running kernel's own. A file in /boot may come from another build.
@@ -61,14 +61,14 @@ def places(release: str) -> tuple[str, ...]:
 
 def read(release: str, root: Path = Path("/")) -> Kconfig | None:
     """Return the first configuration that can be read, or None. `root` is the directory with /proc and /boot."""
-    for place in places(release):
+    for path in paths(release):
         try:
-            data = (root / place[1:]).read_bytes()
-            text = (gzip.decompress(data) if place.endswith(".gz") else data).decode(errors="replace")
+            data = (root / path[1:]).read_bytes()
+            text = (gzip.decompress(data) if path.endswith(".gz") else data).decode(errors="replace")
         except (OSError, EOFError, zlib.error):  # gzip.BadGzipFile is an OSError
             continue
         lines = (line.partition("=") for line in text.splitlines() if line.startswith("CONFIG_"))
         options = {name.removeprefix("CONFIG_"): value for name, _, value in lines}
         if options:  # An empty file does not mean that no option is set.
-            return Kconfig(place, options)
+            return Kconfig(path, options)
     return None

@@ -59,8 +59,8 @@ class Kretprobes:
         try:
             name = self._create(function)
             number = int((self._tracefs / "events" / self._group / name / "id").read_text())
-            self._events[name] = self._libbpf.open_event(PERF_TRACEPOINT, number)
-            self._libbpf.run_at(self._events[name], program_fd)
+            self._events[name] = self._libbpf.open_perf_event(PERF_TRACEPOINT, number)
+            self._libbpf.attach_to_event(self._events[name], program_fd)
         except OSError as error:
             raise AttachError(
                 f"cannot attach a kretprobe to '{function}': {error.strerror}", errno=error.errno or 0

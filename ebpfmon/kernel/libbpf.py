@@ -177,7 +177,7 @@ class Libbpf:
         kprobe = info.type == _LINK_PERF_EVENT and info.event_type in (_PERF_EVENT_KPROBE, _PERF_EVENT_KRETPROBE)
         return int(info.kprobe_missed) if kprobe else 0
 
-    def open_event(self, kind: int, config: int, config1: int = 0) -> int:
+    def open_perf_event(self, kind: int, config: int, config1: int = 0) -> int:
         """Open a perf event for all processes and return its descriptor, to be closed by the caller. Raises OSError."""
         # struct perf_event_attr: type, size, config, sample_period, sample_type, read_format, flags, wakeup_events,
         # bp_type, config1, config2 ...
@@ -192,10 +192,10 @@ class Libbpf:
     def open_kprobe(self, function: str) -> int:
         """Open a kprobe at the entry of a function, as a perf event, and return its descriptor. Raises OSError."""
         name = ctypes.create_string_buffer(function.encode())
-        return self.open_event(int(_KPROBE_TYPE.read_text()), 0, ctypes.addressof(name))
+        return self.open_perf_event(int(_KPROBE_TYPE.read_text()), 0, ctypes.addressof(name))
 
     @staticmethod
-    def run_at(event_fd: int, program_fd: int) -> None:
+    def attach_to_event(event_fd: int, program_fd: int) -> None:
         """Run a program at each perf event, until the event is closed. Raises OSError."""
         fcntl.ioctl(event_fd, _PERF_SET_BPF, program_fd)
         fcntl.ioctl(event_fd, _PERF_ENABLE, 0)

@@ -44,4 +44,4 @@ def build(sources: Sequence[Path], output: Path | None = None) -> Iterator[Path]
                     f"cannot compile '{source}': cannot write to '{folder}': {error.strerror}"
                 ) from None
             yield out
-            yield compiler.for_bcc(out)
+            yield compiler.bcc_source(out)

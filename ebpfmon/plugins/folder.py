@@ -20,7 +20,7 @@ from types import ModuleType
 
 from ebpfmon.errors import PluginError
 
-MODULES = "ebpfmon_plugins_dir_"
+MODULE_PREFIX = "ebpfmon_plugins_dir_"
 """The prefix of their module names, which no installed module has."""
 _MAX_BYTES = 1 << 20
 _OTHERS_MAY_WRITE = stat.S_IWGRP | stat.S_IWOTH
@@ -49,7 +49,7 @@ class File:
         source = _read(self.path)
         for path in _objects(self.path.parent):
             require_trusted(path)
-        name = MODULES + self.name
+        name = MODULE_PREFIX + self.name
         spec = importlib.util.spec_from_file_location(name, self.path, loader=_Source(name, str(self.path), source))
         assert spec is not None
         assert spec.loader is not None

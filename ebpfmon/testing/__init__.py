@@ -7,18 +7,18 @@ These names are public, like those that `ebpfmon` exports. Only `ebpfmon.testing
 
 from ebpfmon.testing.clock import FakeClock
 from ebpfmon.testing.intervals import PROCESS_IDENTITY, chart, data, keyed_table, process_table, snapshot, view
-from ebpfmon.testing.kernel import Counting, load_probe, skip_reason
+from ebpfmon.testing.kernel import RunningProbe, load_probe, skip_reason
 from ebpfmon.testing.plugins import check_plugin
 from ebpfmon.testing.running import RunningDaemon
 from ebpfmon.testing.sinks import RecordingSettings, RecordingSink, deliver
 
 __all__ = [
     "PROCESS_IDENTITY",
-    "Counting",
     "FakeClock",
     "RecordingSettings",
     "RecordingSink",
     "RunningDaemon",
+    "RunningProbe",
     "chart",
     "check_plugin",
     "data",

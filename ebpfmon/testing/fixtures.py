@@ -10,9 +10,9 @@ import pytest
 
 from ebpfmon.model import Probe
 from ebpfmon.testing.clock import FakeClock
-from ebpfmon.testing.kernel import Counting, load_probe, skip_reason
+from ebpfmon.testing.kernel import RunningProbe, load_probe, skip_reason
 
-Load = Callable[..., Counting]
+Load = Callable[..., RunningProbe]
 
 
 @pytest.fixture
@@ -25,7 +25,7 @@ def counting() -> Iterator[Load]:
         pytest.skip(reason)
     with ExitStack() as closing:
 
-        def load(probe: Probe, *arguments: Any, **options: Any) -> Counting:
+        def load(probe: Probe, *arguments: Any, **options: Any) -> RunningProbe:
             return closing.enter_context(load_probe(probe, *arguments, **options))
 
         yield load

@@ -28,7 +28,7 @@ def skip_reason() -> str:
     return ""
 
 
-class Counting:
+class RunningProbe:
     """A probe that counts in the running kernel until it is closed. A context manager."""
 
     def __init__(self, loaded: LoadedProbe) -> None:
@@ -96,7 +96,7 @@ def load_probe(
     *,
     mode: LoadMode = LoadMode.RETURN,
     attach_method: str | None = None,
-) -> Counting:
+) -> RunningProbe:
     """Load and attach a probe like the daemon does. `settings` are by default the probe's defaults.
 
     Raises KernelError with the daemon's messages, and whatever the probe's `setup` raises.
@@ -107,4 +107,4 @@ def load_probe(
     options = LoadOptions(
         mode=mode, attach_method=attach_method, table_size=settings.table_size, setup=probe.setup(settings)
     )
-    return Counting(load_one(probe, Libbpf(), kernel, options))
+    return RunningProbe(load_one(probe, Libbpf(), kernel, options))

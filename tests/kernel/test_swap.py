@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ebpfmon.daemon.workers import never_preempted
+from ebpfmon.daemon.workers import set_realtime_priority
 from ebpfmon.kernel import attach, features
 from ebpfmon.kernel.attach import LoadOptions
 from ebpfmon.kernel.libbpf import Libbpf
@@ -49,7 +49,7 @@ def test_a_hundred_swaps_under_a_storm_lose_nothing(workload: Path, tmp_path: Pa
     found = features.detect()
     with (
         attach.load(probe, Libbpf(), found, LoadOptions()) as loaded,
-        ThreadPoolExecutor(1, "harvest", never_preempted if found.preemptible is not False else None) as executor,
+        ThreadPoolExecutor(1, "harvest", set_realtime_priority if found.preemptible is not False else None) as executor,
         storm(workload, tmp_path, 5) as processes,
     ):
         harvester = Harvester([loaded], SystemClock())

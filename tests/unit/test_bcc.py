@@ -73,7 +73,7 @@ class Answers:
 def obj(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> BpfObject:
     """An opened object with its BCC source beside it, on a machine with kernel headers."""
     (tmp_path / "p.bcc.c").write_text("int f() { return 0; }")
-    monkeypatch.setattr(host, "header_places", lambda release: (f"/no/{release}", str(tmp_path)))
+    monkeypatch.setattr(host, "header_paths", lambda release: (f"/no/{release}", str(tmp_path)))
     monkeypatch.setattr(bcc, "_settings_of", lambda obj: {"cfg_rows": (0, 4), "cfg_return": (4, 4)})
     maps = {"p_totals": 1, "p_rows": 2, "p.rodata": 3, "ebpfmon_interval": 4}
     sections = {"f": "kprobe/f", "g": "tp_btf/g", "h": "fexit/h", "i": "tp/system/i"}
@@ -148,7 +148,7 @@ def test_a_failure_is_reported_in_one_line(
 
 def test_missing_kernel_headers_are_reported_with_the_package(obj: BpfObject, monkeypatch: pytest.MonkeyPatch) -> None:
     answers = answer(monkeypatch)
-    monkeypatch.setattr(host, "header_places", lambda release: (f"/no/{release}",))
+    monkeypatch.setattr(host, "header_paths", lambda release: (f"/no/{release}",))
     with pytest.raises(KernelError) as caught:
         bcc.compile_source(obj)
     assert str(caught.value) == (

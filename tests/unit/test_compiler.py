@@ -50,7 +50,7 @@ def test_the_loader_defines_all_names_that_the_bcc_source_leaves_open(source: st
     with BpfObject(Libbpf(), OBJECTS / "x86_64" / "process.bpf.o") as obj:
         maps, settings = bcc._maps_of(obj), bcc._settings_of(obj)
         programs = {name: obj.section(name) for name in obj.programs}
-    named = {bcc.in_source(name) for name in maps} | {"ebpfmon_self_check"}
+    named = {bcc.name_in_source(name) for name in maps} | {"ebpfmon_self_check"}
     # the loader's own business, and what BCC does without
     used = named - {"process_rows_0", "process_rows_1", "process_cache"}
     assert set(re.findall(r"\bMAP_(\w+)", source)) == used

@@ -154,7 +154,7 @@ def test_tracefs_is_found_in_debugfs_where_it_is_mounted_on_first_access(tmp_pat
     assert detect(tmp_path).tracefs == "/sys/kernel/debug/tracing"
 
 
-@pytest.mark.parametrize("place", kconfig.places("9.9"))
+@pytest.mark.parametrize("place", kconfig.paths("9.9"))
 def test_the_config_is_read_from_each_of_its_paths(tmp_path: Path, place: str) -> None:
     assert kconfig.read("9.9", tmp_path) is None
     text = b'#\n# Linux\n#\nCONFIG_BPF=y\n# CONFIG_KPROBES is not set\nCONFIG_A="b=c"\nCONFIG_M=m\n'

@@ -13,7 +13,7 @@ import pytest
 from ebpfmon.check.findings import Finding, describe
 from ebpfmon.kernel.features import Features
 from ebpfmon.kernel.host import Bcc, Config, Host
-from ebpfmon.kernel.kconfig import COSTS, places
+from ebpfmon.kernel.kconfig import EFFECTS, paths
 
 KERNEL = Features(
     release="9.9", machine="x86_64", root=True, capabilities=("CAP_SYS_ADMIN", "CAP_PERFMON", "CAP_BPF"), btf=True,
@@ -21,7 +21,7 @@ KERNEL = Features(
     debugfs="/sys/kernel/debug", version="#1 SMP",
 )  # fmt: skip
 HOST = Host(
-    config=Config("/proc/config.gz", places("9.9")), securityfs="/sys/kernel/security", memlock_bytes=64 << 10,
+    config=Config("/proc/config.gz", paths("9.9")), securityfs="/sys/kernel/security", memlock_bytes=64 << 10,
     unprivileged_bpf_disabled=2, selinux=None, selinux_domain=None,
     bcc=Bcc("/usr/lib/python3/dist-packages", "0.26.0"), headers="/lib/modules/9.9/build",
 )  # fmt: skip
@@ -62,16 +62,16 @@ def test_a_machine_that_lacks_nothing_gets_no_advice() -> None:
 
 def test_options_that_are_not_set_are_listed_together_by_their_effect() -> None:
     missing = ("KPROBES", "FPROBE", "KPROBE_EVENTS")
-    config = Config("/boot/config-9.9", places("9.9"), {option: COSTS[option] for option in missing})
+    config = Config("/boot/config-9.9", paths("9.9"), {option: EFFECTS[option] for option in missing})
     assert of_host(config=config)["kernel config"] == Finding(
         "kernel config",
         "/boot/config-9.9: some options that ebpfmon uses are not set",
-        ("without CONFIG_KPROBES, CONFIG_KPROBE_EVENTS: no kprobes", f"without CONFIG_FPROBE: {COSTS['FPROBE']}"),
+        ("without CONFIG_KPROBES, CONFIG_KPROBE_EVENTS: no kprobes", f"without CONFIG_FPROBE: {EFFECTS['FPROBE']}"),
     )
 
 
 def test_a_kernel_config_that_is_not_found_is_reported_with_the_paths() -> None:
-    found = of_host(config=Config(None, places("9.9")))["kernel config"]
+    found = of_host(config=Config(None, paths("9.9")))["kernel config"]
     assert found.says == (
         "not found in /proc/config.gz, /boot/config-9.9, /lib/modules/9.9/config, /lib/modules/9.9/build/.config"
     )

@@ -13,7 +13,7 @@ from ebpfmon import Probe
 from ebpfmon.errors import ObjectError, PluginError
 from ebpfmon.kernel.objects import locate
 from ebpfmon.plugins import folder
-from ebpfmon.plugins.folder import MODULES, File, files
+from ebpfmon.plugins.folder import MODULE_PREFIX, File, files
 from ebpfmon.plugins.registry import PluginOptions, State, discover
 from tests.unit.support import FakeEntryPoint, plugin
 
@@ -41,7 +41,7 @@ def place(tmp_path: Path) -> Iterator[Path]:
     made.mkdir(mode=0o755)
     write(made, "naps")
     yield made
-    for name in [n for n in sys.modules if n.startswith(MODULES)]:
+    for name in [n for n in sys.modules if n.startswith(MODULE_PREFIX)]:
         del sys.modules[name]
 
 
@@ -167,7 +167,7 @@ def test_broken_files_are_reported_and_the_others_are_loaded(place: Path) -> Non
     ]
     assert [name for name, text in reasons if text not in str(found.pop(name))] == []
     assert found == {}
-    assert [m for m in sys.modules if m.startswith(MODULES)] == [f"{MODULES}naps"]
+    assert [m for m in sys.modules if m.startswith(MODULE_PREFIX)] == [f"{MODULE_PREFIX}naps"]
 
 
 def test_a_file_with_the_name_of_an_installed_plugin_is_left_out(place: Path) -> None:

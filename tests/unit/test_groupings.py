@@ -60,9 +60,9 @@ def test_the_page_lists_every_grouping_and_its_sample_works() -> None:
 
 def test_only_applications_need_execs_and_the_groups_file() -> None:
     found = groupings()
-    assert found["application"].needs_execs
-    assert found["application"].needs_groups
-    assert not any(found[name].needs_execs or found[name].needs_groups for name in OTHERS)
+    assert found["application"].uses_execs
+    assert found["application"].uses_groups_file
+    assert not any(found[name].uses_execs or found[name].uses_groups_file for name in OTHERS)
 
 
 def test_one_lookup_serves_all_groupings() -> None:

@@ -8,25 +8,25 @@ from pathlib import Path
 import pytest
 
 from ebpfmon.kernel.host import Bcc, Config, Host, detect
-from ebpfmon.kernel.kconfig import COSTS, places
+from ebpfmon.kernel.kconfig import EFFECTS, paths
 from tests.unit.test_features import make
 
-ALL = "".join(f"CONFIG_{option}=y\n" for option in COSTS)
+ALL = "".join(f"CONFIG_{option}=y\n" for option in EFFECTS)
 
 
 def test_an_empty_root_has_no_facts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(resource, "getrlimit", lambda _: (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
     assert detect("9.9", tmp_path, ()) == Host(
-        config=Config(None, places("9.9")), securityfs=None, memlock_bytes=None, unprivileged_bpf_disabled=None,
+        config=Config(None, paths("9.9")), securityfs=None, memlock_bytes=None, unprivileged_bpf_disabled=None,
         selinux=None, selinux_domain=None, bcc=None, headers=None,
     )  # fmt: skip
 
 
 def test_options_that_are_not_set_have_their_effect(tmp_path: Path) -> None:
     path = make(tmp_path, **{"boot__config-9.9": ALL})
-    assert detect("9.9", path).config == Config("/boot/config-9.9", places("9.9"))
+    assert detect("9.9", path).config == Config("/boot/config-9.9", paths("9.9"))
     make(tmp_path, **{"boot__config-9.9": ALL.replace("CONFIG_FPROBE=y", "# CONFIG_FPROBE is not set")})
-    assert detect("9.9", path).config.missing == {"FPROBE": COSTS["FPROBE"]}
+    assert detect("9.9", path).config.missing == {"FPROBE": EFFECTS["FPROBE"]}
 
 
 def test_memlock_is_the_soft_limit() -> None:

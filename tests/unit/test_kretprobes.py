@@ -59,12 +59,12 @@ class FakeLibbpf:
         self.ran: list[int] = []
         self.fds: list[int] = []
 
-    def open_event(self, kind: int, config: int) -> int:
+    def open_perf_event(self, kind: int, config: int) -> int:
         self.opened.append((kind, config))
         self.fds.append(os.open(os.devnull, os.O_RDONLY))
         return self.fds[-1]
 
-    def run_at(self, event_fd: int, program_fd: int) -> None:
+    def attach_to_event(self, event_fd: int, program_fd: int) -> None:
         assert event_fd == self.fds[-1]
         self.ran.append(program_fd)
 
@@ -139,7 +139,7 @@ def test_a_refusal_is_reported_with_the_function_and_the_error(tracefs: FakeTrac
 
 def test_an_event_that_cannot_be_opened_is_removed(tracefs: FakeTracefs) -> None:
     class Refusing(FakeLibbpf):
-        def open_event(self, kind: int, config: int) -> int:
+        def open_perf_event(self, kind: int, config: int) -> int:
             raise OSError(errno.EACCES, "Permission denied")
 
     with kretprobes_in(tracefs, Refusing()) as made:

@@ -62,7 +62,7 @@ def test_the_watchdog_is_told_at_most_twice_in_its_time(
     now_s = 1000.0
     monkeypatch.setattr("ebpfmon.daemon.notify.time.monotonic", lambda: now_s)
     notifier = Notifier(address, 30.0)
-    assert notifier.watched
+    assert notifier.has_watchdog
     sent = []
     for now_s in (1000, 1001, 1014, 1015, 1016, 1029, 1031):  # noqa: B007  # the lambda reads it
         notifier.alive()
@@ -83,7 +83,7 @@ def test_nothing_is_sent_without_a_watchdog_or_with_an_empty_status(systemd: tup
     address, receive = systemd
     for watchdog_s in (None, 0.0):
         notifier = Notifier(address, watchdog_s)
-        assert not notifier.watched
+        assert not notifier.has_watchdog
         notifier.alive()
     Notifier(address, None).status("")
     assert receive() is None

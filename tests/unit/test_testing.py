@@ -21,9 +21,9 @@ from ebpfmon.kernel import features
 from ebpfmon.kernel.attach import LoadedProbe
 from ebpfmon.plugins.registry import discover
 from ebpfmon.testing import (
-    Counting,
     FakeClock,
     RecordingSettings,
+    RunningProbe,
     chart,
     check_plugin,
     data,
@@ -144,7 +144,7 @@ def test_without_permission_the_fixture_skips_the_test_with_the_reason(
 
 
 class FakeLoaded(ExitStack):
-    """The part of LoadedProbe that `Counting` uses."""
+    """The part of LoadedProbe that `RunningProbe` uses."""
 
     def __init__(self, *stems: str) -> None:
         super().__init__()
@@ -156,8 +156,8 @@ class FakeLoaded(ExitStack):
         return 0
 
 
-def counting(*stems: str) -> Counting:
-    return Counting(cast(LoadedProbe, FakeLoaded(*stems)))
+def counting(*stems: str) -> RunningProbe:
+    return RunningProbe(cast(LoadedProbe, FakeLoaded(*stems)))
 
 
 def test_the_name_of_the_only_table_may_be_omitted() -> None:

@@ -202,5 +202,5 @@ def _make(context: Context) -> ByApplication:
 
 
 GROUPING = Grouping(
-    name="application", prefix="apps", make=_make, needs_execs=True, needs_groups=True, position=10
+    name="application", prefix="apps", make=_make, uses_execs=True, uses_groups_file=True, position=10
 )  # fmt: skip
