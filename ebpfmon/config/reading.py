@@ -73,7 +73,9 @@ def parse(path: Path | None) -> Document:
         if path:
             raise SettingsError(f"{path}: no such file") from None
         return Document({}, str(source), exists=False)
-    except (OSError, UnicodeDecodeError) as error:
+    except OSError as error:
+        raise SettingsError(f"{source}: cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError as error:
         raise SettingsError(f"{source}: cannot be read: {error}") from None
     except (ValueError, RecursionError) as error:
         raise SettingsError(f"{source}: not valid TOML: {error}") from None
