@@ -33,8 +33,8 @@ NO_SETUP = Setup()
 class LoadOptions:
     """How to load a probe.
 
-    `attach_method` is the name of the only attach method to use, None for the best one of each event. If `loader` is
-    None, it depends on the kernel. Without `rows`, per-process tables hold no rows.
+    `attach_method` is the only attach method to use, by name; None uses the best one for each event. If `loader` is
+    None, it is CORE on kernels with BTF, otherwise BCC. Without `rows`, per-process tables hold no rows.
     """
 
     mode: LoadMode = LoadMode.ENTRY
@@ -123,9 +123,9 @@ def load(
 ) -> LoadedProbe:
     """Load and attach the best programs of a probe.
 
-    The probe's set-up is closed together with the probe, or at once if the load fails. With `share_with`, the new probe
-    uses the interval map of that one, so that both swap their buffers at the same moment. Pass `facts` to look up the
-    kernel's symbols only once for several probes.
+    The probe's set-up is closed together with the probe, or at once if the load fails. With `share_with`, both probes
+    use the same interval map, so that they swap their buffers at the same moment. Pass `facts` to look up
+    the kernel's symbols only once for several probes.
 
     Raises AttachError if no event can be attached, or if an event cannot be attached by a forced attach method;
     ObjectError or LoadError if the object cannot be read or loaded; KernelError if the loader does not work here.
@@ -157,7 +157,7 @@ def _load(
         spec = read_spec(probe, opened, Btf(opened.btf()))
         compiled = compile_source(opened) if loader is Loader.BCC else None
     kernel = facts.kernel
-    if compiled is not None:  # kprobe.multi links have no limit, but libbpf can attach only programs that it has loaded
+    if compiled is not None:  # Only libbpf attaches without a limit, and only programs that it has loaded itself.
         kernel = replace(kernel, unlimited_kretprobes=False)
     plan = Plan(probe, spec, kernel, mode=options.mode, attach_method=options.attach_method)
     plan.exclude_unavailable(facts.symbols, compiled)

@@ -84,7 +84,7 @@ class AttachMethod:
     kinds: ClassVar[frozenset[str]]
     """The section kinds of programs that this method attaches."""
     refused_together: ClassVar[bool] = False
-    """Whether a kernel that refuses one of the kinds refuses all of them."""
+    """Whether a kernel that refuses programs of one kind also refuses those of the other kinds."""
 
     def preempted(self, symbols: Symbols) -> frozenset[str]:
         """Return the kinds whose programs can be preempted on a preemptible kernel."""
@@ -205,5 +205,5 @@ def _function_unavailable(function: str, arguments: int | None, symbols: Symbols
 
 
 def _wrong_arguments(expected: int, actual: int | None) -> str:
-    """Return why the number of arguments does not fit; empty if it fits or is unknown, and then the load may fail."""
+    """Return why the number of arguments does not fit; empty if it fits or is unknown. Then loading decides."""
     return "" if actual in (None, expected) else f"it has {actual} arguments in this kernel, not {expected}"

@@ -84,7 +84,7 @@ def compile_source(obj: BpfObject) -> dict[str, bytes]:
 
 def _error_line(stderr: str) -> str:
     lines = stderr.strip().splitlines()
-    return next((line for line in lines if "error:" in line), lines[-1] if lines else "there is no error message")
+    return next((line for line in lines if "error:" in line), lines[-1] if lines else "it printed no error message")
 
 
 class BccObject(BpfObject):
@@ -175,10 +175,10 @@ class BccObject(BpfObject):
         return int.from_bytes(bytes(self.rodata()[offset : offset + size]), "little")
 
     def _check_offsets(self) -> None:
-        """Check that the kernel headers belong to this kernel; those of another kernel give wrong offsets.
+        """Raise LoadError if the kernel headers do not belong to this kernel, because then field offsets are wrong.
 
-        A test program reads facts about tasks by those offsets and counts how often they differ from what the kernel's
-        helpers return. Raises LoadError.
+        A test program reads facts about tasks at those offsets and counts how often they differ from what the kernel's
+        helpers return.
         """
         link = self._attach_raw_tracepoint(_SELF_CHECK, "sys_exit")
         for _ in range(100):

@@ -24,13 +24,15 @@ INT, PTR, ARRAY, STRUCT, UNION, ENUM, FWD, TYPEDEF, VOLATILE, CONST, RESTRICT = 
 FUNC, FUNC_PROTO, VAR, DATASEC, FLOAT, DECL_TAG, TYPE_TAG, ENUM64 = range(12, 20)
 _HEADER = struct.Struct("<HBBIIIII")
 _MAGIC = 0xEB9F
-# How many 32-bit words follow struct btf_type: in _WORDS in total, in _WORDS_OF_PART for each member, parameter or
-# variable (their number is in the lower 16 bits of `info`).
+# How many 32-bit words follow struct btf_type, by kind. _WORDS has the total, _WORDS_OF_PART the number per member,
+# parameter or variable. The lower 16 bits of `info` say how many of these there are.
 _WORDS = {INT: 1, ARRAY: 3, VAR: 1, DECL_TAG: 1}
 _WORDS_OF_PART = {STRUCT: 3, UNION: 3, ENUM: 2, FUNC_PROTO: 2, DATASEC: 3, ENUM64: 3}
 
-_MAX_ELEMENTS = 1024  # of an array, because each element becomes a field of a row
-_MAX_DEPTH = 16  # of nested structs, because in damaged BTF a struct may contain itself
+_MAX_ELEMENTS = 1024
+"""The longest array of counters that is read, because each element becomes a field of a row."""
+_MAX_DEPTH = 16
+"""How deeply structs may be nested, because in damaged BTF a struct may contain itself."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +96,7 @@ class Btf:
         type_id = self._ids.get((name, kind))
         if type_id is None:
             with _damaged_btf_as_object_error():
-                type_id = self._lib.btf__find_by_name_kind(self._open(), name.encode(), kind)
+                type_id = self._lib.btf__find_by_name_kind(self._pointer(), name.encode(), kind)
             self._ids[name, kind] = type_id
         return type_id if type_id > 0 else None
 
@@ -131,14 +133,14 @@ class Btf:
         with _damaged_btf_as_object_error():
             return {self._type(var).name: (offset, size) for var, offset, size in self._type(type_id).parts}
 
-    def _open(self) -> int:
+    def _pointer(self) -> int:
         if self._btf is None:
             raise ValueError("the BTF was closed")
         return self._btf
 
     def _type(self, type_id: int) -> Type:
         # btf__new() has checked that all types lie within the data; this call checks the id.
-        type_ = self._lib.btf__type_by_id(self._open(), type_id)
+        type_ = self._lib.btf__type_by_id(self._pointer(), type_id)
         if not type_:
             raise LookupError(f"no type {type_id}")
         name, info, size_or_type = type_[:3]
@@ -150,14 +152,14 @@ class Btf:
         return Type(kind, self._name(name), size_or_type, parts)
 
     def _name(self, offset: int) -> str:
-        name: bytes | None = self._lib.btf__name_by_offset(self._open(), offset)
+        name: bytes | None = self._lib.btf__name_by_offset(self._pointer(), offset)
         if name is None:
             raise LookupError(f"no name at {offset}")
         return name.decode()
 
     def _resolve(self, type_id: int) -> Type:
         """Return a type without its typedefs and qualifiers."""
-        resolved = self._lib.btf__resolve_type(self._open(), type_id)
+        resolved = self._lib.btf__resolve_type(self._pointer(), type_id)
         if resolved < 0:
             raise ValueError(f"type {type_id} refers to no type")
         return self._type(resolved)

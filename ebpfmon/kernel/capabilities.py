@@ -29,7 +29,10 @@ NAMES = (
 )  # fmt: skip
 """The names of capabilities, in the order of their numbers in linux/capability.h."""
 _FOR_TABLES = ("bpf", "dac_read_search", "sys_admin")
-"""The capabilities that reading tables may need: bpf(2) before Linux 5.19, and tracefs for kretprobes as non-root."""
+"""The capabilities that a harvest may need.
+
+Before Linux 5.19, bpf(2) needs one of bpf and sys_admin. A user other than root needs dac_read_search to read, in
+tracefs, how many calls kretprobes missed."""
 
 _VERSION_3 = 0x20080522
 _SET_KEEPCAPS, _CAPBSET_READ, _CAPBSET_DROP, _SET_NO_NEW_PRIVS = 8, 23, 24, 38  # linux/prctl.h
@@ -87,8 +90,8 @@ def drop(keep: frozenset[str]) -> None:
 def become(user: str, keep: frozenset[str]) -> None:
     """Change the user and groups of this process to those of a user, and drop all capabilities except `keep`.
 
-    Call this before starting other threads, because they lose all capabilities. Raises SettingsError if the user does
-    not exist, and KernelError if the change is not permitted or if a thread has already dropped capabilities.
+    Call this before starting other threads, because only the calling thread keeps capabilities. Raises SettingsError if
+    the user does not exist, and KernelError if the change is not permitted or if a thread has already dropped some.
     """
     try:
         entry = pwd.getpwnam(user)

@@ -105,10 +105,10 @@ _LIBC = ctypes.CDLL(None, use_errno=True)
 _MESSAGES = _Messages()
 
 
-def _keep_message(level: int, form: int, arguments: int) -> int:
+def _keep_message(level: int, format_: int, arguments: int) -> int:
     if level < _LIBBPF_DEBUG:
         text = ctypes.create_string_buffer(_MESSAGE_BYTES)
-        _LIBC.vsnprintf(text, _SIZE(len(text)), _P(form), _P(arguments))
+        _LIBC.vsnprintf(text, _SIZE(len(text)), _P(format_), _P(arguments))
         _MESSAGES.texts.append(text.value.decode(errors="replace"))
     return 0
 
@@ -143,7 +143,7 @@ class Libbpf:
 
     @property
     def possible_cpus(self) -> int:
-        """The number of possible CPUs, and so of values in each element of a per-CPU map."""
+        """The number of possible CPUs, which is the number of values in each element of a per-CPU map."""
         return check(self.lib.libbpf_num_possible_cpus(), "count the possible CPUs")
 
     def take_messages(self) -> str:

@@ -106,7 +106,7 @@ def bind(
     bound = {e.name: tuple(_bind(e.name, c, sections, frozenset(settings)) for c in e.candidates) for e in events}
     named = {program for candidates in bound.values() for c in candidates for program in c.programs}
     if unnamed := [program for program in sections if program not in named]:
-        raise ObjectError(f"no event names program '{unnamed[0]}' of its object; add it to Probe.events")
+        raise ObjectError(f"no event uses program '{unnamed[0]}' of its object; add a Candidate for it to Probe.events")
     return bound
 
 

@@ -64,7 +64,7 @@ class BtfSymbols:
         type_id = self._types.find(function, btf.FUNC)
         if type_id is None:
             return None
-        return len(self._referred(self._types.type(type_id)).parts)
+        return len(self._referenced(self._types.type(type_id)).parts)
 
     def has_tracepoint(self, name: str) -> bool:
         return self._types.find(f"btf_trace_{name}", btf.TYPEDEF) is not None
@@ -74,8 +74,8 @@ class BtfSymbols:
         if type_id is None:
             return None
         # This is a typedef of a pointer to a function: void (void *data, ARGUMENTS).
-        pointer = self._referred(self._types.type(type_id))
-        return len(self._referred(pointer).parts) - 1
+        pointer = self._referenced(self._types.type(type_id))
+        return len(self._referenced(pointer).parts) - 1
 
     def has_struct(self, name: str, member: str = "") -> bool:
         type_id = self._types.find(name, btf.STRUCT)
@@ -83,7 +83,7 @@ class BtfSymbols:
             return type_id is not None
         return any(self._types.name(offset) == member for offset, *_ in self._types.type(type_id).parts)
 
-    def _referred(self, type_: btf.Type) -> btf.Type:
+    def _referenced(self, type_: btf.Type) -> btf.Type:
         return self._types.type(type_.size_or_type)
 
 

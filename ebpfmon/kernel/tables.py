@@ -83,7 +83,7 @@ class Table:
         self._keys = _lazy_zeros(self.capacity, key.itemsize)
         self._values = _lazy_zeros(self.capacity, row.itemsize)
         self.dtype = np.dtype([(n, d[n]) for d in (key, row) for n in d.names or ()])
-        # The per-CPU caches: each CPU has one row with its key, which counts for the process that runs there.
+        # The per-CPU caches: each has a key and a row, which count for the process on that CPU.
         cache = f"{name}_cache"
         self._cache_fd = obj.map_fd(cache) if cache in obj.maps else None
         self._cached = np.zeros(obj.libbpf.possible_cpus, self.dtype)
@@ -111,8 +111,8 @@ class Table:
     def wait_for_programs(self, buffer: int) -> None:
         """Wait until no program writes to a buffer any more. This takes milliseconds and no CPU time.
 
-        It replaces an element of a map of maps by itself. The kernel then waits for an RCU grace period, so that no
-        program still uses the replaced element.
+        It replaces an element of the map of maps with the same map. The kernel then waits for an RCU grace period, so
+        that no program still uses the replaced element.
         """
         index, inner = ctypes.c_uint32(buffer), ctypes.c_uint32(self._buffer_fds[buffer])
         check(
@@ -147,7 +147,7 @@ class Table:
                     numbers[n] += counters
 
     def _take_rows(self, buffer: int) -> Rows:
-        count = ctypes.c_uint32(self.capacity)  # With room for all rows, one call suffices and no bucket is too large.
+        count = ctypes.c_uint32(self.capacity)  # With room for all rows, one call reads them all.
         after = (ctypes.c_uint32 * 2)()
         result = self._lib.bpf_map_lookup_and_delete_batch(
             self._buffer_fds[buffer], None, ctypes.byref(after), self._keys.ctypes.data, self._values.ctypes.data,
@@ -192,8 +192,8 @@ class Table:
 def _lazy_zeros(rows: int, row_bytes: int) -> NDArray[np.uint8]:
     """Return an array of zeros, (rows, row_bytes), whose pages take memory only after they have been written to.
 
-    A full table needs several megabytes, but an ordinary interval fills only a small part. `np.zeros` would not do:
-    malloc might reuse memory and then clear all of it.
+    A full table needs several megabytes, but an ordinary interval fills only a small part. `np.zeros` does not
+    guarantee this, because malloc may reuse memory, all of which is then cleared.
     """
     return np.frombuffer(mmap.mmap(-1, rows * row_bytes), np.uint8).reshape(rows, row_bytes)
 

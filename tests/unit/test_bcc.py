@@ -129,7 +129,7 @@ def test_the_systems_python_is_used_if_this_one_has_no_bcc(obj: BpfObject, monke
         ((1, "", "warned\nmain.c:3:5: error: no member\n1 error generated.\nFailed"), NONE,
          "main.c:3:5: error: no member"),
         (NONE, (1, "", "\nFailed to compile BPF module\n"), "Failed to compile BPF module"),
-        ((-9, "", ""), NONE, "there is no error message"),
+        ((-9, "", ""), NONE, "it printed no error message"),
     ],
     ids=["no BCC", "an error", "the last line", "killed"],
 )  # fmt: skip

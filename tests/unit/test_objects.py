@@ -77,7 +77,8 @@ SECTIONS = {"f_fexit": "fexit/f", "f_kprobe": "kprobe/f"}
         (("g",), "", SECTIONS, "event 'e': its object has no program 'g': it has f_fexit, f_kprobe"),
         (("g",), "", {}, "event 'e': its object has no program 'g': it has none"),
         ((), "", SECTIONS, "event 'e': a candidate names no program"),
-        (("f_fexit",), "", SECTIONS, "no event names program 'f_kprobe' of its object; add it to Probe.events"),
+        (("f_fexit",), "", SECTIONS,
+         "no event uses program 'f_kprobe' of its object; add a Candidate for it to Probe.events"),
         (("f_fexit",), "counts_e", SECTIONS, "event 'e': its object has no rodata setting 'counts_e'"),
         (("f_fexit", "f_kprobe"), "", SECTIONS,
          "event 'e': programs f_fexit, f_kprobe of one candidate have several attach methods: trampoline, kprobe"),
@@ -132,7 +133,7 @@ def test_the_spec_has_the_optional_events_and_the_tables_by_process() -> None:
 
 def test_the_error_names_the_probe_that_does_not_fit_its_object() -> None:
     probe = Probe(name="p", package="x", object="p", charts=())
-    with pytest.raises(ObjectError, match=r"^probe 'p': no event names program 'f_kprobe' of its object"):
+    with pytest.raises(ObjectError, match=r"^probe 'p': no event uses program 'f_kprobe' of its object"):
         objects.read_spec(probe, cast(BpfObject, FakeOpened()), cast(Btf, FakeTypes()))
 
 

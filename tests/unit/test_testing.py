@@ -72,7 +72,7 @@ def test_a_chart_of_a_missing_field_is_reported_without_root() -> None:
 
 def test_events_that_do_not_fit_the_object_are_reported_without_root() -> None:
     without = replace(probe_of_process("read_calls"), events=())
-    with pytest.raises(ObjectError, match="probe 'p': no event names program 'do_sys_openat2_fexit' of its object"):
+    with pytest.raises(ObjectError, match="probe 'p': no event uses program 'do_sys_openat2_fexit' of its object"):
         check_plugin(plugin(probes=[without]))
 
 
