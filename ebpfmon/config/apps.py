@@ -23,7 +23,7 @@ class _Apps(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 
 
 def translate(raw: Mapping[str, Any], source: str) -> dict[str, Any]:
-    """Return the section `[groups]` that is equivalent to the section `[apps]` of a file. Raises SettingsError."""
+    """Return the section `[groups]` that replaces the section `[apps]` of a file. Raises SettingsError."""
     if "groups" in raw:
         raise SettingsError(f"{source}: apps: [groups] has replaced [apps]; remove [apps]")
     apps = typed(raw["apps"], _Apps, source, "apps")

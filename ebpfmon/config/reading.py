@@ -136,7 +136,7 @@ def _check_groupings(names: Iterable[str], source: str) -> None:
         if name not in known:
             raise SettingsError(f"{source}: groups.by: '{name}': expected any of {', '.join(known)}")
         if name in seen:
-            raise SettingsError(f"{source}: groups.by: '{name}' is listed twice: expected any of {', '.join(known)}")
+            raise SettingsError(f"{source}: groups.by: '{name}' is listed twice; remove one")
         seen.add(name)
 
 

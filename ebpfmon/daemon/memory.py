@@ -8,8 +8,8 @@ import ctypes
 def trim() -> None:
     """Return freed memory to the system. Call this after probes have been loaded.
 
-    Reading the kernel's types and compiling programs needs about 12 MB for a moment, which glibc would keep although
-    the daemon does not need that much again. C libraries without malloc_trim are left alone.
+    Loading needs about 12 MB for a moment, to read the kernel's types and to compile programs. glibc would keep that
+    memory, although the daemon seldom needs as much again. Does nothing if the C library has no malloc_trim.
     """
     libc = ctypes.CDLL(None)
     if hasattr(libc, "malloc_trim"):

@@ -11,8 +11,8 @@ class Notifier:
     """Sends the daemon's state to the service manager.
 
     `address` is $NOTIFY_SOCKET: a path, or an abstract name that begins with `@`. If it is None or empty, nothing is
-    sent. `watchdog_s` is $WATCHDOG_USEC in seconds: the service manager restarts a daemon that it does not hear from
-    for so long. It is None if there is no watchdog.
+    sent. `watchdog_s` is $WATCHDOG_USEC in seconds, or None if there is no watchdog. The service manager restarts a
+    daemon that stays silent for longer than that.
 
     No method blocks or raises. A message that cannot be sent at once is dropped.
     """

@@ -32,11 +32,11 @@ EnabledProbe = tuple[Probe, LoadOptions]
 def enabled_probes(settings: Settings, registry: Registry) -> Iterator[EnabledProbe]:
     """Yield each enabled probe with its load options.
 
-    If a grouping needs the core's own probe `execs`, it comes last. It is then also swapped last, so every program that
+    If a grouping uses the core's own probe `execs`, it comes last. It is then also swapped last, so every program that
     appears in another table has already been seen starting.
 
-    A probe whose set-up fails is logged and left out. Raises SettingsError, and PluginError if the set-up of all probes
-    fails, or of one if the settings are strict.
+    A probe whose set-up fails is logged and left out. Raises SettingsError if a probe refuses its settings, and
+    PluginError if the set-up of every probe fails, or with `strict` if that of one fails.
     """
     core, by = settings.ebpfmon, settings.groups.by
     options = LoadOptions(
@@ -61,7 +61,10 @@ def enabled_probes(settings: Settings, registry: Registry) -> Iterator[EnabledPr
 
 
 def _set_up(probe: Probe, settings: ProbeSettings) -> Setup:
-    """Return the set-up that a probe makes of its settings. Raises SettingsError, and PluginError for all else."""
+    """Return what a probe derives from its settings.
+
+    Raises SettingsError if the probe refuses them, and PluginError if its set-up fails in any other way.
+    """
     try:
         setup: object = probe.setup(settings)
     except SettingsError:
@@ -153,7 +156,7 @@ class Probes:
     def _require_unique_tables(self, loaded: LoadedProbe) -> None:
         """Close the probe and raise ObjectError if another probe has a table of the same name.
 
-        Tables of all probes are told apart only by their names.
+        The pipeline identifies a table by its name alone.
         """
         for other in self.loaded:
             for name in {t.name for t in other.tables} & {t.name for t in loaded.tables}:
@@ -167,7 +170,7 @@ class Probes:
         return [_load_key(e) for e in enabled] == [_load_key(e) for e in self._enabled]
 
     def apply_settings(self, enabled: list[EnabledProbe]) -> None:
-        """Apply the set-ups of load options that `match`, without loading anything. Blocking. Raises KernelError."""
+        """Apply new set-ups to the loaded probes, if `can_keep` is true for them. Blocking. Raises KernelError."""
         for probe, options in enabled:
             for loaded in self.loaded:
                 if loaded.probe is probe:
@@ -204,7 +207,7 @@ def require_fit(loaded: LoadedProbe) -> None:
 
 
 def table_specs(probes: Sequence[LoadedProbe], mode: LoadMode) -> TableSpecs:
-    """Return what is published of these probes in a load mode."""
+    """Return the charts, counters, labels and columns that these probes publish in a load mode, by table."""
     tables = [(probe, table) for probe in probes for table in probe.tables]
     charts: dict[str, list[Chart]] = {table.name: [] for _, table in tables}
     columns: dict[str, list[Column]] = {table.name: [] for _, table in tables}

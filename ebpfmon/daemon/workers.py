@@ -52,9 +52,10 @@ class Workers:
         capabilities.become(user, frozenset(keep))
 
     async def drop_privileges(self, dry_run: Callable[[], object]) -> None:
-        """Drop the capabilities that a thread does not need for its work, and the event loop for opening sinks.
+        """Drop, in each thread, all capabilities that its work does not need.
 
-        `dry_run` does what a harvest does, and raises KernelError if it lacks a capability. Raises KernelError.
+        The event loop's thread keeps those that it may need to open sinks. `dry_run` does what a harvest does, and
+        raises KernelError if a capability is missing. Raises KernelError if capabilities cannot be dropped.
         """
 
         def can_harvest() -> bool:
@@ -67,7 +68,7 @@ class Workers:
         capabilities.drop(_OPENING)
 
     def drop_event_loop_privileges(self, of_sinks: frozenset[str]) -> None:
-        """Drop all but these capabilities in the event loop's thread, and in threads that it starts from now on."""
+        """Drop all capabilities except `of_sinks` in the event loop's thread, and in threads that it starts later."""
         capabilities.drop(of_sinks)
         asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(thread_name_prefix="asyncio"))
         self._opening.shutdown(wait=False)  # its threads have more capabilities; they end when they are idle
@@ -79,10 +80,10 @@ async def run(executor: Executor, work: Callable[[], T]) -> T:
 
 
 def set_realtime_priority() -> None:
-    """Give this thread a real-time priority, so that a preemptible kernel does not preempt it.
+    """Give this thread a real-time priority, so that a preemptible kernel does not preempt it for ordinary threads.
 
     While a bpf(2) call on a map runs on a CPU, programs on kprobes and classic tracepoints do not run on that CPU.
-    If the harvester were preempted in such a call, calls would be missed until it continues.
+    If another thread preempted the harvest in such a call, events on that CPU would be missed until the call ends.
     """
     with suppress(OSError):  # CAP_SYS_NICE is missing. Missed runs are counted.
         os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(os.sched_get_priority_min(os.SCHED_FIFO)))

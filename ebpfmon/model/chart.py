@@ -52,7 +52,7 @@ class Buckets:
     def log2(cls, field: str, slots: int, first: float, units: str, *, sum: str = "", sum_units: str = "") -> Self:
         """Return the buckets that match `log2_slot(value, unit, slots)` in C.
 
-        The first bound is `first`, which is the `unit` in C, and each further bound is twice the one before.
+        `first` is the first bound: the `unit` of the C call, converted to `units`. Each further bound doubles it.
         """
         bounds = tuple(first * 2**n for n in range(slots - 1))
         return cls(field=field, bounds=bounds, units=units, sum=sum, sum_units=sum_units or units)
@@ -100,8 +100,7 @@ class Chart:
 
     `dimensions` are the numbers of each series; a histogram has `buckets` instead. Charts with `return_only` exist only
     in load mode `return`. `separator` joins label values for backends that have no labels. The labels of an `unbounded`
-    chart take ever new values over time, such as remote addresses. Backends that store every combination for ever leave
-    such a chart out.
+    chart keep taking new values, such as remote addresses. Backends that never forget a series leave such a chart out.
     """
 
     id: str

@@ -28,10 +28,10 @@ class Candidate:
     arguments: int | None = None
     """How many arguments the function or tracepoint must have on the running kernel; None means any number.
 
-    A fexit program reads the return value from the position after the last argument.
+    A fexit program reads the return value behind the last argument, so with another number it would read garbage.
     """
     softirq: bool = False
-    """Whether its programs run only in softirq context, where the kernel preempts no program."""
+    """Whether its programs run only in softirq context, so that the kernel cannot preempt them."""
     setting: str = ""
     """The rodata setting that makes programs shared by several events count this one; empty if they are not shared."""
 

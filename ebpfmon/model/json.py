@@ -28,7 +28,7 @@ class DimensionJson(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
 
 
 class BucketsJson(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, gc=False):
-    """A distribution of values: the number of values in each bucket, their count and their sum."""
+    """A distribution of values: the number of values in each bucket, the number of all values, and their sum."""
 
     buckets: list[int]
     count: int
@@ -50,7 +50,7 @@ class SeriesJson(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     count: int | UnsetType = UNSET
     sum: int | UnsetType = UNSET
     total: BucketsJson | UnsetType = UNSET
-    """The same since `start`."""
+    """The same numbers for all values since `start`."""
 
 
 class ChartJson(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -22,7 +22,11 @@ class Sink(Protocol):
 
 
 class SinkSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="type"):
-    """The settings that every `[[sinks]]` section has. A sink type derives from this class with `tag="its type"`."""
+    """The settings that every `[[sinks]]` section has.
+
+    Each sink type has a subclass, whose `tag` is the value of `type` in the section:
+    `class LogSettings(SinkSettings, tag="log")`.
+    """
 
     name: str = ""
     """The sink's name in logs and self-metrics; by default its type."""

@@ -52,9 +52,13 @@ class TableHarvest:
 class Harvest:
     """One interval, as the kernel counted it.
 
-    `missed_runs` is how often the kernel skipped a run of a BPF program. `complete` is False if that is not 0, or if a
-    table could not be read. `overlap` is set when new sources take over: it is what they had already counted by then,
-    as (table, harvest) pairs. The former sources counted the same events, so only gauges may use it.
+    `swap_ns` is the time it took to swap the buffers and to wait for running programs, and `drain_ns` the time to drain
+    the tables. `missed_runs` is how often the kernel skipped a run of a BPF program. `complete` is False if that is not
+    0, or if a table could not be read.
+
+    `overlap` is set when new sources replace the former ones. It has what the new sources had counted by then, as
+    (table, harvest) pairs. The former sources counted the same events, so counters must not include it; only gauges
+    start from it.
     """
 
     time_s: float

@@ -143,15 +143,15 @@ class _LabelledAccount:
     ) -> None:
         """Create an account without series.
 
-        `fields` make up the key of a row. `rest` are the series that always exist, with their label values: `other`,
-        and `overflow` unless overflow is part of `other`. `weights` (counters,) is how much each counter counts as
-        activity.
+        `fields` make up the key of a row. `rest` has the label values of the series that always exist: `other`, and
+        also `overflow` if it is not part of `other`. `weights` (counters,) is how much each counter contributes to the
+        activity of a key.
         """
         self._columns, self._rest = columns, rest
         self.gauges = Gauges(columns.qualified, fields, columns.names)
         self._top = TopK(fields, maximum)
         counters = len(columns.names)
-        # A key with a gauge is active.
+        # A key counts as active as long as one of its gauges is not 0.
         self._weights = np.concatenate((weights, np.ones(len(self.gauges))))
         # The totals and the start of each known key. The start is NaN if the key never had a series.
         self._totals = np.zeros((0, counters), np.int64)
@@ -352,9 +352,9 @@ class GroupAccount:
 
 
 def sums_by(numbers: NDArray[np.int64], table: TableHarvest) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Sum the counters of a table by a number (rows,) that is given for each of its rows.
+    """Sum the counters of the rows that have the same number. `numbers` (rows,) has a number for each row of the table.
 
-    Return the distinct numbers (n,), and the sums of each (n, counters).
+    Return the distinct numbers (n,), and the sums for each of them (n, counters).
     """
     if len(numbers) <= FEW and len({*numbers.tolist()}) == len(numbers):
         return numbers, table.counters

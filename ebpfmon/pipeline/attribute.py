@@ -1,4 +1,4 @@
-"""Find the groups of the processes behind rows. No I/O: the caller does the lookups.
+"""Find the groups of each row's process. No I/O: the caller does the lookups.
 
 `Attribution.prepare` returns which facts must be looked up, and `Attribution.assign` takes the answers.
 """
@@ -84,7 +84,7 @@ class Attribution:
         return Intersection(naming.known for naming in self._namings.values())
 
     def prepare(self, tables: Mapping[str, TableHarvest]) -> Pending:
-        """Find the processes that are new in this interval. Call `assign` next."""
+        """Return the rows with the groups that are known, and what to look up for the others. Call `assign` next."""
         if execs.TABLE in tables:
             for naming in self._namings.values():
                 naming.learn(tables[execs.TABLE].rows)

@@ -55,7 +55,8 @@ class Harvester:
         """Harvest other sources from now on. Return the last interval of the former sources.
 
         The new sources must be counting already. What they have counted so far is in `overlap`. If a new source shares
-        its interval with a former one, the same swap ends the former and begins the new one, so no call is lost.
+        the interval map of a former one, one swap ends the counts of the former and begins those of the new, so no call
+        is lost.
         """
         buffers = [source.interval.buffer for source in sources]
         overlap: list[tuple[str, TableHarvest]] = []

@@ -14,7 +14,7 @@ LATE_S = 0.1
 
 
 class Clock(Protocol):
-    """A source of time. It is passed in, so that tests can use their own."""
+    """A source of time. Tests pass in one that they control."""
 
     def time(self) -> float:
         """Return seconds since the epoch."""

@@ -83,7 +83,7 @@ class TopK:
         """Add an interval and return the new selection.
 
         `numbers` (rows, columns) are the numbers of the rows; rows with equal keys are summed. `weights` (columns,) is
-        how much each column counts as activity.
+        how much each column contributes to the activity of a key.
         """
         indices = self._selected_indices(rows)
         # If only selected keys counted, none is about to expire and all known keys were selected before, then the
@@ -92,7 +92,7 @@ class TopK:
             return self._keep_selection(indices, numbers, weights, elapsed_s)
         self._indices = {}
         known = rows[:0] if self._rows is None else self._rows
-        # The known keys are grouped together with the rows, and come first, so that both are matched by key.
+        # To match the rows with the known keys, group both together. The known keys come first.
         all_rows = concatenate_rows(known, rows)
         groups = self._aggregator.group(key_columns(all_rows, self._fields))
         first = groups.first
@@ -179,7 +179,7 @@ class _Sums:
         The first `known` grouped rows are known keys, which have no numbers; `numbers` has the rows after them.
         """
         self._numbers = numbers
-        # Usually no two rows have the same key. This is the only row of each group, or negative if it has none.
+        # Usually no two rows have the same key. Then this is the row of each group, negative if it has none.
         self._row = groups.last - known
         if np.count_nonzero(self._row >= 0) < len(numbers):  # Several rows have the same key.
             zeros = np.zeros((known, numbers.shape[1]), np.int64)
