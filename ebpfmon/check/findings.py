@@ -140,9 +140,8 @@ def _selinux(host: Host, refusals: Collection[int]) -> Finding:
         return Finding("SELinux", "not in use")
     usual = "unconfined_service_t"
     domain = host.selinux_domain or usual
-    says = (
-        f"{host.selinux}; this process runs as {host.selinux_domain or 'an unknown type'}, services usually as {usual}"
-    )
+    own = host.selinux_domain or "an unknown type"
+    says = f"{host.selinux}; this process runs as {own}; services usually run as {usual}"
     denied = (
         f"if the audit log has 'denied {{ map_create }} ... {domain} ... tclass=bpf', allow it:",
         "ausearch -m AVC -ts recent | grep tclass=bpf | audit2allow -M ebpfmon",

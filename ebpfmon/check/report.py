@@ -45,7 +45,7 @@ class Event(msgspec.Struct, frozen=True):
 
 
 class ProbeReport(msgspec.Struct, frozen=True):
-    """The events of a probe, or the error why it cannot be loaded. `errno` is the kernel's, 0 if there was none."""
+    """The events of a probe, or the reason why it cannot be loaded. `errno` is the kernel's, 0 if there was none."""
 
     name: str
     loader: Loader | None = None
@@ -55,7 +55,7 @@ class ProbeReport(msgspec.Struct, frozen=True):
 
 
 class Report(msgspec.Struct, frozen=True):
-    """The whole report. `status` is the exit status of the command: 0 if all events can be attached, 1 some, 2 none."""
+    """The whole report. `status` is the exit status: 0 if all events can be attached, 1 if some can, 2 if none can."""
 
     status: int
     ebpfmon: str
@@ -68,7 +68,7 @@ class Report(msgspec.Struct, frozen=True):
 
 
 def check(settings: Settings, registry: Registry) -> Report:
-    """Return the report for this machine. Loads and attaches every enabled probe, then removes it again."""
+    """Return the report for this machine. To find out, load and attach every enabled probe, and remove it again."""
     kernel = features.detect()
     machine = host.detect(kernel.release)
     libbpf: Libbpf | None = None

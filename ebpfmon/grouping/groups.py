@@ -67,7 +67,7 @@ class Pattern:
 
 @dataclass(frozen=True, slots=True)
 class _Scan:
-    """A pattern that no index covers, so it is tried one by one.
+    """A pattern that no index covers. Such patterns are tried one after the other.
 
     `longest_piece` allows a quick check: text without it cannot match.
     """
@@ -151,7 +151,7 @@ class Groups:
     def match(self, comm: str, command_line: str) -> str | None:
         """Return the group of a process, or None if no pattern matches.
 
-        `command_line` has the arguments joined by spaces. If it is empty, as for kernel threads, the comm is used.
+        `command_line` has the arguments joined by spaces. If it is empty, as for kernel threads, the comm replaces it.
         """
         best = self._exact.get(comm)
         for length in self._lengths[0]:
@@ -201,7 +201,7 @@ def _split(line: str) -> tuple[str, list[str]]:
     if not group:
         raise _InvalidLineError(f"'{line}': the group has no name: expected 'group: pattern ...'")
     if group in _NETDATA_ONLY:
-        raise _InvalidLineError(f"'{group}' is ignored: a process without a group is put into its parent's group")
+        raise _InvalidLineError(f"'{group}' has a meaning only in Netdata and is ignored; remove the line")
     words = list(_words(rest))
     if not words:
         raise _InvalidLineError(f"group '{group}' has no patterns")

@@ -17,7 +17,7 @@ from ebpfmon.kernel import features
 
 COMMAND_LINE_BYTES = 4096
 """How many bytes of a command line are read."""
-_COMM_BYTES = 15  # /proc has longer names for kernel threads than the kernel's comm, so they are cut.
+_COMM_BYTES = 15  # The kernel's comm. /proc has longer names for kernel threads.
 _PARENT, _START_TICKS = 1, 19  # The positions in /proc/PID/stat after the comm, counted from 0.
 
 

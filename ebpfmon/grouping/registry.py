@@ -1,4 +1,4 @@
-"""Find the groupings, the ways to put processes into groups.
+"""Find the groupings: the ways to put processes into groups.
 
 A grouping is a module of the package `ebpfmon.grouping.by` that defines `GROUPING`. There is no other list of them.
 """

@@ -21,7 +21,7 @@ from types import ModuleType
 from ebpfmon.errors import PluginError
 
 MODULE_PREFIX = "ebpfmon_plugins_dir_"
-"""The prefix of their module names, which no installed module has."""
+"""The prefix of the plugins' module names. It keeps them apart from installed modules."""
 _MAX_BYTES = 1 << 20
 _OTHERS_MAY_WRITE = stat.S_IWGRP | stat.S_IWOTH
 
@@ -95,10 +95,10 @@ def files(folder: Path) -> Iterator[File]:
 
 
 def require_trusted(path: Path) -> None:
-    """Raise PluginError if any user except root and this process's could change what is at a path.
+    """Raise PluginError if any user except root and this process's user could change what is at a path.
 
-    That is possible by writing to it, or by replacing it or one of its parent directories in a directory that others
-    can write to. In a sticky directory, such as /tmp, others cannot replace it.
+    Others could write to it, or could replace it or one of its parent directories if they can write to the directory
+    above. In a sticky directory, such as /tmp, they cannot replace it.
     """
     try:
         real = Path(os.path.realpath(path, strict=True))

@@ -17,7 +17,7 @@ log = logging.getLogger(__name__)
 
 
 def guarded(setup: Setup, probe: str) -> Setup:
-    """Return a set-up that logs the errors of its labels and of `close()`. Raises PluginError if labels are invalid."""
+    """Return a set-up that logs errors in its labels and in `close()`. Raises PluginError if the labels are invalid."""
     labels = {
         table: GuardedLabels(source, f"probe '{probe}': labels of '{table}'") for table, source in setup.labels.items()
     }
@@ -81,7 +81,7 @@ class GuardedLabels(LabelSource):
         return self._labelled(rows, self._source.values, "values")
 
     def names(self, rows: Rows) -> Sequence[tuple[str, ...]]:
-        """Return the label values of each row in the form for people."""
+        """Return the display names of each row's label values."""
         return self._labelled(rows, self._source.names, "names")
 
     def _labelled(

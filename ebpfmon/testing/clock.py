@@ -30,7 +30,7 @@ class FakeClock:
 
     async def wait(self, seconds: float, stop: asyncio.Event) -> None:
         """Move both clocks forward instead of waiting."""
-        assert seconds > 0, "a wait of no time makes the scheduler spin"
+        assert seconds > 0, "the wait must be longer than 0, or the scheduler spins"
         assert len(self.waits) < 100_000, "the scheduler spins"
         self.waits.append(seconds)
         early = self.early_s if seconds > 2 * self.early_s else 0.0

@@ -54,7 +54,7 @@ def data(
     """Return the data of a chart with these numbers for one interval.
 
     Pass one number for each column: as arguments if the chart has no labels, otherwise by label values in `series`, and
-    in `other` and `overflow` for the series with these roles. `names` are label values in the form for people. All
+    in `other` and `overflow` for the series with these roles. `names` are display names, by label values. All
     totals are 1000 if the chart has totals, otherwise 0.
     """
     rows: list[tuple[tuple[str, ...], Role, Sequence[int | float]]] = []

@@ -25,9 +25,8 @@ _STOP_S = 30
 class RunningDaemon:
     """The daemon with all installed plugins. `snapshots` has the snapshots that it has published so far.
 
-    `settings` is a settings file as a dict. The sink that records snapshots is always added; without `sinks` it is the
-    only one. A context manager: entering it waits for the first snapshot; leaving it harvests the last interval and
-    raises what the daemon raised.
+    `settings` is a settings file as a dict. A sink that records snapshots is added to its sinks. A context manager:
+    entering it waits for the first snapshot; leaving it harvests the last interval and raises what the daemon raised.
     """
 
     def __init__(self, settings: Mapping[str, Any]) -> None:
@@ -71,7 +70,7 @@ class RunningDaemon:
         if self._thread.is_alive():
             self._loop.call_soon_threadsafe(self._stop.set)
         self._thread.join(_STOP_S)
-        assert not self._thread.is_alive()
+        assert not self._thread.is_alive(), f"the daemon did not stop within {_STOP_S} s"
         if self._error and not error:
             raise self._error
 
@@ -89,7 +88,7 @@ class RunningDaemon:
         return np.concatenate([s.tables[table].harvest.rows for s in self.snapshots])
 
     def total(self, chart: str, dimension: str, **labels: str) -> int | float:
-        """Return the sum of a dimension over all intervals so far, of the series with these label values or of all."""
+        """Return the sum of a dimension over all intervals so far, and over all series that have these labels."""
         series = [s for snapshot in self.snapshots for data in [snapshot.chart(chart)] if data for s in data.series()]
         selected = [s for s in series if labels.items() <= s.label_map.items()]
         return sum(s.deltas[[c.id for c in s.chart.columns].index(dimension)] for s in selected)

@@ -131,7 +131,7 @@ def test_raising_memlock_is_advised_only_if_a_load_was_not_permitted() -> None:
 def test_a_load_that_selinux_denies_is_advised_with_the_policy_that_allows_it(domain: str) -> None:
     enforcing = msgspec.structs.replace(HOST, selinux="enforcing", selinux_domain=domain)
     assert findings(host=enforcing)["SELinux"] == Finding(
-        "SELinux", f"enforcing; this process runs as {domain}, services usually as unconfined_service_t"
+        "SELinux", f"enforcing; this process runs as {domain}; services usually run as unconfined_service_t"
     )
     advice = findings(host=enforcing, refusals=[errno.EACCES])["SELinux"].advice
     assert f"allow {domain} self:bpf {{ map_create map_read map_write prog_load prog_run }};" in advice

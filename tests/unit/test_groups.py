@@ -146,8 +146,8 @@ def test_a_command_line_is_needed_only_if_a_pattern_uses_it() -> None:
         ("web:", "group 'web' has no patterns"),
         ("web: # nginx", "group 'web' has no patterns"),
         ("web: '' -", "group 'web' has no patterns"),
-        ("managers: clear", "'managers' is ignored: a process without a group is put into its parent's group"),
-        ("interpreters: sh", "'interpreters' is ignored: a process without a group is put into its parent's group"),
+        ("managers: clear", "'managers' has a meaning only in Netdata and is ignored; remove the line"),
+        ("interpreters: sh", "'interpreters' has a meaning only in Netdata and is ignored; remove the line"),
         ("bell\x07", "'bell\\x07': expected 'group: pattern ...'"),
     ],
 )

@@ -22,7 +22,7 @@ NO_GROUP = "other"
 _NO_PARENT = (0, 1)
 """The tgids of parents whose children inherit no group: the first process, and none."""
 _MAX_DEPTH = 64
-"""A longer chain of parents is taken for a cycle of tgids that were reused."""
+"""A longer chain of parents is assumed to be a cycle, which reused tgids can form."""
 
 
 @dataclass(slots=True)
@@ -30,8 +30,8 @@ class _Program:
     """What is known about a program that a process runs or has run.
 
     `exec_id` is None if the facts come from /proc, which does not have it. `inherited` is the group of the parent, and
-    `resolved` whether that is final. `execs` is how many execve(2) calls of this process were seen. `previous` is the
-    program that the process ran before the last of them.
+    `resolved` is whether that group is final. `execs` is how many execve(2) calls of this process were seen. `previous`
+    is the program that the process ran before its last execve(2).
     """
 
     start_ns: int
@@ -70,7 +70,7 @@ class ByApplication:
         if not len(execs):
             return
         columns = ["start_ns", "tgid", "exec_id", "parent_tgid", "comm", "arguments", "executable"]
-        # Sorted, so that if a process started two programs, the later one comes last.
+        # Sorting puts the later of two programs of one process after the earlier one.
         started = sorted(execs[columns].tolist())
         for start_ns, tgid, exec_id, parent, comm, arguments, executable in started:
             program = _Program(start_ns, exec_id, parent, comm, arguments, executable, execs=1)
@@ -82,7 +82,7 @@ class ByApplication:
         for process in new:
             program = self._programs.get(process.key)
             parent = program.parent_tgid if program else process.parent_tgid
-            # A new parent is named before its child, which can then use what is known about it.
+            # A new parent is named before its child, so the child can use its facts.
             parent_is_new = parent in new_tgids and parent not in self._latest
             is_old = process.start_ns < self._execs_since_ns
             if program is None and self._needs_proc(process) and (is_old or not parent_is_new):
@@ -111,8 +111,8 @@ class ByApplication:
     def _needs_proc(self, process: Identity) -> bool:
         """Return whether only /proc can tell what a process runs.
 
-        That is the case if it is older than the probe `execs`, if its exec found no free row in the table, or if it was
-        forgotten.
+        That is the case if the process is older than the probe `execs`, if its execve(2) found no free row, or if it
+        was forgotten.
         """
         if process.tgid in _NO_PARENT:
             return False
@@ -159,7 +159,7 @@ class ByApplication:
         if parent and parent.start_ns > program.start_ns:  # The parent is gone, and its tgid was reused.
             return None
         if parent and parent.previous and program.exec_id is not None and parent.exec_id is not None:
-            # A fork copies exec_id. Without its own execs, the child still has the parent's exec_id of that time.
+            # A fork copies exec_id, and each execve(2) adds 1. So this was the parent's exec_id when it forked.
             exec_id_at_fork = program.exec_id - program.execs
             if parent.exec_id > exec_id_at_fork:
                 return parent.previous
