@@ -82,7 +82,7 @@ def write_sysctl(namespace: str, name: str, value: int) -> None:
     subprocess.run(inside(namespace, "sh", "-c", f"echo {value} > {path}"), check=True, timeout=_LIMIT_S)
 
 
-def lose(pair: Pair, sender: str) -> None:
+def lose_packets(pair: Pair, sender: str) -> None:
     """Lose 2 % of the packets that this namespace sends."""
     # The queue must never be full: TcpRetransSegs also counts packets that do not get into it.
     netem = inside(sender, "tc", "qdisc", "add", "dev", "cable", "root", "netem", "loss", "2%", "limit", "100000")

@@ -210,7 +210,7 @@ def require_open_tree(user: str) -> None:
         pytest.skip("only root can enter this tree, or its Python")
 
 
-def work(program: Path, where: Path, plan: Mapping[str, int], **more: int) -> int:
+def run_workload(program: Path, where: Path, plan: Mapping[str, int], **more: int) -> int:
     """Run the workload, and return its process ID when it has ended."""
     with subprocess.Popen([program, where, *arguments(plan, **more)]) as process:
         assert process.wait() == 0

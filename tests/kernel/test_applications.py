@@ -19,7 +19,7 @@ from ebpfmon.grouping import execs
 from ebpfmon.grouping.registry import groupings
 from ebpfmon.model import Role
 from ebpfmon.plugins import registry
-from tests.kernel.support import PLAN, RELEASES_ARE_SEEN, Monitor, expected_counts, work
+from tests.kernel.support import PLAN, RELEASES_ARE_SEEN, Monitor, expected_counts, run_workload
 
 SMALL = {"open": 5, "read": 7, "write": 3, "unlink": 2}
 # The charts that show a single counter.
@@ -226,7 +226,7 @@ def test_by_user(workload: Path, tmp_path: Path) -> None:
 
 def test_by_process(workload: Path, tmp_path: Path) -> None:
     with monitor(tmp_path, by=["process"]) as watching:
-        tgid = work(workload, tmp_path, PLAN)
+        tgid = run_workload(workload, tmp_path, PLAN)
         watching.until_gone(lambda: np.array([tgid]), 38)
         watching.until(lambda: exits(watching, "workload", "process") >= 38 + 41)
     expected = expected_counts(PLAN)
@@ -268,7 +268,7 @@ def test_all_groupings_at_once_add_up_and_count_the_same_calls(workload: Path, t
     with Monitor(settings) as watching:
         script = "for i in $(seq 101); do /bin/true; done; kill -9 $$"
         for _ in range(3):  # in an interval each, at least
-            tgid = work(program, tmp_path, PLAN)
+            tgid = run_workload(program, tmp_path, PLAN)
             subprocess.run([shell, "-c", script], check=False)
             _send_to_self()
             seen = len(watching.snapshots)
@@ -298,7 +298,7 @@ def _send_to_self() -> None:
 
 def test_without_groupings_the_kernel_keeps_no_rows(workload: Path, tmp_path: Path) -> None:
     with Monitor({"groups": {"by": []}}) as watching:
-        work(workload, tmp_path, {"thread_fail": 1009})
+        run_workload(workload, tmp_path, {"thread_fail": 1009})
     assert sum(s.tables["process"].harvest.totals["threads_failed"] for s in watching.snapshots) == 1009
     for snapshot in watching.snapshots:
         table = snapshot.tables["process"]

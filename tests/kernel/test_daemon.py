@@ -20,7 +20,7 @@ import jsonschema
 import pytest
 
 import ebpfmon
-from tests.kernel.support import DEFAULTS, PLAN, counts_of, work
+from tests.kernel.support import DEFAULTS, PLAN, counts_of, run_workload
 
 EBPFMON = [sys.executable, "-m", "ebpfmon"]
 SCHEMA = ebpfmon.snapshot_schema()
@@ -41,7 +41,7 @@ def running(*arguments: str | Path) -> Iterator[subprocess.Popen[str]]:
 
 def test_json_lines_follow_the_schema_and_show_the_workload(workload: Path, tmp_path: Path) -> None:
     with running("--load-mode", "return") as process:
-        work(workload, tmp_path, PLAN)
+        run_workload(workload, tmp_path, PLAN)
         process.send_signal(signal.SIGTERM)
         out, _ = process.communicate(timeout=10)
     assert process.returncode == 0

@@ -105,7 +105,7 @@ def test_udp_calls_match_the_kernels_datagrams(pair: Pair, version: int, directi
 @pytest.mark.parametrize("direction", ["to server", "to client"])
 @pytest.mark.parametrize("version", SERVER)
 def test_retransmissions_match_the_kernels_if_packets_are_lost(pair: Pair, version: int, direction: str) -> None:
-    namespaces.lose(pair, pair.client if direction == "to server" else pair.server)
+    namespaces.lose_packets(pair, pair.client if direction == "to server" else pair.server)
     with Monitor(DEFAULT) as monitor:
         one = run(pair, version, "-t", "2", *(["-R"] if direction == "to client" else []))
     ends = sums(monitor, one.client), sums(monitor, one.server)

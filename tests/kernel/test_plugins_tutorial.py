@@ -29,8 +29,8 @@ def test_the_tests_of_the_probe_and_of_the_sink_pass(tmp_path: Path) -> None:
                 (tmp_path / name / path).write_text(text)
     run("-m", "ebpfmon", "bpf", "build", "ebpfmon_naps/naps.bpf.c", where=tmp_path / "naps")
     for name in ("naps", "diary"):
-        said = run("-m", "pytest", "-q", "-p", "no:cacheprovider", "-o", "pythonpath=.", where=tmp_path / name)
-        assert "2 passed" in said
+        output = run("-m", "pytest", "-q", "-p", "no:cacheprovider", "-o", "pythonpath=.", where=tmp_path / name)
+        assert "2 passed" in output
 
 
 def run(*arguments: str, where: Path) -> str:

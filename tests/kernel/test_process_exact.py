@@ -22,7 +22,7 @@ from tests.kernel.support import (
     counts_of,
     expected_counts,
     require_attach_method,
-    work,
+    run_workload,
 )
 
 SMALL = {
@@ -46,7 +46,7 @@ def test_a_process_is_counted_exactly(workload: Path, tmp_path: Path, attach: st
     if attach != "auto":
         require_attach_method(attach)
     with Monitor({"ebpfmon": {"load_mode": mode, "attach": attach}}) as monitor:
-        tgid = work(workload, tmp_path, PLAN)
+        tgid = run_workload(workload, tmp_path, PLAN)
         monitor.until_gone(lambda: np.array([tgid]), 38)
     monitor.assert_counts(monitor.of(tgid), expected_counts(PLAN, mode=mode))
     assert_nothing_is_lost(monitor.snapshots)
@@ -58,7 +58,7 @@ def test_many_threads_count_exactly_for_their_process(workload: Path, tmp_path: 
         require_attach_method(attach)
     plan = {**PLAN, "fork": 3, "thread": 5}
     with Monitor({"ebpfmon": {"load_mode": "return", "attach": attach}}) as monitor:
-        tgid = work(workload, tmp_path, plan, workers=17)
+        tgid = run_workload(workload, tmp_path, plan, workers=17)
         monitor.until_gone(lambda: np.array([tgid]), 17 * 6 + 1)
     monitor.assert_counts(monitor.of(tgid), expected_counts(plan, times=17))
     assert monitor.may_miss or all(s.complete for s in monitor.snapshots)
@@ -67,7 +67,7 @@ def test_many_threads_count_exactly_for_their_process(workload: Path, tmp_path: 
 
 def test_two_thousand_short_lived_processes_each_have_their_exact_row(workload: Path, tmp_path: Path) -> None:
     with Monitor() as monitor:
-        tgid = work(workload, tmp_path, SMALL, children=2000)
+        tgid = run_workload(workload, tmp_path, SMALL, children=2000)
         monitor.until_gone(lambda: children_of(monitor.rows(), tgid), 4000)
     rows = monitor.rows()
     rows = rows[np.isin(rows["tgid"], children_of(rows, tgid))]
@@ -86,7 +86,7 @@ def test_processes_that_share_a_cpu_are_counted_apart(workload: Path, tmp_path: 
     if attach != "auto":
         require_attach_method(attach)
     with Monitor({"ebpfmon": {"load_mode": "return", "attach": attach}}) as monitor:
-        tgid = work(workload, tmp_path, {"turns": 5003}, pinned=1)
+        tgid = run_workload(workload, tmp_path, {"turns": 5003}, pinned=1)
         monitor.until_gone(lambda: np.append(children_of(monitor.rows(), tgid), tgid), 2)
     (child,) = children_of(monitor.rows(), tgid)
     monitor.assert_counts(monitor.of(tgid), expected_counts({"turns": 5003}))
@@ -119,7 +119,7 @@ def children_of(rows: np.ndarray, tgid: int) -> np.ndarray:
 def test_totals_are_exact_for_calls_that_only_the_workload_makes(workload: Path, tmp_path: Path) -> None:
     plan = {"thread_fail": 1009, "process_fail": 2003}
     with Monitor() as monitor:
-        work(workload, tmp_path, plan)
+        run_workload(workload, tmp_path, plan)
     totals = [table.totals for table in monitor.harvests()]
     assert sum(t["threads_failed"] for t in totals) == 1009
     assert sum(t["processes_failed"] for t in totals) == 2003
@@ -130,7 +130,7 @@ def test_calls_of_32_bit_programs_are_counted(workload: Path, tmp_path: Path) ->
     with Monitor() as monitor:
         if subprocess.run([workload, tmp_path, "compat_read=1"], check=False).returncode:
             pytest.skip("this kernel does not run 32-bit programs")
-        tgid = work(workload, tmp_path, plan)
+        tgid = run_workload(workload, tmp_path, plan)
         monitor.until_gone(lambda: np.array([tgid]), 1)
     assert_counts(monitor.of(tgid), expected_counts(plan))
 
@@ -160,7 +160,7 @@ def test_strace_counts_the_same(workload: Path, tmp_path: Path) -> None:
 
 def test_a_table_of_64_rows_under_a_thousand_processes_loses_nothing(workload: Path, tmp_path: Path) -> None:
     with Monitor({"plugins": {"process": {"table_size": 64}}}) as monitor:
-        work(workload, tmp_path, SMALL, children=1000)
+        run_workload(workload, tmp_path, SMALL, children=1000)
     tables = monitor.harvests()
     assert max(len(t.rows) for t in tables) == 64
     assert sum(t.overflow_calls for t in tables) > 0

@@ -25,7 +25,7 @@ from ebpfmon.kernel.objects import locate
 from ebpfmon.model import Loader
 from ebpfmon.plugins import registry
 from tests.kernel.network import assert_counted_exactly
-from tests.kernel.support import PLAN, Monitor, assert_counts, expected_counts, require_open_tree, work
+from tests.kernel.support import PLAN, Monitor, assert_counts, expected_counts, require_open_tree, run_workload
 
 FOUND = features.detect()
 btf_hidden = pytest.mark.skipif(FOUND.btf, reason="this kernel has BTF")
@@ -34,7 +34,7 @@ locked_down = pytest.mark.skipif(FOUND.lockdown != "confidentiality", reason="th
 
 def assert_exact_counts(workload: Path, tmp_path: Path, attach: str, mode: LoadMode = LoadMode.RETURN) -> None:
     with Monitor({"ebpfmon": {"load_mode": mode, "attach": attach}}) as monitor:
-        tgid = work(workload, tmp_path, PLAN)
+        tgid = run_workload(workload, tmp_path, PLAN)
         monitor.until_gone(lambda: np.array([tgid]), 38)
     assert_counts(monitor.of(tgid), expected_counts(PLAN, mode=mode))
 

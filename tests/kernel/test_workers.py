@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from ebpfmon.kernel.capabilities import NAMES
-from tests.kernel.support import PLAN, Monitor, assert_counts, expected_counts, require_open_tree, work
+from tests.kernel.support import PLAN, Monitor, assert_counts, expected_counts, require_open_tree, run_workload
 
 THREADS = ("daemon", "harvest", "lookup", "loading", "opening", "asyncio")
 MAP_CAPABILITIES = {"bpf", "sys_admin"}  # Needed before Linux 5.19.
@@ -55,7 +55,7 @@ def test_each_thread_keeps_only_what_it_needs_and_a_reload_still_loads_programs(
         seen = len(monitor.snapshots)
         monitor.reload({**settings, "plugins": {"network_viewer": {"enabled": False}, "process": {"table_size": 512}}})
         monitor.until(lambda: monitor.harvests()[-1].capacity == 512 and len(monitor.snapshots) > seen)
-        tgid = work(workload, tmp_path, PLAN)
+        tgid = run_workload(workload, tmp_path, PLAN)
         monitor.until_gone(lambda: np.array([tgid]), 38)
         assert thread_capabilities() == before
     assert_counts(monitor.of(tgid), expected_counts(PLAN))

@@ -16,7 +16,7 @@ from typing import TypeVar
 
 import pytest
 
-from tests.kernel.support import counts_of, work
+from tests.kernel.support import counts_of, run_workload
 from tests.sinks.etsy import LOOPBACKS, Etsy, etsy
 from tests.sinks.netdata import Netdata, netdata
 from tests.sinks.plugins_d_values import Poll, poll
@@ -96,7 +96,7 @@ def watched(workload: Path, where: Path) -> Iterator[Minute]:
         settings = f'[groups]\nfile = "{groups}"\n[plugins.network_viewer]\nips = "*"\n'
         daemon = servers.enter_context(Daemon(where, sinks, settings).running("--load-mode", "return"))
         prom = _started(servers, prometheus(where, f"127.0.0.1:{port}"))
-        work(busy, where, PLAN)  # so that its series exist before the measurement
+        run_workload(busy, where, PLAN)  # so that its series exist before the measurement
         counted_once = until(lambda: _counted(prom, {}, 1), "the workload's series")
         until(lambda: isinstance(nd, str) or nd.has_data_since(0), "Netdata's first data")
         begun = time.time()
@@ -148,7 +148,7 @@ def _watch(nd: Netdata | str, busy: Path, where: Path) -> tuple[int, list[Poll]]
 
     def run_now_and_then() -> None:
         while not stop.wait(EVERY_S):
-            work(busy, where, PLAN)
+            run_workload(busy, where, PLAN)
             runs[0] += 1
 
     worker = threading.Thread(target=run_now_and_then)

@@ -11,7 +11,7 @@ from typing import Any
 
 from prometheus_client.parser import text_string_to_metric_families
 
-from tests.kernel.support import counts_of, work
+from tests.kernel.support import counts_of, run_workload
 from tests.sinks.support import Daemon, free_ports, until
 
 NAME = f"busy-{os.getpid()}"
@@ -54,7 +54,7 @@ def test_the_json_of_processes_adds_up_to_the_workload_and_to_the_totals(workloa
             return len(seen)
 
         ask(0)
-        tgid = work(busy, tmp_path, PLAN)
+        tgid = run_workload(busy, tmp_path, PLAN)
         until(lambda: ask(tgid) and any(seen.values()), "the workload")
         begun = len(seen)
         until(lambda: ask(tgid) > begun, "the next interval, as its end may be in there")

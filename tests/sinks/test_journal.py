@@ -116,8 +116,8 @@ def test_in_a_service_the_journal_has_every_number_of_the_log_and_the_messages(
     assert len(compared) >= 4
     assert min(compared) > 40
     assert all("VFS      Calls to IO" in entry["MESSAGE"] for entry in entries)
-    said = {m["MESSAGE"].partition(":")[0]: m["PRIORITY"] for m in messages}
-    assert said["probe 'process'"] == "6"
+    priorities = {m["MESSAGE"].partition(":")[0]: m["PRIORITY"] for m in messages}
+    assert priorities["probe 'process'"] == "6"
     assert {m["SYSLOG_IDENTIFIER"] for m in messages + entries} == {"ebpfmon"}
 
 

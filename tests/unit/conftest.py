@@ -12,7 +12,7 @@ from collections.abc import Iterator
 import pytest
 from hypothesis import settings
 
-from tests.unit.top_terminal import AS_BEFORE, Terminal
+from tests.unit.top_terminal import INITIAL_MODES, Terminal
 
 settings.register_profile("ebpfmon", deadline=None, derandomize=bool(os.environ.get("CI")))
 settings.load_profile("ebpfmon")
@@ -22,6 +22,6 @@ settings.load_profile("ebpfmon")
 def terminal() -> Iterator[Terminal]:
     """Yield a terminal in its initial state."""
     terminal = Terminal()
-    terminal.modes |= AS_BEFORE
+    terminal.modes |= INITIAL_MODES
     yield terminal
     terminal.close()

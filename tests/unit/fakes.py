@@ -119,7 +119,7 @@ class FakeObject:
         self.loaded += programs
         for program in self.loaded if self.at == "load" else ():
             if program in self.refuse:
-                raise LoadError(f"load '{program}': step: why not", program=program, errno=self.refuse[program])
+                raise LoadError(f"load '{program}': step: no reason", program=program, errno=self.refuse[program])
 
     def fill(self, name: str, elements: Mapping[bytes, bytes]) -> None:
         assert self.loaded, "maps exist only after the load"
@@ -128,5 +128,5 @@ class FakeObject:
 
     def attach(self, program: str) -> None:
         if self.at == "attach" and program in self.refuse:
-            raise AttachError(f"attach '{program}': why not", errno=self.refuse[program])
+            raise AttachError(f"attach '{program}': no reason", errno=self.refuse[program])
         self.attached.append(program)

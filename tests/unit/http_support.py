@@ -179,12 +179,12 @@ CHARTS = (
 SNAPSHOT = Snapshot(host="h", time_s=1.7e9, elapsed_s=0.5, complete=True, charts=CHARTS, tables=tables())
 
 
-def later(seconds: float, elapsed_s: float = 1.0) -> Snapshot:
+def snapshot_after(seconds: float, elapsed_s: float = 1.0) -> Snapshot:
     """Return the snapshot at another time."""
     return replace(SNAPSHOT, time_s=SNAPSHOT.time_s + seconds, elapsed_s=elapsed_s)
 
 
-def local(**settings: Any) -> HttpJsonSettings:
+def settings_on_free_port(**settings: Any) -> HttpJsonSettings:
     """Return settings of a sink at a free port."""
     return HttpJsonSettings(port=0, **settings)
 
@@ -221,7 +221,7 @@ class Served:
 @asynccontextmanager
 async def serving(settings: HttpJsonSettings | None = None, *given: Snapshot) -> AsyncIterator[Served]:
     """Run a sink that has received these snapshots."""
-    async with HttpJsonSink(settings or local()) as sink:
+    async with HttpJsonSink(settings or settings_on_free_port()) as sink:
         for one in given:
             await sink.send(one)
         async with aiohttp.ClientSession(
@@ -230,12 +230,12 @@ async def serving(settings: HttpJsonSettings | None = None, *given: Snapshot) ->
             yield Served(sink, session, f"http://127.0.0.1:{sink.port}")
 
 
-def run(of: Callable[[], Awaitable[None]], seconds: float = 60) -> None:
+def run(test: Callable[[], Awaitable[None]], seconds: float = 60) -> None:
     """Run an asynchronous test."""
 
     async def limited() -> None:
         async with asyncio.timeout(seconds):
-            await of()
+            await test()
 
     asyncio.run(limited())
 

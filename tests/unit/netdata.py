@@ -35,7 +35,7 @@ class Dim:
 
 
 @dataclass
-class Shown:
+class NetdataChart:
     """A chart in Netdata: its declaration, its dimensions and its BEGINs."""
 
     declared: list[str]
@@ -55,14 +55,14 @@ class Netdata:
     """Fails on every line for which Netdata might give up a plugin."""
 
     def __init__(self) -> None:
-        self.charts: dict[str, Shown] = {}
+        self.charts: dict[str, NetdataChart] = {}
 
     def read(self, data: bytes) -> None:
-        said = data.decode()
-        assert not said or said.endswith("\n")
-        selected: Shown | None = None
-        begun: Shown | None = None
-        for line in said.split("\n")[:-1]:
+        text = data.decode()
+        assert not text or text.endswith("\n")
+        selected: NetdataChart | None = None
+        begun: NetdataChart | None = None
+        for line in text.split("\n")[:-1]:
             assert len(line.encode()) < 1024
             words = lex(line)
             assert len(words) <= 30
@@ -73,7 +73,7 @@ class Netdata:
                     if options == "obsolete":
                         del self.charts[id_]
                         continue
-                    selected = self.charts.setdefault(id_, Shown(declared))
+                    selected = self.charts.setdefault(id_, NetdataChart(declared))
                     selected.declared, selected.declarations = declared, selected.declarations + 1
                 case ["DIMENSION", id_, name, algorithm, multiplier, divisor, options]:
                     assert selected is not None

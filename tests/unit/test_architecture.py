@@ -46,7 +46,7 @@ def imports(path: Path) -> set[tuple[str, str]]:
     return found
 
 
-def of_core(path: Path) -> set[str]:
+def core_imports(path: Path) -> set[str]:
     """Return the modules of ebpfmon that a file imports."""
     return {module for module, _ in imports(path) if module in CORE}
 
@@ -64,18 +64,20 @@ def test_the_rules_apply_to_existing_modules() -> None:
     assert len(OUTSIDE) >= 3
 
 
-def of_pipeline(path: Path) -> set[str]:
+def pipeline_imports(path: Path) -> set[str]:
     """Return the modules of the pipeline that a file imports."""
-    return {name for name in of_core(path) if name.startswith("ebpfmon.pipeline.")}
+    return {name for name in core_imports(path) if name.startswith("ebpfmon.pipeline.")}
 
 
 @pytest.mark.parametrize("stage", sorted(STAGES))
 def test_a_stage_imports_only_the_model_and_the_engines(stage: str) -> None:
     path = CORE[stage]
-    assert of_pipeline(path) <= ENGINES | {"ebpfmon.pipeline.schedule"}
+    assert pipeline_imports(path) <= ENGINES | {"ebpfmon.pipeline.schedule"}
     of_schedule = {n for m, n in imports(path) if m == "ebpfmon.pipeline.schedule"}
     assert of_schedule <= {"Clock", "TimeInterval"}, "only the daemon may create ticks"
-    rest = {n for n in of_core(path) - of_pipeline(path) if not re.match(r"ebpfmon\.(model|errors|text)\b", n)}
+    rest = {
+        n for n in core_imports(path) - pipeline_imports(path) if not re.match(r"ebpfmon\.(model|errors|text)\b", n)
+    }
     assert {n for n in rest if not n.startswith("ebpfmon.grouping.")} == set()
     assert not rest or stage == "ebpfmon.pipeline.attribute", "only attribution may import groupings"
 
@@ -83,14 +85,14 @@ def test_a_stage_imports_only_the_model_and_the_engines(stage: str) -> None:
 @pytest.mark.parametrize("engine", sorted(ENGINES))
 def test_an_engine_imports_only_the_model_and_other_engines(engine: str) -> None:
     path = CORE[engine]
-    assert of_pipeline(path) <= ENGINES
-    assert {n for n in of_core(path) - of_pipeline(path) if not n.startswith("ebpfmon.model")} == set()
+    assert pipeline_imports(path) <= ENGINES
+    assert {n for n in core_imports(path) - pipeline_imports(path) if not n.startswith("ebpfmon.model")} == set()
 
 
 def test_only_the_pipeline_knows_all_the_stages() -> None:
     stages = STAGES - {"ebpfmon.pipeline.publish", "ebpfmon.pipeline.harvest", "ebpfmon.pipeline.self_metrics"}
-    assert of_core(CORE["ebpfmon.pipeline.pipeline"]) >= STAGES
-    assert {n for n, path in CORE.items() if of_core(path) & stages} == {"ebpfmon.pipeline.pipeline"}
+    assert core_imports(CORE["ebpfmon.pipeline.pipeline"]) >= STAGES
+    assert {n for n, path in CORE.items() if core_imports(path) & stages} == {"ebpfmon.pipeline.pipeline"}
 
 
 @pytest.mark.parametrize("part", ["model", "kernel", "grouping", "pipeline", "plugins", "config", "top"])
@@ -109,7 +111,7 @@ def test_data_flows_in_one_direction(part: str) -> None:
         name.split(".")[1]
         for module, path in CORE.items()
         if module.split(".")[1:2] == [part]
-        for name in of_core(path)
+        for name in core_imports(path)
         if name.count(".") and name.split(".")[1] in PARTS
     }
     assert found - may - {part} == set()
@@ -200,7 +202,7 @@ def test_the_core_contains_no_package_name_of_a_plugin_or_sink() -> None:
 
 
 def test_there_are_no_circular_imports() -> None:
-    graph = {name: of_core(path) for name, path in CORE.items()}
+    graph = {name: core_imports(path) for name, path in CORE.items()}
     assert list(graphlib.TopologicalSorter(graph).static_order())
 
 
@@ -242,7 +244,7 @@ def test_all_lists_exactly_the_public_names() -> None:
 
 def test_the_command_line_limits_the_threads_of_numpy_before_importing_it() -> None:
     """Otherwise numpy would start a thread per CPU, each with memory and all capabilities of the daemon."""
-    said = "import sys; import ebpfmon; assert 'numpy' not in sys.modules; import ebpfmon.cli.main, os, numpy"
+    check = "import sys; import ebpfmon; assert 'numpy' not in sys.modules; import ebpfmon.cli.main, os, numpy"
     counted = "print(len(os.listdir('/proc/self/task')))"
-    done = subprocess.run([sys.executable, "-c", f"{said}; {counted}"], capture_output=True, text=True, cwd=ROOT)
+    done = subprocess.run([sys.executable, "-c", f"{check}; {counted}"], capture_output=True, text=True, cwd=ROOT)
     assert (done.stdout, done.stderr) == ("1\n", "")

@@ -168,13 +168,13 @@ def test_the_numbers_on_the_pages_are_those_in_the_code() -> None:
 
 
 def test_the_errors_on_the_page_of_probes_are_the_messages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    said = sample(PROBES, "", "left out").splitlines()
+    messages = sample(PROBES, "", "left out").splitlines()
     old = discover([FakeEntryPoint("old", plugin(version=99))]).left_out[0]
-    assert said[0] == f"ebpfmon: plugin 'old' is left out: {old.error}"
+    assert messages[0] == f"ebpfmon: plugin 'old' is left out: {old.error}"
     shown = testing.chart(ebpfmon.Dimension("d", "d", ("execs",)), id="hello.started")
     probe = ebpfmon.Probe(name="hello", package="x", object="x", charts=(shown,))
     wrong = violation(probe, {"hello": ("exec_calls",)}, {}, {"hello"})
-    assert said[1] == f"ebpfmon: probe 'hello' is left out: probe 'hello': {wrong}"
+    assert messages[1] == f"ebpfmon: probe 'hello' is left out: probe 'hello': {wrong}"
     place = "/etc/ebpfmon/plugins"
     monkeypatch.setattr(folder, "require_trusted", lambda path: folder._check(path, stat_of(0o777)))
     with pytest.raises(PluginError) as caught:

@@ -145,9 +145,9 @@ def test_the_report_shows_results_missed_targets_and_missing_benchmarks(tmp_path
         tmp_path,
     )
     result.save(a_result("scale", tables=[Table("A table", ("a",), [("b",)])]), tmp_path)
-    said = report.write(tmp_path, tmp_path, lambda plot: plot.title.encode())
+    summary = report.write(tmp_path, tmp_path, lambda plot: plot.title.encode())
     written = (tmp_path / "REPORT.md").read_text()
-    assert said == "wrote REPORT.md of 2 benchmarks, and 1 plots"
+    assert summary == "wrote REPORT.md of 2 benchmarks, and 1 plots"
     assert (tmp_path / "plots/p.svg").read_bytes() == b"A plot"
     assert "| something dear | 50 ns | 50 to 60 | 40 ns | MISSED | `ladder` |" in written
     assert "- kprobes: this kernel has none" in written

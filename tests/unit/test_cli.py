@@ -122,7 +122,7 @@ def test_wrong_arguments_end_with_2(run: Run, arguments: list[str]) -> None:
 
 @pytest.mark.parametrize("command", [["run"], ["check"], ["config", "show"], ["config", "check"]], ids=" ".join)
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
         ("[ebpfmon]\nintervall = 1", "ebpfmon.intervall: no such setting: did you mean 'interval'?"),
         ('[ebpfmon]\ninterval = "1"', "ebpfmon.interval: expected int, got str"),
@@ -134,7 +134,7 @@ def test_wrong_arguments_end_with_2(run: Run, arguments: list[str]) -> None:
     ids=["unknown key", "type", "value", "sink name", "not TOML", "missing"],
 )
 def test_wrong_settings_end_with_2_and_a_line_that_names_file_key_and_what_was_expected(
-    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: list[str], text: str | None, said: str
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: list[str], text: str | None, message: str
 ) -> None:
     monkeypatch.setattr("ebpfmon.kernel.libbpf.Libbpf.__init__", fail_with(AssertionError("something was loaded")))
     path = tmp_path / "e.toml"
@@ -142,7 +142,7 @@ def test_wrong_settings_end_with_2_and_a_line_that_names_file_key_and_what_was_e
         path.write_text(text)
     status, out, err = run(*command, "--config", str(path))
     assert (status, out) == (2, "")
-    assert err.startswith(f"ebpfmon: {path}: {said}")
+    assert err.startswith(f"ebpfmon: {path}: {message}")
     assert err.count("\n") == 1
 
 

@@ -87,7 +87,7 @@ def test_any_values_are_settings_or_an_error_of_one_line(tree: dict[str, Any]) -
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
         ("[ebpfmon]\nintervall = 1", "ebpfmon.intervall: no such setting: did you mean 'interval'?"),
         (
@@ -134,8 +134,8 @@ def test_any_values_are_settings_or_an_error_of_one_line(tree: dict[str, Any]) -
     ],
     ids=lambda value: repr(value[:40]),
 )
-def test_an_error_names_the_key_path_and_what_was_expected(text: str, said: str, tmp_path: Path) -> None:
-    assert error_of(text, tmp_path).startswith(said)
+def test_an_error_names_the_key_path_and_what_was_expected(text: str, message: str, tmp_path: Path) -> None:
+    assert error_of(text, tmp_path).startswith(message)
 
 
 def test_a_given_file_must_exist_and_be_readable_text(tmp_path: Path) -> None:
@@ -212,8 +212,8 @@ def test_sections_of_a_plugin_that_is_not_in_use_are_ignored_with_a_warning(capl
     found = Registry(FOUND.probes, FOUND.sinks, [off])
     raw = {"plugins": {"off": {"x": 1}}, "sinks": [{"type": "off"}, {"type": "log"}]}
     assert [s.name for s in check(raw, "e.toml", found).sinks] == [""]
-    said = [f"ignoring {what}: plugin 'off' is disabled" for what in ("plugins.off", 'sinks[0] "off"')]
-    assert caplog.messages == said
+    expected = [f"ignoring {what}: plugin 'off' is disabled" for what in ("plugins.off", 'sinks[0] "off"')]
+    assert caplog.messages == expected
     with pytest.raises(SettingsError, match=r"plugins\.of: no such setting"):
         check({"plugins": {"of": {}}}, "e.toml", found)
     with pytest.raises(SettingsError, match=r"sinks\[1\]\.charts: "):  # the position in the file
@@ -235,8 +235,8 @@ def test_unknown_sections_are_ignored_if_a_plugin_that_may_know_them_is_left_out
 
 
 def test_plugins_dir_must_be_an_absolute_path(tmp_path: Path) -> None:
-    said = "ebpfmon.plugins_dir: 'plugins': expected an absolute path"
-    assert error_of('[ebpfmon]\nplugins_dir = "plugins"', tmp_path) == said
+    expected = "ebpfmon.plugins_dir: 'plugins': expected an absolute path"
+    assert error_of('[ebpfmon]\nplugins_dir = "plugins"', tmp_path) == expected
 
 
 class OddSettings(SinkSettings, tag="odd", frozen=True):

@@ -87,7 +87,7 @@ def test_charts_of_errors_are_left_out_if_errors_are_not_counted(mode: LoadMode,
 
 
 @pytest.mark.parametrize(
-    ("probe", "said"),
+    ("probe", "message"),
     [
         (loaded("p", "a", chart("x.y", "b")), "chart 'x.y': its object has no table 'b'; it has a"),
         (
@@ -122,10 +122,10 @@ def test_charts_of_errors_are_left_out_if_errors_are_not_counted(mode: LoadMode,
         (loaded("p", "execs"), "the table name 'execs' is reserved for ebpfmon"),
     ],
 )
-def test_a_probe_that_does_not_fit_its_object_is_refused_with_the_reason(probe: LoadedProbe, said: str) -> None:
+def test_a_probe_that_does_not_fit_its_object_is_refused_with_the_reason(probe: LoadedProbe, message: str) -> None:
     with pytest.raises(ObjectError) as caught:
         require_fit(probe)
-    assert str(caught.value) == f"probe 'p': {said}"
+    assert str(caught.value) == f"probe 'p': {message}"
 
 
 def test_a_probe_that_fits_its_object_is_accepted() -> None:
@@ -186,11 +186,11 @@ def nothing(settings: ProbeSettings) -> Any:
 
 
 @pytest.mark.parametrize(
-    ("setup", "said"),
+    ("setup", "message"),
     [(broken, "ZeroDivisionError: oops"), (nothing, "it returned None, not a Setup")],
 )
 def test_a_probe_whose_set_up_fails_is_left_out_unless_it_is_the_last_or_the_settings_are_strict(
-    setup: Any, said: str, caplog: pytest.LogCaptureFixture
+    setup: Any, message: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     bad = Probe(name="bad", package="x", object="b", charts=(), setup=setup)
     good = Probe(name="good", package="x", object="a", charts=())
@@ -201,7 +201,7 @@ def test_a_probe_whose_set_up_fails_is_left_out_unless_it_is_the_last_or_the_set
         return [probe.name for probe, _ in enabled_probes(settings, found)]
 
     assert names(bad, good) == ["good"]
-    assert caplog.messages == [f"probe 'bad' is left out: cannot set up probe 'bad': {said}"]
+    assert caplog.messages == [f"probe 'bad' is left out: cannot set up probe 'bad': {message}"]
     for probes, strict in [((bad,), False), ((good, bad), True), ((bad, bad), False)]:
-        with pytest.raises(PluginError, match=said):
+        with pytest.raises(PluginError, match=message):
             names(*probes, strict=strict)

@@ -151,11 +151,11 @@ def test_the_network_viewers_page_has_every_setting_with_its_default() -> None:
 
 
 def test_the_error_on_the_network_viewers_page_is_the_message() -> None:
-    said = sample(NETWORK, "", "0-70000").strip().removeprefix("ebpfmon: ")
+    message = sample(NETWORK, "", "0-70000").strip().removeprefix("ebpfmon: ")
     raw = {"plugins": {"network_viewer": {"ports": "0-70000"}}}
     with pytest.raises(SettingsError) as caught:
         config.check(raw, "/etc/ebpfmon/ebpfmon.toml", registry.discover())
-    assert str(caught.value) == said
+    assert str(caught.value) == message
 
 
 def test_the_errors_on_the_settings_page_are_the_messages() -> None:
@@ -165,8 +165,8 @@ def test_the_errors_on_the_settings_page_are_the_messages() -> None:
         {"ebpfmon": {"load_mode": "all"}},
         {"ebpfmon": {"interval": 2}, "sinks": [{"type": "log", "interval": 3}]},
     ]
-    said = sample(SETTINGS, "", "no such setting").splitlines()
-    for raw, line in zip(wrong, said, strict=True):
+    messages = sample(SETTINGS, "", "no such setting").splitlines()
+    for raw, line in zip(wrong, messages, strict=True):
         with pytest.raises(SettingsError) as caught:
             config.check(raw, "/etc/ebpfmon/ebpfmon.toml", registry.discover())
         assert line == f"ebpfmon: {caught.value}"

@@ -235,20 +235,20 @@ def snapshots(scenario: str, tmp_path_factory: pytest.TempPathFactory) -> list[S
 @pytest.mark.parametrize("every_s", [1, 5])
 def test_the_plugins_d_stream_equals_the_recording(scenario: str, snapshots: list[Snapshot], every_s: int) -> None:
     interval_s = scenarios()[scenario]["settings"]["interval_s"]
-    stream, said = Stream(every_s), b""
+    stream, output = Stream(every_s), b""
     for snapshot in snapshots:
         stream.add(snapshot)
-        said += stream.update(interval_s)
+        output += stream.update(interval_s)
     recorded_every_s = every_s if every_s > interval_s else 1
-    assert said.decode().splitlines() == recorded(f"plugins_d_{scenario}_{recorded_every_s}.txt").splitlines()
+    assert output.decode().splitlines() == recorded(f"plugins_d_{scenario}_{recorded_every_s}.txt").splitlines()
 
 
 def test_the_statsd_datagrams_equal_the_recording(scenario: str, snapshots: list[Snapshot]) -> None:
-    names, said = Names("none"), ""
+    names, output = Names("none"), ""
     for n, snapshot in enumerate(snapshots):
-        said += f"=== interval {n}\n"
+        output += f"=== interval {n}\n"
         for m, datagram in enumerate(to_datagrams(snapshot, names, StatsdSettings())):
-            said += f"--- datagram {m}\n{datagram.decode()}\n"
+            output += f"--- datagram {m}\n{datagram.decode()}\n"
     # The recording has 0 for the occupancy of a table that cannot be read; now it is a float like all others.
     expected = re.sub(r"(\.table_occupancy\.\w+:0)(\|g)", r"\1.0\2", recorded(f"statsd_{scenario}.txt"))
-    assert said.splitlines() == expected.splitlines()
+    assert output.splitlines() == expected.splitlines()

@@ -23,9 +23,9 @@ def parsed(text: str) -> Groups:
 def problem(line: str) -> str:
     groups = Groups.parse(f"first: a\n{line}\nlast: z", "apps.conf")
     assert (groups.names, groups.match("a", ""), groups.match("z", "")) == (("first", "last"), "first", "last")
-    (said,) = groups.problems
-    assert said.startswith("apps.conf:2: ")
-    return said.removeprefix("apps.conf:2: ")
+    (message,) = groups.problems
+    assert message.startswith("apps.conf:2: ")
+    return message.removeprefix("apps.conf:2: ")
 
 
 @pytest.mark.parametrize(
@@ -116,7 +116,7 @@ def test_the_index_finds_the_same_group_as_a_linear_search(words: list[str], com
 def test_the_parser_accepts_any_text(text: str) -> None:
     groups = Groups.parse(text, "apps.conf")
     groups.match(text[:15], text)
-    assert all(said.isprintable() for said in groups.problems)
+    assert all(problem.isprintable() for problem in groups.problems)
 
 
 def test_groups_are_in_the_order_of_the_file_without_duplicates() -> None:
@@ -133,7 +133,7 @@ def test_a_command_line_is_needed_only_if_a_pattern_uses_it() -> None:
 
 
 @pytest.mark.parametrize(
-    ("line", "said"),
+    ("line", "message"),
     [
         ("nginx apache2", "'nginx apache2': expected 'group: pattern ...'"),
         ("web # and: more", "'web # and: more': expected 'group: pattern ...'"),
@@ -151,8 +151,8 @@ def test_a_command_line_is_needed_only_if_a_pattern_uses_it() -> None:
         ("bell\x07", "'bell\\x07': expected 'group: pattern ...'"),
     ],
 )
-def test_an_invalid_line_is_reported_and_the_others_are_used(line: str, said: str) -> None:
-    assert problem(line) == said
+def test_an_invalid_line_is_reported_and_the_others_are_used(line: str, message: str) -> None:
+    assert problem(line) == message
 
 
 def test_a_file_in_any_encoding_is_read(tmp_path: Path) -> None:

@@ -90,11 +90,11 @@ def test_http_publishes_the_bounds_and_its_openapi_document_describes_them() -> 
     given_ = snapshot(charts=[whole(1, 2, 3, 4, 5), whole(1, 2, 3, of=PLAIN)])
     declared = json.loads(views.charts(given_))
     openapi = document()
-    said = {**openapi["components"]["schemas"]["ChartsJson"], "components": openapi["components"]}
-    Draft202012Validator(said).validate(declared)
+    schema = {**openapi["components"]["schemas"]["ChartsJson"], "components": openapi["components"]}
+    Draft202012Validator(schema).validate(declared)
     assert [c["bounds"] for c in declared["charts"]] == [c.bounds for c in to_json(given_).charts]
     declared["charts"][0]["bounds"] = {"units": "x"}
-    assert not Draft202012Validator(said).is_valid(declared)
+    assert not Draft202012Validator(schema).is_valid(declared)
 
 
 @pytest.mark.parametrize("as_openmetrics", [False, True])

@@ -20,7 +20,7 @@ from ebpfmon import SinkError
 from ebpfmon_sinks.http_json import listen, middlewares, views
 from ebpfmon_sinks.http_json.routes import ROUTES
 from ebpfmon_sinks.http_json.settings import HttpJsonSettings
-from tests.unit.http_support import SNAPSHOT, local, run, serving, until
+from tests.unit.http_support import SNAPSHOT, run, serving, settings_on_free_port, until
 
 PATHS = [r.path.replace("{id}", "ebpf.io") for r in ROUTES if r.name != "stream"]
 
@@ -29,8 +29,8 @@ def test_without_the_token_only_health_checks_are_answered(tmp_path: Path, caplo
     file = tmp_path / "token"
     file.write_text("secret-1\n")
 
-    async def of() -> None:
-        async with serving(local(token_file=str(file)), SNAPSHOT) as served:
+    async def test() -> None:
+        async with serving(settings_on_free_port(token_file=str(file)), SNAPSHOT) as served:
             for wrong in ({}, {"Authorization": "Bearer secret-2"}, {"Authorization": "Basic secret-1"},
                           {"Authorization": "Bearer "}, {"Authorization": "Bearer sécret"}):  # fmt: skip
                 for path in PATHS:
@@ -51,29 +51,29 @@ def test_without_the_token_only_health_checks_are_answered(tmp_path: Path, caplo
             for _ in range(5):
                 assert (await served.get("/", {"Authorization": "Bearer secret-3"})).status == 503
 
-    run(of)
+    run(test)
     assert [r.getMessage() for r in caplog.records] == [f"cannot read the token in '{file}': No such file or directory"]
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [("", "expected one line"), ("a b", "expected one line"), ("a\nb", "expected"), ("\x00", "expected"),
      ("x" * 5000, "expected one line"), (None, "No such file")],
 )  # fmt: skip
 def test_an_invalid_token_file_is_an_error_that_names_it_but_hides_its_content(
-    tmp_path: Path, text: str | None, said: str
+    tmp_path: Path, text: str | None, message: str
 ) -> None:
     file = tmp_path / "token"
     if text is not None:
         file.write_text(text)
 
-    async def of() -> None:
-        with pytest.raises(SinkError, match=said) as caught:
-            await local(token_file=str(file)).open().__aenter__()
+    async def test() -> None:
+        with pytest.raises(SinkError, match=message) as caught:
+            await settings_on_free_port(token_file=str(file)).open().__aenter__()
         assert str(file) in str(caught.value)
         assert not text or text not in str(caught.value)
 
-    run(of)
+    run(test)
 
 
 @pytest.mark.parametrize(
@@ -82,13 +82,13 @@ def test_an_invalid_token_file_is_an_error_that_names_it_but_hides_its_content(
      ("localhost.evil.example:80", 403), ("127.0.0.1.evil.example", 403), ("[::1", 403), ("a b", 403)],
 )  # fmt: skip
 def test_a_local_sink_refuses_requests_for_other_host_names(host: str, status: int) -> None:
-    async def of() -> None:
+    async def test() -> None:
         async with serving(None, SNAPSHOT) as served:
             assert (await served.get("/api/v1/snapshot", {"Host": host})).status == status
         async with serving(HttpJsonSettings(host="0.0.0.0", port=0, insecure=True), SNAPSHOT) as served:
             assert (await served.get("/api/v1/snapshot", {"Host": "name.example"})).status == 200
 
-    run(of)
+    run(test)
 
 
 @pytest.mark.parametrize(
@@ -97,32 +97,32 @@ def test_a_local_sink_refuses_requests_for_other_host_names(host: str, status: i
      (b"GET http://evil.example/healthz HTTP/1.0", b"200"), (b"OPTIONS * HTTP/1.0", b"404")],
 )  # fmt: skip
 def test_only_http_1_0_requests_may_omit_the_host_header(request_: bytes, status: bytes) -> None:
-    async def of() -> None:
+    async def test() -> None:
         async with serving(None, SNAPSHOT) as served:
             reader, writer = await asyncio.open_connection("127.0.0.1", served.sink.port)
             writer.write(request_ + b"\r\nConnection: close\r\n\r\n")
             assert (await reader.read()).split(b" ", 2)[1] == status
             writer.close()
 
-    run(of)
+    run(test)
 
 
 def test_a_port_in_use_is_an_error_that_names_it() -> None:
-    async def of() -> None:
+    async def test() -> None:
         async with serving() as served:
             with pytest.raises(SinkError, match=rf"^cannot listen on .* port {served.sink.port}: Address already"):
                 await HttpJsonSettings(port=served.sink.port).open().__aenter__()
 
-    run(of)
+    run(test)
 
 
 @pytest.mark.parametrize("host", ["192.0.2.77", "no.such.host.invalid"])
 def test_an_address_of_another_machine_is_an_error_that_names_it(host: str) -> None:
-    async def of() -> None:
+    async def test() -> None:
         with pytest.raises(SinkError, match=f"^cannot listen on '{host}' port 0: "):
             await HttpJsonSettings(host=host, port=0, insecure=True).open().__aenter__()
 
-    run(of)
+    run(test)
 
 
 @pytest.fixture(scope="module")
@@ -138,8 +138,8 @@ def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
 
 
 def test_with_a_certificate_the_sink_serves_only_over_tls(certificate: tuple[str, str]) -> None:
-    async def of() -> None:
-        settings = local(tls_certificate=certificate[0], tls_key=certificate[1])
+    async def test() -> None:
+        settings = settings_on_free_port(tls_certificate=certificate[0], tls_key=certificate[1])
         async with serving(settings, SNAPSHOT) as served:
             trust = ssl.create_default_context(cafile=certificate[0])
             url = served.url.replace("http:", "https:") + "/api/v1/snapshot"
@@ -150,7 +150,7 @@ def test_with_a_certificate_the_sink_serves_only_over_tls(certificate: tuple[str
             with pytest.raises(aiohttp.ClientError):  # without TLS
                 await served.get("/")
 
-    run(of)
+    run(test)
 
 
 def test_a_certificate_that_cannot_be_used_is_an_error_that_names_it(
@@ -162,21 +162,21 @@ def test_a_certificate_that_cannot_be_used_is_an_error_that_names_it(
         ["openssl", "pkey", "-in", certificate[1], "-out", locked, "-aes128", "-passout", "pass:x"], check=True
     )
 
-    async def of() -> None:
-        for cert, key, said in (
+    async def test() -> None:
+        for cert, key, message in (
             ("/no/such", certificate[1], "No such file"), (str(tmp_path / "x"), certificate[1], "PEM|SSL"),
             (certificate[0], str(locked), "encrypted"),
         ):  # fmt: skip
-            with pytest.raises(SinkError, match=f"cannot use the certificate '{cert}' with '{key}': .*({said})"):
-                await local(tls_certificate=cert, tls_key=key).open().__aenter__()
+            with pytest.raises(SinkError, match=f"cannot use the certificate '{cert}' with '{key}': .*({message})"):
+                await settings_on_free_port(tls_certificate=cert, tls_key=key).open().__aenter__()
 
-    run(of)
+    run(test)
 
 
 def test_the_number_of_connections_is_limited(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(listen, "CONNECTIONS", 3)
 
-    async def of() -> None:
+    async def test() -> None:
         async with serving(None, SNAPSHOT) as served:
             ends = [await asyncio.open_connection("127.0.0.1", served.sink.port) for _ in range(3)]
             for reader, writer in ends:
@@ -199,35 +199,35 @@ def test_the_number_of_connections_is_limited(monkeypatch: pytest.MonkeyPatch) -
             for _, end in [*ends, (reader, writer)]:
                 end.close()
 
-    run(of)
+    run(test)
 
 
 def test_a_connection_that_waits_too_long_for_a_request_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(listen._LIMITS, "keepalive_timeout", 0.2)
 
-    async def of() -> None:
+    async def test() -> None:
         async with serving(None, SNAPSHOT) as served:
-            for said in (b"", b"GET / HTTP/1.1\r\nHost: x", b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n"):
+            for request_ in (b"", b"GET / HTTP/1.1\r\nHost: x", b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n"):
                 reader, writer = await asyncio.open_connection("127.0.0.1", served.sink.port)
-                writer.write(said)
+                writer.write(request_)
                 await reader.read()
                 writer.close()
 
-    run(of, 10)
+    run(test, 10)
 
 
 def test_a_client_that_does_not_read_its_answer_is_disconnected(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(middlewares, "WRITE_S", 0.2)
     big = replace(SNAPSHOT, host="h" * 30_000_000)
 
-    async def of() -> None:
+    async def test() -> None:
         async with serving(None, big) as served:
             with socket.create_connection(("127.0.0.1", served.sink.port)) as end:
                 end.sendall(b"GET /api/v1/snapshot HTTP/1.1\r\nHost: localhost\r\n\r\n")
                 await until(lambda: served.sink._listener.connections == 1)
                 await until(lambda: not served.sink._listener.connections)
 
-    run(of)
+    run(test)
 
 
 def test_an_internal_error_is_logged_and_hidden_from_the_client(
@@ -238,14 +238,14 @@ def test_an_internal_error_is_logged_and_hidden_from_the_client(
 
     monkeypatch.setattr(views, "snapshot", broken)
 
-    async def of() -> None:
+    async def test() -> None:
         async with serving(None, SNAPSHOT) as served:
             answer = await served.get("/api/v1/snapshot")
             assert answer.status == 500
             assert b"secret" not in answer.body
             assert (await served.get("/healthz")).status == 200
 
-    run(of)
+    run(test)
     assert [r.getMessage() for r in caplog.records if r.levelno >= logging.ERROR] == [
         "cannot answer GET '/api/v1/snapshot': RuntimeError: inner secret"
     ]
@@ -253,7 +253,7 @@ def test_an_internal_error_is_logged_and_hidden_from_the_client(
 
 
 def test_the_sink_closes_at_once_whatever_its_clients_do() -> None:
-    async def of() -> None:
+    async def test() -> None:
         async with serving(None, SNAPSHOT) as served:
             ends = [await asyncio.open_connection("127.0.0.1", served.sink.port) for _ in range(10)]
             for n, (_, writer) in enumerate(ends):
@@ -264,14 +264,14 @@ def test_the_sink_closes_at_once_whatever_its_clients_do() -> None:
         for _, writer in ends:
             writer.close()
 
-    run(of)
+    run(test)
 
 
 def test_opening_and_closing_repeatedly_leaves_no_thread() -> None:
-    async def of() -> None:
+    async def test() -> None:
         for _ in range(3):
-            async with local().open() as sink:
+            async with settings_on_free_port().open() as sink:
                 await sink.send(SNAPSHOT)
         await until(lambda: not [t for t in threading.enumerate() if t.name.startswith("http_json")])
 
-    run(of)
+    run(test)

@@ -87,7 +87,7 @@ def test_ten_thousand_malformed_requests_are_refused_and_nothing_is_logged(
     caplog.set_level(logging.INFO)
     statuses: dict[bytes, int] = {}
 
-    async def of() -> None:
+    async def test() -> None:
         async with serving(None, SNAPSHOT) as served:
 
             async def some(seed: int) -> None:
@@ -107,15 +107,15 @@ def test_ten_thousand_malformed_requests_are_refused_and_nothing_is_logged(
             assert answer.status == 200
             assert not len(served.sink._streams)
 
-    run(of, 110)
+    run(test, 110)
     assert sum(statuses.values()) == 10_000
     assert sum(n for status, n in statuses.items() if status[:1] == b"4") > 9_000, statuses
-    said = {(r.name, r.getMessage()) for r in caplog.records if not r.getMessage().startswith("serving at")}
-    assert not said
+    messages = {(r.name, r.getMessage()) for r in caplog.records if not r.getMessage().startswith("serving at")}
+    assert not messages
 
 
 def test_a_request_that_crashes_the_parser_ends_only_its_own_connection(caplog: pytest.LogCaptureFixture) -> None:
-    async def of() -> None:
+    async def test() -> None:
         async with serving(None, SNAPSHOT) as served:
             reader, writer = await asyncio.open_connection("127.0.0.1", served.sink.port)
             writer.write(b"CONNECT  \r\n\r\n")
@@ -123,14 +123,14 @@ def test_a_request_that_crashes_the_parser_ends_only_its_own_connection(caplog: 
             await until(lambda: not served.sink._listener.connections)
             writer.close()
 
-    run(of)
+    run(test)
     gc.collect()
     assert not [r for r in caplog.records if r.levelno > logging.INFO]
 
 
 @pytest.mark.parametrize("length", [b"1", b"1000000000000"])
 def test_a_body_is_refused_before_it_is_read(length: bytes) -> None:
-    async def of() -> None:
+    async def test() -> None:
         async with serving(None, SNAPSHOT) as served:
             reader, writer = await asyncio.open_connection("127.0.0.1", served.sink.port)
             writer.write(b"GET /api/v1/snapshot HTTP/1.1\r\nHost: localhost\r\nContent-Length: " + length + b"\r\n\r\n")
@@ -139,11 +139,11 @@ def test_a_body_is_refused_before_it_is_read(length: bytes) -> None:
             assert b"requests must not have a body" in answer
             writer.close()
 
-    run(of)
+    run(test)
 
 
 def test_many_requests_on_one_connection_are_answered_in_order() -> None:
-    async def of() -> None:
+    async def test() -> None:
         async with serving(None, SNAPSHOT) as served:
             reader, writer = await asyncio.open_connection("127.0.0.1", served.sink.port)
             line = b"GET /%b HTTP/1.1\r\nHost: localhost\r\n\r\n"
@@ -157,4 +157,4 @@ def test_many_requests_on_one_connection_are_answered_in_order() -> None:
             assert found == [b"200", b"404"] * 200
             writer.close()
 
-    run(of)
+    run(test)

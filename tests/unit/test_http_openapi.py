@@ -12,21 +12,21 @@ from aiohttp import hdrs
 
 from ebpfmon_sinks.http_json.openapi import document
 from ebpfmon_sinks.http_json.routes import ROUTES
-from tests.unit.http_support import SNAPSHOT, Answer, local, run, serving
+from tests.unit.http_support import SNAPSHOT, Answer, run, serving, settings_on_free_port
 
 DOCUMENT = document()
-ASKED = {
+VALID = {
     "/": "/", "/api/v1/charts/{id}": "/api/v1/charts/ebpf.io",
     "/api/v1/processes": "/api/v1/processes?sort=bytes&top=2&by=application&group=web",
     "/api/v1/connections": "/api/v1/connections?sort=retransmits&top=1000",
 }  # fmt: skip
-WRONG = {
+INVALID = {
     "/api/v1/charts/{id}": "/api/v1/charts/nope", "/api/v1/processes": "/api/v1/processes?sort=x",
     "/api/v1/connections": "/api/v1/connections?top=-1",
 }  # fmt: skip
 
 
-def is_described(path: str, answer: Answer, method: str = "get") -> None:
+def assert_described(path: str, answer: Answer, method: str = "get") -> None:
     """Check that the document describes the status, type and body of an answer."""
     response = DOCUMENT["paths"][path][method]["responses"][str(answer.status)]
     if "content" not in response:
@@ -39,7 +39,7 @@ def is_described(path: str, answer: Answer, method: str = "get") -> None:
 
 
 def test_the_document_has_exactly_the_paths_and_methods_of_the_server() -> None:
-    async def of() -> None:
+    async def test() -> None:
         async with serving(None, SNAPSHOT) as served:
             page = (await served.get("/")).body.decode()
             assert set(re.findall(r"<code>(/[^<]*)</code>", page)) == DOCUMENT["paths"].keys()
@@ -51,47 +51,47 @@ def test_the_document_has_exactly_the_paths_and_methods_of_the_server() -> None:
                     if path != "/":
                         assert (await served.get(other.replace("{id}", ""))).status == 404, other
 
-    run(of)
+    run(test)
 
 
 @pytest.mark.parametrize("path", [r.path for r in ROUTES if r.name != "stream"])
 def test_every_answer_matches_the_document(path: str) -> None:
-    asked = ASKED.get(path, path)
+    asked = VALID.get(path, path)
 
-    async def of() -> None:
+    async def test() -> None:
         async with serving() as served:
-            is_described(path, await served.get(asked))
+            assert_described(path, await served.get(asked))
             await served.sink.send(SNAPSHOT)
             answer = await served.get(asked)
             assert answer.status == 200
-            is_described(path, answer)
-            is_described(path, await served.get(asked, method="HEAD"), "head")
-            is_described(path, await served.get(asked, {"If-None-Match": "*"}))
-            is_described(path, await served.get(asked, {"Accept": "application/openmetrics-text"}))
-            wrong = await served.get(WRONG.get(path, f"{path}?nope=1"))
+            assert_described(path, answer)
+            assert_described(path, await served.get(asked, method="HEAD"), "head")
+            assert_described(path, await served.get(asked, {"If-None-Match": "*"}))
+            assert_described(path, await served.get(asked, {"Accept": "application/openmetrics-text"}))
+            wrong = await served.get(INVALID.get(path, f"{path}?nope=1"))
             assert wrong.status in (400, 404)
-            is_described(path, wrong)
-            is_described(path, await served.get(asked, {"Host": "a.example"}))
+            assert_described(path, wrong)
+            assert_described(path, await served.get(asked, {"Host": "a.example"}))
 
-    run(of)
+    run(test)
 
 
 @pytest.mark.parametrize("route", ROUTES, ids=lambda r: r.name)
 def test_the_document_says_which_paths_need_a_token(route: Any, tmp_path: Any) -> None:
     (tmp_path / "token").write_text("x")
 
-    async def of() -> None:
-        async with serving(local(token_file=str(tmp_path / "token")), SNAPSHOT) as served:
-            answer = await served.get(ASKED.get(route.path, route.path))
+    async def test() -> None:
+        async with serving(settings_on_free_port(token_file=str(tmp_path / "token")), SNAPSHOT) as served:
+            answer = await served.get(VALID.get(route.path, route.path))
             operation = DOCUMENT["paths"][route.path]["get"]
             assert (answer.status == 401) is ("401" in operation["responses"]) is ("security" not in operation)
-            is_described(route.path, answer)
+            assert_described(route.path, answer)
 
-    run(of)
+    run(test)
 
 
 def test_the_stream_has_the_documented_media_types_and_lines() -> None:
-    async def of() -> None:
+    async def test() -> None:
         async with serving(None, SNAPSHOT) as served:
             for media in DOCUMENT["paths"]["/api/v1/stream"]["get"]["responses"]["200"]["content"]:
                 head = await served.get("/api/v1/stream", {"Accept": media}, hdrs.METH_HEAD)
@@ -101,7 +101,7 @@ def test_the_stream_has_the_documented_media_types_and_lines() -> None:
             schema = {"$ref": "#/components/schemas/SnapshotJson", "components": DOCUMENT["components"]}
             jsonschema.Draft202012Validator(schema).validate(json.loads(line))
 
-    run(of)
+    run(test)
 
 
 def test_all_references_resolve_and_all_schemas_are_valid() -> None:

@@ -24,7 +24,7 @@ from ebpfmon import SinkError, Snapshot, to_json
 from ebpfmon.pipeline.publish import MAILBOX_SNAPSHOTS, SinkTask
 from ebpfmon_sinks.http_push.push import open_sink
 from ebpfmon_sinks.http_push.settings import HttpPushSettings
-from tests.unit.http_support import SNAPSHOT, later, run, until
+from tests.unit.http_support import SNAPSHOT, run, snapshot_after, until
 
 Answer = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -64,18 +64,18 @@ def encoded(snapshot: Snapshot) -> bytes:
 
 
 def test_each_snapshot_is_posted_as_json() -> None:
-    async def of() -> None:
+    async def test() -> None:
         async with receiving() as receiver, open_sink(HttpPushSettings(url=receiver.url)) as sink:
             for n in range(3):
-                await sink.send(later(n))
-            assert receiver.bodies == [encoded(later(n)) for n in range(3)]
+                await sink.send(snapshot_after(n))
+            assert receiver.bodies == [encoded(snapshot_after(n)) for n in range(3)]
             headers = receiver.requests[0].headers
             assert headers["Content-Type"] == "application/json"
             assert headers["User-Agent"].startswith("ebpfmon/")
             assert headers["Content-Encoding"] == "gzip"
             assert len({r.transport for r in receiver.requests}) == 1, "one connection is enough"
 
-    run(of)
+    run(test)
 
 
 def test_large_bodies_are_compressed_unless_gzip_is_false() -> None:
@@ -88,7 +88,7 @@ def test_large_bodies_are_compressed_unless_gzip_is_false() -> None:
         writer.write(b"HTTP/1.1 204 No Content\r\nConnection: close\r\n\r\n")
         writer.close()
 
-    async def of() -> None:
+    async def test() -> None:
         server = await asyncio.start_server(take, "127.0.0.1", 0)
         url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/in"
         async with server, open_sink(HttpPushSettings(url=url)) as sink:
@@ -102,29 +102,29 @@ def test_large_bodies_are_compressed_unless_gzip_is_false() -> None:
         assert gzip.decompress(seen[1].partition(b"\r\n\r\n")[2]) == encoded(SNAPSHOT)
         assert seen[2].endswith(b"\r\n\r\n" + encoded(SNAPSHOT))
 
-    run(of)
+    run(test)
 
 
 def test_ndjson_is_posted_in_batches_except_the_first_and_last_snapshots() -> None:
-    async def of() -> None:
+    async def test() -> None:
         async with receiving() as receiver:
             settings = HttpPushSettings(url=receiver.url, format="ndjson", batch=3)
             async with open_sink(settings) as sink:
                 for n in range(9):
-                    await sink.send(later(n))
+                    await sink.send(snapshot_after(n))
             lines = [[json.loads(line)["time"] - SNAPSHOT.time_s for line in b.splitlines()] for b in receiver.bodies]
             assert lines == [[0], [1, 2, 3], [4, 5, 6], [7, 8]]
             assert all(body.endswith(b"\n") for body in receiver.bodies)
             assert receiver.requests[0].headers["Content-Type"] == "application/x-ndjson"
 
-    run(of)
+    run(test)
 
 
 def test_headers_and_the_token_are_sent_and_the_token_is_read_for_each_request(tmp_path: Path) -> None:
     file = tmp_path / "token"
     file.write_text("one\n")
 
-    async def of() -> None:
+    async def test() -> None:
         async with receiving() as receiver:
             settings = HttpPushSettings(url=receiver.url, token_file=str(file), headers={"X-Scope-OrgID": "t1"})
             async with open_sink(settings) as sink:
@@ -137,11 +137,11 @@ def test_headers_and_the_token_are_sent_and_the_token_is_read_for_each_request(t
             assert [r.headers["Authorization"] for r in receiver.requests] == ["Bearer one", "Bearer two"]
             assert receiver.requests[0].headers["X-Scope-OrgID"] == "t1"
 
-    run(of)
+    run(test)
 
 
 @pytest.mark.parametrize(
-    ("code", "said"),
+    ("code", "message"),
     [
         (500, "500 Internal Server Error"), (503, "503 Service Unavailable"), (429, "429 Too Many Requests"),
         (408, "408 Request Timeout"), (401, "401 Unauthorized; check token_file and headers"),
@@ -150,21 +150,21 @@ def test_headers_and_the_token_are_sent_and_the_token_is_read_for_each_request(t
         (304, "304 Not Modified; redirects are"),
     ],
 )  # fmt: skip
-def test_a_refusal_is_an_error_with_the_status_of_the_answer(code: int, said: str) -> None:
-    async def of() -> None:
+def test_a_refusal_is_an_error_with_the_status_of_the_answer(code: int, message: str) -> None:
+    async def test() -> None:
         async with receiving(lambda _: status(code)) as receiver:
             async with open_sink(HttpPushSettings(url=f"{receiver.url}?key=secret")) as sink:
                 with pytest.raises(SinkError) as caught:
                     await sink.send(SNAPSHOT)
-            assert str(caught.value).startswith(f"cannot post to '{receiver.url}': {said}")
+            assert str(caught.value).startswith(f"cannot post to '{receiver.url}': {message}")
             assert "secret" not in str(caught.value)
 
-    run(of)
+    run(test)
 
 
 @pytest.mark.parametrize("code", [301, 302, 303, 307, 308])
 def test_a_redirect_is_not_followed(code: int) -> None:
-    async def of() -> None:
+    async def test() -> None:
         async with receiving() as other:
 
             async def answer(_: web.Request) -> web.Response:
@@ -175,7 +175,7 @@ def test_a_redirect_is_not_followed(code: int) -> None:
                     await sink.send(SNAPSHOT)
             assert not other.requests
 
-    run(of)
+    run(test)
 
 
 Behaviour = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
@@ -224,7 +224,7 @@ async def endless_headers(reader: asyncio.StreamReader, writer: asyncio.StreamWr
 
 
 @pytest.mark.parametrize(
-    ("behaviour", "said"),
+    ("behaviour", "message"),
     [
         (hang, "no answer within 0.3 s"), (never_read, "no answer within 0.3 s"), (read_slowly, "no answer within"),
         (reset, "(Server disconnected|Connection reset|.*reset)"), (leave, ".+"), (babble, "400, message"),
@@ -233,9 +233,9 @@ async def endless_headers(reader: asyncio.StreamReader, writer: asyncio.StreamWr
     ids=lambda of: getattr(of, "__name__", ""),
 )  # fmt: skip
 def test_a_receiver_that_does_not_answer_properly_is_an_error_within_the_time_limit(
-    behaviour: Behaviour, said: str
+    behaviour: Behaviour, message: str
 ) -> None:
-    async def of() -> None:
+    async def test() -> None:
         tasks: list[asyncio.Task[None]] = []
 
         def begun(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -255,7 +255,7 @@ def test_a_receiver_that_does_not_answer_properly_is_an_error_within_the_time_li
         settings = HttpPushSettings(url=url, timeout_s=0.3)
         before = time.monotonic()
         async with server, open_sink(settings) as sink:
-            with pytest.raises(SinkError, match=f"^cannot post to '{url}': {said}") as caught:
+            with pytest.raises(SinkError, match=f"^cannot post to '{url}': {message}") as caught:
                 await sink.send(big if behaviour is never_read else SNAPSHOT)
         assert time.monotonic() - before < 3
         assert str(caught.value).isprintable()
@@ -263,17 +263,17 @@ def test_a_receiver_that_does_not_answer_properly_is_an_error_within_the_time_li
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
-    run(of)
+    run(test)
 
 
 @pytest.mark.parametrize("url", ["http://127.0.0.1:1/x", "http://localhost:1/x", "http://no.such.host.invalid/x"])
 def test_an_unreachable_receiver_is_an_error_that_names_it(url: str) -> None:
-    async def of() -> None:
+    async def test() -> None:
         async with open_sink(HttpPushSettings(url=url)) as sink:
             with pytest.raises(SinkError, match=f"^cannot post to '{url}': Cannot connect to host"):
                 await sink.send(SNAPSHOT)
 
-    run(of)
+    run(test)
 
 
 def test_the_body_of_an_answer_is_not_read() -> None:
@@ -286,13 +286,13 @@ def test_the_body_of_an_answer_is_not_read() -> None:
         except ConnectionError:
             return response
 
-    async def of() -> None:
+    async def test() -> None:
         async with receiving(flood) as receiver, open_sink(HttpPushSettings(url=receiver.url)) as sink:
             for _ in range(3):
                 await sink.send(SNAPSHOT)
             assert len(receiver.bodies) == 3
 
-    run(of)
+    run(test)
 
 
 def test_a_receiver_that_recovers_gets_the_newest_snapshots_and_the_log_two_lines(
@@ -304,12 +304,12 @@ def test_a_receiver_that_recovers_gets_the_newest_snapshots_and_the_log_two_line
     async def answer(request: web.Request) -> web.StreamResponse:
         return await status(200 if working.is_set() else 500)
 
-    async def of() -> None:
+    async def test() -> None:
         async with receiving(answer) as receiver:
             task = SinkTask(HttpPushSettings(url=receiver.url, format="ndjson", batch=2, name="push"))
             running = asyncio.create_task(task.run())
             for n in range(20):
-                task.mailbox.put(later(n))
+                task.mailbox.put(snapshot_after(n))
             await until(lambda: task.statistics.errors >= 3)
             assert task.statistics.sent == 0
             working.set()
@@ -321,27 +321,27 @@ def test_a_receiver_that_recovers_gets_the_newest_snapshots_and_the_log_two_line
             assert task.statistics.sent == MAILBOX_SNAPSHOTS
             assert task.statistics.dropped == 20 - MAILBOX_SNAPSHOTS
 
-    run(of)
-    said = [r.getMessage() for r in caplog.records if r.levelno >= logging.WARNING]
-    assert len(said) == 2
-    assert "500 Internal Server Error" in said[0]
-    assert said[1] == "sink 'push' works again"
+    run(test)
+    messages = [r.getMessage() for r in caplog.records if r.levelno >= logging.WARNING]
+    assert len(messages) == 2
+    assert "500 Internal Server Error" in messages[0]
+    assert messages[1] == "sink 'push' works again"
 
 
 def test_the_error_says_how_many_snapshots_of_a_batch_are_lost() -> None:
     codes = [200, 500]
 
-    async def of() -> None:
+    async def test() -> None:
         async with receiving(lambda _: status(codes.pop(0))) as receiver:
             settings = HttpPushSettings(url=receiver.url, format="ndjson", batch=3)
             async with open_sink(settings) as sink:
                 for n in range(3):
-                    await sink.send(later(n))
+                    await sink.send(snapshot_after(n))
                 with pytest.raises(SinkError, match=r"500 Internal Server Error; 2 earlier snapshots are lost$"):
-                    await sink.send(later(3))
+                    await sink.send(snapshot_after(3))
             assert len(receiver.bodies) == 2
 
-    run(of)
+    run(test)
 
 
 def test_a_certificate_is_verified_against_the_system_or_ca_file(tmp_path: Path) -> None:
@@ -354,7 +354,7 @@ def test_a_certificate_is_verified_against_the_system_or_ca_file(tmp_path: Path)
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     context.load_cert_chain(cert, key)
 
-    async def of() -> None:
+    async def test() -> None:
         receiver, application = Receiver(), web.Application()
         application.router.add_post("/in", receiver.take)
         server = TestServer(application, scheme="https")
@@ -377,4 +377,4 @@ def test_a_certificate_is_verified_against_the_system_or_ca_file(tmp_path: Path)
             await server.close()
         assert len(receiver.bodies) == 1
 
-    run(of)
+    run(test)

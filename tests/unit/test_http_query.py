@@ -28,7 +28,7 @@ def test_missing_parameters_have_their_defaults() -> None:
 
 
 @pytest.mark.parametrize(
-    ("given", "said"),
+    ("given", "message"),
     [
         ([("top", "0")], "top: expected a number from 1 to 10000"),
         ([("top", "10001")], "top: expected a number from 1 to 10000"),
@@ -43,10 +43,10 @@ def test_missing_parameters_have_their_defaults() -> None:
         ([("a\x1b\n" + "b" * 99, "1")], "no such parameter 'a??" + "b" * 61 + "': expected one of"),
     ],
 )  # fmt: skip
-def test_an_invalid_parameter_is_an_error_that_names_it(given: list[tuple[str, str]], said: str) -> None:
+def test_an_invalid_parameter_is_an_error_that_names_it(given: list[tuple[str, str]], message: str) -> None:
     with pytest.raises(QueryError) as caught:
         parse(given, Query)
-    assert str(caught.value).startswith(said)
+    assert str(caught.value).startswith(message)
 
 
 def test_a_path_without_parameters_accepts_none() -> None:
@@ -56,15 +56,15 @@ def test_a_path_without_parameters_accepts_none() -> None:
 
 @given(st.lists(st.tuples(st.sampled_from(["top", "sort", "format", "app"]) | st.text(), st.text())))
 def test_any_query_is_within_bounds_or_a_printable_error(given: list[tuple[str, str]]) -> None:
-    said = ""
+    message = ""
     try:
         found = parse(given, Query)
     except QueryError as error:
-        said = f"{error.status} {error}"
-    if said:
-        assert said.startswith("400 ")
-        assert said.isprintable()
-        assert len(said) < 300
+        message = f"{error.status} {error}"
+    if message:
+        assert message.startswith("400 ")
+        assert message.isprintable()
+        assert len(message) < 300
     else:
         assert 1 <= found.top <= 10_000
         assert found.format in ("auto", "sse", "ndjson")

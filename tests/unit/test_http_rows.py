@@ -18,12 +18,12 @@ from ebpfmon_sinks.http_json.rows import connections_to_json, processes_to_json
 from tests.unit.http_support import READ, ROW, SEND, SENT, SNAPSHOT, groups, harvested, row
 
 
-def asked(sort: str = "calls", top: int = 50, group: str = "", by: str = "", of: Snapshot = SNAPSHOT) -> Any:
+def answer(sort: str = "calls", top: int = 50, group: str = "", by: str = "", of: Snapshot = SNAPSHOT) -> Any:
     return msgspec.to_builtins(processes_to_json(of, sort, top, group, by))
 
 
 def processes(sort: str = "calls", top: int = 50, group: str = "", by: str = "", of: Snapshot = SNAPSHOT) -> Any:
-    return asked(sort, top, group, by, of)["processes"]
+    return answer(sort, top, group, by, of)["processes"]
 
 
 def connections(sort: str = "calls", top: int = 50, of: Snapshot = SNAPSHOT) -> Any:
@@ -52,11 +52,11 @@ def test_processes_are_sorted_by_the_requested_column_busiest_first() -> None:
     assert processes("bytes")[0]["tgid"] == 100
     assert processes("read")[0]["tgid"] == 200
     assert [p["comm"] for p in processes("read", 2)] == ["\ufffdcat", "nginx"]
-    assert asked("calls", 1)["found"] == 3
+    assert answer("calls", 1)["found"] == 3
 
 
 def test_the_columns_are_those_that_the_tables_declare() -> None:
-    assert asked()["columns"] == [
+    assert answer()["columns"] == [
         {"id": "read", "name": "read", "units": "calls/s"}, {"id": "rbytes", "name": "read", "units": "bytes/s"},
         {"id": "moved", "name": "moved", "units": "bytes/s"}, {"id": "send", "name": "send", "units": "calls/s"},
     ]  # fmt: skip
@@ -69,7 +69,7 @@ def test_processes_can_be_filtered_by_a_group_of_any_grouping() -> None:
     assert processes(group="nobody") == []
     assert processes(group="root") == []
     assert [p["comm"] for p in processes(group="root", by="user")] == ["\ufffdcat", "other"]
-    assert asked(group="root", by="user")["found"] == 2
+    assert answer(group="root", by="user")["found"] == 2
     with pytest.raises(QueryError, match="by: no grouping 'container': expected one of application, user"):
         processes(by="container")
 
@@ -92,7 +92,7 @@ def test_a_process_without_a_group_has_none_in_its_place() -> None:
 
 
 def test_calls_in_the_overflow_are_reported() -> None:
-    assert asked("calls", 1)["overflow_calls"] == 6
+    assert answer("calls", 1)["overflow_calls"] == 6
     assert connections("calls", 1)["overflow_calls"] == 3
 
 
@@ -128,7 +128,7 @@ def test_without_tables_or_rows_the_list_is_empty() -> None:
     assert processes(of=nothing) == []
     assert connections(of=nothing)["connections"] == []
     empty = TableView(harvest=harvested(np.zeros(0, ROW)), columns=READ)
-    assert asked("rbytes", of=replace(SNAPSHOT, tables={"t": empty}))["found"] == 0
+    assert answer("rbytes", of=replace(SNAPSHOT, tables={"t": empty}))["found"] == 0
 
 
 @pytest.mark.parametrize("comm", [b"a\x1b[2Jb", "‮".encode()])

@@ -15,27 +15,27 @@ import pytest
 from ebpfmon import snapshot_schema, to_json
 from ebpfmon_sinks.http_json import metrics, serve, views
 from ebpfmon_sinks.http_json.routes import ROUTES
-from tests.unit.http_support import SNAPSHOT, later, run, serving
+from tests.unit.http_support import SNAPSHOT, run, serving, snapshot_after
 
 PATHS = [r.path.replace("{id}", "ebpf.io") for r in ROUTES if r.name != "stream"]
 OF_SNAPSHOT = [r.path.replace("{id}", "ebpf.io") for r in ROUTES if r.of_snapshot]
 
 
 def test_the_newest_snapshot_has_the_same_json_as_in_the_log() -> None:
-    async def of() -> None:
-        async with serving(None, SNAPSHOT, later(1)) as served:
+    async def test() -> None:
+        async with serving(None, SNAPSHOT, snapshot_after(1)) as served:
             answer = await served.get("/api/v1/snapshot")
-            assert answer.json == json.loads(msgspec.json.encode(to_json(later(1))))
+            assert answer.json == json.loads(msgspec.json.encode(to_json(snapshot_after(1))))
             jsonschema.validate(answer.json, snapshot_schema())
             chart = (await served.get("/api/v1/charts/ebpf.io")).json
             assert chart["chart"] == answer.json["charts"][0]
             assert chart["time"] == answer.json["time"]
 
-    run(of)
+    run(test)
 
 
 def test_all_charts_are_declared_with_their_fields() -> None:
-    async def of() -> None:
+    async def test() -> None:
         async with serving(None, SNAPSHOT) as served:
             charts = (await served.get("/api/v1/charts")).json["charts"]
             assert [c["id"] for c in charts] == [c.chart.id for c in SNAPSHOT.charts]
@@ -48,12 +48,12 @@ def test_all_charts_are_declared_with_their_fields() -> None:
             assert (charts[6]["kind"], charts[6]["bounds"], charts[6]["dimensions"]) == ("histogram", [128, 256], [])
             assert (charts[6]["bucket_units"], charts[6]["sum_units"]) == ("microseconds", "nanoseconds")
 
-    run(of)
+    run(test)
 
 
 @pytest.mark.parametrize("path", OF_SNAPSHOT)
 def test_before_the_first_snapshot_the_answer_is_503_with_the_reason(path: str) -> None:
-    async def of() -> None:
+    async def test() -> None:
         async with serving() as served:
             answer = await served.get(path)
             assert (answer.status, answer.json["error"]) == (503, "there is no snapshot yet")
@@ -62,11 +62,11 @@ def test_before_the_first_snapshot_the_answer_is_503_with_the_reason(path: str) 
             assert (await served.get("/healthz")).status == 200
             assert (await served.get("/readyz")).status == 503
 
-    run(of)
+    run(test)
 
 
 @pytest.mark.parametrize(
-    ("path", "status", "said"),
+    ("path", "status", "message"),
     [
         ("/nope", 404, "no such path '/nope'; / lists all paths"),
         ("/api/v1/charts/nope", 404, "no such chart 'nope'; /api/v1/charts lists all charts"),
@@ -80,31 +80,31 @@ def test_before_the_first_snapshot_the_answer_is_503_with_the_reason(path: str) 
         ("/api/v1/stream?format=xml", 400, "format: expected one of auto, ndjson, sse"),
     ],
 )
-def test_an_unknown_path_or_invalid_query_is_an_error_in_json(path: str, status: int, said: str) -> None:
-    async def of() -> None:
+def test_an_unknown_path_or_invalid_query_is_an_error_in_json(path: str, status: int, message: str) -> None:
+    async def test() -> None:
         async with serving(None, SNAPSHOT) as served:
             answer = await served.get(path)
             assert (answer.status, answer.json["status"], answer.json["schema"]) == (status, status, 2)
-            assert answer.json["error"].startswith(said)
+            assert answer.json["error"].startswith(message)
 
-    run(of)
+    run(test)
 
 
 @pytest.mark.parametrize("path", [*PATHS, "/api/v1/stream"])
 @pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "OPTIONS", "TRACE", "PATCH"])
 def test_methods_other_than_get_and_head_are_refused(path: str, method: str) -> None:
-    async def of() -> None:
+    async def test() -> None:
         async with serving(None, SNAPSHOT) as served:
             answer = await served.get(path, method=method)
             assert (answer.status, answer.headers["Allow"]) == (405, "GET, HEAD")
             assert answer.json["error"] == f"method '{method}' is not allowed; use GET, HEAD"
 
-    run(of)
+    run(test)
 
 
 @pytest.mark.parametrize("path", [*PATHS, "/api/v1/stream"])
 def test_head_has_the_headers_of_get_and_no_body(path: str) -> None:
-    async def of() -> None:
+    async def test() -> None:
         async with serving(None, SNAPSHOT) as served:
             head = await served.get(path, method="HEAD")
             assert (head.status, head.body) == (200, b"")
@@ -113,12 +113,12 @@ def test_head_has_the_headers_of_get_and_no_body(path: str) -> None:
                 same = ("Content-Type", "Content-Length", "ETag")
                 assert [head.headers.get(n) for n in same] == [whole.headers.get(n) for n in same]
 
-    run(of)
+    run(test)
 
 
 @pytest.mark.parametrize("path", [p for p in PATHS if p not in ("/healthz", "/readyz", "/metrics")])
 def test_a_client_that_accepts_gzip_gets_the_same_body_compressed(path: str) -> None:
-    async def of() -> None:
+    async def test() -> None:
         async with serving(None, SNAPSHOT) as served:
             plain = await served.get(path)
             small = await served.get(path, {"Accept-Encoding": "br, gzip;q=0.5"})
@@ -128,22 +128,22 @@ def test_a_client_that_accepts_gzip_gets_the_same_body_compressed(path: str) -> 
             assert gzip.decompress(small.body) == plain.body
             assert len(small.body) < len(plain.body)
 
-    run(of)
+    run(test)
 
 
 @pytest.mark.parametrize("path", OF_SNAPSHOT)
 def test_a_request_with_the_current_etag_gets_304_until_the_next_snapshot(path: str) -> None:
-    async def of() -> None:
+    async def test() -> None:
         async with serving(None, SNAPSHOT) as served:
             tag = (await served.get(path)).headers["ETag"]
             again = await served.get(path, {"If-None-Match": f'"x", {tag}'})
             assert (again.status, again.body, again.headers["ETag"]) == (304, b"", tag)
-            await served.sink.send(later(1))
+            await served.sink.send(snapshot_after(1))
             newer = await served.get(path, {"If-None-Match": tag})
             assert newer.status == 200
             assert newer.headers["ETag"] != tag
 
-    run(of)
+    run(test)
 
 
 def test_each_form_is_made_once_per_snapshot_and_only_on_request(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -159,9 +159,9 @@ def test_each_form_is_made_once_per_snapshot_and_only_on_request(monkeypatch: py
     for module, name in ((views, "snapshot"), (views, "processes"), (metrics, "render")):
         monkeypatch.setattr(module, name, counted(name, getattr(module, name)))
 
-    async def of() -> None:
+    async def test() -> None:
         before = set(threading.enumerate())  # a thread of another test may be about to end
-        async with serving(None, *(later(n) for n in range(5))) as served:
+        async with serving(None, *(snapshot_after(n) for n in range(5))) as served:
             assert not made
             assert not [t for t in set(threading.enumerate()) - before if t.name.startswith("http_json")]
             for _ in range(3):
@@ -171,11 +171,11 @@ def test_each_form_is_made_once_per_snapshot_and_only_on_request(monkeypatch: py
             await served.get("/metrics", {"Accept": "application/openmetrics-text"})
             assert made.count("render") == 2
 
-    run(of)
+    run(test)
 
 
 def test_the_accept_header_selects_the_format_of_metrics() -> None:
-    async def of() -> None:
+    async def test() -> None:
         async with serving(None, SNAPSHOT) as served:
             text = await served.get("/metrics")
             assert text.headers["Content-Type"] == "text/plain; version=0.0.4; charset=utf-8"
@@ -186,11 +186,11 @@ def test_the_accept_header_selects_the_format_of_metrics() -> None:
             assert more.headers["Content-Type"] == media
             assert more.body.endswith(b"# EOF\n")
 
-    run(of)
+    run(test)
 
 
 def test_the_index_page_lists_every_path_and_loads_nothing_external() -> None:
-    async def of() -> None:
+    async def test() -> None:
         async with serving() as served:
             page = await served.get("/")
             assert page.headers["Content-Type"] == "text/html; charset=utf-8"
@@ -203,7 +203,7 @@ def test_the_index_page_lists_every_path_and_loads_nothing_external() -> None:
             assert "<script" not in text
             assert all(route.path in text for route in ROUTES)
 
-    run(of)
+    run(test)
 
 
 def test_readyz_fails_when_snapshots_stop_arriving(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -213,27 +213,27 @@ def test_readyz_fails_when_snapshots_stop_arriving(monkeypatch: pytest.MonkeyPat
     class Clock:
         monotonic = staticmethod(lambda: now + moved[0])
 
-    async def of() -> None:
-        async with serving(None, later(0, 0.1)) as served:
+    async def test() -> None:
+        async with serving(None, snapshot_after(0, 0.1)) as served:
             monkeypatch.setattr(serve, "time", Clock)
             monkeypatch.setattr("ebpfmon_sinks.http_json.forms.time", Clock)
             moved[0] = 3000
             assert (await served.get("/readyz")).status == 200, "nobody knows yet how long an interval is"
-            await served.sink.send(later(1, 10.0))
+            await served.sink.send(snapshot_after(1, 10.0))
             moved[0] += 31.9
             assert (await served.get("/readyz")).status == 200
             moved[0] += 0.2
             answer = await served.get("/readyz")
             assert (answer.status, answer.json["status"]) == (503, "no snapshot for 32 s")
             assert (await served.get("/healthz")).json == {"schema": 2, "status": "alive"}
-            await served.sink.send(later(2, 10.0))
+            await served.sink.send(snapshot_after(2, 10.0))
             assert (await served.get("/readyz")).status == 200
 
-    run(of)
+    run(test)
 
 
 def test_the_number_of_cached_answers_is_limited() -> None:
-    async def of() -> None:
+    async def test() -> None:
         async with serving(None, SNAPSHOT) as served:
             for top in range(1, 101):
                 assert (await served.get(f"/api/v1/processes?top={top}", {"Accept-Encoding": "gzip"})).status == 200
@@ -241,4 +241,4 @@ def test_the_number_of_cached_answers_is_limited() -> None:
             assert newest
             assert len(newest.forms._forms) == 32
 
-    run(of)
+    run(test)

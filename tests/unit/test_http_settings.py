@@ -57,7 +57,7 @@ def test_any_other_address_needs_a_token_and_tls_or_insecure(host: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("given", "said"),
+    ("given", "message"),
     [
         ({"host": ""}, "host: expected an address"),
         ({"port": 65536}, "port: expected int <= 65535"),
@@ -86,10 +86,10 @@ def test_any_other_address_needs_a_token_and_tls_or_insecure(host: str) -> None:
         ),
     ],
 )
-def test_an_invalid_setting_is_refused_with_the_key_and_the_reason(given: dict[str, Any], said: str) -> None:
+def test_an_invalid_setting_is_refused_with_the_key_and_the_reason(given: dict[str, Any], message: str) -> None:
     with pytest.raises(SettingsError) as caught:
         check_any(**{"type": "http_json", **given})
-    assert str(caught.value).removeprefix("x.toml: sinks[0]").removeprefix(".").startswith(said)
+    assert str(caught.value).removeprefix("x.toml: sinks[0]").removeprefix(".").startswith(message)
 
 
 @pytest.mark.parametrize("name", ["url", "format", "batch", "gzip", "headers", "token_file", "timeout_s", "ca_file"])

@@ -17,66 +17,66 @@ import pytest
 
 from ebpfmon import to_json
 from ebpfmon_sinks.http_json import stream, views
-from tests.unit.http_support import SNAPSHOT, later, run, serving, until
+from tests.unit.http_support import SNAPSHOT, run, serving, snapshot_after, until
 
 REQUEST = b"GET /api/v1/stream HTTP/1.1\r\nHost: localhost\r\n\r\n"
 
 
 def line_of(seconds: float) -> bytes:
-    return msgspec.json.encode(to_json(later(seconds)))
+    return msgspec.json.encode(to_json(snapshot_after(seconds)))
 
 
 def test_a_stream_begins_with_the_newest_snapshot_and_continues_in_order() -> None:
-    async def of() -> None:
-        async with serving(None, later(0), later(1)) as served:
+    async def test() -> None:
+        async with serving(None, snapshot_after(0), snapshot_after(1)) as served:
             async with served.session.get(f"{served.url}/api/v1/stream") as response:
                 assert response.headers["Content-Type"] == "text/event-stream"
                 assert response.headers["Cache-Control"] == "no-store"
                 for n in (1, 2, 3):
                     if n > 1:
-                        await served.sink.send(later(n))
+                        await served.sink.send(snapshot_after(n))
                     event = await response.content.readuntil(b"\n\n")
                     assert event == b"id: %d\nevent: snapshot\ndata: %b\n\n" % (n + 1, line_of(n))
             await until(lambda: not len(served.sink._streams))
 
-    run(of)
+    run(test)
 
 
 @pytest.mark.parametrize(("path", "accept"), [("?format=ndjson", "*/*"), ("", "application/x-ndjson")])
 def test_ndjson_has_one_snapshot_per_line(path: str, accept: str) -> None:
-    async def of() -> None:
-        async with serving(None, later(1)) as served:
+    async def test() -> None:
+        async with serving(None, snapshot_after(1)) as served:
             url, headers = f"{served.url}/api/v1/stream{path}", {"Accept": accept, "Accept-Encoding": "gzip"}
             async with served.session.get(url, headers=headers) as response:
                 assert response.headers["Content-Type"] == "application/x-ndjson"
                 assert "Content-Encoding" not in response.headers
                 assert await response.content.readline() == line_of(1) + b"\n"
-                await served.sink.send(later(2))
+                await served.sink.send(snapshot_after(2))
                 assert await response.content.readline() == line_of(2) + b"\n"
 
-    run(of)
+    run(test)
 
 
 def test_a_stream_opened_before_the_first_snapshot_waits_for_it() -> None:
-    async def of() -> None:
+    async def test() -> None:
         async with serving() as served, served.session.get(f"{served.url}/api/v1/stream?format=ndjson") as response:
             assert response.status == 200
             await served.sink.send(SNAPSHOT)
             assert json.loads(await response.content.readline())["time"] == SNAPSHOT.time_s
 
-    run(of)
+    run(test)
 
 
 def test_the_last_snapshot_arrives_when_the_daemon_stops() -> None:
-    async def of() -> None:
-        async with serving(None, later(1)) as served:
+    async def test() -> None:
+        async with serving(None, snapshot_after(1)) as served:
             response = await served.session.get(f"{served.url}/api/v1/stream?format=ndjson")
             assert await response.content.readline()
-            await served.sink.send(later(2))
+            await served.sink.send(snapshot_after(2))
             await served.sink.__aexit__(None, None, None)
             assert await response.content.read() == line_of(2) + b"\n"
 
-    run(of)
+    run(test)
 
 
 def test_clients_that_do_not_read_are_disconnected_and_memory_stays_flat(
@@ -85,7 +85,7 @@ def test_clients_that_do_not_read_are_disconnected_and_memory_stays_flat(
     """Ten clients never read, and one does, while a hundred snapshots of 2 MB are sent."""
     big = replace(SNAPSHOT, host="h" * 2_000_000)
 
-    async def of() -> None:
+    async def test() -> None:
         async with serving() as served, AsyncExitStack() as stack:
             with_reader = served.session.get(f"{served.url}/api/v1/stream?format=ndjson", read_bufsize=1 << 23)
             async with with_reader as response:
@@ -111,14 +111,14 @@ def test_clients_that_do_not_read_are_disconnected_and_memory_stays_flat(
             assert max(sizes) - min(sizes) < 2 * 2_000_000
             assert b"streams_cut_total 10.0" in (await served.get("/metrics")).body
 
-    run(of, 110)
+    run(test, 110)
     assert not [r for r in caplog.records if r.levelno >= logging.WARNING]
 
 
 def test_a_slow_client_is_disconnected_after_a_few_snapshots() -> None:
     big = replace(SNAPSHOT, host="h" * 8_000_000)
 
-    async def of() -> None:
+    async def test() -> None:
         async with serving() as served:
             end = socket.create_connection(("127.0.0.1", served.sink.port))
             end.sendall(REQUEST)
@@ -131,13 +131,13 @@ def test_a_slow_client_is_disconnected_after_a_few_snapshots() -> None:
             await until(lambda: not served.sink._listener.connections)
             end.close()
 
-    run(of)
+    run(test)
 
 
 def test_the_number_of_streams_is_limited(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(stream, "CLIENTS", 2)
 
-    async def of() -> None:
+    async def test() -> None:
         async with serving(None, SNAPSHOT) as served:
             url = f"{served.url}/api/v1/stream"
             async with served.session.get(url) as first, served.session.get(url) as second:
@@ -148,7 +148,7 @@ def test_the_number_of_streams_is_limited(monkeypatch: pytest.MonkeyPatch) -> No
             async with served.session.get(url) as third:
                 assert third.status == 200
 
-    run(of)
+    run(test)
 
 
 def test_an_error_in_a_stream_ends_it_and_is_logged(
@@ -157,20 +157,20 @@ def test_an_error_in_a_stream_ends_it_and_is_logged(
     def broken(_: object) -> bytes:
         raise RuntimeError("inner")
 
-    async def of() -> None:
-        async with serving(None, later(1)) as served:
+    async def test() -> None:
+        async with serving(None, snapshot_after(1)) as served:
             async with served.session.get(f"{served.url}/api/v1/stream?format=ndjson") as response:
                 assert await response.content.readline()
                 monkeypatch.setattr(views, "snapshot", broken)
-                await served.sink.send(later(2))
+                await served.sink.send(snapshot_after(2))
                 with pytest.raises(aiohttp.ClientError):
                     await response.content.read()
             monkeypatch.undo()
             assert (await served.get("/api/v1/snapshot")).status == 500, "it is made once, even if it cannot be"
-            await served.sink.send(later(3))
+            await served.sink.send(snapshot_after(3))
             assert (await served.get("/api/v1/snapshot")).status == 200
 
-    run(of)
+    run(test)
     assert {r.getMessage() for r in caplog.records} == {
         "cannot answer GET '/api/v1/stream': RuntimeError: inner",
         "cannot answer GET '/api/v1/snapshot': RuntimeError: inner",
@@ -178,7 +178,7 @@ def test_an_error_in_a_stream_ends_it_and_is_logged(
 
 
 def test_a_client_that_disconnects_is_forgotten_at_once_and_nothing_is_logged(caplog: pytest.LogCaptureFixture) -> None:
-    async def of() -> None:
+    async def test() -> None:
         async with serving(None, SNAPSHOT) as served:
             for _ in range(50):
                 _reader, writer = await asyncio.open_connection("127.0.0.1", served.sink.port)
@@ -187,5 +187,5 @@ def test_a_client_that_disconnects_is_forgotten_at_once_and_nothing_is_logged(ca
                 writer.transport.abort()
                 await until(lambda: not len(served.sink._streams))
 
-    run(of)
+    run(test)
     assert not caplog.records

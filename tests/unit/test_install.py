@@ -45,9 +45,9 @@ def about_files(lines: list[str], root: Path) -> list[str]:
 
 
 def test_the_unit_and_the_settings_are_written_only_once(root: Path, program: str) -> None:
-    said = install_systemd(root, program, dry_run=False)
-    assert about_files(said, root) == [f"created: {UNIT}", f"created: {SETTINGS}"]
-    assert said[-1] == NEXT
+    lines = install_systemd(root, program, dry_run=False)
+    assert about_files(lines, root) == [f"created: {UNIT}", f"created: {SETTINGS}"]
+    assert lines[-1] == NEXT
     assert f"\nExecStart={program} run\n" in (root / UNIT).read_text()
     assert "@" not in re.sub(r"@(system-service|keyring)", "", (root / UNIT).read_text())
     assert [(root / f).stat().st_mode & 0o777 for f in (UNIT, SETTINGS)] == [0o644] * 2
@@ -60,15 +60,15 @@ def test_existing_settings_are_kept_and_an_old_unit_is_replaced(root: Path, prog
     install_systemd(root, program, dry_run=False)
     (root / SETTINGS).write_text("[ebpfmon]\ninterval = 3\n")
     (root / UNIT).write_text("old")
-    said = about_files(install_systemd(root, program, dry_run=False), root)
-    assert said == [f"replaced: {UNIT}", f"kept: {SETTINGS}"]
+    lines = about_files(install_systemd(root, program, dry_run=False), root)
+    assert lines == [f"replaced: {UNIT}", f"kept: {SETTINGS}"]
     assert (root / SETTINGS).read_text() == "[ebpfmon]\ninterval = 3\n"
     assert "ExecStart" in (root / UNIT).read_text()
 
 
 def test_a_dry_run_writes_nothing(root: Path, program: str) -> None:
-    said = install_systemd(root, program, dry_run=True)
-    assert about_files(said, root) == [f"would be created: {UNIT}", f"would be created: {SETTINGS}"]
+    lines = install_systemd(root, program, dry_run=True)
+    assert about_files(lines, root) == [f"would be created: {UNIT}", f"would be created: {SETTINGS}"]
     assert not root.exists()
 
 

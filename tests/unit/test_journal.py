@@ -154,11 +154,11 @@ def test_unused_field_names_are_forgotten() -> None:
     assert len(names._known) <= 4 * MAX_FIELDS + 1
 
 
-Made = Callable[[], socket.socket]
+MakeSocket = Callable[[], socket.socket]
 
 
 @pytest.fixture
-def journald(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Made]:
+def journald(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[MakeSocket]:
     """Create a socket at the path of journald's, replacing the one that is there."""
     path, made = tmp_path / "socket", list[socket.socket]()
     monkeypatch.setattr(journal, "SOCKET", str(path))
@@ -192,7 +192,7 @@ def received(end: socket.socket) -> dict[str, str]:
     return dict(decode(data))
 
 
-def test_an_entry_has_the_text_and_a_field_for_each_number(journald: Made) -> None:
+def test_an_entry_has_the_text_and_a_field_for_each_number(journald: MakeSocket) -> None:
     end = journald()
 
     async def run() -> None:
@@ -207,7 +207,7 @@ def test_an_entry_has_the_text_and_a_field_for_each_number(journald: Made) -> No
     assert entry["EBPFMON_X_IO_READ"] == "41"
 
 
-def test_with_format_json_the_message_is_the_snapshot(journald: Made) -> None:
+def test_with_format_json_the_message_is_the_snapshot(journald: MakeSocket) -> None:
     end, given = journald(), snapshot("host1", [data(IO, 41, -3)])
 
     async def run() -> None:
@@ -218,7 +218,7 @@ def test_with_format_json_the_message_is_the_snapshot(journald: Made) -> None:
     assert json.loads(received(end)["MESSAGE"])["charts"][0]["series"][0]["dimensions"][0]["delta"] == 41
 
 
-def test_an_entry_too_large_for_a_datagram_is_sent_as_a_sealed_file(journald: Made) -> None:
+def test_an_entry_too_large_for_a_datagram_is_sent_as_a_sealed_file(journald: MakeSocket) -> None:
     end, text = journald(), "x" * (1 << 20)
 
     async def run() -> None:
@@ -232,7 +232,7 @@ def test_an_entry_too_large_for_a_datagram_is_sent_as_a_sealed_file(journald: Ma
 
 
 @pytest.mark.parametrize("size", [10, 1 << 20])
-def test_the_sink_waits_for_a_busy_journald_without_blocking_the_event_loop(journald: Made, size: int) -> None:
+def test_the_sink_waits_for_a_busy_journald_without_blocking_the_event_loop(journald: MakeSocket, size: int) -> None:
     end = journald()
 
     async def send_all(opened: JournalSink) -> None:
@@ -252,7 +252,7 @@ def test_the_sink_waits_for_a_busy_journald_without_blocking_the_event_loop(jour
     assert asyncio.run(run()) == ["x" * size] * 100
 
 
-def test_a_missing_journald_is_an_error_and_a_restarted_one_is_found(journald: Made) -> None:
+def test_a_missing_journald_is_an_error_and_a_restarted_one_is_found(journald: MakeSocket) -> None:
     async def run() -> dict[str, str]:
         with pytest.raises(SinkError, match=r"cannot connect to the journal's socket '.*': No such file"):
             await sink().__aenter__()

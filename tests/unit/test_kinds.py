@@ -80,9 +80,9 @@ def test_netdata_gets_an_incremental_dimension_if_cumulative_and_else_an_absolut
 ) -> None:
     stream = Stream(1)
     stream.add(given)
-    said = stream.update(1).decode()
-    assert f'DIMENSION "up" "up" {algorithm} ' in said
-    assert f'SET "up" = {sent}\n' in said
+    update = stream.update(1).decode()
+    assert f'DIMENSION "up" "up" {algorithm} ' in update
+    assert f'SET "up" = {sent}\n' in update
 
 
 @pytest.mark.parametrize(("given", "number", "of_sda"), [(STATE, 5, 7), (TALLY, 10, 14)])

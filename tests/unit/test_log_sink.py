@@ -80,14 +80,14 @@ def by_key(of: str, table: str, names: Sequence[str], *columns: tuple[str, Dimen
     return replace(found, index=replace(found.index, names=tuple((name,) for name in names)))
 
 
-def outbound(names: Sequence[str], sent: Sequence[int], calls: Sequence[int], again: Sequence[int]) -> Snapshot:
+def outbound(names: Sequence[str], sent: Sequence[int], calls: Sequence[int], retransmits: Sequence[int]) -> Snapshot:
     """Return three charts by key of one table, in an interval of half a second."""
     size = by_key(
         "n.bytes", "outbound", names, ("bytes/s", Dimension("sent", "sent", ("b",), negative=True), sent),
         ("bytes/s", Dimension("recv", "recv", ("r",)), [0] * len(names)),
     )  # fmt: skip
     calls_ = by_key("n.calls", "outbound", names, ("calls/s", Dimension("sent", "sent", ("c",)), calls))
-    segments = by_key("n.again", "outbound", names, ("segments/s", Dimension.value("retransmits"), again))
+    segments = by_key("n.retransmits", "outbound", names, ("segments/s", Dimension.value("retransmits"), retransmits))
     return snapshot(charts=[size, calls_, segments])
 
 
@@ -222,15 +222,15 @@ def test_after_a_rotation_the_path_is_opened_again_and_no_line_is_lost(tmp_path:
 
 
 @pytest.mark.parametrize(
-    ("path", "said"),
+    ("path", "error"),
     [
         ("/dev/full", "cannot write to '/dev/full': No space"),
         ("/no/such/x", "cannot open '/no/such/x': No such"),
         ("/", "cannot open '/': Is a"),
     ],
 )
-def test_a_file_that_cannot_be_written_is_an_error_that_names_it(path: str, said: str) -> None:
-    with pytest.raises(SinkError, match=said):
+def test_a_file_that_cannot_be_written_is_an_error_that_names_it(path: str, error: str) -> None:
+    with pytest.raises(SinkError, match=error):
         send(LogSettings(path=path), snapshot())
 
 
@@ -400,10 +400,10 @@ def test_other_is_left_out_if_it_is_0_and_an_idle_table_is_left_out_entirely() -
 
 
 def test_each_table_by_key_has_its_own_block_with_aligned_columns() -> None:
-    template = Dimension.value("a_calls", "b_calls")
+    both_calls = Dimension.value("a_calls", "b_calls")
     charts = [
-        by_key("a", "inbound", ["x" * 30, "other"], ("calls/s", template, [7, 0])),
-        by_key("b", "", ["y", "other"], ("calls/s", template, [2_000_000, 0])),
+        by_key("a", "inbound", ["x" * 30, "other"], ("calls/s", both_calls, [7, 0])),
+        by_key("b", "", ["y", "other"], ("calls/s", both_calls, [2_000_000, 0])),
         by_key("c", "", ["z", "other"], ("errors", Dimension("e", "errors", ("e",)), [3, 0])),
     ]
     lines = render(snapshot(charts=charts), LogSettings())[1:-1]

@@ -43,11 +43,11 @@ def pieces_of(data: bytes, cuts: Sequence[int]) -> list[bytes]:
 @example("²")
 @example("१")
 @example("")
-def test_the_relay_reads_any_argument_as_a_valid_number_of_seconds(said: str) -> None:
-    seconds = relay._seconds(said)
+def test_the_relay_reads_any_argument_as_a_valid_number_of_seconds(argument: str) -> None:
+    seconds = relay._seconds(argument)
     assert 1 <= seconds <= 86400
-    if re.fullmatch(r"[0-9]+", said):
-        assert seconds == min(max(int(said), 1), 86400)
+    if re.fullmatch(r"[0-9]+", argument):
+        assert seconds == min(max(int(argument), 1), 86400)
 
 
 class _Relay(relay.Relay):
@@ -106,17 +106,17 @@ HELLO = st.sampled_from([b"every 1\n", b"every 86400\n", b"every 0\n", b"every 1
 
 
 @given(HELLO | st.binary(max_size=90), st.lists(st.integers(0, 99)))
-def test_a_client_that_does_not_request_an_interval_is_disconnected(said: bytes, cuts: list[int]) -> None:
+def test_a_client_that_does_not_request_an_interval_is_disconnected(hello: bytes, cuts: list[int]) -> None:
     async def run() -> None:
         transport, readers = _Transport(), set[Any]()
         made = plugins_d._Relay("plugins_d", readers)
         made.connection_made(transport)
-        for piece in pieces_of(said, cuts):
+        for piece in pieces_of(hello, cuts):
             if not transport.is_cut:
                 made.data_received(piece)
-        found = re.match(rb"every [1-9][0-9]{0,4}\n", said)
+        found = re.match(rb"every [1-9][0-9]{0,4}\n", hello)
         assert bool(made._stream) is bool(found)
-        assert transport.is_cut is (not found and (b"\n" in said or len(said) > plugins_d._HELLO_BYTES))
+        assert transport.is_cut is (not found and (b"\n" in hello or len(hello) > plugins_d._HELLO_BYTES))
         made.connection_lost(None)
         assert not readers
 

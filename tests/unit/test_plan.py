@@ -120,7 +120,7 @@ def test_only_a_refused_program_is_excluded_and_the_next_is_tried(at: str) -> No
     assert not try_load(plan, FakeObject({"f2_fexit": errno.EACCES}, at))
     assert try_load(plan)
     assert chosen(plan) == {"open": "trampoline f1", "exit": "tracepoint t"}
-    assert refused(plan, "open") == {"trampoline f2": "why not"}
+    assert refused(plan, "open") == {"trampoline f2": "no reason"}
 
 
 @pytest.mark.parametrize("code", [errno.EPERM, errno.EOPNOTSUPP, 524])
@@ -187,7 +187,7 @@ def test_events_are_removed_from_a_refused_shared_program_one_by_one_from_the_la
     obj = FakeObject()
     assert try_load(plan, obj)
     assert chosen(plan) == {"open": "tracepoint shared", "exit": "tracepoint sys/shared"}
-    assert refused(plan, "exit")["tracepoint shared"] == "why not"
+    assert refused(plan, "exit")["tracepoint shared"] == "no reason"
     assert obj.loaded == ["shared", "sys_shared"]
     assert bytes(obj.data[8:12]) == bytes([1, 0, 0, 1]), "each program counts only its own events"
 
@@ -199,7 +199,7 @@ def test_a_shared_program_without_events_is_not_tried_again() -> None:
         obj = FakeObject(refuse)
         assert not try_load(plan, obj)
         assert obj.loaded == loaded
-    message = r"^cannot attach 'open' .* at 'sys/shared': why not \(and 1 more of 2 events\)$"
+    message = r"^cannot attach 'open' .* at 'sys/shared': no reason \(and 1 more of 2 events\)$"
     with pytest.raises(AttachError, match=message):
         try_load(plan)
 
@@ -288,7 +288,7 @@ def test_a_limited_kretprobe_is_preferred_to_a_preempted_candidate() -> None:
     assert try_load(plan)
     assert chosen(plan)["open"] == "kprobe f2"
     passed_over = {"trampoline f2": PREEMPTED, "trampoline f1": PREEMPTED}
-    assert refused(plan, "open") == {"tracepoint sys/shared": "why not", **passed_over}
+    assert refused(plan, "open") == {"tracepoint sys/shared": "no reason", **passed_over}
     assert plan.choices["open"].miss_reason == LIMITED
 
 

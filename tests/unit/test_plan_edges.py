@@ -83,7 +83,7 @@ def test_tracepoints_of_system_calls_are_tried_because_the_symbols_do_not_have_t
     assert chosen(plan) == {"a": "tracepoint syscalls/sys_exit_x", "b": None}
     assert refused(plan, "b") == {"tracepoint x/y": NO_TRACEPOINT}
     assert not try_load(plan, FakeObject({"x_tp": errno.ENOENT}, "attach"))
-    with pytest.raises(AttachError, match="'syscalls/sys_exit_x': why not"):
+    with pytest.raises(AttachError, match="'syscalls/sys_exit_x': no reason"):
         try_load(plan)
 
 
@@ -102,4 +102,4 @@ def test_all_programs_of_a_candidate_are_attached_or_none(at: str) -> None:
     assert not try_load(plan, FakeObject({"accept_tp": errno.EACCES}, at))
     assert try_load(plan)
     assert chosen(plan) == {"a": "kprobe f"}
-    assert refused(plan, "a") == {"tracepoint syscalls/sys_exit_accept4": "why not"}
+    assert refused(plan, "a") == {"tracepoint syscalls/sys_exit_accept4": "no reason"}

@@ -33,7 +33,7 @@ def path(tmp_path: Path) -> Path:
     return tmp_path / "run" / "plugins.d.sock"
 
 
-def second(n: int) -> Snapshot:
+def snapshot_at(n: int) -> Snapshot:
     return replace(snapshot(charts=[data(IO, n, 2 * n)]), time_s=100.0 + n, elapsed_s=1.0)
 
 
@@ -94,11 +94,11 @@ def test_each_relay_gets_every_update_from_the_moment_it_connects(path: Path) ->
             first = Client(path)
             await until(lambda: connected(sink, 1))
             for n in range(4):
-                await sink.send(second(n))
+                await sink.send(snapshot_at(n))
             late = Client(path, b"every 2\n")
             await until(lambda: connected(sink, 2))
             for n in range(4, 10):
-                await sink.send(second(n))
+                await sink.send(snapshot_at(n))
             await until(
                 lambda: len(first.amounts()) == 8
             )  # the first two updates are not shown, because Netdata counts from them
@@ -176,7 +176,7 @@ def test_a_slow_relay_delays_nothing_and_is_disconnected(
             await until(lambda: connected(sink, 2))
             biggest, sent, start = 0, 0, time.monotonic()
             while len(sink.readers) == 2:
-                await sink.send(replace(second(sent), charts=(data(wide, *[sent] * 5000),)))
+                await sink.send(replace(snapshot_at(sent), charts=(data(wide, *[sent] * 5000),)))
                 sent += 1
                 biggest = max(biggest, *(r._transport.get_write_buffer_size() for r in sink.readers))
                 for _ in range(20):
@@ -201,11 +201,11 @@ def test_intervals_that_a_slow_relay_missed_are_in_its_next_update(path: Path) -
             client = Client(path)
             await until(lambda: connected(sink, 1))
             for n in range(30):
-                await sink.send(replace(second(n), charts=(data(wide, *[n] * 5000),)))
+                await sink.send(replace(snapshot_at(n), charts=(data(wide, *[n] * 5000),)))
             (reader,) = sink.readers
             assert reader._full_since is not None
             await until(lambda: client.read() and reader._full_since is None)
-            await sink.send(replace(second(30), charts=(data(wide, *[30] * 5000),)))
+            await sink.send(replace(snapshot_at(30), charts=(data(wide, *[30] * 5000),)))
             await until(lambda: sum((client.read(), client.netdata.charts["x.io"].shows("7"))[1]) == sum(range(2, 31)))
             assert len(client.netdata.charts["x.io"].begins) < 30
             client.close()

@@ -29,14 +29,14 @@ def plugins(tmp_path: Path) -> Path:
 
 
 def test_the_plugin_is_written_once_and_named(tmp_path: Path, plugins: Path) -> None:
-    said: list[str] = []
-    install(tmp_path, write_line=said.append)
+    lines: list[str] = []
+    install(tmp_path, write_line=lines.append)
     assert (plugins / NAME).read_text().count("\n") == 3
     assert stat.S_IMODE((plugins / NAME).stat().st_mode) == 0o755
-    assert said[0] == f"created: {plugins / NAME}"
-    (step,) = install(tmp_path, write_line=said.append)
+    assert lines[0] == f"created: {plugins / NAME}"
+    (step,) = install(tmp_path, write_line=lines.append)
     assert step.is_done
-    assert f"unchanged: {plugins / NAME}" in said
+    assert f"unchanged: {plugins / NAME}" in lines
     assert [p.name for p in plugins.iterdir()] == [NAME]
 
 
@@ -48,10 +48,10 @@ def test_an_old_plugin_is_replaced(tmp_path: Path, plugins: Path) -> None:
 
 
 def test_a_dry_run_shows_the_plugin_and_writes_nothing(tmp_path: Path, plugins: Path) -> None:
-    said: list[str] = []
-    install(tmp_path, dry_run=True, write_line=said.append)
-    assert said[0] == f"would be created: {plugins / NAME}"
-    assert "from ebpfmon_sinks.plugins_d.relay import main" in said[1]
+    lines: list[str] = []
+    install(tmp_path, dry_run=True, write_line=lines.append)
+    assert lines[0] == f"would be created: {plugins / NAME}"
+    assert "from ebpfmon_sinks.plugins_d.relay import main" in lines[1]
     assert not [*plugins.iterdir()]
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from tests.unit.netdata import Netdata
-from tests.unit.test_plugins_d import LIMIT_S, connected, run, second, sink_of, until
+from tests.unit.test_plugins_d import LIMIT_S, connected, run, sink_of, snapshot_at, until
 
 RUN_RELAY = "import os, sys; from ebpfmon_sinks.plugins_d.relay import main; sys.exit(main(sys.argv[1:], os.environ))"
 
@@ -172,7 +172,7 @@ def test_the_sink_and_the_relay_understand_each_other(place: Path) -> None:
             with relay(place, "1") as process:
                 await until(lambda: connected(sink, 1))
                 for n in range(5):
-                    await sink.send(second(n))
+                    await sink.send(snapshot_at(n))
                 assert process.stdout
                 os.set_blocking(process.stdout.fileno(), False)
                 data = b""

@@ -17,24 +17,24 @@ from ebpfmon_sinks.plugins_d.settings import PluginsDSettings
 from ebpfmon_sinks.plugins_d.sink import PluginsDSink, open_stdio
 from tests.unit.netdata import Netdata
 from tests.unit.support import chart, data
-from tests.unit.test_plugins_d import run, second, until
+from tests.unit.test_plugins_d import run, snapshot_at, until
 from tests.unit.test_plugins_d_stream import READ
 
 
 @contextmanager
-def standard(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[int, int]]:
+def piped_stdio(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[int, int]]:
     """Replace the sink's stdin and stdout by pipes. Yields the end to write to and the end to read from."""
     with ExitStack() as stack:
-        stdin, said = os.pipe()
-        told, stdout = os.pipe()
+        stdin, to_sink = os.pipe()
+        from_sink, stdout = os.pipe()
         for fd in (stdin, stdout):
             stack.callback(os.close, fd)
         monkeypatch.setattr(plugins_d, "_STDIN", stdin)
         monkeypatch.setattr(plugins_d, "_STDOUT", stdout)
-        yield said, told
+        yield to_sink, from_sink
 
 
-def gone(sink: PluginsDSink) -> str:
+def gone_reason(sink: PluginsDSink) -> str:
     (reader,) = sink.readers
     return reader.gone_reason
 
@@ -50,60 +50,60 @@ def test_updates_are_written_to_stdout_until_netdata_sends_quit(monkeypatch: pyt
     async def work() -> None:
         async with open_stdio() as sink:
             for n in range(4):
-                await sink.send(second(n))
-            netdata.read(os.read(told, 65536))
-            os.write(said, b"QUIT\n")
-            await until(lambda: gone(sink))
+                await sink.send(snapshot_at(n))
+            netdata.read(os.read(from_sink, 65536))
+            os.write(to_sink, b"QUIT\n")
+            await until(lambda: gone_reason(sink))
             with pytest.raises(SinkGoneError, match="QUIT"):
-                await sink.send(second(4))
+                await sink.send(snapshot_at(4))
 
-    with standard(monkeypatch) as (said, told):
+    with piped_stdio(monkeypatch) as (to_sink, from_sink):
         run(work)
-        os.close(said)
-        os.close(told)
+        os.close(to_sink)
+        os.close(from_sink)
     assert netdata.charts["x.io"].shows("r") == [2, 3]
 
 
 def test_a_closed_stdout_ends_the_sink_but_a_closed_stdin_does_not(monkeypatch: pytest.MonkeyPatch) -> None:
     async def work() -> None:
         async with open_stdio() as sink:
-            os.close(said)
+            os.close(to_sink)
             await asyncio.sleep(0.05)
-            await sink.send(second(0))
-            await sink.send(second(1))
-            os.close(told)
-            await until(lambda: gone(sink))
+            await sink.send(snapshot_at(0))
+            await sink.send(snapshot_at(1))
+            os.close(from_sink)
+            await until(lambda: gone_reason(sink))
             with pytest.raises(SinkGoneError, match="closed stdout"):
-                await sink.send(second(2))
+                await sink.send(snapshot_at(2))
 
-    with standard(monkeypatch) as (said, told):
+    with piped_stdio(monkeypatch) as (to_sink, from_sink):
         run(work)
 
 
 def test_a_slow_reader_of_stdout_gets_whole_lines_and_all_counts(monkeypatch: pytest.MonkeyPatch) -> None:
-    wide, netdata, told_ = chart(*(replace(READ, id=f"{n}") for n in range(5000))), Netdata(), bytearray()
+    wide, netdata, received = chart(*(replace(READ, id=f"{n}") for n in range(5000))), Netdata(), bytearray()
 
     async def work() -> None:
         async with open_stdio() as sink:
             for n in range(20):
-                await sink.send(replace(second(n), charts=(data(wide, *[n] * 5000),)))
-            os.set_blocking(told, False)
+                await sink.send(replace(snapshot_at(n), charts=(data(wide, *[n] * 5000),)))
+            os.set_blocking(from_sink, False)
             await until(lambda: read_all() and not is_full(sink))
-            await sink.send(replace(second(20), charts=(data(wide, *[20] * 5000),)))
+            await sink.send(replace(snapshot_at(20), charts=(data(wide, *[20] * 5000),)))
             await until(lambda: read_all() and not is_full(sink))
             read_all()
 
     def read_all() -> bool:
         with suppress(BlockingIOError):
-            while more := os.read(told, 1 << 20):
-                told_.extend(more)
+            while more := os.read(from_sink, 1 << 20):
+                received.extend(more)
         return True
 
-    with standard(monkeypatch) as (said, told):
+    with piped_stdio(monkeypatch) as (to_sink, from_sink):
         run(work)
-        os.close(said)
-        os.close(told)
-    netdata.read(bytes(told_))
+        os.close(to_sink)
+        os.close(from_sink)
+    netdata.read(bytes(received))
     assert sum(netdata.charts["x.io"].shows("9")) == sum(range(2, 21))
 
 

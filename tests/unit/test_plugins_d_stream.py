@@ -27,7 +27,7 @@ def keyed(**deltas: int) -> ChartData:
     return data(KEYS, series={(name,): [delta] for name, delta in deltas.items()})
 
 
-def told(*snapshots: Snapshot, every_s: int = 1, interval_s: int = 1) -> tuple[Netdata, list[bytes]]:
+def updates_of(*snapshots: Snapshot, every_s: int = 1, interval_s: int = 1) -> tuple[Netdata, list[bytes]]:
     """Return a Netdata that has read an update for each snapshot, and these updates."""
     stream, netdata, updates = Stream(every_s), Netdata(), []
     for one in snapshots:
@@ -46,7 +46,7 @@ def each_second(*charts: Sequence[ChartData] | ChartData) -> list[Snapshot]:
 
 
 def test_a_chart_is_declared_once_with_all_its_attributes() -> None:
-    netdata, updates = told(*each_second(*[data(IO, 1, 2)] * 3))
+    netdata, updates = updates_of(*each_second(*[data(IO, 1, 2)] * 3))
     assert netdata.charts["x.io"].declared == ["Calls", "calls/s", "VFS", "x.io", "line", "1", "1", "ebpfmon", "VFS"]
     assert netdata.charts["x.io"].dims["w"].name == "write"
     assert [b"CHART" in u for u in updates] == [True, False, False]
@@ -54,12 +54,14 @@ def test_a_chart_is_declared_once_with_all_its_attributes() -> None:
 
 def test_begin_has_the_microseconds_since_the_last_update_except_at_first() -> None:
     of = data(IO, 1, 2)
-    netdata, _ = told(at(100, of, elapsed_s=0.4), at(101, of, elapsed_s=1.000451), at(102), at(103, of, elapsed_s=0.99))
+    netdata, _ = updates_of(
+        at(100, of, elapsed_s=0.4), at(101, of, elapsed_s=1.000451), at(102), at(103, of, elapsed_s=0.99)
+    )
     assert netdata.charts["x.io"].begins == [None, 1000451, 1990000]
 
 
 def test_a_counter_begins_at_the_base_and_grows_by_each_delta() -> None:
-    netdata, _ = told(*each_second(data(IO, 5, 6), data(IO, 10, 20), data(IO, 0, 7)))
+    netdata, _ = updates_of(*each_second(data(IO, 5, 6), data(IO, 10, 20), data(IO, 0, 7)))
     assert netdata.charts["x.io"].dims["r"].collected == [BASE, BASE + 10, BASE + 10]
     assert netdata.charts["x.io"].shows("r") == [10, 0]
     assert netdata.charts["x.io"].shows("w") == [-20, -7]
@@ -76,7 +78,7 @@ def test_a_counter_begins_at_the_base_and_grows_by_each_delta() -> None:
 )
 def test_gauges_and_amounts_are_sent_as_absolute_values(kind: Kind, units: str, given: float, shown: int) -> None:
     of = data(chart(READ, kind=kind, units=units), given)
-    netdata, _ = told(at(100, of), at(102, of, elapsed_s=2.0))
+    netdata, _ = updates_of(at(100, of), at(102, of, elapsed_s=2.0))
     dim = netdata.charts["x.io"].dims["r"]
     assert (dim.algorithm, dim.divisor, dim.collected[1]) == ("absolute", 1000, shown)
 
@@ -92,13 +94,13 @@ def test_a_nan_or_infinite_gauge_is_not_sent(unknown: float) -> None:
 def test_a_rate_that_may_be_negative_is_divided_by_the_elapsed_time() -> None:
     difference = chart(Dimension("d", "d", ("a",), ("b",)))
     first, second = data(difference, 0), data(difference, -30)
-    netdata, _ = told(at(100, first), at(102, second, elapsed_s=2.0))
+    netdata, _ = updates_of(at(100, first), at(102, second, elapsed_s=2.0))
     assert netdata.charts["x.io"].dims["d"].algorithm == "absolute"
     assert netdata.charts["x.io"].shows("d") == [-15]
 
 
 def test_a_new_dimension_is_declared_after_its_chart_and_loses_no_counts() -> None:
-    netdata, updates = told(*each_second(keyed(a=1), keyed(a=1, b=100), keyed(a=1, b=10), keyed(a=1, b=0)))
+    netdata, updates = updates_of(*each_second(keyed(a=1), keyed(a=1, b=100), keyed(a=1, b=10), keyed(a=1, b=0)))
     lines = updates[1].decode().splitlines()
     assert [lex(line)[:2] for line in lines[:3]] == [["CHART", "x.keys"], ["DIMENSION", "b"], ["BEGIN", "x.keys"]]
     assert "line" in netdata.charts["x.keys"].declared
@@ -108,7 +110,7 @@ def test_a_new_dimension_is_declared_after_its_chart_and_loses_no_counts() -> No
 
 def test_a_missing_dimension_becomes_obsolete_and_may_return() -> None:
     snapshots = each_second(keyed(a=1, b=2), keyed(a=1, b=2), keyed(a=3), keyed(a=4), keyed(a=4, b=7), keyed(a=4, b=1))
-    netdata, updates = told(*snapshots)
+    netdata, updates = updates_of(*snapshots)
     gone = updates[2].decode().splitlines()[1]
     assert lex(gone)[:2] + lex(gone)[-1:] == ["DIMENSION", "b", "obsolete"]
     assert updates[3].count(b"DIMENSION") == 0
@@ -116,7 +118,7 @@ def test_a_missing_dimension_becomes_obsolete_and_may_return() -> None:
 
 
 def test_a_dimension_of_one_interval_is_sent_before_it_becomes_obsolete() -> None:
-    _, updates = told(*each_second(keyed(a=1), keyed(a=1, b=9), keyed(a=1), keyed(a=1)))
+    _, updates = updates_of(*each_second(keyed(a=1), keyed(a=1, b=9), keyed(a=1), keyed(a=1)))
     assert f'SET "b" = {BASE + 9}\n'.encode() in updates[2]
     assert b"obsolete" not in updates[2]
     assert b"obsolete" in updates[3]
@@ -126,19 +128,19 @@ def test_a_new_name_of_a_dimension_is_declared() -> None:
     def named(name: str) -> ChartData:
         return data(KEYS, series={("1.2.3.4",): [1]}, names={("1.2.3.4",): (name,)})
 
-    netdata, updates = told(*each_second(named("1.2.3.4"), named("host"), named("host")))
+    netdata, updates = updates_of(*each_second(named("1.2.3.4"), named("host"), named("host")))
     assert netdata.charts["x.keys"].dims["1_2_3_4"].name == "host"
     assert [u.count(b"DIMENSION") for u in updates] == [1, 1, 0]
 
 
 def test_a_chart_becomes_obsolete_after_a_minute_without_data() -> None:
-    netdata, updates = told(at(100, keyed(a=1), data(IO, 1, 1)), *(at(101 + n, keyed(a=1)) for n in range(62)))
+    netdata, updates = updates_of(at(100, keyed(a=1), data(IO, 1, 1)), *(at(101 + n, keyed(a=1)) for n in range(62)))
     assert [n for n, u in enumerate(updates) if b"'obsolete'" in u] == [61]
     assert [*netdata.charts] == ["x.keys"]
 
 
 def test_a_chart_without_values_is_not_declared() -> None:
-    netdata, _ = told(*each_second(keyed(), keyed()))
+    netdata, _ = updates_of(*each_second(keyed(), keyed()))
     assert not netdata.charts
 
 
@@ -148,7 +150,7 @@ def test_updates_come_at_multiples_of_the_longer_interval_with_all_counts(
 ) -> None:
     times = range(1200 + interval_s, 1321, interval_s)
     snapshots = [at(t + 0.01, data(IO, 3, t), elapsed_s=interval_s) for t in times]
-    netdata, updates = told(*snapshots, every_s=every_s, interval_s=interval_s)
+    netdata, updates = updates_of(*snapshots, every_s=every_s, interval_s=interval_s)
     sent = [t for t, u in zip(times, updates, strict=True) if u]
     assert sent[1:] == [t for t in times if t % step_s == 0 and t > sent[0]]
     shown = netdata.charts["x.io"]
@@ -160,7 +162,7 @@ def test_updates_come_at_multiples_of_the_longer_interval_with_all_counts(
 
 def test_an_update_of_several_intervals_has_the_newest_gauge() -> None:
     of = chart(READ, kind=Kind.GAUGE, units="MB")
-    netdata, _ = told(*(at(t, data(of, t)) for t in range(100, 111)), every_s=5)
+    netdata, _ = updates_of(*(at(t, data(of, t)) for t in range(100, 111)), every_s=5)
     assert netdata.charts["x.io"].shows("r") == [105, 110]
 
 
@@ -186,7 +188,7 @@ def test_the_counts_of_a_skipped_update_are_in_the_next_one() -> None:
 
 def shown(of: ChartData) -> dict[str, dict[str, str]]:
     """Return the names of dimensions by chart and id."""
-    netdata, _ = told(*each_second(of, of))
+    netdata, _ = updates_of(*each_second(of, of))
     return {id_: {dim: found.name for dim, found in chart.dims.items()} for id_, chart in netdata.charts.items()}
 
 
@@ -215,7 +217,7 @@ def test_the_separator_of_the_chart_is_used_and_empty_values_are_left_out() -> N
 
 
 def test_a_chart_whose_series_add_up_to_a_whole_is_stacked() -> None:
-    netdata, _ = told(*each_second(*[data(KEYS, series={("a",): [1]}, other=[2], overflow=[3])] * 2))
+    netdata, _ = updates_of(*each_second(*[data(KEYS, series={("a",): [1]}, other=[2], overflow=[3])] * 2))
     assert "stacked" in netdata.charts["x.keys"].declared
     assert [*netdata.charts["x.keys"].dims] == ["a", "other", "overflow"]
 
@@ -224,7 +226,7 @@ def test_an_item_named_other_never_shares_the_dimension_of_the_series_other() ->
     with_item = data(KEYS, series={("other",): [5], ("a",): [1]}, other=[7])
     without = data(KEYS, series={("a",): [1]}, other=[7])
     for snapshots in ([with_item] * 3, [without, with_item, with_item, with_item]):
-        netdata, _ = told(*each_second(*snapshots))
+        netdata, _ = updates_of(*each_second(*snapshots))
         dims = netdata.charts["x.keys"].dims
         (item,) = {*dims} - {"other", "a"}
         assert item.startswith("other_")
@@ -237,7 +239,7 @@ def test_each_series_of_a_histogram_is_a_heatmap_of_its_buckets() -> None:
     of = Chart(
         id="x.time", title="Times", units="calls/s", family="F", priority=1, buckets=buckets, labels=("disk",)
     )  # fmt: skip
-    netdata, _ = told(*each_second(*[data(of, series={("other",): [1, 2, 3, 99]}, other=[4, 5, 6, 99])] * 2))
+    netdata, _ = updates_of(*each_second(*[data(of, series={("other",): [1, 2, 3, 99]}, other=[4, 5, 6, 99])] * 2))
     rest, item = netdata.charts["x.time_other"], next(c for i, c in netdata.charts.items() if i != "x.time_other")
     assert rest.declared[0] == item.declared[0] == "Times: other"
     assert (rest.declared[3], rest.declared[4]) == ("x.time", "heatmap")
@@ -247,7 +249,7 @@ def test_each_series_of_a_histogram_is_a_heatmap_of_its_buckets() -> None:
 
 def test_an_obsolete_chart_that_returns_is_declared_again() -> None:
     of, keys = data(IO, 1, 1), keyed(a=1)
-    netdata, _ = told(
+    netdata, _ = updates_of(
         at(100, keys, of), *(at(101 + n, keys) for n in range(62)), *(at(n, keys, of) for n in (170, 171))
     )
     assert netdata.charts["x.io"].shows("r") == [1]
@@ -263,7 +265,7 @@ def test_netdata_can_read_charts_and_dimensions_with_any_names(
 ) -> None:
     dims = tuple(Dimension(i, n, ("f",)) for i, n in names)
     charts = [replace(chart(*dims, units=units, family=title), id=i, title=title) for i in chart_ids]
-    netdata, _ = told(*each_second(*[[data(c, *range(len(dims))) for c in charts]] * 2))
+    netdata, _ = updates_of(*each_second(*[[data(c, *range(len(dims))) for c in charts]] * 2))
     assert len(netdata.charts) == len(charts)
     for id_, shown in netdata.charts.items():
         kind, dot, name = id_.partition(".")
@@ -281,7 +283,7 @@ def test_netdata_can_read_charts_and_dimensions_with_any_names(
 
 def test_long_names_make_no_line_that_is_too_long() -> None:
     long = "x" * 1000
-    told(
+    updates_of(
         *each_second(
             [data(replace(chart(Dimension(long, long, ("f",)), units=long, family=long), id=long, title=long), 1)]
         )

@@ -90,7 +90,7 @@ def test_only_charts_with_buckets_have_histograms() -> None:
 
 
 @pytest.mark.parametrize(
-    ("wrong", "said"),
+    ("wrong", "message"),
     [
         ({}, "dimensions: expected at least one Dimension"),
         ({"kind": Kind.GAUGE}, "dimensions: expected at least one Dimension"),
@@ -108,10 +108,10 @@ def test_only_charts_with_buckets_have_histograms() -> None:
         ),
     ],
 )
-def test_contradictory_kind_dimensions_and_buckets_are_refused(wrong: dict[str, Any], said: str) -> None:
+def test_contradictory_kind_dimensions_and_buckets_are_refused(wrong: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match="chart 'x': ") as caught:
         Chart(id="x", title="", units="", family="", priority=1, **wrong)
-    assert str(caught.value).startswith(f"chart 'x': {said}")
+    assert str(caught.value).startswith(f"chart 'x': {message}")
 
 
 def test_the_default_kind_is_counter_or_histogram() -> None:

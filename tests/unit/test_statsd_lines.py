@@ -129,7 +129,7 @@ def is_named(part: str, text: str) -> bool:
 
 
 @dataclass(frozen=True)
-class Sent:
+class SentNumber:
     """A number of a snapshot."""
 
     chart: Chart
@@ -140,10 +140,10 @@ class Sent:
     delta: float
 
 
-def sent(of: Snapshot) -> list[Sent]:
+def expected_numbers(of: Snapshot) -> list[SentNumber]:
     """Return the expected numbers of a snapshot, in order."""
     return [
-        Sent(c.chart, series.role, series.labels, series.names, column, delta)
+        SentNumber(c.chart, series.role, series.labels, series.names, column, delta)
         for c in of.charts
         for series in c.series()
         for column, delta in zip(c.chart.columns, series.deltas, strict=True)
@@ -165,7 +165,7 @@ def test_every_line_is_read_back_as_the_right_name_value_type_and_tags(
     packets = [[PARSERS[tags](line) for line in d.decode("ascii").split("\n")] for d in datagrams]
     found = [line for packet in packets for line in packet]
     names: dict[str, object] = {}
-    for one in sent(given_):
+    for one in expected_numbers(given_):
         line = found.pop(0)
         if one.chart.kind is Kind.GAUGE and one.delta < 0:
             assert (line.value, line.type) == ("0", "g")
@@ -184,7 +184,7 @@ def test_every_line_is_read_back_as_the_right_name_value_type_and_tags(
     assert not found
 
 
-def _check_tags(line: Line, one: Sent) -> None:
+def _check_tags(line: Line, one: SentNumber) -> None:
     expected = {label: name for label, name in zip(one.chart.labels, one.names, strict=True) if name}
     expected = expected or dict(zip(one.chart.labels, one.names, strict=True))
     if one.column.id != VALUE:
@@ -193,13 +193,13 @@ def _check_tags(line: Line, one: Sent) -> None:
     assert all(is_named(line.tags[key], text) for key, text in expected.items())
 
 
-@given(level=GAUGES, before=st.floats(-1e9, 1e9))
-def test_a_gauge_is_set_to_its_value_whatever_it_was_before(level: float, before: float) -> None:
+@given(value=GAUGES, before=st.floats(-1e9, 1e9))
+def test_a_gauge_is_set_to_its_value_whatever_it_was_before(value: float, before: float) -> None:
     gauge = before
-    for line in map(etsy, lines(snapshot(charts=[system("x", {"a": level}, Kind.GAUGE)]))):
+    for line in map(etsy, lines(snapshot(charts=[system("x", {"a": value}, Kind.GAUGE)]))):
         # In stats.js a sign means a relative value, unless the gauge does not exist or is 0.
         gauge = gauge + float(line.value) if gauge and line.value[0] in "+-" else float(line.value)
-    assert gauge == float(level)
+    assert gauge == float(value)
 
 
 NETWORK = destinations("ebpf.outbound_bytes", {("2001:db8::1", "2001:db8::1"): (5, 7)}, SENT, RECEIVED)
@@ -259,9 +259,9 @@ def test_counters_of_0_are_not_sent_but_gauges_of_0_are() -> None:
     assert to_datagrams(snapshot(charts=[system("c", {"a": 0})]), Names("none"), StatsdSettings()) == []
 
 
-@pytest.mark.parametrize("level", [math.nan, math.inf, -math.inf])
-def test_nan_and_infinite_gauges_are_left_out(level: float) -> None:
-    assert lines(snapshot(charts=[system("l", {"a": level, "b": 1}, Kind.GAUGE)])) == ["ebpfmon.l.b:1.0|g"]
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_nan_and_infinite_gauges_are_left_out(value: float) -> None:
+    assert lines(snapshot(charts=[system("l", {"a": value, "b": 1}, Kind.GAUGE)])) == ["ebpfmon.l.b:1.0|g"]
 
 
 def test_names_that_cleaning_makes_equal_stay_distinct_and_stable() -> None:

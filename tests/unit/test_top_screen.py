@@ -14,9 +14,9 @@ from ebpfmon.top.screen import WAITING, TopSettings
 from ebpfmon.top.state import State
 from ebpfmon.top.view import render
 from tests.unit.top_support import busy, second
-from tests.unit.top_terminal import AS_BEFORE, Quits, Terminal, run, screen
+from tests.unit.top_terminal import INITIAL_MODES, Quits, Terminal, run, screen
 
-FRAMED = {"?1049"}  # the alternate screen
+SCREEN_MODES = {"?1049"}  # the alternate screen
 
 
 def test_the_newest_snapshot_is_drawn_and_the_terminal_is_restored(terminal: Terminal) -> None:
@@ -29,12 +29,12 @@ def test_the_newest_snapshot_is_drawn_and_the_terminal_is_restored(terminal: Ter
                 await terminal.until(lambda: terminal.lines[0] == WAITING)
                 during = termios.tcgetattr(terminal.slave)
                 assert not during[3] & (termios.ICANON | termios.ECHO | termios.ISIG)
-                assert terminal.modes == FRAMED
+                assert terminal.modes == SCREEN_MODES
                 for made in (second({"tgid": 99}), busy()):
                     await shown.send(made)
                     await terminal.until_it_shows(render(made, State(), 80, 24))
                 assert terminal.reversed == {5}
-            await terminal.until(lambda: terminal.modes == AS_BEFORE)
+            await terminal.until(lambda: terminal.modes == INITIAL_MODES)
 
     run(test)
     assert termios.tcgetattr(terminal.slave) == before
@@ -73,7 +73,7 @@ def test_the_terminal_is_restored_however_the_screen_ends(
                 await task
             assert not loop.remove_reader(terminal.slave)
             await terminal.until(lambda: terminal.history[-2:] == ["?1049l", "23;0;0t"])
-            assert terminal.modes == AS_BEFORE
+            assert terminal.modes == INITIAL_MODES
 
     run(test)
     assert termios.tcgetattr(terminal.slave) == before
@@ -85,7 +85,7 @@ def test_keys_sort_scroll_filter_and_pause(terminal: Terminal) -> None:
         with terminal:
             async with screen(terminal) as shown:
                 await shown.send(busy())
-                for keys, said in (
+                for keys, text in (
                     ("\x1b[D", "by CLOSE desc"), ("\x1b[C\x1bOC", "by RBYTES desc"), (">", "by WRITE desc"),
                     ("r", "by WRITE asc"), ("P", "by PID asc"), ("\x1b[B", "2-"), ("\x1b[F", "-60 of 60"),
                     ("\x1b[H", "processes 1-"), ("\x1b[6~", "processes 18-"), ("\x1b[5~", "processes 1-"),
@@ -94,7 +94,7 @@ def test_keys_sort_scroll_filter_and_pause(terminal: Terminal) -> None:
                     (" ", "PAUSED"),
                 ):  # fmt: skip
                     terminal.type(keys)
-                    await terminal.until_it_says(said)
+                    await terminal.until_it_says(text)
 
     run(test)
 
@@ -200,10 +200,10 @@ def test_after_sigcont_the_terminal_is_set_up_and_redrawn(terminal: Terminal) ->
                 during = termios.tcgetattr(terminal.slave)
                 termios.tcsetattr(terminal.slave, termios.TCSANOW, before)  # as a shell does
                 terminal.resize(80, 24)
-                terminal.modes = set(AS_BEFORE)
+                terminal.modes = set(INITIAL_MODES)
                 os.kill(os.getpid(), signal.SIGCONT)
                 await terminal.until_it_shows(render(busy(), State(), 80, 24))
-                assert terminal.modes == FRAMED
+                assert terminal.modes == SCREEN_MODES
                 assert termios.tcgetattr(terminal.slave) == during
 
     run(test)

@@ -20,7 +20,7 @@ from tests.unit.top_support import second
 SHORT, WHOLE, LAST = second(elapsed_s=0.2), second(elapsed_s=1.0), second(elapsed_s=0.4)
 
 
-def kept(monkeypatch: pytest.MonkeyPatch, sent: Sequence[Snapshot], last: Snapshot) -> Snapshot:
+def shown_once(monkeypatch: pytest.MonkeyPatch, sent: Sequence[Snapshot], last: Snapshot) -> Snapshot:
     """Return the snapshot that is kept of these. The daemon sends the last one when it is stopped."""
 
     async def fake(settings: Settings, found: registry.Registry, stop: asyncio.Event) -> None:
@@ -37,13 +37,13 @@ def kept(monkeypatch: pytest.MonkeyPatch, sent: Sequence[Snapshot], last: Snapsh
 
 
 def test_the_first_whole_interval_is_shown_which_is_the_second(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert kept(monkeypatch, [SHORT, WHOLE], LAST) is WHOLE
+    assert shown_once(monkeypatch, [SHORT, WHOLE], LAST) is WHOLE
 
 
 @pytest.mark.parametrize("sent", [[], [SHORT]])
 def test_stopping_before_a_whole_interval_is_an_error(monkeypatch: pytest.MonkeyPatch, sent: list[Snapshot]) -> None:
     with pytest.raises(KernelError, match=r"^top: stopped before the first interval was over$"):
-        kept(monkeypatch, sent, LAST)
+        shown_once(monkeypatch, sent, LAST)
 
 
 def test_the_sort_column_must_be_one_of_top_or_of_a_probe() -> None:

@@ -32,8 +32,8 @@ def test_every_column_has_a_unique_letter_that_the_help_shows(mode: Mode) -> Non
     letters = [c.letter for c in COLUMNS[mode]]
     assert len(set(letters)) == len(letters)
     assert not set(letters) & set("rpgbhq/? <>")
-    said = " ".join(render(busy(), State(help=True, mode=mode), 80, 40))
-    assert all(f"{c.letter} {c.header}" in said for c in COLUMNS[mode])
+    help_text = " ".join(render(busy(), State(help=True, mode=mode), 80, 40))
+    assert all(f"{c.letter} {c.header}" in help_text for c in COLUMNS[mode])
     assert len(render(busy(), State(help=True, mode=mode), 80, 24)) == 24
 
 

@@ -37,9 +37,9 @@ KEYS = ("left", "right", "up", "down", "pgup", "pgdn", "home", "end", "enter", "
 
 def test_the_totals_are_rates_of_the_whole_system() -> None:
     made = second({"tgid": 1, "read_calls": 41, "open_errors": 3, "threads_failed": 1}, elapsed_s=0.5, overflow_calls=9)
-    said = [" ".join(line.split()) for line in render(made, State(), 80, 24)]
-    assert said[1] == "calls/s open - close - read 100 write - unlink -"
-    assert said[2] == "bytes/s read - write - | tasks/s new - exit - | err/s 8"
+    lines = [" ".join(line.split()) for line in render(made, State(), 80, 24)]
+    assert lines[1] == "calls/s open - close - read 100 write - unlink -"
+    assert lines[2] == "bytes/s read - write - | tasks/s new - exit - | err/s 8"
 
 
 def test_counters_that_are_not_measured_have_no_total_and_no_column() -> None:
@@ -224,8 +224,8 @@ def test_the_sort_column_is_shown_however_narrow_the_terminal_is() -> None:
 @pytest.mark.parametrize("width", [40, 80])
 def test_the_first_line_shows_problems_even_on_a_narrow_terminal(width: int) -> None:
     made = second({"tgid": 1}, complete=False, overflow_calls=12)
-    said = render(made, State(paused=True), width, 24)[0]
-    assert said.endswith("PAUSED  INCOMPLETE  OVERFLOW 12 calls")
+    first_line = render(made, State(paused=True), width, 24)[0]
+    assert first_line.endswith("PAUSED  INCOMPLETE  OVERFLOW 12 calls")
     clean = render(second({"tgid": 1}), State(), width, 24)[0]
     assert not {"PAUSED", "INCOMPLETE", "OVERFLOW"} & set(clean.split())
     assert clean.startswith("ebpfmon top  web1.example.org  20" if width == 80 else "web1.example.org")

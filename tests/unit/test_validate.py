@@ -56,7 +56,7 @@ class GoodAgainSettings(GoodSettings, tag="good", frozen=True):
     """Another sink type with the same tag."""
 
 
-class Waiting:
+class AsyncHook:
     EBPFMON_API_VERSION = 2
 
     @hookimpl
@@ -72,7 +72,7 @@ class Misspelt:
         return []
 
 
-class Demanding:
+class HookWithParameter:
     EBPFMON_API_VERSION = 2
 
     @hookimpl
@@ -107,8 +107,8 @@ def with_dimension(**changes: Any) -> Any:
         (plugin(version=None), "it states no API version; this ebpfmon needs EBPFMON_API_VERSION = 2"),
         (plugin(), "it has no hook; define ebpfmon_register_probes or ebpfmon_register_sinks and mark it"),
         (Misspelt(), "unknown hook 'ebpfmon_register_probe' in plugin"),
-        (Demanding(), "Plugin "),
-        (Waiting(), "ebpfmon_register_probes is an async function; it must be a plain function that returns a list"),
+        (HookWithParameter(), "Plugin "),
+        (AsyncHook(), "ebpfmon_register_probes is an async function; it must be a plain function that returns a list"),
         (plugin(probes=generated()), "ebpfmon_register_probes returned <generator object "),
         (plugin(probes=7), "ebpfmon_register_probes returned 7: expected a list of Probe objects"),
         (plugin(probes=PROBE), "ebpfmon_register_probes returned Probe(name='p', "),

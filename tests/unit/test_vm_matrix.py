@@ -163,7 +163,7 @@ def table_cell(shown: str, probe: str, method: str) -> str:
 def probe_cells(shown: str, probe: str) -> dict[str, str]:
     """Return a probe's table cells by attach method, without the empty ones."""
     found = {method: table_cell(shown, probe, method) for method in report.METHODS}
-    return {method: said for method, said in found.items() if said}
+    return {method: text for method, text in found.items() if text}
 
 
 def test_a_run_without_failures_passes() -> None:
@@ -259,7 +259,7 @@ def test_the_attach_methods_of_a_probe_are_those_it_has_programs_for() -> None:
 
 
 @pytest.mark.parametrize(
-    ("ended", "said"),
+    ("ended", "failure"),
     [
         (Ended(5, 1), "no tests"),
         (Ended(4, 1), "exit status 4"),
@@ -267,11 +267,11 @@ def test_the_attach_methods_of_a_probe_are_those_it_has_programs_for() -> None:
         (Ended(None, 1, "the guest panicked", 2), "the guest panicked"),
     ],
 )
-def test_a_machine_that_ran_no_tests_has_failed(ended: Ended, said: str) -> None:
-    assert report.judge(CONFIGURATION, ended, (), PROBES) == said
-    bad = Run("6.1", CONFIGURATION, failure=said)
+def test_a_machine_that_ran_no_tests_has_failed(ended: Ended, failure: str) -> None:
+    assert report.judge(CONFIGURATION, ended, (), PROBES) == failure
+    bad = Run("6.1", CONFIGURATION, failure=failure)
     assert bad.failed
-    assert f"- 6.1 core: FAILED: {said}" in report.table([bad])
+    assert f"- 6.1 core: FAILED: {failure}" in report.table([bad])
 
 
 def test_a_kernel_that_could_not_be_fetched_is_listed_and_is_no_failure() -> None:

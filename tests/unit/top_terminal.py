@@ -16,7 +16,7 @@ from typing import Any, Self
 from ebpfmon.top.screen import Screen
 from ebpfmon.top.text import columns
 
-AS_BEFORE = {"?7", "?25"}
+INITIAL_MODES = {"?7", "?25"}
 """The private modes of a terminal in its initial state: automatic wrap and a visible cursor."""
 _PART = re.compile(r"\x1b\[(\??[0-9;]*)([A-Za-z])|([^\x1b])|(\x1b\[?[0-9;?]*(?=\x1b))")
 """A sequence, a character, or a sequence that is cut off by the next one."""
