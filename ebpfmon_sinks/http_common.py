@@ -11,17 +11,17 @@ from ipaddress import IPv6Address, ip_address
 from ebpfmon import Sink, SinkError
 
 _TOKEN = re.compile(rb"[!-~]+")
-_TOKEN_BYTES = 4096  # the greatest length of a token
+_MAX_TOKEN_BYTES = 4096
 
 
 def read_token(path: str) -> str:
     """Return the token in a file, which must be its only line. Blocking. Raises SinkError."""
     try:
         with open(path, "rb") as file:
-            text = file.read(_TOKEN_BYTES + 1).strip()
+            text = file.read(_MAX_TOKEN_BYTES + 1).strip()
     except OSError as error:
         raise SinkError(f"cannot read the token in '{path}': {error.strerror}") from None
-    if not _TOKEN.fullmatch(text) or len(text) > _TOKEN_BYTES:
+    if not _TOKEN.fullmatch(text) or len(text) > _MAX_TOKEN_BYTES:
         raise SinkError(f"cannot read the token in '{path}': expected one line of printable ASCII without spaces")
     return text.decode()
 
@@ -40,11 +40,11 @@ def is_loopback(host: str) -> bool:
 
 
 @asynccontextmanager
-async def opened_late(make: Callable[[], AbstractAsyncContextManager[Sink]]) -> AsyncIterator[Sink]:
-    """Open the sink that `make` imports and returns, running `make` in a thread.
+async def open_lazily(make: Callable[[], AbstractAsyncContextManager[Sink]]) -> AsyncIterator[Sink]:
+    """Open the sink that `make` returns. `make` runs in a thread, so that it can import the sink's module.
 
-    The settings of both sinks are always imported. aiohttp and prometheus_client take 14 MB and a quarter of a second,
-    so they are only imported by a daemon with such a sink, and without blocking its event loop.
+    The settings of both sinks are always imported. Importing aiohttp and prometheus_client takes 14 MB and a quarter of
+    a second, so only a daemon with such a sink imports them, and without blocking its event loop.
     """
     async with await asyncio.to_thread(make) as sink:
         yield sink

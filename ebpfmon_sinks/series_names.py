@@ -32,8 +32,8 @@ def series_name(chart: Chart, values: Sequence[str], names: Sequence[str]) -> st
 def column_name(chart: Chart, series: str, column: Dimension, text: str) -> str:
     """Return the id or name of one number of a series.
 
-    `series` is the id or name of the series, and `text` the id or name of the column. In a chart with labels, a
-    column that is the only one is called like its series.
+    `series` is the id or name of the series, and `text` the id or name of the column. In a chart with labels, the
+    only column of a series has the name of the series.
     """
     if not chart.labels:
         return text

@@ -18,7 +18,7 @@ CONNECTIONS = 64
 IDLE_S = 30.0
 """How long a connection may stay open without a complete request."""
 _HANDSHAKE_S = 10.0
-_STOP_S = 0.5  # for requests that are being answered; all sinks together have 1.5 s
+_STOP_S = 0.5  # to finish responses in progress; all sinks together have 1.5 s to stop
 _BACKLOG = 64
 _LIMITS: dict[str, Any] = {
     "max_line_size": 8190, "max_field_size": 8190, "keepalive_timeout": IDLE_S,
@@ -50,11 +50,11 @@ class Connection(web.RequestHandler):
         exc: BaseException | None = None,
         message: str | None = None,
     ) -> web.StreamResponse:
-        """Return the answer to a request that could not be parsed or handled. The connection is closed after it."""
+        """Return the response to a request that could not be parsed or handled. The connection is closed after it."""
         if status >= 500:
             _log.error("cannot answer a request: %s: %s", type(exc).__name__, exc)
         if request.writer.output_size > 0:
-            raise ConnectionError("part of an answer has been sent already")
+            raise ConnectionError("part of a response has been sent already")
         response = problem(status, "this is not valid HTTP" if status < 500 else "internal error")
         response.force_close()
         return response
@@ -85,7 +85,7 @@ class Listener:
         self._runner = web.AppRunner(application, handler_cancellation=True, shutdown_timeout=_STOP_S)
         self._server: asyncio.Server | None = None
         self.port = settings.port
-        """The port that it listens on. Port 0 in the settings is replaced when it is opened."""
+        """The port that it listens on. If the settings say 0, it is known once the listener is open."""
 
     async def open(self) -> None:
         """Listen. Raises SinkError."""

@@ -41,7 +41,7 @@ def choose_encoder(accept: str) -> tuple[Encoder, str]:
 
 
 def render(snapshot: Snapshot | None, streams: int, cut: int, encode: Encoder) -> bytes:
-    """Return all metrics, encoded. `streams` is the number of streaming clients, `cut` that of disconnected ones."""
+    """Return all metrics, encoded. `streams` clients are streaming, and `cut` were disconnected as too slow."""
     registry = CollectorRegistry()
     registry.register(_Charts(snapshot, streams, cut))
     ProcessCollector(registry=registry)
@@ -142,11 +142,11 @@ def _add_values(metric: Metric, charts: list[ChartData]) -> None:
 
 
 def _add_histograms(metric: Metric, charts: list[ChartData]) -> None:
-    """Add the totals of histograms. A bucket counts all values up to its bound."""
+    """Add the totals of histograms. In Prometheus, a bucket counts all values up to its bound."""
     buckets = charts[0].chart.buckets
     assert buckets
     in_base = (*(in_base_units(bound, buckets.units) for bound in buckets.bounds), math.inf)
-    bounds = [floatToGoString(bound) for bound in in_base]  # type: ignore[no-untyped-call]  # it has no types
+    bounds = [floatToGoString(bound) for bound in in_base]  # type: ignore[no-untyped-call]  # it has no annotations
     by_labels: dict[Labels, tuple[list[int], int]] = {}
     for data in charts:
         if data.chart.buckets != buckets:
@@ -167,7 +167,7 @@ def _add_histograms(metric: Metric, charts: list[ChartData]) -> None:
 
 
 def _rest_labels(data: ChartData) -> set[tuple[str, ...]]:
-    """Return the label values of `other` and `overflow`."""
+    """Return the label values of the series `other` and `overflow`."""
     return {labels for role, labels in data.index.keys if role is not Role.ITEM}
 
 
@@ -198,5 +198,5 @@ def _word(text: str) -> str:
 
 
 def _unit(name: str) -> str:
-    """Return the UNIT of a metric in OpenMetrics, with which its name must end."""
+    """Return a metric's unit in OpenMetrics. The metric's name must end with it."""
     return next((unit for unit in ("seconds", "bytes", "ratio") if name.endswith(f"_{unit}")), "")

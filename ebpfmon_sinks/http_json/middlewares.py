@@ -1,4 +1,4 @@
-"""aiohttp middlewares that check requests and send answers."""
+"""aiohttp middlewares that check requests and send responses."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from aiohttp.typedefs import Handler, Middleware
 
 from ebpfmon import SinkError
 from ebpfmon_sinks.http_common import read_token
-from ebpfmon_sinks.http_json.answers import ProblemJson
 from ebpfmon_sinks.http_json.query import QueryError, shown
+from ebpfmon_sinks.http_json.responses import ProblemJson
 from ebpfmon_sinks.http_json.settings import HttpJsonSettings
 
 WRITE_S = 10.0
-"""How long a client may take to read an answer."""
+"""How long a client may take to read a response."""
 _SECURITY_HEADERS = {"Server": "ebpfmon", "X-Content-Type-Options": "nosniff"}
 _log = logging.getLogger(__name__)
 
@@ -39,7 +39,7 @@ def middlewares(
 
 
 async def add_security_headers(request: web.BaseRequest, response: web.StreamResponse) -> None:
-    """Add the headers of every answer. This handles the signal on_response_prepare, so streams have them too."""
+    """Add the headers of every response. This handles the signal on_response_prepare, so streams have them too."""
     response.headers.update(_SECURITY_HEADERS)
     response.headers.setdefault("Cache-Control", "no-cache")
     response.headers.setdefault("Vary", "Accept, Accept-Encoding, Authorization")
@@ -80,7 +80,7 @@ class Token:
 
 @web.middleware
 async def _limit_write_time(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Send the answer, and close the connection if the client does not read it in time."""
+    """Send the response, and close the connection if the client does not read it in time."""
     response = await handler(request)
     if request.body_exists:
         response.force_close()  # the body is not read
@@ -97,7 +97,7 @@ async def _limit_write_time(request: web.Request, handler: Handler) -> web.Strea
 
 
 def _errors_as_json() -> Middleware:
-    """Return the middleware that turns exceptions into answers. A failure that repeats is logged once."""
+    """Return the middleware that turns exceptions into responses. A failure that repeats is logged once."""
     last_logged = ""
 
     @web.middleware
@@ -115,7 +115,7 @@ def _errors_as_json() -> Middleware:
                 last_logged = failure
                 _log.error("%s", failure)
             if request.writer.output_size and request.transport:
-                request.transport.abort()  # within a stream no error can be sent
+                request.transport.abort()  # a stream that has begun cannot report an error
             return problem(500, "internal error; see ebpfmon's log")
 
     return answer
@@ -146,7 +146,7 @@ async def _refuse_bodies(request: web.Request, handler: Handler) -> web.StreamRe
 async def _require_address_as_host(request: web.Request, handler: Handler) -> web.StreamResponse:
     """Refuse host names other than localhost.
 
-    Otherwise a web page could let its own host name resolve to 127.0.0.1, and read the answers (DNS rebinding).
+    Otherwise a web page could let its own host name resolve to 127.0.0.1, and read the responses (DNS rebinding).
     """
     host = request.headers.get(hdrs.HOST, "")
     if not _is_address(host):

@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 
-from ebpfmon_sinks.http_json.answers import ProblemJson
+from ebpfmon_sinks.http_json.responses import ProblemJson
 from ebpfmon_sinks.http_json.routes import JSON, ROUTES, Route
 
 _STYLE = (
@@ -48,7 +48,7 @@ def document_bytes() -> bytes:
 
 def document() -> dict[str, Any]:
     """Return the OpenAPI document."""
-    types: list[type] = [ProblemJson, *(route.answer for route in ROUTES if route.answer)]
+    types: list[type] = [ProblemJson, *(route.response for route in ROUTES if route.response)]
     references, schemas = msgspec.json.schema_components(types, ref_template=_REFS)
     by_type = dict(zip(types, references, strict=True))
     return {
@@ -78,8 +78,8 @@ def document() -> dict[str, Any]:
 
 
 def _operation(route: Route, by_type: dict[type, dict[str, Any]]) -> dict[str, Any]:
-    """Describe GET of a route. `by_type` has references to the schemas of answers."""
-    schema = by_type[route.answer] if route.answer else {"type": "object"}
+    """Describe GET of a route. `by_type` has references to the schemas of responses."""
+    schema = by_type[route.response] if route.response else {"type": "object"}
     content = {
         media: {
             "schema": schema if media == JSON else {"type": "string", "description": _DESCRIPTIONS.get(media, media)}
@@ -103,7 +103,7 @@ def _operation(route: Route, by_type: dict[type, dict[str, Any]]) -> dict[str, A
 
 
 def _without_content(operation: dict[str, Any]) -> dict[str, Any]:
-    """Return the same operation for HEAD, which has answers without a body."""
+    """Return the same operation for HEAD, whose responses have no body."""
     responses = {status: {"description": r["description"]} for status, r in operation["responses"].items()}
     return {**operation, "responses": responses}
 

@@ -13,14 +13,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ebpfmon import PROCESS_FIELDS, Aggregator, Column, Snapshot, TableView, printable
-from ebpfmon_sinks.http_json.answers import (
+from ebpfmon_sinks.http_json.query import QueryError, shown
+from ebpfmon_sinks.http_json.responses import (
     ColumnJson,
     ConnectionJson,
     ConnectionsJson,
     ProcessesJson,
     ProcessJson,
 )
-from ebpfmon_sinks.http_json.query import QueryError, shown
 
 SUMS = ("calls", "bytes")
 """What rows can be sorted by besides columns: the sum of all columns in calls/s or bytes/s."""

@@ -17,16 +17,16 @@ from aiohttp.typedefs import Handler
 
 from ebpfmon import Snapshot
 from ebpfmon_sinks.http_json import metrics, openapi, views
-from ebpfmon_sinks.http_json.answers import HealthJson, StreamQuery
-from ebpfmon_sinks.http_json.forms import Forms, Moment
+from ebpfmon_sinks.http_json.encodings import Encodings, NumberedSnapshot
 from ebpfmon_sinks.http_json.listen import Listener
 from ebpfmon_sinks.http_json.middlewares import Token, add_security_headers, middlewares
 from ebpfmon_sinks.http_json.query import NoQuery, parse
+from ebpfmon_sinks.http_json.responses import HealthJson, StreamQuery
 from ebpfmon_sinks.http_json.routes import EVENTS, HTML, JSON, NDJSON, ROUTES, Route
 from ebpfmon_sinks.http_json.settings import HttpJsonSettings
 from ebpfmon_sinks.http_json.stream import Streams
 
-_LATE_INTERVALS = 3.0  # after so many intervals without a snapshot, /readyz answers 503
+_LATE_INTERVALS = 3.0  # /readyz returns 503 after this many intervals without a snapshot
 _GRACE_S = 2.0
 _COMPRESS_IN_THREAD = 1 << 14  # bytes; compressing more would block the event loop for too long
 _log = logging.getLogger(__name__)
@@ -40,8 +40,8 @@ class HttpJsonSink:
         self._executor = ThreadPoolExecutor(1, "http_json")
         self._token = Token(settings.token_file) if settings.token_file else None
         self._streams = Streams()
-        self._forms = Forms(self._executor)  # forms that do not depend on a snapshot
-        self._newest: Moment | None = None
+        self._encodings = Encodings(self._executor)  # of what does not depend on a snapshot
+        self._newest: NumberedSnapshot | None = None
         self._number, self._longest_s = 0, 0.0
         self._tag = secrets.token_hex(4)  # so that ETags from before a restart do not match
         self._listener = Listener(settings, self._application())
@@ -71,7 +71,7 @@ class HttpJsonSink:
         if self._number:  # the first interval is shorter than the others
             self._longest_s = max(self._longest_s, snapshot.elapsed_s)
         self._number += 1
-        self._newest = Moment(snapshot, self._number, self._executor)
+        self._newest = NumberedSnapshot(snapshot, self._number, self._executor)
         self._streams.publish(self._newest)
 
     @property
@@ -99,17 +99,17 @@ class HttpJsonSink:
         return handle
 
     async def _view(self, route: Route, request: web.Request, query: msgspec.Struct) -> web.StreamResponse:
-        """Answer with a form of the newest snapshot, or with 304 if the client already has it."""
-        moment = self._newest
-        if moment is None:
+        """Return an encoding of the newest snapshot, or 304 if the client already has it."""
+        newest = self._newest
+        if newest is None:
             raise web.HTTPServiceUnavailable(text="there is no snapshot yet", headers={"Retry-After": "1"})
-        tag = ETag(f"{self._tag}-{moment.number}", is_weak=True)
+        tag = ETag(f"{self._tag}-{newest.number}", is_weak=True)
         if any(known.value in (tag.value, ETAG_ANY) for known in request.if_none_match or ()):
             response = web.Response(status=304)
         else:
             arguments = {**request.match_info, **msgspec.structs.asdict(query)}
-            make = partial(getattr(views, route.name), moment.snapshot, **arguments)
-            response = self._response(await moment.forms.get((route.name, *arguments.values()), make), JSON)
+            make = partial(getattr(views, route.name), newest.snapshot, **arguments)
+            response = self._response(await newest.encodings.get((route.name, *arguments.values()), make), JSON)
         response.etag = tag
         return response
 
@@ -122,12 +122,12 @@ class HttpJsonSink:
         return response
 
     async def _metrics(self, request: web.Request, query: NoQuery) -> web.StreamResponse:
-        moment = self._newest
+        newest = self._newest
         encoder, media = metrics.choose_encoder(request.headers.get(hdrs.ACCEPT, ""))
-        snapshot = moment.snapshot if moment else None
+        snapshot = newest.snapshot if newest else None
         make = partial(metrics.render, snapshot, len(self._streams), self._streams.cut, encoder)
-        forms = moment.forms if moment else Forms(self._executor)
-        return self._response(await forms.get(("metrics", media), make), media)
+        encodings = newest.encodings if newest else Encodings(self._executor)
+        return self._response(await encodings.get(("metrics", media), make), media)
 
     async def _stream(self, request: web.Request, query: StreamQuery) -> web.StreamResponse:
         as_ndjson = query.format == "ndjson"
@@ -138,11 +138,11 @@ class HttpJsonSink:
         if request.method == hdrs.METH_HEAD:
             return web.Response(headers=headers)
 
-        async def encode(moment: Moment) -> bytes:
-            line = await moment.forms.get(("snapshot",), partial(views.snapshot, moment.snapshot))
+        async def encode(numbered: NumberedSnapshot) -> bytes:
+            line = await numbered.encodings.get(("snapshot",), partial(views.snapshot, numbered.snapshot))
             if as_ndjson:
                 return line + b"\n"
-            return b"id: %d\nevent: snapshot\ndata: %b\n\n" % (moment.number, line)
+            return b"id: %d\nevent: snapshot\ndata: %b\n\n" % (numbered.number, line)
 
         return await self._streams.serve(request, self._newest, encode, headers)
 
@@ -158,12 +158,12 @@ class HttpJsonSink:
         return _health(503, f"no snapshot for {age_s:.0f} s") if is_late else _health(200, "ready")
 
     async def _page(self, request: web.Request, query: NoQuery) -> web.StreamResponse:
-        response = self._response(await self._forms.get("page", openapi.page), f"{HTML}; charset=utf-8")
+        response = self._response(await self._encodings.get("page", openapi.page), f"{HTML}; charset=utf-8")
         response.headers.update({"Content-Security-Policy": openapi.PAGE_POLICY, "Referrer-Policy": "no-referrer"})
         return response
 
     async def _openapi(self, request: web.Request, query: NoQuery) -> web.StreamResponse:
-        return self._response(await self._forms.get("openapi", openapi.document_bytes), JSON)
+        return self._response(await self._encodings.get("openapi", openapi.document_bytes), JSON)
 
 
 def _health(status: int, state: str) -> web.Response:

@@ -8,7 +8,7 @@ from typing import Annotated, ClassVar
 import msgspec
 
 from ebpfmon import Sink, SinkSettings
-from ebpfmon_sinks.http_common import is_loopback, opened_late
+from ebpfmon_sinks.http_common import is_loopback, open_lazily
 
 _FIRST_FREE_PORT = 1024  # listening on a lower port needs CAP_NET_BIND_SERVICE
 _POSTING = ("url", "format", "batch", "gzip", "headers", "token_file", "timeout_s", "ca_file")
@@ -67,4 +67,4 @@ class HttpJsonSettings(SinkSettings, tag="http_json", frozen=True):
 
             return HttpJsonSink(self)
 
-        return opened_late(make)
+        return open_lazily(make)

@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable
 
 from aiohttp import web
 
-from ebpfmon_sinks.http_json.forms import Moment
+from ebpfmon_sinks.http_json.encodings import NumberedSnapshot
 
 CLIENTS = 16
 WAITING = 4
@@ -16,14 +16,14 @@ WAITING = 4
 _SEND_BUFFER = 1 << 17  # bytes in the kernel; by default the buffer would grow until it holds minutes of data
 _WRITE_BUFFER = 1 << 16
 
-Encode = Callable[[Moment], Awaitable[bytes]]
+Encode = Callable[[NumberedSnapshot], Awaitable[bytes]]
 
 
 class Client:
     """A client's queue and connection."""
 
     def __init__(self, transport: asyncio.Transport | None) -> None:
-        self.waiting: asyncio.Queue[Moment | None] = asyncio.Queue(WAITING)
+        self.waiting: asyncio.Queue[NumberedSnapshot | None] = asyncio.Queue(WAITING)
         self._transport = transport
 
     def cut(self) -> None:
@@ -39,12 +39,12 @@ class Streams:
         self._clients: set[Client] = set()
         self._closed = False
         self.cut = 0
-        """How many clients were disconnected because they were too slow."""
+        """How many clients were disconnected because they read too slowly."""
 
     def __len__(self) -> int:
         return len(self._clients)
 
-    def publish(self, moment: Moment) -> None:
+    def publish(self, numbered: NumberedSnapshot) -> None:
         """Queue a snapshot for every client. Never waits."""
         for client in list(self._clients):
             if client.waiting.full():
@@ -52,7 +52,7 @@ class Streams:
                 self._clients.discard(client)
                 client.cut()
             else:
-                client.waiting.put_nowait(moment)
+                client.waiting.put_nowait(numbered)
 
     def close(self) -> None:
         """End all streams after their queued snapshots."""
@@ -64,7 +64,7 @@ class Streams:
                 client.waiting.put_nowait(None)
 
     async def serve(
-        self, request: web.Request, newest: Moment | None, encode: Encode, headers: dict[str, str]
+        self, request: web.Request, newest: NumberedSnapshot | None, encode: Encode, headers: dict[str, str]
     ) -> web.StreamResponse:
         """Stream to a client until one side disconnects or the sink is closed. Raises HTTPServiceUnavailable."""
         if len(self._clients) >= CLIENTS or self._closed:
@@ -77,8 +77,8 @@ class Streams:
         try:
             _shrink_buffers(request.transport)
             await response.prepare(request)
-            while moment := await client.waiting.get():
-                await response.write(await encode(moment))
+            while numbered := await client.waiting.get():
+                await response.write(await encode(numbered))
         except ConnectionError:
             if request.transport:  # the server notices the lost connection and cleans up
                 request.transport.abort()

@@ -6,8 +6,8 @@ import msgspec
 
 from ebpfmon import Chart, Snapshot, chart_to_json, to_json
 from ebpfmon_sinks.http_json import rows
-from ebpfmon_sinks.http_json.answers import ChartsJson, DeclaredChartJson, DeclaredDimensionJson, OneChartJson
 from ebpfmon_sinks.http_json.query import NotFoundError, shown
+from ebpfmon_sinks.http_json.responses import ChartsJson, DeclaredChartJson, DeclaredDimensionJson, OneChartJson
 
 
 def snapshot(snapshot: Snapshot) -> bytes:
@@ -26,11 +26,11 @@ def chart(snapshot: Snapshot, id: str) -> bytes:
     data = snapshot.chart(id)
     if data is None:
         raise NotFoundError(f"no such chart '{shown(id)}'; /api/v1/charts lists all charts")
-    answer = OneChartJson(
+    response = OneChartJson(
         host=snapshot.host, time=round(snapshot.time_s, 3), elapsed_s=round(snapshot.elapsed_s, 4),
         complete=snapshot.complete, chart=chart_to_json(data, snapshot.elapsed_s),
     )  # fmt: skip
-    return msgspec.json.encode(answer)
+    return msgspec.json.encode(response)
 
 
 def processes(snapshot: Snapshot, sort: str, top: int, group: str, by: str) -> bytes:

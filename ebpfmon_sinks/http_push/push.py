@@ -38,7 +38,7 @@ async def open_sink(settings: HttpPushSettings) -> AsyncIterator[HttpPushSink]:
 
 
 class HttpPushSink:
-    """Posts snapshots. Every answer except 2xx raises SinkError with the status."""
+    """Posts snapshots. Every status except 2xx raises SinkError."""
 
     def __init__(self, settings: HttpPushSettings, session: aiohttp.ClientSession) -> None:
         self._settings, self._session = settings, session

@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 import msgspec
 
 from ebpfmon import Sink, SinkSettings
-from ebpfmon_sinks.http_common import is_loopback, opened_late
+from ebpfmon_sinks.http_common import is_loopback, open_lazily
 
 _HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # a token of RFC 9110
 _OWN_HEADERS = {
@@ -70,4 +70,4 @@ class HttpPushSettings(SinkSettings, tag="http_push", frozen=True):
 
             return open_sink(self)
 
-        return opened_late(make)
+        return open_lazily(make)

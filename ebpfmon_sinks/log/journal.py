@@ -41,8 +41,7 @@ Fields = Mapping[str, str]
 def is_journal(fd: int) -> bool:
     """Return whether a descriptor is a stream to the journal, such as systemd gives to services.
 
-    The address of the other end shows it. $JOURNAL_STREAM would as well, but only the command line reads the
-    environment.
+    The address of the other end tells. $JOURNAL_STREAM would, too, but only the command line reads the environment.
     """
     with suppress(OSError):
         stream = socket.socket(fileno=os.dup(fd))
@@ -52,7 +51,7 @@ def is_journal(fd: int) -> bool:
 
 
 def encode(fields: Fields) -> bytes:
-    """Return an entry as one datagram. Before a value of several lines comes its length, as 64 bits."""
+    """Return an entry as one datagram. A value of several lines is preceded by its length, as 64 bits."""
     entry = bytearray()
     for name, text in fields.items():
         value = text.encode(errors="replace")
@@ -92,7 +91,7 @@ class JournalSink:
         self._names = Names()
 
     async def send(self, snapshot: Snapshot) -> None:
-        """Write one snapshot. Raises SinkError, also after a restart of journald, which has a new socket then."""
+        """Write one snapshot. Raises SinkError, also if journald was restarted, because it then has a new socket."""
         message = {"MESSAGE": self._message(snapshot)}
         entry = encode(message | fields_of(snapshot, self._names, self._applications, self._destinations))
         try:
@@ -148,7 +147,7 @@ async def _writable(end: socket.socket) -> None:
 class Names:
     """Assigns unique names to fields: `read` of `ebpf.io` is EBPFMON_IO_READ.
 
-    A name that is too long, or that another field has already, ends in a checksum.
+    A name that is too long, or already used for another field, ends in a checksum.
     """
 
     def __init__(self) -> None:
@@ -165,11 +164,11 @@ class Names:
         """Return the name for these words."""
         name = self._known.get(words)
         if name is None:
-            name = self._known[words] = self._made(words)
+            name = self._known[words] = self._make(words)
             self._used.add(name)
         return name
 
-    def _made(self, words: Sequence[str]) -> str:
+    def _make(self, words: Sequence[str]) -> str:
         chart, *more = words
         chart = chart.removeprefix("ebpf.").removeprefix("ebpfmon.")
         plain = name = re.sub(r"[^A-Z0-9_]", "_", "_".join(("EBPFMON", chart, *more)).upper())

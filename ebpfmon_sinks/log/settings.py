@@ -13,7 +13,7 @@ import msgspec
 
 from ebpfmon import Sink, SinkSettings, Snapshot, to_json
 from ebpfmon_sinks.log import journal, stream
-from ebpfmon_sinks.log.text import Most, render
+from ebpfmon_sinks.log.text import Limits, render
 
 _STREAMS = {"stdout": 1, "stderr": 2}
 _JOURNAL = "journal"
@@ -31,7 +31,7 @@ class LogSettings(SinkSettings, tag="log", frozen=True):
     """How many of the busiest processes the text shows."""
     destinations: Annotated[int, msgspec.Meta(ge=0, le=1000)] = 5
     """How many of the busiest series of each other table the text and the journal show."""
-    # no limit, because a reader may be slow (a terminal that is stopped); the mailbox drops the oldest snapshots then
+    # No limit, because a reader may stop for long (a terminal after Ctrl-S). Meanwhile the mailbox drops old snapshots.
     send_timeout_s: ClassVar[float | None] = None
 
     @property
@@ -51,8 +51,8 @@ def message(snapshot: Snapshot, settings: LogSettings) -> str:
     """Return a snapshot in the format of the settings, without the last newline."""
     if settings.format == "json":
         return msgspec.json.encode(to_json(snapshot)).decode()
-    most = Most(groups=settings.applications, processes=settings.processes, series=settings.destinations)
-    return "\n".join(render(snapshot, most, chose_charts=bool(settings.charts)))
+    limits = Limits(groups=settings.applications, processes=settings.processes, series=settings.destinations)
+    return "\n".join(render(snapshot, limits, has_chart_filter=bool(settings.charts)))
 
 
 def _needs_dac_override(path: str) -> bool:

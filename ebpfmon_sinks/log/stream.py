@@ -73,7 +73,7 @@ class StreamSink:
 
 def _open(path: str) -> int | None:
     """Return a descriptor that stays open, or None if the path is a regular file that can be written."""
-    # O_NONBLOCK: without it, opening a named pipe that has no reader would block. With it, that fails (ENXIO).
+    # With O_NONBLOCK, opening a named pipe that has no reader fails (ENXIO) instead of blocking.
     fd = os.open(path, _APPEND | os.O_NONBLOCK, 0o640)
     if not stat.S_ISREG(os.fstat(fd).st_mode):
         return fd
@@ -93,7 +93,7 @@ async def _writable(loop: asyncio.AbstractEventLoop, fd: int) -> None:
 def _write(fd: int, data: bytes) -> int:
     if not stat.S_ISSOCK(os.fstat(fd).st_mode):
         return os.write(fd, data)
-    # Other processes may share the socket, so it must not become non-blocking; only this call is.
+    # Other processes may share the socket, so only this call is non-blocking, not the socket.
     end = socket.socket(fileno=fd)
     try:
         return end.send(data, socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)

@@ -17,16 +17,16 @@ from ebpfmon_sinks.series_names import column_name, series_name
 TASK_COMM_LEN = 16
 _OWN = "ebpfmon"
 """The family of ebpfmon's own charts."""
-_NEVER_ZERO = "ebpfmon.sinks_age"
-"""A chart that is not shown. Of ebpfmon's own charts those that are not 0 are shown, but this one never is 0, and it is
-of no use in a log."""
+_HIDDEN = "ebpfmon.sinks_age"
+"""A chart that is never shown. ebpfmon's own charts are shown if they are not 0, but this one is never 0, and nobody
+needs it in a log."""
 _LABEL, _NAME, _NUMBER = 34, 8, 9  # widths of the columns
-_WHO, _WHO_MOST = 9 + TASK_COMM_LEN, 60  # width of the first column, if it names a process, a group or a series
+_NAME_WIDTH, _MAX_NAME = 9 + TASK_COMM_LEN, 60  # the least and the greatest width of a column of names
 _QUANTILES = (("p50", 0.5), ("p90", 0.9), ("p99", 0.99))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Most:
+class Limits:
     """How many groups and processes of each per-process table are shown, and how many series of other tables."""
 
     groups: int
@@ -34,13 +34,13 @@ class Most:
     series: int
 
 
-def render(snapshot: Snapshot, most: Most, *, chose_charts: bool = False) -> Iterator[str]:
+def render(snapshot: Snapshot, limits: Limits, *, has_chart_filter: bool = False) -> Iterator[str]:
     """Yield the lines of a snapshot.
 
     First comes a line for each chart without labels, then the busiest groups and processes of each per-process table,
     the busiest series of other tables, histograms with labels, and ebpfmon's own charts.
 
-    `chose_charts` says that the sink's settings select charts. Then only the columns that these charts show are shown.
+    With `has_chart_filter` the sink's settings select charts, and only the columns that these charts have are shown.
     """
     partial = "" if snapshot.complete else ", incomplete"
     now = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(snapshot.time_s))
@@ -51,15 +51,17 @@ def render(snapshot: Snapshot, most: Most, *, chose_charts: bool = False) -> Ite
             yield from _histograms(data, snapshot, 1) if data.chart.buckets else _unlabelled(data, snapshot)
     for table, view in snapshot.tables.items():
         if view.harvest.is_by_process:
-            columns = [c for c in view.columns if not c.summary and (not chose_charts or _is_shown(c, table, charts))]
-            yield from _groups(view, columns, snapshot, most.groups)
-            yield from _processes(view, columns, snapshot, most.processes)
+            columns = [
+                c for c in view.columns if not c.summary and (not has_chart_filter or _is_shown(c, table, charts))
+            ]
+            yield from _groups(view, columns, snapshot, limits.groups)
+            yield from _processes(view, columns, snapshot, limits.processes)
     labelled = [data for data in charts if data.chart.labels]
     of_keys = [d for d in labelled if not d.chart.buckets and not is_by_process(snapshot, d.chart)]
     for _, of_table in groupby(of_keys, _table_and_series):
-        yield from _series(list(of_table), snapshot, most.series)
+        yield from _series(list(of_table), snapshot, limits.series)
     for data in labelled:
-        count = most.groups if is_by_process(snapshot, data.chart) else most.series
+        count = limits.groups if is_by_process(snapshot, data.chart) else limits.series
         yield from _histograms(data, snapshot, count) if data.chart.buckets else ()
     yield f"  {_OWN}  " + " | ".join(_own(data, snapshot) for data in snapshot.charts if _is_own(data))
 
@@ -175,8 +177,8 @@ def _series(charts: Sequence[ChartData], snapshot: Snapshot, count: int) -> Iter
     if Role.OTHER in index.roles:
         name, of_other = rest[0]
         rest[0] = name, tuple(map(sum, zip(of_other, *(item[1] for item in items[count:]), strict=True)))
-    lines = [(printable(name, _WHO_MOST), amounts) for name, amounts in (*items[:count], *rest) if any(amounts)]
-    width = max(_WHO, *(len(name) for name, _ in lines)) if lines else _WHO
+    lines = [(printable(name, _MAX_NAME), amounts) for name, amounts in (*items[:count], *rest) if any(amounts)]
+    width = max(_NAME_WIDTH, *(len(name) for name, _ in lines)) if lines else _NAME_WIDTH
     headings = [f"{_heading(chart, column):>{_NUMBER}}" for chart, column, _ in columns]
     yield f"  {printable(str(_table_and_series(charts[0])[0])).upper():{width}}" + "".join(f"  {h}" for h in headings)
     for name, of_line in lines:
@@ -204,7 +206,7 @@ def _histograms(data: ChartData, snapshot: Snapshot, count: int) -> Iterator[str
         label = f"{chart.family:8} {chart.title}" + (f": {_name(series)}" if chart.labels else "")
         quantiles = "".join(f"  {name} {_bound(histogram, part)}" for name, part in _QUANTILES)
         rate = _scaled(histogram.count / snapshot.elapsed_s, is_bytes=False)
-        yield f"  {label[:_WHO_MOST]:{_LABEL}}{quantiles}  {histogram.buckets.units}  of {rate} {chart.units}"
+        yield f"  {label[:_MAX_NAME]:{_LABEL}}{quantiles}  {histogram.buckets.units}  of {rate} {chart.units}"
 
 
 def _bound(histogram: Histogram, part: float) -> str:
@@ -218,7 +220,7 @@ def _name(series: Series) -> str:
 
 
 def _is_own(data: ChartData) -> bool:
-    return data.chart.family == _OWN and data.chart.id != _NEVER_ZERO and bool(data.deltas.any())
+    return data.chart.family == _OWN and data.chart.id != _HIDDEN and bool(data.deltas.any())
 
 
 def _own(data: ChartData, snapshot: Snapshot) -> str:

@@ -25,11 +25,11 @@ DIRECTORIES = (
 USER = "netdata"
 NEXT = (
     'next: add [[sinks]] with type = "plugins_d" to ebpfmon\'s settings. Netdata finds a new plugin within a minute; '
-    "if it has given up the plugin before, restart Netdata."
+    "if it gave up on the plugin earlier, restart Netdata."
 )
 _PYTHONS = (sys.executable, "/usr/bin/python3")
-_LONGEST_FIRST_LINE = 127  # bytes that the kernel reads of a script's first line before Linux 5.1
-_TRY_S = 20.0
+_MAX_FIRST_LINE_BYTES = 127  # bytes that the kernel reads of a script's first line before Linux 5.1
+_IMPORT_TIMEOUT_S = 20.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +44,7 @@ class Step:
 
 
 def plan(prefix: Path = Path("/"), directory: Path | None = None, pythons: Sequence[str] = _PYTHONS) -> list[Step]:
-    """Return what to do, and do nothing.
+    """Return the steps of the installation, without doing them.
 
     `directory` is Netdata's plugins directory. If it is None, the first of DIRECTORIES that exists below `prefix` is
     used. Raises SettingsError if there is no such directory, or if Netdata's user could not run the relay.
@@ -115,7 +115,7 @@ def _python(pythons: Sequence[str], package: Path) -> str:
 
 def _refusal(python: str, package: Path) -> str:
     """Try to import the relay as Netdata's user. Return why that failed, or an empty string if it worked."""
-    if " " in python or len(f"#!{python} -IS") > _LONGEST_FIRST_LINE:
+    if " " in python or len(f"#!{python} -IS") > _MAX_FIRST_LINE_BYTES:
         return "its path is too long, or has a space in it"
     code = f"import sys; sys.path.append({str(package)!r}); import ebpfmon_sinks.plugins_d.relay"
     identity: dict[str, Any] = {}
@@ -126,7 +126,7 @@ def _refusal(python: str, package: Path) -> str:
     try:
         done = subprocess.run(
             [python, "-IS", "-c", code], **identity, cwd="/", capture_output=True, text=True, errors="replace",
-            timeout=_TRY_S,
+            timeout=_IMPORT_TIMEOUT_S,
         )  # fmt: skip
     except (OSError, subprocess.SubprocessError) as error:
         return str(error)

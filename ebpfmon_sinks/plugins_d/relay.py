@@ -16,9 +16,9 @@ from contextlib import suppress
 
 DEFAULT_SOCKET = "/run/ebpfmon/plugins.d.sock"
 _STDIN, _STDOUT, _STDERR = 0, 1, 2
-_FIRST_DELAY_S, _LAST_DELAY_S = 0.2, 2.0
+_MIN_RETRY_S, _MAX_RETRY_S = 0.2, 2.0
 _KEEPALIVE_S = 50.0
-"""An empty line is written after so long without a line, because Netdata stops a plugin that is silent for 120 s."""
+"""An empty line is written after this time without a line, because Netdata stops a plugin that is silent for 120 s."""
 _READ_BYTES = 1 << 16
 
 
@@ -53,9 +53,9 @@ class Relay:
         self._path, self._hello = path, b"every %d\n" % seconds
         self._poll = select.poll()
         self._poll.register(_STDIN, select.POLLIN)
-        self._poll.register(_STDOUT, 0)  # reports only errors: nobody reads
+        self._poll.register(_STDOUT, 0)  # reports only that nobody reads any more
         self._written_s = time.monotonic()
-        self._delay_s = _FIRST_DELAY_S
+        self._retry_delay_s = _MIN_RETRY_S
         self._connected: bool | None = None
 
     def run(self) -> None:
@@ -70,16 +70,16 @@ class Relay:
             except OSError as error:
                 reason = error.strerror or str(error)
             self._log_state(False, f"waiting for ebpfmon at '{self._path}': {reason}")
-            retry_s = time.monotonic() + self._delay_s * (0.5 + os.urandom(1)[0] / 255)
-            self._delay_s = min(self._delay_s * 2, _LAST_DELAY_S)
+            retry_s = time.monotonic() + self._retry_delay_s * (0.5 + os.urandom(1)[0] / 255)
+            self._retry_delay_s = min(self._retry_delay_s * 2, _MAX_RETRY_S)
             while (left_s := retry_s - time.monotonic()) > 0:
                 self._wait(left_s)
 
     def _copy(self, daemon: socket.socket) -> None:
         """Copy whole lines until the daemon closes the connection.
 
-        Half a line would be joined to the first line of the next daemon, and Netdata gives up a plugin that sends an
-        invalid line.
+        Half a line would be joined to the first line of the next daemon, and Netdata gives up on a plugin that
+        sends an invalid line.
         """
         self._poll.register(daemon, select.POLLIN)
         try:
@@ -91,7 +91,7 @@ class Relay:
                 if not data:
                     return
                 lines, end, part = (part + data).rpartition(b"\n")
-                self._delay_s = _FIRST_DELAY_S
+                self._retry_delay_s = _MIN_RETRY_S
                 self._log_state(True, f"receiving data from ebpfmon at '{self._path}'")
                 self._write(lines + end)
         finally:
@@ -102,8 +102,8 @@ class Relay:
 
         Handles what Netdata sends on stdin, and writes the empty line that keeps Netdata from stopping the relay.
         """
-        silent_s = self._written_s + _KEEPALIVE_S - time.monotonic()
-        events = dict(self._poll.poll(max(min(seconds, silent_s), 0) * 1000))
+        until_keepalive_s = self._written_s + _KEEPALIVE_S - time.monotonic()
+        events = dict(self._poll.poll(max(min(seconds, until_keepalive_s), 0) * 1000))
         if _STDOUT in events:
             raise _Stopped
         if _STDIN in events:

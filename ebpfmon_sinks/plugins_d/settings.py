@@ -10,7 +10,7 @@ from ebpfmon_sinks.plugins_d.relay import DEFAULT_SOCKET
 
 EBPFMON_API_VERSION = 2
 _STANDARD = "-"  # stands for stdin and stdout, as on command lines
-_LONGEST_PATH = 107  # bytes: sockaddr_un.sun_path
+_MAX_PATH_BYTES = 107  # bytes: sockaddr_un.sun_path
 
 
 class PluginsDSettings(SinkSettings, tag="plugins_d", frozen=True):
@@ -24,8 +24,8 @@ class PluginsDSettings(SinkSettings, tag="plugins_d", frozen=True):
     def __post_init__(self) -> None:
         if self.socket != _STANDARD and not (self.socket.startswith("/") and "\0" not in self.socket):
             raise ValueError(f"socket: '{self.socket}': expected an absolute path, or '-' for stdin and stdout")
-        if len(self.socket.encode()) > _LONGEST_PATH:
-            raise ValueError(f"socket: longer than {_LONGEST_PATH} bytes, the limit for the path of a Unix socket")
+        if len(self.socket.encode()) > _MAX_PATH_BYTES:
+            raise ValueError(f"socket: longer than {_MAX_PATH_BYTES} bytes, the limit for the path of a Unix socket")
 
     @property
     def capabilities(self) -> frozenset[str]:

@@ -135,10 +135,10 @@ class _Reader(asyncio.BaseProtocol):
                 self.stalled(asyncio.get_running_loop().time() - self._full_since)
 
     def stalled(self, seconds: float) -> None:
-        """Handle a reader that has not read for so many seconds."""
+        """Handle a reader that has read nothing for this many seconds."""
 
     def close(self) -> None:
-        """Close the connection after what is buffered, so that no line is cut."""
+        """Write what is buffered, so that no line is cut, and close the connection."""
         self._transport.close()
 
 

@@ -15,39 +15,39 @@ from ebpfmon_sinks.series_names import column_name, series_id, series_name
 _T = TypeVar("_T")
 
 _MAX_BYTES = 200
-"""The greatest length of a word. Netdata gives up a plugin whose lines are too long."""
+"""The greatest length of a word. Netdata gives up on a plugin whose lines are too long."""
 _MAX_SHORT_BYTES = 90
 """The greatest length of units and families. It keeps a CHART line below 1,024 bytes, Netdata's limit."""
 _BASE = 1 << 32
 """The first value of a counter.
 
-When a counter decreases (after a restart it begins again), Netdata guesses from the greatest value whether the counter
-was reset or has overflowed. If that value was a little below 2**32, Netdata assumes that a counter of 32 bits has
-overflowed, and shows hundreds of millions. It does not assume that of a counter above 2**32."""
+When a counter decreases, Netdata guesses from its last value whether it was reset (by a restart of ebpfmon) or has
+overflowed. If the value was a little below 2**32, Netdata assumes that a 32-bit counter has overflowed, and shows
+hundreds of millions. Above 2**32 it assumes a reset."""
 _FRACTION = 1000
 """The protocol has only whole numbers, so numbers that may have a fraction are sent as thousandths."""
 _EXPIRY_S = 60.0
-"""How long a chart may have no values before it is made obsolete. It may lack them for a moment if its table could
-not be read."""
+"""How long a chart may have no values before it is made obsolete. An interval has none if the chart's table could not
+be read."""
 _MAX_VALUE = (1 << 63) - 1
 
 
-def quote(text: str, most: int = _MAX_BYTES) -> str:
+def quote(text: str, max_bytes: int = _MAX_BYTES) -> str:
     """Return a text as one quoted word.
 
     The protocol has no escape for quotation marks and backslashes, and a backslash at the end would escape the closing
     quotation mark. They are replaced by the characters that Netdata itself replaces them with.
     """
     changed = printable(text.replace('"', "'").replace("\\", "/"), replacement=" ")
-    return f'"{_cut(changed, most)}"'
+    return f'"{_cut(changed, max_bytes)}"'
 
 
-def _cut(text: str, most: int) -> str:
-    return text.encode()[:most].decode(errors="ignore")
+def _cut(text: str, max_bytes: int) -> str:
+    return text.encode()[:max_bytes].decode(errors="ignore")
 
 
 def dimension_id(text: str) -> str:
-    """Return a valid id for a dimension. It has no dot, because alerts could not refer to it then."""
+    """Return a valid id for a dimension. It has no dot, because alerts cannot refer to an id with a dot."""
     return re.sub(r"[^A-Za-z0-9_:/@+\[\]-]", "_", text)[:_MAX_BYTES] or "_"
 
 
@@ -59,7 +59,7 @@ def chart_id(text: str) -> str:
 
 
 class Ids:
-    """Assigns valid and unique ids. `clean` makes a text a valid id, and may make several texts equal."""
+    """Assigns valid and unique ids. `clean` turns a text into a valid id; several texts may become the same id."""
 
     def __init__(self, clean: Callable[[str], str]) -> None:
         self._clean = clean
@@ -83,7 +83,7 @@ class Ids:
 class _DimensionState:
     """The state of a dimension in this Netdata."""
 
-    __slots__ = ("amount", "declared", "id", "known", "name", "prefix", "seen", "sign", "total")
+    __slots__ = ("amount", "declared", "id", "name", "prefix", "seen", "sign", "total", "was_sent")
 
     def __init__(self, id_: str, negative: bool) -> None:
         self.id, self.name, self.sign = id_, "", -1 if negative else 1
@@ -91,7 +91,7 @@ class _DimensionState:
         self.amount: int | float = 0  # of a counter: not yet in an update; of a gauge: the newest value
         self.total: int | float = _BASE
         self.declared = False
-        self.known = False  # whether it was in an update
+        self.was_sent = False  # whether it was in an update
         self.seen = 0  # the number of the last snapshot that had it
 
 
@@ -111,10 +111,10 @@ class _ChartState:
     is sent, and Netdata computes the rate with the microseconds in BEGIN (or with its own clock if the chart was
     just declared). The rate is right however long the interval was, and nothing is lost if an update is left out.
 
-    Everything else is `absolute`: gauges, amounts that are no rates, and differences. A difference may decrease, which
-    Netdata would take for a counter that was reset.
+    Everything else is `absolute`: gauges, amounts that are not rates, and differences. A difference may decrease, which
+    Netdata would take for a reset of the counter.
 
-    The counters are not the totals of the series, because those begin again when a series was forgotten.
+    The counters are not the totals of the series, because those restart at 0 if a series was dropped and comes back.
     """
 
     def __init__(self, chart: Chart, *, id: str, title: str, is_stacked: bool) -> None:
@@ -137,7 +137,7 @@ class _ChartState:
     def set_dimensions(self, dimensions: Sequence[_Dimension]) -> None:
         """Set the dimensions for which `add` gets amounts from now on."""
         new = {dimension for dimension in dimensions if dimension.key not in self._dimensions}
-        # `other` and `overflow` exist all the time, so they get the plain id even if an item has the same name.
+        # `other` and `overflow` always exist, so they get the plain id even if an item has the same name.
         ids = {d.key: self._ids.assign(d.id) for d in _rest_first(dimensions, lambda d: d.key[0]) if d in new}
         self._current = []
         for dimension in dimensions:
@@ -165,7 +165,8 @@ class _ChartState:
         gone = [
             key
             for key, state in self._dimensions.items()
-            if state.seen <= last and (self._is_gauge or not state.amount)  # else its last amount has not been sent
+            if state.seen <= last
+            and (self._is_gauge or not state.amount)  # a counter stays until its last amount is sent
         ]
         if self._to_declare or gone:  # A DIMENSION line belongs to the chart that was declared last.
             yield self._chart_line(update_every)
@@ -192,12 +193,12 @@ class _ChartState:
         for state in self._dimensions.values():
             if self._is_gauge:
                 value = state.amount
-            elif state.known:
+            elif state.was_sent:
                 value, state.amount = state.amount, 0
             else:
                 # Netdata does not show the first value of a dimension but counts from it, so the first amount is sent
                 # with the second update. Amounts from before the chart's first update are dropped.
-                state.known, value, state.amount = True, 0, state.amount if self._begun else 0
+                state.was_sent, value, state.amount = True, 0, state.amount if self._begun else 0
             if self._is_incremental:
                 state.total += value
                 yield f"{state.prefix}{int(state.total)}\n"

@@ -107,8 +107,8 @@ async def _first(kind: int, addresses: Sequence[tuple[int, Address]]) -> socket.
 async def wait_until_sent(end: socket.socket) -> None:
     """Wait until everything is sent (with TCP, acknowledged by the server's kernel), and a little longer for an error.
 
-    Raises OSError if an error comes back. An ICMP error that takes longer is raised by the next `check_errors`. Then
-    what was sent before is lost.
+    Raises OSError if an error comes back. An ICMP error that takes longer is raised by the next `check_errors`. In
+    that case, what was sent before it is lost.
     """
     while True:
         await asyncio.sleep(_ANSWER_S)
@@ -135,8 +135,7 @@ def reason(error: Exception) -> str:
     """Return the reason of an error for a message."""
     if isinstance(error, TimeoutError) and not error.strerror:
         return "no answer"
-    if (
-        isinstance(error, OSError) and error.errno
-    ):  # errno is negative for errors of the resolver; asyncio adds its own text to other errors
+    if isinstance(error, OSError) and error.errno:
+        # strerror has the reason for errors of the resolver, whose errno is negative. For others asyncio adds to it.
         return os.strerror(error.errno) if error.errno > 0 else str(error.strerror)
     return str(error)

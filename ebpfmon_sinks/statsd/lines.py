@@ -21,16 +21,16 @@ from ebpfmon_sinks.statsd.settings import StatsdSettings, Tags
 
 # The greatest lengths of the parts of a name. The two lines of a negative gauge (each has up to 236 characters and then
 # `:-1.7976931348623157e+308|g`) fit into the smallest datagram that may be set, with up to five labels.
-_CHART_MOST, _SERIES_MOST, _COLUMN_MOST, _LABELS_MOST, _LABEL_NAME_MOST = 60, 90, 20, 104, 20
-_HASH = 9  # the length of a hash with the `_` before it
-_NAMES = 1 << 15  # how many names are cached; a snapshot with 500 destinations and 200 applications has a third as many
+_MAX_CHART, _MAX_SERIES, _MAX_COLUMN, _MAX_LABELS, _MAX_LABEL_NAME = 60, 90, 20, 104, 20
+_HASH_LENGTH = 9  # with the `_` before it
+_CACHED_NAMES = 1 << 15  # a snapshot with 500 destinations and 200 applications has a third as many
 
 
 class Names:
     """Gives each number of each chart a unique name, which is the part of its line between the prefix and the value.
 
     Names consist of [a-z0-9_.-] and the delimiters of the syntax. No syntax has an escape, so all other characters
-    become `_`. A name that is too long, or that another number has already, ends in a hash of the label values.
+    become `_`. A name that is too long, or already used for another number, ends in a hash of the label values.
 
     They are made from the names of dimensions and label values, not from their ids, because `io.read` is easier to
     understand than `io.vfs_read`, and because resolved host names should be visible.
@@ -43,7 +43,7 @@ class Names:
 
     def trim(self) -> None:
         """Clear the cache if it is too large. Call this between snapshots, because names within one must differ."""
-        if len(self._known) > _NAMES:
+        if len(self._known) > _CACHED_NAMES:
             self._known.clear()
             self._used.clear()
 
@@ -75,9 +75,9 @@ def _path(chart: Chart, series: str, column: Dimension, salt: str) -> str:
     """Return a name without tags, which is a path of chart, series and dimension."""
     parts = []
     if column.id != VALUE:
-        parts.append(_part(column.name, _COLUMN_MOST if chart.labels else _SERIES_MOST, "" if chart.labels else salt))
+        parts.append(_part(column.name, _MAX_COLUMN if chart.labels else _MAX_SERIES, "" if chart.labels else salt))
     if chart.labels:
-        parts.insert(0, _part(series, _SERIES_MOST, salt))
+        parts.insert(0, _part(series, _MAX_SERIES, salt))
     return ".".join([_metric(chart, "" if parts else salt), *(part.replace(".", "_") for part in parts)])
 
 
@@ -85,8 +85,8 @@ def _tagged(chart: Chart, names: Sequence[str], column: Dimension, salt: str, ta
     """Return a name with a tag for each label and one for the dimension."""
     pairs = _labels(chart.labels, names, salt)
     if column.id != VALUE:
-        most = _COLUMN_MOST if pairs else _SERIES_MOST
-        pairs.append(("dimension", _part(column.name, most, "" if pairs else salt)))
+        max_length = _MAX_COLUMN if pairs else _MAX_SERIES
+        pairs.append(("dimension", _part(column.name, max_length, "" if pairs else salt)))
     metric = _metric(chart, "" if pairs else salt)
     match tags:
         case "datadog":
@@ -106,19 +106,19 @@ def _labels(labels: Sequence[str], names: Sequence[str], salt: str) -> list[tupl
     pairs = pairs or list(zip(labels, names, strict=True))
     if not pairs:
         return []
-    of_key = max(min(_LABEL_NAME_MOST, _LABELS_MOST // len(pairs) - 2 - _HASH), _HASH)
+    of_key = max(min(_MAX_LABEL_NAME, _MAX_LABELS // len(pairs) - 2 - _HASH_LENGTH), _HASH_LENGTH)
     keys = [_part(label, of_key) for label, _ in pairs]
     salts = [*[""] * (len(pairs) - 1), salt]
-    room, most = _LABELS_MOST - sum(len(key) + 2 for key in keys), _SERIES_MOST
-    lengths = [len(_part(name, most, salt)) for (_, name), salt in zip(pairs, salts, strict=True)]
-    while sum(min(length, most) for length in lengths) > room and most > _HASH:
-        most -= 1
-    return [(key, _part(name, most, salt)) for key, (_, name), salt in zip(keys, pairs, salts, strict=True)]
+    room, max_length = _MAX_LABELS - sum(len(key) + 2 for key in keys), _MAX_SERIES
+    lengths = [len(_part(name, max_length, salt)) for (_, name), salt in zip(pairs, salts, strict=True)]
+    while sum(min(length, max_length) for length in lengths) > room and max_length > _HASH_LENGTH:
+        max_length -= 1
+    return [(key, _part(name, max_length, salt)) for key, (_, name), salt in zip(keys, pairs, salts, strict=True)]
 
 
 def _metric(chart: Chart, salt: str) -> str:
     """Return the metric name of a chart, without empty path components."""
-    return ".".join(filter(None, _part(chart.id, _CHART_MOST, salt).split("."))) or "_"
+    return ".".join(filter(None, _part(chart.id, _MAX_CHART, salt).split("."))) or "_"
 
 
 def _dogstatsd(name: str) -> str:
@@ -126,15 +126,15 @@ def _dogstatsd(name: str) -> str:
     return name.replace("-", "_")
 
 
-def _part(text: str, most: int, salt: str = "") -> str:
-    """Return a text as a part of a name: valid, not empty, of at most `most` characters, different for each salt."""
+def _part(text: str, max_length: int, salt: str = "") -> str:
+    """Return a text as a valid part of a name, with 1 to `max_length` characters, and different for each salt."""
     clean = re.sub(r"[^a-z0-9_.-]", "_", text.lower()) or "_"
-    if len(clean) <= most and not salt:
+    if len(clean) <= max_length and not salt:
         return clean
     from hashlib import blake2b  # imported late: it takes 0.6 MB, and few names need a hash
 
     mark = blake2b((salt or text).encode(errors="surrogatepass"), digest_size=4).hexdigest()
-    return f"{clean[: most - _HASH]}_{mark}"
+    return f"{clean[: max_length - _HASH_LENGTH]}_{mark}"
 
 
 def to_datagrams(snapshot: Snapshot, names: Names, settings: StatsdSettings) -> list[bytes]:
@@ -154,9 +154,8 @@ def to_datagrams(snapshot: Snapshot, names: Names, settings: StatsdSettings) -> 
             write = lines.incr if data.chart.kind.cumulative else lines.gauge
             for (series, column), number in zip(np.argwhere(sent).tolist(), data.deltas[sent].tolist(), strict=True):
                 if math.isfinite(number):  # StatsD cannot represent other numbers
-                    write(
-                        names.of(data, series, columns[column]), number + 0
-                    )  # "-0.0" would be a relative value; + 0 makes it 0.0
+                    # Adding 0 turns -0.0 into 0.0, because the sign would mean a relative value.
+                    write(names.of(data, series, columns[column]), number + 0)
     return packer.datagrams
 
 

@@ -14,8 +14,8 @@ if TYPE_CHECKING:
 
 Tags = Literal["none", "datadog", "influx", "graphite"]
 # With a prefix of this length, a gauge still fits into the smallest datagram (see lines.py).
-_PREFIX, _PREFIX_MOST = r"^([A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*)?\Z", 40
-_DATAGRAM_LEAST, _DATAGRAM_MOST = 512, 65507
+_PREFIX, _MAX_PREFIX = r"^([A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*)?\Z", 40
+_MIN_DATAGRAM, _MAX_DATAGRAM = 512, 65507
 
 
 class StatsdSettings(SinkSettings, tag="statsd", frozen=True):
@@ -25,14 +25,14 @@ class StatsdSettings(SinkSettings, tag="statsd", frozen=True):
     """A host name, an IPv4 address or an IPv6 address."""
     port: Annotated[int, msgspec.Meta(ge=1, le=65535)] = 8125
     protocol: Literal["udp", "tcp"] = "udp"
-    prefix: Annotated[str, msgspec.Meta(pattern=_PREFIX, max_length=_PREFIX_MOST)] = "ebpfmon"
+    prefix: Annotated[str, msgspec.Meta(pattern=_PREFIX, max_length=_MAX_PREFIX)] = "ebpfmon"
     """The beginning of all metric names. If hosts share a server, give each its own, or their counters are summed."""
     tags: Tags = "none"
     """The syntax of tags. none: label values and dimensions are part of the metric name."""
-    maximum_datagram: Annotated[int, msgspec.Meta(ge=_DATAGRAM_LEAST, le=_DATAGRAM_MOST)] = 1432
+    maximum_datagram: Annotated[int, msgspec.Meta(ge=_MIN_DATAGRAM, le=_MAX_DATAGRAM)] = 1432
     """The greatest UDP payload in bytes. 1432 fit into an Ethernet frame, even with the header of a tunnel."""
     packets_per_second: Annotated[int, msgspec.Meta(ge=10, le=1_000_000)] = 2000
-    """How fast the datagrams of a snapshot are sent. If five seconds would not be enough, they are sent faster."""
+    """How fast a snapshot's datagrams are sent. If that would take more than five seconds, they are sent faster."""
 
     def open(self) -> AbstractAsyncContextManager[StatsdSink]:
         from ebpfmon_sinks.statsd.sink import connected

@@ -21,14 +21,14 @@ from ebpfmon_sinks.statsd.settings import StatsdSettings
 
 _RENEW_S = 60.0  # how often the name of a UDP server is looked up again, because no error says that it has moved
 _BURSTS_PER_S = 100
-_SEND_MOST_S = 5.0  # below the core's limit for sending, after which it would send the snapshot again
+_MAX_SEND_S = 5.0  # below the core's limit for sending, after which it would send the snapshot again
 
 
 class StatsdSink:
     """Sends snapshots over one socket.
 
     If the server is known not to have received something, SinkError is raised and the core sends the whole snapshot
-    again. The part of it that had arrived is then counted twice, unless the server has lost it.
+    again. The part that had arrived is then counted twice, unless the server lost it.
     """
 
     def __init__(self, settings: StatsdSettings, connected: Connected) -> None:
@@ -69,7 +69,7 @@ class StatsdSink:
         at 5000, and all at 2000. At 2000 a burst has 20 datagrams, which take a fifth of that buffer.
         """
         loop = asyncio.get_running_loop()
-        rate = max(self._settings.packets_per_second, math.ceil(len(datagrams) / _SEND_MOST_S))
+        rate = max(self._settings.packets_per_second, math.ceil(len(datagrams) / _MAX_SEND_S))
         burst = max(1, rate // _BURSTS_PER_S)
         for n, datagram in enumerate(datagrams):
             if n and n % burst == 0:

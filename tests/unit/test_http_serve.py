@@ -216,7 +216,7 @@ def test_readyz_fails_when_snapshots_stop_arriving(monkeypatch: pytest.MonkeyPat
     async def test() -> None:
         async with serving(None, snapshot_after(0, 0.1)) as served:
             monkeypatch.setattr(serve, "time", Clock)
-            monkeypatch.setattr("ebpfmon_sinks.http_json.forms.time", Clock)
+            monkeypatch.setattr("ebpfmon_sinks.http_json.encodings.time", Clock)
             moved[0] = 3000
             assert (await served.get("/readyz")).status == 200, "nobody knows yet how long an interval is"
             await served.sink.send(snapshot_after(1, 10.0))
@@ -239,6 +239,6 @@ def test_the_number_of_cached_answers_is_limited() -> None:
                 assert (await served.get(f"/api/v1/processes?top={top}", {"Accept-Encoding": "gzip"})).status == 200
             newest = served.sink._newest
             assert newest
-            assert len(newest.forms._forms) == 32
+            assert len(newest.encodings._encodings) == 32
 
     run(test)

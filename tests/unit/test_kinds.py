@@ -87,7 +87,7 @@ def test_netdata_gets_an_incremental_dimension_if_cumulative_and_else_an_absolut
 
 @pytest.mark.parametrize(("given", "number", "of_sda"), [(STATE, 5, 7), (TALLY, 10, 14)])
 def test_the_log_has_a_rate_if_cumulative_and_else_the_number(given: Snapshot, number: int, of_sda: int) -> None:
-    lines = [line.split() for line in text.render(given, text.Most(groups=5, processes=5, series=5))]
+    lines = [line.split() for line in text.render(given, text.Limits(groups=5, processes=5, series=5))]
     assert ["VFS", "Calls", "up", str(number), "calls/s"] in lines
     assert ["sda", str(of_sda)] in lines
 

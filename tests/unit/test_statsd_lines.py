@@ -343,7 +343,7 @@ def test_datagrams_are_filled_and_the_order_is_kept() -> None:
 
 
 def test_names_are_forgotten_when_there_are_too_many_but_not_within_a_snapshot(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(statsd, "_NAMES", 10)
+    monkeypatch.setattr(statsd, "_CACHED_NAMES", 10)
     names, numbers = Names("none"), itertools.count()
     for _ in range(5):
         apps = applications("x", {f"{next(numbers)}": 1 for _ in range(30)} | {"a.": 1, "a,": 1})

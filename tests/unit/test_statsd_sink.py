@@ -178,7 +178,7 @@ def test_a_server_that_has_closed_its_side_gets_no_snapshot_twice() -> None:
 
 
 def test_a_rate_that_is_too_low_for_a_snapshot_is_exceeded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(statsd, "_SEND_MOST_S", 0.2)
+    monkeypatch.setattr(statsd, "_MAX_SEND_S", 0.2)
 
     async def test() -> None:
         with serving("udp") as server:

@@ -1,4 +1,4 @@
-"""The JSON of all answers and the parameters of all requests. The OpenAPI document is generated from these types."""
+"""The JSON of all responses and the parameters of all requests. The OpenAPI document is generated from these types."""
 
 from __future__ import annotations
 
@@ -12,27 +12,27 @@ from ebpfmon import ChartJson
 _Name = Annotated[str, Meta(min_length=1, max_length=256)]
 
 
-class Answer(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The fields of every answer."""
+class ResponseJson(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The fields of every response."""
 
     schema: Literal[2] = 2
 
 
-class ProblemJson(Answer, frozen=True, kw_only=True):
+class ProblemJson(ResponseJson, frozen=True, kw_only=True):
     """An error."""
 
     status: int
     error: str
 
 
-class HealthJson(Answer, frozen=True, kw_only=True):
+class HealthJson(ResponseJson, frozen=True, kw_only=True):
     """Whether the daemon works."""
 
     status: str
 
 
-class IntervalJson(Answer, frozen=True, kw_only=True):
-    """The fields of every answer about the newest interval."""
+class IntervalJson(ResponseJson, frozen=True, kw_only=True):
+    """The fields of every response about the newest interval."""
 
     host: str
     time: Annotated[float, Meta(description="The end of the interval, in seconds since the epoch.")]
@@ -73,7 +73,7 @@ class DeclaredChartJson(msgspec.Struct, frozen=True, kw_only=True, forbid_unknow
     sum_units: str | UnsetType = UNSET
 
 
-class ChartsJson(Answer, frozen=True, kw_only=True):
+class ChartsJson(ResponseJson, frozen=True, kw_only=True):
     """All charts as their probes declare them."""
 
     host: str
