@@ -43,7 +43,10 @@ def add_to(commands: Commands) -> None:
     )  # fmt: skip
     top.add_argument("--sort", default="", metavar="COLUMN", help="sort by this column, such as read, pid or group")
     top.add_argument(
-        "--filter", default="", metavar="TEXT", help="show only lines with TEXT in the command or group, or as the PID; with --groups: in the group"
+        "--filter",
+        default="",
+        metavar="TEXT",
+        help="show only lines with TEXT in the command or group, or as the PID; with --groups: in the group",
     )
     top.add_argument("--lines", type=_count, default=20, metavar="N", help="with --once: at most N lines (default: 20)")
     top.set_defaults(command=_top)
