@@ -92,7 +92,7 @@ def _ticks(probe: Probe, count: int, rounds: int, groups: int = DEFAULT_GROUPS, 
     with loaded(probe, count) as loaded_probe:
         table, stages = loaded_probe.tables[0], Stages(loaded_probe, maximum)
         for _ in range(rounds + 1):
-            buffer = loaded_probe.interval.buffer ^ 1
+            buffer = loaded_probe.active_buffer.index ^ 1
             fill(loaded_probe, table, buffer, count, groups)
             ticks.append(stages.tick(table, buffer))
             assert stages.rows == count
@@ -106,7 +106,7 @@ def _compare_with_c(result: Result, probe: Probe, rounds: int) -> None:
         table = loaded_probe.tables[0]
         implementations = {"ebpfmon": _swap_and_drain(loaded_probe), "C": _swap_and_drain_in_c(loaded_probe)}
         for n, name in interleaved(list(implementations), rounds + 1):
-            fill(loaded_probe, table, loaded_probe.interval.buffer, 10_000)
+            fill(loaded_probe, table, loaded_probe.active_buffer.index, 10_000)
             start = time.thread_time_ns()
             drained = implementations[name]()
             ended = time.thread_time_ns()
@@ -129,7 +129,7 @@ def _swap_and_drain(probe: LoadedProbe) -> Callable[[], int]:
     table = probe.tables[0]
 
     def swap_and_drain() -> int:
-        buffer = probe.interval.swap()
+        buffer = probe.active_buffer.swap()
         table.wait_for_programs(buffer)
         return len(table.drain(buffer).rows)
 
@@ -144,14 +144,14 @@ def _swap_and_drain_in_c(probe: LoadedProbe) -> Callable[[], int]:
     in_c = ctypes.CDLL(str(library)).swap_and_drain
     table, fd_of = probe.tables[0], probe.object.map_fd
     stem = f"{table.name}_rows"
-    interval, outer = fd_of(tables.INTERVAL), fd_of(stem)
+    interval, outer = fd_of(tables.ACTIVE_BUFFER_MAP), fd_of(stem)
     buffers = [fd_of(f"{stem}_{buffer}") for buffer in (0, 1)]
     with BpfObject(probe.object.libbpf, probe.object.path) as opened:
         sizes = [opened.map_info(f"{stem}_0", f"{part}_size") for part in ("key", "value")]
     sums = (ctypes.c_uint64 * len(table.counters))()
 
     def swap_and_drain() -> int:
-        buffer = probe.interval.buffer
+        buffer = probe.active_buffer.index
         return int(in_c(interval, outer, buffers[buffer], buffer, table.capacity, *sizes, len(table.counters), sums))
 
     return swap_and_drain
@@ -192,7 +192,7 @@ def _key_ticks(probe: Probe, count: int, dimensions: int, rounds: int) -> list[t
         charts = [c for c in probe.charts if c.labels and c.table == table.name]
         by_key = KeyAccount(charts, table.name, table.counters, labels)
         for _ in range(rounds + 1):
-            buffer = loaded_probe.interval.buffer ^ 1
+            buffer = loaded_probe.active_buffer.index ^ 1
             fill(loaded_probe, table, buffer, count)
             start = time.thread_time_ns()
             harvest = table.drain(buffer)

@@ -30,7 +30,7 @@ def main() -> None:
     probe, rows, tables_mb = registry.discover().probes["process"], int(sys.argv[1]), 0.0
     with loaded(probe, rows) as loaded_probe:
         stages = Stages(loaded_probe)
-        buffer = loaded_probe.interval.buffer ^ 1
+        buffer = loaded_probe.active_buffer.index ^ 1
         for _ in range(_TICKS):
             if not (child := os.fork()):
                 fill(loaded_probe, loaded_probe.tables[0], buffer, rows)

@@ -23,7 +23,7 @@ from ebpfmon.kernel.libbpf import Libbpf
 from ebpfmon.kernel.objects import locate, read_spec
 from ebpfmon.kernel.plan import Choice, Plan
 from ebpfmon.kernel.symbols import Symbols, open_symbols
-from ebpfmon.kernel.tables import INTERVAL, NO_TABLE, Interval, Table, find_tables
+from ebpfmon.kernel.tables import ACTIVE_BUFFER_MAP, NO_TABLE, ActiveBuffer, Table, find_tables
 from ebpfmon.model import Loader, LoadMode, Probe, Setup
 
 NO_SETUP = Setup()
@@ -55,7 +55,7 @@ class LoadedProbe:
         self.probe, self.object, self.choices, self.setup = probe, obj, choices, setup
         self.loader = Loader.BCC if isinstance(obj, BccObject) else Loader.CORE
         self._programs = sorted({p for c in choices if c.chosen for p in c.chosen.programs})
-        self.interval = Interval(obj)
+        self.active_buffer = ActiveBuffer(obj)
         self.tables = [Table(obj, btf, name) for name in find_tables(obj)]
         if not self.tables:
             raise ObjectError(f"cannot read '{obj.path.name}': {NO_TABLE}")
@@ -124,7 +124,7 @@ def load(
     """Load and attach the best programs of a probe.
 
     The probe's set-up is closed together with the probe, or at once if the load fails. With `share_with`, both probes
-    use the same interval map, so that they swap their buffers at the same moment. Pass `facts` to look up
+    share their active buffer, so that they swap at the same moment. Pass `facts` to look up
     the kernel's symbols only once for several probes.
 
     Raises AttachError if no event can be attached, or if an event cannot be attached by a forced attach method;
@@ -166,7 +166,7 @@ def _load(
         obj = BccObject(libbpf, path, kretprobes, compiled) if compiled else BpfObject(libbpf, path, kretprobes)
         try:
             if share_with:
-                obj.share(INTERVAL, share_with.object.map_fd(INTERVAL))
+                obj.share(ACTIVE_BUFFER_MAP, share_with.object.map_fd(ACTIVE_BUFFER_MAP))
             if plan.try_load(obj, table_size=options.table_size, rows=options.rows, setup=options.setup):
                 loaded = LoadedProbe(probe, obj, Btf(obj.btf()), tuple(plan.choices.values()), options.setup)
                 obj.close_file()

@@ -26,7 +26,7 @@ from ebpfmon.kernel.bpfobject import BpfObject, raise_load_error
 from ebpfmon.kernel.btf import Btf
 from ebpfmon.kernel.kretprobes import Kretprobes
 from ebpfmon.kernel.libbpf import Libbpf, check
-from ebpfmon.kernel.tables import INTERVAL
+from ebpfmon.kernel.tables import ACTIVE_BUFFER_MAP
 
 _ARRAY, _ARRAY_OF_MAPS = 2, 12  # enum bpf_map_type
 _PROGRAM_TYPES = {"kprobe": 2, "kretprobe": 2, "tp_btf": 17}  # enum bpf_prog_type: KPROBE, RAW_TRACEPOINT
@@ -199,7 +199,7 @@ class BccObject(BpfObject):
 
 def _maps_of(obj: BpfObject) -> list[str]:
     """Return the maps that the source refers to. The map of rodata settings is not one of them."""
-    return sorted(name for name in obj.maps if name == INTERVAL or "." not in name)
+    return sorted(name for name in obj.maps if name == ACTIVE_BUFFER_MAP or "." not in name)
 
 
 def name_in_source(name: str) -> str:

@@ -1,7 +1,7 @@
 """Read the tables of a loaded object as numpy arrays.
 
-Each table has two buffers (`bpf/table_maps.bpf.h`), and programs write to one of them. `Interval.swap` makes them write
-to the other. `Table.wait_for_programs` waits until no program can still be writing to the first one. Then
+Each table has two buffers (`bpf/table_maps.bpf.h`), and programs write to one of them. `ActiveBuffer.swap` makes them
+write to the other. `Table.wait_for_programs` waits until no program can still be writing to the first one. Then
 `Table.drain` reads and clears it.
 """
 
@@ -25,7 +25,7 @@ _PERCPU_ARRAY, _ARRAY_OF_MAPS = 6, 12  # enum bpf_map_type
 _OVERFLOW = "overflow"
 PROCESS_KEY, _IDENTITY = PROCESS_FIELDS[:3], PROCESS_FIELDS[3:]
 """The fields of `struct process_key` and of `struct process_identity` (`bpf/ebpfmon.bpf.h`)."""
-INTERVAL = ".data.interval"
+ACTIVE_BUFFER_MAP = ".data.interval"
 """The name of the map that says which buffer the programs write to."""
 NO_TABLE = "it has no table; include process_table.bpf.h or keyed_table.bpf.h"
 
@@ -45,22 +45,25 @@ def set_table_size(obj: BpfObject, name: str, rows: int) -> None:
         obj.set_max_entries(f"{name}_rows_{buffer}", rows)
 
 
-class Interval:
-    """The choice of the buffer that programs write to. Several objects can share it."""
+class ActiveBuffer:
+    """Which of its two buffers the programs of an object write to. Several objects can share this choice."""
 
     def __init__(self, obj: BpfObject) -> None:
-        self._lib, self._fd = obj.libbpf.lib, obj.map_fd(INTERVAL)
+        self._lib, self._fd = obj.libbpf.lib, obj.map_fd(ACTIVE_BUFFER_MAP)
 
     @property
-    def buffer(self) -> int:
+    def index(self) -> int:
         """The buffer that programs write to, 0 or 1."""
         zero, buffer = ctypes.c_uint32(0), ctypes.c_uint32()
-        check(self._lib.bpf_map_lookup_elem(self._fd, ctypes.byref(zero), ctypes.byref(buffer)), "read the interval")
+        check(
+            self._lib.bpf_map_lookup_elem(self._fd, ctypes.byref(zero), ctypes.byref(buffer)),
+            "read which buffer is active",
+        )
         return buffer.value
 
     def swap(self) -> int:
         """Make the programs write to the other buffer, and return the one that they wrote to before."""
-        former = self.buffer
+        former = self.index
         zero, buffer = ctypes.c_uint32(0), ctypes.c_uint32(1 - former)
         check(self._lib.bpf_map_update_elem(self._fd, ctypes.byref(zero), ctypes.byref(buffer), 0), "swap the buffers")
         return former

@@ -15,11 +15,11 @@ from ebpfmon.pipeline.schedule import Clock
 log = logging.getLogger(__name__)
 
 
-class Interval(Protocol):
-    """The buffer that a probe's programs write to (`ebpfmon.kernel.tables.Interval`)."""
+class ActiveBuffer(Protocol):
+    """Which buffer a probe's programs write to (`ebpfmon.kernel.tables.ActiveBuffer`)."""
 
     @property
-    def buffer(self) -> int: ...
+    def index(self) -> int: ...
     def swap(self) -> int: ...
 
 
@@ -36,7 +36,7 @@ class Source(Protocol):
     """A loaded probe (`ebpfmon.kernel.attach.LoadedProbe`)."""
 
     @property
-    def interval(self) -> Interval: ...
+    def active_buffer(self) -> ActiveBuffer: ...
     @property
     def tables(self) -> Sequence[Table]: ...
     def missed_runs(self) -> int: ...
@@ -55,18 +55,18 @@ class Harvester:
         """Harvest other sources from now on. Return the last interval of the former sources.
 
         The new sources must be counting already. What they have counted so far is in `overlap`. If a new source shares
-        the interval map of a former one, one swap ends the counts of the former and begins those of the new, so no call
-        is lost.
+        its active buffer with a former one, one swap ends the counts of the former and begins those of the new, so no
+        call is lost.
         """
-        buffers = [source.interval.buffer for source in sources]
+        buffers = [source.active_buffer.index for source in sources]
         overlap: list[tuple[str, TableHarvest]] = []
         for source, buffer in zip(sources, buffers, strict=True):
-            # Earlier harvests may have swapped a shared interval, so the other buffer has counts, too.
+            # Earlier harvests may have swapped a shared active buffer, so the other buffer has counts, too.
             overlap += [(table.name, table.drain(1 - buffer)) for table in source.tables]
         last = self.harvest()
         for source, buffer in zip(sources, buffers, strict=True):
-            if source.interval.buffer == buffer:  # `harvest` did not swap it, because no former source shares it.
-                source.interval.swap()
+            if source.active_buffer.index == buffer:  # `harvest` did not swap it, because no former source shares it.
+                source.active_buffer.swap()
             for n, table in enumerate(source.tables):
                 if not n:
                     table.wait_for_programs(buffer)
@@ -81,7 +81,7 @@ class Harvester:
         Raise KernelError if any of it fails. No counts are lost.
         """
         for source in self._sources:
-            buffer = 1 - source.interval.buffer
+            buffer = 1 - source.active_buffer.index
             for n, table in enumerate(source.tables):
                 if not n:
                     table.wait_for_programs(buffer)
@@ -95,7 +95,7 @@ class Harvester:
         if the kernel skipped runs of programs.
         """
         time_s, start = self._clock.time(), time.perf_counter_ns()
-        buffers = [source.interval.swap() for source in self._sources]
+        buffers = [source.active_buffer.swap() for source in self._sources]
         swapped_ns = self._clock.monotonic_ns()
         elapsed_s, self._swapped_ns = (swapped_ns - self._swapped_ns) / 1e9, swapped_ns
         if self._sources:  # A single grace period after the last swap covers all sources.

@@ -94,9 +94,9 @@ def probe() -> Iterator[LoadedProbe]:
 
 def harvest(probe: LoadedProbe) -> dict[int, int]:
     """Harvest one interval, and return how many files each process opened."""
-    side = probe.interval.swap()
-    probe.tables[0].wait_for_programs(side)
-    rows = probe.tables[0].drain(side).rows
+    buffer = probe.active_buffer.swap()
+    probe.tables[0].wait_for_programs(buffer)
+    rows = probe.tables[0].drain(buffer).rows
     probe.missed_runs()
     return {int(row["tgid"]): int(row["open_calls"]) for row in rows}
 

@@ -66,9 +66,9 @@ def counted_reads(probe: LoadedProbe, count: int) -> int:
 
 
 def harvest(probe: LoadedProbe) -> np.ndarray:
-    side = probe.interval.swap()
-    probe.tables[0].wait_for_programs(side)
-    return probe.tables[0].drain(side).rows
+    buffer = probe.active_buffer.swap()
+    probe.tables[0].wait_for_programs(buffer)
+    return probe.tables[0].drain(buffer).rows
 
 
 @contextmanager

@@ -32,14 +32,14 @@ class FakeTable:
 
 
 @dataclass
-class FakeInterval:
+class FakeActiveBuffer:
     name: str
     steps: Steps
     clock: FakeClock
-    buffer: int = 0
+    index: int = 0
 
     def swap(self) -> int:
-        left, self.buffer = self.buffer, 1 - self.buffer
+        left, self.index = self.index, 1 - self.index
         self.steps.append(("swap", self.name, left))
         self.clock.advance(0.001)
         return left
@@ -47,7 +47,7 @@ class FakeInterval:
 
 @dataclass
 class FakeSource:
-    interval: FakeInterval
+    active_buffer: FakeActiveBuffer
     tables: Sequence[FakeTable]
     missed: list[int] = field(default_factory=lambda: [0])
 
@@ -57,7 +57,7 @@ class FakeSource:
 
 def build(*stems: str) -> tuple[Harvester, list[FakeSource], FakeClock, Steps]:
     clock, steps = FakeClock(), Steps()
-    sources = [FakeSource(FakeInterval(s, steps, clock), [FakeTable(s, steps)]) for s in stems]
+    sources = [FakeSource(FakeActiveBuffer(s, steps, clock), [FakeTable(s, steps)]) for s in stems]
     return Harvester(sources, clock), sources, clock, steps
 
 
@@ -129,8 +129,8 @@ def test_swap_time_and_drain_time_are_measured_separately(monkeypatch: pytest.Mo
 
 def test_new_sources_begin_where_the_former_ones_end() -> None:
     harvester, (one,), clock, steps = build("one")
-    beside = FakeSource(one.interval, [FakeTable("new", steps)], [7])
-    own = FakeSource(FakeInterval("own", steps, clock), [FakeTable("own", steps), FakeTable("own too", steps)])
+    beside = FakeSource(one.active_buffer, [FakeTable("new", steps)], [7])
+    own = FakeSource(FakeActiveBuffer("own", steps, clock), [FakeTable("own", steps), FakeTable("own too", steps)])
     last = harvester.switch_sources([beside, own])
     assert set(last.tables) == {"one"}
     # Swapping the former source swaps the one that shares its interval, too. Earlier counts are for gauges only.
@@ -153,7 +153,7 @@ def test_a_dry_run_reads_only_the_buffers_that_no_program_writes_to() -> None:
     harvester.dry_run()
     assert {(what, buffer) for what, _, buffer in steps} == {("wait", 1), ("drain", 1)}
     assert {name for what, name, _ in steps if what == "drain"} == {"a", "b"}
-    assert [source.interval.buffer for source in sources] == [0, 0]
+    assert [source.active_buffer.index for source in sources] == [0, 0]
     sources[1].tables[0].broken = True
     with pytest.raises(KernelError):
         harvester.dry_run()

@@ -35,7 +35,7 @@ from ebpfmon.testing import (
     view,
 )
 from tests.unit.support import FakeEntryPoint, plugin
-from tests.unit.test_harvest import FakeInterval, FakeTable, Steps
+from tests.unit.test_harvest import FakeActiveBuffer, FakeTable, Steps
 
 pytest_plugins = ["pytester"]
 
@@ -149,7 +149,7 @@ class FakeLoaded(ExitStack):
     def __init__(self, *stems: str) -> None:
         super().__init__()
         steps: Steps = []
-        self.interval = FakeInterval("", steps, FakeClock())
+        self.active_buffer = FakeActiveBuffer("", steps, FakeClock())
         self.tables = [FakeTable(stem, steps) for stem in stems]
 
     def missed_runs(self) -> int:
