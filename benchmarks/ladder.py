@@ -149,7 +149,7 @@ def all_probes(libbpf: Libbpf, method: str | None) -> Iterator[None]:
 def default_probes() -> Iterator[EnabledProbe]:
     """Yield the probes that the daemon loads with its default settings, with their options."""
     plugins = registry.discover()
-    return enabled_probes(config.check({}, "", plugins), plugins)
+    return enabled_probes(config.validate({}, "", plugins), plugins)
 
 
 def compile_ladder() -> Path:

@@ -12,7 +12,7 @@ from ebpfmon.cli.common import SUCCESS, Commands, core_options, print_json, read
 from ebpfmon.cli.stopping import until_stopped
 from ebpfmon.config.apps import OLD_NAMES
 from ebpfmon.errors import SettingsError
-from ebpfmon.grouping.registry import DEFAULT, groupings
+from ebpfmon.grouping.registry import DEFAULT_GROUPING, groupings
 
 _EXAMPLES = """\
 examples:
@@ -76,7 +76,7 @@ def _top(args: argparse.Namespace) -> int:
     logging.getLogger().setLevel(logging.WARNING if args.once else logging.ERROR)
     settings, plugins = read_settings(args)
     state = State(
-        by=args.by or next(iter(settings.groups.by), DEFAULT),
+        by=args.by or next(iter(settings.groups.by), DEFAULT_GROUPING),
         mode="groups" if args.groups else "processes",
         sort=session.check_sort(args.sort, plugins),
         filter=args.filter,

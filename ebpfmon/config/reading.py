@@ -58,7 +58,7 @@ class Document:
 def read(path: Path | None, registry: Registry, command_line: CommandLine = NO_OPTIONS) -> Settings:
     """Return the settings in a file, or in DEFAULT_PATH if `path` is None. Raises SettingsError."""
     document = parse(path)
-    return check(document.raw, document.source, registry, command_line)
+    return validate(document.raw, document.source, registry, command_line)
 
 
 def parse(path: Path | None) -> Document:
@@ -82,7 +82,9 @@ def parse(path: Path | None) -> Document:
     return Document(raw, str(source))
 
 
-def check(raw: Mapping[str, Any], source: str, registry: Registry, command_line: CommandLine = NO_OPTIONS) -> Settings:
+def validate(
+    raw: Mapping[str, Any], source: str, registry: Registry, command_line: CommandLine = NO_OPTIONS
+) -> Settings:
     """Return the settings in parsed TOML. Raises SettingsError, which names `source` (the file)."""
     # [apps] is still read, but error messages do not suggest it.
     require_known((name for name in raw if name != "apps"), ("ebpfmon", "groups", "plugins", "sinks"), source, "")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import msgspec
 
-from ebpfmon.grouping.registry import DEFAULT
+from ebpfmon.grouping.registry import DEFAULT_GROUPING
 from ebpfmon.kernel import attach_methods
 from ebpfmon.model import Loader, LoadMode, ProbeSettings, SinkSettings
 from ebpfmon.plugins.registry import PluginOptions
@@ -62,7 +62,7 @@ class Core(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
 class GroupSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The section `[groups]`."""
 
-    by: tuple[str, ...] = (DEFAULT,)
+    by: tuple[str, ...] = (DEFAULT_GROUPING,)
     """The groupings. Each has its own charts. Without any, the kernel keeps totals only, and no rows by process."""
     file: str = ""
     """A file in the format of Netdata's apps_groups.conf, relative to the settings file. Empty: ebpfmon's own."""

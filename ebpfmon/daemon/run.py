@@ -116,7 +116,7 @@ class _Daemon:
         groups, enabled = self._read(settings)
         self._probes.load(enabled, all_or_nothing=settings.ebpfmon.all_or_nothing)
         if settings.ebpfmon.user:
-            self._workers.become(settings.ebpfmon.user, _capabilities_of_sinks(settings))
+            self._workers.switch_user(settings.ebpfmon.user, _capabilities_of_sinks(settings))
         if self._features.preemptible is not False:
             await run_in(self._workers.harvest, set_realtime_priority)
         harvester = Harvester(self._probes.loaded, self._clock)

@@ -43,13 +43,13 @@ class Workers:
         self._opening = stack.enter_context(ThreadPoolExecutor(4, "opening"))
         asyncio.get_running_loop().set_default_executor(self._opening)
 
-    def become(self, user: str, of_sinks: frozenset[str]) -> None:
+    def switch_user(self, user: str, of_sinks: frozenset[str]) -> None:
         """Switch to a user, and keep the capabilities that the threads will need.
 
         Blocking. Call this before any of the threads has started. Raises SettingsError, KernelError.
         """
         keep = {"setpcap", "sys_nice", "sys_admin"} | needed_for_loading(capabilities.held()) | of_sinks
-        capabilities.become(user, frozenset(keep))
+        capabilities.switch_user(user, frozenset(keep))
 
     async def drop_privileges(self, dry_run: Callable[[], object]) -> None:
         """Drop, in each thread, all capabilities that its work does not need.

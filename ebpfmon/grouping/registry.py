@@ -14,7 +14,7 @@ from ebpfmon.grouping import by
 from ebpfmon.grouping.groups import Groups
 from ebpfmon.grouping.naming import Naming
 
-DEFAULT = "application"
+DEFAULT_GROUPING = "application"
 """The default of the setting `[groups] by`."""
 
 

@@ -87,7 +87,7 @@ def drop(keep: frozenset[str]) -> None:
     _set(kept)
 
 
-def become(user: str, keep: frozenset[str]) -> None:
+def switch_user(user: str, keep: frozenset[str]) -> None:
     """Change the user and groups of this process to those of a user, and drop all capabilities except `keep`.
 
     Call this before starting other threads, because only the calling thread keeps capabilities. Raises SettingsError if

@@ -25,7 +25,7 @@ _GROUP = np.dtype([("group", "u8")])
 _BY_ID = Aggregator(1)
 
 
-class _Columns:
+class _ChartColumns:
     """The columns of several charts, computed from the counters of several tables side by side."""
 
     def __init__(self, charts: Iterable[Chart], counters: Counters) -> None:
@@ -64,7 +64,7 @@ class _Columns:
 
 
 def _qualified(chart: Chart) -> Chart:
-    """Return the chart with its fields named `table/field`, because `_Columns` has the counters of several tables."""
+    """Return the chart with its fields named `table/field`, because the account has the counters of several tables."""
 
     def with_table(fields: tuple[str, ...]) -> tuple[str, ...]:
         return tuple(f"{chart.table}/{name}" for name in fields)
@@ -83,7 +83,7 @@ class SystemAccount:
 
     def __init__(self, charts: Iterable[Chart], table: str, counters: Sequence[str]) -> None:
         self._table, self._names = table, tuple(counters)
-        self._columns = _Columns(charts, {table: counters})
+        self._columns = _ChartColumns(charts, {table: counters})
         self._gauges = Gauges(self._columns.qualified, (), self._columns.names)
         self._last_gauges = np.zeros(len(self._gauges), np.int64)
         self._totals = np.zeros((1, len(self._names)), np.int64)
@@ -135,7 +135,7 @@ class _LabelledAccount:
 
     def __init__(
         self,
-        columns: _Columns,
+        columns: _ChartColumns,
         fields: Sequence[str],
         maximum: int,
         rest: Mapping[Role, tuple[str, ...]],
@@ -243,7 +243,7 @@ class KeyAccount:
         self._table, self._names, self._labels = table, tuple(counters), labels
         weights = np.array([not name.endswith("_ns") for name in counters], np.float64)  # Time is not activity.
         rest = {Role.OTHER: labels.other or ("other",) * len(labels.labels)}
-        columns = _Columns(charts, {table: counters})
+        columns = _ChartColumns(charts, {table: counters})
         self._account = _LabelledAccount(columns, labels.fields, labels.maximum, rest, weights)
 
     def take_over(self, former: KeyAccount) -> None:
@@ -305,7 +305,7 @@ class GroupAccount:
 
         `counters` has the counters of all per-process tables.
         """
-        self._columns = _Columns(charts, counters)
+        self._columns = _ChartColumns(charts, counters)
         self.definition = self._columns.charts, self._columns.names, maximum
         """The settings that define the series and the meaning of their totals."""
         # The busiest groups are those with the most calls; bytes and time do not count.

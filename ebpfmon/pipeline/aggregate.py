@@ -21,7 +21,7 @@ _Number = TypeVar("_Number", np.int64, np.float64)
 
 
 @dataclass(frozen=True, slots=True)
-class Groups:
+class GroupedRows:
     """Rows sorted so that equal keys are adjacent.
 
     `order` (rows,) has the indices of the rows in that order, and `starts` (groups,) the position in `order` at which
@@ -73,20 +73,20 @@ class Aggregator:
     def __init__(self, fields: int) -> None:
         self._multipliers = _multipliers(fields)
 
-    def group(self, keys: NDArray[np.uint64]) -> Groups:
+    def group(self, keys: NDArray[np.uint64]) -> GroupedRows:
         """Group the rows of `keys` (rows, fields)."""
         if keys.shape[1] == 1:
             numbers = keys[:, 0]
             # numpy uses radix sort for 16-bit numbers, which is several times faster.
             small = not len(numbers) or numbers.max() < 1 << 16
             order = np.argsort(numbers.astype(np.uint16), kind="stable") if small else np.argsort(numbers)
-            return Groups(order, np.flatnonzero(_changes(keys[order])))
+            return GroupedRows(order, np.flatnonzero(_changes(keys[order])))
         while True:
             hashes = _hash(keys, self._multipliers)
             order = np.argsort(hashes)
             hash_changes, key_changes = _changes(hashes[order, np.newaxis]), _changes(keys[order])
             if np.array_equal(hash_changes, key_changes):
-                return Groups(order, np.flatnonzero(key_changes))
+                return GroupedRows(order, np.flatnonzero(key_changes))
             self._multipliers = _multipliers(keys.shape[1])
 
 

@@ -9,7 +9,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ebpfmon.model.table import Rows
-from ebpfmon.pipeline.aggregate import FEW, Aggregator, Groups, concatenate_rows, key_columns, take_or_zero, take_rows
+from ebpfmon.pipeline.aggregate import (
+    FEW,
+    Aggregator,
+    GroupedRows,
+    concatenate_rows,
+    key_columns,
+    take_or_zero,
+    take_rows,
+)
 
 HALF_LIFE_S = 60.0
 """The half-life of a key's activity. Older activity counts less when keys are compared."""
@@ -173,7 +181,7 @@ class TopK:
 class _Sums:
     """The sums of the rows of each group."""
 
-    def __init__(self, groups: Groups, numbers: NDArray[np.int64], known: int) -> None:
+    def __init__(self, groups: GroupedRows, numbers: NDArray[np.int64], known: int) -> None:
         """Sum `numbers` (rows, columns) by group.
 
         The first `known` grouped rows are known keys, which have no numbers; `numbers` has the rows after them.

@@ -41,7 +41,7 @@ class RunningDaemon:
 
     def checked(self, settings: Mapping[str, Any]) -> config.Settings:
         """Validate settings and return them with the recording sink. Raises SettingsError."""
-        checked = config.check({"sinks": [], **settings}, "the test", self._registry)
+        checked = config.validate({"sinks": [], **settings}, "the test", self._registry)
         return msgspec.structs.replace(checked, sinks=(RecordingSettings(into=self.snapshots), *checked.sinks))
 
     def reload(self, settings: Mapping[str, Any] | None = None) -> None:

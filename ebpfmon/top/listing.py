@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ebpfmon.model import Role, RowGroups, Rows, Snapshot, TableView
-from ebpfmon.pipeline.aggregate import Aggregator, Groups, key_columns
+from ebpfmon.pipeline.aggregate import Aggregator, GroupedRows, key_columns
 from ebpfmon.top.columns import Column, rates
 from ebpfmon.top.state import State
 
@@ -165,7 +165,7 @@ def _places(groups: RowGroups, places: dict[tuple[Role, str], int]) -> NDArray[n
     return indices[of_rows]
 
 
-def _summed(lines: Listing, groups: Groups) -> Listing:
+def _summed(lines: Listing, groups: GroupedRows) -> Listing:
     """Return one line for each group of lines: their sum, with the identity of the last line."""
     last = lines.take(groups.last)
     return replace(last, amounts=groups.sums(lines.amounts))

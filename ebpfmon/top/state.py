@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
-from ebpfmon.grouping.registry import DEFAULT
+from ebpfmon.grouping.registry import DEFAULT_GROUPING
 from ebpfmon.top.columns import IDENTITY_COLUMNS, Column, Mode
 
 FILTER_MAX = 64
@@ -29,7 +29,7 @@ class State:
     editing: bool = False
     paused: bool = False
     mode: Mode = "processes"
-    by: str = DEFAULT
+    by: str = DEFAULT_GROUPING
     scroll: int = 0
     help: bool = False
     quit: bool = False

@@ -21,7 +21,7 @@ from ebpfmon import LoadMode
 from ebpfmon.errors import KernelError, SettingsError
 from ebpfmon.kernel import attach, capabilities, features
 from ebpfmon.kernel.attach import LoadedProbe, LoadOptions
-from ebpfmon.kernel.capabilities import become, drop, held, held_by_any_thread, needed
+from ebpfmon.kernel.capabilities import drop, held, held_by_any_thread, needed, switch_user
 from ebpfmon.kernel.libbpf import Libbpf
 from ebpfmon.plugins import registry
 
@@ -152,7 +152,7 @@ def test_dropped_capabilities_cannot_be_regained() -> None:
         with pytest.raises(KernelError, match="set capabilities: Operation not permitted"):
             capabilities._set({"bpf"})
         with pytest.raises(KernelError, match="cannot change to user 'nobody': Operation not permitted; start as root"):
-            become("nobody", NONE)
+            switch_user("nobody", NONE)
         return status(*SETS)
 
     assert in_child(work) == ["0" * 16] * 5
@@ -162,7 +162,7 @@ def test_become_fails_if_a_thread_has_dropped_capabilities() -> None:
     def work() -> None:
         drop(NONE)
         with pytest.raises(KernelError, match="cannot change to user 'nobody': some threads have"):
-            become("nobody", NONE)
+            switch_user("nobody", NONE)
 
     in_thread(work)
 
@@ -180,7 +180,7 @@ def test_a_capability_without_a_name_is_shown_as_a_number(monkeypatch: pytest.Mo
 
 def test_become_keeps_the_given_capabilities_and_there_is_no_way_back() -> None:
     def work() -> object:
-        become("nobody", frozenset({"bpf"}))
+        switch_user("nobody", frozenset({"bpf"}))
         with pytest.raises(PermissionError):
             os.setuid(0)
         return [os.getresuid(), os.getresgid(), os.getgroups(), *status("CapPrm", "CapEff", "CapAmb")]
@@ -192,8 +192,8 @@ def test_become_keeps_the_given_capabilities_and_there_is_no_way_back() -> None:
 
 def test_become_the_same_user_again_only_drops_capabilities() -> None:
     def work() -> object:
-        become("nobody", frozenset({"bpf", "perfmon"}))
-        become("nobody", frozenset({"bpf"}))
+        switch_user("nobody", frozenset({"bpf", "perfmon"}))
+        switch_user("nobody", frozenset({"bpf"}))
         return sorted(held())
 
     assert in_child(work) == ["bpf"]
@@ -202,7 +202,7 @@ def test_become_the_same_user_again_only_drops_capabilities() -> None:
 @pytest.mark.parametrize("user", ["no-such-user", "", "a\0b"])
 def test_an_unknown_user_is_a_settings_error(user: str) -> None:
     with pytest.raises(SettingsError, match="there is no such user"):
-        become(user, NONE)
+        switch_user(user, NONE)
     assert held() == ALL
 
 
@@ -235,7 +235,7 @@ def test_needed_returns_all_if_nothing_suffices_or_a_try_takes_too_long() -> Non
 
 def test_a_harvest_by_nobody_is_exact_with_only_the_needed_capabilities(probe: LoadedProbe) -> None:
     def work() -> object:
-        become("nobody", ALL)
+        switch_user("nobody", ALL)
         keep = needed(lambda: bool(harvest(probe)) or True)
         drop(keep)
         assert held_by_any_thread() == keep
@@ -263,7 +263,7 @@ def test_a_harvest_by_nobody_is_exact_in_load_mode_return_too() -> None:
     with attach.load(registry.discover().probes["process"], Libbpf(), features.detect(), options) as probe:
 
         def work() -> object:
-            become("nobody", ALL)
+            switch_user("nobody", ALL)
             drop(needed(lambda: bool(harvest(probe)) or True))
             return harvest_of_opened_files(probe)
 

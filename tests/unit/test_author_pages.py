@@ -191,12 +191,12 @@ def test_the_settings_of_the_samples_are_validated(tmp_path: Path) -> None:
     assert not found.left_out
     raw = tomli.loads(sample(PROBES, "toml", "[plugins.users]"))
     assert set(raw["plugins"]["users"]) == set(found.probes["users"].settings.__struct_fields__) - {"table_size"}
-    assert config.check(raw, "x", found).plugins["users"].minimum_uid == 1000  # type: ignore[attr-defined]  # its own
+    assert config.validate(raw, "x", found).plugins["users"].minimum_uid == 1000  # type: ignore[attr-defined]  # its own
     raw["plugins"]["users"]["maximum"] = 1001
     with pytest.raises(SettingsError) as caught:
-        config.check(raw, "/etc/ebpfmon/ebpfmon.toml", found)
+        config.validate(raw, "/etc/ebpfmon/ebpfmon.toml", found)
     assert sample(PROBES, "", "plugins.users.maximum") == f"ebpfmon: {caught.value}\n"
-    (sink,) = config.check(tomli.loads(sample(SINKS, "toml", '"sqlite"')), "x", found).sinks
+    (sink,) = config.validate(tomli.loads(sample(SINKS, "toml", '"sqlite"')), "x", found).sinks
     assert (sink.name, sink.interval, sink.charts) == ("archive", 10, ("ebpf.*", "!ebpf.exit"))
 
 
@@ -232,7 +232,7 @@ def test_the_errors_on_the_page_of_sinks_are_the_messages(tmp_path: Path) -> Non
         strict=True,
     ):
         with pytest.raises(SettingsError) as caught:
-            config.check({"sinks": [section]}, "/etc/ebpfmon/ebpfmon.toml", found)
+            config.validate({"sinks": [section]}, "/etc/ebpfmon/ebpfmon.toml", found)
         assert line == f"ebpfmon: {caught.value}"
 
 

@@ -12,7 +12,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from ebpfmon import LoadMode, SettingsError, SinkSettings, config
-from ebpfmon.config import CommandLine, Settings, check, read
+from ebpfmon.config import CommandLine, Settings, read, validate
 from ebpfmon.config.writing import to_toml
 from ebpfmon.grouping.registry import groupings
 from ebpfmon.kernel import attach_methods
@@ -77,7 +77,7 @@ def error_of(text: str, tmp_path: Path) -> str:
 @example({"ebpfmon": {"interval": datetime.date(2020, 1, 1)}})
 def test_any_values_are_settings_or_an_error_of_one_line(tree: dict[str, Any]) -> None:
     try:
-        found: object = check(tree, "e.toml", FOUND)
+        found: object = validate(tree, "e.toml", FOUND)
     except SettingsError as error:
         message = str(error)
         assert message.startswith("e.toml: ")
@@ -163,7 +163,7 @@ def test_a_file_sets_the_settings() -> None:
         plugins.process = {enabled = false, table_size = 64}
         sinks = [{type = "log", name = "a", format = "json", path = "/x"}, {type = "log"}]
     """
-    settings = check(tomli.loads(text), "e.toml", FOUND)
+    settings = validate(tomli.loads(text), "e.toml", FOUND)
     assert settings.ebpfmon == config.Core(interval=5, load_mode=LoadMode.RETURN, attach="kprobe", loader="bcc")
     assert (settings.ebpfmon.attach_method, settings.ebpfmon.forced_loader) == ("kprobe", Loader.BCC)
     assert (settings.plugins["process"].enabled, settings.plugins["process"].table_size) == (False, 64)
@@ -172,16 +172,18 @@ def test_a_file_sets_the_settings() -> None:
 
 def test_the_command_line_overrides_the_file_and_is_named_in_its_errors() -> None:
     raw = {"ebpfmon": {"interval": 5, "attach": "kprobe"}}
-    assert check(raw, "e.toml", FOUND, CommandLine({"interval": 2})).ebpfmon == config.Core(interval=2, attach="kprobe")
+    assert validate(raw, "e.toml", FOUND, CommandLine({"interval": 2})).ebpfmon == config.Core(
+        interval=2, attach="kprobe"
+    )
     with pytest.raises(SettingsError, match=r"^command line: ebpfmon\.interval: expected int >= 1"):
-        check(raw, "e.toml", FOUND, CommandLine({"interval": 0}))
+        validate(raw, "e.toml", FOUND, CommandLine({"interval": 0}))
     with pytest.raises(SettingsError, match=r"^e\.toml: ebpfmon\.interval"):  # although the command line overrides it
-        check({"ebpfmon": {"interval": "x"}}, "e.toml", FOUND, CommandLine({"interval": 2}))
+        validate({"ebpfmon": {"interval": "x"}}, "e.toml", FOUND, CommandLine({"interval": 2}))
 
 
 def test_with_json_no_other_sink_writes_to_stdout() -> None:
     def paths(raw: dict[str, Any]) -> list[tuple[str, str, str]]:
-        sinks = check(raw, "e.toml", FOUND, CommandLine(json=True)).sinks
+        sinks = validate(raw, "e.toml", FOUND, CommandLine(json=True)).sinks
         return [(s.name, s.format, s.path) for s in sinks if isinstance(s, LogSettings)]
 
     assert paths({}) == [("json", "json", "stdout")]
@@ -203,33 +205,33 @@ def test_settings_that_are_written_read_back_as_the_same_settings(
         "plugins": {"process": {"enabled": enabled}},
         "sinks": [{"type": "log", "name": name, "path": path}],
     }
-    settings = check(raw, "e.toml", FOUND)
-    assert check(tomli.loads(to_toml(settings)), "shown", FOUND) == settings
+    settings = validate(raw, "e.toml", FOUND)
+    assert validate(tomli.loads(to_toml(settings)), "shown", FOUND) == settings
 
 
 def test_sections_of_a_plugin_that_is_not_in_use_are_ignored_with_a_warning(caplog: pytest.LogCaptureFixture) -> None:
     off = Plugin(name="off", state=State.DISABLED)
     found = Registry(FOUND.probes, FOUND.sinks, [off])
     raw = {"plugins": {"off": {"x": 1}}, "sinks": [{"type": "off"}, {"type": "log"}]}
-    assert [s.name for s in check(raw, "e.toml", found).sinks] == [""]
+    assert [s.name for s in validate(raw, "e.toml", found).sinks] == [""]
     expected = [f"ignoring {what}: plugin 'off' is disabled" for what in ("plugins.off", 'sinks[0] "off"')]
     assert caplog.messages == expected
     with pytest.raises(SettingsError, match=r"plugins\.of: no such setting"):
-        check({"plugins": {"of": {}}}, "e.toml", found)
+        validate({"plugins": {"of": {}}}, "e.toml", found)
     with pytest.raises(SettingsError, match=r"sinks\[1\]\.charts: "):  # the position in the file
-        check({"sinks": [{"type": "off"}, {"type": "log", "charts": [" "]}]}, "e.toml", found)
-    assert [s.name for s in check({"sinks": [{"type": "off"}]}, "e.toml", found, CommandLine(json=True)).sinks] == [
+        validate({"sinks": [{"type": "off"}, {"type": "log", "charts": [" "]}]}, "e.toml", found)
+    assert [s.name for s in validate({"sinks": [{"type": "off"}]}, "e.toml", found, CommandLine(json=True)).sinks] == [
         "json"
     ]
     with pytest.raises(SettingsError, match="none of the sinks can be used; the warnings above say why"):
-        check({"sinks": [{"type": "off"}]}, "e.toml", found)
+        validate({"sinks": [{"type": "off"}]}, "e.toml", found)
 
 
 def test_unknown_sections_are_ignored_if_a_plugin_that_may_know_them_is_left_out(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     found = Registry(FOUND.probes, FOUND.sinks, [Plugin(name="bad", state=State.LEFT_OUT, error="why")])
-    check({"plugins": {"naps": {}}, "sinks": [{"type": "naps"}, {"type": "log"}]}, "e.toml", found)
+    validate({"plugins": {"naps": {}}, "sinks": [{"type": "naps"}, {"type": "log"}]}, "e.toml", found)
     reason = "no plugin in use knows it; it may belong to 'bad', which cannot be used"
     assert caplog.messages == [f"ignoring plugins.naps: {reason}", f'ignoring sinks[0] "naps": {reason}']
 
@@ -248,15 +250,15 @@ class OddSettings(SinkSettings, tag="odd", frozen=True):
 
 def test_an_unexpected_error_in_a_plugins_check_is_an_error_of_one_line() -> None:
     with pytest.raises(SettingsError) as caught:
-        check({"sinks": [{"type": "odd"}]}, "e.toml", Registry(sinks={"odd": OddSettings}))
+        validate({"sinks": [{"type": "odd"}]}, "e.toml", Registry(sinks={"odd": OddSettings}))
     assert str(caught.value) == "e.toml: sinks[0]: KeyError: 'oops'"
 
 
 @pytest.mark.parametrize("name", ["application", "process", "user", "container"])
 def test_any_groupings_may_be_set_and_an_empty_list_turns_groups_off(name: str) -> None:
-    assert check({"groups": {"by": [name]}}, "e.toml", FOUND).groups == config.GroupSettings(by=(name,))
-    assert check({"groups": {"by": ["container", "process"]}}, "e.toml", FOUND).groups.by == ("container", "process")
-    assert check({"groups": {"by": []}}, "e.toml", FOUND).groups.by == ()
+    assert validate({"groups": {"by": [name]}}, "e.toml", FOUND).groups == config.GroupSettings(by=(name,))
+    assert validate({"groups": {"by": ["container", "process"]}}, "e.toml", FOUND).groups.by == ("container", "process")
+    assert validate({"groups": {"by": []}}, "e.toml", FOUND).groups.by == ()
 
 
 def test_the_groups_file_is_relative_to_the_settings_and_must_exist(tmp_path: Path) -> None:
@@ -265,7 +267,7 @@ def test_the_groups_file_is_relative_to_the_settings_and_must_exist(tmp_path: Pa
     assert error_of('[apps]\ngroups = "my.conf"', tmp_path) == f"apps.groups: {tmp_path}/my.conf: no such file"
     (tmp_path / "my.conf").write_text("web: nginx\n")
     for raw in ({"groups": {"file": "my.conf"}}, {"apps": {"groups": "my.conf"}}):
-        assert check(raw, f"{tmp_path}/e.toml", FOUND).groups.file == f"{tmp_path}/my.conf"
+        assert validate(raw, f"{tmp_path}/e.toml", FOUND).groups.file == f"{tmp_path}/my.conf"
 
 
 @pytest.mark.parametrize(
@@ -284,9 +286,9 @@ def test_the_groups_file_is_relative_to_the_settings_and_must_exist(tmp_path: Pa
 def test_the_old_section_is_read_as_the_new_one_and_the_hint_shows_the_new_one(
     old: dict[str, Any], new: dict[str, Any]
 ) -> None:
-    meant = check({"groups": new}, "e.toml", FOUND)
-    assert check({"apps": old}, "e.toml", FOUND) == meant
+    meant = validate({"groups": new}, "e.toml", FOUND)
+    assert validate({"apps": old}, "e.toml", FOUND) == meant
     hints = config.Document({"apps": old}, "e.toml").upgrade_hints
     written = "\n".join(line for line in hints[1:] if not line.startswith("Charts by"))
-    assert check(tomli.loads(written), "e.toml", FOUND) == meant
+    assert validate(tomli.loads(written), "e.toml", FOUND) == meant
     assert config.Document({"groups": new}, "e.toml").upgrade_hints == ()

@@ -147,7 +147,7 @@ def test_execs_is_loaded_if_a_grouping_needs_it_and_there_are_no_rows_without_gr
     by: list[str], rows: bool, has_execs: bool
 ) -> None:
     found = Registry(probes={"a": Probe(name="a", package="x", object="a", charts=())})
-    settings = config.check({"groups": {"by": by}, "sinks": []}, "e.toml", found)
+    settings = config.validate({"groups": {"by": by}, "sinks": []}, "e.toml", found)
     enabled = list(enabled_probes(settings, found))
     assert [probe.name for probe, _ in enabled] == ["a", *["execs"] * has_execs]
     assert {options.rows for _, options in enabled} == {rows}
@@ -170,7 +170,7 @@ def test_each_enabled_probe_makes_its_setup_from_its_settings() -> None:
     ]
     found = Registry(probes={p.name: p for p in probes})
     text = "plugins = {a = {port = 80, table_size = 7}, off = {enabled = false}}\nsinks = []"
-    settings = config.check(tomli.loads(text), "e.toml", found)
+    settings = config.validate(tomli.loads(text), "e.toml", found)
     enabled = {probe.name: options for probe, options in enabled_probes(settings, found)}
     assert [*enabled] == ["a", "b", "execs"]
     assert (enabled["a"].setup.rodata, enabled["a"].table_size) == ({"cfg_port": 80}, 7)
@@ -197,7 +197,7 @@ def test_a_probe_whose_set_up_fails_is_left_out_unless_it_is_the_last_or_the_set
 
     def names(*probes: Probe, strict: bool = False) -> list[str]:
         found = Registry(probes={p.name: p for p in probes})
-        settings = config.check({"ebpfmon": {"strict": strict}, "groups": {"by": []}, "sinks": []}, "e.toml", found)
+        settings = config.validate({"ebpfmon": {"strict": strict}, "groups": {"by": []}, "sinks": []}, "e.toml", found)
         return [probe.name for probe, _ in enabled_probes(settings, found)]
 
     assert names(bad, good) == ["good"]

@@ -82,7 +82,7 @@ def test_the_charts_page_explains_every_chart_of_ebpfmon_itself() -> None:
 def test_the_sample_on_the_settings_page_has_every_key_with_its_default() -> None:
     raw = tomli.loads(sample(SETTINGS, "toml", "load_mode"))
     found = registry.discover()
-    shown = config.check(raw, "settings.md", found)
+    shown = config.validate(raw, "settings.md", found)
     assert msgspec.to_builtins(shown.ebpfmon) == msgspec.to_builtins(config.Core())
     assert set(raw["ebpfmon"]) == set(config.Core.__struct_fields__)
     assert shown.groups == config.GroupSettings()
@@ -92,7 +92,7 @@ def test_the_sample_on_the_settings_page_has_every_key_with_its_default() -> Non
         assert set(raw["plugins"][name]) == set(probe.settings.__struct_fields__)
     (log,) = raw["sinks"]
     assert set(log) == {*LogSettings.__struct_fields__, "type"}
-    assert config.check({"sinks": [{**log, "name": ""}]}, "settings.md", found).sinks == (LogSettings(),)
+    assert config.validate({"sinks": [{**log, "name": ""}]}, "settings.md", found).sinks == (LogSettings(),)
 
 
 SECTIONS: dict[str, type[msgspec.Struct]] = {
@@ -145,7 +145,7 @@ def test_the_tables_of_settings_have_every_key_with_type_range_and_default(secti
 
 def test_the_network_viewers_page_has_every_setting_with_its_default() -> None:
     raw, found = tomli.loads(sample(NETWORK, "toml", "maximum_dimensions")), registry.discover()
-    settings = config.check(raw, "README.md", found).plugins["network_viewer"]
+    settings = config.validate(raw, "README.md", found).plugins["network_viewer"]
     assert settings == found.probes["network_viewer"].settings()
     assert set(raw["plugins"]["network_viewer"]) == set(settings.__struct_fields__)
 
@@ -154,7 +154,7 @@ def test_the_error_on_the_network_viewers_page_is_the_message() -> None:
     message = sample(NETWORK, "", "0-70000").strip().removeprefix("ebpfmon: ")
     raw = {"plugins": {"network_viewer": {"ports": "0-70000"}}}
     with pytest.raises(SettingsError) as caught:
-        config.check(raw, "/etc/ebpfmon/ebpfmon.toml", registry.discover())
+        config.validate(raw, "/etc/ebpfmon/ebpfmon.toml", registry.discover())
     assert str(caught.value) == message
 
 
@@ -168,7 +168,7 @@ def test_the_errors_on_the_settings_page_are_the_messages() -> None:
     messages = sample(SETTINGS, "", "no such setting").splitlines()
     for raw, line in zip(wrong, messages, strict=True):
         with pytest.raises(SettingsError) as caught:
-            config.check(raw, "/etc/ebpfmon/ebpfmon.toml", registry.discover())
+            config.validate(raw, "/etc/ebpfmon/ebpfmon.toml", registry.discover())
         assert line == f"ebpfmon: {caught.value}"
 
 

@@ -22,7 +22,7 @@ from ebpfmon.daemon.probes import table_specs
 from ebpfmon.grouping import execs
 from ebpfmon.grouping.lookup import Lookup, LookupRequest, LookupResult
 from ebpfmon.grouping.naming import Identity
-from ebpfmon.grouping.registry import DEFAULT, groupings
+from ebpfmon.grouping.registry import DEFAULT_GROUPING, groupings
 from ebpfmon.model import Harvest
 from ebpfmon.pipeline.harvest import Harvester
 from ebpfmon.pipeline.pipeline import GroupStage, Pipeline
@@ -196,9 +196,9 @@ def snapshots_of(scenario: Scenario, where: Path) -> list[Snapshot]:
     assert list(published.charts) == list(scenario["tables"])
     snapshots: list[Snapshot] = []
     with ThreadPoolExecutor(1) as executor:
-        naming = {DEFAULT: ByComm(scenario["groups"])}
+        naming = {DEFAULT_GROUPING: ByComm(scenario["groups"])}
         maximum = scenario["settings"]["apps_maximum"]
-        groups = GroupStage([groupings()[DEFAULT]], naming, published, maximum, cast(Lookup, None), executor)
+        groups = GroupStage([groupings()[DEFAULT_GROUPING]], naming, published, maximum, cast(Lookup, None), executor)
         pipeline = Pipeline(
             "golden", cast(Harvester, Rows(now)), cast(Publisher, SimpleNamespace(publish=snapshots.append)), executor,
             published, groups, Measured(now),

@@ -12,7 +12,7 @@ from ebpfmon.grouping import by
 from ebpfmon.grouping.groups import Groups
 from ebpfmon.grouping.lookup import LookupRequest, LookupResult
 from ebpfmon.grouping.naming import Identity, Intersection
-from ebpfmon.grouping.registry import DEFAULT, Context, groupings
+from ebpfmon.grouping.registry import DEFAULT_GROUPING, Context, groupings
 
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "howto" / "groupings.md"
@@ -24,7 +24,7 @@ NGINX = Identity(1, 60, 1, 7, 1, 1000, b"nginx")
 def test_every_module_of_the_package_is_a_grouping_in_a_fixed_order() -> None:
     assert list(groupings()) == ["application", "process", "user", "container"]
     assert sorted(groupings()) == sorted(found.name for found in pkgutil.iter_modules(by.__path__))
-    assert DEFAULT in groupings()
+    assert DEFAULT_GROUPING in groupings()
 
 
 def test_names_and_prefixes_are_valid_unique_and_stable() -> None:

@@ -28,7 +28,7 @@ def check(**sink: Any) -> HttpJsonSettings:
 
 
 def check_any(**sink: Any) -> SinkSettings:
-    (settings,) = config.check({"sinks": [sink]}, "x.toml", FOUND).sinks
+    (settings,) = config.validate({"sinks": [sink]}, "x.toml", FOUND).sinks
     return settings
 
 
@@ -111,13 +111,13 @@ def test_a_token_may_be_sent_over_tls_or_to_this_machine(url: str) -> None:
 
 def test_http_json_and_http_push_can_be_used_together() -> None:
     raw = [{"type": "http_json"}, {"type": "http_push", "url": "https://h/"}]
-    assert len(config.check({"sinks": raw}, "x.toml", FOUND).sinks) == 2
+    assert len(config.validate({"sinks": raw}, "x.toml", FOUND).sinks) == 2
 
 
 def test_settings_written_as_toml_read_back_as_the_same_settings() -> None:
-    settings = config.check({"sinks": [{"type": "http_push", "url": "https://h/"}]}, "x", FOUND)
+    settings = config.validate({"sinks": [{"type": "http_push", "url": "https://h/"}]}, "x", FOUND)
     text = to_toml(settings)
-    assert config.check(tomli.loads(text), "x", FOUND).sinks == settings.sinks
+    assert config.validate(tomli.loads(text), "x", FOUND).sinks == settings.sinks
 
 
 def test_listing_the_sinks_does_not_import_the_http_libraries() -> None:

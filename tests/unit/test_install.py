@@ -105,7 +105,7 @@ def test_the_installed_settings_are_those_on_the_settings_page_with_all_defaults
         "ebpfmon/install/files/ebpfmon.toml: copy the settings from docs/reference/settings.md"
     )
     found = registry.discover()
-    shown, defaults = (config.check(raw, "x", found) for raw in (tomli.loads(text), {}))
+    shown, defaults = (config.validate(raw, "x", found) for raw in (tomli.loads(text), {}))
     plain = [msgspec.to_builtins(settings) for settings in (shown, defaults)]
     for settings in plain:
         del settings["sinks"][0]["name"]  # by default a sink has the name of its type

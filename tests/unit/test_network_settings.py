@@ -40,7 +40,7 @@ def listeners(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def read(text: str) -> NetworkViewerSettings:
     """Return the settings of a file with these lines in the section of the network viewer."""
-    checked = config.check({"plugins": {"network_viewer": tomli.loads(text)}}, "e.toml", FOUND)
+    checked = config.validate({"plugins": {"network_viewer": tomli.loads(text)}}, "e.toml", FOUND)
     settings = checked.plugins["network_viewer"]
     assert isinstance(settings, NetworkViewerSettings)
     return settings

@@ -92,7 +92,7 @@ def test_settings_are_valid_as_they_stand(block: Block, tmp_path: Path) -> None:
     # The sample plugins of the pages have their own tests.
     raw["sinks"] = [sink for sink in raw.get("sinks", []) if sink["type"] not in SAMPLE_SINKS]
     raw["plugins"] = {name: section for name, section in raw.get("plugins", {}).items() if name not in SAMPLE_PROBES}
-    config.check(raw, str(tmp_path / "ebpfmon.toml"), FOUND)
+    config.validate(raw, str(tmp_path / "ebpfmon.toml"), FOUND)
 
 
 def simple_commands(script: str) -> Iterator[list[str]]:

@@ -201,7 +201,7 @@ VALUES = (
 @given(st.sampled_from(sorted(FOUND.sinks)) | ANYTHING, st.dictionaries(KEYS | ANYTHING, VALUES, max_size=4))
 def test_any_sink_section_is_valid_or_refused_in_one_line_that_names_the_file(kind: str, sink: dict[str, Any]) -> None:
     try:
-        settings = config.check({"sinks": [{**sink, "type": kind}]}, "x.toml", FOUND)
+        settings = config.validate({"sinks": [{**sink, "type": kind}]}, "x.toml", FOUND)
     except SettingsError as error:
         message = str(error)
         assert message.startswith("x.toml: sinks")

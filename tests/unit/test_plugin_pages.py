@@ -47,7 +47,7 @@ def test_the_page_lists_every_chart_with_its_units_dimensions_and_counters(probe
 @pytest.mark.parametrize("probe", PROBES, ids=lambda p: p.name)
 def test_the_page_lists_all_settings_with_their_defaults(probe: Probe) -> None:
     sample = tomli.loads(page(probe).partition("```toml\n")[2].partition("```")[0])
-    settings = config.check(sample, "README.md", PLUGINS).plugins[probe.name]
+    settings = config.validate(sample, "README.md", PLUGINS).plugins[probe.name]
     assert settings == probe.settings()
     assert set(sample["plugins"][probe.name]) == set(probe.settings.__struct_fields__)
     assert not settings.enabled

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from ebpfmon import SettingsError, SinkError, Snapshot
-from ebpfmon.config import check
+from ebpfmon.config import validate
 from ebpfmon.plugins.registry import discover
 from ebpfmon_sinks.plugins_d import sink as plugins_d
 from ebpfmon_sinks.plugins_d.settings import PluginsDSettings
@@ -292,12 +292,12 @@ def test_the_socket_of_a_later_daemon_is_not_removed(path: Path) -> None:
 )
 def test_an_invalid_socket_path_is_refused_with_the_settings(socket_: str, message: str) -> None:
     with pytest.raises(SettingsError) as caught:
-        check({"sinks": [{"type": "plugins_d", "socket": socket_}]}, "x.toml", discover())
+        validate({"sinks": [{"type": "plugins_d", "socket": socket_}]}, "x.toml", discover())
     assert message in str(caught.value)
 
 
 def test_the_settings_have_defaults() -> None:
-    assert check({"sinks": [{"type": "plugins_d"}]}, "x.toml", discover()).sinks == (PluginsDSettings(),)
+    assert validate({"sinks": [{"type": "plugins_d"}]}, "x.toml", discover()).sinks == (PluginsDSettings(),)
     assert PluginsDSettings().socket == "/run/ebpfmon/plugins.d.sock"
     assert PluginsDSettings().group == "netdata"
 

@@ -33,7 +33,7 @@ def shown_once(monkeypatch: pytest.MonkeyPatch, sent: Sequence[Snapshot], last: 
 
     monkeypatch.setattr("ebpfmon.daemon.run.run", fake)
     found = registry.discover([])
-    return asyncio.run(one_interval(config.check({"sinks": []}, "the test", found), found, asyncio.Event()))
+    return asyncio.run(one_interval(config.validate({"sinks": []}, "the test", found), found, asyncio.Event()))
 
 
 def test_the_first_whole_interval_is_shown_which_is_the_second(monkeypatch: pytest.MonkeyPatch) -> None:
