@@ -188,7 +188,7 @@ def describe(probe: LoadedProbe) -> str:
     """Return one line that says how a probe's events are attached."""
     methods = Counter(choice.chosen.method.name for choice in probe.choices if choice.chosen)
     missing = [c.event for c in probe.choices if not c.chosen]
-    seen = ", ".join(f"{count} events by {method}" for method, count in methods.items())
+    seen = ", ".join(f"{count} event{'s' * (count != 1)} by {method}" for method, count in methods.items())
     return seen + (f"; not attached: {', '.join(missing)}" if missing else "")
 
 

@@ -126,7 +126,7 @@ def test_each_broken_plugin_is_reported_in_one_line_and_affects_nothing_else(fol
         assert len(about) == 1, messages
         assert about[0].startswith(f"ebpfmon: {line}")
     assert not [line for line in messages if "Traceback" in line]
-    assert "ebpfmon: probe 'good': 1 events by tracepoint" in messages
+    assert "ebpfmon: probe 'good': 1 event by tracepoint" in messages
     assert "ebpfmon: ignoring plugins.raises: plugin 'raises' is left out" in messages
 
 

@@ -203,5 +203,5 @@ def test_every_backend_and_a_third_party_sink_show_what_a_third_party_probe_coun
         daemon.until(lambda: re.search(r"^ +\d+ outsider +\d+$", daemon.text("text"), re.M))
         assert re.search(r"^  naps +Programs started +started +\d+  programs/s$", daemon.text("text"), re.M)
         daemon.stop()
-        assert "ebpfmon: probe 'naps': 1 events by tracepoint" in daemon.text("stderr")
+        assert "ebpfmon: probe 'naps': 1 event by tracepoint" in daemon.text("stderr")
         assert "Traceback" not in daemon.text("stderr")
