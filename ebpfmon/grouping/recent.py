@@ -11,9 +11,9 @@ V = TypeVar("V")
 class Recent(Generic[K, V]):
     """A dictionary that keeps at least the `bound` most recently used entries, and at most twice as many.
 
-    `forgotten` counts the entries that were dropped. There are two dictionaries inside. An entry that is used moves
-    into the young one. When that is full, the old one is dropped and the young one takes its place. This costs less per
-    use than keeping all entries in order, as an LRU cache does.
+    `forgotten` counts the entries that were dropped. There are two dictionaries inside. Using an entry moves it into
+    the young one. When that is full, it replaces the old one, whose entries are dropped. This costs less per use than
+    keeping all entries in order, as an LRU cache does.
     """
 
     def __init__(self, bound: int) -> None:
@@ -42,8 +42,3 @@ class Recent(Generic[K, V]):
             self.forgotten += len(self._old)
             self._old, self.young = self.young, {}
         self.young[key] = value
-
-    def drop(self, values: frozenset[V]) -> None:
-        """Remove all entries with one of these values."""
-        self.young = {k: v for k, v in self.young.items() if v not in values}
-        self._old = {k: v for k, v in self._old.items() if v not in values}

@@ -29,11 +29,3 @@ def test_forgotten_entries_are_counted() -> None:
         recent[key] = key
     assert recent.forgotten == 2
     assert [key for key in range(1, 6) if key in recent] == [3, 4, 5]
-
-
-def test_all_entries_with_a_value_can_be_dropped() -> None:
-    recent: Recent[str, int] = Recent(2)
-    for number, key in enumerate("abcd"):
-        recent[key] = number % 2
-    recent.drop(frozenset({1}))
-    assert [key for key in "abcd" if key in recent] == ["a", "c"]
