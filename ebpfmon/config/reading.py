@@ -1,6 +1,6 @@
 """Read the settings file and validate it.
 
-Of all sinks, this module knows only `log` by name: it is the default, and the option --json configures one.
+The only sink that this module knows by name is `log`: it is the default, and the option --json adds one.
 """
 
 from __future__ import annotations

@@ -78,7 +78,7 @@ async def run(
 
 @dataclass(frozen=True, slots=True)
 class _Change:
-    """New settings, and the probes that were loaded for them: None if the running probes can be kept."""
+    """New settings, and the probes that were loaded for them, or None if the running probes can be kept."""
 
     settings: Settings
     groups: Groups
@@ -107,7 +107,7 @@ class _Daemon:
         self._publisher = Publisher([])
         self._sinks: dict[asyncio.Task[None], SinkTask] = {}
         self._groups: GroupStage | None = None
-        self._groups_from: tuple[GroupSettings, Groups] | None = None
+        self._groups_configured: tuple[GroupSettings, Groups] | None = None
         self._reloading: asyncio.Task[_Change] | None = None
         self._ticked_s = time.monotonic()
 
@@ -246,9 +246,9 @@ class _Daemon:
         """Return the stage for these groupings: the running one if nothing about it has changed."""
         if not settings.by:
             return None
-        if self._groups and self._groups_from == (settings, groups):
+        if self._groups and self._groups_configured == (settings, groups):
             return self._groups
-        self._groups_from = settings, groups
+        self._groups_configured = settings, groups
         has_execs = any(p.probe is execs.PROBE for p in self._probes.loaded)
         since_ns = time.clock_gettime_ns(time.CLOCK_BOOTTIME) if has_execs else math.inf
         context, known = Context(groups=groups, execs_since_ns=since_ns), groupings()
@@ -290,11 +290,12 @@ def read_groups(settings: GroupSettings) -> Groups:
     known = groupings()
     if not any(known[name].uses_groups_file for name in settings.by):
         return Groups()
-    groups = Groups.read(Path(settings.file) if settings.file else DEFAULT_GROUPS)
+    path = Path(settings.file) if settings.file else DEFAULT_GROUPS
+    groups = Groups.read(path)
     for problem in groups.problems[:_MAX_LOGGED_PROBLEMS]:
         log.warning("%s", problem)
     if len(groups.problems) > _MAX_LOGGED_PROBLEMS:
-        log.warning("%d more lines of '%s' are skipped", len(groups.problems) - _MAX_LOGGED_PROBLEMS, settings.file)
+        log.warning("%d more lines of '%s' are skipped", len(groups.problems) - _MAX_LOGGED_PROBLEMS, path)
     return groups
 
 

@@ -28,7 +28,7 @@ NAMES = (
     "checkpoint_restore",
 )  # fmt: skip
 """The names of capabilities, in the order of their numbers in linux/capability.h."""
-_FOR_TABLES = ("bpf", "dac_read_search", "sys_admin")
+_FOR_HARVEST = ("bpf", "dac_read_search", "sys_admin")
 """The capabilities that a harvest may need.
 
 Before Linux 5.19, bpf(2) needs one of bpf and sys_admin. A user other than root needs dac_read_search to read, in
@@ -126,7 +126,7 @@ def needed(operation: Callable[[], bool], timeout_s: float = 5.0) -> frozenset[s
     False or raises KernelError or OSError. All attempts together take at most `timeout_s`.
     """
     have, deadline_s = held(), time.monotonic() + timeout_s
-    candidates = [name for name in _FOR_TABLES if name in have]
+    candidates = [name for name in _FOR_HARVEST if name in have]
     for count in range(len(candidates) + 1):
         for keep in combinations(candidates, count):
             if _works(operation, frozenset(keep), deadline_s):

@@ -24,6 +24,7 @@ class Features:
     release: str
     machine: str
     root: bool
+    """Whether the effective user is root."""
     capabilities: tuple[str, ...]
     btf: bool
     kprobes: bool
@@ -114,7 +115,7 @@ def _effective_capabilities(status: Path) -> frozenset[str]:
 
 def _preemption(root: Path, uname: os.uname_result, debugfs: str | None) -> str | None:
     words = set(uname.version.split())
-    if words & {"PREEMPT_RT", "RT"}:  # On such a kernel, debugfs shows only whether it is lazy as well.
+    if words & {"PREEMPT_RT", "RT"}:  # On such a kernel, debugfs shows only whether it is full or lazy.
         return "rt"
     if debugfs and (found := re.search(r"\((\w+)\)", read(root / debugfs[1:] / "sched/preempt") or "")):
         return found[1]

@@ -1,4 +1,4 @@
-"""Detect facts about this machine that only `ebpfmon check` needs, besides the features of the kernel."""
+"""Detect the facts about this machine that `ebpfmon check` reports in addition to the kernel's features."""
 
 from __future__ import annotations
 

@@ -103,7 +103,7 @@ class Plan:
         cannot be attached by the forced attach method; LoadError or AttachError if no candidate is at fault.
         """
         chosen = {event: left[0] if left else None for event, left in self._remaining.items()}
-        self._require(chosen)
+        self._require_candidates(chosen)
         programs = list(dict.fromkeys(p for c in chosen.values() if c for p in c.programs))
         for table in find_tables(obj):
             set_table_size(obj, table, table_size if rows or table not in self._spec.by_process else 1)
@@ -137,7 +137,7 @@ class Plan:
         passed_over = [c for c in self._remaining[choice.event] if c in before]
         choice.refused += [(c, miss_reason(c, self._kernel)) for c in passed_over]
 
-    def _require(self, chosen: Mapping[str, BoundCandidate | None]) -> None:
+    def _require_candidates(self, chosen: Mapping[str, BoundCandidate | None]) -> None:
         missing = [event for event, candidate in chosen.items() if candidate is None]
         forced = self._forced
         if missing and (forced or len(missing) == len(chosen)):

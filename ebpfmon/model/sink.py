@@ -13,8 +13,8 @@ from ebpfmon.model.snapshot import Snapshot
 class Sink(Protocol):
     """A destination of snapshots.
 
-    ebpfmon calls `send` for one snapshot at a time. If it raises an exception, ebpfmon counts and logs it, closes the
-    sink, and opens it again after a delay. ebpfmon also takes care of the queue, the retries and the time limits.
+    ebpfmon calls `send` for one snapshot at a time. If `send` raises an exception, ebpfmon counts and logs it, closes
+    the sink, and opens it again after a delay. ebpfmon also takes care of the queue, the retries and the time limits.
     """
 
     async def send(self, snapshot: Snapshot) -> None:

@@ -48,8 +48,8 @@ class Harvester:
     def __init__(self, sources: Sequence[Source], clock: Clock) -> None:
         self._sources, self._clock = sources, clock
         self._swapped_ns = clock.monotonic_ns()
-        self._missed = self._missed_runs()
-        self._complete, self._missing = True, False
+        self._missed_before = self._missed_runs()
+        self._was_complete, self._was_missing_runs = True, False
 
     def switch_sources(self, sources: Sequence[Source]) -> Harvest:
         """Harvest other sources from now on. Return the last interval of the former sources.
@@ -72,7 +72,7 @@ class Harvester:
                     table.wait_for_programs(buffer)
                 overlap.append((table.name, table.drain(buffer)))
         self._sources = sources
-        self._missed = self._missed_runs()
+        self._missed_before = self._missed_runs()
         return replace(last, overlap=tuple(overlap))
 
     def dry_run(self) -> None:
@@ -120,21 +120,23 @@ class Harvester:
                 try:
                     tables[table.name] = table.drain(buffer)
                 except KernelError as error:
-                    if self._complete:  # Log changes of state only.
+                    if self._was_complete:  # Log changes of state only.
                         log.warning("%s: its counts will be part of a later interval", error)
                     complete = False
-        if complete and not self._complete:
+        if complete and not self._was_complete:
             log.warning("all tables can be read again")
-        self._complete = complete
+        self._was_complete = complete
         return tables, complete
 
     def _newly_missed(self) -> int:
-        before, self._missed = self._missed, self._missed_runs()
-        missed = self._missed - before
-        if bool(missed) is not self._missing:  # Log changes of state only.
-            self._missing = bool(missed)
-            started = "the kernel skips runs of BPF programs, so counts are missing: see the chart ebpfmon.lost"
-            log.warning(started if missed else "the kernel runs all BPF programs again, so counts are complete")
+        before, self._missed_before = self._missed_before, self._missed_runs()
+        missed = self._missed_before - before
+        if bool(missed) is not self._was_missing_runs:  # Log changes of state only.
+            self._was_missing_runs = bool(missed)
+            if missed:
+                log.warning("the kernel skips runs of BPF programs, so counts are missing: see the chart ebpfmon.lost")
+            else:
+                log.warning("the kernel runs all BPF programs again, so counts are complete")
         return missed
 
     def _missed_runs(self) -> int:

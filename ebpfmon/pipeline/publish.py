@@ -71,7 +71,7 @@ class Mailbox:
         return snapshot
 
     def put_back(self, snapshot: Snapshot) -> None:
-        """Put back a snapshot that could not be delivered, as the oldest one. If the mailbox is full, drop it."""
+        """Put back a snapshot that could not be delivered, as the oldest one. If the mailbox is full, it is dropped."""
         if len(self._snapshots) == self._size:
             self._statistics.dropped += 1
         else:
