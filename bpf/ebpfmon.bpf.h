@@ -61,7 +61,7 @@ static __always_inline __u32 current_buffer(void)
 
 #endif
 
-/* Add to a counter. Atomic, because a process has threads, and a program may be preempted by one of another task. */
+/* Add to a counter. Atomic, because threads of a process share its row, and one program may preempt another. */
 static __always_inline void count(__u64 *counter, __u64 amount)
 {
 	__sync_fetch_and_add(counter, amount);
@@ -130,8 +130,8 @@ static __always_inline void identify(struct process_identity *identity, struct t
 
 #ifdef BCC
 /* Compare what the programs read from the current task with what helpers return. If BCC used the headers of another
- * kernel, every offset may be wrong, and nothing else would show it. The loader runs this before it trusts the compiled
- * programs. */
+ * kernel, any offset may be wrong, and nothing else would reveal it. The loader runs this before it attaches the
+ * compiled programs. */
 struct self_check {
 	__u64 checked, wrong_tgid, wrong_comm, wrong_cgroup, wrong_start;
 };

@@ -3,10 +3,11 @@
  * be assigned to its application. */
 #include "ebpfmon.bpf.h"
 
-/* Programs that can start in one interval before the table is full. Further ones are known by their comm only, if they
- * are gone before /proc is read. Two buffers of 4,096 rows of 432 bytes, key and hash element included, are 3.5 MB. */
+/* Programs that can start in one interval before the table is full. Of further ones, those that end before /proc is
+ * read are known by their comm only. Two buffers of 4,096 rows of 432 bytes, key and hash element included, are
+ * 3.5 MB. */
 #define EXECS 4096
-/* Longer command lines are cut: patterns of groups match the program and its first arguments. */
+/* Longer command lines are cut, because patterns of groups match the program and its first arguments. */
 #define ARGUMENTS 256
 #define EXECUTABLE 64
 

@@ -139,7 +139,7 @@ struct user_pt_regs {	/* part of the ABI, so it never changes; libbpf's PT_REGS_
 #endif /* BCC */
 
 /* The number and the arguments of a system call, read from the task's registers when the call exits. These are plain
- * loads; libbpf's PT_REGS_PARM*_CORE_SYSCALL() would call a helper. Calls of 32-bit programs have other numbers: see
+ * loads, whereas libbpf's PT_REGS_PARM*_CORE_SYSCALL() calls a helper. Calls of 32-bit programs have other numbers: see
  * in_32_bit_call(). */
 #if defined(__TARGET_ARCH_x86)
 #define SYSCALL_NR(regs) READ_FIELD(regs, orig_ax, true)

@@ -28,7 +28,8 @@ struct {
 	__type(value, struct TABLE_NAME(counters));
 } TABLE_NAME(zeros) SEC(".maps");
 
-/* Returns void *, because a cast between the null check here and the caller's keeps clang 14 from merging the two. */
+/* The return type is void *, because the conversion in users_find() keeps clang 14 from merging the null checks here
+ * with those of the caller. */
 static __always_inline void *TABLE_NAME(find_or_add)(struct TABLE_NAME(key) *key)
 {
 	__u32 buffer = current_buffer(), zero = 0;

@@ -15,8 +15,8 @@
  *   Otherwise it is read through a helper, as by BPF_CORE_READ().
  * - READ_STRING(dst, ptr, field): read a string through a helper.
  * - this_task() and CURRENT_IS_TYPED: the current task, and whether the verifier knows its type.
- * - UNTRUSTED(ptr): the same pointer, for reading fields that need not be trusted pointers. Programs then load
- *   faster. */
+ * - UNTRUSTED(ptr): the same pointer, for reading fields that are not passed to kernel functions as trusted pointers.
+ *   The verifier then needs less time to load the program. */
 #ifndef EBPFMON_LOADERS_BPF_H
 #define EBPFMON_LOADERS_BPF_H
 

@@ -5,15 +5,15 @@
 /* Disks that can be active in one interval. Two buffers of 256 rows of 1 kB, key and hash element included, are 0.5 MB
  * of kernel memory. The setting table_size overrides it. */
 #define DISKS 256
-/* Requests in flight at once. Further ones are counted as `unfollowed`. 32,768 of 88 bytes are 2.9 MB, which is more
- * than the queues of 100 disks hold. */
+/* Requests that can be tracked while they are in flight. Further ones are counted as `unfollowed`. The queues of 100
+ * disks hold fewer. 32,768 elements of 88 bytes are 2.9 MB. */
 #define IN_FLIGHT 32768
 /* The bounds of the latency histograms are 8 microseconds, twice that, and so on up to 33.6 seconds. */
 #define UNIT_NS 8000
 #define SLOTS 24
 
-/* Values of enum req_op that Linux has never renumbered. The four that have counters are 0 to 3, in the counters'
- * order. */
+/* Values of enum req_op that Linux has never renumbered. The four operations with counters are 0 to 3, which is also
+ * the order of their counters. */
 #define REQ_OP_MASK 0xff
 #define REQ_OP_READ 0
 #define REQ_OP_WRITE 1
@@ -55,7 +55,7 @@ struct block_io_key {
 };
 _Static_assert(sizeof(struct block_io_key) == 8, "block_io_key has no padding");
 
-/* The counters of one operation. A row repeats them for the four operations, under flat names. */
+/* The counters of one operation. A row has them for each of the four operations, as plain fields with a prefix. */
 struct block_io_operation {
 	__u64 issued;		/* requests that were issued and can be tracked */
 	__u64 requests;		/* requests that completed */
@@ -73,7 +73,7 @@ struct block_io_counters {
 	OPERATION(write);
 	OPERATION(flush);
 	OPERATION(discard);
-	__u64 unfollowed;	/* requests issued when too many were in flight */
+	__u64 unfollowed;	/* requests that could not be tracked, because too many were in flight */
 };
 _Static_assert(sizeof(struct block_io_counters) == 4 * sizeof(struct block_io_operation) + 8,
 	       "an operation's counters are struct block_io_operation");
@@ -140,9 +140,9 @@ static __always_inline struct block_io_operation *counters_of(struct block_io_co
 	return (struct block_io_operation *)&counters->read_issued + (operation & REQ_OP_DISCARD);
 }
 
-/* A request is issued, after all merges. A busy driver hands a request back, and the same request is then issued again.
- * If another request has the same address, the kernel missed the program at the completion of the former one, and
- * counted that as a missed run. */
+/* Handle the issue of a request, which comes after all merges. A busy driver hands a request back, and the kernel then
+ * issues it again. If the map still has a different request at the same address, the kernel skipped the program when
+ * that one completed, and counted a missed run. */
 static __always_inline int on_issue(struct request *request)
 {
 	struct block_io_request issued = {}, *former;
@@ -178,9 +178,9 @@ static __always_inline int on_issue(struct request *request)
 	return 0;
 }
 
-/* A request, or a part of one, completes. The request is complete if this part is all that is left of it. A request
- * that was never issued did not reach the disk: a flush with nothing to write, or the end of a write for which the disk
- * was flushed. */
+/* Handle the completion of a request or of a part of it. The request is complete if this part is all that is left of
+ * it. Requests that were never issued did not reach the disk, and are not counted: a flush with nothing to write, and
+ * the last step of a write that includes flushes. */
 static __always_inline int on_complete(struct request *request, int error, __u32 bytes)
 {
 	struct block_io_operation *operation_counters;

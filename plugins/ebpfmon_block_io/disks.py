@@ -37,7 +37,7 @@ class Disks(LabelSource):
     labels = LABELS
 
     def __init__(self, maximum: int, links: Path = Path("/sys/dev/block")) -> None:
-        """Show at most `maximum` disks. `links` is the folder whose links MAJOR:MINOR lead to the disks."""
+        """Show at most `maximum` disks. `links` is a folder with a link called MAJOR:MINOR to each disk."""
         self.maximum, self._links = maximum, links
         self._names: dict[int, str] = {}
 

@@ -11,8 +11,8 @@ EVENTS = (
     Event(
         "request_issue",
         (
-            # BCC does not know the number of arguments, so it tries both. The kernel rejects a program that reads more
-            # arguments than there are, so the one with two must come first.
+            # With BCC the number of arguments is unknown, so both are tried. The one with two comes first, because the
+            # kernel rejects a program that reads more arguments than there are.
             Candidate(programs=("block_rq_issue_of_queue_tp_btf",), arguments=2, softirq=True),
             Candidate(programs=("block_rq_issue_tp_btf",), arguments=1, softirq=True),
         ),

@@ -5,8 +5,8 @@
 
 #include "transfers.h"
 
-/* A TCP socket changes state. An attempt to connect begins in the context of the process that makes it, and ends in any
- * context, when the answer arrives. An attempt that fails before a SYN can be sent (no route) does not get here. */
+/* Handle a TCP socket's change of state. A connect begins in the context of the process that makes it, and ends in any
+ * context, when the peer's reply arrives. A connect that fails before a SYN can be sent (no route) is not seen here. */
 static __always_inline int on_state(struct sock *sk, int before, int now, const bool typed)
 {
 	struct network_counters *counters;
@@ -24,7 +24,7 @@ static __always_inline int on_state(struct sock *sk, int before, int now, const 
 		else
 			count(&counters->tcp_connects_v4, 1);
 	} else if (before == TCP_SYN_SENT && now == TCP_CLOSE) {
-		counters = find_owner(find_socket(sk));
+		counters = find_owner_counters(find_socket(sk));
 		if (counters)
 			count(&counters->tcp_connects_failed, 1);
 	} else if (before == TCP_SYN_RECV && now == TCP_ESTABLISHED) {
@@ -56,7 +56,7 @@ static __always_inline int on_accept(struct sock *sk, const bool typed)
 	return 0;
 }
 
-/* The last descriptor of a socket is closed, by the current process. */
+/* Handle the close of a socket's last descriptor, by the current process. */
 static __always_inline int on_close(void)
 {
 	struct network_counters *counters = network_find();
@@ -66,8 +66,8 @@ static __always_inline int on_close(void)
 	return 0;
 }
 
-/* At tracepoints, a close is counted when the socket is destroyed, which may be later. A socket that no process ever
- * owned (a connection that was not accepted) does not count. */
+/* At tracepoints, count a close when the socket is destroyed, which may be later. A socket that no process ever owned
+ * (a connection that was not accepted) is not counted. */
 static __always_inline int on_destroy(struct sock *sk, const bool typed)
 {
 	struct socket_facts *facts = find_socket(sk);
@@ -77,9 +77,9 @@ static __always_inline int on_destroy(struct sock *sk, const bool typed)
 	if (!read_endpoint(&end, sk, typed) || (facts && !facts->owned))
 		return 0;
 	if (facts)
-		counters = find_owner(facts);
+		counters = find_owner_counters(facts);
 	else if (end.peer.port)
-		counters = find_owner(0);
+		counters = find_owner_counters(0);
 	else /* A socket that was never connected is destroyed by close(2) itself. */
 		counters = network_find();
 	if (counters)
@@ -170,8 +170,8 @@ int tcp_destroy_sock_tp(struct trace_event_raw_tcp_event_sk *ctx)
 	return on_destroy(ctx->skaddr, false);
 }
 
-/* Forget what is remembered about a socket. If the close is counted at the same tracepoint, this program must run after
- * that one. events.py attaches it later, because programs run in the order of attachment. */
+/* Forget what is remembered about a socket. A program that counts the close at the same tracepoint needs it and must
+ * run first. Programs run in the order of attachment, so events.py lists this event after tcp_close. */
 SEC("tp_btf/tcp_destroy_sock")
 int BPF_PROG(forget_socket_tp_btf, struct sock *sk)
 {

@@ -17,7 +17,7 @@ struct {
 	__type(value, struct peer);
 } network_datagrams SEC(".maps");
 
-/* By task: its position in the messages of sendmmsg(2), which the tracepoint does not tell. */
+/* By task: its position in the messages of sendmmsg(2), which the tracepoint does not report. */
 struct batch {
 	__u64 messages;
 	__u64 next;
@@ -30,7 +30,7 @@ struct {
 	__type(value, struct batch);
 } network_batches SEC(".maps");
 
-/* A datagram received by a call that asks for the sender. The kernel writes the sender's address when the call ends. */
+/* A datagram received by a call that asks for the sender. The kernel stores the sender's address when the call ends. */
 struct pending {
 	__u64 socket;
 	__u16 local_port;
@@ -73,7 +73,7 @@ static __always_inline void peer_of_message(struct peer *to, struct msghdr *mess
 		read_name(to, name);
 }
 
-/* The peer that an unconnected socket last sent to, used if the sender of a datagram is unknown. */
+/* Set the peer to the one that an unconnected socket last sent to, for a datagram whose sender is unknown. */
 static __always_inline void peer_of_last(struct peer *to, struct sock *sk)
 {
 	struct socket_facts *facts = find_socket(sk);
@@ -176,13 +176,13 @@ static __always_inline void peer_of_received(struct peer *to)
 	if (!from)
 		return;
 	*to = *from;
-	from->port = 0; /* Valid for one datagram only. */
+	from->port = 0; /* The sender is valid for one datagram only. */
 }
 
 #ifndef BCC
-/* Return whether the current call will tell the sender of a datagram when it ends. The datagram is then counted
- * there. */
-static __always_inline bool is_pending(struct sock *sk, const struct endpoint *end, const bool typed)
+/* If the current call reports the sender of a datagram when it returns, leave the datagram to that point, where it is
+ * counted. Return whether it was left. */
+static __always_inline bool defer_datagram(struct sock *sk, const struct endpoint *end, const bool typed)
 {
 	struct pt_regs *regs = (void *)bpf_task_pt_regs(bpf_get_current_task_btf());
 	struct pending pending = { .socket = (__u64)sk, .local_port = end->local_port, .protocol = end->protocol };
@@ -278,7 +278,7 @@ static __always_inline int on_recvmmsg_exit(long result)
 	return 0;
 }
 #else
-#define is_pending(sk, end, typed) false
+#define defer_datagram(sk, end, typed) false
 #endif
 
 /* Called for each received datagram: void skb_consume_udp(struct sock *sk, struct sk_buff *skb, int len). */

@@ -122,7 +122,7 @@ static __always_inline struct inbound_counters *find_inbound(const struct proces
 	return inbound_find(&key);
 }
 
-/* Count bytes for a destination. `datagram` is the peer of this datagram, used if the socket is not connected. */
+/* Count bytes for a destination. If the socket is not connected, the peer is `datagram`. */
 static __always_inline void count_destination(struct sock *sk, struct endpoint *end, const struct peer *datagram,
 					      bool received, __u64 bytes, const bool typed)
 {

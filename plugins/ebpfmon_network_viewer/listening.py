@@ -8,7 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 
 TCP, UDP = 6, 17
-MOST_LISTENERS = 16384
+MAX_LISTENERS = 16384
 """The size of the kernel's map. Further listeners are ignored."""
 
 Listener = tuple[int, int, int]
@@ -30,7 +30,7 @@ def ephemeral_ports(proc: Path = _PROC) -> range:
 
 
 def listening(proc: Path = _PROC, *, ephemeral: range) -> set[Listener]:
-    """Return the listeners in every network namespace that has a process, at most MOST_LISTENERS.
+    """Return the listeners in every network namespace that has a process, at most MAX_LISTENERS.
 
     UDP sockets do not listen. An unconnected UDP socket on a port outside `ephemeral` counts as a listener. This looks
     at every process and may take long, so do not call it on the event loop.
@@ -45,7 +45,7 @@ def listening(proc: Path = _PROC, *, ephemeral: range) -> set[Listener]:
             if namespace in seen:
                 continue
             for protocol, port in _ports(process / "net", ephemeral):
-                if len(listeners) == MOST_LISTENERS:
+                if len(listeners) == MAX_LISTENERS:
                     return listeners
                 listeners.add((namespace, protocol, port))
             seen.add(namespace)
@@ -65,7 +65,7 @@ def _ports(net: Path, ephemeral: range) -> Iterator[tuple[int, int]]:
         try:
             table = (net / name).open(encoding="ascii", errors="replace")
         except FileNotFoundError:
-            if name == "tcp":  # The others may be missing: tcp6 and udp6 are if IPv6 is turned off.
+            if name == "tcp":  # Others may be missing, such as tcp6 and udp6 without IPv6.
                 raise
             continue
         with table:

@@ -23,7 +23,7 @@ struct network_counters {
 
 /* Return the counters of a socket's owner, for events that can happen in any task. A socket without an owner belongs to
  * the kernel (tgid 0). */
-static __always_inline struct network_counters *find_owner(const struct socket_facts *facts)
+static __always_inline struct network_counters *find_owner_counters(const struct socket_facts *facts)
 {
 	struct process_identity nobody = {};
 	struct process_key key = {};
@@ -33,8 +33,8 @@ static __always_inline struct network_counters *find_owner(const struct socket_f
 	return network_find_for(&key, facts ? &facts->identity : &nobody, 0, false);
 }
 
-/* Count a call of the current process that sends or receives, successful or not. If it only looked at the data
- * (MSG_PEEK), `consumed` is false. */
+/* Count a call of the current process that sends or receives, successful or not. `consumed` is false if it
+ * only looked at the data (MSG_PEEK). */
 static __always_inline void count_call(const struct endpoint *end, bool received, bool consumed, long result)
 {
 	struct network_counters *counters = network_find_cached();

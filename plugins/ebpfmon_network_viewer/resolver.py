@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 CACHE_SIZE = 4096
 NAME_TTL_S, FAILURE_TTL_S = 600.0, 60.0
 """How long an answer is cached: a name, and the fact that there is none."""
-MOST_LOOKUPS, MOST_QUEUED = 16, 256
+MAX_LOOKUPS, MAX_QUEUED = 16, 256
 LOOKUP_TIMEOUT_S = 5.0
 
 _log = logging.getLogger(__name__)
@@ -30,9 +30,9 @@ Lookup = Callable[[str], Awaitable[str]]
 class Resolver:
     """Resolves addresses in the background, and caches names and failures.
 
-    Use it on one event loop, and call `name()` only while that runs. `nameservers` (addresses) and `port` replace those
-    of /etc/resolv.conf. `lookup` replaces DNS altogether: it returns the name, or raises. Raises ValueError if aiodns
-    is not installed, or if a name server is not an address.
+    Use it on one event loop, and call `name()` only while the loop runs. `nameservers` (addresses) and `port` replace
+    those of /etc/resolv.conf. `lookup` replaces DNS altogether: it returns the name, or raises. Raises ValueError if
+    aiodns is not installed, or if a name server is not an address.
     """
 
     def __init__(
@@ -77,13 +77,13 @@ class Resolver:
     def _request(self, address: str) -> None:
         if self._closed or address in self._lookups:
             return
-        if len(self._lookups) < MOST_LOOKUPS:
+        if len(self._lookups) < MAX_LOOKUPS:
             self._start(address)
-        elif len(self._queue) < MOST_QUEUED:  # If the queue is full, name() will request the address again.
+        elif len(self._queue) < MAX_QUEUED:  # If the queue is full, name() will request the address again.
             self._queue[address] = None
 
     def _start(self, address: str) -> None:
-        # Not in a TaskGroup: a Resolver does not live in one block of code, and a failed lookup must not cancel others.
+        # A TaskGroup does not fit: a Resolver outlives any block of code, and a failed lookup must not cancel others.
         task = asyncio.get_running_loop().create_task(self._look_up(address), name=f"resolve {address}")
         self._lookups[address] = task
 
@@ -139,7 +139,7 @@ class _Dns:
     def close(self) -> None:
         resolver, self._resolver = self._resolver, None
         if resolver:
-            resolver.cancel()  # Without references it closes itself. Its close() is a coroutine, and this is not.
+            resolver.cancel()  # It closes itself once nothing refers to it; its close() would have to be awaited.
 
 
 def _server(address: str, port: int) -> str:

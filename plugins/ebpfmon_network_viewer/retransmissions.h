@@ -8,7 +8,7 @@
 
 static __always_inline void count_retransmit_of_owner(const struct socket_facts *facts, __u32 segments)
 {
-	struct network_counters *counters = find_owner(facts);
+	struct network_counters *counters = find_owner_counters(facts);
 
 	if (counters)
 		count(&counters->tcp_retransmits, segments);
@@ -46,7 +46,7 @@ static __always_inline int on_retransmit(struct sock *sk, __u32 segments, const 
 
 	if (!read_endpoint(&end, sk, typed))
 		return 0;
-	/* In this order, the verifier processes a third fewer instructions. */
+	/* In this order, the verifier processes a third fewer instructions than in the other. */
 	count_retransmit_of_destination(sk, &end, facts, segments, typed);
 	count_retransmit_of_owner(facts, segments);
 	return 0;
@@ -79,7 +79,8 @@ static __always_inline int on_synack_return(int result)
 	return result || !call.object ? 0 : on_retransmit((struct sock *)call.object, 1, false);
 }
 
-/* Since Linux 6.15, the tracepoint is also called for retransmissions that failed, and says so. BCC cannot tell. */
+/* Since Linux 6.15, the tracepoint also fires for retransmissions that failed, with their error in `err`. With BCC they
+ * cannot be told apart. */
 #ifdef BCC
 #define REPORTS_FAILURES false
 #else

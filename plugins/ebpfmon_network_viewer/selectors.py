@@ -23,7 +23,7 @@ Range = tuple[int, int]
 DEFAULT_IPS = "!127.0.0.0/8 !::1 10.0.0.0/8 172.16.0.0/12 192.168.0.0/16 fc00::/7"
 """The private networks, without loopback addresses."""
 LAST_PORT = 65535
-MOST_NETWORKS = 4096
+MAX_NETWORKS = 4096
 """The size of the kernel's map, which has one element for each network."""
 
 _PORTS = re.compile(r"([0-9]{1,9})(?:[-:]([0-9]{1,9}))?")
@@ -88,7 +88,7 @@ class Addresses:
 
         In a network, bits after the first n are ignored. `::/0` selects all IPv6 addresses and no IPv4 address. An IPv6
         word selects IPv4 addresses only if all its addresses are mapped ones (`::ffff:10.0.0.0/104`). Also raises
-        ValueError if the set needs more than MOST_NETWORKS networks.
+        ValueError if the set needs more than MAX_NETWORKS networks.
         """
         included, excluded = (_union(r for word in words for r in _address_ranges(word)) for words in _words(text))
         not_included = _complement(included) if included else []
@@ -102,9 +102,9 @@ class Addresses:
         Each is an address of 16 bytes (IPv4 as ::ffff:a.b.c.d) and the length of its prefix (in IPv4, 96 more).
         """
         parts = (n for a, b in self.ranges for n in summarize_address_range(IPv6Address(a), IPv6Address(b)))
-        networks = [(n.network_address.packed, n.prefixlen) for n in islice(parts, MOST_NETWORKS + 1)]
-        if len(networks) > MOST_NETWORKS:
-            raise ValueError(f"more than {MOST_NETWORKS} networks: select fewer or larger ones")
+        networks = [(n.network_address.packed, n.prefixlen) for n in islice(parts, MAX_NETWORKS + 1)]
+        if len(networks) > MAX_NETWORKS:
+            raise ValueError(f"more than {MAX_NETWORKS} networks: select fewer or larger ones")
         return networks
 
     def __contains__(self, address: Address) -> bool:

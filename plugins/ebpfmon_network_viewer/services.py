@@ -11,7 +11,7 @@ SERVICES = Path("/etc/services")
 class Services:
     """The names of ports: the user's own names first, then those in /etc/services.
 
-    The file is read once, and not through getservbyname(3), which may query the network. A missing file counts as
+    The file is read once, directly, because getservbyname(3) may query the network. A missing file counts as
     empty, and lines that cannot be parsed are skipped.
     """
 

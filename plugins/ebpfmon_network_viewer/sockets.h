@@ -6,7 +6,8 @@
 #include "ebpfmon.bpf.h"
 #include "socket_types.h"
 
-/* Sockets whose owner and direction are remembered. For further ones they are determined again at each use. 10 MB. */
+/* Sockets whose owner and direction are remembered; those of older sockets are determined again at their next use.
+ * 10 MB. */
 #define SOCKETS 65536
 /* Local ports with a listener. 0.3 MB. */
 #define LISTENERS 16384
@@ -26,7 +27,7 @@ struct peer {
 };
 
 enum direction { UNDECIDED, OUTBOUND, INBOUND };
-enum selected { NOT_ASKED, SELECTED, NOT_SELECTED };
+enum selection { NOT_EVALUATED, SELECTED, NOT_SELECTED };
 
 /* What is remembered about a socket. Its owner is the process that connected it, accepted it, or used it first. */
 struct socket_facts {
@@ -35,7 +36,7 @@ struct socket_facts {
 	struct peer last;	/* unconnected: the last receiver, assumed to send if a sender is unknown */
 	__u16 local_port;	/* tells a new socket at the same address apart */
 	__u8 direction;	/* enum direction */
-	__u8 selected;	/* enum selected; cached for TCP only, where the peer never changes */
+	__u8 selected;	/* enum selection; cached for TCP only, where the peer never changes */
 	__u8 owned;	/* `process` and `identity` are set */
 	char reserved[3];
 };
@@ -98,7 +99,7 @@ static __always_inline bool read_endpoint(struct endpoint *to, struct sock *sk, 
 	return true;
 }
 
-/* The struct sock of a struct socket, or 0. */
+/* Return the struct sock of a struct socket, or 0. */
 static __always_inline struct sock *sk_of(struct socket *socket, const bool typed)
 {
 	return READ_FIELD(socket, sk, typed);
@@ -171,7 +172,7 @@ static __always_inline struct socket_facts *use_socket(struct sock *sk, const st
 	struct socket_facts *facts = find_socket(sk);
 	enum direction direction;
 
-	/* No event tells when a UDP socket is freed, so another socket may have its address now. */
+	/* No event reports that a UDP socket is freed, so another socket may have its address now. */
 	if (facts && end->protocol == IPPROTO_UDP && facts->local_port != end->local_port)
 		facts = 0;
 	if (facts && facts->owned)

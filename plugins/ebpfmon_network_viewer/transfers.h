@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
-/* Sends and receives of TCP and UDP. They are counted where the socket layer calls the protocol: every call passes
- * there (including those of io_uring and of the kernel itself; with kTLS, before encryption), and the arguments never
- * changed. */
+/* Sends and receives of TCP and UDP. They are counted where the socket layer calls the protocol. Every call gets there
+ * (including those of io_uring and of the kernel itself; with kTLS, before encryption), and these functions have the
+ * same arguments in all kernels. */
 #ifndef EBPFMON_TRANSFERS_H
 #define EBPFMON_TRANSFERS_H
 
@@ -19,11 +19,11 @@ const volatile __u8 classic_counts_send_ipv6 = 0;
 const volatile __u8 classic_counts_receive_ipv4 = 0;
 const volatile __u8 classic_counts_receive_ipv6 = 0;
 
-/* Where the peer of a datagram is found: in the message, in the arguments of the current system call, or only in the
+/* Where to find the peer of a datagram: in the message, in the arguments of the current system call, or only in the
  * socket. */
-enum peer_by { BY_MESSAGE, BY_CALL, BY_SOCKET };
+enum peer_source { FROM_MESSAGE, FROM_SYSCALL, FROM_SOCKET };
 
-static __always_inline int on_send(struct sock *sk, const enum peer_by by, struct msghdr *message, long result,
+static __always_inline int on_send(struct sock *sk, const enum peer_source source, struct msghdr *message, long result,
 				   const bool typed)
 {
 	struct peer datagram = {};
@@ -33,20 +33,21 @@ static __always_inline int on_send(struct sock *sk, const enum peer_by by, struc
 		return 0;
 	count_call(&end, false, true, result);
 	if (!end.peer.port && end.protocol == IPPROTO_UDP) {
-		if (by == BY_MESSAGE)
+		if (source == FROM_MESSAGE)
 			peer_of_message(&datagram, message, typed);
-		else if (by == BY_CALL)
+		else if (source == FROM_SYSCALL)
 			peer_of_call(&datagram, result);
 	}
 	if (result < 0)
 		return 0;
 	count_destination(sk, &end, &datagram, false, result, typed);
-	if (by == BY_CALL && datagram.port)
+	if (source == FROM_SYSCALL && datagram.port)
 		remember_last(sk, &datagram);
 	return 0;
 }
 
-static __always_inline int on_receive(struct sock *sk, const enum peer_by by, int flags, long result, const bool typed)
+static __always_inline int on_receive(struct sock *sk, const enum peer_source source, int flags, long result,
+				      const bool typed)
 {
 	bool consumed = !(flags & (MSG_PEEK | MSG_ERRQUEUE));
 	struct peer datagram = {};
@@ -57,8 +58,8 @@ static __always_inline int on_receive(struct sock *sk, const enum peer_by by, in
 	count_call(&end, true, consumed, result);
 	if (!end.peer.port && end.protocol == IPPROTO_UDP) {
 		peer_of_received(&datagram);
-		if (by == BY_CALL && !datagram.port && consumed && result >= 0) {
-			if (is_pending(sk, &end, typed))
+		if (source == FROM_SYSCALL && !datagram.port && consumed && result >= 0) {
+			if (defer_datagram(sk, &end, typed))
 				return 0;
 			peer_of_last(&datagram, sk);
 		}
@@ -68,20 +69,20 @@ static __always_inline int on_receive(struct sock *sk, const enum peer_by by, in
 	return 0;
 }
 
-static __always_inline int on_send_return(enum function function, const enum peer_by by, long result)
+static __always_inline int on_send_return(enum function function, const enum peer_source source, long result)
 {
 	struct call call = take_call(function);
 	struct sock *sk = sk_of((struct socket *)call.object, false);
 
-	return sk ? on_send(sk, by, (struct msghdr *)call.second, result, false) : 0;
+	return sk ? on_send(sk, source, (struct msghdr *)call.second, result, false) : 0;
 }
 
-static __always_inline int on_receive_return(enum function function, const enum peer_by by, long result)
+static __always_inline int on_receive_return(enum function function, const enum peer_source source, long result)
 {
 	struct call call = take_call(function);
 	struct sock *sk = sk_of((struct socket *)call.object, false);
 
-	return sk ? on_receive(sk, by, by == BY_MESSAGE ? call.flags : 0, result, false) : 0;
+	return sk ? on_receive(sk, source, source == FROM_MESSAGE ? call.flags : 0, result, false) : 0;
 }
 
 static __always_inline bool is_counted(struct sock *sk, bool ipv4, bool ipv6, const bool typed)
@@ -91,8 +92,8 @@ static __always_inline bool is_counted(struct sock *sk, bool ipv4, bool ipv6, co
 	return (family == AF_INET && ipv4) || (family == AF_INET6 && ipv6);
 }
 
-#ifndef BCC /* Its programs cannot read a datagram's receiver from the system call. */
-/* The socket behind a descriptor of the current process, or 0. */
+#ifndef BCC /* With BCC, programs cannot read a datagram's receiver from the system call. */
+/* Return the socket behind a descriptor of the current process, or 0. */
 static __always_inline struct sock *socket_of(int fd)
 {
 	struct task_struct *task = this_task();
@@ -111,14 +112,14 @@ static __always_inline int on_splice_exit(long result)
 	struct pt_regs *regs = (void *)bpf_task_pt_regs(bpf_get_current_task_btf());
 	struct sock *sk = socket_of(SYSCALL_ARG1(regs));
 
-	return sk ? on_receive(sk, BY_SOCKET, 0, result, false) : 0;
+	return sk ? on_receive(sk, FROM_SOCKET, 0, result, false) : 0;
 }
 #endif
 
 SEC("fexit/inet_sendmsg")
 int BPF_PROG(inet_sendmsg_fexit, struct socket *socket, struct msghdr *message, __u64 size, int result)
 {
-	return on_send(sk_of(socket, true), BY_MESSAGE, message, result, true);
+	return on_send(sk_of(socket, true), FROM_MESSAGE, message, result, true);
 }
 
 SEC("kprobe/inet_sendmsg")
@@ -130,13 +131,13 @@ int BPF_KPROBE(inet_sendmsg_kprobe, struct socket *socket, struct msghdr *messag
 SEC("kretprobe/inet_sendmsg")
 int BPF_KRETPROBE(inet_sendmsg_kretprobe, int result)
 {
-	return on_send_return(SENDMSG, BY_MESSAGE, result);
+	return on_send_return(SENDMSG, FROM_MESSAGE, result);
 }
 
 SEC("fexit/inet6_sendmsg")
 int BPF_PROG(inet6_sendmsg_fexit, struct socket *socket, struct msghdr *message, __u64 size, int result)
 {
-	return on_send(sk_of(socket, true), BY_MESSAGE, message, result, true);
+	return on_send(sk_of(socket, true), FROM_MESSAGE, message, result, true);
 }
 
 SEC("kprobe/inet6_sendmsg")
@@ -148,13 +149,13 @@ int BPF_KPROBE(inet6_sendmsg_kprobe, struct socket *socket, struct msghdr *messa
 SEC("kretprobe/inet6_sendmsg")
 int BPF_KRETPROBE(inet6_sendmsg_kretprobe, int result)
 {
-	return on_send_return(SENDMSG, BY_MESSAGE, result);
+	return on_send_return(SENDMSG, FROM_MESSAGE, result);
 }
 
 SEC("fexit/inet_recvmsg")
 int BPF_PROG(inet_recvmsg_fexit, struct socket *socket, struct msghdr *message, __u64 size, int flags, int result)
 {
-	return on_receive(sk_of(socket, true), BY_MESSAGE, flags, result, true);
+	return on_receive(sk_of(socket, true), FROM_MESSAGE, flags, result, true);
 }
 
 SEC("kprobe/inet_recvmsg")
@@ -166,13 +167,13 @@ int BPF_KPROBE(inet_recvmsg_kprobe, struct socket *socket, struct msghdr *messag
 SEC("kretprobe/inet_recvmsg")
 int BPF_KRETPROBE(inet_recvmsg_kretprobe, int result)
 {
-	return on_receive_return(RECVMSG, BY_MESSAGE, result);
+	return on_receive_return(RECVMSG, FROM_MESSAGE, result);
 }
 
 SEC("fexit/inet6_recvmsg")
 int BPF_PROG(inet6_recvmsg_fexit, struct socket *socket, struct msghdr *message, __u64 size, int flags, int result)
 {
-	return on_receive(sk_of(socket, true), BY_MESSAGE, flags, result, true);
+	return on_receive(sk_of(socket, true), FROM_MESSAGE, flags, result, true);
 }
 
 SEC("kprobe/inet6_recvmsg")
@@ -184,7 +185,7 @@ int BPF_KPROBE(inet6_recvmsg_kprobe, struct socket *socket, struct msghdr *messa
 SEC("kretprobe/inet6_recvmsg")
 int BPF_KRETPROBE(inet6_recvmsg_kretprobe, int result)
 {
-	return on_receive_return(RECVMSG, BY_MESSAGE, result);
+	return on_receive_return(RECVMSG, FROM_MESSAGE, result);
 }
 
 #ifndef BCC
@@ -193,7 +194,7 @@ int BPF_PROG(sock_send_length_tp_btf, struct sock *sk, int result)
 {
 	if (!is_counted(sk, raw_counts_send_ipv4, raw_counts_send_ipv6, true))
 		return 0;
-	return on_send(sk, BY_CALL, 0, result, true);
+	return on_send(sk, FROM_SYSCALL, 0, result, true);
 }
 
 SEC("tp_btf/sock_recv_length")
@@ -201,7 +202,7 @@ int BPF_PROG(sock_recv_length_tp_btf, struct sock *sk, int result, int flags)
 {
 	if (!is_counted(sk, raw_counts_receive_ipv4, raw_counts_receive_ipv6, true))
 		return 0;
-	return on_receive(sk, BY_CALL, flags, result, true);
+	return on_receive(sk, FROM_SYSCALL, flags, result, true);
 }
 
 SEC("tp/sock/sock_send_length")
@@ -209,7 +210,7 @@ int sock_send_length_tp(struct trace_event_raw_sock_msg_length *ctx)
 {
 	if (!is_counted(ctx->sk, classic_counts_send_ipv4, classic_counts_send_ipv6, false))
 		return 0;
-	return on_send(ctx->sk, BY_CALL, 0, ctx->ret, false);
+	return on_send(ctx->sk, FROM_SYSCALL, 0, ctx->ret, false);
 }
 
 SEC("tp/sock/sock_recv_length")
@@ -217,16 +218,16 @@ int sock_recv_length_tp(struct trace_event_raw_sock_msg_length *ctx)
 {
 	if (!is_counted(ctx->sk, classic_counts_receive_ipv4, classic_counts_receive_ipv6, false))
 		return 0;
-	return on_receive(ctx->sk, BY_CALL, ctx->flags, ctx->ret, false);
+	return on_receive(ctx->sk, FROM_SYSCALL, ctx->flags, ctx->ret, false);
 }
 #endif
 
-/* sendfile(2) and splice(2) to a socket called another function before Linux "sock: Remove ->sendpage*() in favour of
- * sendmsg(MSG_SPLICE_PAGES)" (in v6.5) */
+/* sendfile(2) and splice(2) to a socket called this function before Linux "sock: Remove ->sendpage*() in favour of
+ * sendmsg(MSG_SPLICE_PAGES)" (in v6.5). */
 SEC("fexit/inet_sendpage")
 int BPF_PROG(inet_sendpage_fexit, struct socket *socket, void *page, int offset, __u64 size, int flags, long result)
 {
-	return on_send(sk_of(socket, true), BY_SOCKET, 0, result, true);
+	return on_send(sk_of(socket, true), FROM_SOCKET, 0, result, true);
 }
 
 SEC("kprobe/inet_sendpage")
@@ -238,14 +239,14 @@ int BPF_KPROBE(inet_sendpage_kprobe, struct socket *socket)
 SEC("kretprobe/inet_sendpage")
 int BPF_KRETPROBE(inet_sendpage_kretprobe, long result)
 {
-	return on_send_return(SENDPAGE, BY_SOCKET, result);
+	return on_send_return(SENDPAGE, FROM_SOCKET, result);
 }
 
 /* splice(2) from a socket. */
 SEC("fexit/tcp_splice_read")
 int BPF_PROG(tcp_splice_read_fexit, struct socket *socket, void *pos, void *pipe, __u64 size, unsigned int flags, long result)
 {
-	return on_receive(sk_of(socket, true), BY_SOCKET, 0, result, true);
+	return on_receive(sk_of(socket, true), FROM_SOCKET, 0, result, true);
 }
 
 SEC("kprobe/tcp_splice_read")
@@ -257,7 +258,7 @@ int BPF_KPROBE(tcp_splice_read_kprobe, struct socket *socket)
 SEC("kretprobe/tcp_splice_read")
 int BPF_KRETPROBE(tcp_splice_read_kretprobe, long result)
 {
-	return on_receive_return(SPLICE_READ, BY_SOCKET, result);
+	return on_receive_return(SPLICE_READ, FROM_SOCKET, result);
 }
 
 SEC("tp/syscalls/sys_exit_splice")

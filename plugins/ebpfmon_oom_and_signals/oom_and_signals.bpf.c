@@ -1,11 +1,12 @@
 // SPDX-License-Identifier: GPL-2.0-only
-/* Counts processes that die by a signal, and those of them that the OOM killer chose. */
+/* Counts processes that die by a signal, and how many of these the OOM killer chose. */
 #include "ebpfmon.bpf.h"
 
 /* Processes that can die by a signal, or start the OOM killer, in one interval. Two buffers of 1,024 rows of 368 bytes,
  * key and hash element included, are 0.8 MB of kernel memory. The setting table_size overrides it. */
 #define DEATHS 1024
-/* Recently dead processes, remembered because two threads can both appear to be the last one. Less than 0.1 MB. */
+/* Processes that died recently. They are remembered because two threads of a process can both appear to be its last.
+ * Less than 0.1 MB. */
 #define DYING 1024
 #define SIGKILL 9
 #define SIGNALS 32 /* 1 to 31 have names; 0 stands for the real-time signals, 32 to 64 */
@@ -34,8 +35,8 @@ struct task_struct___dying {
 
 struct signals_counters {
 	__u64 deaths;		/* processes that died by any signal */
-	__u64 oom_kills;	/* those of them that the kernel's OOM killer had chosen */
-	__u64 oom_victims;	/* times that this process's need for memory made the OOM killer choose one */
+	__u64 oom_kills;	/* of these, processes that the OOM killer had chosen */
+	__u64 oom_victims;	/* times that this process's request for memory made the OOM killer choose one */
 	__u64 died_by[SIGNALS];	/* processes that died by each signal */
 };
 
@@ -73,7 +74,8 @@ static __always_inline bool is_oom_victim(struct task_struct *current, const boo
 	return READ_FIELD(signal, oom_mm, typed);
 }
 
-/* The current thread exits. If two threads exit at once, both may find no live thread left; only one of them counts. */
+/* Handle the exit of the current thread. If two threads exit at once, both may find no live thread left, but only one
+ * of them counts the process. */
 static __always_inline int on_exit(void)
 {
 	__u32 number = CURRENT_IS_TYPED ? fatal_signal(this_task(), true) : fatal_signal(this_task(), false), one = 1;
@@ -97,7 +99,7 @@ static __always_inline int on_exit(void)
 	return 0;
 }
 
-/* The OOM killer chooses a process. The current process is the one that requested memory. */
+/* Handle the OOM killer's choice of a process. The current process is the one that requested memory. */
 static __always_inline int on_mark_victim(void)
 {
 	struct signals_counters *counters = signals_find();

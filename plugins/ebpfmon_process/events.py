@@ -7,7 +7,7 @@ def _call(name: str, count: str, functions: dict[str, int], *, needs_return: boo
     """Return the event of a call, counted at one of its `functions` or at the exit of system calls.
 
     `functions` maps each function to its number of arguments. `count` names the settings that make the programs at
-    sys_exit count the event. If the result does not matter, a kprobe alone is preferred to a kretprobe: it costs less
+    sys_exit count the event. If the result does not matter, a kprobe is preferred to a kretprobe, because it costs less
     and cannot miss a call.
     """
     returns = [

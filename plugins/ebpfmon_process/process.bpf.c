@@ -26,8 +26,8 @@ const volatile __u8 classic_counts_unlink = 0;
 const volatile __u8 classic_counts_failed_clone = 0;
 #define COUNTS(event) (classic ? classic_counts_##event : raw_counts_##event)
 
-/* The flags of a failed clone(2) or clone3(2) tell whether it was for a thread or a process. clone3(2) takes them in
- * the caller's memory. */
+/* Return the flags of a failed clone(2) or clone3(2), which tell threads from processes. clone3(2) takes them in a
+ * struct in the caller's memory. */
 static __always_inline __u64 flags_of_clone(struct pt_regs *regs, enum syscall_kind kind)
 {
 	__u64 first = in_32_bit_call() ? (__u32)SYSCALL_COMPAT_ARG1(regs) : SYSCALL_ARG1(regs);
@@ -171,8 +171,8 @@ int BPF_KRETPROBE(do_sys_open_kretprobe, int result)
 	return on_open(result);
 }
 
-/* The function that close(2) calls has had three names. If a kernel has both close_fd() and file_close_fd(), which is
- * so since Linux 6.8, close(2) calls file_close_fd(). */
+/* The function that close(2) calls has had three names. Kernels since Linux 6.8 have both close_fd() and
+ * file_close_fd(), and there close(2) calls file_close_fd(). */
 SEC("fexit/file_close_fd")
 int BPF_PROG(file_close_fd_fexit, unsigned int fd, void *file)
 {
@@ -311,7 +311,7 @@ int BPF_KRETPROBE(vfs_writev_kretprobe, long result)
 	return on_write(result);
 }
 
-/* Not vfs_unlink(), which is called only if the file exists, and again by stacked filesystems. */
+/* This is not vfs_unlink(), because that is called only if the file exists, and again by stacked filesystems. */
 SEC("fexit/do_unlinkat")
 int BPF_PROG(do_unlinkat_fexit, int dfd, void *name, int result)
 {
@@ -364,8 +364,8 @@ int sys_exit_tp(struct trace_event_raw_sys_exit *ctx)
 
 /* ---- tasks, at tracepoints, which cost less than a trampoline ---- */
 
-/* Not sched_process_fork, which only kernel_clone() reaches: task_newtask also covers tasks that the kernel creates in
- * a process, such as io_uring's workers. */
+/* This is not sched_process_fork, because only kernel_clone() reaches that. task_newtask also covers tasks that the
+ * kernel creates in a process, such as io_uring's workers. */
 SEC("tp_btf/task_newtask")
 int BPF_PROG(task_newtask_tp_btf, struct task_struct *task, unsigned long clone_flags)
 {

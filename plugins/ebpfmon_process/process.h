@@ -115,8 +115,8 @@ static __always_inline int on_unlink(int result)
 	return 0;
 }
 
-/* A new task counts for its creator, the current task. A task with a tgid of its own is a process. Any other is a
- * thread, either of the program or created by the kernel for it (workers of io_uring and vhost). */
+/* Count a new task for its creator, the current task. A task with a tgid of its own is a process. Any other is a
+ * thread, created by the program or by the kernel for it (workers of io_uring and vhost). */
 static __always_inline int on_task_create(bool thread)
 {
 	struct process_counters *counters = process_find_cached();
@@ -159,7 +159,7 @@ static __always_inline int on_task_exit(void)
 	return 0;
 }
 
-/* A release counts for the process of the task, whoever reaps it. */
+/* Count a release for the task's own process, whichever process reaps it. */
 static __always_inline int on_release(struct process_key *key, struct task_struct *task, const bool typed)
 {
 	struct process_counters *counters = process_find_for(key, 0, task, typed);

@@ -31,8 +31,8 @@ _Static_assert(sizeof(struct syscalls_key) == 8, "syscalls_key has no padding");
 
 struct syscalls_counters {
 	__u64 calls;		/* calls that began */
-	__u64 ended;		/* calls that returned, or whose thread exited; without unfollowed ones */
-	__u64 unfollowed;	/* calls whose end cannot be counted */
+	__u64 ended;		/* calls that returned or whose thread exited, except unfollowed ones */
+	__u64 unfollowed;	/* calls that could not be tracked, so their end is not counted */
 	__u64 errors;		/* calls that returned an error */
 	__u64 call_ns;		/* sum of the latencies of calls that returned */
 	__u64 latency[SLOTS];
@@ -58,8 +58,8 @@ struct syscall_errors_counters {
 #define TABLE_SIZE CALLS
 #include "keyed_table.bpf.h"
 
-/* The call that a thread is in; none if `began_ns` is 0. This is a hash map and not task storage, which Linux 5.10 and
- * BCC do not have. An element stays until its thread exits, so a call costs two lookups and no insertion. The key is
+/* The call that a thread is in, or none if `began_ns` is 0. This is a hash map because Linux 5.10 and BCC do not have
+ * task storage. An element stays until its thread exits, so a call costs two lookups and no insertion. The key is
  * the task's address, because the ID of a thread changes if it calls execve(2) while the process has other threads. */
 struct syscall_begun {
 	__u64 began_ns;
@@ -84,7 +84,7 @@ static __always_inline int on_enter(__u32 number)
 	fresh.call.compat = in_32_bit_call();
 	begun = bpf_map_lookup_elem(&syscalls_begun, &task);
 	if (begun && begun->began_ns) {
-		/* The kernel missed the program at the end of the last call, and counted that as a missed run. */
+		/* The kernel skipped the program at the end of the last call, and counted a missed run. */
 		counters = syscalls_find(&begun->call);
 		if (counters)
 			count(&counters->ended, 1);
@@ -100,8 +100,8 @@ static __always_inline int on_enter(__u32 number)
 	return 0;
 }
 
-/* A call returns. If its beginning was not counted, then it was in progress when ebpfmon started, or seccomp(2) refused
- * it, or this is a new task returning from the call that created it. */
+/* Handle the return of a call. Its beginning was not counted if it was in progress when ebpfmon started, if seccomp(2)
+ * refused it, or if this is a new task that returns from the call that created it. */
 static __always_inline int on_return(long result)
 {
 	__u64 task = bpf_get_current_task(), took_ns;
@@ -133,7 +133,7 @@ static __always_inline int on_return(long result)
 	return 0;
 }
 
-/* The current thread exits: in exit(2) or exit_group(2), which do not return, or by a signal. */
+/* Handle the exit of the current thread, by exit(2) or exit_group(2), which do not return, or by a signal. */
 static __always_inline int on_thread_exit(void)
 {
 	__u64 task = bpf_get_current_task();

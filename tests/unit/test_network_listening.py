@@ -100,7 +100,7 @@ def test_the_number_of_listeners_is_limited(tmp_path: Path, monkeypatch: pytest.
     process(tmp_path, 1, 7, tcp=[line(f"00000000:{port:04X}", NO_PEER, "0A") for port in range(1, 14)])
     process(tmp_path, 2, 8, tcp=[line(f"00000000:{port:04X}", NO_PEER, "0A") for port in range(1, 14)])
     assert len(listening(tmp_path, ephemeral=EPHEMERAL)) == 26
-    monkeypatch.setattr(module, "MOST_LISTENERS", 17)
+    monkeypatch.setattr(module, "MAX_LISTENERS", 17)
     assert len(listening(tmp_path, ephemeral=EPHEMERAL)) == 17
 
 

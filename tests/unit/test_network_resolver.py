@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from ebpfmon_network_viewer import resolver as module
-from ebpfmon_network_viewer.resolver import FAILURE_TTL_S, MOST_LOOKUPS, MOST_QUEUED, NAME_TTL_S, Resolver
+from ebpfmon_network_viewer.resolver import FAILURE_TTL_S, MAX_LOOKUPS, MAX_QUEUED, NAME_TTL_S, Resolver
 
 DNSMASQ = Path("/usr/sbin/dnsmasq")
 HOSTS = Path("/etc/hosts")
@@ -158,18 +158,18 @@ async def test_the_least_recently_used_answer_is_dropped_first(dns: Lookups) -> 
 @on_loop
 async def test_lookups_at_a_time_are_limited_and_the_queue_keeps_its_order(dns: Lookups) -> None:
     resolver = dns.resolver()
-    addresses = [str(n) for n in range(MOST_LOOKUPS + MOST_QUEUED + 5)]
+    addresses = [str(n) for n in range(MAX_LOOKUPS + MAX_QUEUED + 5)]
     for _ in range(2):  # an address is queued once
         for address in addresses:
             resolver.name(address)
     await run_tasks()
-    assert dns.requested == addresses[:MOST_LOOKUPS]
+    assert dns.requested == addresses[:MAX_LOOKUPS]
     most = 0
     while dns.pending:
         most = max(most, len(dns.pending))
         await dns.answer(next(iter(dns.pending)), "some.name")
-    assert most == MOST_LOOKUPS
-    assert dns.requested == addresses[: MOST_LOOKUPS + MOST_QUEUED]
+    assert most == MAX_LOOKUPS
+    assert dns.requested == addresses[: MAX_LOOKUPS + MAX_QUEUED]
     resolver.name(addresses[-1])  # an address that found the queue full can be requested again
     await run_tasks()
     await dns.answer(addresses[-1], "last.name")
@@ -179,12 +179,12 @@ async def test_lookups_at_a_time_are_limited_and_the_queue_keeps_its_order(dns: 
 @on_loop
 async def test_a_lookup_that_takes_too_long_fails_and_makes_room_for_the_next(dns: Lookups) -> None:
     resolver = dns.resolver(timeout_s=0.01)
-    for n in range(MOST_LOOKUPS + 1):
+    for n in range(MAX_LOOKUPS + 1):
         resolver.name(str(n))
-    await until(lambda: len(dns.requested) > MOST_LOOKUPS and not dns.pending)
+    await until(lambda: len(dns.requested) > MAX_LOOKUPS and not dns.pending)
     assert resolver.name("0") is None
     await run_tasks()
-    assert len(dns.requested) == MOST_LOOKUPS + 1
+    assert len(dns.requested) == MAX_LOOKUPS + 1
 
 
 @on_loop
@@ -193,11 +193,11 @@ async def test_closing_cancels_lookups_and_starts_no_more(dns: Lookups) -> None:
     resolver.name("known")
     await run_tasks()
     await dns.answer("known", "its.name")
-    for n in range(MOST_LOOKUPS + 5):
+    for n in range(MAX_LOOKUPS + 5):
         resolver.name(str(n))
     await run_tasks()
     resolver.name("new")
-    assert len(dns.pending) == MOST_LOOKUPS
+    assert len(dns.pending) == MAX_LOOKUPS
     resolver.close()
     resolver.close()
     await run_tasks()
@@ -205,7 +205,7 @@ async def test_closing_cancels_lookups_and_starts_no_more(dns: Lookups) -> None:
     dns.now_s += NAME_TTL_S
     assert (resolver.name("known"), resolver.name("0"), resolver.name("more")) == ("its.name", None, None)
     await run_tasks()
-    assert len(dns.requested) == 1 + MOST_LOOKUPS
+    assert len(dns.requested) == 1 + MAX_LOOKUPS
 
 
 def test_lookups_are_cancelled_when_the_loop_ends() -> None:
@@ -213,13 +213,13 @@ def test_lookups_are_cancelled_when_the_loop_ends() -> None:
     resolver = dns.resolver()
 
     async def main() -> None:
-        for n in range(MOST_LOOKUPS + 5):
+        for n in range(MAX_LOOKUPS + 5):
             resolver.name(str(n))
         await run_tasks()
 
     asyncio.run(main(), debug=True)
     assert dns.pending == {}
-    assert len(dns.requested) == MOST_LOOKUPS
+    assert len(dns.requested) == MAX_LOOKUPS
 
 
 @pytest.mark.parametrize(

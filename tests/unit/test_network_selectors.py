@@ -11,7 +11,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from ebpfmon_network_viewer.selectors import DEFAULT_IPS, MOST_NETWORKS, Address, Addresses, Hostnames, Ports
+from ebpfmon_network_viewer.selectors import DEFAULT_IPS, MAX_NETWORKS, Address, Addresses, Hostnames, Ports
 
 SERVICES = {n: frozenset(p) for n, p in {"http": [80], "domain": [53], "two": [1, 65535], "ftp-data": [20]}.items()}
 EVERY_PORT = frozenset(range(65536))
@@ -224,8 +224,8 @@ def test_an_address_that_cannot_be_parsed_is_an_error_with_the_word_and_the_reas
 
 
 def test_a_set_has_at_most_4096_networks() -> None:
-    every_second = [f"10.0.{n >> 7}.{(n & 127) * 2}" for n in range(MOST_NETWORKS + 1)]
-    assert len(Addresses.parse(" ".join(every_second[:-1])).networks()) == MOST_NETWORKS
+    every_second = [f"10.0.{n >> 7}.{(n & 127) * 2}" for n in range(MAX_NETWORKS + 1)]
+    assert len(Addresses.parse(" ".join(every_second[:-1])).networks()) == MAX_NETWORKS
     with pytest.raises(ValueError, match=r"^more than 4096 networks: select fewer or larger ones$"):
         Addresses.parse(" ".join(every_second))
 
