@@ -68,7 +68,7 @@ class Report(msgspec.Struct, frozen=True):
 
 
 def check(settings: Settings, registry: Registry) -> Report:
-    """Return the report for this machine. To find out, load and attach every enabled probe, and remove it again."""
+    """Load and attach every enabled probe, remove it again, and return the report for this machine."""
     kernel = features.detect()
     machine = host.detect(kernel.release)
     libbpf: Libbpf | None = None
@@ -96,7 +96,7 @@ def _status(probes: Iterable[ProbeReport]) -> int:
 
 
 def _attached(probes: Iterable[ProbeReport]) -> list[bool]:
-    """Return for each event of all probes whether it is attached."""
+    """Return whether each event is attached, for the events of all probes."""
     return [bool(event.attach_method) for probe in probes for event in probe.events]
 
 

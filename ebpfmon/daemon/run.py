@@ -156,7 +156,7 @@ class _Daemon:
             await asyncio.sleep(1)
 
     async def _drop_privileges(self, settings: Settings) -> None:
-        """Wait for the sinks to open, then drop all capabilities of the event loop but those that sinks ask for."""
+        """Wait for the sinks to open, then drop all capabilities of the event loop except those that sinks ask for."""
         with suppress(TimeoutError):
             async with asyncio.timeout(OPENING_S):
                 for sink in list(self._publisher.sinks):

@@ -1,4 +1,4 @@
-"""ebpfmon's own probe, which sees every execve(2) (`bpf/execs.bpf.c`). Some groupings need it."""
+"""ebpfmon's own probe, which sees every execve(2) (`bpf/execs.bpf.c`). Some groupings use it."""
 
 from __future__ import annotations
 

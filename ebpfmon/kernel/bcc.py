@@ -70,7 +70,7 @@ def compile_source(obj: BpfObject) -> dict[str, bytes]:
     programs = [name for name in obj.programs if Section.parse(obj.section(name)).kind in _PROGRAM_TYPES]
     programs.append(_SELF_CHECK)
     request = json.dumps({"text": source.read_text(encoding="utf-8"), "flags": flags, "programs": programs})
-    for python in dict.fromkeys((sys.executable, "/usr/bin/python3")):  # only Debian's Python has Debian's package
+    for python in dict.fromkeys((sys.executable, "/usr/bin/python3")):  # The distribution's BCC works only there.
         done = subprocess.run([python, "-I", bcc_compile.__file__], input=request, capture_output=True, text=True)
         if done.returncode == 0:
             compiled = {name: base64.b64decode(code) for name, code in json.loads(done.stdout).items()}

@@ -13,7 +13,7 @@ from pathlib import Path
 from ebpfmon.errors import KernelError
 from ebpfmon.kernel import capabilities, kconfig
 
-_CAPABILITIES = ("net_admin", "sys_admin", "sys_resource", "perfmon", "bpf")  # the ones that ebpfmon uses
+_CAPABILITIES = ("net_admin", "sys_admin", "sys_resource", "perfmon", "bpf")  # These are all that ebpfmon uses.
 _OCTAL = re.compile(r"\\([0-7]{3})")  # how /proc/self/mounts writes spaces and backslashes in a path
 
 

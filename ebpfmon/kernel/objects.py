@@ -48,7 +48,7 @@ class ObjectSpec:
     """The events of a probe, bound to its compiled object.
 
     `candidates` are those of each event, in the probe's order. `settings` are the object's rodata settings: name ->
-    (offset, size in bytes). `optional` are the events that are left out on kernels without any of their functions.
+    (offset, size in bytes). `optional` are the events that are left out on kernels without their targets.
     `by_process` are the object's per-process tables.
     """
 

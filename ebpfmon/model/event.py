@@ -40,9 +40,9 @@ class Candidate:
 class Event:
     """Something to count, and the candidates that can see it, best first.
 
-    ebpfmon uses the first candidate that the running kernel allows, and prefers candidates that cannot miss calls. An
-    `optional` event is left out on a kernel that has none of its functions, because other events count everything
-    there.
+    Of the candidates that the running kernel allows, ebpfmon uses the first that cannot miss calls, or else the first.
+    An `optional` event is left out on kernels that have none of its functions or tracepoints, because other events
+    count the same calls there.
     """
 
     name: str

@@ -54,8 +54,8 @@ class SinkSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     def open(self) -> AbstractAsyncContextManager[Sink]:
         """Return an async context manager that opens the sink on entry and closes it on exit.
 
-        This method itself must not block; connecting belongs in the context manager. Check settings in `__post_init__`
-        instead, which may raise ValueError: then `ebpfmon config check` reports them too.
+        This method itself must not block; connecting belongs in the context manager. Do not check settings here, but in
+        `__post_init__`, which may raise ValueError, so that `ebpfmon config check` reports mistakes too.
         """
         raise NotImplementedError
 

@@ -71,7 +71,7 @@ class Gauges:
 
 
 def sign_matrix(columns: Sequence[Dimension], names: Sequence[str]) -> NDArray[np.int64]:
-    """Return how often each counter counts in each column, (names, columns). Counters in `minus` are negative."""
+    """Return the factor of each counter in each column, (names, columns): 1 for each `plus`, -1 for each `minus`."""
     if not columns:
         return np.zeros((len(names), 0), np.int64)
     return np.array([[c.plus.count(n) - c.minus.count(n) for c in columns] for n in names], np.int64)

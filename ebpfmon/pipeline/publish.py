@@ -22,7 +22,9 @@ from ebpfmon.text import escaped
 log = logging.getLogger(__name__)
 
 MAILBOX_SNAPSHOTS = 8
+"""How many snapshots a sink may have to catch up with."""
 FIRST_DELAY_S, LAST_DELAY_S = 0.5, 60.0
+"""The delays before a failed sink is opened again: the first one, and the longest."""
 
 
 @dataclass(slots=True)

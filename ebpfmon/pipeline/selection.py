@@ -87,7 +87,7 @@ def _chart(first: ChartData | None, second: ChartData) -> ChartData:
     deltas[targets] = np.add(deltas[targets], first.deltas[shared])
     if not gone:
         return replace(second, deltas=deltas)
-    # Series that are gone come first, because `other` and `overflow` must stay last.
+    # Series that only the first interval has come first, because `other` and `overflow` must stay last.
     return replace(
         second,
         index=SeriesIndex(

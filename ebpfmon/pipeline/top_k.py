@@ -94,8 +94,8 @@ class TopK:
         how much each column contributes to the activity of a key.
         """
         indices = self._selected_indices(rows)
-        # If only selected keys counted, none is about to expire and all known keys were selected before, then the
-        # selection cannot change.
+        # The selection cannot change if only selected keys were active, if none of them is about to expire, and if all
+        # known keys were selected before.
         if indices is not None and self._idle_s.max(initial=0.0) + elapsed_s < EXPIRY_S and self._was_selected.all():
             return self._keep_selection(indices, numbers, weights, elapsed_s)
         self._indices = {}
@@ -184,7 +184,7 @@ class _Sums:
     def __init__(self, groups: GroupedRows, numbers: NDArray[np.int64], known: int) -> None:
         """Sum `numbers` (rows, columns) by group.
 
-        The first `known` grouped rows are known keys, which have no numbers; `numbers` has the rows after them.
+        `groups` has `known` more rows than `numbers`, at its beginning: the known keys, which have no numbers.
         """
         self._numbers = numbers
         # Usually no two rows have the same key. Then this is the row of each group, negative if it has none.

@@ -49,8 +49,8 @@ class State(enum.StrEnum):
 class Plugin(msgspec.Struct, frozen=True, kw_only=True):
     """A plugin as `ebpfmon plugins` shows it.
 
-    It comes from a distribution, with its version, or from a file of the folder. `api_version` is the API version that
-    it states, 0 if it is unknown. `error` is the reason why it is left out.
+    It comes from a distribution, whose version is `version`, or from a file in the folder. `api_version` is the API
+    version that the plugin states, or 0 if it is unknown. `error` is the reason why the plugin is left out.
     """
 
     name: str
@@ -114,7 +114,7 @@ def discover(entry_points: Iterable[EntryPoint] | None = None, options: PluginOp
 
 
 def _in_order(entry_points: Iterable[EntryPoint]) -> list[tuple[EntryPoint, _Origin]]:
-    # Read `metadata` only once, because a distribution parses all of it, with the README, each time.
+    # Read `metadata` only once for each distribution, because each access parses all of it, including the README.
     origins: dict[importlib.metadata.Distribution | None, _Origin] = {None: _UNKNOWN_ORIGIN}
     with_origin = []
     for entry_point in entry_points:

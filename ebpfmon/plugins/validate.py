@@ -60,7 +60,7 @@ def api_version(plugin: object) -> object:
 
 
 def call_hooks(plugin: object) -> Contribution:
-    """Call a plugin's hooks, validate what they return, and return it.
+    """Call a plugin's hooks and return what they contribute, validated.
 
     Raises PluginError with the reason if the plugin cannot be used, and whatever its hooks raise.
     """
@@ -68,7 +68,7 @@ def call_hooks(plugin: object) -> Contribution:
     if version != API_VERSION:
         stated = "it states no API version" if version is None else f"it was written for API version {version}"
         raise PluginError(f"{stated}; this ebpfmon needs EBPFMON_API_VERSION = {API_VERSION}")
-    # Each plugin gets its own manager, because with a common one an exception in one hook would skip the other plugins.
+    # Each plugin gets its own manager. With a shared one, an exception in one plugin's hook would skip all others.
     manager = pluggy.PluginManager(hookspecs.PROJECT)
     manager.add_hookspecs(hookspecs)
     try:
