@@ -24,7 +24,7 @@ DEFAULT: Mapping[str, Any] = {"plugins": {"network_viewer": {}}}
 """The network viewer's defaults, which select private networks and not loopback."""
 
 SILENT = {4: "10.66.0.66", 6: "fd00:66::66"}
-"""Addresses that nobody has, for silence()."""
+"""Unused addresses, for silence()."""
 
 _LIMIT_S = 20
 
@@ -97,7 +97,7 @@ def lose_packets(pair: Pair, sender: str) -> None:
 
 
 def silence(namespace: str, address: str) -> None:
-    """Make an address silent: packets to it go to a MAC address that nobody has."""
+    """Make an address silent: packets to it go to an unused MAC address."""
     _ip(namespace, "neighbour", "replace", address, "dev", "cable", "lladdr", "02:00:00:00:00:66")
 
 
@@ -107,7 +107,7 @@ def unsilence(namespace: str, address: str) -> None:
 
 
 def route(namespace: str, action: str) -> None:
-    """Run `action` (`delete` or `add`) on this namespace's route to the other one."""
+    """Delete or add (`action`) this namespace's route to the other one."""
     _ip(namespace, "route", action, "10.66.0.0/24", "dev", "cable", "src", CLIENT[4])
 
 
@@ -194,7 +194,7 @@ def wait(condition: Callable[[], bool], what: str) -> None:
     """Wait until a condition holds. `what` names it in the error after the time limit."""
     end = time.monotonic() + _LIMIT_S
     while not condition():
-        assert time.monotonic() < end, f"waited in vain for {what}"
+        assert time.monotonic() < end, f"timed out waiting for {what}"
         time.sleep(0.02)
 
 

@@ -83,8 +83,8 @@ def expected_counts(plan: Mapping[str, int], address: str, mode: LoadMode) -> tu
     family = "v6" if ip_address(address).version == 6 and not is_mapped(address) else "v4"
     client[f"tcp_connects_{family}"] = connections + refused
     client["tcp_connects_failed"] = refused
-    # the server also closes the socket that listens, and one that keeps a port from listening
     client["tcp_close_calls"] = connections + refused
+    # The server also closes its listening socket, and the socket that reserves the port for refused connections.
     server["tcp_close_calls"] = connections + 2
     server["tcp_accepted"] = connections
     if mode is LoadMode.ENTRY:

@@ -33,7 +33,7 @@ ERRORS = tuple(c for c in COUNTERS if c.endswith(("_errors", "_failed")))
 def _releases_are_seen() -> bool:
     """Return whether every release of a task can be counted.
 
-    In some sandboxes, the kernel shields PID 1 from everybody and runs no BPF program in its context. A task is
+    In some sandboxes, the kernel protects PID 1 and runs no BPF program in its context. A task is
     released in a softirq, which may interrupt PID 1. No program then counts that release.
     """
     try:

@@ -70,7 +70,7 @@ class Daemon:
         end = time.monotonic() + 100
         while not condition():
             assert self.process.poll() is None, self.text("stderr")
-            assert time.monotonic() < end, f"waited in vain: {what()}\n{self.text('stderr')}"
+            assert time.monotonic() < end, f"timed out: {what()}\n{self.text('stderr')}"
             time.sleep(0.1)
 
     def stop(self) -> None:

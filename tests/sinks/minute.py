@@ -96,7 +96,7 @@ def watched(workload: Path, where: Path) -> Iterator[Minute]:
         settings = f'[groups]\nfile = "{groups}"\n[plugins.network_viewer]\nips = "*"\n'
         daemon = servers.enter_context(Daemon(where, sinks, settings).running("--load-mode", "return"))
         prom = _started(servers, prometheus(where, f"127.0.0.1:{port}"))
-        run_workload(busy, where, PLAN)  # so that its series exist before the measurement
+        run_workload(busy, where, PLAN)  # Its series must exist before the measurement.
         counted_once = until(lambda: _counted(prom, {}, 1), "the workload's series")
         until(lambda: isinstance(nd, str) or nd.has_data_since(0), "Netdata's first data")
         begun = time.time()
@@ -166,7 +166,7 @@ def _watch(nd: Netdata | str, busy: Path, where: Path) -> tuple[int, list[Poll]]
 
 
 def _counted(prom: Prometheus | str, since: Mapping[str, float], times: int) -> dict[str, float]:
-    """Return the workload's counters in Prometheus, or nothing if they do not include so many more runs."""
+    """Return the workload's counters in Prometheus, or nothing if they do not include `times` more runs yet."""
     if isinstance(prom, str):
         return dict.fromkeys(COUNTERS, 0.0)
     found = {metric: prom.ask(f'{metric}{{application="busy"}}') for metric in COUNTERS}

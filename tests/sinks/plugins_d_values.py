@@ -35,7 +35,7 @@ Poll = Mapping[Key, tuple[int, int]]
 
 
 def poll(api: Api, seconds: float) -> list[Poll]:
-    """Return a poll for each update in so many seconds, as far as Netdata answers in time."""
+    """Poll for this many seconds. Return one poll for each update that Netdata answered in time."""
     polls: list[Poll] = []
     end = time.monotonic() + seconds
     before: Poll | None = None
@@ -263,7 +263,7 @@ def compare_shown(api: Api, lines: Mapping[Key, Line], snapshots: Sequence[Mappi
                 print(f"{chart} at {second}: {values}")
         else:
             left_out += 1
-    print(f"of all charts and seconds, {late} were shown late, and {left_out} were left out because of changes before")
+    print(f"of all charts and seconds, {late} were shown late, and {left_out} were left out because of earlier changes")
     moves = [move for move in moves if not math.isnan(move)]
     if len(moves) > 20 and not late and not left_out:
         assert statistics.median(map(abs, moves)) < 0.004
@@ -284,7 +284,7 @@ def weight_of(dims: Rates) -> float | None:
     if is_known and not -0.001 < weight < 1.001:
         return None
     for before, now, value in dims:
-        # the log has the length of an interval to a tenth of a millisecond: so exact are rates, and weights
+        # The log has the length of an interval to 0.1 ms, which limits the precision of rates and weights.
         unsure = 1e-4 * (now + before + (abs(now - before) * sum_ / change if change else 0)) + 1e-6
         if abs(value - (before * weight + now * (1 - weight))) > unsure:
             return None

@@ -57,7 +57,7 @@ def test_the_json_of_processes_adds_up_to_the_workload_and_to_the_totals(workloa
         tgid = run_workload(busy, tmp_path, PLAN)
         until(lambda: ask(tgid) and any(seen.values()), "the workload")
         begun = len(seen)
-        until(lambda: ask(tgid) > begun, "the next interval, as its end may be in there")
+        until(lambda: ask(tgid) > begun, "the next interval, which may have the end of the workload")
         found = [p for of_time in seen.values() for p in of_time]
         assert {p["comm"] for p in found} == {NAME}
         assert {p["groups"]["application"] for p in found} == {"busy"}

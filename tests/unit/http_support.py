@@ -180,18 +180,18 @@ SNAPSHOT = Snapshot(host="h", time_s=1.7e9, elapsed_s=0.5, complete=True, charts
 
 
 def snapshot_after(seconds: float, elapsed_s: float = 1.0) -> Snapshot:
-    """Return the snapshot at another time."""
+    """Return SNAPSHOT as if it were taken this many seconds later."""
     return replace(SNAPSHOT, time_s=SNAPSHOT.time_s + seconds, elapsed_s=elapsed_s)
 
 
 def settings_on_free_port(**settings: Any) -> HttpJsonSettings:
-    """Return settings of a sink at a free port."""
+    """Return settings of a sink that listens on a free port."""
     return HttpJsonSettings(port=0, **settings)
 
 
 @dataclass
 class Answer:
-    """An answer."""
+    """The status, headers and body of an answer."""
 
     status: int
     headers: Mapping[str, str]
@@ -231,7 +231,7 @@ async def serving(settings: HttpJsonSettings | None = None, *given: Snapshot) ->
 
 
 def run(test: Callable[[], Awaitable[None]], seconds: float = 60) -> None:
-    """Run an asynchronous test."""
+    """Run an asynchronous test with a time limit."""
 
     async def limited() -> None:
         async with asyncio.timeout(seconds):
@@ -243,5 +243,5 @@ def run(test: Callable[[], Awaitable[None]], seconds: float = 60) -> None:
 async def until(condition: Callable[[], object], seconds: float = 20) -> None:
     """Wait until a condition is true."""
     async with asyncio.timeout(seconds):
-        while not condition():  # noqa: ASYNC110 (of whatever holds, nobody tells)
+        while not condition():  # noqa: ASYNC110 (nothing announces that the condition is true)
             await asyncio.sleep(0.01)

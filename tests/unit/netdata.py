@@ -44,7 +44,7 @@ class NetdataChart:
     declarations: int = 0
 
     def shows(self, dimension: str) -> list[int]:
-        """Return what each update after the first adds, in the chart's units."""
+        """Return what Netdata shows for each update after the first, in the chart's units."""
         dim = self.dims[dimension]
         of = dim.collected
         raw = [b - a for a, b in itertools.pairwise(of)] if dim.algorithm == "incremental" else of[1:]
@@ -52,7 +52,7 @@ class NetdataChart:
 
 
 class Netdata:
-    """Fails on every line for which Netdata might give up a plugin."""
+    """A reader of the protocol. It fails on every line for which Netdata might stop a plugin."""
 
     def __init__(self) -> None:
         self.charts: dict[str, NetdataChart] = {}
@@ -100,4 +100,4 @@ class Netdata:
                     raise AssertionError(line)
         assert begun is None
         for shown in self.charts.values():
-            assert shown.dims or shown.begins, "a chart without a dimension"
+            assert shown.dims or shown.begins, "a chart has no dimension"

@@ -39,7 +39,7 @@ def imports(path: Path) -> set[tuple[str, str]]:
         if isinstance(node, ast.Import):
             found |= {(alias.name, "") for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"{path}: a relative import hides where it leads"
+            assert node.level == 0, f"{path}: use absolute imports only"
             whole = {a.name for a in node.names if f"{node.module}.{a.name}" in CORE}
             found |= {(f"{node.module}.{n}", "") for n in whole}
             found |= {(node.module or "", a.name) for a in node.names if a.name not in whole}

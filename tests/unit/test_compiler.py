@@ -51,11 +51,11 @@ def test_the_loader_defines_all_names_that_the_bcc_source_leaves_open(source: st
         maps, settings = bcc._maps_of(obj), bcc._settings_of(obj)
         programs = {name: obj.section(name) for name in obj.programs}
     named = {bcc.name_in_source(name) for name in maps} | {"ebpfmon_self_check"}
-    # the loader's own business, and what BCC does without
+    # Only the loader uses the inner maps, and BCC has no per-CPU cache.
     used = named - {"process_rows_0", "process_rows_1", "process_cache"}
     assert set(re.findall(r"\bMAP_(\w+)", source)) == used
     words = set(re.findall(r"\w+", source))
-    # a setting of the headers that this probe has no use for is not in its source
+    # The source lacks the settings of the headers that this probe does not use.
     assert settings.keys() - {"cfg_may_read", "cfg_cache", "cfg_may_cast"} <= words
     functions = set(re.findall(r"(?<!inline )\bint (\w+)\(", source))
     assert functions - {"ebpfmon_self_check"} == {p for p, s in programs.items() if not s.startswith(FOR_BTF)}

@@ -69,7 +69,7 @@ def test_table_specs_have_counters_labels_and_columns_and_say_which_tables_are_b
     assert found.counters == dict.fromkeys(("a", "b", "execs"), ("calls", "bytes"))
     assert found.labels == {"b": ports}
     assert found.columns == {"a": columns[:1], "b": columns[1:], "execs": ()}
-    assert found.by_process == {"a"}, "what was started belongs to no group"
+    assert found.by_process == {"a"}, "the rows of execs belong to no group"
 
 
 @pytest.mark.parametrize(("mode", "expected"), [(ENTRY, ("always",)), (RETURN, ("errors", "always"))])

@@ -82,6 +82,8 @@ def test_an_invalid_token_file_is_an_error_that_names_it_but_hides_its_content(
      ("localhost.evil.example:80", 403), ("127.0.0.1.evil.example", 403), ("[::1", 403), ("a b", 403)],
 )  # fmt: skip
 def test_a_local_sink_refuses_requests_for_other_host_names(host: str, status: int) -> None:
+    """Otherwise a foreign web page could read the data through a browser, by DNS rebinding."""
+
     async def test() -> None:
         async with serving(None, SNAPSHOT) as served:
             assert (await served.get("/api/v1/snapshot", {"Host": host})).status == status
@@ -194,7 +196,7 @@ def test_the_number_of_connections_is_limited(monkeypatch: pytest.MonkeyPatch) -
                     return False
 
             async with asyncio.timeout(10):
-                while not await answered():  # noqa: ASYNC110 (it is the server's to say)
+                while not await answered():  # noqa: ASYNC110 (nothing announces that the server accepts again)
                     await asyncio.sleep(0.01)
             for _, end in [*ends, (reader, writer)]:
                 end.close()

@@ -69,7 +69,7 @@ async def answer_to(port: int, request: bytes) -> bytes:
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     try:
         writer.write(request)
-        # completes the request, if it can be completed
+        # This completes the request if it can be completed.
         writer.write(b"\r\n\r\nGET /healthz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
         return await asyncio.wait_for(reader.read(1 << 20), 5)
     except ConnectionError:
@@ -82,7 +82,7 @@ def test_ten_thousand_malformed_requests_are_refused_and_nothing_is_logged(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(listen, "CONNECTIONS", 1000)
-    # The parser takes some requests for an incomplete one, and the connection is closed after a time.
+    # Some of the requests look incomplete to the parser. It closes their connections after this time.
     monkeypatch.setitem(listen._LIMITS, "keepalive_timeout", 0.5)
     caplog.set_level(logging.INFO)
     statuses: dict[bytes, int] = {}
@@ -151,7 +151,7 @@ def test_many_requests_on_one_connection_are_answered_in_order() -> None:
             answer = b""
             while answer.count(b"HTTP/1.1 ") < 400:
                 part = await asyncio.wait_for(reader.read(1 << 16), 5)
-                assert part, "it hung up"
+                assert part, "the server closed the connection"
                 answer += part
             found = [part[:3] for part in answer.split(b"HTTP/1.1 ")[1:401]]
             assert found == [b"200", b"404"] * 200

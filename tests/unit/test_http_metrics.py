@@ -35,7 +35,7 @@ SHIPPED = [
 
 
 def full() -> Snapshot:
-    """Return all charts, each with a series whose numbers differ."""
+    """Return a snapshot with every built-in chart, each with one series whose numbers all differ."""
     charts = []
     for of in SHIPPED:
         numbers = np.arange(1, len(of.columns) + 1)
@@ -59,7 +59,7 @@ def samples(snapshot: Snapshot | None, *, as_openmetrics: bool = False) -> dict[
     for family in parsed(text_of(snapshot, as_openmetrics=as_openmetrics), as_openmetrics):
         for sample in family.samples:
             labels = " ".join(sample.labels.values())
-            assert labels not in found.setdefault(sample.name, {}), "a series twice"
+            assert labels not in found.setdefault(sample.name, {}), "a series is exported twice"
             found[sample.name][labels] = sample.value
     return found
 
@@ -212,7 +212,7 @@ def test_metrics_with_any_names_can_be_parsed(
 
 
 def test_an_application_named_other_has_its_own_series() -> None:
-    """Its total is not added to that of `other`, which would decrease when the series is removed."""
+    """If it were added to the series `other`, that total would decrease when the application is removed."""
     of = chart("apps.x", "calls/s", labels=("application",))
     rest = {"other": Role.OTHER, "overflow": Role.OVERFLOW}
     made = data(of, *(((name,), (1,), (n,)) for n, name in enumerate(["other", "overflow", "a", *rest], 1)))
@@ -233,7 +233,7 @@ def test_names_that_become_equal_when_made_printable_keep_separate_series() -> N
 
 
 def test_no_total_decreases_when_an_application_is_replaced_by_another() -> None:
-    """Its series ends, and no other total decreases."""
+    """The series of the replaced application ends, and no other total decreases."""
     of = chart("apps.x", "calls/s", labels=("application",))
     first = data(of, (("a",), (5,), (50,)), (("b",), (1,), (10,)), (("other",), (2,), (20,)))
     second = data(of, (("a",), (5,), (55,)), (("c",), (9,), (9,)), (("other",), (0,), (20,)))

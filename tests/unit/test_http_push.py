@@ -1,4 +1,4 @@
-"""Post snapshots to receivers of all kinds."""
+"""The http_push sink: what it posts, and receivers that fail in different ways."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ Answer = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 @dataclass
 class Receiver:
-    """A receiver and the requests that it got. `answer` handles a request."""
+    """A receiver that keeps the requests it gets. `answer` makes the response, by default an empty 200."""
 
     url: str = ""
     requests: list[web.Request] = field(default_factory=list)
@@ -45,8 +45,8 @@ class Receiver:
 
 
 @asynccontextmanager
-async def receiving(answer: Answer | None = None, **how: Any) -> AsyncIterator[Receiver]:
-    """Run a receiver at /in."""
+async def receiving(answer: Answer | None = None) -> AsyncIterator[Receiver]:
+    """Run a receiver that accepts posts to /in."""
     receiver = Receiver(answer=answer)
     application = web.Application()
     application.router.add_post("/in", receiver.take)
@@ -73,7 +73,7 @@ def test_each_snapshot_is_posted_as_json() -> None:
             assert headers["Content-Type"] == "application/json"
             assert headers["User-Agent"].startswith("ebpfmon/")
             assert headers["Content-Encoding"] == "gzip"
-            assert len({r.transport for r in receiver.requests}) == 1, "one connection is enough"
+            assert len({r.transport for r in receiver.requests}) == 1, "the connection must be reused"
 
     run(test)
 
@@ -191,7 +191,7 @@ async def never_read(reader: asyncio.StreamReader, writer: asyncio.StreamWriter)
 
 
 async def read_slowly(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    while await reader.read(1):  # noqa: ASYNC110 (a slow reader is what this is)
+    while await reader.read(1):  # noqa: ASYNC110 (it reads slowly on purpose)
         await asyncio.sleep(0.05)
 
 
@@ -366,7 +366,7 @@ def test_a_certificate_is_verified_against_the_system_or_ca_file(tmp_path: Path)
                     await sink.send(SNAPSHOT)
             async with open_sink(HttpPushSettings(url=url, ca_file=str(cert))) as sink:
                 await sink.send(SNAPSHOT)
-            other = url.replace("127.0.0.1", "localhost")  # a name that is not in the certificate
+            other = url.replace("127.0.0.1", "localhost")  # The certificate does not have this name.
             async with open_sink(HttpPushSettings(url=other, ca_file=str(cert))) as sink:
                 with pytest.raises(SinkError, match="certificate verify failed"):
                     await sink.send(SNAPSHOT)

@@ -141,7 +141,7 @@ def test_the_comm_of_a_process_is_made_printable(comm: bytes) -> None:
 ROWS = st.lists(
     st.tuples(st.integers(1, 5), st.integers(1, 3), st.integers(0, 2), st.integers(0, 9), st.integers(0, 2)),
     max_size=30,
-    unique_by=lambda r: r[:3],  # as in the kernel's tables
+    unique_by=lambda r: r[:3],  # In the kernel's tables, keys are unique.
 )
 
 

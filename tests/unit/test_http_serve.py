@@ -108,7 +108,7 @@ def test_head_has_the_headers_of_get_and_no_body(path: str) -> None:
         async with serving(None, SNAPSHOT) as served:
             head = await served.get(path, method="HEAD")
             assert (head.status, head.body) == (200, b"")
-            if path not in ("/api/v1/stream", "/metrics"):  # the length of these changes
+            if path not in ("/api/v1/stream", "/metrics"):  # Their length changes.
                 whole = await served.get(path)
                 same = ("Content-Type", "Content-Length", "ETag")
                 assert [head.headers.get(n) for n in same] == [whole.headers.get(n) for n in same]
@@ -160,7 +160,7 @@ def test_each_form_is_made_once_per_snapshot_and_only_on_request(monkeypatch: py
         monkeypatch.setattr(module, name, counted(name, getattr(module, name)))
 
     async def test() -> None:
-        before = set(threading.enumerate())  # a thread of another test may be about to end
+        before = set(threading.enumerate())  # A thread of an earlier test may not have ended yet.
         async with serving(None, *(snapshot_after(n) for n in range(5))) as served:
             assert not made
             assert not [t for t in set(threading.enumerate()) - before if t.name.startswith("http_json")]
@@ -218,7 +218,7 @@ def test_readyz_fails_when_snapshots_stop_arriving(monkeypatch: pytest.MonkeyPat
             monkeypatch.setattr(serve, "time", Clock)
             monkeypatch.setattr("ebpfmon_sinks.http_json.encodings.time", Clock)
             moved[0] = 3000
-            assert (await served.get("/readyz")).status == 200, "nobody knows yet how long an interval is"
+            assert (await served.get("/readyz")).status == 200, "the length of an interval is not known yet"
             await served.sink.send(snapshot_after(1, 10.0))
             moved[0] += 31.9
             assert (await served.get("/readyz")).status == 200

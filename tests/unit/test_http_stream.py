@@ -166,7 +166,7 @@ def test_an_error_in_a_stream_ends_it_and_is_logged(
                 with pytest.raises(aiohttp.ClientError):
                     await response.content.read()
             monkeypatch.undo()
-            assert (await served.get("/api/v1/snapshot")).status == 500, "it is made once, even if it cannot be"
+            assert (await served.get("/api/v1/snapshot")).status == 500, "a failure must be cached like a result"
             await served.sink.send(snapshot_after(3))
             assert (await served.get("/api/v1/snapshot")).status == 200
 

@@ -89,7 +89,7 @@ def test_a_file_that_cannot_be_written_is_an_error_of_one_line(root: Path, progr
         install_systemd(root, program, dry_run=False)
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a directory away")
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can change the owner of a directory")
 def test_a_directory_that_root_cannot_enter_without_capabilities_is_named(root: Path, program: str) -> None:
     home = Path(program).parent
     os.chown(home, 65534, 65534)
@@ -120,7 +120,7 @@ def test_the_unit_has_only_capabilities_that_exist() -> None:
     assert "sys_admin" not in names
 
 
-@pytest.mark.skipif(not shutil.which("systemd-analyze"), reason="there is no systemd-analyze")
+@pytest.mark.skipif(not shutil.which("systemd-analyze"), reason="systemd-analyze is not installed")
 def test_systemd_accepts_the_unit(root: Path, program: str) -> None:
     install_systemd(root, program, dry_run=False)
     done = subprocess.run(

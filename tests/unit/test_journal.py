@@ -1,4 +1,4 @@
-"""The journal: entries that journald can read whatever they contain, right sums, and failures of the socket."""
+"""The log sink with the journal: valid entries for any content, correct sums, and failures of the socket."""
 
 from __future__ import annotations
 
@@ -131,7 +131,7 @@ def test_series_that_do_not_add_up_to_a_total_are_all_shown() -> None:
 def test_the_shown_series_add_up_to_the_total_of_the_chart(drawn: st.DataObject) -> None:
     dimensions = drawn.draw(st.sampled_from([[""], ["sent", "recv"]]))
     numbers = st.lists(st.integers(0, 1 << 50), min_size=len(dimensions), max_size=len(dimensions))
-    names = st.text(max_size=3) | st.just("other")  # names may be equal
+    names = st.text(max_size=3) | st.just("other")  # Names need not be unique.
     items = drawn.draw(st.lists(st.tuples(names, numbers), max_size=8))
     rest = {role: drawn.draw(numbers) for role in drawn.draw(st.sampled_from([["other"], ["other", "overflow"]]))}
     found = shown(labelled(dimensions, items, **rest), drawn.draw(st.integers(1, 9)))
@@ -159,7 +159,7 @@ MakeSocket = Callable[[], socket.socket]
 
 @pytest.fixture
 def journald(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[MakeSocket]:
-    """Create a socket at the path of journald's, replacing the one that is there."""
+    """Yield a function that makes a socket at journald's path, and replaces an earlier one."""
     path, made = tmp_path / "socket", list[socket.socket]()
     monkeypatch.setattr(journal, "SOCKET", str(path))
 
@@ -285,7 +285,7 @@ def test_a_stdout_that_is_connected_to_journald_is_the_journal(
         monkeypatch.setattr(journal, "open_journal", lambda *_: "the journal")
         assert LogSettings().open() == "the journal"  # type: ignore[comparison-overlap]
         assert LogSettings(path="stdou").open() != "the journal"  # type: ignore[comparison-overlap]
-        assert os.fstat(stdout.fileno())  # stdout is left open
+        assert os.fstat(stdout.fileno())  # It must stay open.
 
 
 def test_any_other_stdout_is_not_the_journal(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,4 @@
-"""The log sink: text for people, JSON lines, files that are rotated, readers that are slow or gone."""
+"""The log sink: text, JSON lines, rotated files, and readers that are slow or gone."""
 
 from __future__ import annotations
 
@@ -114,7 +114,7 @@ def stdout(monkeypatch: pytest.MonkeyPatch) -> Callable[[Ends], Ends]:
 
 @pytest.fixture(params=["pipe", "socket", "terminal"])
 def ends(request: pytest.FixtureRequest, stdout: Callable[[Ends], Ends]) -> Iterator[Ends]:
-    """Yield the ends of something that a daemon's stdout may be: to read and to write."""
+    """Yield two connected descriptors, to read from and to write to, of each kind that stdout may be."""
     if request.param == "pipe":
         made: Ends = os.pipe()
     elif request.param == "socket":
@@ -129,7 +129,7 @@ def ends(request: pytest.FixtureRequest, stdout: Callable[[Ends], Ends]) -> Iter
 
 
 def fill(fd: int) -> int:
-    """Write until the descriptor is full, and return how much that was."""
+    """Write until the descriptor is full, and return the number of bytes."""
     os.set_blocking(fd, False)
     size = 0
     try:
@@ -243,7 +243,7 @@ def test_a_named_pipe_without_a_reader_is_an_error_and_blocks_nothing(tmp_path: 
         try:
             async with asyncio.timeout(1):
                 await LogSettings(path=str(path)).open().__aenter__()
-        finally:  # otherwise a thread that waits for a reader would keep asyncio.run() from returning
+        finally:  # Otherwise asyncio.run() would wait for a thread that waits for a reader.
             os.close(os.open(path, os.O_RDONLY | os.O_NONBLOCK))
 
     with pytest.raises(SinkError):
@@ -290,7 +290,7 @@ def test_the_busiest_processes_are_shown_in_descending_order() -> None:
         ["102", "proc102", "100"], ["104", "proc104", "40"],
     ]  # fmt: skip
     assert ["overflow", "9"] in [line[:2] for line in lines]
-    assert len([line for line in words(given, 9) if "proc" in line]) == 4, "who did nothing has no line"
+    assert len([line for line in words(given, 9) if "proc" in line]) == 4, "an idle process has no line"
     assert not [line for line in words(given) if "proc" in line]
 
 
@@ -382,21 +382,7 @@ def test_other_is_left_out_if_it_is_0_and_an_idle_table_is_left_out_entirely() -
         "OUTBOUND bytes sent calls sent", "a 2 B 2",
     ]  # fmt: skip
     assert words(outbound(["a", "other"], [0, 0], [0, 0], [0, 0]), 0, 5)[1:] == ["ebpfmon"]
-    assert (
-        words(
-            outbound(
-                ["other"],
-                [
-                    5,
-                ],
-                [1],
-                [0],
-            ),
-            0,
-            5,
-        )[2]
-        == "other 10 B 2"
-    )
+    assert words(outbound(["other"], [5], [1], [0]), 0, 5)[2] == "other 10 B 2"
 
 
 def test_each_table_by_key_has_its_own_block_with_aligned_columns() -> None:

@@ -1,5 +1,7 @@
-"""Every parser of the sinks and of their settings, given anything at all. (Names and quotes of each backend, groups,
-selectors, queries and headers: in the tests of their modules.)"""
+"""The parsers of the sinks and of their settings accept or refuse any input, and raise only the expected errors.
+
+Names and quotes of each backend, groups, selectors, queries and headers are tested with their modules.
+"""
 
 from __future__ import annotations
 
@@ -34,7 +36,7 @@ ANYTHING = st.text(max_size=40)
 
 
 def pieces_of(data: bytes, cuts: Sequence[int]) -> list[bytes]:
-    """The data as it may arrive."""
+    """Return the data in the pieces in which it may arrive."""
     at = sorted({0, len(data), *(cut % (len(data) + 1) for cut in cuts)})
     return [data[start:end] for start, end in itertools.pairwise(at)]
 
@@ -51,7 +53,7 @@ def test_the_relay_reads_any_argument_as_a_valid_number_of_seconds(argument: str
 
 
 class _Relay(relay.Relay):
-    """One whose daemon and Netdata are here."""
+    """A relay that always has data to read, and keeps what it writes."""
 
     def __init__(self, fd: int) -> None:
         super().__init__("", 1)
@@ -66,7 +68,9 @@ class _Relay(relay.Relay):
         self.written.append(data)
 
 
-class _Pieces:
+class _FakeSocket:
+    """A socket that receives these pieces, and then the end."""
+
     def __init__(self, fd: int, pieces: list[bytes]) -> None:
         self._fd, self._pieces = fd, pieces
 
@@ -82,7 +86,7 @@ def test_the_relay_copies_exactly_the_complete_lines_however_they_arrive(data: b
     fds = os.pipe()
     made = _Relay(fds[0])
     try:
-        made._copy(_Pieces(fds[0], [p for p in pieces_of(data, cuts) if p]))  # type: ignore[arg-type]
+        made._copy(_FakeSocket(fds[0], [p for p in pieces_of(data, cuts) if p]))  # type: ignore[arg-type]
     finally:
         for fd in fds:
             os.close(fd)

@@ -51,7 +51,7 @@ def run(work: Callable[[], object]) -> None:
 
 async def until(condition: Callable[[], object]) -> None:
     async with asyncio.timeout(LIMIT_S):
-        while not condition():  # noqa: ASYNC110  # other processes' doing is waited for
+        while not condition():  # noqa: ASYNC110  # nothing announces what other processes do
             await asyncio.sleep(0.01)
 
 

@@ -23,7 +23,7 @@ from tests.unit.test_plugins_d_stream import READ
 
 @contextmanager
 def piped_stdio(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[int, int]]:
-    """Replace the sink's stdin and stdout by pipes. Yields the end to write to and the end to read from."""
+    """Replace the sink's stdin and stdout by pipes. Yield the descriptors to write to it and to read from it."""
     with ExitStack() as stack:
         stdin, to_sink = os.pipe()
         from_sink, stdout = os.pipe()

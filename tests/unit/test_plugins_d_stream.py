@@ -28,7 +28,7 @@ def keyed(**deltas: int) -> ChartData:
 
 
 def updates_of(*snapshots: Snapshot, every_s: int = 1, interval_s: int = 1) -> tuple[Netdata, list[bytes]]:
-    """Return a Netdata that has read an update for each snapshot, and these updates."""
+    """Return a Netdata that has read one update for each snapshot, and the updates."""
     stream, netdata, updates = Stream(every_s), Netdata(), []
     for one in snapshots:
         stream.add(one)
@@ -72,7 +72,7 @@ def test_a_counter_begins_at_the_base_and_grows_by_each_delta() -> None:
     [
         (Kind.GAUGE, "MB", 45.25, 45250),
         (Kind.GAUGE, "rows", 17, 17000),
-        (Kind.COUNTER, "events", 3, 3000),  # an amount, independent of the length of the interval
+        (Kind.COUNTER, "events", 3, 3000),  # This is an amount, not a rate.
         (Kind.GAUGE, "MB", 1e300, (1 << 63) - 1),
     ],
 )
@@ -183,7 +183,7 @@ def test_the_counts_of_a_skipped_update_are_in_the_next_one() -> None:
             netdata.read(stream.update(1))
     assert netdata.charts["x.keys"].shows("a") == [1, 3, 1]
     assert netdata.charts["x.keys"].begins == [None, 1000000, 3000000, 1000000]
-    assert "b" in netdata.charts["x.keys"].dims, "its amount came with the last update"
+    assert "b" in netdata.charts["x.keys"].dims, "the last update had its counts"
 
 
 def shown(of: ChartData) -> dict[str, dict[str, str]]:
@@ -322,7 +322,7 @@ def test_ids_keep_all_characters_that_netdata_allows() -> None:
 def test_all_counts_since_the_first_update_are_sent_whatever_series_come_and_go(
     seconds: list[Mapping[str, int]],
 ) -> None:
-    """The sum of everything that a dimension showed, before and after it became obsolete, is right."""
+    """Add up all increments of each dimension, also those before it became obsolete."""
     stream, netdata, total = Stream(1), Netdata(), 0
     of_line: dict[str, int] = {}
     for now, deltas in enumerate([*seconds, {}, {}]):

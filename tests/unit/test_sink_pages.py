@@ -32,7 +32,7 @@ def test_a_page_has_every_option_with_its_default_and_the_page_of_settings_links
     (sample,) = tomli.loads(page(type_).partition("```toml\n")[2].partition("```")[0])["sinks"]
     assert set(sample) == {"type", *settings.__struct_fields__}
     (shown,) = config.validate({"sinks": [sample]}, f"{type_}.md", FOUND).sinks
-    needed = {f.name: sample[f.name] for f in msgspec.structs.fields(settings) if f.required}  # they have no default
+    needed = {f.name: sample[f.name] for f in msgspec.structs.fields(settings) if f.required}  # These have no default.
     assert shown == settings(name=type_, **needed)
     assert f"(../../ebpfmon_sinks/{type_}/README.md)" in REFERENCE
 

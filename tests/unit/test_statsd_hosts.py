@@ -123,9 +123,9 @@ def test_a_silent_name_server_is_an_error_and_blocks_nothing(monkeypatch: pytest
             async with StatsdSettings(host="statsd.test").open():
                 pass
 
-    run(test)  # ends although the resolver does not
+    run(test)  # It must end although the lookup does not.
     assert asked.is_set()
-    answer.set()  # nobody waits for the answer any more
+    answer.set()  # This ends the thread of the lookup.
     for thread in set(threading.enumerate()) - threads:
         thread.join(10)
 

@@ -54,7 +54,7 @@ def applications(id_: str, amounts: Mapping[str, float], other: float | None = N
 
 
 def destinations(id_: str, amounts: Mapping[tuple[str, str], tuple[int, ...]], *dimensions: Dimension) -> ChartData:
-    """`amounts` are by address and its name, one for each dimension."""
+    """Return a chart by destination. `amounts` has one number per dimension for each (address, name)."""
     return data(
         made(id_, dimensions, labels=("port", "address")),
         series={("443", address): of for (address, _), of in amounts.items()},
@@ -69,7 +69,7 @@ def lines(of: Snapshot, tags: Tags = "none", **settings: int | str) -> list[str]
 
 
 def etsy(line: str) -> Line:
-    """Parse a line like stats.js 0.9.0. A name that it would change, and a bad line, is an error."""
+    """Parse a line like stats.js 0.9.0. Fail on a bad line, and on a name that stats.js would change."""
     rest, _, tagged = line.partition("|#")
     tags = tagged.split(",") if tagged else []
     key, *values = rest.split(":")
@@ -130,7 +130,7 @@ def is_named(part: str, text: str) -> bool:
 
 @dataclass(frozen=True)
 class SentNumber:
-    """A number of a snapshot."""
+    """A number that must be sent."""
 
     chart: Chart
     role: Role
@@ -141,7 +141,7 @@ class SentNumber:
 
 
 def expected_numbers(of: Snapshot) -> list[SentNumber]:
-    """Return the expected numbers of a snapshot, in order."""
+    """Return the numbers of a snapshot that must be sent, in order."""
     return [
         SentNumber(c.chart, series.role, series.labels, series.names, column, delta)
         for c in of.charts

@@ -37,7 +37,7 @@ def line(amount: int) -> bytes:
 
 
 def many(count: int) -> Snapshot:
-    """Return a snapshot that fills about so many datagrams of at least 512 bytes."""
+    """Return a snapshot that fills about `count` datagrams of 512 bytes."""
     wide = chart(*(Dimension(f"{n}", f"{n:080}", ("f",)) for n in range(count * 5)))
     return snapshot(charts=[data(wide, *range(1, count * 5 + 1))])
 
@@ -86,7 +86,7 @@ class Server:
 
     def close(self) -> None:
         self.reading.set()
-        with suppress(OSError):  # an unconnected socket raises, but wakes the thread that waits in it all the same
+        with suppress(OSError):  # This wakes the thread, even if it raises because the socket is not connected.
             self._socket.shutdown(socket.SHUT_RDWR)
         self._thread.join()
         for end in self._ends:
@@ -109,7 +109,7 @@ def unused_port(protocol: Protocol) -> int:
 
 async def until(condition: Callable[[], bool]) -> None:
     async with asyncio.timeout(20):
-        while not condition():  # noqa: ASYNC110  # a thread or a kernel says it, not a task
+        while not condition():  # noqa: ASYNC110  # nothing announces what threads and the kernel do
             await asyncio.sleep(0.01)
 
 
@@ -169,7 +169,7 @@ def test_a_server_that_has_closed_its_side_gets_no_snapshot_twice() -> None:
             async with StatsdSettings(port=server.port, protocol="tcp").open() as sink:
                 await sink.send(one(1))
                 await until(lambda: len(server.lines) == 1)
-                server._ends[1].shutdown(socket.SHUT_WR)  # it still reads
+                server._ends[1].shutdown(socket.SHUT_WR)  # It can still read.
                 with pytest.raises(SinkError):
                     await sink.send(one(2))
         assert server.lines == [line(1)]
@@ -233,7 +233,7 @@ def test_the_first_snapshot_that_a_stopped_server_misses_raises_the_error(protoc
 
 @pytest.mark.parametrize("size", [2000, 10_000])
 def test_a_server_that_stops_reading_delays_only_the_sink_and_gets_everything_once(size: int) -> None:
-    # the smaller snapshot fits into our kernel's buffer, but the server does not read it
+    # The smaller snapshot fits into the kernel's buffer, but the server does not read it.
     async def test() -> None:
         with serving("tcp") as server:
             server.reading.clear()
@@ -318,7 +318,7 @@ def test_descriptors_are_closed_with_the_sink(protocol: Protocol, is_there: bool
                     assert len(os.listdir("/proc/self/fd")) > before
                     if protocol == "tcp":
                         await until(lambda: len(server._ends) == 2)
-                        before += 1  # a line of the server itself
+                        before += 1  # The server has opened one, too.
             assert len(os.listdir("/proc/self/fd")) == before
 
     run(test)

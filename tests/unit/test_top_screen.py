@@ -42,7 +42,7 @@ def test_the_newest_snapshot_is_drawn_and_the_terminal_is_restored(terminal: Ter
     assert signal.getsignal(signal.SIGWINCH) == signal.getsignal(signal.SIGCONT) == signal.SIG_DFL
 
 
-@pytest.mark.parametrize("how", ["error", "cancelled", "closed twice", "error on the way in"])
+@pytest.mark.parametrize("how", ["error", "cancelled", "closed twice", "error while opening"])
 def test_the_terminal_is_restored_however_the_screen_ends(
     terminal: Terminal, how: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -62,7 +62,7 @@ def test_the_terminal_is_restored_however_the_screen_ends(
 
     async def test() -> None:
         loop = asyncio.get_running_loop()
-        if how == "error on the way in":
+        if how == "error while opening":
             monkeypatch.setattr(loop, "add_signal_handler", lambda *_: 1 / 0)
         with terminal:
             task = asyncio.create_task(use())
@@ -135,7 +135,7 @@ def test_quitting_calls_on_quit_once_and_keeps_what_the_user_chose(terminal: Ter
                 terminal.type(f"{key}r")
                 await terminal.until_it_says("ascending")
                 assert quits.count == 1
-            async with shown:  # the choices are kept, except that the user quit
+            async with shown:  # It keeps all choices except quitting.
                 await terminal.until(lambda: terminal.text.count("by user") == 1)
                 assert not shown.state.quit
 

@@ -21,10 +21,10 @@ SHORT, WHOLE, LAST = second(elapsed_s=0.2), second(elapsed_s=1.0), second(elapse
 
 
 def shown_once(monkeypatch: pytest.MonkeyPatch, sent: Sequence[Snapshot], last: Snapshot) -> Snapshot:
-    """Return the snapshot that is kept of these. The daemon sends the last one when it is stopped."""
+    """Return which of these snapshots `--once` shows. The daemon sends `last` when it is stopped."""
 
     async def fake(settings: Settings, found: registry.Registry, stop: asyncio.Event) -> None:
-        assert settings.groups.by == tuple(groupings()), "b can switch to any of them at once"
+        assert settings.groups.by == tuple(groupings()), "the key b needs all groupings"
         async with settings.sinks[0].open() as sink:
             for snapshot in sent:
                 await sink.send(snapshot)

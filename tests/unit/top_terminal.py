@@ -1,4 +1,4 @@
-"""A terminal for tests: the other side of a pty, which supports only the sequences that should be needed."""
+"""A terminal for tests: the other end of a pty. It supports only the sequences that ebpfmon needs."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _PART = re.compile(r"\x1b\[(\??[0-9;]*)([A-Za-z])|([^\x1b])|(\x1b\[?[0-9;?]*(?=\
 
 
 class Terminal:
-    """The screen that a user sees (`lines`), and the keyboard. Fails on drawing outside, and on unknown sequences."""
+    """The screen that a user sees (`lines`), and the keyboard. It fails on characters beyond its edges and on unknown sequences."""
 
     def __init__(self, width: int = 80, height: int = 24) -> None:
         self.master, self.slave = pty.openpty()
@@ -107,7 +107,7 @@ class Terminal:
             else:
                 self._character(part[3])
         self._begun = text[at:]
-        assert len(self._begun) < 16, f"nobody knows {self._begun!r}"
+        assert len(self._begun) < 16, f"unknown sequence {self._begun!r}"
         self._changed.set()
 
     def _sequence(self, parameters: str, end: str) -> None:
@@ -134,7 +134,7 @@ class Terminal:
             case (("" | "1" | "7"), "m"):
                 self._reverse = parameters == "7"
             case _:
-                raise AssertionError(f"nobody knows {parameters}{end}")
+                raise AssertionError(f"unknown sequence {parameters}{end}")
 
     def _character(self, c: str) -> None:
         if c == "\r":
@@ -145,9 +145,9 @@ class Terminal:
                 self._row -= 1
                 self.cells = [*self.cells[1:], [" "] * self.width]
         else:
-            assert c.isprintable(), f"{c!r} on a terminal"
+            assert c.isprintable(), f"unprintable character {c!r}"
             width = columns(c)
-            assert self._column + width <= self.width, f"{c!r} outside, in {self.lines[self._row]!r}"
+            assert self._column + width <= self.width, f"{c!r} does not fit at the end of {self.lines[self._row]!r}"
             self.cells[self._row][self._column : self._column + width] = [c, ""][:width]
             self._column += width
             (self.reversed.add if self._reverse else self.reversed.discard)(self._row)
