@@ -1,4 +1,4 @@
-"""Shared by the tests of the network viewer: the traffic program, and what it must be counted as (see traffic.c)."""
+"""Shared by the tests of the network viewer: the traffic program and its expected counts (see traffic.c)."""
 
 from __future__ import annotations
 

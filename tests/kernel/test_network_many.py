@@ -1,4 +1,4 @@
-"""Very many destinations, and shares of programs: the sums cover everything, whatever is shown."""
+"""Very many destinations, and traffic by program: the series add up to the totals, however few are shown."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Processes that die by a signal count once, by process and signal, and OOM kills are told apart."""
+"""Processes that die by a signal count once, by process and signal, and OOM kills are counted separately."""
 
 from __future__ import annotations
 
@@ -110,7 +110,7 @@ def little_memory(limit: int) -> Iterator[Path]:
         own.rmdir()
 
 
-def test_oom_kills_are_told_apart_from_other_kills() -> None:
+def test_oom_kills_are_distinguished_from_other_kills() -> None:
     with little_memory(24 << 20) as procs, Monitor(settings()) as monitor:
         hogs = []
         for _ in range(3):  # tail keeps the last line, which never ends.

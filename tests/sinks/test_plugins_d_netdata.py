@@ -20,9 +20,7 @@ def check(at: Netdata, daemon: Daemon) -> None:
     """Check for some seconds that Netdata has what the daemon logs, and that it logs no problem."""
     polls = poll(at, AFTER_RESTART_S)
     seen = len(daemon.lines())
-    until(
-        lambda: len(daemon.lines()) > seen + 1, "the next snapshots, without which Netdata does not show the last ones"
-    )
+    until(lambda: len(daemon.lines()) > seen + 1, "the next snapshots, which Netdata needs to show the last ones")
     print(compare(at, polls, daemon.lines()))
     assert at.complaints() == []
 

@@ -208,7 +208,7 @@ def test_with_room_for_one_series_the_busiest_key_has_it() -> None:
     each = RunningAccount((CALLS,), Addresses(1))
     assert deltas(account(each, [(n, n, 0) for n in range(1, 100)])) == {"99": 99, "other": 98 * 99 // 2}
     assert deltas(account(each, [(50, 100, 0)])) == {"99": 0, "other": 100}, "50 + 100 is not twice 99"
-    assert deltas(account(each, [(50, 100, 0)])) == {"50": 100, "other": 0}, "what it did before is remembered"
+    assert deltas(account(each, [(50, 100, 0)])) == {"50": 100, "other": 0}, "its earlier activity must count, too"
 
 
 def test_without_room_for_series_everything_is_in_other() -> None:

@@ -38,7 +38,7 @@ SETTINGS = (ROOT / "docs" / "reference" / "settings.md").read_text()
 
 
 def tables(page: str) -> dict[str, set[str]]:
-    """Return what is in the first column of the tables of a page, by the heading of that column."""
+    """Return the entries in the first column of the tables of a page, by the heading of that column."""
     found: dict[str, set[str]] = {}
     for block in re.findall(r"(?:^\|.*\n)+", page, re.M):
         head, _, *rows = block.splitlines()
@@ -101,7 +101,7 @@ def test_the_api_page_has_every_hook() -> None:
 
 
 def test_every_macro_of_the_headers_is_on_the_page_with_its_parameters() -> None:
-    # What is defined for BCC alone is libbpf's, or private.
+    # Macros that are defined only for BCC replace those of libbpf, or are private.
     text = "\n".join(path.read_text() for path in SOURCES)
     text = re.sub(
         r"^#if defined\(__TARGET_ARCH_x86\)\n#define PT_REGS_.*?(?=^#include <bpf/)", "", text, flags=re.M | re.S

@@ -91,7 +91,7 @@ def replace_daemon(monkeypatch: pytest.MonkeyPatch, act: Callable[[asyncio.Event
             await stop.wait()
 
     monkeypatch.setattr("ebpfmon.daemon.run.run", fake)
-    monkeypatch.setattr("ebpfmon.top.session.Screen", lambda *_, **__: None)  # there may be no terminal
+    monkeypatch.setattr("ebpfmon.top.session.Screen", lambda *_, **__: None)  # The tests may have no terminal.
     return given
 
 

@@ -1,4 +1,4 @@
-"""Plugins of a folder: single files, which nobody else may be able to change."""
+"""Plugins in a folder: single files that no other user may be able to change."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Gauges by key: each is what has begun minus what has ended."""
+"""Gauges by key: each is the number of begun requests minus the number of ended ones."""
 
 from __future__ import annotations
 

@@ -322,7 +322,7 @@ def test_every_cgroup_is_none_after_an_unmount(tmp_path: Path) -> None:
 def test_a_directory_removed_during_the_walk_is_left_out(tree: Tree) -> None:
     a, b = tree.add("a"), tree.add("b")
     inside = {tree.add("a/x"), tree.add("b/x")}
-    while len(tree.look_up(a, b, seconds=0)) < 2:  # Their names have been read, but not what is in them.
+    while len(tree.look_up(a, b, seconds=0)) < 2:  # Their names have been read, but not their entries.
         pass
     (tree.top / "a/x").rmdir()
     (tree.top / "a").rmdir()

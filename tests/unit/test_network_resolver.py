@@ -58,7 +58,7 @@ async def run_tasks() -> None:
 
 
 async def until(condition: Callable[[], bool]) -> None:
-    """Wait for a condition. Polls, because other threads and the clock notify nobody."""
+    """Wait for a condition. It polls, because other threads and the clock send no notification."""
     while not condition():  # noqa: ASYNC110
         await asyncio.sleep(0.001)
 

@@ -68,7 +68,7 @@ def blocks(*languages: str) -> list[Block]:
 
 
 def inline(page: str) -> list[str]:
-    """Return what is in code font in the running text of a page."""
+    """Return the texts in code font in the running text of a page."""
     text = re.sub(r"^( *)```.*?^\1```$", "", read(page), flags=re.M | re.S)
     return [" ".join(code.split()) for code in re.findall(r"(?<!`)`([^`]+)`(?!`)", text)]
 
@@ -96,7 +96,7 @@ def test_settings_are_valid_as_they_stand(block: Block, tmp_path: Path) -> None:
 
 
 def simple_commands(script: str) -> Iterator[list[str]]:
-    """Yield the words of each command in a shell script, without what it redirects or expands."""
+    """Yield the words of each command in a shell script, without redirections and expansions."""
     script = re.sub(r"<<'(\w+)'\n.*?^\1$", "\n", script, flags=re.M | re.S).replace("\\\n", " ")
     script = re.sub(r"\$\([^()]*\)|\$\w+", "1", script)
     pending = ""

@@ -20,13 +20,13 @@ from tests.unit.top_support import (
     GROUPS,
     PROCESS_COLUMNS,
     SENT,
-    busy,
+    busy_snapshot,
     fields_of,
     keyed,
     network,
     of_processes,
     pids,
-    second,
+    snapshot_of,
 )
 
 
@@ -42,20 +42,20 @@ def test_every_column_sorts_both_ways(mode: Mode, key: str, descending: bool) ->
         found = line[words[key]]
         return found.lower() if isinstance(found, str) else found
 
-    lines = to_json(busy(), State(mode=mode, sort=key, descending=descending))[mode]
+    lines = to_json(busy_snapshot(), State(mode=mode, sort=key, descending=descending))[mode]
     shown = [value(line) for line in lines]
     assert len(set(shown)) > 1
     assert shown == sorted(shown, reverse=descending)
 
 
 def test_lines_with_equal_sort_values_are_ordered_by_calls_in_both_directions() -> None:
-    made = second(*({"tgid": n, "write_calls": calls} for n, calls in ((1, 5), (2, 50), (3, 5), (4, 20))))
+    made = snapshot_of(*({"tgid": n, "write_calls": calls} for n, calls in ((1, 5), (2, 50), (3, 5), (4, 20))))
     for descending in (True, False):
         assert pids(made, State(sort="err", descending=descending)) == [2, 4, 1, 3]
 
 
 def test_a_process_is_one_line_for_all_execs_and_tables_with_its_last_command() -> None:
-    made = second(
+    made = snapshot_of(
         {"tgid": 9, "start_ns": 50, "exec_id": 3, "comm": b"nginx", "read_calls": 5, "group": 2, "uid": 33},
         {"tgid": 9, "start_ns": 50, "exec_id": 2, "comm": b"sh", "read_calls": 30, "group": 3, "parent_tgid": 4},
         {"tgid": 9, "start_ns": 10, "exec_id": 7, "comm": b"old", "read_calls": 1},
@@ -75,7 +75,7 @@ def test_a_process_is_one_line_for_all_execs_and_tables_with_its_last_command() 
 
 
 def test_a_process_in_only_one_table_has_a_line_too() -> None:
-    made = second({"tgid": 5, "start_ns": 1}, network=network({"tgid": 6, SENT[0]: 4}, grouped=False))
+    made = snapshot_of({"tgid": 5, "start_ns": 1}, network=network({"tgid": 6, SENT[0]: 4}, grouped=False))
     for tables in (made.tables, dict(reversed([*made.tables.items()]))):
         found = {line["pid"]: line for line in to_json(replace(made, tables=tables), State())["processes"]}
         assert [(found[n]["group"], found[n]["start_ns"], found[n][SENT[0]]) for n in (5, 6)] == [
@@ -86,7 +86,7 @@ def test_a_process_in_only_one_table_has_a_line_too() -> None:
 @pytest.mark.parametrize("mode", [*COLUMNS])
 def test_tables_with_keys_of_their_own_are_ignored(mode: Mode) -> None:
     own = {"tgid": 5, "start_ns": 1, "read_calls": 7, "group": 2}
-    made = second(own, network=network({"tgid": 5, "start_ns": 1, "tcp_send_bytes": 40, "group": 2}))
+    made = snapshot_of(own, network=network({"tgid": 5, "start_ns": 1, "tcp_send_bytes": 40, "group": 2}))
     rows = [{"tgid": 5, "start_ns": 1, "port": 443, "tcp_send_bytes": 40, "sent_calls": 3}, {"tgid": 8, "port": 1}]
     more = replace(made, tables={"outbound": keyed(*rows, overflow_calls=9), **made.tables})
     assert to_json(more, State(mode=mode)) == to_json(made, State(mode=mode))
@@ -96,7 +96,7 @@ def test_tables_with_keys_of_their_own_are_ignored(mode: Mode) -> None:
 
 
 def test_groups_sum_up_their_rows_and_count_each_process_once() -> None:
-    made = second(
+    made = snapshot_of(
         {"tgid": 1, "start_ns": 1, "exec_id": 1, "read_calls": 1, "group": 2},
         {"tgid": 1, "start_ns": 1, "exec_id": 2, "read_calls": 2, "group": 2},
         {"tgid": 1, "start_ns": 9, "exec_id": 2, "read_calls": 4, "group": 2},
@@ -115,21 +115,21 @@ def test_groups_sum_up_their_rows_and_count_each_process_once() -> None:
 
 def test_groups_of_several_tables_are_merged_by_name() -> None:
     more = of_processes(process_table(("read_calls",), [{"tgid": 2, "read_calls": 2}]), PROCESS_COLUMNS[2:3], [2])
-    made = second({"tgid": 3, "group": 3}, {"tgid": 1, "group": 2, "read_calls": 1}, more=more)
+    made = snapshot_of({"tgid": 3, "group": 3}, {"tgid": 1, "group": 2, "read_calls": 1}, more=more)
     assert {g["group"]: g["read_calls"] for g in to_json(made, State(mode="groups"))["groups"]} == {"web": 3, "Sql": 0}
 
 
 def test_a_group_named_other_is_distinct_from_rows_without_a_group() -> None:
     harvest = process_table(("read_calls",), [{"tgid": 1, "read_calls": 1}, {"tgid": 2, "read_calls": 2}])
     own = view(harvest, columns=PROCESS_COLUMNS[2:3], groups={"application": [OTHER, None]})
-    groups = to_json(replace(second(), tables={"process": own}), State(mode="groups"))["groups"]
+    groups = to_json(replace(snapshot_of(), tables={"process": own}), State(mode="groups"))["groups"]
     assert [(g["group"], g["role"], g["read_calls"]) for g in groups] == [("other", "other", 2), ("other", "item", 1)]
 
 
 def test_rows_belong_to_the_groups_of_the_chosen_grouping() -> None:
     harvest = process_table(("read_calls",), [{"tgid": 1, "read_calls": 1}, {"tgid": 2, "read_calls": 2}])
     groups = {"application": ["web", "web"], "user": ["root", "www"]}
-    made = replace(second(), tables={"process": view(harvest, columns=PROCESS_COLUMNS[2:3], groups=groups)})
+    made = replace(snapshot_of(), tables={"process": view(harvest, columns=PROCESS_COLUMNS[2:3], groups=groups)})
     found = {
         by: [(g["group"], g["read_calls"]) for g in to_json(made, State(mode="groups", by=by))["groups"]]
         for by in ("application", "user", "container")
@@ -139,7 +139,7 @@ def test_rows_belong_to_the_groups_of_the_chosen_grouping() -> None:
 
 def test_columns_and_counters_of_several_tables_are_summed_by_name() -> None:
     more = of_processes(process_table(("read_calls",), [{"tgid": 1, "read_calls": 2}]), PROCESS_COLUMNS[2:3], [2])
-    made = second({"tgid": 1, "read_calls": 40}, {"tgid": 2, "read_calls": 41}, more=more)
+    made = snapshot_of({"tgid": 1, "read_calls": 40}, {"tgid": 2, "read_calls": 41}, more=more)
     assert pids(made, State(sort="read")) == [1, 2]
     shown = to_json(made, State())
     assert shown["totals"]["read_calls"] == 83
@@ -150,7 +150,7 @@ def test_columns_and_counters_of_several_tables_are_summed_by_name() -> None:
     st.lists(st.tuples(*(st.integers(1, 3) for _ in range(3)), st.integers(0, 3), st.integers(0, 2**40)), max_size=12)
 )
 def test_merging_sums_rows_by_process_and_group_and_loses_no_call(drawn: list[tuple[int, int, int, int, int]]) -> None:
-    made = second(
+    made = snapshot_of(
         *(
             {"tgid": tgid, "start_ns": start, "exec_id": exec_id, "group": group, "read_calls": calls, "comm": b"x"}
             for tgid, start, exec_id, group, calls in drawn
@@ -176,7 +176,7 @@ def test_merging_sums_rows_by_process_and_group_and_loses_no_call(drawn: list[tu
      ("99999999999999999999999999", set()), ("", {1, 2, 3, 4, 12})],
 )  # fmt: skip
 def test_the_filter_matches_part_of_the_command_or_group_or_a_whole_pid(text: str, found: set[int]) -> None:
-    made = second(
+    made = snapshot_of(
         {"tgid": 1, "comm": b"nginx"}, {"tgid": 2, "group": 3}, {"tgid": 3, "comm": b"job-12"},
         {"tgid": 4, "comm": "café".encode()}, {"tgid": 12, "group": 3},
     )  # fmt: skip
@@ -186,4 +186,4 @@ def test_the_filter_matches_part_of_the_command_or_group_or_a_whole_pid(text: st
 
 
 def test_the_filter_of_groups_matches_their_names() -> None:
-    assert [g["group"] for g in to_json(busy(), State(mode="groups", filter="WE"))["groups"]] == ["web"]
+    assert [g["group"] for g in to_json(busy_snapshot(), State(mode="groups", filter="WE"))["groups"]] == ["web"]

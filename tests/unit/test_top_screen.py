@@ -13,7 +13,7 @@ import pytest
 from ebpfmon.top.screen import WAITING, TopSettings
 from ebpfmon.top.state import State
 from ebpfmon.top.view import render
-from tests.unit.top_support import busy, second
+from tests.unit.top_support import busy_snapshot, snapshot_of
 from tests.unit.top_terminal import INITIAL_MODES, Quits, Terminal, run, screen
 
 SCREEN_MODES = {"?1049"}  # the alternate screen
@@ -30,7 +30,7 @@ def test_the_newest_snapshot_is_drawn_and_the_terminal_is_restored(terminal: Ter
                 during = termios.tcgetattr(terminal.slave)
                 assert not during[3] & (termios.ICANON | termios.ECHO | termios.ISIG)
                 assert terminal.modes == SCREEN_MODES
-                for made in (second({"tgid": 99}), busy()):
+                for made in (snapshot_of({"tgid": 99}), busy_snapshot()):
                     await shown.send(made)
                     await terminal.until_it_shows(render(made, State(), 80, 24))
                 assert terminal.reversed == {5}
@@ -50,7 +50,7 @@ def test_the_terminal_is_restored_however_the_screen_ends(
 
     async def use() -> None:
         async with screen(terminal) as shown:
-            await shown.send(busy())
+            await shown.send(busy_snapshot())
             await terminal.until_it_says("PID")
             assert termios.tcgetattr(terminal.slave) != before
             if how == "error":
@@ -84,7 +84,7 @@ def test_keys_sort_scroll_filter_and_pause(terminal: Terminal) -> None:
     async def test() -> None:
         with terminal:
             async with screen(terminal) as shown:
-                await shown.send(busy())
+                await shown.send(busy_snapshot())
                 for keys, text in (
                     ("\x1b[D", "by CLOSE desc"), ("\x1b[C\x1bOC", "by RBYTES desc"), (">", "by WRITE desc"),
                     ("r", "by WRITE asc"), ("P", "by PID asc"), ("\x1b[B", "2-"), ("\x1b[F", "-60 of 60"),
@@ -103,14 +103,14 @@ def test_a_paused_screen_keeps_its_interval_and_then_shows_the_newest(terminal: 
     async def test() -> None:
         with terminal:
             async with screen(terminal) as shown:
-                await shown.send(second({"tgid": 111}))
+                await shown.send(snapshot_of({"tgid": 111}))
                 terminal.type("p")
                 await terminal.until_it_says("PAUSED")
-                await shown.send(second({"tgid": 222}))
+                await shown.send(snapshot_of({"tgid": 222}))
                 terminal.type("r")
                 await terminal.until_it_says("ascending")
                 assert " 111 " in terminal.text
-                await shown.send(second({"tgid": 333}))
+                await shown.send(snapshot_of({"tgid": 333}))
                 terminal.type("p")
                 await terminal.until_it_says(" 333 ")
                 assert "PAUSED" not in terminal.text
@@ -126,7 +126,7 @@ def test_quitting_calls_on_quit_once_and_keeps_what_the_user_chose(terminal: Ter
     async def test() -> None:
         with terminal:
             async with screen(terminal, quits) as shown:
-                await shown.send(busy())
+                await shown.send(busy_snapshot())
                 terminal.type("b")
                 await terminal.until_it_says("by process")
                 assert quits.count == 0
@@ -146,7 +146,7 @@ def test_escape_is_a_key_unless_more_bytes_follow_in_time(terminal: Terminal) ->
     async def test(escape_s: float) -> None:
         with terminal:
             async with screen(terminal, escape_s=escape_s) as shown:
-                await shown.send(busy())
+                await shown.send(busy_snapshot())
                 terminal.type("/7\x1b")
                 await terminal.until_it_says("with '7'")
                 if escape_s < 1:
@@ -164,13 +164,13 @@ def test_the_screen_is_redrawn_after_a_resize(terminal: Terminal) -> None:
     async def test() -> None:
         with terminal:
             async with screen(terminal) as shown:
-                await shown.send(busy())
-                await terminal.until_it_shows(render(busy(), State(), 80, 24))
+                await shown.send(busy_snapshot())
+                await terminal.until_it_shows(render(busy_snapshot(), State(), 80, 24))
                 for width, height in ((40, 10), (200, 50), (9, 2), (1, 1), (80, 24)):
                     terminal.resize(width, height)
                     terminal.spoil()
                     os.kill(os.getpid(), signal.SIGWINCH)
-                    expected = render(busy(), State(), width, height)
+                    expected = render(busy_snapshot(), State(), width, height)
                     await terminal.until_it_shows(expected)
 
     run(test)
@@ -181,7 +181,7 @@ def test_a_shorter_frame_erases_the_rest_of_the_previous_one(terminal: Terminal)
         terminal.resize(80, 2)
         with terminal:
             async with screen(terminal) as shown:
-                for made in (busy(), second()):
+                for made in (busy_snapshot(), snapshot_of()):
                     await shown.send(made)
                     await terminal.until_it_shows(render(made, State(), 80, 2))
                 assert terminal.lines[1] == ""
@@ -195,14 +195,14 @@ def test_after_sigcont_the_terminal_is_set_up_and_redrawn(terminal: Terminal) ->
     async def test() -> None:
         with terminal:
             async with screen(terminal) as shown:
-                await shown.send(busy())
+                await shown.send(busy_snapshot())
                 await terminal.until_it_says("PID")
                 during = termios.tcgetattr(terminal.slave)
                 termios.tcsetattr(terminal.slave, termios.TCSANOW, before)  # as a shell does
                 terminal.resize(80, 24)
                 terminal.modes = set(INITIAL_MODES)
                 os.kill(os.getpid(), signal.SIGCONT)
-                await terminal.until_it_shows(render(busy(), State(), 80, 24))
+                await terminal.until_it_shows(render(busy_snapshot(), State(), 80, 24))
                 assert terminal.modes == SCREEN_MODES
                 assert termios.tcgetattr(terminal.slave) == during
 

@@ -15,9 +15,9 @@ from ebpfmon.grouping.registry import groupings
 from ebpfmon.plugins import registry
 from ebpfmon.testing import chart
 from ebpfmon.top.session import check_sort, one_interval
-from tests.unit.top_support import second
+from tests.unit.top_support import snapshot_of
 
-SHORT, WHOLE, LAST = second(elapsed_s=0.2), second(elapsed_s=1.0), second(elapsed_s=0.4)
+SHORT, WHOLE, LAST = snapshot_of(elapsed_s=0.2), snapshot_of(elapsed_s=1.0), snapshot_of(elapsed_s=0.4)
 
 
 def shown_once(monkeypatch: pytest.MonkeyPatch, sent: Sequence[Snapshot], last: Snapshot) -> Snapshot:

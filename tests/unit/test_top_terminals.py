@@ -12,7 +12,7 @@ from ebpfmon.errors import SettingsError, SinkGoneError
 from ebpfmon.top.screen import Screen
 from ebpfmon.top.state import State
 from ebpfmon.top.view import render
-from tests.unit.top_support import busy, second
+from tests.unit.top_support import busy_snapshot, snapshot_of
 from tests.unit.top_terminal import Quits, Terminal, run, screen
 
 
@@ -23,8 +23,8 @@ def test_a_terminal_without_a_size_has_80_columns_and_24_lines(terminal: Termina
     async def test() -> None:
         with empty:
             async with screen(empty) as shown:
-                await shown.send(busy())
-                await empty.until_it_shows(render(busy(), State(), 80, 24))
+                await shown.send(busy_snapshot())
+                await empty.until_it_shows(render(busy_snapshot(), State(), 80, 24))
 
     run(test)
     empty.close()
@@ -44,13 +44,13 @@ def test_a_hanging_terminal_misses_frames_delays_nothing_and_then_shows_the_newe
     async def test() -> None:
         async with screen(terminal) as shown:
             for _ in range(2000):
-                await shown.send(busy(20))
+                await shown.send(busy_snapshot(20))
             assert os.get_blocking(terminal.slave)
-            await shown.send(second({"tgid": 4242}))
+            await shown.send(snapshot_of({"tgid": 4242}))
             assert not terminal.history
             with terminal:
                 await terminal.until_it_says(" 4242 ")
-                await terminal.until_it_shows(render(second({"tgid": 4242}), State(), 80, 24))
+                await terminal.until_it_shows(render(snapshot_of({"tgid": 4242}), State(), 80, 24))
                 assert terminal.history.count("1;1H") < 100
 
     run(test)
@@ -62,7 +62,7 @@ def test_a_hanging_terminal_does_not_delay_the_end_and_is_restored_later(termina
     async def test() -> None:
         async with screen(terminal) as shown:
             for _ in range(2000):
-                await shown.send(busy(20))
+                await shown.send(busy_snapshot(20))
         assert termios.tcgetattr(terminal.slave) == before
         with terminal:
             await terminal.until(lambda: terminal.history[-2:] == ["?1049l", "23;0;0t"])
@@ -75,8 +75,8 @@ def test_a_terminal_of_unknown_abilities_gets_plain_lines(terminal: Terminal, te
     async def test() -> None:
         with terminal:
             async with screen(terminal, term=term) as shown:
-                await shown.send(busy())
-                expected = render(busy(), State(), 80, 23)
+                await shown.send(busy_snapshot())
+                expected = render(busy_snapshot(), State(), 80, 23)
                 await terminal.until_it_shows(expected)
                 terminal.type("r")
                 await terminal.until_it_says("ascending")
@@ -91,7 +91,7 @@ def test_characters_that_the_terminal_lacks_are_replaced(terminal: Terminal) -> 
     async def test() -> None:
         with terminal:
             async with screen(terminal, encoding="ascii") as shown:
-                await shown.send(second({"tgid": 5, "comm": "café".encode()}))
+                await shown.send(snapshot_of({"tgid": 5, "comm": "café".encode()}))
                 await terminal.until_it_says("caf? ")
 
     run(test)
@@ -111,7 +111,7 @@ def test_without_a_terminal_as_input_there_are_no_keys(terminal: Terminal) -> No
     async def test(null: int) -> None:
         with terminal:
             async with screen(terminal, input_fd=null) as shown:
-                await shown.send(busy())
+                await shown.send(busy_snapshot())
                 await terminal.until_it_says("PID")
 
     with open(os.devnull) as null:
@@ -124,12 +124,12 @@ def test_sending_to_a_closed_terminal_raises_sink_gone_error() -> None:
     async def test() -> None:
         async with screen(terminal, quits) as shown:
             with terminal:
-                await shown.send(busy())
+                await shown.send(busy_snapshot())
                 await terminal.until_it_says("PID")
             os.close(terminal.master)
             terminal.master = -1
             with pytest.raises(SinkGoneError, match="the terminal was closed"):
-                await shown.send(busy())
+                await shown.send(busy_snapshot())
             assert quits.count == 1
 
     run(test)

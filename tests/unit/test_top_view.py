@@ -24,38 +24,40 @@ from tests.unit.top_support import (
     COUNTERS,
     PROCESS_COLUMNS,
     RATES,
-    busy,
+    busy_snapshot,
     heading,
     network,
     of_processes,
     pids,
-    second,
+    snapshot_of,
 )
 
 KEYS = ("left", "right", "up", "down", "pgup", "pgdn", "home", "end", "enter", "escape", "backspace", "ctrl-c")
 
 
 def test_the_totals_are_rates_of_the_whole_system() -> None:
-    made = second({"tgid": 1, "read_calls": 41, "open_errors": 3, "threads_failed": 1}, elapsed_s=0.5, overflow_calls=9)
+    made = snapshot_of(
+        {"tgid": 1, "read_calls": 41, "open_errors": 3, "threads_failed": 1}, elapsed_s=0.5, overflow_calls=9
+    )
     lines = [" ".join(line.split()) for line in render(made, State(), 80, 24)]
     assert lines[1] == "calls/s open - close - read 100 write - unlink -"
     assert lines[2] == "bytes/s read - write - | tasks/s new - exit - | err/s 8"
 
 
 def test_counters_that_are_not_measured_have_no_total_and_no_column() -> None:
-    made = second({"tgid": 1, "open_errors": 3})
-    without = "\n".join(render(second({"tgid": 1, "open_errors": 3}, errors=False), State(), 200, 24))
+    made = snapshot_of({"tgid": 1, "open_errors": 3})
+    without = "\n".join(render(snapshot_of({"tgid": 1, "open_errors": 3}, errors=False), State(), 200, 24))
     assert "err" not in without.lower()
     assert not {"SENT", "RECV"} & set(heading(render(made, State(), 200, 24)))
-    assert {"SENT", "RECV"} < set(heading(render(busy(), State(), 200, 24)))
-    assert any("sent   5.0k  recv     12" in line for line in render(busy(), State(), 200, 24))
+    assert {"SENT", "RECV"} < set(heading(render(busy_snapshot(), State(), 200, 24)))
+    assert any("sent   5.0k  recv     12" in line for line in render(busy_snapshot(), State(), 200, 24))
     only_sent = replace(made, tables={"network": network({"tgid": 8}, counters=["tcp_send_bytes", "udp_send_bytes"])})
     assert "SENT" in " ".join(render(only_sent, State(), 80, 24))
     assert "RECV" not in " ".join(render(only_sent, State(), 80, 24))
 
 
 def test_the_order_of_the_probes_does_not_change_the_frame() -> None:
-    made = busy()
+    made = busy_snapshot()
     turned = replace(made, tables=dict(reversed([*made.tables.items()])))
     assert [*turned.tables] == ["network", "process"]
     assert render(turned, State(), 200, 24) == render(made, State(), 200, 24)
@@ -69,7 +71,7 @@ def test_columns_of_any_probe_are_shown_as_declared() -> None:
     )
     rows = [{"tgid": 1, "major": 2, "minor": 5}, {"tgid": 2, "oom": 1, "minor": 8}]
     own = view_of(process_table(("major", "minor", "oom"), rows), columns=columns)
-    made = replace(second(), tables={"memory": own})
+    made = replace(snapshot_of(), tables={"memory": own})
     lines = render(made, State(sort="faults"), 80, 24)
     assert " ".join(lines[1].split()) == "faults/s 15 minor 13 | kills/s by OOM 1"
     assert heading(lines) == ["PID", "USER", "GROUP", "COMMAND", "FAULTS", "OOM"]
@@ -87,7 +89,7 @@ def test_columns_of_any_probe_are_shown_as_declared() -> None:
     ],
 )
 def test_the_most_important_columns_that_fit_are_shown(width: int, height: int, shown: str) -> None:
-    lines = render(busy(), State(), width, height)
+    lines = render(busy_snapshot(), State(), width, height)
     assert len(lines) == height
     assert max(map(len, lines)) <= width
     assert set(heading(lines)) == set(shown.split())
@@ -95,12 +97,12 @@ def test_the_most_important_columns_that_fit_are_shown(width: int, height: int, 
 
 
 def test_80_columns_include_open_and_the_network_if_errors_are_not_counted() -> None:
-    shown = heading(render(busy(errors=False), State(), 80, 24))
+    shown = heading(render(busy_snapshot(errors=False), State(), 80, 24))
     assert set(shown) == {"PID", "GROUP", "COMMAND", "OPEN", "READ", "RBYTES", "WRITE", "WBYTES", "SENT", "RECV"}
 
 
 def test_80_columns_include_new_and_errors_without_a_network() -> None:
-    lines = render(second({"tgid": 4194304, "comm": b"kworker/u256:12", "read_calls": 7}), State(), 80, 24)
+    lines = render(snapshot_of({"tgid": 4194304, "comm": b"kworker/u256:12", "read_calls": 7}), State(), 80, 24)
     assert heading(lines) == ["PID", "GROUP", "COMMAND", "OPEN", "READ", "RBYTES", "WRITE", "WBYTES", "NEW", "ERR"]
     assert lines[4].startswith("    PID GROUP")
     assert lines[5].split() == ["4194304", "other", "kworker/u256:12", "-", "7", "-", "-", "-", "-", "-"]
@@ -109,7 +111,7 @@ def test_80_columns_include_new_and_errors_without_a_network() -> None:
 @pytest.mark.parametrize("mode", [*COLUMNS])
 def test_headers_and_numbers_of_a_column_end_at_the_same_place(mode: Mode) -> None:
     for column in COLUMNS[mode]:
-        lines = render(busy(), State(mode=mode, sort=column.key), 200, 50)
+        lines = render(busy_snapshot(), State(mode=mode, sort=column.key), 200, 50)
         head = next(line for line in lines if f"[{column.header}]" in line)
         other = next(c for c in COLUMNS[mode] if c.is_rate and c is not column)
         for of in {column, other} & {*RATES}:
@@ -120,7 +122,7 @@ def test_headers_and_numbers_of_a_column_end_at_the_same_place(mode: Mode) -> No
 
 
 def test_users_are_sorted_as_they_are_shown() -> None:
-    made, users = second(*({"tgid": n, "uid": n} for n in (1, 2, 3, 10))), {2: "zoe", 3: "Adam"}
+    made, users = snapshot_of(*({"tgid": n, "uid": n} for n in (1, 2, 3, 10))), {2: "zoe", 3: "Adam"}
     lines = render(made, State(sort="user", descending=False), 200, None, users=users)[-4:]
     assert [line.split()[:2] for line in lines] == [["3", "Adam"], ["2", "zoe"], ["1", "1"], ["10", "10"]]
 
@@ -133,7 +135,7 @@ HOSTILE = [
 
 @given(st.binary(max_size=16) | st.sampled_from(HOSTILE), st.text(max_size=20), st.integers(1, 120))
 def test_any_name_is_printable_and_fits_the_terminal(comm: bytes, group: str, width: int) -> None:
-    made = second({"tgid": 1234567, "comm": comm, "read_calls": 5})
+    made = snapshot_of({"tgid": 1234567, "comm": comm, "read_calls": 5})
     own = view_of(made.tables["process"].harvest, columns=PROCESS_COLUMNS, groups={"application": [group]})
     made = replace(made, host=group, tables={"process": own})
     for mode in COLUMNS:
@@ -144,7 +146,7 @@ def test_any_name_is_printable_and_fits_the_terminal(comm: bytes, group: str, wi
 
 
 def test_wide_characters_take_two_columns_and_zero_width_ones_are_replaced() -> None:
-    made = second(
+    made = snapshot_of(
         {"tgid": 1, "comm": "日本".encode()}, {"tgid": 2, "comm": b"ab"}, {"tgid": 3, "comm": "e\u0301".encode()},
         {"tgid": 4, "comm": b"\x1b[31m"},
     )  # fmt: skip
@@ -186,7 +188,7 @@ def test_a_rate_fits_its_column_and_is_right_to_five_percent(rate: float, width:
 def test_only_the_visible_rows_are_converted_to_text(monkeypatch: pytest.MonkeyPatch) -> None:
     rows = [{"tgid": n, "read_calls": n, "comm": b"p%d" % n} for n in range(10_000)]
     own = of_processes(process_table(("read_calls",), rows), PROCESS_COLUMNS[2:3], [2] * len(rows))
-    made = replace(second(), tables={"process": own})
+    made = replace(snapshot_of(), tables={"process": own})
     words: list[bytes] = []
 
     def text(comm: bytes) -> str:
@@ -202,38 +204,40 @@ def test_only_the_visible_rows_are_converted_to_text(monkeypatch: pytest.MonkeyP
 
 @pytest.mark.parametrize("state", [State(), State(mode="groups"), State(filter="1"), State(sort="err")])
 def test_an_empty_list_says_none(state: State) -> None:
-    for made in (second(), replace(second(), tables={})):
+    for made in (snapshot_of(), replace(snapshot_of(), tables={})):
         lines = render(made, state, 80, 24)
         assert f"{state.mode} none" in "".join(lines)
         assert to_json(made, state)[state.mode] == []
 
 
 def test_the_sort_column_survives_an_interval_without_its_table() -> None:
-    gone = replace(second(), tables={})
+    gone = replace(snapshot_of(), tables={})
     state = view.frame(gone, State(sort="write"), 80, 24).state
-    assert "[WRITE]" in "".join(render(second(), state, 80, 24))
+    assert "[WRITE]" in "".join(render(snapshot_of(), state, 80, 24))
 
 
 def test_the_sort_column_is_shown_however_narrow_the_terminal_is() -> None:
     for mode, of_mode in COLUMNS.items():
         for column in of_mode:
             for width in (12, 40, 80):
-                assert f"[{column.header}" in "".join(render(busy(), State(mode=mode, sort=column.key), width, 24))
+                assert f"[{column.header}" in "".join(
+                    render(busy_snapshot(), State(mode=mode, sort=column.key), width, 24)
+                )
 
 
 @pytest.mark.parametrize("width", [40, 80])
 def test_the_first_line_shows_problems_even_on_a_narrow_terminal(width: int) -> None:
-    made = second({"tgid": 1}, complete=False, overflow_calls=12)
+    made = snapshot_of({"tgid": 1}, complete=False, overflow_calls=12)
     first_line = render(made, State(paused=True), width, 24)[0]
     assert first_line.endswith("PAUSED  INCOMPLETE  OVERFLOW 12 calls")
-    clean = render(second({"tgid": 1}), State(), width, 24)[0]
+    clean = render(snapshot_of({"tgid": 1}), State(), width, 24)[0]
     assert not {"PAUSED", "INCOMPLETE", "OVERFLOW"} & set(clean.split())
     assert clean.startswith("ebpfmon top  web1.example.org  20" if width == 80 else "web1.example.org")
     assert clean.endswith("1.000 s")
 
 
 def test_scrolling_stops_at_the_first_and_the_last_line() -> None:
-    made = busy(60)
+    made = busy_snapshot(60)
     state = view.frame(made, State(sort="pid", descending=False), 80, 24).state
     page = state.page
 
@@ -258,10 +262,10 @@ def test_scrolling_stops_at_the_first_and_the_last_line() -> None:
 
 
 def test_without_a_height_all_rows_are_shown_and_no_help_about_keys() -> None:
-    lines = render(busy(60), State(scroll=5), 80, None)
+    lines = render(busy_snapshot(60), State(scroll=5), 80, None)
     table = lines[next(n for n, line in enumerate(lines) if "[READ]" in line) + 1 :]
-    assert [int(line.split()[0]) for line in table] == pids(busy(60), State())
-    shorter = render(busy(60), State(), 80, None, top=7)
+    assert [int(line.split()[0]) for line in table] == pids(busy_snapshot(60), State())
+    shorter = render(busy_snapshot(60), State(), 80, None, top=7)
     assert shorter[-7:] == table[:7]
     assert "1-7 of 60" in "".join(shorter)
 
@@ -276,7 +280,7 @@ def test_without_a_height_all_rows_are_shown_and_no_help_about_keys() -> None:
 def test_any_keys_and_any_size_draw_only_within_the_terminal(
     keys: list[str], width: int, height: int, frames: bool
 ) -> None:
-    made, state = busy(30), State()
+    made, state = busy_snapshot(30), State()
     for key in keys:
         state = press(state, key)
         if frames:
@@ -289,7 +293,7 @@ def test_any_keys_and_any_size_draw_only_within_the_terminal(
 
 
 def test_json_has_exact_amounts_that_add_up() -> None:
-    made = second(
+    made = snapshot_of(
         {"tgid": 1, "start_ns": 2**60 + 1, "read_bytes": 2**60 + 1, "read_calls": 3, "comm": b"a\x1b\xff", "uid": 7},
         {"tgid": 2, "read_calls": 2}, elapsed_s=0.5, overflow_calls=9, complete=False,
     )  # fmt: skip
@@ -309,10 +313,10 @@ def test_json_has_exact_amounts_that_add_up() -> None:
 
 
 def test_json_omits_errors_that_are_not_counted_and_respects_top() -> None:
-    shown = to_json(busy(errors=False), State(), top=3)
-    assert [p["pid"] for p in shown["processes"]] == pids(busy(), State())[:3]
+    shown = to_json(busy_snapshot(errors=False), State(), top=3)
+    assert [p["pid"] for p in shown["processes"]] == pids(busy_snapshot(), State())[:3]
     named = {*shown["totals"], *shown["overflow"], *shown["processes"][0]}
     assert "read_calls" in named
     assert not [n for n in named if n.endswith(("_errors", "_failed"))]
-    assert to_json(busy(), State(), top=0)["processes"] == []
-    assert len(to_json(busy(), State(), top=1000)["processes"]) == 60
+    assert to_json(busy_snapshot(), State(), top=0)["processes"] == []
+    assert len(to_json(busy_snapshot(), State(), top=1000)["processes"]) == 60

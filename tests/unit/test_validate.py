@@ -1,4 +1,4 @@
-"""What is wrong with a plugin's contribution is reported in one line."""
+"""An invalid contribution of a plugin is reported in one line."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class NoOpenSettings(SinkSettings, tag="no_open", frozen=True):
 class AsyncOpenSettings(SinkSettings, tag="late", frozen=True):
     """A sink type whose open() is async."""
 
-    async def open(self) -> Any:  # type: ignore[override]  # that is what is wrong with it
+    async def open(self) -> Any:  # type: ignore[override]  # It must not be async.
         return None
 
 

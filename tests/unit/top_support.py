@@ -16,8 +16,8 @@ from ebpfmon_network_viewer.charts import COLUMNS as NETWORK_COLUMNS
 from ebpfmon_process.charts import COLUMNS as PROCESS_COLUMNS
 
 __all__ = [
-    "COLUMNS", "COUNTERS", "GROUPINGS", "GROUPS", "PROCESS_COLUMNS", "RATES", "SENT", "busy", "fields_of", "heading",
-    "keyed", "network", "of_processes", "pids", "second", "typed",
+    "COLUMNS", "COUNTERS", "GROUPINGS", "GROUPS", "PROCESS_COLUMNS", "RATES", "SENT", "busy_snapshot", "fields_of", "heading",
+    "keyed", "network", "of_processes", "pids", "snapshot_of", "typed",
 ]  # fmt: skip
 COUNTERS = (
     "open_calls", "open_errors", "close_calls", "close_errors", "read_calls", "read_errors", "read_bytes",
@@ -65,7 +65,7 @@ def keyed(*rows: Row, overflow_calls: int = 0) -> TableView:
     return view(harvest, columns=[Column(id="sent", header="SENT", fields=("tcp_send_bytes",), units="bytes/s")])
 
 
-def second(
+def snapshot_of(
     *rows: Row,
     elapsed_s: float = 1.0,
     complete: bool = True,
@@ -102,9 +102,9 @@ def typed(state: State, *keys: str) -> State:
     return state
 
 
-def busy(count: int = 60, errors: bool = True) -> Snapshot:
+def busy_snapshot(count: int = 60, errors: bool = True) -> Snapshot:
     """Return an interval in which every process has different amounts."""
-    return second(
+    return snapshot_of(
         *(
             {"tgid": 7 * n + 1, "start_ns": n, "uid": n % 3, "comm": b"proc%d" % (n % 11), "group": min(n % 5, 3)}
             | {name: (n * step) % 97 for step, name in enumerate(COUNTERS, 3)}

@@ -23,7 +23,10 @@ _PART = re.compile(r"\x1b\[(\??[0-9;]*)([A-Za-z])|([^\x1b])|(\x1b\[?[0-9;?]*(?=\
 
 
 class Terminal:
-    """The screen that a user sees (`lines`), and the keyboard. It fails on characters beyond its edges and on unknown sequences."""
+    """The screen that a user sees (`lines`), and the keyboard.
+
+    It fails on characters beyond its edges and on unknown sequences.
+    """
 
     def __init__(self, width: int = 80, height: int = 24) -> None:
         self.master, self.slave = pty.openpty()
