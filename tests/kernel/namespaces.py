@@ -106,12 +106,12 @@ def unsilence(namespace: str, address: str) -> None:
     _ip(namespace, "neighbour", "delete", address, "dev", "cable")
 
 
-def route(namespace: str, action: str) -> None:
+def change_route(namespace: str, action: str) -> None:
     """Delete or add (`action`) this namespace's route to the other one."""
     _ip(namespace, "route", action, "10.66.0.0/24", "dev", "cable", "src", CLIENT[4])
 
 
-def attempts(namespace: str, port: int) -> int:
+def retransmit_attempts(namespace: str, port: int) -> int:
     """Return how often the kernel has retransmitted, or tried to, on IPv4 connections to a port."""
     lines = [line.split() for line in _read(namespace, "tcp")]
     return sum(int(words[6], 16) for words in lines if words[2].endswith(f":{port:04X}"))

@@ -104,7 +104,7 @@ def is_mapped(address: str) -> bool:
     return parsed.version == 6 and parsed.ipv4_mapped is not None
 
 
-def moved(plan: Mapping[str, int], protocol: str, skip: tuple[str, ...] = ()) -> tuple[int, int]:
+def calls_and_bytes(plan: Mapping[str, int], protocol: str, skip: tuple[str, ...] = ()) -> tuple[int, int]:
     """Return the calls of a plan that move data or an empty datagram, and their bytes, as destinations count them."""
     calls = total = 0
     for key, times in plan.items():
@@ -199,9 +199,9 @@ def assert_destinations(monitor: Monitor, one: Traffic, address: str) -> None:
     to_server, at_server = outbound[outbound["tgid"] == one.client], inbound[inbound["tgid"] == one.server]
     assert set(to_server[["address_high", "address_low"]].tolist()) == {key_of(address)}
     many = PLAN["udp_sendmmsg"]
-    calls, size = moved(PLAN, "udp")
+    calls, size = calls_and_bytes(PLAN, "udp")
     expected = {
-        6: {one.ports["tcp_port"]: moved(PLAN, "tcp")},
+        6: {one.ports["tcp_port"]: calls_and_bytes(PLAN, "tcp")},
         17: {
             one.ports["udp_port"]: (calls - 2 * many, size - 2 * 109 * many),
             one.ports["udp_port2"]: (many, 109 * many),

@@ -79,7 +79,7 @@ def loop_device(file: Path) -> Iterator[Disk]:
         subprocess.run(["losetup", "--detach", device], check=True)
 
 
-def use(node: Path, reads: int, writes: int) -> None:
+def read_and_write(node: Path, reads: int, writes: int) -> None:
     """Read and write single blocks. Each call is one request: it bypasses the page cache, and nothing can be merged."""
     fd = os.open(node, os.O_RDWR | os.O_DIRECT)
     buffer = mmap.mmap(-1, BLOCK)
@@ -125,7 +125,7 @@ def test_requests_and_bytes_match_the_kernels_counts(attach: str, mode: LoadMode
     with Monitor(settings(attach, mode)) as monitor, loop_device(tmp_path / "disk") as disk:
         # The kernel and udev read the new disk too. Both counts include that.
         name, node = disk.name, disk.node
-        use(node, READS, WRITES)
+        read_and_write(node, READS, WRITES)
         fd = os.open(node, os.O_RDWR)
         for _ in range(FLUSHES):
             os.fsync(fd)
@@ -192,7 +192,7 @@ def test_requests_in_flight_are_never_negative_and_end_at_zero_under_load(
 ) -> None:
     with Monitor(settings()) as monitor, loop_device(tmp_path / "disk") as disk:
         name, node = disk.name, disk.node
-        threads = [threading.Thread(target=use, args=(node, 401, 211)) for _ in range(4)]
+        threads = [threading.Thread(target=read_and_write, args=(node, 401, 211)) for _ in range(4)]
         for thread in threads:
             thread.start()
         for thread in threads:

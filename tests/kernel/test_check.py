@@ -123,7 +123,7 @@ def kprobes() -> Iterator[Kprobes]:
 
 
 @pytest.fixture
-def dead() -> int:
+def ended_pid() -> int:
     """The PID of a process that has ended."""
     with subprocess.Popen(["true"]) as process:
         pass
@@ -135,14 +135,14 @@ def reset(*arguments: str) -> tuple[int, list[str], str]:
     return done.returncode, done.stdout.splitlines(), done.stderr
 
 
-def test_reset_removes_kprobes_of_dead_ebpfmons_and_of_netdata_and_nothing_else(kprobes: Kprobes, dead: int) -> None:
+def test_reset_removes_only_kprobes_of_ended_ebpfmons_and_of_netdata(kprobes: Kprobes, ended_pid: int) -> None:
     before = kprobes.names()
     left = ["kprobes/p_netdata_vfs_read_1234 (vfs_read)", "kprobes/r_netdata_vfs_write_7 (vfs_write)",
-            f"ebpfmon_{dead}/vfs_unlink (vfs_unlink)"]  # fmt: skip
+            f"ebpfmon_{ended_pid}/vfs_unlink (vfs_unlink)"]  # fmt: skip
     alive = f"ebpfmon_{os.getpid()}/vfs_read"
     kprobes.write("p:kprobes/p_netdata_vfs_read_1234 vfs_read")
     kprobes.write("r:kprobes/r_netdata_vfs_write_7 vfs_write")
-    kprobes.write(f"r64:ebpfmon_{dead}/vfs_unlink vfs_unlink")
+    kprobes.write(f"r64:ebpfmon_{ended_pid}/vfs_unlink vfs_unlink")
     kprobes.write(f"p:{alive} vfs_read")
     all_of_them = kprobes.names()
     shown = [*(f"left behind: {entry}" for entry in left), f"in use by ebpfmon {os.getpid()}: {alive} (vfs_read)"]
@@ -154,13 +154,13 @@ def test_reset_removes_kprobes_of_dead_ebpfmons_and_of_netdata_and_nothing_else(
     assert reset() == (0, ["no kprobes were left behind"], "")
 
 
-def test_reset_continues_after_a_kprobe_in_use_and_exits_with_1(kprobes: Kprobes, dead: int) -> None:
+def test_reset_continues_after_a_kprobe_in_use_and_exits_with_1(kprobes: Kprobes, ended_pid: int) -> None:
     busy = "kprobes/p_netdata_vfs_read_1"
     kprobes.write(f"p:{busy} vfs_read")
-    kprobes.write(f"p:ebpfmon_{dead}/vfs_write vfs_write")
+    kprobes.write(f"p:ebpfmon_{ended_pid}/vfs_write vfs_write")
     kprobes.enable(busy, on=True)
     status, out, err = reset()
-    assert (status, out[2:]) == (1, [f"removed ebpfmon_{dead}/vfs_write (vfs_write)"])
+    assert (status, out[2:]) == (1, [f"removed ebpfmon_{ended_pid}/vfs_write (vfs_write)"])
     assert err == f"ebpfmon: cannot remove '{busy}' from '{kprobes.path}': it is in use\n"
     kprobes.enable(busy, on=False)
     assert reset() == (0, [f"left behind: {busy} (vfs_read)", f"removed {busy} (vfs_read)"], "")

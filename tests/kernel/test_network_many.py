@@ -94,8 +94,8 @@ def test_applications_together_have_all_that_is_sent_and_received(traffic: Path,
     with Monitor(DEFAULT) as monitor, ThreadPoolExecutor() as all_at_once:
         list(all_at_once.map(lambda program: network.run(program, "127.0.0.1", plan), programs))
     assert_shares(monitor.snapshots)
-    calls, size = network.moved(PLAN, "tcp")
-    udp_calls, udp_size = network.moved(PLAN, "udp")
+    calls, size = network.calls_and_bytes(PLAN, "tcp")
+    udp_calls, udp_size = network.calls_and_bytes(PLAN, "udp")
     expected = {
         "processes.bandwidth_sent": size + udp_size + 5003 * BYTES,
         "processes.bandwidth_recv": size + udp_size,

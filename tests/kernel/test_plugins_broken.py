@@ -13,7 +13,7 @@ import pytest
 
 from ebpfmon.kernel.compiler import compile_object
 from ebpfmon.plugins import build
-from tests.kernel.third_party import SOURCE, amounts, programs, running, shut
+from tests.kernel.third_party import SOURCE, amounts, make_private, run_programs, running
 
 pytestmark = pytest.mark.timeout(300)  # Compiling programs takes long on a busy machine.
 EBPFMON = [sys.executable, "-m", "ebpfmon"]
@@ -103,7 +103,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         source = where / f"{name}.bpf.c"
         source.write_text(SOURCE.replace("NAME", table).replace("BODY", body))
         compile_object(source, where / "objects" / machine / f"{name}.bpf.o", machine, build.headers())
-    return shut(where)
+    return make_private(where)
 
 
 def test_each_broken_plugin_is_reported_in_one_line_and_affects_nothing_else(folder: Path, tmp_path: Path) -> None:
@@ -115,7 +115,7 @@ def test_each_broken_plugin_is_reported_in_one_line_and_affects_nothing_else(fol
     )
     with running([*EBPFMON, "run", "--config", settings], tmp_path) as daemon:
         daemon.until(daemon.snapshots)
-        programs(tmp_path, "outsider", TIMES)
+        run_programs(tmp_path, "outsider", TIMES)
         daemon.until(lambda: sum(amounts(daemon.snapshots(), "processes.good", process="outsider")) >= TIMES)
         assert sum(amounts(daemon.snapshots(), "processes.file_open", process="outsider")) > TIMES
         daemon.stop()

@@ -19,7 +19,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.kernel.third_party import amounts, programs, running
+from tests.kernel.third_party import amounts, run_programs, running
 from tests.unit.netdata import Netdata
 
 pytestmark = pytest.mark.timeout(300)  # Compiling and installing take long on a busy machine.
@@ -61,7 +61,7 @@ charts = ["*.naps*"]
 
 
 @dataclass(frozen=True)
-class Outside:
+class Environment:
     """A virtual environment with ebpfmon's wheel."""
 
     where: Path
@@ -85,33 +85,33 @@ class Outside:
 
 
 @pytest.fixture(scope="module")
-def outside(tmp_path_factory: pytest.TempPathFactory) -> Outside:
+def environment(tmp_path_factory: pytest.TempPathFactory) -> Environment:
     """A virtual environment with a wheel built from this tree, and the other packages of the present environment."""
-    made = Outside(tmp_path_factory.mktemp("outside"))
+    new = Environment(tmp_path_factory.mktemp("environment"))
     building = [sys.executable, "-m", "pip", "wheel", "--no-deps", "--no-build-isolation", "--quiet", "-w"]
-    subprocess.run([*building, made.where, ROOT], check=True)
-    subprocess.run([sys.executable, "-m", "venv", "--without-pip", made.where / "venv"], check=True)
-    others = made.where / "others"
+    subprocess.run([*building, new.where, ROOT], check=True)
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", new.where / "venv"], check=True)
+    others = new.where / "others"
     others.mkdir()
     for place in {sysconfig.get_path("purelib"), sysconfig.get_path("platlib")}:
         for path in Path(place).iterdir():
             if not re.search(r"ebpfmon|\.pth$|__editable__|__pycache__", path.name):
                 (others / path.name).symlink_to(path)
-    (site,) = (made.where / "venv").glob("lib/python*/site-packages")
+    (site,) = (new.where / "venv").glob("lib/python*/site-packages")
     (site / "others.pth").write_text(f"{others}\n")
-    made.pip(*made.where.glob("*.whl"))
-    assert str(made.where / "venv") in made.run("python", "-c", "import ebpfmon; print(ebpfmon.__file__)")
-    return made
+    new.pip(*new.where.glob("*.whl"))
+    assert str(new.where / "venv") in new.run("python", "-c", "import ebpfmon; print(ebpfmon.__file__)")
+    return new
 
 
 @pytest.fixture(scope="module")
-def made(outside: Outside) -> Outside:
+def prepared(environment: Environment) -> Environment:
     """The environment with a probe and a sink made from the templates. The sink is installed in editable mode."""
-    assert "ebpfmon_naps/naps.bpf.c" in outside.run("ebpfmon", "plugin", "new", "probe", "naps")
-    outside.run("ebpfmon", "plugin", "new", "sink", "lines_out", "somewhere/else")
-    outside.pip(outside.where / "ebpfmon_naps")
-    outside.pip("-e", outside.where / "somewhere" / "else")
-    return outside
+    assert "ebpfmon_naps/naps.bpf.c" in environment.run("ebpfmon", "plugin", "new", "probe", "naps")
+    environment.run("ebpfmon", "plugin", "new", "sink", "lines_out", "somewhere/else")
+    environment.pip(environment.where / "ebpfmon_naps")
+    environment.pip("-e", environment.where / "somewhere" / "else")
+    return environment
 
 
 class Listener:
@@ -147,28 +147,28 @@ def bind(stack: ExitStack, kind: socket.SocketKind) -> tuple[int, socket.socket]
     return bound.getsockname()[1], bound
 
 
-def test_packages_from_the_templates_pass_their_own_tests_and_are_listed(made: Outside) -> None:
+def test_packages_from_the_templates_pass_their_own_tests_and_are_listed(prepared: Environment) -> None:
     for package in ("ebpfmon_naps", "somewhere/else"):
-        output = made.run("python", "-m", "pytest", "-q", "-p", "no:cacheprovider", cwd=made.where / package)
+        output = prepared.run("python", "-m", "pytest", "-q", "-p", "no:cacheprovider", cwd=prepared.where / package)
         assert re.search(r"\b3 passed in ", output), output
-    listed = made.run("ebpfmon", "plugins")
+    listed = prepared.run("ebpfmon", "plugins")
     assert re.search(r"^naps +2 +active +ebpfmon-naps 0\.1\.0 +probes +probe naps$", listed, re.M)
     assert re.search(r"^lines_out +2 +active +ebpfmon-lines-out 0\.1\.0 +sinks +sink lines_out$", listed, re.M)
-    objects = [str(path) for path in (made.where / "venv").rglob("naps.b*")]
+    objects = [str(path) for path in (prepared.where / "venv").rglob("naps.b*")]
     assert sorted(Path(path).name for path in objects) == ["naps.bcc.c"] * 2 + ["naps.bpf.c"] + ["naps.bpf.o"] * 2
-    made.run("ebpfmon", "config", "check", "--config", made.where / "ebpfmon_naps" / "ebpfmon.toml")
-    made.run("ebpfmon", "config", "check", "--config", made.where / "somewhere" / "else" / "ebpfmon.toml")
+    prepared.run("ebpfmon", "config", "check", "--config", prepared.where / "ebpfmon_naps" / "ebpfmon.toml")
+    prepared.run("ebpfmon", "config", "check", "--config", prepared.where / "somewhere" / "else" / "ebpfmon.toml")
 
 
 def test_every_backend_and_a_third_party_sink_show_what_a_third_party_probe_counts(
-    made: Outside, tmp_path: Path, sockets: ExitStack
+    prepared: Environment, tmp_path: Path, sockets: ExitStack
 ) -> None:
     statsd_port, udp = bind(sockets, socket.SOCK_DGRAM)
     lines_port, tcp = bind(sockets, socket.SOCK_STREAM)
     tcp.listen()
     tcp.settimeout(100)
     (tmp_path / "e.toml").write_text(SETTINGS.format(where=tmp_path, statsd=statsd_port, lines_out=lines_port))
-    command: list[str | Path] = [made.where / "venv" / "bin" / "ebpfmon", "run", "--config", tmp_path / "e.toml"]
+    command: list[str | Path] = [prepared.where / "venv" / "bin" / "ebpfmon", "run", "--config", tmp_path / "e.toml"]
     statsd = Listener(lambda: udp.recv(65536) + b"\n")
     with running(command, tmp_path) as daemon:
         connection = sockets.enter_context(tcp.accept()[0])
@@ -179,7 +179,7 @@ def test_every_backend_and_a_third_party_sink_show_what_a_third_party_probe_coun
         plugins_d = Listener(lambda: netdata.recv(65536))
         daemon.until(lambda: daemon.snapshots() and "BEGIN" in plugins_d.text and statsd.text and lines_out.text)
 
-        programs(tmp_path, "outsider", TIMES)
+        run_programs(tmp_path, "outsider", TIMES)
 
         def shown_by_netdata() -> int:
             screen = Netdata()

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.kernel.third_party import amounts, programs, running, shut
+from tests.kernel.third_party import amounts, make_private, run_programs, running
 from tests.unit.samples import PROBES, sample, write
 
 pytestmark = pytest.mark.timeout(300)  # Compiling programs takes long on a busy machine.
@@ -52,7 +52,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         words = command.partition("#")[0].replace("hello", name).split()
         subprocess.run([*EBPFMON, *words[1:]], cwd=place, check=True)
     (place / "test_hello.py").rename(place.parent / "test_hello.py")  # It is not a plugin.
-    return shut(place)
+    return make_private(place)
 
 
 def test_the_sample_test_of_the_sample_probe_passes(folder: Path) -> None:
@@ -78,7 +78,7 @@ def test_the_sample_probes_count_and_the_sample_sink_stores_it(folder: Path, tmp
     settings.write_text(SETTINGS.format(folder=folder, database=database))
     with running([*EBPFMON, "run", "--config", str(settings)], tmp_path) as daemon:
         daemon.until(daemon.snapshots)
-        programs(tmp_path, "outsider", TIMES)
+        run_programs(tmp_path, "outsider", TIMES)
         for _ in range(TIMES):
             subprocess.run(["true"], user=USER, check=True)
 

@@ -19,7 +19,7 @@ from ebpfmon import Chart, ChartData, Role, Snapshot
 from ebpfmon.grouping.registry import groupings
 from ebpfmon.plugins import registry
 from ebpfmon.testing import RunningDaemon
-from tests.kernel.test_block_io import loop_device, use
+from tests.kernel.test_block_io import loop_device, read_and_write
 
 PROBES = ("process", "network_viewer", "block_io", "syscalls", "oom_and_signals")
 SECONDS = 12
@@ -63,7 +63,7 @@ def load(directory: Path) -> Iterator[None]:
 
         def ask_disk() -> None:
             while disk and not ended.wait(0.01):
-                use(disk.node, reads=3, writes=2)
+                read_and_write(disk.node, reads=3, writes=2)
 
         threads = [threading.Thread(target=work, name=work.__name__) for work in (connect, ask_disk)]
         for thread in threads:

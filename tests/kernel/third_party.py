@@ -91,7 +91,7 @@ def running(command: Sequence[str | Path], where: Path) -> Iterator[Daemon]:
         process.wait()
 
 
-def programs(where: Path, name: str, times: int) -> None:
+def run_programs(where: Path, name: str, times: int) -> None:
     """Run a program of this name `times` times."""
     path = where / name
     path.write_text("#!/bin/sh\n:\n")
@@ -107,7 +107,7 @@ def amounts(snapshots: Sequence[dict[str, Any]], chart: str, dimension: str = VA
     return [d["delta"] for d in shown if d["id"] == dimension]
 
 
-def shut(folder: Path) -> Path:
+def make_private(folder: Path) -> Path:
     """Make a folder writable only for its owner, whatever the umask is."""
     for path in (folder, *folder.rglob("*")):
         path.chmod(0o755)

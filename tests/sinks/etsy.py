@@ -104,7 +104,7 @@ def names(prefix: str, tags: str = "none") -> Namer:
 def summed(lines: Lines, name: Namer) -> dict[str, float]:
     """Return the sums of counters by name, without those that were always 0."""
     sums: dict[str, float] = defaultdict(float)
-    for number in each(lines):
+    for number in all_numbers(lines):
         if number.amount and not number.is_gauge:
             sums[name(number)] += number.amount
     return dict(sums)
@@ -112,12 +112,12 @@ def summed(lines: Lines, name: Namer) -> dict[str, float]:
 
 def gauges(lines: Lines, name: Namer) -> dict[str, float]:
     """Return the last value of each gauge by name."""
-    return {name(number): number.amount for number in each(lines) if number.is_gauge}
+    return {name(number): number.amount for number in all_numbers(lines) if number.is_gauge}
 
 
-def each(lines: Lines) -> Iterator[Number]:
+def all_numbers(lines: Lines) -> Iterator[Number]:
     return (number for line in lines for number in numbers_of(line))
 
 
-def of(prefix: str, found: Mapping[str, float]) -> dict[str, float]:
+def with_prefix(prefix: str, found: Mapping[str, float]) -> dict[str, float]:
     return {name: value for name, value in found.items() if name.startswith(f"{prefix}.")}

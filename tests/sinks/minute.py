@@ -92,7 +92,7 @@ def watched(workload: Path, where: Path) -> Iterator[Minute]:
         if isinstance(nd, Netdata):
             nd.install_relay()
             nd.start()
-        sinks = [*_sinks(nd, statsd), {"type": "http_json", "port": port}, _fives(where)]
+        sinks = [*_sinks(nd, statsd), {"type": "http_json", "port": port}, _five_second_log(where)]
         settings = f'[groups]\nfile = "{groups}"\n[plugins.network_viewer]\nips = "*"\n'
         daemon = servers.enter_context(Daemon(where, sinks, settings).running("--load-mode", "return"))
         prom = _started(servers, prometheus(where, f"127.0.0.1:{port}"))
@@ -138,7 +138,7 @@ def _statsd(name: str, port: int, protocol: str, host: str, tags: str) -> dict[s
     }  # fmt: skip
 
 
-def _fives(where: Path) -> Sink:
+def _five_second_log(where: Path) -> Sink:
     return {"type": "log", "name": "fives", "format": "json", "path": str(where / "fives.json"), "interval": 5}
 
 

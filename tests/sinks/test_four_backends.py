@@ -15,7 +15,7 @@ import pytest
 
 from ebpfmon_sinks.http_json.metrics import name_of, type_of
 from tests.kernel.support import counts_of
-from tests.sinks.etsy import dropped, gauges, names, of, summed
+from tests.sinks.etsy import dropped, gauges, names, summed, with_prefix
 from tests.sinks.minute import COUNTERS, PLAN, TO_ETSY, TO_NETDATA, WATCHED_S, Minute, require, watched
 from tests.sinks.plugins_d_values import compare, declarations, dimension_of
 from tests.sinks.prometheus import rate
@@ -117,9 +117,9 @@ def test_etsys_daemon_has_exactly_the_numbers_of_the_log(minute: Minute, sink: s
     assert counters["statsd.bad_lines_seen"] == 0
     if protocol == "udp" and (lost := dropped(require(minute.etsy).port)):  # its process did not run for some seconds
         print(f"the kernel dropped {lost} datagrams on their way to etsy's daemon")
-        assert all(of(sink, counters).get(n, 0) <= value for n, value in states[0][0].items() if value > 0)
+        assert all(with_prefix(sink, counters).get(n, 0) <= value for n, value in states[0][0].items() if value > 0)
         return
-    compare_states((of(sink, counters), of(sink, gauges)), states)
+    compare_states((with_prefix(sink, counters), with_prefix(sink, gauges)), states)
     if tags == "none":
         assert states[0][0][f"{sink}.apps.process_create.shells"] > 10
         for host in ("127_0_0_1", "___1_"):
@@ -135,7 +135,9 @@ def test_netdatas_statsd_has_exactly_the_numbers_of_the_log(minute: Minute, sink
         return
 
     def has() -> State:
-        counters, gauges = (of(sink, require(minute.netdata).of_statsd(type_)) for type_ in ("counter", "gauge"))
+        counters, gauges = (
+            with_prefix(sink, require(minute.netdata).of_statsd(type_)) for type_ in ("counter", "gauge")
+        )
         return counters, gauges
 
     with suppress(AssertionError):  # it updates its values once a second

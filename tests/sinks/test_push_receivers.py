@@ -56,7 +56,7 @@ def push(to: Receivers, kind: str) -> Sink:
     }  # fmt: skip
 
 
-def own(lines: Lines, chart: str, which: str) -> list[float]:
+def self_metric(lines: Lines, chart: str, which: str) -> list[float]:
     """Return a number of ebpfmon's own charts by snapshot. `which` is a sink or a dimension."""
     return [
         d.get("delta", d.get("value"))
@@ -88,7 +88,7 @@ def test_no_receiver_affects_the_harvest_or_another_sink(tmp_path: Path, record_
         accepted = [snapshot["time"] for snapshot in to.accepted]
 
     figures = {"without": jitter(without), "with": jitter(lines)}
-    memory = own(lines, "memory", "rss")[WARM:]
+    memory = self_metric(lines, "memory", "rss")[WARM:]
     figures["memory"] = f"{memory[0]:.1f} MB at first, {max(memory):.1f} MB at most"
     for what, figure in figures.items():
         record_property(what, figure)
@@ -96,22 +96,24 @@ def test_no_receiver_affects_the_harvest_or_another_sink(tmp_path: Path, record_
 
     # Each receiver failed as it should, and was tried again.
     for kind in BAD:
-        assert own(lines, "sinks_sent", kind) == [0] * len(lines), kind
-        assert sum(own(lines, "sinks_errors", kind)) >= 2, kind
-        assert sum(own(lines, "sinks_dropped", kind)) > 0, kind
+        assert self_metric(lines, "sinks_sent", kind) == [0] * len(lines), kind
+        assert sum(self_metric(lines, "sinks_errors", kind)) >= 2, kind
+        assert sum(self_metric(lines, "sinks_dropped", kind)) > 0, kind
         assert to.connections[kind] >= 2, kind
         assert f"sink '{kind}' has failed" in affected.output()
     # A harvest that waited for one of them would miss most ticks.
-    late = {name: sum(own(of, "lost", "late_ticks")) for name, of in (("without", without), ("with", lines))}
+    late = {name: sum(self_metric(of, "lost", "late_ticks")) for name, of in (("without", without), ("with", lines))}
     print(f"late ticks: {late}")
     assert len(lines) > sum(line["elapsed_s"] for line in lines) / 2
     # No other sink lost anything, except perhaps the last snapshot, for which there is little time.
     for name in ("accepts", "second", "log"):
-        assert sum(own(lines, "sinks_dropped", name)) == sum(own(lines, "sinks_errors", name)) == 0, name
+        assert sum(self_metric(lines, "sinks_dropped", name)) == sum(self_metric(lines, "sinks_errors", name)) == 0, (
+            name
+        )
     for times in (accepted, [json.loads(line)["time"] for line in (tmp_path / "second").read_text().splitlines()]):
         assert times == [line["time"] for line in lines][: len(times)]
         assert len(times) >= len(lines) - 1
     # Queues and memory are bounded.
-    queues = [own(lines, "sinks_queue", name) for name in (*KINDS, "second", "log")]
+    queues = [self_metric(lines, "sinks_queue", name) for name in (*KINDS, "second", "log")]
     assert max(map(max, queues)) == MAILBOX_SNAPSHOTS
     assert max(memory) - memory[0] < GROWTH_MB

@@ -12,7 +12,7 @@ import pytest
 from ebpfmon import Chart, ChartData, Dimension, Kind, Snapshot
 from ebpfmon.testing import data
 from ebpfmon_sinks.statsd.settings import StatsdSettings
-from tests.sinks.etsy import etsy, names, of, summed
+from tests.sinks.etsy import etsy, names, summed, with_prefix
 from tests.sinks.support import Daemon, Sink, free_ports, traffic, until
 
 NASTY = ("a b", "a:b", "a|b", "A_B", "a\nb:1|c", "x;y=z", "k,v=w", "#t:1", "|#t", "é/ü", "..", "", "v" * 300, "\0")
@@ -40,14 +40,14 @@ def test_unusual_names_and_negative_gauges_arrive_unchanged(tmp_path: Path, tags
         asyncio.run(send(server.port, 20, 2.5))
         counters, gauges = server.ask("counters"), server.ask("gauges")
     assert counters.pop("statsd.bad_lines_seen") == 0
-    assert sorted(of("ebpfmon", counters).values()) == sorted([22.5 - 2 * n for n in range(len(NASTY))] * 2)
-    assert sorted(of("ebpfmon", gauges).values()) == sorted([2.5 - n for n in range(len(NASTY))] * 2)
+    assert sorted(with_prefix("ebpfmon", counters).values()) == sorted([22.5 - 2 * n for n in range(len(NASTY))] * 2)
+    assert sorted(with_prefix("ebpfmon", gauges).values()) == sorted([2.5 - n for n in range(len(NASTY))] * 2)
 
 
 PROTOCOLS = ("udp", "tcp")
 
 
-def both(port: int) -> list[Sink]:
+def statsd_sinks(port: int) -> list[Sink]:
     return [{"type": "statsd", "name": p, "prefix": p, "protocol": p, "port": port} for p in PROTOCOLS]
 
 
@@ -56,11 +56,11 @@ def test_a_late_server_gets_everything_and_a_restarted_one_what_it_missed(
     tmp_path: Path,
 ) -> None:
     (port,) = free_ports(1)
-    daemon = Daemon(tmp_path, both(port))
+    daemon = Daemon(tmp_path, statsd_sinks(port))
     with daemon.running():
         until(lambda: all(daemon.of_sink("errors", p) for p in PROTOCOLS), "both have failed")
         with etsy(tmp_path, port) as server:
-            until(lambda: all(of(p, server.ask("counters")) for p in PROTOCOLS), "something from both")
+            until(lambda: all(with_prefix(p, server.ask("counters")) for p in PROTOCOLS), "something from both")
             until(lambda: _has_all(server.ask("counters"), daemon), "all that was counted before")
             errors = [daemon.of_sink("errors", p) for p in PROTOCOLS]
             server.kill()
@@ -70,12 +70,12 @@ def test_a_late_server_gets_everything_and_a_restarted_one_what_it_missed(
                 "both have failed again",
             )
         with etsy(tmp_path, port) as server, traffic(tmp_path):
-            until(lambda: all(of(p, server.ask("counters")) for p in PROTOCOLS), "something from both")
+            until(lambda: all(with_prefix(p, server.ask("counters")) for p in PROTOCOLS), "something from both")
             lines = daemon.stop()
             counters = server.ask("counters")
     for p in PROTOCOLS:
         # The killed server lost what it had counted, and perhaps snapshots that were being sent.
-        found = of(p, counters)
+        found = with_prefix(p, counters)
         assert any(found == summed(lines[n:], names(p)) for n in range(max(0, before - 4), before + 3)), p
 
 
@@ -83,6 +83,9 @@ def _has_all(counters: dict[str, float], daemon: Daemon) -> bool:
     """Return whether the counters have everything up to one of the newest snapshots."""
     lines = daemon.lines()
     return all(
-        any(of(p, counters) == summed(lines[:n], names(p)) for n in range(max(1, len(lines) - 4), len(lines) + 1))
+        any(
+            with_prefix(p, counters) == summed(lines[:n], names(p))
+            for n in range(max(1, len(lines) - 4), len(lines) + 1)
+        )
         for p in PROTOCOLS
     )

@@ -34,7 +34,7 @@ SHIPPED = [
 ]
 
 
-def full() -> Snapshot:
+def snapshot_of_built_in_charts() -> Snapshot:
     """Return a snapshot with every built-in chart, each with one series whose numbers all differ."""
     charts = []
     for of in SHIPPED:
@@ -150,7 +150,7 @@ def test_every_built_in_chart_is_exported_under_a_unique_name() -> None:
     named = [c for c in SHIPPED if not c.unbounded]
     names = [name_of(c) for c in named]
     assert len(set(names)) == len(names)
-    families = {family.name: family for family in parsed(text_of(full()), False)}
+    families = {family.name: family for family in parsed(text_of(snapshot_of_built_in_charts()), False)}
     for of, name in zip(named, names, strict=True):
         columns = len(of.buckets.bounds) + 1 if of.buckets else len(of.columns)
         found = [s for s in families[name].samples if s.name.removeprefix(name) not in ("_count", "_sum")]
@@ -162,7 +162,10 @@ def test_promtool_finds_no_problem_in_any_built_in_metric() -> None:
     if not promtool:
         pytest.skip("promtool is not installed (Debian's prometheus)")
     done = subprocess.run(
-        [promtool, "check", "metrics"], input=text_of(full()).encode(), capture_output=True, check=False
+        [promtool, "check", "metrics"],
+        input=text_of(snapshot_of_built_in_charts()).encode(),
+        capture_output=True,
+        check=False,
     )
     assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"")
 

@@ -22,13 +22,13 @@ UP = Dimension("up", "up", ("up",))
 GAUGE_LIKE, COUNTER_LIKE = replace(Kind.GAUGE, name="state"), replace(Kind.COUNTER, name="tally")
 
 
-def shot(kind: Kind) -> Snapshot:
+def snapshot_of_kind(kind: Kind) -> Snapshot:
     """Return a snapshot with two charts of this kind, one without and one with labels."""
     by_disk = chart(UP, id="x.disks", kind=kind, labels=("disk",))
     return snapshot(charts=[data(chart(UP, kind=kind), 5), data(by_disk, series={("sda",): [7]}, other=[0])])
 
 
-STATE, TALLY = shot(GAUGE_LIKE), shot(COUNTER_LIKE)
+STATE, TALLY = snapshot_of_kind(GAUGE_LIKE), snapshot_of_kind(COUNTER_LIKE)
 
 
 def test_the_kinds_in_this_file_are_unknown_to_ebpfmon() -> None:

@@ -34,7 +34,9 @@ class Line:
     tags: Mapping[str, str] = field(default_factory=dict)
 
 
-def made(id_: str, dimensions: Iterable[Dimension], kind: Kind = Kind.COUNTER, labels: tuple[str, ...] = ()) -> Chart:
+def chart_of(
+    id_: str, dimensions: Iterable[Dimension], kind: Kind = Kind.COUNTER, labels: tuple[str, ...] = ()
+) -> Chart:
     return Chart(
         id=id_, title="T", units="calls/s", family="F", priority=1, dimensions=tuple(dimensions), kind=kind,
         labels=labels,
@@ -43,12 +45,12 @@ def made(id_: str, dimensions: Iterable[Dimension], kind: Kind = Kind.COUNTER, l
 
 def system(id_: str, amounts: Mapping[str, float], kind: Kind = Kind.COUNTER) -> ChartData:
     dimensions = [Dimension(f"id_{name}", name, ("f",)) for name in amounts] or [WHOLE]
-    return data(made(id_, dimensions, kind), *(amounts.values() or [0]))
+    return data(chart_of(id_, dimensions, kind), *(amounts.values() or [0]))
 
 
 def applications(id_: str, amounts: Mapping[str, float], other: float | None = None) -> ChartData:
     return data(
-        made(id_, [WHOLE], labels=("application",)), series={(name,): [amount] for name, amount in amounts.items()},
+        chart_of(id_, [WHOLE], labels=("application",)), series={(name,): [amount] for name, amount in amounts.items()},
         other=None if other is None else [other],
     )  # fmt: skip
 
@@ -56,7 +58,7 @@ def applications(id_: str, amounts: Mapping[str, float], other: float | None = N
 def destinations(id_: str, amounts: Mapping[tuple[str, str], tuple[int, ...]], *dimensions: Dimension) -> ChartData:
     """Return a chart by destination. `amounts` has one number per dimension for each (address, name)."""
     return data(
-        made(id_, dimensions, labels=("port", "address")),
+        chart_of(id_, dimensions, labels=("port", "address")),
         series={("443", address): of for (address, _), of in amounts.items()},
         names={("443", address): ("https", name) for address, name in amounts},
     )
@@ -209,7 +211,7 @@ SAMPLE = snapshot(
         system("ebpfmon.memory", {"rss": -1.5}, Kind.GAUGE),
         applications("apps.file_open", {"web.server v2": 2}),
         NETWORK,
-        data(made("ebpf.retransmit", [WHOLE], labels=("port", "address")), other=[9]),
+        data(chart_of("ebpf.retransmit", [WHOLE], labels=("port", "address")), other=[9]),
     ]
 )
 
@@ -304,7 +306,7 @@ def test_long_label_values_are_cut_equally_and_short_ones_are_unchanged() -> Non
     address = "2001:db8:1111:2222:3333:4444:5555:6666"
     found = etsy(lines(snapshot(charts=[destinations("n", {("a", address): (1,)}, WHOLE)]), "graphite")[0])
     assert found.tags == {"port": "https", "address": clean(address)}
-    wide = made("n", [WHOLE], labels=tuple("abcde"))
+    wide = chart_of("n", [WHOLE], labels=tuple("abcde"))
     (line,) = lines(snapshot(charts=[data(wide, series={(*["x" * 80] * 4, "y"): [1]})]), "graphite")
     tags = etsy(line).tags
     assert tags["e"] == "y"
@@ -313,13 +315,13 @@ def test_long_label_values_are_cut_equally_and_short_ones_are_unchanged() -> Non
 
 
 def test_an_empty_label_value_has_no_tag() -> None:
-    of = made("n", [WHOLE], labels=("call", "error"))
+    of = chart_of("n", [WHOLE], labels=("call", "error"))
     assert lines(snapshot(charts=[data(of, series={("other", ""): [1]})]), "influx") == ["ebpfmon.n,call=other:1|c"]
 
 
 def test_a_chart_with_a_single_number_is_named_by_its_id_alone() -> None:
     for tags in FLAVOURS:
-        assert lines(snapshot(charts=[data(made("x", [WHOLE]), 3)]), tags) == ["ebpfmon.x:3|c"]
+        assert lines(snapshot(charts=[data(chart_of("x", [WHOLE]), 3)]), tags) == ["ebpfmon.x:3|c"]
 
 
 def test_a_long_name_is_cut_and_stays_unique() -> None:

@@ -16,8 +16,8 @@ from ebpfmon_network_viewer.charts import COLUMNS as NETWORK_COLUMNS
 from ebpfmon_process.charts import COLUMNS as PROCESS_COLUMNS
 
 __all__ = [
-    "COLUMNS", "COUNTERS", "GROUPINGS", "GROUPS", "PROCESS_COLUMNS", "RATES", "SENT", "busy_snapshot", "fields_of", "heading",
-    "keyed", "network", "of_processes", "pids", "snapshot_of", "typed",
+    "COLUMNS", "COUNTERS", "GROUPINGS", "GROUPS", "PROCESS_COLUMNS", "RATES", "SENT", "busy_snapshot", "fields_of",
+    "heading", "keyed", "network", "of_processes", "pids", "snapshot_of", "typed",
 ]  # fmt: skip
 COUNTERS = (
     "open_calls", "open_errors", "close_calls", "close_errors", "read_calls", "read_errors", "read_bytes",
