@@ -138,7 +138,7 @@ def _targets(costs: _Loads) -> list[Target]:
     return [
         relative_to_psutil(1_000, round(1 / 30, 4)),
         relative_to_psutil(5_000, 1 / 100),
-        # There should be no difference. The limit allows for the noise between two equal runs.
+        # There should be no difference. The limit allows for the noise between two runs.
         Target("CPU time with 5,000 idle processes, relative to 1,000",
                round(ratio(many, few), 2) if few and many else None, 1.25,
             rounds=ratios(many, few) if few and many else ""),

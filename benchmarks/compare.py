@@ -53,7 +53,7 @@ class Costs:
 def measure_in_turn(peers: Sequence[Peer], rounds: int, seconds: float, skipped: dict[str, str]) -> dict[str, Costs]:
     """Measure each monitor alone for a number of seconds in every round, and return the costs by name.
 
-    The reasons why a monitor cannot run go into `skipped`.
+    `skipped` receives the reason for each monitor that cannot run.
     """
     costs: dict[str, list[Cost]] = {}
     for _, peer in interleaved(peers, rounds):

@@ -1,4 +1,4 @@
-"""Find kernel headers for BCC, which cannot compile without: this kernel's, or those of a Debian kernel."""
+"""Find the kernel headers that BCC needs to compile: this kernel's, or those of a Debian kernel."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ _MERGED = OUT / "headers"
 
 
 def environment() -> dict[str, str] | None:
-    """Return the environment variables with which BCC finds kernel headers, or None if there are none.
+    """Return the environment variables that BCC needs to find kernel headers, or None if there are no headers.
 
-    Another kernel's headers are good enough for a program whose only kernel type is `struct pt_regs`, which is the
-    same in all kernels.
+    Another kernel's headers will do, because the only kernel type that bcc_daemon.py uses is `struct pt_regs`, which is
+    the same in all kernels.
     """
     if any(Path(place).exists() for place in host.header_paths(os.uname().release)):
         return {}

@@ -1,4 +1,4 @@
-"""The ladder: measure a system call with programs that do ever more of what counting takes, at every hook.
+"""The ladder: measure a system call with programs that do more and more parts of the counting, at every hook.
 
 The differences between the steps show where the cost of a counted call comes from.
 """
@@ -55,10 +55,10 @@ _METHOD_OF_HOOK = {"tp_btf": "tracepoint", "fexit": "trampoline", "kretprobe": "
 NO_PROGRAM = "no program"
 METHOD = (
     "A static program makes two system calls in loops: a read of one byte from /dev/zero, which ebpfmon counts, "
-    "and getppid(2), which it does not count. Each step attaches a program that does a little more of what "
-    "counting takes: no program, an empty one, one that only counts totals, and so on up to the complete probes. "
+    "and getppid(2), which it does not count. Each step attaches a program that does one more part of the "
+    "counting: no program, an empty one, one that only counts totals, and so on up to the complete probes. "
     "'Above no program' is what a step adds to the call. 'Above empty program' leaves out what the kernel needs "
-    "to run any program at that hook, and is the cost of ebpfmon's own code. The steps take turns, in reverse "
+    "to run any program at that hook, and is the cost of ebpfmon's own code. The steps run in turn, in reverse "
     "order every other round. The time of a round is the first decile of its short batches; a step's figure is "
     "its fastest round, because disturbances only make rounds slower. '(rounds)' shows how quiet the machine was: "
     "the median of the differences to the empty program in each round, ± half the interquartile range."
@@ -93,8 +93,7 @@ def run(quick: bool) -> Result:
 def find_steps(libbpf: Libbpf, skipped: dict[str, str], *, trial: bool = True) -> Iterator[Step]:
     """Yield the steps that can be attached on this machine, the one without a program first.
 
-    The reasons why others cannot go into `skipped`. Without `trial` nothing is attached to find out, and all are
-    yielded.
+    `skipped` receives the reason for each of the others. Without `trial` no step is tried first, and all are yielded.
     """
     yield Step("", NO_PROGRAM, ExitStack)
     compiled = compile_ladder()
@@ -131,7 +130,7 @@ def _whole_probes(libbpf: Libbpf, hook: str, method: str) -> Iterator[Step]:
 
 @contextmanager
 def all_probes(libbpf: Libbpf, method: str | None) -> Iterator[None]:
-    """Attach every probe that is enabled by default, and `execs`, by one attach method or by the best.
+    """Attach every probe that is enabled by default, and `execs`, by this attach method, or if it is None, by the best.
 
     A probe that does not support the method uses the best one.
     """
@@ -177,7 +176,7 @@ def attach_program(libbpf: Libbpf, compiled: Path, program: str) -> Iterator[Bpf
 
 
 def kretprobes(libbpf: Libbpf) -> Kretprobes | None:
-    """Return kretprobes as the loader creates them, or None if the kernel's own never run out of instances."""
+    """Return kretprobes as ebpfmon creates them, or None if the kernel's own never run out of instances."""
     kernel_features = features.detect()
     with open_symbols(libbpf) as symbols:
         return (

@@ -35,7 +35,7 @@ class Workload:
 def workloads(directory: Path, skipped: dict[str, str]) -> Iterator[list[Workload]]:
     """Start the servers and yield the workloads that can run on this machine.
 
-    The reasons why others cannot go into `skipped`.
+    `skipped` receives the reason for each of the others.
     """
     with ExitStack() as stack:
         available = [

@@ -93,7 +93,7 @@ class Running:
                 lambda: len(self.lines) >= count or self._process.poll() is not None, _LINE_TIMEOUT_S
             )
         if not done or len(self.lines) < count:
-            raise RuntimeError(f"it printed nothing: {self.last_error() or 'no error message either'}")
+            raise RuntimeError(f"it printed too few lines: {self.last_error() or 'no error message'}")
 
     def last_error(self) -> str:
         """Return the last line that the monitor wrote to standard error."""

@@ -32,7 +32,7 @@ class Peer:
     skip_reason: str = ""
     """Why it cannot run on this machine; empty if it can."""
     is_scraped: bool = False
-    """Whether it only works when it is asked over HTTP; see `with_endpoint`."""
+    """Whether it only works when a client scrapes it over HTTP; see `with_endpoint`."""
 
     @property
     def name(self) -> str:

@@ -36,7 +36,7 @@ def build() -> str:
     flags = ("-g", "-O2", "-target", "bpf", "-D__TARGET_ARCH_x86", *(f"-I{path}" for path in includes))
     commands: tuple[tuple[str | Path, ...], ...] = (
         ("git", "clone", "--quiet", "--depth", "1", "--branch", VERSION, REPOSITORY, _CHECKOUT),
-        # The other submodule is libbpf, and the system's libbpf is good enough.
+        # The other submodule is libbpf, and the system's libbpf will do.
         ("git", "-C", _CHECKOUT, "submodule", "--quiet", "update", "--init", "--depth", "1", "kernel-collector"),
         ("clang", *flags, "-c", _CHECKOUT / "src" / "vfs.bpf.c", "-o", _OBJECT),
     )

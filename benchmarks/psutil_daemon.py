@@ -1,9 +1,9 @@
 """The daemon made with psutil: print the changes of every process once a second, as JSON lines like ebpfmon's.
 
-It is as good as psutil allows. One loop over process_iter() keeps the process objects and reads each file in /proc once
-(`oneshot`). It ticks on whole seconds, without drift. Deltas are kept by process id and start time, so a reused process
-id is a new process, and the first delta of a new process is everything that it has done so far. msgspec encodes the
-JSON, as in ebpfmon.
+It does its work as cheaply as psutil allows. One loop over process_iter() keeps the process objects and reads each file
+in /proc once (`oneshot`). It ticks on whole seconds, without drift. Deltas are kept by process id and start time, so a
+reused process id is a new process, and the first delta of a new process is everything that it has done so far. msgspec
+encodes the JSON, as in ebpfmon.
 """
 
 from __future__ import annotations

@@ -21,16 +21,16 @@ benchmark again, use `make bench ARGS=NAME`.
 
 - Everything that is compared was measured on the same machine in the same run. Look at the ratios, because the absolute
   figures differ from machine to machine.
-- Whatever is compared takes turns, round after round, so that a disturbance affects all alike. Unless a benchmark
+- What is compared runs in turn, round after round, so that a disturbance affects all of it equally. Unless a benchmark
   says otherwise, a figure is the median of the rounds. The variation between the rounds is given as "lowest to
   highest" or as "median ± half the interquartile range". If it is missing, there was only one round.
 - RSS is resident memory. PSS divides the pages that several processes share among them. 1 MB is 10^6 bytes.
-- An empty cell means that there is no such number, or that it was not measured. The reason is below the table.
+- An empty cell means that there is no such number, or that it was not measured. The reason is given below the table.
 """
 
 _TARGETS = (
     "A target is met if the measured value is not above it. A ratio is ebpfmon's cost divided by the other's: 1/30 "
-    "means that ebpfmon needs a thirtieth."
+    "means that ebpfmon costs a thirtieth of the other."
 )
 
 

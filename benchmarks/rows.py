@@ -52,7 +52,7 @@ def fill(probe: LoadedProbe, table: Table, buffer: int, rows: int, groups: int =
 
 
 def harvest_of(probe: LoadedProbe, table: Table, rows: int) -> TableHarvest:
-    """Return the harvest of a table that contained a number of rows."""
+    """Fill a table with a number of rows, and return its harvest."""
     buffer = probe.active_buffer.index ^ 1  # The buffer that no program writes to.
     fill(probe, table, buffer, rows)
     return table.drain(buffer)

@@ -137,7 +137,7 @@ def _swap_and_drain(probe: LoadedProbe) -> Callable[[], int]:
 
 
 def _swap_and_drain_in_c(probe: LoadedProbe) -> Callable[[], int]:
-    """Return a function that does only what is necessary, in C."""
+    """Return a function that swaps and drains in C, and does nothing else."""
     library = OUT / "bin" / "drain.so"
     library.parent.mkdir(parents=True, exist_ok=True)
     subprocess.run(["gcc", "-O2", "-Wall", "-shared", "-fPIC", "-o", library, _DRAIN_IN_C, "-lbpf"], check=True)

@@ -56,7 +56,7 @@ def run(quick: bool) -> Result:
 
 def _run_processes(monitors: list[Monitor], count: int, ms: int) -> tuple[int, list[list[bytes]]]:
     """Return how many reads the processes made, and the lines that each monitor printed meanwhile."""
-    command = [programs.build("processes"), "lives", str(count), str(ms), str(CALLS)]
+    command = [programs.build("processes"), "short", str(count), str(ms), str(CALLS)]
     with ExitStack() as stack:
         runs = [stack.enter_context(running(monitor)) for monitor in monitors]
         made = int(subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()[-1])

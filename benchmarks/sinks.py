@@ -38,8 +38,8 @@ server = http.client.HTTPConnection("127.0.0.1", int(sys.argv[1]))
 print(flush=True)
 for _ in sys.stdin:
     server.request("GET", "/metrics")
-    answer = server.getresponse()
-    assert answer.status == 200 and answer.read()
+    response = server.getresponse()
+    assert response.status == 200 and response.read()
     print(flush=True)
 """
 
@@ -55,7 +55,7 @@ class _Case:
 
 
 def table(probe: Probe, counts: Sequence[int], rounds: int) -> Table:
-    """Return the costs of every sink for several numbers of rows, and of several sinks of one kind."""
+    """Return the cost of every sink by number of rows, and the cost of several sinks of one kind."""
     directory = OUT / "scale"
     directory.mkdir(parents=True, exist_ok=True)
     rows: list[tuple[Cell, ...]] = []
@@ -96,7 +96,7 @@ def _snapshot(probe: Probe, count: int) -> Snapshot:
 
 
 async def _send(case: _Case, copies: int, snapshot: Snapshot, rounds: int) -> list[float]:
-    """Return the CPU milliseconds of sending a snapshot to a number of equal sinks, until the client has read it."""
+    """Return the CPU milliseconds of sending a snapshot to `copies` equal sinks, until the client has read it."""
     times = []
     async with AsyncExitStack() as stack:
         sinks = [await stack.enter_async_context(case.settings.open()) for _ in range(copies)]

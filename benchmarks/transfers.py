@@ -21,7 +21,7 @@ METHOD = (
     "A static program sends one byte over loopback between two connected sockets and receives it, which makes two "
     "counted calls. The network viewer counts them for the process and, if the peer's address is selected, for "
     "the destination as well; by default loopback addresses are not selected. 'Above no program' is what a step "
-    "adds to the two calls together. The steps take turns, and a step's figure is its fastest round."
+    "adds to the two calls together. The steps run in turn, and a step's figure is its fastest round."
 )
 
 

@@ -31,7 +31,7 @@ NO_MONITOR, EMPTY = "no monitor", "empty programs"
 _LEFT_OUT = "apps.plugin, without files"  # It does less than apps.plugin with files.
 _WARM_UP_S = 1.0
 _NOT_PLOTTED = ("process-exporter", "glances")
-"""Monitors that are left out of the plot, because they read /proc like others in it."""
+"""Monitors that the plot leaves out, because others in it also read /proc."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-only
-/* The ladder: programs that do ever more of what counting a read(2) takes, at each hook. The differences show where the
+/* The ladder: programs that do more and more parts of counting a read(2), at each hook. The differences show where the
  * cost comes from. Experiments are variants with one thing done differently. A program is named STEP__HOOK. */
 #include "ebpfmon.bpf.h"
 

@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* processes idle COUNT            run COUNT processes that do nothing
  * processes active COUNT CALLS    run COUNT processes that make CALLS reads and CALLS writes per second each
- * processes lives COUNT MS CALLS  run COUNT processes, 16 at a time, that make CALLS reads each within MS milliseconds
+ * processes short COUNT MS CALLS  run COUNT processes, 16 at a time, that make CALLS reads each within MS milliseconds
  *
- * Print "ready" when the processes are running. With `idle` and `active` they end with this process. `lives` ends
- * with its last process, and prints the number of reads that they made. */
+ * Print "ready" when the processes are running. With `idle` and `active` they end with this process. With `short` this
+ * process ends with the last of them, and prints the number of reads that they made. */
 #define _GNU_SOURCE
 #include <fcntl.h>
 #include <signal.h>
@@ -61,17 +61,17 @@ int main(int argc, char **argv)
 	struct rlimit limit;
 	int count = argc > 2 ? atoi(argv[2]) : 0, running = 0;
 	int is_idle = argc == 3 && !strcmp(argv[1], "idle"), is_active = argc == 4 && !strcmp(argv[1], "active");
-	int lives = argc == 5 && !strcmp(argv[1], "lives");
+	int is_short = argc == 5 && !strcmp(argv[1], "short");
 
-	if (count < 0 || !(is_idle || is_active || lives))
-		return fprintf(stderr, "processes idle COUNT | active COUNT CALLS | lives COUNT MS CALLS\n"), 2;
+	if (count < 0 || !(is_idle || is_active || is_short))
+		return fprintf(stderr, "processes idle COUNT | active COUNT CALLS | short COUNT MS CALLS\n"), 2;
 
 	getrlimit(RLIMIT_NPROC, &limit);
 	limit.rlim_cur = limit.rlim_max;
 	setrlimit(RLIMIT_NPROC, &limit);
 	zero = open("/dev/zero", O_RDONLY | O_CLOEXEC);
 	null = open("/dev/null", O_WRONLY | O_CLOEXEC);
-	if (lives)
+	if (is_short)
 		printf("ready\n"), fflush(stdout);
 	for (int n = 0; n < count; n++) {
 		pid_t child = fork();
@@ -79,21 +79,22 @@ int main(int argc, char **argv)
 		if (child < 0)
 			return perror("fork"), kill(0, SIGTERM), 1;
 		if (!child) {
-			prctl(PR_SET_NAME, "bench-load"); /* Only in the children, because the exec of this process made reads, too. */
+			/* Only the children have this name, because this process made reads as well, when it was executed. */
+			prctl(PR_SET_NAME, "bench-load");
 			prctl(PR_SET_PDEATHSIG, SIGKILL);
-			if (lives)
+			if (is_short)
 				short_lived(atol(argv[3]), atoi(argv[4]));
 			if (is_active)
 				active(n, count, atoi(argv[3]));
 			for (;;)
 				pause();
 		}
-		if (lives && ++running == MAX_RUNNING)
+		if (is_short && ++running == MAX_RUNNING)
 			wait(0), running--;
 	}
-	while (lives && wait(0) > 0)
+	while (is_short && wait(0) > 0)
 		;
-	if (lives)
+	if (is_short)
 		return printf("%ld\n", (long)count * atol(argv[4])), 0;
 	printf("ready\n"), fflush(stdout);
 	for (;;)

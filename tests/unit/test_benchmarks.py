@@ -112,7 +112,7 @@ def test_a_monitor_that_cannot_run_is_left_out_with_its_reason() -> None:
     monitor = measure.Monitor("a monitor", [sys.executable, "-c", "import sys; sys.exit('no such kernel')"])
     uninstalled = Peer(measure.Monitor("another", ["/nowhere"]), "", "not installed: a package")
     assert compare.measure_in_turn([Peer(monitor, ""), uninstalled], 2, 0.1, skipped) == {}
-    assert skipped == {"a monitor": "it printed nothing: no such kernel", "another": "not installed: a package"}
+    assert skipped == {"a monitor": "it printed too few lines: no such kernel", "another": "not installed: a package"}
 
 
 def test_a_pipe_in_a_table_cell_does_not_end_it_in_markdown() -> None:
