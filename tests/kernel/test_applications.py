@@ -199,7 +199,7 @@ def test_an_older_process_is_looked_up_once_and_its_children_inherit_its_group(t
     assert watching.total("ebpfmon.attribution", "looked_up"), "the shell was looked up in /proc"
 
 
-def test_by_user(workload: Path, tmp_path: Path) -> None:
+def test_each_call_counts_for_the_user_of_its_process(workload: Path, tmp_path: Path) -> None:
     tmp_path.chmod(0o777)
     for directory in (tmp_path, *tmp_path.parents, workload.parent):
         if directory.stat().st_uid == os.getuid() and directory != Path("/"):
@@ -224,7 +224,7 @@ def test_by_user(workload: Path, tmp_path: Path) -> None:
     assert_it_adds_up(watching.snapshots, "user")
 
 
-def test_by_process(workload: Path, tmp_path: Path) -> None:
+def test_each_call_counts_for_the_program_of_its_process(workload: Path, tmp_path: Path) -> None:
     with monitor(tmp_path, by=["process"]) as watching:
         tgid = run_workload(workload, tmp_path, PLAN)
         watching.until_gone(lambda: np.array([tgid]), 38)
@@ -235,7 +235,7 @@ def test_by_process(workload: Path, tmp_path: Path) -> None:
     assert_it_adds_up(watching.snapshots, "process")
 
 
-def test_by_container(workload: Path, tmp_path: Path) -> None:
+def test_each_call_counts_for_the_container_of_its_process(workload: Path, tmp_path: Path) -> None:
     mounts = [line.split() for line in Path("/proc/self/mountinfo").read_text().splitlines()]
     top = next((Path(m[4]) for m in mounts if m[m.index("-") + 1] == "cgroup2"), None)
     own = top / "ebpfmon-test.service" if top else Path("/nowhere")
@@ -258,7 +258,7 @@ def test_by_container(workload: Path, tmp_path: Path) -> None:
 def test_all_groupings_at_once_add_up_and_count_the_same_calls(workload: Path, tmp_path: Path) -> None:
     file = tmp_path / "groups.conf"
     file.write_text("busy: own-workload\n")
-    program, shell = tmp_path / "own-workload", tmp_path / "own-shell"  # others may run these, too
+    program, shell = tmp_path / "own-workload", tmp_path / "own-shell"  # Other processes may run the originals.
     program.symlink_to(workload)
     shell.symlink_to("/bin/sh")
     settings = {
@@ -267,7 +267,7 @@ def test_all_groupings_at_once_add_up_and_count_the_same_calls(workload: Path, t
     }
     with Monitor(settings) as watching:
         script = "for i in $(seq 101); do /bin/true; done; kill -9 $$"
-        for _ in range(3):  # in an interval each, at least
+        for _ in range(3):  # Each run is in an interval of its own.
             tgid = run_workload(program, tmp_path, PLAN)
             subprocess.run([shell, "-c", script], check=False)
             _send_to_self()

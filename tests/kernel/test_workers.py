@@ -64,7 +64,7 @@ def test_each_thread_keeps_only_what_it_needs_and_a_reload_still_loads_programs(
 def test_as_another_user_the_daemon_counts_and_reloads_its_settings(tmp_path: Path) -> None:
     require_open_tree("nobody")
     tmp_path.chmod(0o755)
-    for parent in tmp_path.parents[:2]:  # pytest's folders, which only this user may enter.
+    for parent in tmp_path.parents[:2]:  # Only this user may enter pytest's folders.
         parent.chmod(0o711)
     file, log = tmp_path / "ebpfmon.toml", tmp_path / "log"
     log.touch()

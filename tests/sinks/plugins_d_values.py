@@ -221,8 +221,8 @@ def compare_shown(api: Api, lines: Mapping[Key, Line], snapshots: Sequence[Mappi
 
     def is_regular(chart: str, start: int, n: int) -> bool:
         """Return whether all updates from `start` to `n` were on time and had the same dimensions."""
-        alike = all(one.get(chart) == were[n].get(chart) for one in were[max(start, 0) : n])
-        return start > 0 and all(on_time[start : n + 1]) and alike
+        same_dimensions = all(one.get(chart) == were[n].get(chart) for one in were[max(start, 0) : n])
+        return start > 0 and all(on_time[start : n + 1]) and same_dimensions
 
     def as_of(chart: str, second: int, m: int) -> tuple[int, float | None]:
         """Compare a chart in a second with updates m - 1 and m.

@@ -44,7 +44,7 @@ def test_a_sink_with_its_own_interval_has_the_sums(minute: Minute) -> None:
 
     assert (
         len({line["time"] // 5 for line in minute.fives[:-1]}) == len(minute.fives) - 1
-    )  # the last one may be shorter
+    )  # The last interval may be shorter.
     # A slow sink loses what it has not written when the daemon stops, so only the common lines are compared.
     fives = minute.fives[:-1]
     lines = [line for line in minute.lines if line["time"] <= fives[-1]["time"]]
@@ -81,7 +81,7 @@ def test_netdata_collected_and_shows_the_numbers_of_the_log_second_by_second(
     print(compared)
     assert compared.updates >= 5  # on a busy machine most updates cannot be read whole
     assert compared.numbers > 100 * compared.updates
-    if compared.updates > 0.9 * WATCHED_S:  # otherwise Netdata was too busy
+    if compared.updates > 0.9 * WATCHED_S:  # Otherwise Netdata was too busy to be compared.
         assert compared.points > 1000
         # If updates are late, Netdata moves a part of an amount to the next second.
         assert compared.wrong <= 0.02 * compared.right

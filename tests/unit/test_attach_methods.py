@@ -92,7 +92,7 @@ def test_the_setting_accepts_the_methods_and_nothing_else() -> None:
         msgspec.convert({"attach": "invented"}, Core)
 
 
-def test_the_page_of_kernels_and_the_settings_name_every_method_and_the_page_its_section_kinds() -> None:
+def test_the_docs_list_every_method_with_its_section_kinds() -> None:
     kernels = (ROOT / "docs" / "reference" / "kernels.md").read_text()
     settings = (ROOT / "ebpfmon" / "install" / "files" / "ebpfmon.toml").read_text()
     (attach,) = re.findall(r"^attach = .*", settings, re.M)

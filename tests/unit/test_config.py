@@ -148,7 +148,7 @@ def test_a_given_file_must_exist_and_be_readable_text(tmp_path: Path) -> None:
         read(tmp_path / "latin.toml", FOUND)
 
 
-def test_without_a_file_the_defaults_hold(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_without_a_file_the_defaults_are_used(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr("ebpfmon.config.reading.DEFAULT_PATH", tmp_path / "absent.toml")
     settings = read(None, FOUND)
     assert settings.ebpfmon == config.Core(interval=1, load_mode=LoadMode.ENTRY, attach="auto", loader="auto")

@@ -87,7 +87,7 @@ def test_without_groupings_no_process_has_a_group() -> None:
         processes(by="application", of=bare)
 
 
-def test_a_process_without_a_group_has_none_in_its_place() -> None:
+def test_the_group_of_a_process_without_one_is_null() -> None:
     assert next(p for p in processes() if p["comm"] == "other")["groups"] == {"application": None, "user": "root"}
 
 

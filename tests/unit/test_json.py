@@ -128,7 +128,7 @@ def test_encoding_and_decoding_returns_the_same_snapshot(given_snapshot: Snapsho
         lambda s: s.update(extra=1),
         lambda s: s.update(time="now"),
         lambda s: s["charts"][0].update(priority=1),
-        lambda s: s["charts"][0].update(kind="level"),
+        lambda s: s["charts"][0].update(kind="unknown"),
         lambda s: s["charts"][0].pop("units"),
         lambda s: s["charts"][0].pop("labels"),
         lambda s: s["charts"][0]["series"][0].update(role="key"),

@@ -169,9 +169,9 @@ def test_only_the_events_of_a_killed_process_are_removed(tracefs: FakeTracefs) -
     cleaner.stdin.close()
     removals = [f"-:{GROUP}/vfs_read_{PID}_0", f"-:{GROUP}/vfs_write_{PID}_0"]
     until = time.monotonic() + 10
-    while tracefs.lines[2:4] != removals:  # in a plain file, a removal is an added line
+    while tracefs.lines[2:4] != removals:  # In a plain file, each removal adds a line.
         assert time.monotonic() < until
         time.sleep(0.01)
     assert all(line.startswith((f"r64:{GROUP}", f"r4096:{GROUP}", f"-:{GROUP}/")) for line in tracefs.lines)
-    tracefs.file.write_text(OTHERS)  # as the kernel would after the removals
+    tracefs.file.write_text(OTHERS)  # This is what the kernel leaves after the removals.
     assert cleaner.wait(10) == 0

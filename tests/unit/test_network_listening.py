@@ -72,7 +72,7 @@ def test_listeners_are_kept_by_network_namespace(tmp_path: Path) -> None:
 
 
 def test_a_network_namespace_is_read_once(tmp_path: Path) -> None:
-    for port in range(1, 4):  # really the tables would be equal; here they show how many were read
+    for port in range(1, 4):  # In reality, these tables are equal. Here they show which were read.
         process(tmp_path, port, 7, tcp=[line(f"00000000:000{port}", NO_PEER, "0A")])
     assert len(listening(tmp_path, ephemeral=EPHEMERAL)) == 1
 

@@ -309,7 +309,7 @@ def run_dnsmasq(port: int, output: list[str]) -> Iterator[int]:
             assert process.stderr
             for line in process.stderr:
                 output.append(line)
-                if "started" in line:  # by then its sockets are bound
+                if "started" in line:  # By then, its sockets are bound.
                     yield port
                     return
             yield 0

@@ -55,7 +55,7 @@ def test_each_message_is_a_datagram_in_the_format_of_sd_notify(systemd: tuple[st
     assert (receive(), receive()) == ("STOPPING=1", None)
 
 
-def test_the_watchdog_is_told_at_most_twice_in_its_time(
+def test_the_watchdog_is_notified_at_most_twice_per_timeout(
     systemd: tuple[str, Receive], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     address, receive = systemd

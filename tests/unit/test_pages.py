@@ -33,7 +33,7 @@ from tests.unit.support import snapshot
 
 ROOT = Path(__file__).parents[2]
 _NOT_OURS = {".git", ".venv", "build", "dist", "node_modules", ".pytest_cache"}
-_HISTORY = {"CHANGELOG.md", "benchmarks/REPORT.md", "benchmarks/experiments.md"}  # they name what there was
+_HISTORY = {"CHANGELOG.md", "benchmarks/REPORT.md", "benchmarks/experiments.md"}  # They describe earlier versions.
 PAGES = sorted(
     str(path.relative_to(ROOT))
     for path in ROOT.rglob("*.md")
@@ -104,7 +104,7 @@ def simple_commands(script: str) -> Iterator[list[str]]:
         pending += line + "\n"
         try:
             words = split(pending)
-        except ValueError:  # a quotation goes on in the next line
+        except ValueError:  # A quoted text continues on the next line.
             continue
         pending = ""
         for is_end, command in itertools.groupby(words, lambda word: set(word) <= set("();<>|&")):
@@ -261,7 +261,7 @@ def test_settings_in_the_text_exist(page: str) -> None:
     sections: dict[str, set[str]] = {
         "ebpfmon": set(config.Core.__struct_fields__),
         "groups": set(config.GroupSettings.__struct_fields__),
-        "apps": set(),  # the older section is still read
+        "apps": set(),  # The old section is still accepted.
     }
     sections |= {f"plugins.{name}": set(probe.settings.__struct_fields__) for name, probe in FOUND.probes.items()}
     for code in inline(page):
@@ -289,7 +289,7 @@ def test_messages_that_tables_of_problems_quote_are_in_the_code() -> None:
         for page in PAGES
         for row in re.findall(r"^\| (.*?) \|", read(page).partition("What can go wrong")[2], re.M)
         for message in re.findall(r"`([^`]+)`", row)
-        for part in re.split(r"[A-Z]{3,}|\.\.\.|'[^']*'", message)  # what the message is formatted with
+        for part in re.split(r"[A-Z]{3,}|\.\.\.|'[^']*'", message)  # Skip the values that are formatted in.
     ]
     of_the_kernel = {os.strerror(number) for number in errno.errorcode}
     messages = [(page, part) for page, part in quoted if len(part.split()) > 3 and part not in of_the_kernel]

@@ -80,7 +80,7 @@ def test_lines_are_aligned_and_have_at_most_100_columns() -> None:
     assert max(map(len, shown)) <= 100
 
 
-def test_a_report_comes_back_from_json_as_it_was() -> None:
+def test_a_report_decoded_from_json_equals_the_original() -> None:
     report_ = report_of(ProbeReport("a", Loader.CORE, (ATTACHED, UNATTACHED)), error="no")
     assert msgspec.json.decode(msgspec.json.encode(report_), type=Report) == report_
 

@@ -23,7 +23,7 @@ from tests.unit.support import chart, data, snapshot
 
 Protocol = Literal["udp", "tcp"]
 IO = chart(Dimension("r", "read", ("r",)))
-GAUGE = chart(Dimension("l", "level", ("l",)), kind=Kind.GAUGE)
+GAUGE = chart(Dimension("g", "gauge", ("g",)), kind=Kind.GAUGE)
 LOOPBACK = {socket.AF_INET: "127.0.0.1", socket.AF_INET6: "::1"}
 BOTH = pytest.mark.parametrize("protocol", ["udp", "tcp"])
 
@@ -131,7 +131,7 @@ def test_snapshots_arrive_over_both_protocols_and_families(protocol: Protocol, h
                 await sink.send(one(1))
                 await sink.send(snapshot(charts=[data(IO, 2), data(GAUGE, -3)]))
                 await sink.send(snapshot(charts=[data(IO, 0)]))
-            expected = [line(1), line(2), b"ebpfmon.x.io.level:0|g", b"ebpfmon.x.io.level:-3|g"]
+            expected = [line(1), line(2), b"ebpfmon.x.io.gauge:0|g", b"ebpfmon.x.io.gauge:-3|g"]
             await until(lambda: server.lines == expected)
 
     run(test)

@@ -78,7 +78,7 @@ def test_a_letter_used_twice_belongs_to_the_first_column_only() -> None:
     assert [press(state, letter).sort for letter in "XPY"] == ["c0", "pid", "c3"]
 
 
-def test_the_filter_takes_letters_until_it_is_accepted_or_cleared() -> None:
+def test_letters_edit_the_filter_until_it_is_accepted_or_cleared() -> None:
     editing = typed(State(scroll=7), "/", "q", "é", "x", "backspace", " ", "left", "\x07")
     assert (editing.filter, editing.editing, editing.quit, editing.scroll) == ("qé ", True, False, 0)
     assert render(busy_snapshot(), editing, 80, 24)[-1] == "filter: qé _"

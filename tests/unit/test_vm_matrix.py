@@ -35,7 +35,7 @@ linux-image-7.2.13+deb14-amd64 |   7.2.13-1 | http://m/debian sid/main amd64 Pac
         ("7.2", "7.2.13+deb14-amd64"),
     ],
 )
-def test_a_series_is_its_newest_release_in_its_suite(series: str, release: str) -> None:
+def test_the_newest_release_of_a_series_is_chosen_from_its_suite(series: str, release: str) -> None:
     assert fetch.choose(MADISON, series) == release
 
 

@@ -64,7 +64,7 @@ class Terminal:
         asyncio.get_running_loop().remove_reader(self.master)
 
     def close(self) -> None:
-        """Close both sides."""
+        """Close both ends."""
         for fd in {self.master, self.slave} - {-1}:
             os.close(fd)
         self.master = self.slave = -1
