@@ -50,7 +50,8 @@ def load() -> LoadedProbe:
     return attach.load(registry.discover().probes["process"], Libbpf(), FOUND, options)
 
 
-def leftover_kprobes() -> list[str]:
+def kprobes_of_ebpfmon() -> list[str]:
+    """Return the kprobes that ebpfmon processes, running or ended, have in `kprobe_events`."""
     return [str(e) for e in kprobe_events.entries(FOUND.tracefs or "") if e.owner]
 
 
@@ -101,15 +102,15 @@ def test_calls_without_an_instance_are_reported_as_missed(pooled: None, monkeypa
 
 def test_a_killed_daemon_leaves_no_kprobe(pooled: None) -> None:
     with running("--attach", "kprobe") as daemon:
-        assert [e for e in leftover_kprobes() if e.startswith(f"ebpfmon_{daemon.pid}/")]
+        assert [e for e in kprobes_of_ebpfmon() if e.startswith(f"ebpfmon_{daemon.pid}/")]
         daemon.send_signal(signal.SIGKILL)
         daemon.wait()
-        until(lambda: not [e for e in leftover_kprobes() if e.startswith(f"ebpfmon_{daemon.pid}/")])
+        until(lambda: not [e for e in kprobes_of_ebpfmon() if e.startswith(f"ebpfmon_{daemon.pid}/")])
 
 
 def test_a_daemon_that_ends_leaves_no_kprobe(pooled: None) -> None:
     with running("--attach", "kprobe") as daemon:
-        assert [e for e in leftover_kprobes() if e.startswith(f"ebpfmon_{daemon.pid}/")]
+        assert [e for e in kprobes_of_ebpfmon() if e.startswith(f"ebpfmon_{daemon.pid}/")]
         daemon.send_signal(signal.SIGTERM)
         assert daemon.wait() == 0
-        assert not [e for e in leftover_kprobes() if e.startswith(f"ebpfmon_{daemon.pid}/")]
+        assert not [e for e in kprobes_of_ebpfmon() if e.startswith(f"ebpfmon_{daemon.pid}/")]
