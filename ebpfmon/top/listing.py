@@ -136,7 +136,7 @@ def _collect_rows(snapshot: Snapshot, by: str) -> Listing:
     size = sum(len(view.harvest.rows) for view in tables.values())
     identity, group = np.zeros(size, _IDENTITY), np.zeros(size, np.intp)
     amounts = np.zeros((size, len(counters.names)), np.int64)
-    places = {(Role.OTHER, NO_GROUPING): 0}
+    index_of = {(Role.OTHER, NO_GROUPING): 0}
     end = 0
     for table, view in tables.items():
         rows = view.harvest.rows
@@ -147,21 +147,21 @@ def _collect_rows(snapshot: Snapshot, by: str) -> Listing:
             if of_table == table:
                 amounts[part, n] = rows[name]
         if by in view.groups:
-            group[part] = _places(view.groups[by], places)
+            group[part] = _group_indices(view.groups[by], index_of)
     lines = Listing(
-        identity=identity, group=group, count=np.ones(size, np.int64), names=tuple(name for _, name in places),
-        roles=tuple(role for role, _ in places), counters=counters, amounts=amounts,
+        identity=identity, group=group, count=np.ones(size, np.int64), names=tuple(name for _, name in index_of),
+        roles=tuple(role for role, _ in index_of), counters=counters, amounts=amounts,
     )  # fmt: skip
     return lines.take(np.argsort(identity["exec_id"], kind="stable"))
 
 
-def _places(groups: RowGroups, places: dict[tuple[Role, str], int]) -> NDArray[np.intp]:
-    """Return the index in `places` of each row's group, (rows,). New groups are added to `places`."""
+def _group_indices(groups: RowGroups, index_of: dict[tuple[Role, str], int]) -> NDArray[np.intp]:
+    """Return the index of each row's group, (rows,). New groups are added to `index_of`, by role and name."""
     ids, of_rows = np.unique(groups.ids, return_inverse=True)
     indices = np.empty(len(ids), np.intp)
     for n, id_ in enumerate(ids.tolist()):
         group = (Role.OTHER, OTHER) if id_ == RowGroups.OTHER else (Role.ITEM, groups.names[id_])
-        indices[n] = places.setdefault(group, len(places))
+        indices[n] = index_of.setdefault(group, len(index_of))
     return indices[of_rows]
 
 

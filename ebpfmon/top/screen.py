@@ -82,7 +82,7 @@ class Screen:
         self._keyboard.flush()
         has_keys = os.isatty(self._input_fd)
         with ExitStack() as stack:
-            self._output = Output(self._output_fd, on_drained=self._catch_up, on_gone=self._quit_closed)
+            self._output = Output(self._output_fd, on_drained=self._catch_up, on_gone=self._on_gone)
             if has_keys:
                 stack.callback(_set_modes, self._input_fd, termios.tcgetattr(self._input_fd))
             stack.callback(self._leave)
@@ -138,7 +138,7 @@ class Screen:
         except OSError:
             data = b""
         if not data:
-            self._quit_closed()
+            self._on_gone()
             return
         if self._escape:
             self._escape.cancel()
@@ -184,7 +184,7 @@ class Screen:
         if self._is_stale:
             self._draw()
 
-    def _quit_closed(self) -> None:
+    def _on_gone(self) -> None:
         asyncio.get_running_loop().remove_reader(self._input_fd)
         self._is_gone = True
         self._on_quit()

@@ -16,7 +16,7 @@ from aiohttp.typedefs import Handler, Middleware
 
 from ebpfmon import SinkError
 from ebpfmon_sinks.http_common import read_token
-from ebpfmon_sinks.http_json.query import QueryError, shown
+from ebpfmon_sinks.http_json.query import QueryError, excerpt
 from ebpfmon_sinks.http_json.responses import ProblemJson
 from ebpfmon_sinks.http_json.settings import HttpJsonSettings
 
@@ -110,7 +110,7 @@ def _errors_as_json() -> Middleware:
         except QueryError as error:
             return problem(error.status, str(error))
         except Exception as error:
-            failure = f"cannot answer GET '{shown(request.path)}': {type(error).__name__}: {error}"
+            failure = f"cannot answer GET '{excerpt(request.path)}': {type(error).__name__}: {error}"
             if failure != last_logged:
                 last_logged = failure
                 _log.error("%s", failure)
@@ -126,9 +126,9 @@ def _http_problem(request: web.Request, error: web.HTTPException) -> web.Respons
     headers = {name: error.headers[name] for name in ("Allow", "Retry-After") if name in error.headers}
     if isinstance(error, web.HTTPMethodNotAllowed):
         headers["Allow"] = allowed = ", ".join(sorted(error.allowed_methods))
-        return problem(405, f"method '{shown(request.method)}' is not allowed; use {allowed}", headers)
+        return problem(405, f"method '{excerpt(request.method)}' is not allowed; use {allowed}", headers)
     if isinstance(error, web.HTTPNotFound):
-        return problem(404, f"no such path '{shown(request.path)}'; / lists all paths", headers)
+        return problem(404, f"no such path '{excerpt(request.path)}'; / lists all paths", headers)
     return problem(error.status, error.text or error.reason, headers)
 
 
@@ -150,7 +150,7 @@ async def _require_address_as_host(request: web.Request, handler: Handler) -> we
     """
     host = request.headers.get(hdrs.HOST, "")
     if not _is_address(host):
-        return problem(403, f"host '{shown(host)}': without a token the host must be an address or localhost")
+        return problem(403, f"host '{excerpt(host)}': without a token the host must be an address or localhost")
     return await handler(request)
 
 

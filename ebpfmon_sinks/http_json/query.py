@@ -9,7 +9,7 @@ import msgspec
 
 from ebpfmon import printable
 
-_SHOWN = 64  # how many characters of a client's text are sent back or logged
+_EXCERPT = 64  # characters
 
 _Query = TypeVar("_Query", bound=msgspec.Struct)
 
@@ -37,7 +37,7 @@ def parse(parameters: Iterable[tuple[str, str]], kind: type[_Query]) -> _Query:
     for name, text in parameters:
         if name not in fields:
             expected = f"expected one of {', '.join(fields)}" if fields else "this path has none"
-            raise QueryError(f"no such parameter '{shown(name)}': {expected}")
+            raise QueryError(f"no such parameter '{excerpt(name)}': {expected}")
         if name in values:
             raise QueryError(f"{name}: given twice")
         try:
@@ -47,9 +47,9 @@ def parse(parameters: Iterable[tuple[str, str]], kind: type[_Query]) -> _Query:
     return kind(**values)
 
 
-def shown(text: str) -> str:
-    """Return a client's text in a form that is safe to send back or log."""
-    return printable(text, _SHOWN)
+def excerpt(text: str) -> str:
+    """Return the beginning of a client's text, safe to send back or log."""
+    return printable(text, _EXCERPT)
 
 
 def _expected(schema: dict[str, Any]) -> str:

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ebpfmon import PROCESS_FIELDS, Aggregator, Column, Snapshot, TableView, printable
-from ebpfmon_sinks.http_json.query import QueryError, shown
+from ebpfmon_sinks.http_json.query import QueryError, excerpt
 from ebpfmon_sinks.http_json.responses import (
     ColumnJson,
     ConnectionJson,
@@ -83,7 +83,7 @@ class _Rows:
             summed = [amounts[id_] for id_, column in self.columns.items() if column.units == f"{sort}/s"]
             return np.sum(summed, axis=0, dtype=np.int64) if summed else np.zeros(size, np.int64)
         if sort not in self.columns:
-            raise QueryError(f"sort: no column '{shown(sort)}': expected one of {', '.join((*SUMS, *self.columns))}")
+            raise QueryError(f"sort: no column '{excerpt(sort)}': expected one of {', '.join((*SUMS, *self.columns))}")
         return amounts[sort]
 
 
@@ -169,7 +169,7 @@ def _grouping(snapshot: Snapshot, by: str) -> str:
     groupings = list(dict.fromkeys(name for view in snapshot.tables.values() for name in view.groups))
     if by and by not in groupings:
         expected = f"expected one of {', '.join(groupings)}" if groupings else "groups are turned off"
-        raise QueryError(f"by: no grouping '{shown(by)}': {expected}")
+        raise QueryError(f"by: no grouping '{excerpt(by)}': {expected}")
     return by or next(iter(groupings), "")
 
 

@@ -92,6 +92,6 @@ def _shrink_buffers(transport: asyncio.Transport | None) -> None:
     if transport is None:
         return
     transport.set_write_buffer_limits(_WRITE_BUFFER)
-    end = transport.get_extra_info("socket")
-    if end is not None:
-        end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SEND_BUFFER)
+    sock = transport.get_extra_info("socket")
+    if sock is not None:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SEND_BUFFER)

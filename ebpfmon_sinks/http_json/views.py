@@ -6,7 +6,7 @@ import msgspec
 
 from ebpfmon import Chart, Snapshot, chart_to_json, to_json
 from ebpfmon_sinks.http_json import rows
-from ebpfmon_sinks.http_json.query import NotFoundError, shown
+from ebpfmon_sinks.http_json.query import NotFoundError, excerpt
 from ebpfmon_sinks.http_json.responses import ChartsJson, DeclaredChartJson, DeclaredDimensionJson, OneChartJson
 
 
@@ -25,7 +25,7 @@ def chart(snapshot: Snapshot, id: str) -> bytes:
     """Return one chart with its series. Raises NotFoundError."""
     data = snapshot.chart(id)
     if data is None:
-        raise NotFoundError(f"no such chart '{shown(id)}'; /api/v1/charts lists all charts")
+        raise NotFoundError(f"no such chart '{excerpt(id)}'; /api/v1/charts lists all charts")
     response = OneChartJson(
         host=snapshot.host, time=round(snapshot.time_s, 3), elapsed_s=round(snapshot.elapsed_s, 4),
         complete=snapshot.complete, chart=chart_to_json(data, snapshot.elapsed_s),

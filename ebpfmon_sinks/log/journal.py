@@ -67,26 +67,26 @@ async def open_journal(
     message: Callable[[Snapshot], str], applications: int, destinations: int
 ) -> AsyncIterator[JournalSink]:
     """Yield a sink that is connected to journald. Raises SinkError. See `JournalSink` for the arguments."""
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as end:
-        end.setblocking(False)
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
+        sock.setblocking(False)
         try:
-            end.connect(SOCKET)
+            sock.connect(SOCKET)
         except OSError as error:
             raise SinkError(f"cannot connect to the journal's socket '{SOCKET}': {error.strerror}") from error
-        yield JournalSink(end, message, applications, destinations)
+        yield JournalSink(sock, message, applications, destinations)
 
 
 class JournalSink:
     """Writes snapshots to the journal without blocking the event loop."""
 
     def __init__(
-        self, end: socket.socket, message: Callable[[Snapshot], str], applications: int, destinations: int
+        self, sock: socket.socket, message: Callable[[Snapshot], str], applications: int, destinations: int
     ) -> None:
         """Take a non-blocking socket that is connected to journald.
 
         `message` returns the text of a snapshot. For `applications` and `destinations` see `fields_of`.
         """
-        self._end, self._message = end, message
+        self._sock, self._message = sock, message
         self._applications, self._destinations = applications, destinations
         self._names = Names()
 
@@ -95,24 +95,24 @@ class JournalSink:
         message = {"MESSAGE": self._message(snapshot)}
         entry = encode(message | fields_of(snapshot, self._names, self._applications, self._destinations))
         try:
-            await _send(self._end, entry)
+            await _send(self._sock, entry)
         except OSError as error:
             raise SinkError(f"cannot write to the journal: {error.strerror}") from error
 
 
-async def _send(end: socket.socket, entry: bytes) -> None:
+async def _send(sock: socket.socket, entry: bytes) -> None:
     """Send an entry, and wait while journald's queue is full."""
     memory_fd = -1
     try:
         while True:
             try:
                 if memory_fd < 0:
-                    end.send(entry, socket.MSG_NOSIGNAL)
+                    sock.send(entry, socket.MSG_NOSIGNAL)
                 else:
-                    socket.send_fds(end, [b""], [memory_fd], socket.MSG_NOSIGNAL)
+                    socket.send_fds(sock, [b""], [memory_fd], socket.MSG_NOSIGNAL)
                 return
             except BlockingIOError:
-                await _writable(end)
+                await _writable(sock)
             except OSError as error:
                 if error.errno not in _TOO_LARGE or memory_fd >= 0:
                     raise
@@ -135,13 +135,13 @@ def _sealed_memory(entry: bytes) -> int:
     return fd
 
 
-async def _writable(end: socket.socket) -> None:
+async def _writable(sock: socket.socket) -> None:
     loop, writable = asyncio.get_running_loop(), asyncio.Event()
-    loop.add_writer(end, writable.set)
+    loop.add_writer(sock, writable.set)
     try:
         await writable.wait()
     finally:
-        loop.remove_writer(end)
+        loop.remove_writer(sock)
 
 
 class Names:

@@ -94,8 +94,8 @@ def _write(fd: int, data: bytes) -> int:
     if not stat.S_ISSOCK(os.fstat(fd).st_mode):
         return os.write(fd, data)
     # Other processes may share the socket, so only this call is non-blocking, not the socket.
-    end = socket.socket(fileno=fd)
+    sock = socket.socket(fileno=fd)
     try:
-        return end.send(data, socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
+        return sock.send(data, socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
     finally:
-        end.detach()
+        sock.detach()

@@ -82,29 +82,29 @@ async def _first(kind: int, addresses: Sequence[tuple[int, Address]]) -> socket.
     """Return a socket that is connected to the first address at which a server seems to listen."""
     loop, failure = asyncio.get_running_loop(), OSError(errno.EADDRNOTAVAIL, os.strerror(errno.EADDRNOTAVAIL))
     for family, address in addresses:
-        end: socket.socket | None = None
+        sock: socket.socket | None = None
         try:
-            end = socket.socket(family, kind)
-            end.setblocking(False)
+            sock = socket.socket(family, kind)
+            sock.setblocking(False)
             async with asyncio.timeout(_CONNECT_S):
-                await loop.sock_connect(end, address)
+                await loop.sock_connect(sock, address)
             if kind == socket.SOCK_DGRAM:
                 # All servers ignore an empty line. If no server listens, an ICMP error comes back.
-                end.send(b"\n")
-                await wait_until_sent(end)
+                sock.send(b"\n")
+                await wait_until_sent(sock)
             else:
-                end.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            return end
+                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            return sock
         except BaseException as error:
-            if end:
-                end.close()
+            if sock:
+                sock.close()
             if not isinstance(error, OSError):
                 raise
             failure = error
     raise failure
 
 
-async def wait_until_sent(end: socket.socket) -> None:
+async def wait_until_sent(sock: socket.socket) -> None:
     """Wait until everything is sent (with TCP, acknowledged by the server's kernel), and a little longer for an error.
 
     Raises OSError if an error comes back. An ICMP error that takes longer is raised by the next `check_errors`. In
@@ -112,21 +112,21 @@ async def wait_until_sent(end: socket.socket) -> None:
     """
     while True:
         await asyncio.sleep(_ANSWER_S)
-        check_errors(end)
-        if not _unsent(end):
+        check_errors(sock)
+        if not _unsent(sock):
             return
 
 
-def _unsent(end: socket.socket) -> int:
+def _unsent(sock: socket.socket) -> int:
     """Return how many bytes are in the send queue. In Linux, TIOCOUTQ has the same number as SIOCOUTQ."""
-    (size,) = struct.unpack("i", fcntl.ioctl(end.fileno(), termios.TIOCOUTQ, bytes(4)))
+    (size,) = struct.unpack("i", fcntl.ioctl(sock.fileno(), termios.TIOCOUTQ, bytes(4)))
     return int(size)
 
 
-def check_errors(end: socket.socket) -> None:
+def check_errors(sock: socket.socket) -> None:
     """Raise OSError if the server has refused data or closed the connection. Data that it sends is discarded."""
     with suppress(BlockingIOError):
-        while end.recv(4096) or end.type == socket.SOCK_DGRAM:
+        while sock.recv(4096) or sock.type == socket.SOCK_DGRAM:
             pass
         raise ConnectionResetError(errno.ECONNRESET, os.strerror(errno.ECONNRESET))
 

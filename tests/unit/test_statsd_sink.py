@@ -258,7 +258,7 @@ def test_answers_of_the_server_are_ignored(protocol: Protocol) -> None:
                 assert isinstance(sink, StatsdSink)
                 if protocol == "udp":
                     for answer in (b"", b"ERROR\n"):
-                        server._socket.sendto(answer, sink.end.getsockname())
+                        server._socket.sendto(answer, sink.sock.getsockname())
                 else:
                     await until(lambda: len(server._ends) == 2)
                     server._ends[1].sendall(b"ERROR\n")
