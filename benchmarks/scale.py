@@ -87,7 +87,7 @@ def _processes(result: Result, probe: Probe, counts: Sequence[int], rounds: int)
 
 
 def _ticks(probe: Probe, count: int, rounds: int, groups: int = DEFAULT_GROUPS, maximum: int = 200) -> list[StageTimes]:
-    """Return the times of the stages in each round, without the first round, in which every process is new."""
+    """Return the times of the stages in each round except the first, when every process is new."""
     ticks = []
     with loaded(probe, count) as loaded_probe:
         table, stages = loaded_probe.tables[0], Stages(loaded_probe, maximum)
@@ -158,7 +158,7 @@ def _swap_and_drain_in_c(probe: LoadedProbe) -> Callable[[], int]:
 
 
 def _by_groups(result: Result, probe: Probe, rounds: int) -> None:
-    """Measure with more and more groups, each of which has a series of its own."""
+    """Measure with more and more groups. Each has a series of its own."""
     rows: list[tuple[Cell, ...]] = []
     for count in _GROUPS:
         ticks = _ticks(probe, 10_000, rounds, groups=count, maximum=count)

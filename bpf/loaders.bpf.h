@@ -40,8 +40,9 @@
 #define PT_REGS_RC(regs) ((regs)->regs[0])
 #endif
 
-/* As in libbpf's bpf_tracing.h, but without the declaration in front, because BCC would take that for a program.
- * `int BPF_PROG(f)` therefore begins with `int static __always_inline ____f`, which is valid C. */
+/* These work like those in libbpf's bpf_tracing.h, but do not begin with a declaration of the program, because BCC
+ * would take that for the program. Therefore `int BPF_PROG(f)` begins with `int static __always_inline ____f`, which is
+ * valid C. */
 #define BPF_PROG(name, args...) WRAPPED_(unsigned long long, name, CTX_ARGS_, ##args)
 #define BPF_KPROBE(name, args...) WRAPPED_(struct pt_regs, name, KPROBE_ARGS_, ##args)
 #define BPF_KRETPROBE(name, args...) WRAPPED_(struct pt_regs, name, KRETPROBE_ARGS_, ##args)

@@ -25,7 +25,7 @@ SUCCESS, FAILURE, USAGE_ERROR = 0, 1, 2
 
 
 class Commands(Protocol):
-    """The result of `ArgumentParser.add_subparsers`, to which each command adds itself."""
+    """The result of `ArgumentParser.add_subparsers`. Each command adds its parser to it."""
 
     def add_parser(
         self,

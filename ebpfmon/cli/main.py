@@ -39,7 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command and return the exit status."""
     try:
         status = _main(arguments)
-        sys.stdout.flush()  # inside the try, so that BrokenPipeError is caught if the reader has gone
+        sys.stdout.flush()  # here, so that BrokenPipeError is caught if the reader has exited
     except EbpfmonError as error:
         messages.print_error(error)
         return USAGE_ERROR if isinstance(error, SettingsError) else FAILURE

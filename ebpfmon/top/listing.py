@@ -183,7 +183,7 @@ def _matches(lines: Listing, text: str) -> NDArray[np.bool_]:
 
 
 def _sort_key(lines: Listing, column: Column, users: Mapping[int, str]) -> NDArray[np.uint64]:
-    """Return a number for each line, (lines,), by which the column sorts."""
+    """Return a number for each line, (lines,), in the order of the column."""
     if column.is_rate:
         return lines.amount(column.key).astype(np.uint64)
     match column.key:

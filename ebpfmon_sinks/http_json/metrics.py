@@ -28,7 +28,7 @@ _BASE_UNITS = {
     "milliseconds": ("seconds", 1, 1000), "microseconds": ("seconds", 1, 10**6), "nanoseconds": ("seconds", 1, 10**9),
     "kB": ("bytes", 10**3, 1), "MB": ("bytes", 10**6, 1), "GB": ("bytes", 10**9, 1), "%": ("ratio", 1, 100),
 }  # fmt: skip
-"""For each unit: the base unit, and the numerator and denominator of the factor for values."""
+"""The base unit of each unit, and the factor for values as a numerator and a denominator."""
 _HAS_CHECKSUM = re.compile(r"~[0-9a-f]{16}$")
 
 

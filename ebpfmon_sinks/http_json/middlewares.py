@@ -92,7 +92,7 @@ async def _limit_write_time(request: web.Request, handler: Handler) -> web.Strea
         if request.transport:
             request.transport.abort()
     except ConnectionError:
-        pass  # the client has gone, which the server notices by itself
+        pass  # the client has disconnected; the server cleans up
     return response
 
 

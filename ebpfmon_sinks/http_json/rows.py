@@ -78,7 +78,7 @@ class _Rows:
         return table, row - int(self.starts[table])
 
     def sort_key(self, amounts: Mapping[str, NDArray[np.int64]], sort: str, size: int) -> NDArray[np.int64]:
-        """Return the numbers by which to sort rows with these amounts, (size,). Raises QueryError."""
+        """Return the sort key of each row, (size,), from the amounts of the rows. Raises QueryError."""
         if sort in SUMS:
             summed = [amounts[id_] for id_, column in self.columns.items() if column.units == f"{sort}/s"]
             return np.sum(summed, axis=0, dtype=np.int64) if summed else np.zeros(size, np.int64)

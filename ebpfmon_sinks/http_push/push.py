@@ -43,7 +43,7 @@ class HttpPushSink:
     def __init__(self, settings: HttpPushSettings, session: aiohttp.ClientSession) -> None:
         self._settings, self._session = settings, session
         url = urlsplit(settings.url)
-        # Without the query, which may contain a secret.
+        # Leave out the query, which may contain a secret.
         self._failure = f"cannot post to '{url.scheme}://{url.netloc}{url.path}'"
         self._batch: list[bytes] = []
         self._works = False

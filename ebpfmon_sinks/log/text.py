@@ -139,7 +139,7 @@ def _busiest(amounts: NDArray[np.int64], columns: Sequence[Column]) -> NDArray[n
 def _lines(
     heading: str, labels: Sequence[str], columns: Sequence[Column], amounts: NDArray[np.int64], snapshot: Snapshot
 ) -> Iterator[str]:
-    """Yield a table of rates, without columns in which all rates are 0."""
+    """Yield a table of rates. Columns that have only zeros are left out."""
     shown = [(n, column) for n, column in enumerate(columns) if amounts[:, n].any()]
     if not shown:
         return

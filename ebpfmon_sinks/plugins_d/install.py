@@ -100,7 +100,7 @@ def _script(python: str, package: Path) -> str:
 
 
 def _python(pythons: Sequence[str], package: Path) -> str:
-    """Return the first Python with which Netdata's user can run the relay."""
+    """Return the first Python that lets Netdata's user run the relay."""
     refusals = []
     for python in dict.fromkeys(pythons):
         reason = _refusal(python, package)

@@ -47,7 +47,7 @@ def _stop(*_: object) -> None:
 
 
 class Relay:
-    """Copies lines from the daemon's socket to stdout, and reconnects whenever the daemon has gone."""
+    """Copies lines from the daemon's socket to stdout, and reconnects whenever the daemon has ended."""
 
     def __init__(self, path: str, seconds: int) -> None:
         self._path, self._hello = path, b"every %d\n" % seconds

@@ -1,7 +1,7 @@
 """Send snapshots to Netdata in the plugins.d protocol.
 
-The daemon serves the protocol on a Unix socket, to which the small `ebpfmon.plugin` (`relay.py`) of each Netdata
-connects. If Netdata runs the daemon itself, the daemon writes the protocol to stdout.
+The daemon serves the protocol on a Unix socket. The small `ebpfmon.plugin` (`relay.py`) of each Netdata connects to it.
+If Netdata runs the daemon itself, the daemon writes the protocol to stdout.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ class PluginsDSink:
     async def send(self, snapshot: Snapshot) -> None:
         """Send one snapshot to all readers.
 
-        Raises SinkGoneError if a reader has gone for good. That can only be stdout, which is then the only reader.
+        Raises SinkGoneError if the sink writes to stdout, and Netdata closed stdout or sent QUIT.
         """
         interval_s = self._interval.update(snapshot.elapsed_s)
         for reader in tuple(self.readers):
@@ -111,7 +111,7 @@ class _Reader(asyncio.BaseProtocol):
     def __init__(self, stream: Stream | None = None) -> None:
         self._stream = stream
         self.gone_reason = ""
-        """Why it has gone for good. Empty if it has not, or if other readers may come."""
+        """Why nobody will ever read again. Only stdout sets it, because another relay may always connect."""
         self._full_since: float | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:

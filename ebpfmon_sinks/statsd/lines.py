@@ -183,7 +183,7 @@ class _Packer(StatsClientBase):  # type: ignore[misc]  # the package has no type
         self.datagrams.append(data.encode("ascii"))
 
 
-class _Lines(Pipeline):  # type: ignore[misc]  # likewise
+class _Lines(Pipeline):  # type: ignore[misc]  # the package has no types
     """Puts Datadog's tags after the value, because the package does not know tags."""
 
     def _prepare(self, stat: str, value: str, rate: float) -> str:

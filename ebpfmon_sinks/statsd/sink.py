@@ -19,7 +19,7 @@ from ebpfmon_sinks.statsd.connection import Connected
 from ebpfmon_sinks.statsd.lines import Names, to_datagrams
 from ebpfmon_sinks.statsd.settings import StatsdSettings
 
-_RENEW_S = 60.0  # how often the name of a UDP server is looked up again, because no error says that it has moved
+_RENEW_S = 60.0  # between lookups of a UDP server's name, because no error reports that the server has moved
 _BURSTS_PER_S = 100
 _MAX_SEND_S = 5.0  # below the core's limit for sending, after which it would send the snapshot again
 

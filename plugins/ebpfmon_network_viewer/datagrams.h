@@ -9,7 +9,7 @@
 /* Tasks that are sending or receiving a datagram on an unconnected socket. 0.4 MB for each of the three maps. */
 #define DATAGRAMS 4096
 
-/* By task: the sender of the datagram that it has just received. */
+/* The sender of the datagram that a task has just received, by task. */
 struct {
 	__uint(type, BPF_MAP_TYPE_LRU_HASH);
 	__uint(max_entries, DATAGRAMS);
@@ -17,7 +17,7 @@ struct {
 	__type(value, struct peer);
 } network_datagrams SEC(".maps");
 
-/* By task: its position in the messages of sendmmsg(2), which the tracepoint does not report. */
+/* The position of a task in the messages of sendmmsg(2), which the tracepoint does not report, by task. */
 struct batch {
 	__u64 messages;
 	__u64 next;

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-only
-/* Counts what processes do on TCP and UDP sockets, and with which peers. Each topic has a header with its handlers and
+/* Counts what processes do on TCP and UDP sockets, and who their peers are. Each topic has a header with its handlers and
  * programs. events.py lists the programs of each event in the order in which they are tried. */
 #include "sockets.h"		/* endpoints, owner and direction of a socket */
 #include "processes.h"		/* counting by process */

@@ -48,7 +48,7 @@ class Resolver:
         self._lookup: Lookup = lookup or _Dns(nameservers, port, timeout_s)
         self._cache_size, self._timeout_s, self._clock = cache_size, timeout_s, clock
         self._cache: OrderedDict[str, tuple[str | None, float]] = OrderedDict()
-        """By address: the name and when it expires, least recently used first."""
+        """The name of each address and when it expires, least recently used first."""
         self._queue: dict[str, None] = {}  # used as an ordered set
         self._lookups: dict[str, asyncio.Task[None]] = {}
         self._closed = False

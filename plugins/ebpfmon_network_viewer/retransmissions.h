@@ -90,7 +90,7 @@ static __always_inline int on_synack_return(int result)
 SEC("tp_btf/tcp_retransmit_skb")
 int tcp_retransmit_skb_tp_btf(unsigned long long *ctx)
 {
-	/* Not BPF_PROG(), because it would load the third argument, which older kernels do not have. */
+	/* BPF_PROG() would load the third argument, which older kernels do not have. */
 	if (REPORTS_FAILURES && (int)ctx[2] < 0)
 		return 0;
 	return on_retransmit((void *)ctx[0], segments_of((void *)ctx[1]), true);

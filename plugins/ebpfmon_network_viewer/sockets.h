@@ -163,7 +163,7 @@ static __always_inline int forget_socket(struct sock *sk)
 	return 0;
 }
 
-/* Return the facts about a socket on which the current process moved bytes. If its direction is not known yet, it is
+/* Return the facts about a socket that the current process has just used for a transfer. If its direction is not known yet, it is
  * inbound if its local port has a listener, or if it is unconnected and this first use receives. Otherwise it is
  * outbound. */
 static __always_inline struct socket_facts *use_socket(struct sock *sk, const struct endpoint *end, bool received,

@@ -81,7 +81,7 @@ static __always_inline int on_wake_up_new_task(struct task_struct *task, const b
 	return on_task_create(READ_FIELD(task, pid, typed) != READ_FIELD(task, tgid, typed));
 }
 
-/* A task is freed an RCU grace period after release_task(). The leader of a freed thread may be gone by then, and its
+/* A task is freed an RCU grace period after release_task(). By then, the thread's leader may have been freed, and its
  * memory may belong to another task. The key of the thread's process is therefore stored when the thread exits. */
 static __always_inline int on_task_free(struct task_struct *task)
 {

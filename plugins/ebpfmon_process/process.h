@@ -29,7 +29,7 @@ struct process_counters {
 #define TABLE_SIZE PROCESSES
 #include "process_table.bpf.h"
 
-/* By address of a thread's task: the process that the thread belonged to when it exited. */
+/* The process that a thread belonged to when it exited, by the address of the thread's task. */
 struct {
 	__uint(type, BPF_MAP_TYPE_LRU_HASH);
 	__uint(max_entries, EXITING);
@@ -37,7 +37,7 @@ struct {
 	__type(value, struct process_key);
 } process_exiting SEC(".maps");
 
-/* By thread: the arguments of its call of kernel_clone(). */
+/* The arguments of a thread's call of kernel_clone(), by thread. */
 struct {
 	__uint(type, BPF_MAP_TYPE_LRU_HASH);
 	__uint(max_entries, FORKING);

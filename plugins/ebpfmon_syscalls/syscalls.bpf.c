@@ -4,7 +4,7 @@
 #include "ebpfmon.bpf.h"
 #include "syscalls.bpf.h"
 
-/* Rows per interval of each table: system calls, of which a kernel has fewer than 500, and pairs of a call and an
+/* Rows per interval of each table: system calls (a kernel has fewer than 500), and pairs of a call and an
  * error. Two buffers of 1,024 rows of 0.3 kB and of 1,024 rows of 64 bytes, key and hash element included, are 0.7 MB.
  * The setting table_size overrides it. */
 #define CALLS 1024
