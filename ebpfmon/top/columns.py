@@ -43,7 +43,7 @@ class Column:
 
     @property
     def is_bytes(self) -> bool:
-        """Whether it is a rate in bytes, for which three digits are enough."""
+        """Whether it is a rate in bytes, which is shown with three digits."""
         return self.units.startswith("bytes")
 
     @property

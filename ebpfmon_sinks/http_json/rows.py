@@ -23,7 +23,7 @@ from ebpfmon_sinks.http_json.responses import (
 )
 
 SUMS = ("calls", "bytes")
-"""What rows can be sorted by besides columns: the sum of all columns in calls/s or bytes/s."""
+"""Other sort keys than columns: the sum of all columns in calls/s or bytes/s."""
 _PROCESS_KEY = PROCESS_FIELDS[:3]
 """The first fields of a key that includes the process."""
 

@@ -63,7 +63,7 @@ class HttpJsonSink:
             await self._listener.close()
         finally:
             self._executor.shutdown(wait=False, cancel_futures=True)
-            # aiohttp keeps handlers, and thereby this object, in a cache after the server is closed.
+            # After the server is closed, aiohttp still caches handlers, which refer to this object. Free the snapshot.
             self._newest = None
 
     async def send(self, snapshot: Snapshot) -> None:

@@ -123,7 +123,7 @@ async def _send(sock: socket.socket, entry: bytes) -> None:
 
 
 def _sealed_memory(entry: bytes) -> int:
-    """Return a memory file that nobody can change any more. It transfers entries that are too large for a datagram."""
+    """Return a sealed memory file with the entry, to send an entry that is too large for a datagram."""
     fd = os.memfd_create("ebpfmon", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
     try:
         with open(fd, "wb", closefd=False) as file:

@@ -18,8 +18,8 @@ TASK_COMM_LEN = 16
 _OWN = "ebpfmon"
 """The family of ebpfmon's own charts."""
 _HIDDEN = "ebpfmon.sinks_age"
-"""A chart that is never shown. ebpfmon's own charts are shown if they are not 0, but this one is never 0, and nobody
-needs it in a log."""
+"""A chart that is never shown. ebpfmon's own charts are shown if they are not 0, but this one is never 0 and
+would fill the log."""
 _LABEL, _NAME, _NUMBER = 34, 8, 9  # widths of the columns
 _NAME_WIDTH, _MAX_NAME = 9 + TASK_COMM_LEN, 60  # the least and the greatest width of a column of names
 _QUANTILES = (("p50", 0.5), ("p90", 0.9), ("p99", 0.99))

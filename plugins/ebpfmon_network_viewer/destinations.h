@@ -67,8 +67,8 @@ struct {
 	__type(value, __u8);
 } network_networks SEC(".maps");
 
-/* Return whether the selectors include this port and peer. `port` is the remote port of an outbound destination and the
- * local port of an inbound one, for which the peer `may_be_unknown`. */
+/* Return whether the selectors include this port and peer. `port` is the remote port of an outbound destination, or the
+ * local port of an inbound one, whose peer `may_be_unknown`. */
 static __always_inline bool is_peer_selected(const struct peer *peer, __u16 port, bool may_be_unknown)
 {
 	struct network_prefix address = { .length = 128 };

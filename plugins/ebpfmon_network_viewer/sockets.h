@@ -34,7 +34,7 @@ struct socket_facts {
 	struct process_key process;
 	struct process_identity identity;
 	struct peer last;	/* unconnected: the last receiver, assumed to send if a sender is unknown */
-	__u16 local_port;	/* tells a new socket at the same address apart */
+	__u16 local_port;	/* distinguishes a new socket at the same address */
 	__u8 direction;	/* enum direction */
 	__u8 selected;	/* enum selection; cached for TCP only, where the peer never changes */
 	__u8 owned;	/* `process` and `identity` are set */
