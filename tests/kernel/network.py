@@ -14,7 +14,8 @@ import numpy as np
 from ebpfmon import LoadMode, Snapshot
 from tests.kernel.support import RELEASES_ARE_SEEN, Monitor
 
-# By key: sends of the client and their bytes, receives of the server and their bytes, errors of both.
+# What one use of each key counts: the client's sends and their bytes, the server's receives and their bytes, and the
+# errors of both.
 EACH: dict[str, tuple[int, int, int, int, int, int]] = {
     "tcp_send": (1, 97, 1, 97, 0, 0), "tcp_sendto": (1, 89, 1, 89, 0, 0), "tcp_sendmsg": (1, 83, 1, 83, 0, 0),
     "tcp_sendmmsg": (2, 158, 2, 158, 0, 0), "tcp_write": (1, 73, 1, 73, 0, 0), "tcp_writev": (1, 71, 1, 71, 0, 0),

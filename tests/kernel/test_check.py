@@ -87,7 +87,7 @@ class Kprobes:
         self.path = tracefs / "kprobe_events"
 
     def write(self, line: str) -> None:
-        # Not open(self.path, "a"), because Python seeks then, which this file refuses.
+        # open(self.path, "a") does not work, because Python then seeks, which this file refuses.
         subprocess.run(f"echo {line} >> {self.path}", shell=True, check=True)
 
     def names(self) -> set[str]:

@@ -167,7 +167,7 @@ def _refused(method: str) -> bool:
 
 
 def test_without_root_one_line_tells_what_is_missing() -> None:
-    # Not as another user, because only root may be able to read this tree.
+    # Drop capabilities instead of changing the user, because only root may be able to read this tree.
     lowered = ["setpriv", "--bounding-set=-all", "--inh-caps=-all", *EBPFMON, "run", *DEFAULTS]
     done = subprocess.run(lowered, capture_output=True, text=True, check=False)
     assert done.returncode == 1

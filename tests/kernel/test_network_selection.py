@@ -14,10 +14,11 @@ from tests.kernel.network import key_of
 from tests.kernel.support import Monitor
 
 TCP, UDP = 6, 17
-# By IP version and protocol. Below the ephemeral ports, so that the UDP sockets count as listeners.
+# The servers' ports, by IP version and protocol. They are below the ephemeral ports, so that the UDP sockets count as
+# listeners.
 PORTS = {(4, TCP): 7001, (4, UDP): 7002, (6, TCP): 8001, (6, UDP): 8002}
 SENT = {TCP: (53, 97), UDP: (59, 101)}  # Calls of the client, and the bytes of each.
-ANSWERED = {TCP: (31, 89), UDP: (37, 103)}  # The same of the server.
+ANSWERED = {TCP: (31, 89), UDP: (37, 103)}  # Calls of the server, and the bytes of each.
 
 OPEN_SERVER = f"""
 pairs = {{}}

@@ -1,6 +1,6 @@
 """System calls by name, error and latency, and calls that do not return.
 
-Other processes make calls at the same time. Exact counts are therefore of call numbers that no kernel has.
+Other processes make calls at the same time, so tests of exact counts use call numbers that no kernel has.
 """
 
 from __future__ import annotations

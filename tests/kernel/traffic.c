@@ -70,7 +70,7 @@
 
 static char **plan, data[4096];
 static int is_client, to_other, from_other;
-/* Of either family. A sockaddr_in has its port at the same offset, and its address at that of sin6_flowinfo. */
+/* Addresses of either family. A sockaddr_in has its port at the same offset, its address at that of sin6_flowinfo. */
 static struct sockaddr_in6 server_name, udp_names[3];
 static socklen_t address_size;
 static struct {

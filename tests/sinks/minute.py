@@ -46,7 +46,7 @@ TO_ETSY = {
 }  # fmt: skip
 # No "_" before a dot, because Netdata replaces it by a dot.
 TO_NETDATA = {"ndudp": ("udp", LOOPBACKS["4"], "none"), "ndtcp": ("tcp", LOOPBACKS["6"], "none")}
-# Not by destination, because Netdata creates a chart for every counter.
+# Leave out the charts by destination, because Netdata creates a chart for every counter.
 FOR_NETDATA = ["ebpf.*", "apps.*", "!ebpf.outbound_*", "!ebpf.inbound_*"]
 
 

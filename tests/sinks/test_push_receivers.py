@@ -66,13 +66,16 @@ def self_metric(lines: Lines, chart: str, which: str) -> list[float]:
 
 
 def jitter(lines: Lines) -> str:
-    """Return how far intervals are from a second, and ticks from their median time within a second."""
-    of = sorted(abs(line["elapsed_s"] - 1) * 1000 for line in lines[1:-1])
+    """Return by how much the intervals differ from one second, and how far ticks stray from their usual phase.
+
+    The phase of a tick is its time within a second.
+    """
+    deviations = sorted(abs(line["elapsed_s"] - 1) * 1000 for line in lines[1:-1])
     phases = [line["time"] % 1 * 1000 for line in lines[1:-1]]
-    phase = sorted(abs(p - statistics.median(phases)) for p in phases)
+    strays = sorted(abs(p - statistics.median(phases)) for p in phases)
     return ", ".join(
-        f"{what} p50 {found[len(found) // 2]:.1f} ms, p90 {found[int(len(found) * 0.9)]:.1f} ms, p99 {found[-1]:.1f} ms"
-        for what, found in (("interval", of), ("tick", phase))
+        f"{what} p50 {found[len(found) // 2]:.1f} ms, p90 {found[int(len(found) * 0.9)]:.1f} ms, max {found[-1]:.1f} ms"
+        for what, found in (("interval", deviations), ("tick", strays))
     )
 
 

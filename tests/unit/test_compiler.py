@@ -17,8 +17,8 @@ from ebpfmon.kernel.libbpf import Libbpf
 ROOT = Path(__file__).parents[2]
 OBJECTS = ROOT / "plugins/ebpfmon_process/objects"
 # Defined only for libbpf. For BCC, the kernel headers define them.
-OF_THE_KERNEL = {"TASK_COMM_LEN", "AF_INET", "AF_INET6", "IPPROTO_TCP", "IPPROTO_UDP", "MSG_PEEK", "MSG_ERRQUEUE"}
-FOR_BTF = ("fexit/", "fentry/", "tp/")
+KERNEL_MACROS = {"TASK_COMM_LEN", "AF_INET", "AF_INET6", "IPPROTO_TCP", "IPPROTO_UDP", "MSG_PEEK", "MSG_ERRQUEUE"}
+LIBBPF_SECTIONS = ("fexit/", "fentry/", "tp/")
 
 
 def macros_of(*paths: Path) -> set[str]:
@@ -42,7 +42,7 @@ def test_the_bcc_source_has_no_directives_except_includes_of_kernel_headers(sour
 def test_the_bcc_source_has_no_macros(source: str) -> None:
     macros = macros_of(*(ROOT / "bpf").glob("*.[ch]"))
     assert {"READ_FIELD", "BPF_PROG", "BPF_KPROBE", "TABLE_NAME", "UNTRUSTED"} <= macros
-    assert set(re.findall(r"\w+", source)) & macros <= OF_THE_KERNEL
+    assert set(re.findall(r"\w+", source)) & macros <= KERNEL_MACROS
 
 
 def test_the_loader_defines_all_names_that_the_bcc_source_leaves_open(source: str) -> None:
@@ -58,7 +58,7 @@ def test_the_loader_defines_all_names_that_the_bcc_source_leaves_open(source: st
     # The source lacks the settings of the headers that this probe does not use.
     assert settings.keys() - {"cfg_may_read", "cfg_cache", "cfg_may_cast"} <= words
     functions = set(re.findall(r"(?<!inline )\bint (\w+)\(", source))
-    assert functions - {"ebpfmon_self_check"} == {p for p, s in programs.items() if not s.startswith(FOR_BTF)}
+    assert functions - {"ebpfmon_self_check"} == {p for p, s in programs.items() if not s.startswith(LIBBPF_SECTIONS)}
     assert "ebpfmon_self_check" in functions
 
 
@@ -70,7 +70,7 @@ def test_a_source_in_a_package_is_compiled_there_and_its_bcc_source_has_no_macro
     assert (made / f"{stem}.bpf.o").stat().st_size > 1000
     for_bcc = (made / f"{stem}.bcc.c").read_text()
     macros = macros_of(*(ROOT / "bpf").glob("*.[ch]"), *path.parent.glob("*.[ch]"))
-    assert set(re.findall(r"\w+", for_bcc)) & macros <= OF_THE_KERNEL
+    assert set(re.findall(r"\w+", for_bcc)) & macros <= KERNEL_MACROS
     assert "SEC(" not in for_bcc
     assert "__uint" not in for_bcc
 
