@@ -31,7 +31,8 @@ def _reset(args: argparse.Namespace) -> int:
         raise KernelError(
             "cannot look for kprobes: tracefs is not mounted; run mount -t tracefs tracefs /sys/kernel/tracing"
         )
-    entries = [e for e in kprobe_events.entries(kernel.tracefs) if kprobe_events.is_ours(e)] if kernel.tracefs else []
+    found = kprobe_events.entries(kernel.tracefs) if kernel.tracefs else []
+    entries = [entry for entry in found if kprobe_events.has_known_creator(entry)]
     left_behind = [entry for entry in entries if not kprobe_events.in_use(entry)]
     for entry in entries:
         print(f"left behind: {entry}" if entry in left_behind else f"in use by ebpfmon {entry.owner}: {entry}")

@@ -49,7 +49,7 @@ def entries(tracefs: str | os.PathLike[str]) -> list[Entry]:
     return [Entry(**found.groupdict()) for line in text.splitlines() if (found := _LINE.match(line))]
 
 
-def is_ours(entry: Entry) -> bool:
+def has_known_creator(entry: Entry) -> bool:
     """Return whether ebpfmon or an old Netdata collector created the entry. Never remove entries of others."""
     return entry.owner is not None or "_netdata_" in entry.event
 

@@ -12,7 +12,7 @@ import pytest
 from ebpfmon.cli import main as cli
 from ebpfmon.errors import KernelError
 from ebpfmon.kernel import features
-from ebpfmon.kernel.kprobe_events import Entry, entries, in_use, is_ours, remove
+from ebpfmon.kernel.kprobe_events import Entry, entries, has_known_creator, in_use, remove
 from tests.unit.test_features import FULL
 
 DEAD = 4_194_305  # beyond PID_MAX_LIMIT
@@ -67,7 +67,7 @@ def test_the_entries_of_all_programs_are_listed(tracefs: Path) -> None:
 
 
 def test_entries_of_ebpfmon_and_netdata_are_ours_and_those_of_a_running_ebpfmon_are_in_use(tracefs: Path) -> None:
-    found = [entry for entry in entries(tracefs) if is_ours(entry)]
+    found = [entry for entry in entries(tracefs) if has_known_creator(entry)]
     assert [entry for entry in found if not in_use(entry)] == LEFT
     assert [entry.owner for entry in found if in_use(entry)] == [os.getppid()]
 
