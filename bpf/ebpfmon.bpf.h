@@ -25,7 +25,7 @@ const volatile __u32 cfg_may_read = 0;	/* helpers may read kernel memory; 0 unde
 /* Identifies a process and the program that it runs. The kernel reuses the tgid of a process that has ended, and
  * execve(2) starts another program under the same tgid, so the key includes the start time and the number of execs. */
 struct process_key {
-	__u64 start_ns;		/* of the thread group's leader, in time since boot */
+	__u64 start_ns;		/* time from boot to the start of the thread group's leader */
 	__u32 tgid;
 	__u32 exec_id;
 };

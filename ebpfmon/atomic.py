@@ -11,7 +11,7 @@ from pathlib import Path
 def replace_file(path: Path, text: str, mode: int = 0o644) -> None:
     """Write a text file atomically: readers see either the old file or the complete new one.
 
-    The directory must exist. Raise OSError, and change nothing, if the file cannot be written.
+    The directory must exist. Raises OSError, and changes nothing, if the file cannot be written.
     """
     # The temporary file is in the same directory because a rename cannot cross file systems.
     fd, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".new", dir=path.parent)

@@ -13,7 +13,7 @@ def reopen_nonblocking(fd: int) -> int:
     O_NONBLOCK belongs to the open file description, which stdout shares with the shell and with other programs.
     Therefore this opens the pipe or terminal a second time. If it cannot be opened again (a socket, or another user's
     terminal after su), the descriptor is duplicated instead: it shares the flags of the original, and they are left
-    alone. Raise OSError if `fd` is not an open descriptor.
+    alone. Raises OSError if `fd` is not an open descriptor.
     """
     mode = os.fstat(fd).st_mode
     if stat.S_ISFIFO(mode) or stat.S_ISCHR(mode):

@@ -118,7 +118,7 @@ def _lockdown(kernel: Features, host: Host) -> Finding:
 
 def _capabilities(kernel: Features) -> Finding:
     advice = [f"{name} is missing: {use}" for name, use in _CAPABILITIES.items() if name not in kernel.capabilities]
-    return Finding("capabilities", ", ".join(kernel.capabilities) or "none that ebpfmon uses", tuple(advice))
+    return Finding("capabilities", ", ".join(kernel.capabilities) or "none that loading programs needs", tuple(advice))
 
 
 def _memlock(host: Host, refusals: Collection[int]) -> Finding:

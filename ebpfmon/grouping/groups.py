@@ -97,7 +97,7 @@ class Groups:
 
     @classmethod
     def read(cls, path: Path) -> Self:
-        """Return the groups of a file. Raise SettingsError if the file cannot be read."""
+        """Return the groups of a file. Raises SettingsError if the file cannot be read."""
         try:
             text = path.read_bytes().decode("utf-8-sig", "replace")
         except FileNotFoundError:

@@ -72,7 +72,7 @@ class LoadedProbe:
         self.setup.close()
 
     def replace_setup(self, setup: Setup) -> None:
-        """Replace the set-up while the programs run, and close the former one. Raise KernelError.
+        """Replace the set-up while the programs run, and close the former one. Raises KernelError.
 
         The rodata settings of both must be the same, because a loaded program cannot change them.
         """
@@ -124,8 +124,8 @@ def load(
     """Load and attach the best programs of a probe.
 
     The probe's set-up is closed together with the probe, or at once if the load fails. With `share_with`, both probes
-    share their active buffer, so that they swap at the same moment. Pass `facts` to look up
-    the kernel's symbols only once for several probes.
+    share their active buffer, so that they swap at the same moment. Pass `facts` to look up the kernel's symbols only
+    once for several probes.
 
     Raises AttachError if no event can be attached, or if an event cannot be attached by a forced attach method;
     ObjectError or LoadError if the object cannot be read or loaded; KernelError if the loader does not work here.

@@ -124,7 +124,7 @@ class BpfObject:
         self._program_fds = {n: self._duplicate(self._lib.bpf_program__fd(self.programs[n])) for n in selected}
 
     def _opened(self) -> int:
-        """Return libbpf's object. Raise ObjectError if the file is closed, because libbpf would read freed memory."""
+        """Return libbpf's object. Raises ObjectError if the file is closed, because libbpf would read freed memory."""
         if not self._object:
             raise ObjectError(f"cannot read '{self.path}': the file was closed")
         return self._object

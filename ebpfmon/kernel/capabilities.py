@@ -31,8 +31,8 @@ NAMES = (
 _FOR_HARVEST = ("bpf", "dac_read_search", "sys_admin")
 """The capabilities that a harvest may need.
 
-Before Linux 5.19, bpf(2) needs one of bpf and sys_admin. A user other than root needs dac_read_search to read, in
-tracefs, how many calls kretprobes missed."""
+Before Linux 5.19, bpf(2) needs one of bpf and sys_admin. To read from tracefs how many calls
+kretprobes missed, a user other than root needs dac_read_search."""
 
 _VERSION_3 = 0x20080522
 _SET_KEEPCAPS, _CAPBSET_READ, _CAPBSET_DROP, _SET_NO_NEW_PRIVS = 8, 23, 24, 38  # linux/prctl.h

@@ -13,7 +13,7 @@ from pathlib import Path
 from ebpfmon.errors import KernelError
 from ebpfmon.kernel import capabilities, kconfig
 
-_CAPABILITIES = ("net_admin", "sys_admin", "sys_resource", "perfmon", "bpf")  # These are all that ebpfmon uses.
+_CAPABILITIES = ("net_admin", "sys_admin", "sys_resource", "perfmon", "bpf")  # those that loading programs may need
 _OCTAL = re.compile(r"\\([0-7]{3})")  # how /proc/self/mounts writes spaces and backslashes in a path
 
 
@@ -31,7 +31,7 @@ class Features:
     jit: int | None
     """0: off. 1: on. 2: on, and logs each program to the kernel log."""
     lockdown: str | None
-    """The lockdown mode: none, integrity or confidentiality."""
+    """The lockdown mode: none, integrity or confidentiality. Also None if the kernel has no lockdown."""
     preemption: str | None = None
     """The preemption mode of the kernel: none, voluntary, lazy, full or rt."""
     tracefs: str | None = None
@@ -101,8 +101,8 @@ def require_permission(features: Features) -> None:
         raise KernelError(
             "cannot load BPF programs: not permitted; run as root (sudo) or with CAP_BPF and CAP_PERFMON"
             if not features.root
-            else "cannot load BPF programs: not permitted, because this root lacks CAP_SYS_ADMIN (or CAP_BPF and "
-            "CAP_PERFMON); in a container, add them (--cap-add BPF --cap-add PERFMON)"
+            else "cannot load BPF programs: not permitted, because root lacks CAP_SYS_ADMIN (or CAP_BPF and "
+            "CAP_PERFMON) here; in a container, add --cap-add BPF --cap-add PERFMON"
         )
 
 
@@ -120,8 +120,8 @@ def _preemption(root: Path, uname: os.uname_result, debugfs: str | None) -> str 
     if debugfs and (found := re.search(r"\((\w+)\)", read(root / debugfs[1:] / "sched/preempt") or "")):
         return found[1]
     if "PREEMPT_DYNAMIC" in words:
-        asked = re.findall(r"(?<!\S)preempt=(none|voluntary|lazy|full)(?!\S)", read(root / "proc/cmdline") or "")
-        return asked[-1] if asked else _configured_preemption(root, uname.release)
+        requested = re.findall(r"(?<!\S)preempt=(none|voluntary|lazy|full)(?!\S)", read(root / "proc/cmdline") or "")
+        return requested[-1] if requested else _configured_preemption(root, uname.release)
     if "PREEMPT_LAZY" in words or "PREEMPT" in words:
         return "lazy" if "PREEMPT_LAZY" in words else "full"
     configured = _configured_preemption(root, uname.release)

@@ -23,7 +23,7 @@ class ChartFilter:
     """
 
     def __init__(self, patterns: Sequence[str]) -> None:
-        """Create the set. Raise ValueError if a pattern is not valid."""
+        """Create the set. Raises ValueError if a pattern is not valid."""
         for pattern in patterns:
             if not re.fullmatch(r"!?[\w.*-]+", pattern):
                 raise ValueError(f"'{pattern}': expected the id of a chart, or a pattern such as apps.* or !apps.*")

@@ -60,7 +60,7 @@ def _namespace(process: Path) -> int:
 
 
 def _ports(net: Path, ephemeral: range) -> Iterator[tuple[int, int]]:
-    """Yield the protocol and port of each listener. Raise OSError if the tables cannot be read."""
+    """Yield the protocol and port of each listener. Raises OSError if the tables cannot be read."""
     for name, protocol in _TABLES:
         try:
             table = (net / name).open(encoding="ascii", errors="replace")

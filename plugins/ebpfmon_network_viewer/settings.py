@@ -52,7 +52,7 @@ class NetworkViewerSettings(ProbeSettings, frozen=True, kw_only=True):
                 raise ValueError(f"{key}: {error}") from None
 
     def services(self) -> Services:
-        """Return the names of ports. Raise ValueError if a key of `service_name` is not a port."""
+        """Return the names of ports. Raises ValueError if a key of `service_name` is not a port."""
         for port in self.service_name:
             if not (port.isascii() and port.isdigit() and 0 < int(port[:6]) < 65536):
                 raise ValueError(f"service_name: {port!r}: a port must be between 1 and 65535")

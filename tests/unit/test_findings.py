@@ -91,7 +91,7 @@ def test_a_kernel_config_that_is_not_found_is_reported_with_the_paths() -> None:
         ({"lockdown": "integrity"}, "lockdown", "forbids only bpf_probe_write_user, which ebpfmon does not use", None),
         ({"lockdown": "confidentiality"}, "lockdown", "bpf_probe_read_kernel, kprobes, tracefs and kernel perf events",
          "lockdown=integrity"),
-        ({"capabilities": ()}, "capabilities", "none that ebpfmon uses",
+        ({"capabilities": ()}, "capabilities", "none that loading programs needs",
          "CAP_BPF is missing: it allows loading BPF programs"),
         ({"capabilities": ("CAP_BPF", "CAP_PERFMON")}, "capabilities", "CAP_BPF, CAP_PERFMON",
          "CAP_SYS_ADMIN is missing: before Linux 5.8"),
