@@ -3,8 +3,8 @@
  * be assigned to its application. */
 #include "ebpfmon.bpf.h"
 
-/* Programs that can start in one interval before the table is full. Of further ones, those that end before /proc is
- * read are known by their comm only. Two buffers of 4,096 rows of 432 bytes, key and hash element included, are
+/* Programs that can start in one interval before the table is full. Further programs that end before /proc is read are
+ * known by their comm only. Two buffers of 4,096 rows of 432 bytes, key and hash element included, are
  * 3.5 MB. */
 #define EXECS 4096
 /* Longer command lines are cut, because patterns of groups match the program and its first arguments. */

@@ -28,7 +28,7 @@ class Candidate:
     arguments: int | None = None
     """How many arguments the function or tracepoint must have on the running kernel; None means any number.
 
-    A fexit program reads the return value behind the last argument, so with another number it would read garbage.
+    A fexit program finds the return value after the last argument, so with another number it would read garbage.
     """
     softirq: bool = False
     """Whether its programs run only in softirq context, so that the kernel cannot preempt them."""
@@ -40,9 +40,9 @@ class Candidate:
 class Event:
     """Something to count, and the candidates that can see it, best first.
 
-    Of the candidates that the running kernel allows, ebpfmon uses the first that cannot miss calls, or else the first.
-    An `optional` event is left out on kernels that have none of its functions or tracepoints, because other events
-    count the same calls there.
+    ebpfmon uses the first candidate that the running kernel allows and that cannot miss calls there, or else the first
+    that the kernel allows. An `optional` event is left out on kernels that have none of its functions or tracepoints,
+    because other events count the same calls there.
     """
 
     name: str

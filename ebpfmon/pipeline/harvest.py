@@ -78,7 +78,7 @@ class Harvester:
     def dry_run(self) -> None:
         """Do everything that a harvest does, but on the buffers that no program writes to.
 
-        Raise KernelError if any of it fails. No counts are lost.
+        Raises KernelError if any of it fails. No counts are lost.
         """
         for source in self._sources:
             buffer = 1 - source.active_buffer.index

@@ -163,9 +163,9 @@ static __always_inline int forget_socket(struct sock *sk)
 	return 0;
 }
 
-/* Return the facts about a socket that the current process has just used for a transfer. If its direction is not known yet, it is
- * inbound if its local port has a listener, or if it is unconnected and this first use receives. Otherwise it is
- * outbound. */
+/* Return the facts about a socket that the current process has just used for a transfer. If its direction is not known
+ * yet, it is inbound if its local port has a listener, or if it is unconnected and this first use receives. Otherwise it
+ * is outbound. */
 static __always_inline struct socket_facts *use_socket(struct sock *sk, const struct endpoint *end, bool received,
 						       const bool typed)
 {
@@ -190,7 +190,7 @@ static __always_inline struct socket_facts *use_socket(struct sock *sk, const st
  * retransmission may happen in the middle of a send. */
 enum function { SENDMSG, RECVMSG, SENDPAGE, SPLICE_READ, RETRANSMIT, SYNACK };
 
-/* Such calls in progress at once. 1.6 MB. */
+/* How many such calls can be in progress at once. 1.6 MB. */
 #define CALLS 16384
 
 struct call {
