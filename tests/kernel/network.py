@@ -33,7 +33,7 @@ PLAN = {
     "tcp_refused": 47, "udp_send": 59, "udp_sendto": 61, "udp_sendmsg": 67, "udp_sendmmsg": 71, "udp_recvmmsg": 73,
     "udp_write": 79, "udp_recv_unnamed": 83, "udp_peek": 89, "udp_empty": 97, "udp_eagain": 101,
 }  # fmt: skip
-# Without tcp_retransmits, because on a slow machine the kernel may retransmit what is merely late.
+# tcp_retransmits is left out, because on a slow machine the kernel may retransmit what is merely late.
 COUNTERS = (
     "tcp_send_calls", "tcp_send_errors", "tcp_send_bytes", "tcp_recv_calls", "tcp_recv_errors", "tcp_recv_bytes",
     "tcp_close_calls", "tcp_accepted", "tcp_connects_v4", "tcp_connects_v6", "tcp_connects_failed",

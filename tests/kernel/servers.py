@@ -195,7 +195,7 @@ def _started(command: _Command, cwd: Path, log: Path, user: str | None = None) -
 def _running(
     command: _Command, log: Path, ready: Callable[[], bool], user: str | None = None
 ) -> Iterator[subprocess.Popen[bytes]]:
-    """A server, from when it is ready to when it has ended in order."""
+    """Start a server, yield its process when it is ready, and stop it. Raises RuntimeError if it fails."""
     with _started(command, Path("/"), log, user) as process:
         end = time.monotonic() + LIMIT_S
         while not ready():

@@ -26,7 +26,7 @@ mount -t tmpfs none /run && mkdir -p /run/systemd/journald.conf.d /run/log/journ
 cd /run/systemd/journald.conf.d && printf '[Journal]\\nStorage=volatile\\nReadKMsg=no\\nAudit=\\n' >test.conf && cd / &&
 echo ready && exec cat
 """
-# Like systemd for a service: stdout and stderr are the journal, and JOURNAL_STREAM identifies it.
+# Run a command as systemd runs a service: stdout and stderr are the journal, and JOURNAL_STREAM identifies it.
 SERVICE = [
     "systemd-cat", "--identifier=ebpfmon", "sh", "-c",
     'JOURNAL_STREAM=$(stat --dereference --format=%d:%i /proc/self/fd/2) exec "$@"', "sh",
@@ -98,7 +98,7 @@ def compare(line: Mapping[str, Any], entry: Mapping[str, Any]) -> int:
     return compared
 
 
-def of_time(entries: Sequence[Mapping[str, Any]]) -> dict[str, Mapping[str, Any]]:
+def by_time(entries: Sequence[Mapping[str, Any]]) -> dict[str, Mapping[str, Any]]:
     return {entry["EBPFMON_TIME"]: entry for entry in entries}
 
 
@@ -110,7 +110,7 @@ def test_in_a_service_the_journal_has_every_number_of_the_log_and_the_messages(
     with traffic(tmp_path), journald.running(), daemon.running(around=[*journald.inside, *SERVICE]):
         until(lambda: len(journald.entries(SNAPSHOTS)) >= 5, "snapshots in the journal")
         messages, entries, lines = journald.entries("_TRANSPORT=stdout"), journald.entries(SNAPSHOTS), daemon.lines()
-    found = of_time(entries)
+    found = by_time(entries)
     assert len(found) == len(entries)
     compared = [compare(line, found[key]) for line in lines if (key := f"{line['time']:.3f}") in found]
     assert len(compared) >= 4
@@ -126,7 +126,7 @@ def test_a_restarted_journald_gets_what_it_missed(journald: Journald, tmp_path: 
     daemon = Daemon(tmp_path, [{"type": "log", "name": "journal", "path": "journal"}])
 
     def missing(lines: Sequence[Mapping[str, Any]]) -> list[str]:
-        there = of_time(journald.entries(SNAPSHOTS))
+        there = by_time(journald.entries(SNAPSHOTS))
         return [time for line in lines if (time := f"{line['time']:.3f}") not in there]
 
     with journald.running() as first, daemon.running(around=journald.inside):

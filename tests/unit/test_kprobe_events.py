@@ -66,7 +66,7 @@ def test_the_entries_of_all_programs_are_listed(tracefs: Path) -> None:
     assert str(found[1]) == f"ebpfmon_{DEAD}/vfs_read (vfs_read)"
 
 
-def test_entries_of_ebpfmon_and_netdata_are_ours_and_those_of_a_running_ebpfmon_are_in_use(tracefs: Path) -> None:
+def test_entries_of_ebpfmon_and_netdata_are_recognized_and_those_of_a_running_ebpfmon_are_in_use(tracefs: Path) -> None:
     found = [entry for entry in entries(tracefs) if has_known_creator(entry)]
     assert [entry for entry in found if not in_use(entry)] == LEFT
     assert [entry.owner for entry in found if in_use(entry)] == [os.getppid()]
