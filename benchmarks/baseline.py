@@ -7,7 +7,7 @@ from typing import Any
 
 from benchmarks import programs
 from benchmarks.compare import Costs, measure_in_turn, ratio, ratios
-from benchmarks.measure import InKernel, in_kernel, load, run_statistics, running
+from benchmarks.measure import BpfUsage, bpf_usage, load, run_statistics, running
 from benchmarks.monitors import Peer, ebpfmon, psutil
 from benchmarks.result import Cell, Plot, Result, Table, Target
 from benchmarks.statistics import significant
@@ -37,7 +37,7 @@ def run(quick: bool) -> Result:
     """Measure every monitor under every load."""
     result = Result(name="baseline", title="Comparison with psutil", method=METHOD)
     costs: _Loads = {}
-    kernel: dict[tuple[str, int], InKernel] = {}
+    kernel: dict[tuple[str, int], BpfUsage] = {}
     both = [Peer(ebpfmon(), ""), Peer(psutil(), "")]
     for kind, count in _QUICK if quick else LOADS:
         rounds, seconds = (1, 3.0) if quick else (3, 6.0) if (kind, count) in _WITH_TARGETS else (2, 3.0)
@@ -60,17 +60,17 @@ def _load(kind: str, count: int) -> AbstractContextManager[Any]:
     return load(programs.build("processes"), kind, str(count), *arguments)
 
 
-def _time_programs(seconds: float) -> InKernel:
+def _time_programs(seconds: float) -> BpfUsage:
     """Time the BPF programs of another ebpfmon, and return their runs scaled to 30 s."""
     with run_statistics(), running(ebpfmon()) as run:
-        before = in_kernel(run.pid)
+        before = bpf_usage(run.pid)
         cost = run.measure(seconds)
-        after = in_kernel(run.pid)
+        after = bpf_usage(run.pid)
     runs, run_ns = (round(n * 30 / cost.seconds) for n in (after.runs - before.runs, after.run_ns - before.run_ns))
-    return InKernel(after.maps, after.maps_mb, after.programs, runs, run_ns)
+    return BpfUsage(after.maps, after.maps_mb, after.programs, runs, run_ns)
 
 
-def _cpu(costs: _Loads, kernel: dict[tuple[str, int], InKernel]) -> Table:
+def _cpu(costs: _Loads, kernel: dict[tuple[str, int], BpfUsage]) -> Table:
     rows: list[tuple[Cell, ...]] = []
     for (kind, count), by_monitor in costs.items():
         for name, monitor_costs in by_monitor.items():
@@ -96,7 +96,7 @@ def _cpu(costs: _Loads, kernel: dict[tuple[str, int], InKernel]) -> Table:
     return Table("CPU time", columns, rows, note)
 
 
-def _memory(costs: _Loads, kernel: dict[tuple[str, int], InKernel]) -> Table:
+def _memory(costs: _Loads, kernel: dict[tuple[str, int], BpfUsage]) -> Table:
     rows: list[tuple[Cell, ...]] = [
         (f"{count:,} {kind}", name, round(monitor_costs.typical.rss_mb, 1), round(monitor_costs.typical.pss_mb, 1),
          round(kernel[kind, count].maps_mb, 1) if name == _OURS else None)
@@ -105,7 +105,7 @@ def _memory(costs: _Loads, kernel: dict[tuple[str, int], InKernel]) -> Table:
     return Table("Memory", ("processes", "monitor", "RSS, MB", "PSS, MB", "tables in the kernel, MB"), rows)
 
 
-def _plot(costs: _Loads, kernel: dict[tuple[str, int], InKernel]) -> Plot:
+def _plot(costs: _Loads, kernel: dict[tuple[str, int], BpfUsage]) -> Plot:
     series: dict[str, list[tuple[float | str, float]]] = {}
     for (kind, count), by_monitor in costs.items():
         for name in (_OURS, _THEIRS) if count else ():

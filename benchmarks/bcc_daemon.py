@@ -25,30 +25,13 @@ RAW_TRACEPOINT_PROBE(sys_exit)
     return 0;
 }
 """
-_X86_64 = (
-    0,
-    1,
-    2,
-    3,
-    17,
-    18,
-    19,
-    20,
-    87,
-    257,
-    263,
-    295,
-    296,
-    327,
-    328,
-    436,
-    437,
-)  # The system calls that ebpfmon counts.
+# The x86-64 numbers of the system calls that ebpfmon counts.
+_COUNTED = (0, 1, 2, 3, 17, 18, 19, 20, 87, 257, 263, 295, 296, 327, 328, 436, 437)
 
 
 def main() -> None:
     """Count until the process is stopped."""
-    cases = " ".join(f"case {n}:" for n in _X86_64)
+    cases = " ".join(f"case {n}:" for n in _COUNTED)
     counts = BPF(text=_PROGRAM.replace("CASES", cases).replace("regs.NR", "regs.orig_ax"))["counts"]
     while True:
         time.sleep(1 - time.time() % 1)

@@ -208,7 +208,7 @@ def jitter_ms(times: Sequence[float]) -> float | None:
 
 
 @dataclass(frozen=True, slots=True)
-class InKernel:
+class BpfUsage:
     """The BPF maps and programs of a process."""
 
     maps: int
@@ -221,7 +221,7 @@ class InKernel:
     """How long they ran in total."""
 
 
-def in_kernel(pid: int) -> InKernel:
+def bpf_usage(pid: int) -> BpfUsage:
     """Return the BPF maps and programs that a process has open."""
     maps: dict[str, int] = {}
     programs: dict[str, tuple[int, int]] = {}
@@ -235,7 +235,7 @@ def in_kernel(pid: int) -> InKernel:
         elif "prog_id" in info and "prog_type" in info:
             programs[info["prog_id"]] = int(info.get("run_cnt", 0)), int(info.get("run_time_ns", 0))
     runs, run_ns = (sum(numbers) for numbers in zip(*programs.values(), strict=True)) if programs else (0, 0)
-    return InKernel(len(maps), sum(maps.values()) / 1e6, len(programs), runs, run_ns)
+    return BpfUsage(len(maps), sum(maps.values()) / 1e6, len(programs), runs, run_ns)
 
 
 @contextmanager

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import msgspec
 
-from benchmarks.measure import Running, in_kernel, memory_mb, running
+from benchmarks.measure import Running, bpf_usage, memory_mb, running
 from benchmarks.monitors import ebpfmon
 from benchmarks.render import format_median, format_range
 from benchmarks.result import Cell, Result, Table, Target
@@ -55,7 +55,7 @@ def run(quick: bool) -> Result:
             run.wait_for_lines(4 if quick else 7)
             rss, pss = memory_mb(run.pid)
             resident[name] = rss
-            kernel = in_kernel(run.pid)
+            kernel = bpf_usage(run.pid)
             rows.append((name, round(rss, 1), round(pss, 1), round(kernel.maps_mb, 1), kernel.maps, kernel.programs))
             if name == "log sink only":
                 result.tables.append(_mappings(run))

@@ -10,7 +10,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from benchmarks.measure import in_kernel
+from benchmarks.measure import bpf_usage
 from benchmarks.rows import fill, loaded
 from benchmarks.stages import Stages
 from ebpfmon.plugins import registry
@@ -36,7 +36,7 @@ def main() -> None:
                 fill(loaded_probe, loaded_probe.tables[0], buffer, rows)
                 os._exit(0)
             os.waitpid(child, 0)
-            tables_mb = in_kernel(os.getpid()).maps_mb
+            tables_mb = bpf_usage(os.getpid()).maps_mb
             stages.tick(loaded_probe.tables[0], buffer)
     status = Path("/proc/self/status").read_text()
     peak_kb = next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmHWM"))
