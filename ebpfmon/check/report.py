@@ -82,7 +82,7 @@ def check(settings: Settings, registry: Registry) -> Report:
     else:
         enabled = enabled_probes(settings, registry)
         with KernelFacts(libbpf, kernel) as facts:
-            probes = tuple(_try(probe, options, libbpf, kernel, facts) for probe, options in enabled)
+            probes = tuple(_report(probe, options, libbpf, kernel, facts) for probe, options in enabled)
     version = libbpf.version if libbpf else None
     findings = tuple(describe(kernel, machine, version, {p.errno for p in probes}))
     return Report(_status(probes), __version__, version, kernel, machine, findings, probes, error)
@@ -100,7 +100,7 @@ def _attached(probes: Iterable[ProbeReport]) -> list[bool]:
     return [bool(event.attach_method) for probe in probes for event in probe.events]
 
 
-def _try(
+def _report(
     probe: Probe, options: LoadOptions, libbpf: Libbpf, kernel: features.Features, facts: KernelFacts
 ) -> ProbeReport:
     try:
@@ -120,7 +120,7 @@ def _event(choice: Choice) -> Event:
 
 def render(report: Report) -> Iterator[str]:
     """Yield the report as lines of at most 100 columns, so that it can be pasted into a ticket."""
-    yield from _aligned("result", _sum_up(report.probes))
+    yield from _aligned("result", _summary(report.probes))
     if report.error:
         yield from _aligned("error", report.error)
     yield from _aligned("ebpfmon", report.ebpfmon)
@@ -136,7 +136,7 @@ def render(report: Report) -> Iterator[str]:
         yield from _render_events(probe.events)
 
 
-def _sum_up(probes: Iterable[ProbeReport]) -> str:
+def _summary(probes: Iterable[ProbeReport]) -> str:
     attached = _attached(probes)
     failed = "".join(f"; probe '{p.name}' cannot be loaded" for p in probes if p.error)
     some = f"{sum(attached)} of {len(attached)} events can be attached"

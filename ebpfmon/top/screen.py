@@ -25,7 +25,7 @@ from ebpfmon.model import SinkSettings, Snapshot
 from ebpfmon.top.keyboard import Keyboard
 from ebpfmon.top.output import Output
 from ebpfmon.top.state import State, press
-from ebpfmon.top.text import columns, cut, pad
+from ebpfmon.top.text import cut, display_width, pad
 from ebpfmon.top.view import NO_USERS, Frame, frame
 
 WAITING = "ebpfmon top: waiting for the first interval (q quits)"
@@ -225,7 +225,7 @@ def _draw_over(frame: Frame, size: os.terminal_size, terminal: Terminal) -> str:
     """
     text = ""
     for number, line in enumerate(frame.lines):
-        rest = terminal.clear_eol if columns(line) < size.columns else ""
+        rest = terminal.clear_eol if display_width(line) < size.columns else ""
         if number == frame.heading:
             line, rest = f"{terminal.reverse}{pad(line, size.columns)}{terminal.normal}", ""
         elif number == 0:

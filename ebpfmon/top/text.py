@@ -20,16 +20,16 @@ def drawable(name: str) -> str:
     return name if name.isascii() else "".join(c if wcwidth(c) > 0 else "?" for c in name)
 
 
-def columns(text: str) -> int:
+def display_width(text: str) -> int:
     """Return the width of a drawable text in columns."""
     return len(text) if text.isascii() else sum(map(wcwidth, text))
 
 
 def cut(text: str, width: int) -> str:
     """Return a drawable text, cut to `width` columns, with a mark at the end if it was longer."""
-    if columns(text) <= width:
+    if display_width(text) <= width:
         return text
-    kept, used = "", columns(_CUT)
+    kept, used = "", display_width(_CUT)
     for c in text:
         used += wcwidth(c)
         if used > width:
@@ -41,7 +41,7 @@ def cut(text: str, width: int) -> str:
 def pad(text: str, width: int, *, right: bool = False) -> str:
     """Return a drawable text in exactly `width` columns, aligned at the left or the right."""
     text = cut(text, width)
-    blanks = " " * (width - columns(text))
+    blanks = " " * (width - display_width(text))
     return blanks + text if right else text + blanks
 
 

@@ -11,8 +11,7 @@ from ebpfmon.model import Snapshot
 from ebpfmon.top.columns import Column
 from ebpfmon.top.listing import Counters, Listing, by_process, listing, rates_of, select
 from ebpfmon.top.state import State, resolve
-from ebpfmon.top.text import columns as width_of
-from ebpfmon.top.text import cut, drawable, format_rate, pad
+from ebpfmon.top.text import cut, display_width, drawable, format_rate, pad
 
 SCHEMA = 2
 """The version of the format of `to_json`."""
@@ -181,7 +180,7 @@ def _title(snapshot: Snapshot, state: State, width: int) -> str:
     now, host, elapsed = time.strftime("%H:%M:%S", when), drawable(snapshot.host), f"{snapshot.elapsed_s:.3f} s"
     longest = f"ebpfmon top  {host}  {time.strftime('%Y-%m-%d', when)} {now}  {elapsed}{shown}"
     variants = (longest, f"{host}  {now}  {elapsed}{shown}", f"{now}  {elapsed}{shown}", f"{now}{shown}")
-    return next((variant for variant in variants if width_of(variant) <= width), shown.lstrip() or now)
+    return next((variant for variant in variants if display_width(variant) <= width), shown.lstrip() or now)
 
 
 def _totals(snapshot: Snapshot, state: State, width: int) -> list[str]:
@@ -197,16 +196,16 @@ def _totals(snapshot: Snapshot, state: State, width: int) -> list[str]:
         by_units.setdefault(units, []).append(f"{word} {number}" if word else number)
     lines: list[str] = []
     for units, items in by_units.items():
-        units_lines = [*_filled([f"{units}  {items[0]}", *items[1:]], "  ", width)]
-        lines = [*_filled([*lines, *units_lines[:1]], " | ", width), *units_lines[1:]]
+        units_lines = [*_wrapped([f"{units}  {items[0]}", *items[1:]], "  ", width)]
+        lines = [*_wrapped([*lines, *units_lines[:1]], " | ", width), *units_lines[1:]]
     return lines
 
 
-def _filled(words: Iterable[str], between: str, width: int) -> Iterator[str]:
+def _wrapped(words: Iterable[str], between: str, width: int) -> Iterator[str]:
     """Yield the words in lines of this width."""
     line = ""
     for word in words:
-        if line and width_of(line + between + word) > width:
+        if line and display_width(line + between + word) > width:
             yield line
             line = word
         else:
@@ -292,7 +291,7 @@ def _foot(state: State, width: int) -> str:
         # Show the end of the filter, where the user types.
         room = max(width - len("filter: _"), 1)
         return f"filter: {state.filter[-room:]}_"
-    return next(_filled(_KEYS, "  ", width))
+    return next(_wrapped(_KEYS, "  ", width))
 
 
 def _help(state: State, width: int) -> Iterator[str]:
@@ -301,8 +300,8 @@ def _help(state: State, width: int) -> Iterator[str]:
         yield line
         if words := {"capitals": letters, "b": list(state.groupings)}.get(line.partition(" ")[0]):
             indent = " " * 15
-            for filled in _filled(words, ", ", max(width - len(indent), 8)):
-                yield indent + filled
+            for part in _wrapped(words, ", ", max(width - len(indent), 8)):
+                yield indent + part
 
 
 def _text(comm: bytes) -> str:

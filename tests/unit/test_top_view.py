@@ -16,8 +16,7 @@ from ebpfmon.testing import view as view_of
 from ebpfmon.top import view
 from ebpfmon.top.columns import Mode
 from ebpfmon.top.state import State, press
-from ebpfmon.top.text import columns as width_of
-from ebpfmon.top.text import cut, format_rate
+from ebpfmon.top.text import cut, display_width, format_rate
 from ebpfmon.top.view import render, to_json
 from tests.unit.top_support import (
     COLUMNS,
@@ -141,7 +140,7 @@ def test_any_name_is_printable_and_fits_the_terminal(comm: bytes, group: str, wi
     for mode in COLUMNS:
         lines = render(made, State(mode=mode, filter=""), width, 24)
         assert all(line.isprintable() for line in lines)
-        assert max(map(width_of, lines)) <= width
+        assert max(map(display_width, lines)) <= width
         assert len(lines) == 24
 
 
@@ -152,7 +151,7 @@ def test_wide_characters_take_two_columns_and_zero_width_ones_are_replaced() -> 
     )  # fmt: skip
     lines = render(made, State(sort="pid", descending=False), 80, None)[-4:]
     assert [line.split()[2] for line in lines] == ["日本", "ab", "e?", "?[31m"]
-    assert len({width_of(line) for line in lines}) == 1
+    assert len({display_width(line) for line in lines}) == 1
 
 
 def test_text_longer_than_its_column_is_cut_and_marked() -> None:
@@ -287,7 +286,7 @@ def test_any_keys_and_any_size_draw_only_within_the_terminal(
             state = view.frame(made, state, width, height).state
     drawn = view.frame(made, state, width, height)
     assert len(drawn.lines) <= max(height, 0)
-    assert all(width_of(line) <= max(width, 0) and line.isprintable() for line in drawn.lines)
+    assert all(display_width(line) <= max(width, 0) and line.isprintable() for line in drawn.lines)
     assert -1 <= drawn.heading < max(height, 1)
     assert drawn.state.scroll <= 30
 

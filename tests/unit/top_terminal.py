@@ -14,7 +14,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any, Self
 
 from ebpfmon.top.screen import Screen
-from ebpfmon.top.text import columns
+from ebpfmon.top.text import display_width
 
 INITIAL_MODES = {"?7", "?25"}
 """The private modes of a terminal in its initial state: automatic wrap and a visible cursor."""
@@ -149,7 +149,7 @@ class Terminal:
                 self.cells = [*self.cells[1:], [" "] * self.width]
         else:
             assert c.isprintable(), f"unprintable character {c!r}"
-            width = columns(c)
+            width = display_width(c)
             assert self._column + width <= self.width, f"{c!r} does not fit at the end of {self.lines[self._row]!r}"
             self.cells[self._row][self._column : self._column + width] = [c, ""][:width]
             self._column += width
