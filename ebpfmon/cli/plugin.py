@@ -27,8 +27,9 @@ def add_to(commands: Commands) -> None:
     )
     new.add_argument("kind", choices=["probe", "sink"], help="what the plugin adds to ebpfmon")
     new.add_argument(
-        "name", metavar="NAME", help="name in settings and messages: lower case letters, digits and _, at most 20"
-    )
+        "name", metavar="NAME",
+        help="name in settings and messages: at most 20 lower-case letters, digits and _, beginning with a letter",
+    )  # fmt: skip
     new.add_argument(
         "directory", metavar="DIRECTORY", nargs="?", type=Path, help="where to create it (default: ebpfmon_NAME)"
     )

@@ -220,9 +220,9 @@ class _ChartState:
 
 
 class _NetdataCharts(NamedTuple):
-    """The charts in Netdata for one chart: one, or for a histogram a heatmap for each of `series`."""
+    """The charts in Netdata for one of ebpfmon's: a single chart, or for a histogram a heatmap for each series."""
 
-    series: SeriesIndex
+    series_index: SeriesIndex
     charts: list[_ChartState]
 
 
@@ -250,7 +250,7 @@ class Stream:
         for data in snapshot.charts:
             id_, buckets = data.chart.id, data.chart.buckets
             parts = self._by_id.get(id_)
-            if parts is None or parts.series is not data.index:
+            if parts is None or parts.series_index is not data.index:
                 charts = self._heatmaps(data) if buckets else [self._lines_chart(data)]
                 parts = self._by_id[id_] = _NetdataCharts(data.index, charts)
             if buckets:
