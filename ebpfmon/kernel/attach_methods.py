@@ -61,8 +61,8 @@ class Kernel:
             tracefs=features.tracefs is not None,
             lockdown=features.lockdown,
             preempted_kinds=frozenset[str]().union(*preempted_kinds),
-            # Linux "fprobe: Rewrite fprobe on function-graph tracer" (in v6.14). Before, each fprobe had a limited pool
-            # of instances.
+            # Linux 4346ba160409 ("fprobe: Rewrite fprobe on function-graph tracer") (in v6.14). Before, each fprobe
+            # had a limited pool of instances.
             unlimited_kretprobes=symbols.has_struct("fprobe", "hlist_array"),
             has_rdonly_cast=symbols.has_function("bpf_rdonly_cast"),
         )
@@ -165,8 +165,8 @@ class Tracepoint(AttachMethod):
     kinds = frozenset({"tp_btf", "tp"})
 
     def preempted(self, symbols: Symbols) -> frozenset[str]:
-        # Linux "tracing: Allow system call tracepoints to handle page faults" (in v6.13). Before, the programs of a
-        # tracepoint ran with preemption disabled.
+        # Linux a363d27cdbc2 ("tracing: Allow system call tracepoints to handle page faults") (in v6.13). Before, the
+        # programs of a tracepoint ran with preemption disabled.
         return frozenset({"tp_btf"} if symbols.has_struct("tracepoint_ext", "faultable") else ())
 
     def has_target(self, section: Section, symbols: Symbols) -> bool:

@@ -98,7 +98,7 @@ struct {
 static __always_inline struct gendisk *disk_of(struct request *request)
 {
 #ifdef BCC
-	/* Linux "block: remove GENHD_FL_UP" (in v5.15). By then, request queues had a pointer to their disk. */
+	/* Linux 50b4aecfbbb0 ("block: remove GENHD_FL_UP") (in v5.15). By then, request queues had a pointer to their disk. */
 #pragma ebpfmon ifdef GENHD_FL_UP
 	return READ_FIELD(request, rq_disk, true);
 #pragma ebpfmon else

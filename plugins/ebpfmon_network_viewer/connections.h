@@ -112,8 +112,8 @@ int BPF_KPROBE(tcp_set_state_kprobe, struct sock *sk, int now)
 	return on_set_state(sk, now, false);
 }
 
-/* Linux "net: change proto and proto_ops accept type" (in v6.10) replaced the three arguments after the socket by
- * one. */
+/* Linux 92ef0fd55ac8 ("net: change proto and proto_ops accept type") (in v6.10) replaced the three arguments after the
+ * socket by one. */
 SEC("fexit/inet_csk_accept")
 int BPF_PROG(inet_csk_accept_fexit, struct sock *listener, void *arg, struct sock *sk)
 {

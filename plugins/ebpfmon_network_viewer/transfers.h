@@ -222,8 +222,8 @@ int sock_recv_length_tp(struct trace_event_raw_sock_msg_length *ctx)
 }
 #endif
 
-/* sendfile(2) and splice(2) to a socket called this function before Linux "sock: Remove ->sendpage*() in favour of
- * sendmsg(MSG_SPLICE_PAGES)" (in v6.5). */
+/* sendfile(2) and splice(2) to a socket called this function before Linux dc97391e6610 ("sock: Remove ->sendpage*() in
+ * favour of sendmsg(MSG_SPLICE_PAGES)") (in v6.5). */
 SEC("fexit/inet_sendpage")
 int BPF_PROG(inet_sendpage_fexit, struct socket *socket, void *page, int offset, __u64 size, int flags, long result)
 {
