@@ -24,7 +24,7 @@ from ebpfmon.cli import main as cli
 from ebpfmon.daemon import run as daemon
 from ebpfmon.errors import PluginError, SettingsError
 from ebpfmon.model import KINDS
-from ebpfmon.pipeline import publish as fanout
+from ebpfmon.pipeline import publish
 from ebpfmon.plugins import folder, registry
 from ebpfmon.plugins.registry import PluginOptions, discover
 from ebpfmon.plugins.validate import HOOKS, violation
@@ -159,8 +159,8 @@ def test_every_command_on_the_pages_exists(capsys: pytest.CaptureFixture[str]) -
 
 def test_the_numbers_on_the_pages_are_those_in_the_code() -> None:
     sinks = " ".join(API.split())
-    assert f"a queue of {fanout.MAILBOX_SNAPSHOTS} snapshots" in sinks
-    assert f"after {fanout.FIRST_DELAY_S} seconds at first and {fanout.LAST_DELAY_S:g} at most" in sinks
+    assert f"a queue of {publish.MAILBOX_SNAPSHOTS} snapshots" in sinks
+    assert f"after {publish.FIRST_DELAY_S} seconds at first and {publish.LAST_DELAY_S:g} at most" in sinks
     assert f"has {daemon.STOP_S} seconds to deliver what it still has" in sinks
     assert f"has failed: {ebpfmon.SinkSettings.send_timeout_s:g} seconds" in sinks
     assert all("EBPFMON_API_VERSION = 2" in page for page in (PROBES, SINKS, API))

@@ -178,7 +178,7 @@ def test_series_with_equal_names_and_labels_are_summed() -> None:
     assert samples(replace(SNAPSHOT, charts=(twice,)))["ebpfmon_disk_latency_seconds_count"] == {"sda": 6}
 
 
-def test_of_two_types_with_the_same_name_only_the_first_is_exported() -> None:
+def test_only_the_first_of_two_types_with_the_same_name_is_exported() -> None:
     counter, gauge = (chart("ebpf.io", "calls/s", labels=("a",), kind=k) for k in (Kind.COUNTER, Kind.GAUGE))
     charts = (data(counter, (("x",), (1,), (5,))), data(gauge, (("y",), (3,), (0,))))
     found = samples(replace(SNAPSHOT, charts=charts))
@@ -186,7 +186,7 @@ def test_of_two_types_with_the_same_name_only_the_first_is_exported() -> None:
     assert "ebpfmon_io_calls" not in found
 
 
-def test_of_two_histograms_with_the_same_name_but_other_bounds_only_the_first_is_exported() -> None:
+def test_only_the_first_of_two_histograms_with_the_same_name_but_other_bounds_is_exported() -> None:
     other: Chart = replace(DISKS, buckets=replace(LATENCY, bounds=(1, 2)))
     charts = (data(DISKS, (("sda",), (1, 0, 2, 5), (1, 0, 2, 5))), data(other, (("sdb",), (1, 0, 2, 5), (1, 0, 2, 5))))
     assert samples(replace(SNAPSHOT, charts=charts))["ebpfmon_disk_latency_seconds_count"] == {"sda": 3}

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from ebpfmon import SinkError
-from ebpfmon.pipeline import publish as fanout
+from ebpfmon.pipeline import publish
 from ebpfmon.pipeline.publish import SinkTask
 from ebpfmon_sinks.statsd import connection
 from ebpfmon_sinks.statsd import sink as statsd
@@ -42,7 +42,7 @@ def resolver(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
 
 
 @BOTH
-def test_of_several_addresses_the_first_that_listens_is_used(protocol: Protocol, resolver: Callable[..., None]) -> None:
+def test_the_first_address_that_listens_is_used(protocol: Protocol, resolver: Callable[..., None]) -> None:
     resolver(["::1", "127.0.0.2", "127.0.0.1"])
 
     async def test() -> None:
@@ -88,7 +88,7 @@ def test_an_address_is_not_looked_up_again(monkeypatch: pytest.MonkeyPatch) -> N
 def test_no_snapshot_is_lost_if_a_name_resolves_later(
     protocol: Protocol, resolver: Callable[..., None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(fanout, "FIRST_DELAY_S", 0.01)
+    monkeypatch.setattr(publish, "FIRST_DELAY_S", 0.01)
     resolver([socket.gaierror(socket.EAI_NONAME, "Name or service not known")], [OSError(5, "?")], ["127.0.0.1"])
 
     async def test() -> None:

@@ -14,7 +14,7 @@ from typing import Literal
 import pytest
 
 from ebpfmon import Dimension, Kind, SinkError, Snapshot
-from ebpfmon.pipeline import publish as fanout
+from ebpfmon.pipeline import publish
 from ebpfmon.pipeline.publish import SinkTask
 from ebpfmon_sinks.statsd import sink as statsd
 from ebpfmon_sinks.statsd.settings import StatsdSettings
@@ -283,7 +283,7 @@ async def running(task: SinkTask) -> AsyncIterator[None]:
 def test_a_late_server_and_a_restarted_one_get_every_snapshot(
     protocol: Protocol, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(fanout, "FIRST_DELAY_S", 0.05)
+    monkeypatch.setattr(publish, "FIRST_DELAY_S", 0.05)
     port = unused_port(protocol)
 
     async def test() -> None:
