@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import socket
 import subprocess
+import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -147,6 +148,28 @@ def test_the_work_of_a_daemon_and_its_threads_counts_for_the_daemon(
     expected = expected_counts({k: n for k, n in plan.items() if k != "workers"}, times=times)
     expected["tasks_released"] += plan.get("fork", 0)  # The forked children have the same name.
     assert_group_counts(watching.snapshots, "busy", expected)
+    assert_it_adds_up(watching.snapshots)
+
+
+def test_an_orphan_counts_for_its_new_program_from_execve_on(workload: Path, tmp_path: Path) -> None:
+    # Its parent has ended before its first counted call, and it runs longer than an interval.
+    script = """
+import os, sys
+parent = os.getpid()
+if os.fork():
+    os._exit(0)
+while os.getppid() == parent:
+    pass
+for _ in range(101):
+    os.close(os.open("/dev/null", os.O_RDONLY))
+os.execv(sys.argv[1], sys.argv[1:])
+"""
+    with monitor(tmp_path, "busy: workload\n") as watching:
+        command = [sys.executable, "-c", script, str(workload), str(tmp_path), "storm=3", "workers=1"]
+        subprocess.run(command, stdout=subprocess.DEVNULL, check=True)
+        watching.until(lambda: exits(watching, "busy") >= 2)
+    assert charted(watching.snapshots, "apps.file_open")["busy"] == 1
+    assert charted(watching.snapshots, "apps.file_closed")["busy"] == 0
     assert_it_adds_up(watching.snapshots)
 
 

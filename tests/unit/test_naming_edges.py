@@ -33,6 +33,38 @@ def test_a_program_before_a_seen_execve_is_not_looked_up() -> None:
     assert [naming.name(before), naming.name(after)] == [(None, True), ("mine", True)]
 
 
+def test_an_orphan_is_not_named_after_a_program_that_it_started_later() -> None:
+    naming = ByApplication(GROUPS, BEGAN_NS)
+    init = identity(1, b"init", parent=0, execs=1, start_ns=0)
+    # A shell forked it and ended at once, so the kernel recorded process 1 as its parent.
+    fork, became = (identity(60, c, parent=1, execs=n) for n, c in ((5, b"bash"), (6, b"x")))
+    assert naming.name(init) == (None, True)
+    naming.learn(execs((init, b"init\0--mine"), (became, b"x"), executable=b"nginx"))
+    assert naming.request([fork, became]) == LookupRequest()
+    naming.receive(LookupResult({60: facts(1, "x", "x", "nginx", start_ns=2 * BEGAN_NS)}))
+    assert [naming.name(fork), naming.name(became)] == [(None, True), ("web", True)]
+
+
+def test_a_program_that_may_have_been_started_after_the_interval_is_not_used() -> None:
+    naming = ByApplication(GROUPS, BEGAN_NS)
+    fork, became = (identity(60, c, parent=1, execs=n) for n, c in ((5, b"bash"), (6, b"x")))
+    assert naming.request([fork]) == LookupRequest(processes=(60,))
+    naming.receive(LookupResult({60: facts(1, "x", "x", "nginx", start_ns=2 * BEGAN_NS)}))
+    assert naming.name(fork) == (None, False)
+    naming.learn(execs((became, b"x"), executable=b"nginx"))
+    assert [naming.name(fork), naming.name(became)] == [(None, True), ("web", True)]
+
+
+def test_a_process_that_only_changed_its_comm_is_looked_up_again() -> None:
+    naming = ByApplication(GROUPS, BEGAN_NS)
+    before = identity(60, b"x", parent=1, start_ns=OLD)
+    after = before._replace(comm=b"y")
+    naming.receive(LookupResult({60: facts(1, "y", "x --mine", "x", start_ns=OLD)}))
+    assert naming.name(before) == (None, False)
+    assert naming.request([after]) == LookupRequest(processes=(60,))
+    assert naming.name(after) == ("mine", True)
+
+
 def test_a_program_whose_exec_found_no_free_row_is_looked_up() -> None:
     naming = ByApplication(GROUPS, BEGAN_NS)
     naming.learn(execs((identity(50, b"bash", parent=1, execs=3), b"bash")))

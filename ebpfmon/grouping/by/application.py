@@ -114,14 +114,19 @@ class ByApplication:
         That is the case if the process is older than the probe `execs`, if its execve(2) found no free row, or if it
         was forgotten.
         """
-        if process.tgid in _NO_PARENT:
+        if process.tgid in _NO_PARENT or self._has_called_execve_since(process):
             return False
         if process.start_ns < self._execs_since_ns:
-            # If the process has called execve(2) since, /proc knows only the new program, not this one.
-            latest = self._latest.get(process.tgid)
-            return not (latest and latest.exec_id is not None and latest.exec_id > process.exec_id)
+            return True
         parent = self._latest.get(process.parent_tgid) or self._from_facts(process.parent_tgid)
         return parent is None or (parent.exec_id is not None and parent.exec_id != process.exec_id)
+
+    def _has_called_execve_since(self, process: Identity) -> bool:
+        """Return whether the process has started a later program. Then /proc knows only that one."""
+        latest = self._latest.get(process.tgid)
+        if latest is None or latest.exec_id is None:
+            return False
+        return latest.start_ns == process.start_ns and latest.exec_id > process.exec_id
 
     def _remember(self, key: tuple[int, int, int], program: _Program) -> None:
         _, tgid, exec_id = key
@@ -145,11 +150,16 @@ class ByApplication:
             if facts is None:
                 return program, process.tgid in self._facts
             if facts.start_ticks == process.start_ns // NS_PER_TICK:
+                if facts.executable and facts.comm != decode(process.comm):
+                    # Since the row was made, the process has called execve(2), or has only changed its name. The next
+                    # interval shows which.
+                    return program, False
                 program.arguments, program.executable = facts.command_line.encode(), facts.executable.encode()
             return program, True
-        # A forked process has the command line of its parent until it calls execve(2).
+        # A forked process has the command line of its parent until it calls execve(2). If their exec_id differs, this
+        # parent did not fork the program: another process did, and this one adopted the process when that one ended.
         parent = self._parent(program)
-        if parent:
+        if parent and parent.exec_id in (None, process.exec_id):
             program.arguments, program.executable = parent.arguments, parent.executable
         return program, True
 
