@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from statistics import median
 
 import msgspec
 
@@ -49,16 +50,20 @@ def run(quick: bool) -> Result:
     result = Result(name="start", title="Start-up time and memory", method=METHOD)
     starts = [_first_harvest_s() for _ in range(3 if quick else 5)]
     rows: list[tuple[Cell, ...]] = []
-    resident = {}
+    resident: dict[str, list[float]] = {}
     for name, settings in (("log sink only", LOG_ONLY), ("all sinks", ALL_SINKS)):
-        with settings_file(settings) as path, running(ebpfmon("--config", path)) as run:
-            run.wait_for_lines(4 if quick else 7)
-            rss, pss = memory_mb(run.pid)
-            resident[name] = rss
-            kernel = bpf_usage(run.pid)
-            rows.append((name, round(rss, 1), round(pss, 1), round(kernel.maps_mb, 1), kernel.maps, kernel.programs))
-            if name == "log sink only":
-                result.tables.append(_mappings(run))
+        samples = []
+        for _ in range(1 if quick else 5):
+            with settings_file(settings) as path, running(ebpfmon("--config", path)) as run:
+                run.wait_for_lines(4 if quick else 7)
+                samples.append(memory_mb(run.pid))
+                kernel = bpf_usage(run.pid)
+                mappings = _mappings(run)
+        resident[name], shared = ([sample[n] for sample in samples] for n in range(2))
+        usage = round(kernel.maps_mb, 1), kernel.maps, kernel.programs
+        rows.append((name, round(median(resident[name]), 1), round(median(shared), 1), *usage))
+        if name == "log sink only":
+            result.tables.append(mappings)
     peak, destinations = _peak_with_destinations(_DESTINATIONS)
     rows.append((f"peak, with {destinations:,} destinations in an interval", round(peak, 1), None, None, None, None))
     columns = ("", "RSS, MB", "PSS, MB", "tables in the kernel, MB", "maps", "programs")
@@ -66,10 +71,12 @@ def run(quick: bool) -> Result:
     result.tables.insert(1, _imports())
     result.targets += [
         Target(
-            "start to first harvest, with compiled BPF objects", round(min(starts), 2), 1, "s", format_range(starts)
+            "start to first harvest, with compiled BPF objects", round(median(starts), 2), 1, "s", format_range(starts)
         ),
-        Target("resident memory, log sink only", round(resident["log sink only"], 1), 48, "MB"),
-        Target("resident memory, all sinks", round(resident["all sinks"], 1), 72, "MB"),
+        *(
+            Target(f"resident memory, {name}", round(median(rss), 1), most, "MB", format_range(rss))
+            for (name, rss), most in zip(resident.items(), (48, 72), strict=True)
+        ),
         Target(
             "peak resident memory, 65,536 destinations in an interval",
             round(peak, 1) if destinations >= _DESTINATIONS else None,
@@ -77,10 +84,7 @@ def run(quick: bool) -> Result:
             "MB",
         ),
     ]
-    result.notes.append(
-        f"Start to first harvest: {format_median(starts)} s, over {len(starts)} starts. The target is for the fastest "
-        "start, because other programs only make a start slower."
-    )
+    result.notes.append(f"Start to first harvest: {format_median(starts)} s, over {len(starts)} starts.")
     return result
 
 
