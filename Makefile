@@ -36,7 +36,7 @@ docs: ready-test ## build the documentation site into build/site
 reference: ready-test ## update the generated tables in docs/reference
 	@.venv/bin/python tools/reference
 
-bench: ready-bench ## run the benchmarks, about 16 minutes; ARGS='ladder --quick' runs one of them with fewer rounds
+bench: ready-bench ## run the benchmarks, about 17 minutes; ARGS='ladder --quick' runs one of them with fewer rounds
 	@.venv/bin/python -m benchmarks $(ARGS)
 
 bench-instructions: ready-vm ready-bench ## count the instructions per call under Debian's kernels in QEMU, about 4 minutes
