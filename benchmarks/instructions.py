@@ -26,7 +26,7 @@ METHOD = (
     "/dev/zero and calls getppid(2). The network viewer is attached by each attach method while a program sends "
     "and receives a byte. Instructions are not time: the extra cost of a locked instruction, a cache miss or a "
     "retpoline is not included. Netdata's programs are compiled from its source. Two of them are attached to "
-    "vfs_read(), as its plugin does with apps enabled."
+    "vfs_read(), because Netdata's plugin attaches these two if its setting 'apps' is enabled."
 )
 _MINUTES = 20
 

@@ -57,7 +57,7 @@ class Running:
 
     def __init__(self, monitor: Monitor) -> None:
         self.monitor = monitor
-        # Let Python cache compiled modules, as it does for users.
+        # Users' Python caches compiled modules, so let it do that here.
         environment = {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"}
         self._process = subprocess.Popen(
             monitor.command,

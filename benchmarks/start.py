@@ -59,9 +59,10 @@ def run(quick: bool) -> Result:
                 samples.append(memory_mb(run.pid))
                 kernel = bpf_usage(run.pid)
                 mappings = _mappings(run)
-        resident[name], shared = ([sample[n] for sample in samples] for n in range(2))
+        resident[name] = [rss for rss, _ in samples]
+        pss = median(pss for _, pss in samples)
         usage = round(kernel.maps_mb, 1), kernel.maps, kernel.programs
-        rows.append((name, round(median(resident[name]), 1), round(median(shared), 1), *usage))
+        rows.append((name, round(median(resident[name]), 1), round(pss, 1), *usage))
         if name == "log sink only":
             result.tables.append(mappings)
     peak, destinations = _peak_with_destinations(_DESTINATIONS)

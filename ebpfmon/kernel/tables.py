@@ -40,7 +40,7 @@ def find_tables(obj: BpfObject) -> list[str]:
 
 
 def set_table_size(obj: BpfObject, name: str, rows: int) -> None:
-    """Set how many rows a table can hold in one interval. Call it before `BpfObject.load`."""
+    """Set how many rows each buffer of a table has. Call it before `BpfObject.load`."""
     for buffer in (0, 1):
         obj.set_max_entries(f"{name}_rows_{buffer}", rows)
 

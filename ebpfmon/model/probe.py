@@ -28,7 +28,7 @@ class ProbeSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
 
     enabled: bool = True
     table_size: Annotated[int, msgspec.Meta(ge=1, le=1 << 20)] = 16384
-    """How many rows one interval can hold. Events that find no free row are counted as overflow."""
+    """How many processes, or other keys, can be active in one interval. Events of others are counted as overflow."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

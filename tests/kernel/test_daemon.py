@@ -188,7 +188,7 @@ def test_if_bpf_is_not_allowed_one_line_says_so() -> None:
 
 def test_the_daemon_ends_when_its_reader_does() -> None:
     done = subprocess.run(
-        f"{' '.join(EBPFMON)} run --config /dev/null --json --for 60 | head -n 1",
+        f"{' '.join([*EBPFMON, 'run', *DEFAULTS])} --json --for 60 | head -n 1",
         shell=True,
         capture_output=True,
         timeout=30,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import errno
 import itertools
 import json
@@ -165,7 +164,7 @@ def test_commands_in_the_text_exist(page: str, capsys: pytest.CaptureFixture[str
 
 def test_make_targets_exist() -> None:
     targets = set(re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.M))
-    named = {code.split()[1] for page in PAGES for code in inline(page) if re.match(r"make [a-z-]+\b", code)}
+    named = {code.split()[1] for page in PAGES for code in inline(page) if re.match(r"make [\w-]+", code)}
     named |= {w for _, words in COMMANDS if words[0] == "make" for w in words[1:] if re.fullmatch(r"[a-z-]+", w)}
     assert named
     assert named <= targets
@@ -185,10 +184,7 @@ def in_each_grouping(chart: ebpfmon.Chart) -> list[ebpfmon.Chart]:
     """Return a chart as it is published: once, or if it is grouped, once for each grouping."""
     if not chart.grouped:
         return [chart]
-    return [
-        dataclasses.replace(chart, id=f"{g.prefix}.{chart.id}", labels=(g.name,), grouped=False)
-        for g in groupings().values()
-    ]
+    return [chart.for_grouping(grouping.prefix, grouping.name) for grouping in groupings().values()]
 
 
 def sample_charts() -> list[ebpfmon.Chart]:
