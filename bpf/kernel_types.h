@@ -114,7 +114,7 @@ struct trace_event_raw_sys_exit {
 
 #if defined(__TARGET_ARCH_x86)
 struct pt_regs {
-	unsigned long bx, di, si, dx, cx, r8, ax, orig_ax;
+	unsigned long bp, bx, r10, r9, r8, ax, cx, dx, si, di, orig_ax;
 };
 #elif defined(__TARGET_ARCH_arm64)
 struct pt_regs {
@@ -139,15 +139,22 @@ struct user_pt_regs {	/* part of the ABI, so it never changes; libbpf's PT_REGS_
 #endif /* BCC */
 
 /* The number and the arguments of a system call, read from the task's registers when the call exits. These are plain
- * loads, whereas libbpf's PT_REGS_PARM*_CORE_SYSCALL() calls a helper. Calls of 32-bit programs have other numbers: see
- * in_32_bit_call(). */
+ * loads, whereas libbpf's PT_REGS_PARM*_CORE_SYSCALL() calls a helper. A call of a 32-bit program has another number,
+ * and on x86 its arguments are in other registers: see in_32_bit_call(). */
 #if defined(__TARGET_ARCH_x86)
 #define SYSCALL_NR(regs) READ_FIELD(regs, orig_ax, true)
 #define SYSCALL_ARG1(regs) READ_FIELD(regs, di, true)
 #define SYSCALL_ARG2(regs) READ_FIELD(regs, si, true)
 #define SYSCALL_ARG3(regs) READ_FIELD(regs, dx, true)
+#define SYSCALL_ARG4(regs) READ_FIELD(regs, r10, true)
 #define SYSCALL_ARG5(regs) READ_FIELD(regs, r8, true)
-#define SYSCALL_COMPAT_ARG1(regs) READ_FIELD(regs, bx, true)
+#define SYSCALL_ARG6(regs) READ_FIELD(regs, r9, true)
+#define SYSCALL_COMPAT_ARG1(regs) ((__u32)READ_FIELD(regs, bx, true))
+#define SYSCALL_COMPAT_ARG2(regs) ((__u32)READ_FIELD(regs, cx, true))
+#define SYSCALL_COMPAT_ARG3(regs) ((__u32)READ_FIELD(regs, dx, true))
+#define SYSCALL_COMPAT_ARG4(regs) ((__u32)READ_FIELD(regs, si, true))
+#define SYSCALL_COMPAT_ARG5(regs) ((__u32)READ_FIELD(regs, di, true))
+#define SYSCALL_COMPAT_ARG6(regs) ((__u32)READ_FIELD(regs, bp, true))
 #define COMPAT_FLAGS thread_info.status
 #define COMPAT_FLAG 0x0002	/* TS_COMPAT */
 #else
@@ -155,8 +162,15 @@ struct user_pt_regs {	/* part of the ABI, so it never changes; libbpf's PT_REGS_
 #define SYSCALL_ARG1(regs) READ_FIELD(regs, orig_x0, true)
 #define SYSCALL_ARG2(regs) READ_FIELD(regs, regs[1], true)
 #define SYSCALL_ARG3(regs) READ_FIELD(regs, regs[2], true)
+#define SYSCALL_ARG4(regs) READ_FIELD(regs, regs[3], true)
 #define SYSCALL_ARG5(regs) READ_FIELD(regs, regs[4], true)
-#define SYSCALL_COMPAT_ARG1(regs) READ_FIELD(regs, orig_x0, true)
+#define SYSCALL_ARG6(regs) READ_FIELD(regs, regs[5], true)
+#define SYSCALL_COMPAT_ARG1(regs) ((__u32)SYSCALL_ARG1(regs))
+#define SYSCALL_COMPAT_ARG2(regs) ((__u32)SYSCALL_ARG2(regs))
+#define SYSCALL_COMPAT_ARG3(regs) ((__u32)SYSCALL_ARG3(regs))
+#define SYSCALL_COMPAT_ARG4(regs) ((__u32)SYSCALL_ARG4(regs))
+#define SYSCALL_COMPAT_ARG5(regs) ((__u32)SYSCALL_ARG5(regs))
+#define SYSCALL_COMPAT_ARG6(regs) ((__u32)SYSCALL_ARG6(regs))
 #define COMPAT_FLAGS thread_info.flags
 #define COMPAT_FLAG (1 << 22)	/* TIF_32BIT */
 #endif

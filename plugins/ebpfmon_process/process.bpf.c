@@ -2,6 +2,47 @@
 /* Counts what processes do with files (open, close, read, write, delete) and how tasks are created, exit and are
  * released. events.py lists the programs of each event in the order in which they are tried. */
 #include "process.h"
+
+enum syscall_kind {
+	CALL_OTHER,
+	CALL_OPEN,
+	CALL_CLOSE,
+	CALL_CLOSE_RANGE,
+	CALL_READ,
+	CALL_READV,
+	CALL_WRITE,
+	CALL_WRITEV,
+	CALL_UNLINK,
+	CALL_UNLINKAT,
+	CALL_FORK,
+	CALL_CLONE,
+	CALL_CLONE3,
+};
+
+/*	kind			name		x86-64	ia32	arm64		arm */
+#define SYSCALLS(CALL)									\
+	CALL(CALL_OPEN,		open,		2,	5,	NO_CALL(0),	5)	\
+	CALL(CALL_OPEN,		creat,		85,	8,	NO_CALL(1),	8)	\
+	CALL(CALL_OPEN,		openat,		257,	295,	56,		322)	\
+	CALL(CALL_OPEN,		openat2,	437,	437,	437,		437)	\
+	CALL(CALL_CLOSE,	close,		3,	6,	57,		6)	\
+	CALL(CALL_CLOSE_RANGE,	close_range,	436,	436,	436,		436)	\
+	CALL(CALL_READ,		read,		0,	3,	63,		3)	\
+	CALL(CALL_READ,		pread64,	17,	180,	67,		180)	\
+	CALL(CALL_READV,	readv,		19,	145,	65,		145)	\
+	CALL(CALL_READV,	preadv,		295,	333,	69,		361)	\
+	CALL(CALL_READV,	preadv2,	327,	378,	286,		392)	\
+	CALL(CALL_WRITE,	write,		1,	4,	64,		4)	\
+	CALL(CALL_WRITE,	pwrite64,	18,	181,	68,		181)	\
+	CALL(CALL_WRITEV,	writev,		20,	146,	66,		146)	\
+	CALL(CALL_WRITEV,	pwritev,	296,	334,	70,		362)	\
+	CALL(CALL_WRITEV,	pwritev2,	328,	379,	287,		393)	\
+	CALL(CALL_UNLINK,	unlink,		87,	10,	NO_CALL(2),	10)	\
+	CALL(CALL_UNLINKAT,	unlinkat,	263,	301,	35,		328)	\
+	CALL(CALL_FORK,		fork,		57,	2,	NO_CALL(3),	2)	\
+	CALL(CALL_FORK,		vfork,		58,	190,	NO_CALL(4),	190)	\
+	CALL(CALL_CLONE,	clone,		56,	120,	220,		120)	\
+	CALL(CALL_CLONE3,	clone3,		435,	435,	435,		435)
 #include "syscalls.bpf.h"
 
 /* Which events the two programs at sys_exit count: the one at the raw tracepoint, and the one at the classic
@@ -30,7 +71,7 @@ const volatile __u8 classic_counts_failed_clone = 0;
  * struct in the caller's memory. */
 static __always_inline __u64 flags_of_clone(struct pt_regs *regs, enum syscall_kind kind)
 {
-	__u64 first = in_32_bit_call() ? (__u32)SYSCALL_COMPAT_ARG1(regs) : SYSCALL_ARG1(regs);
+	__u64 first = in_32_bit_call() ? SYSCALL_COMPAT_ARG1(regs) : SYSCALL_ARG1(regs);
 	__u64 flags = 0;
 
 	if (kind == CALL_CLONE)

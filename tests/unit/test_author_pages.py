@@ -32,7 +32,7 @@ from ebpfmon.testing import fixtures
 from tests.unit.samples import API, FILES, HEADERS, PROBES, ROOT, SINKS, sample, write
 from tests.unit.support import FakeEntryPoint, plugin
 
-SOURCES = [ROOT / "bpf" / name for name in ("ebpfmon.bpf.h", "loaders.bpf.h", "kernel_types.h")]
+SOURCES = [ROOT / "bpf" / name for name in ("ebpfmon.bpf.h", "loaders.bpf.h", "kernel_types.h", "syscalls.bpf.h")]
 PAGES = (PROBES, SINKS, API, HEADERS)
 SETTINGS = (ROOT / "docs" / "reference" / "settings.md").read_text()
 
