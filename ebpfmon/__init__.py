@@ -1,9 +1,9 @@
 """The public API, for plugin authors and scripts.
 
 Probes use `Probe`, `Event`, `Candidate`, `Chart`, `Dimension`, `Buckets`, `Kind`, `Column`, `ProbeSettings`, `Setup`
-and `LabelSource`. Sinks use `Sink`, `SinkSettings`, `Snapshot` and the classes in it, `to_json`, `Aggregator` and
-`printable`. Both use `hookimpl`, `API_VERSION` and the errors. `ebpfmon.testing` has helpers for tests. All
-other modules are private.
+and `LabelSource`. Sinks use `Sink`, `SinkSettings`, `Snapshot` and the classes in it, `to_json`, `Aggregator`,
+`printable` and `unique_names`. Both use `hookimpl`, `API_VERSION` and the errors. `ebpfmon.testing` has helpers for
+tests. All other modules are private.
 """
 
 from typing import TYPE_CHECKING
@@ -46,7 +46,7 @@ from ebpfmon.model import (
     to_json,
 )
 from ebpfmon.plugins.hookspecs import hookimpl
-from ebpfmon.text import printable
+from ebpfmon.text import printable, unique_names
 
 if TYPE_CHECKING:
     from ebpfmon.pipeline.aggregate import Aggregator
@@ -97,6 +97,7 @@ __all__ = [
     "replace_file",
     "snapshot_schema",
     "to_json",
+    "unique_names",
 ]
 
 

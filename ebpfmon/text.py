@@ -1,11 +1,17 @@
-"""Make text from outside safe to show on a terminal, in a log line or in a message.
+"""Make text from outside safe to show on a terminal, in a log line or in a message, and tell equal names apart.
 
 A name chosen by a process, a file or a server may contain line breaks, terminal escape sequences or characters that
-change the direction of the text. Both functions replace every character that Unicode does not call printable: control
-characters (C0, DEL and C1), line and paragraph separators, formatting characters such as U+202E, and lone surrogates.
+change the direction of the text. `printable` and `escaped` replace every character that Unicode does not call
+printable: control characters (C0, DEL and C1), line and paragraph separators, formatting characters such as U+202E, and
+lone surrogates.
 """
 
 from __future__ import annotations
+
+import itertools
+import zlib
+from collections import Counter
+from collections.abc import Sequence
 
 
 def printable(text: str, max_length: int | None = None, replacement: str = "?") -> str:
@@ -20,3 +26,24 @@ def escaped(text: str) -> str:
     Use this in messages about something that a person wrote, so that they can find the character.
     """
     return text if text.isprintable() else "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
+
+
+def unique_names(names: Sequence[str], ids: Sequence[str], is_reserved: Sequence[bool]) -> list[str]:
+    """Return the names with those replaced that several have, so that no two are equal.
+
+    A name that is not unique is replaced by the id, or by the id and a checksum (`other~aac26433`) if a name is equal
+    to the id. Reserved names, which must differ from each other, stay. They stand for everything else, so an item must
+    not have them.
+    """
+    counts = Counter(names)
+    if len(counts) == len(names):
+        return [*names]
+    used, unique = set(names), []
+    for name, id_, stays in zip(names, ids, is_reserved, strict=True):
+        new = name
+        if counts[name] > 1 and not stays:
+            alternatives = (f"{id_}~{zlib.crc32(f'{n}{id_}'.encode(errors='replace')):08x}" for n in itertools.count())
+            new = next(text for text in itertools.chain([id_], alternatives) if text not in used)
+            used.add(new)
+        unique.append(new)
+    return unique

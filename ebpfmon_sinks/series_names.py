@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
-from ebpfmon import VALUE, Chart, Dimension
+from ebpfmon import VALUE, Chart, ChartData, Dimension, Role, unique_names
 
 _COLON = ":"
 
@@ -27,6 +27,22 @@ def series_name(chart: Chart, values: Sequence[str], names: Sequence[str]) -> st
             f"[{name}]" if _COLON in name and name == value else name for value, name in zip(values, names, strict=True)
         ]
     return chart.separator.join(filter(None, names))
+
+
+def unique_series_names(data: ChartData, clean: Callable[[str], str] = str) -> list[str]:
+    """Return the name of each series after `clean`, without equal names (see `unique_names`).
+
+    `other` and `overflow` keep their names. An item that is called like them, or like another item, does not.
+    """
+    chart, index = data.chart, data.index
+    names = [clean(series_name(chart, labels, names)) for labels, names in zip(index.labels, index.names, strict=True)]
+    ids = [clean(series_id(chart, labels)) for labels in index.labels]
+    return unique_names(names, ids, is_reserved(data))
+
+
+def is_reserved(data: ChartData) -> list[bool]:
+    """Return for each series whether its name is reserved, because its role is `other` or `overflow`."""
+    return [role is not Role.ITEM for role in data.index.roles]
 
 
 def column_name(chart: Chart, series: str, column: Dimension, text: str) -> str:

@@ -344,7 +344,7 @@ class GroupAccount:
         def label_rows(selected: Rows) -> tuple[Sequence[tuple[str, ...]], Sequence[tuple[str, ...]]]:
             ids, gauges = selected["group"].tolist(), self._account.gauges.rows
             kept = ids if gauges is None else [*ids, *gauges["group"].tolist()]
-            self._names = {group: names.get(group) or self._names[group] for group in kept}
+            self._names = {group: names[group] if group in names else self._names[group] for group in kept}
             labels = [(self._names[group],) for group in ids]
             return labels, labels
 

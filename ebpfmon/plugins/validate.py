@@ -42,6 +42,8 @@ COLUMNS_OF_TOP = frozenset({"pid", "user", "group", "command", "count"})
 """The ids of the columns that `top` always has."""
 _GROUPED_ID = re.compile(r"[A-Za-z0-9_-]+")
 _LABEL = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+RESERVED_LABELS = ("dimension", "le")
+"""Labels that sinks add to those of a chart, to tell the numbers of a series apart."""
 _DIMENSION_ID = re.compile(r"[A-Za-z0-9_.:-]+")
 
 
@@ -223,6 +225,10 @@ def _check_chart(chart: object, step: str) -> None:
         isinstance(label, str) and _LABEL.fullmatch(label) for label in chart.labels
     ):
         raise PluginError(f"{step}: labels: {_shown(chart.labels)}: expected a tuple of names, such as ('disk',)")
+    if reserved := {*chart.labels} & {*RESERVED_LABELS}:
+        raise PluginError(f"{step}: labels: '{min(reserved)}' is reserved for the numbers of a series")
+    if duplicate := _duplicate(label.lower() for label in chart.labels):
+        raise PluginError(f"{step}: it has two labels called '{duplicate}'")
     if chart.grouped and chart.labels:
         raise PluginError(f"{step}: labels: {_shown(chart.labels)}: a grouped chart gets its label from the grouping")
     if not isinstance(chart.dimensions, list | tuple) or not (chart.dimensions or chart.buckets):

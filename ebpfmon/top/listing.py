@@ -136,7 +136,7 @@ def _collect_rows(snapshot: Snapshot, by: str) -> Listing:
     size = sum(len(view.harvest.rows) for view in tables.values())
     identity, group = np.zeros(size, _IDENTITY), np.zeros(size, np.intp)
     amounts = np.zeros((size, len(counters.names)), np.int64)
-    index_of = {(Role.OTHER, NO_GROUPING): 0}
+    index_of = {(Role.OTHER, NO_GROUPING): 0, (Role.OTHER, OTHER): 1}
     end = 0
     for table, view in tables.items():
         rows = view.harvest.rows

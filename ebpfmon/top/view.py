@@ -7,7 +7,8 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from dataclasses import dataclass, replace
 from typing import Any
 
-from ebpfmon.model import Snapshot
+from ebpfmon.model import Role, Snapshot
+from ebpfmon.text import unique_names
 from ebpfmon.top.columns import Column
 from ebpfmon.top.listing import Counters, Listing, by_process, listing, rates_of, select
 from ebpfmon.top.state import State, resolve
@@ -265,10 +266,12 @@ def _heading(columns: Sequence[tuple[Column, int]], sort: str) -> str:
 def _table(
     lines: Listing, columns: Collection[tuple[Column, int]], elapsed_s: float, users: Mapping[int, str]
 ) -> Iterator[str]:
+    drawn = [drawable(name) for name in lines.names]
+    groups = unique_names(drawn, drawn, [role is not Role.ITEM for role in lines.roles])
     words: dict[str, Callable[[], Iterable[object]]] = {
         "pid": lambda: lines.identity["tgid"].tolist(),
         "user": lambda: (users.get(uid, uid) for uid in lines.identity["uid"].tolist()),
-        "group": lambda: (lines.names[group] for group in lines.group.tolist()),
+        "group": lambda: (groups[group] for group in lines.group.tolist()),
         "command": lambda: map(_text, lines.identity["comm"].tolist()),
         "count": lambda: lines.count.tolist(),
     }

@@ -20,7 +20,7 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 from prometheus_client.utils import floatToGoString
 
-from ebpfmon import VALUE, Chart, ChartData, Role, Series, Snapshot, printable
+from ebpfmon import VALUE, Chart, ChartData, Role, Series, Snapshot, printable, unique_names
 
 Encoder = Callable[[Collector], bytes]
 Labels = tuple[tuple[str, str], ...]
@@ -129,11 +129,12 @@ def _of_charts(snapshot: Snapshot) -> Iterator[Metric]:
 def _add_values(metric: Metric, charts: list[ChartData]) -> None:
     values: dict[Labels, float] = {}
     for data in charts:
-        chart, rest = data.chart, _rest_labels(data)
+        chart, rest, columns = data.chart, _rest_labels(data), data.chart.columns
+        names = unique_names([printable(c.name) for c in columns], [c.id for c in columns], [False] * len(columns))
+        dimensions = [() if c.id == VALUE else (("dimension", name),) for c, name in zip(columns, names, strict=True)]
         for series in data.series():
             numbers, of_series = series.totals if chart.kind.cumulative else series.deltas, _labels(series, rest)
-            for column, number in zip(chart.columns, numbers, strict=True):
-                dimension = () if column.id == VALUE else (("dimension", printable(column.name)),)
+            for dimension, number in zip(dimensions, numbers, strict=True):
                 labels = of_series + dimension
                 values[labels] = values.get(labels, 0) + in_base_units(number, chart.units)
     sample = f"{metric.name}_total" if metric.type == "counter" else metric.name

@@ -14,15 +14,14 @@ import re
 import socket
 import struct
 import zlib
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
-from dataclasses import replace
 
 import msgspec
 
-from ebpfmon import VALUE, ChartData, Role, Series, SinkError, Snapshot
+from ebpfmon import VALUE, ChartData, Role, SinkError, Snapshot, unique_names
 from ebpfmon_sinks.log.text import is_by_process
-from ebpfmon_sinks.series_names import column_name, series_name
+from ebpfmon_sinks.series_names import column_name, is_reserved, unique_series_names
 
 SOCKET = "/run/systemd/journal/socket"
 SNAPSHOT_ID = "43e9ae4b1c7a4f0c9a1b3f4e7c4d52a6"
@@ -212,22 +211,32 @@ def _of_chart(data: ChartData, names: Names, limit: int) -> Iterator[tuple[str, 
     if not chart.labels:
         for column, delta in zip(chart.columns, data.deltas[0].tolist(), strict=True):
             yield names.of(chart.id, *(() if column.id == VALUE else (column.name,))), str(delta)
-    elif Role.OTHER not in data.index.roles:
-        yield names.of(chart.id), _json(data.series())
-    elif limit:
-        items = [series for series in data.series() if series.role is Role.ITEM]
-        rest = [series for series in data.series() if series.role is not Role.ITEM]
-        items.sort(key=lambda series: -sum(map(abs, series.deltas)))
-        hidden = [replace(rest[0], deltas=series.deltas) for series in items[limit:]]
-        yield names.of(chart.id), _json([*items[:limit], *rest, *hidden])
+    elif Role.OTHER not in data.index.roles or limit:
+        yield names.of(chart.id), _json(data, limit)
 
 
-def _json(all_series: Iterable[Series]) -> str:
-    """Return the amounts of series by their joined names, as JSON. Series with the same name are summed."""
-    amounts: dict[str, int | float] = {}
-    for series in all_series:
-        name = series_name(series.chart, series.labels, series.names)
-        for column, delta in zip(series.chart.columns, series.deltas, strict=True):
-            key = column_name(series.chart, name, column, column.name)
-            amounts[key] = amounts.get(key, 0) + delta
+def _json(data: ChartData, limit: int) -> str:
+    """Return the amounts of series by their joined names, as JSON.
+
+    If the chart has the series `other`, items beyond the busiest `limit` are added to it.
+    """
+    chart, roles, deltas = data.chart, data.index.roles, data.deltas.tolist()
+    columns = [
+        column_name(chart, name, column, column.name) for name in unique_series_names(data) for column in chart.columns
+    ]
+    columns = unique_names(columns, columns, [stays for stays in is_reserved(data) for _ in chart.columns])
+    rest = [n for n, role in enumerate(roles) if role is not Role.ITEM]
+    items = [n for n, role in enumerate(roles) if role is Role.ITEM]
+    if Role.OTHER in roles:
+        items.sort(key=lambda n: -sum(map(abs, deltas[n])))
+        items, hidden = items[:limit], items[limit:]
+        for n in hidden:
+            other = rest[0]
+            deltas[other] = [a + b for a, b in zip(deltas[other], deltas[n], strict=True)]
+    width = len(chart.columns)
+    amounts = {
+        name: amount
+        for n in (*items, *rest)
+        for name, amount in zip(columns[n * width : (n + 1) * width], deltas[n], strict=True)
+    }
     return msgspec.json.encode({name: amount for name, amount in amounts.items() if amount}).decode()

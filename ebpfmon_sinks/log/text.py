@@ -11,8 +11,21 @@ from itertools import groupby
 import numpy as np
 from numpy.typing import NDArray
 
-from ebpfmon import VALUE, Chart, ChartData, Column, Dimension, Histogram, Role, Series, Snapshot, TableView, printable
-from ebpfmon_sinks.series_names import column_name, series_name
+from ebpfmon import (
+    VALUE,
+    Chart,
+    ChartData,
+    Column,
+    Dimension,
+    Histogram,
+    Role,
+    RowGroups,
+    Snapshot,
+    TableView,
+    printable,
+    unique_names,
+)
+from ebpfmon_sinks.series_names import column_name, unique_series_names
 
 TASK_COMM_LEN = 16
 _OWN = "ebpfmon"
@@ -106,12 +119,14 @@ def _groups(view: TableView, columns: Sequence[Column], snapshot: Snapshot, coun
         amounts = np.zeros((len(ids), len(columns)), np.int64)
         np.add.at(amounts, of_rows, _amounts(view, columns))
         busiest = _busiest(amounts, columns)[:count]
-        names = [groups.names.get(id_, Role.OTHER.value) for id_ in ids[busiest].tolist()]
-        labels = [
-            f"{n:>8} {printable(name, TASK_COMM_LEN):{TASK_COMM_LEN}}"
-            for n, name in zip(rows[busiest].tolist(), names, strict=True)
-        ]
-        heading = f"{'ROWS':>8} {printable(grouping.upper(), TASK_COMM_LEN):{TASK_COMM_LEN}}"
+        busiest_ids = ids[busiest].tolist()
+        items = [id_ for id_ in busiest_ids if id_ != RowGroups.OTHER]
+        shown = [*(_shown(groups.names[id_]) for id_ in items), Role.OTHER.value]
+        unique = unique_names(shown, shown, [*(False for _ in items), True])
+        names = dict(zip((*items, RowGroups.OTHER), unique, strict=True))
+        width = max(TASK_COMM_LEN, *map(len, names.values()))
+        labels = [f"{n:>8} {names[id_]:{width}}" for n, id_ in zip(rows[busiest].tolist(), busiest_ids, strict=True)]
+        heading = f"{'ROWS':>8} {printable(grouping.upper(), TASK_COMM_LEN):{width}}"
         yield from _lines(heading, labels, columns, amounts[busiest], snapshot)
 
 
@@ -167,17 +182,17 @@ def _series(charts: Sequence[ChartData], snapshot: Snapshot, count: int) -> Iter
     columns = [column for column in columns if any(column[2])]
     if not columns or not count:
         return
-    first, index = charts[0].chart, charts[0].index
+    index = charts[0].index
     items: list[tuple[str, tuple[int | float, ...]]] = []
     rest: list[tuple[str, tuple[int | float, ...]]] = []
     numbers = zip(*(amounts for _, _, amounts in columns), strict=True)
-    for role, labels, names, of_series in zip(index.roles, index.labels, index.names, numbers, strict=True):
-        (items if role is Role.ITEM else rest).append((series_name(first, labels, names), of_series))
+    for role, name, of_series in zip(index.roles, unique_series_names(charts[0], _shown), numbers, strict=True):
+        (items if role is Role.ITEM else rest).append((name, of_series))
     items.sort(key=lambda item: -sum(map(abs, item[1])))
     if Role.OTHER in index.roles:
         name, of_other = rest[0]
         rest[0] = name, tuple(map(sum, zip(of_other, *(item[1] for item in items[count:]), strict=True)))
-    lines = [(printable(name, _MAX_NAME), amounts) for name, amounts in (*items[:count], *rest) if any(amounts)]
+    lines = [(name, amounts) for name, amounts in (*items[:count], *rest) if any(amounts)]
     width = max(_NAME_WIDTH, *(len(name) for name, _ in lines)) if lines else _NAME_WIDTH
     headings = [f"{_heading(chart, column):>{_NUMBER}}" for chart, column, _ in columns]
     yield f"  {printable(str(_table_and_series(charts[0])[0])).upper():{width}}" + "".join(f"  {h}" for h in headings)
@@ -198,15 +213,15 @@ def _heading(chart: Chart, column: Dimension) -> str:
 def _histograms(data: ChartData, snapshot: Snapshot, count: int) -> Iterator[str]:
     """Yield a line for each of the busiest series, with the 50th, 90th and 99th percentile."""
     chart = data.chart
-    histograms = [(series, series.histogram) for series in data.series()]
+    histograms = [*zip(unique_series_names(data, _shown), (s.histogram for s in data.series()), strict=True)]
     histograms.sort(key=lambda pair: -pair[1].count)
-    for series, histogram in histograms[:count]:
+    for name, histogram in histograms[:count]:
         if not histogram.count:
             return
-        label = f"{chart.family:8} {chart.title}" + (f": {_name(series)}" if chart.labels else "")
-        quantiles = "".join(f"  {name} {_bound(histogram, part)}" for name, part in _QUANTILES)
+        label = f"{chart.family:8} {chart.title}" + (f": {name}" if chart.labels else "")
+        quantiles = "".join(f"  {percentile} {_bound(histogram, part)}" for percentile, part in _QUANTILES)
         rate = _scaled(histogram.count / snapshot.elapsed_s, is_bytes=False)
-        yield f"  {label[:_MAX_NAME]:{_LABEL}}{quantiles}  {histogram.buckets.units}  of {rate} {chart.units}"
+        yield f"  {label:{_LABEL}}{quantiles}  {histogram.buckets.units}  of {rate} {chart.units}"
 
 
 def _bound(histogram: Histogram, part: float) -> str:
@@ -215,8 +230,8 @@ def _bound(histogram: Histogram, part: float) -> str:
     return f"{shown:>{_NUMBER}}"
 
 
-def _name(series: Series) -> str:
-    return printable(series_name(series.chart, series.labels, series.names))
+def _shown(name: str) -> str:
+    return printable(name, _MAX_NAME)
 
 
 def _is_own(data: ChartData) -> bool:
@@ -227,9 +242,9 @@ def _own(data: ChartData, snapshot: Snapshot) -> str:
     """Return the numbers of one of ebpfmon's own charts and their unit."""
     chart = data.chart
     numbers = [
-        f"{column_name(chart, _name(series), column, column.name)} {_number(chart, delta, snapshot)}"
-        for series in data.series()
-        for column, delta in zip(chart.columns, series.deltas, strict=True)
+        f"{column_name(chart, name, column, column.name)} {_number(chart, delta, snapshot)}"
+        for name, deltas in zip(unique_series_names(data, _shown), data.deltas.tolist(), strict=True)
+        for column, delta in zip(chart.columns, deltas, strict=True)
     ]
     return f"{', '.join(numbers)} {chart.units}"
 

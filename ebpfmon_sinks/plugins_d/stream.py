@@ -9,8 +9,8 @@ import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple, TypeVar
 
-from ebpfmon import Chart, ChartData, Role, SeriesIndex, Snapshot, printable
-from ebpfmon_sinks.series_names import column_name, series_id, series_name
+from ebpfmon import Chart, ChartData, Role, SeriesIndex, Snapshot, printable, unique_names
+from ebpfmon_sinks.series_names import column_name, series_id, series_name, unique_series_names
 
 _T = TypeVar("_T")
 
@@ -38,8 +38,12 @@ def quote(text: str, max_bytes: int = _MAX_BYTES) -> str:
     The protocol has no escape for quotation marks and backslashes, and a backslash at the end would escape the closing
     quotation mark. They are replaced by the characters that Netdata itself replaces them with.
     """
-    changed = printable(text.replace('"', "'").replace("\\", "/"), replacement=" ")
-    return f'"{_cut(changed, max_bytes)}"'
+    return f'"{clean_text(text, max_bytes)}"'
+
+
+def clean_text(text: str, max_bytes: int = _MAX_BYTES) -> str:
+    """Return a text as Netdata shows it, without the quotation marks around it (see `quote`)."""
+    return _cut(printable(text.replace('"', "'").replace("\\", "/"), replacement=" "), max_bytes)
 
 
 def _cut(text: str, max_bytes: int) -> str:
@@ -139,15 +143,20 @@ class _ChartState:
         new = {dimension for dimension in dimensions if dimension.key not in self._dimensions}
         # `other` and `overflow` always exist, so they get the plain id even if an item has the same name.
         ids = {d.key: self._ids.assign(d.id) for d in _rest_first(dimensions, lambda d: d.key[0]) if d in new}
-        self._current = []
         for dimension in dimensions:
-            state = self._dimensions.get(dimension.key)
-            if state is None:
-                state = self._dimensions[dimension.key] = _DimensionState(ids[dimension.key], dimension.negative)
-            if state.name != dimension.name or not state.declared:
-                state.name = dimension.name
+            if dimension.key not in self._dimensions:
+                self._dimensions[dimension.key] = _DimensionState(ids[dimension.key], dimension.negative)
+        self._current = [self._dimensions[dimension.key] for dimension in dimensions]
+        # Queries of several charts group dimensions by their names, so the names have to be unique as well.
+        names = unique_names(
+            [clean_text(dimension.name) for dimension in dimensions],
+            [state.id[: _MAX_BYTES - 9] for state in self._current],
+            [dimension.key[0] is not Role.ITEM for dimension in dimensions],
+        )
+        for dimension, state, name in zip(dimensions, self._current, names, strict=True):
+            if state.name != name or not state.declared:
+                state.name = name
                 self._to_declare[dimension.key] = state
-            self._current.append(state)
 
     def add(self, amounts: Sequence[int | float], number: int) -> None:
         """Add the interval of the snapshot with this number: an amount for each dimension."""
@@ -327,10 +336,10 @@ class Stream:
             for c in source.columns[: len(source.buckets.bounds) + 1]
         ]
         charts = []
-        for key, names in zip(index.keys, index.names, strict=True):
+        for key, name in zip(index.keys, unique_series_names(data), strict=True):
             chart = self._charts.get((source.id, key))
             if chart is None:
-                title = f"{source.title}: {series_name(source, key[1], names)}" if source.labels else source.title
+                title = f"{source.title}: {name}" if source.labels else source.title
                 chart = _ChartState(source, id=ids[key], title=title, is_stacked=False)
                 self._charts[source.id, key] = chart
                 chart.set_dimensions(dimensions)

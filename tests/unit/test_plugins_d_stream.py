@@ -241,7 +241,7 @@ def test_each_series_of_a_histogram_is_a_heatmap_of_its_buckets() -> None:
     )  # fmt: skip
     netdata, _ = updates_of(*each_second(*[data(of, series={("other",): [1, 2, 3, 99]}, other=[4, 5, 6, 99])] * 2))
     rest, item = netdata.charts["x.time_other"], next(c for i, c in netdata.charts.items() if i != "x.time_other")
-    assert rest.declared[0] == item.declared[0] == "Times: other"
+    assert (rest.declared[0], item.declared[0]) == ("Times: other", "Times: other~aac26433")
     assert (rest.declared[3], rest.declared[4]) == ("x.time", "heatmap")
     assert [rest.shows(dim)[-1] for dim in rest.dims] == [4, 5, 6]
     assert [item.shows(dim)[-1] for dim in item.dims] == [1, 2, 3]

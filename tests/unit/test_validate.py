@@ -156,6 +156,11 @@ def with_dimension(**changes: Any) -> Any:
         (with_chart(labels=("a b",)), "probe 'p': chart 'x.io': labels: ('a b',): expected a tuple of names"),
         (with_chart(labels=(1,)), "probe 'p': chart 'x.io': labels: (1,): expected a tuple of names"),
         (
+            with_chart(labels=("disk", "le")),
+            "probe 'p': chart 'x.io': labels: 'le' is reserved for the numbers of a series",
+        ),
+        (with_chart(labels=("disk", "Disk")), "probe 'p': chart 'x.io': it has two labels called 'disk'"),
+        (
             with_chart(id="io", grouped=True, labels=("disk",)),
             "probe 'p': chart 'io': labels: ('disk',): a grouped chart gets its label from the grouping",
         ),
