@@ -31,14 +31,22 @@ struct process_key {
 };
 _Static_assert(sizeof(struct process_key) == 16, "process_key has no padding");
 
-/* Facts about the process of a row, read when its first call of the interval was counted. */
+/* What decides the groups of a process. It can change while the process runs: see setuid(2), prctl(2), cgroups(7). */
 struct process_identity {
 	__u64 cgroup_id;
 	__u32 parent_tgid;
-	__u32 uid;
-	char comm[TASK_COMM_LEN];
+	__u32 uid;			/* the effective user, which ps(1) shows */
+	char comm[TASK_COMM_LEN];	/* the name of the thread group's leader, padded with NULs */
 };
 _Static_assert(sizeof(struct process_identity) == 32, "process_identity has no padding");
+
+/* Who makes a call: a process, and what it is at that moment. This is the key of a process's row, so a process that
+ * changes its user, its cgroup or its name has one row for what it did before and another for what it did after. */
+struct caller {
+	struct process_key process;
+	struct process_identity identity;
+};
+_Static_assert(sizeof(struct caller) == 48, "caller has no padding");
 
 #ifdef BCC
 
@@ -85,48 +93,117 @@ static __always_inline void current_process(struct process_key *key)
 		read_process_key(key, this_task(), false);
 }
 
-static __always_inline void read_comm(char *comm, struct task_struct *leader, const bool typed)
+/* Read the name of a process. The rest of an earlier, longer name may follow its NUL; pad_comm() removes it. */
+static __always_inline void read_comm(struct process_identity *identity, struct task_struct *leader, const bool typed)
 {
-	if (!typed) {
-		READ_STRING(*(char (*)[TASK_COMM_LEN])comm, leader, comm);
+#ifndef BCC
+	if (typed) {
+		__u64 *to = (void *)identity->comm, *from = (void *)leader->comm;
+
+		to[0] = from[0];
+		to[1] = from[1];
 		return;
 	}
-#ifndef BCC
-	/* Stop at the NUL: before Linux 5.17, the rest of an earlier, longer name may follow it. */
-#pragma unroll
-	for (int i = 0; i < TASK_COMM_LEN; i++) {
-		char next = leader->comm[i];
-
-		if (!next)
-			break;
-		comm[i] = next;
-	}
 #endif
+	READ_STRING(identity->comm, leader, comm);
 }
 
-static __always_inline void read_process_identity(struct process_identity *identity, struct task_struct *task,
-						  const bool typed)
+/* Replace what follows the NUL of a name by NULs. The kernel does so itself since Linux 5.17. */
+static __always_inline void pad_comm(struct process_identity *identity)
 {
-	struct task_struct *leader = READ_FIELD(task, group_leader, typed);
-	struct task_struct *parent = READ_FIELD(leader, real_parent, typed);
+	__u64 *words = (void *)identity->comm, ends;
+
+	/* The lowest bit of `ends` is the highest bit of the first zero byte. */
+	ends = (words[0] - 0x0101010101010101) & ~words[0] & 0x8080808080808080;
+	if (ends) {
+		words[0] &= (ends & -ends) - 1;
+		words[1] = 0;
+		return;
+	}
+	ends = (words[1] - 0x0101010101010101) & ~words[1] & 0x8080808080808080;
+	if (ends)
+		words[1] &= (ends & -ends) - 1;
+}
+
+/* The objective credentials, because the kernel overrides the others while it works for a process (overlayfs). */
+static __always_inline __u32 uid_of(struct task_struct *task, const bool typed)
+{
+	return READ_FIELD(READ_FIELD(task, real_cred, typed), euid.val, typed);
+}
+
+static __always_inline __u32 parent_of(struct task_struct *leader, const bool typed)
+{
+	return READ_FIELD(READ_FIELD(leader, real_parent, typed), tgid, typed);
+}
+
+static __always_inline __u64 cgroup_of(struct task_struct *task, const bool typed)
+{
 	struct css_set *css = READ_FIELD(task, cgroups, typed);
 	struct cgroup *cgroup = READ_FIELD(css, dfl_cgrp, typed);
-	struct kernfs_node *kn = READ_FIELD(cgroup, kn, typed);
 
-	identity->parent_tgid = READ_FIELD(parent, tgid, typed);
-	identity->uid = READ_FIELD(READ_FIELD(task, cred, typed), uid.val, typed);
-	identity->cgroup_id = READ_FIELD(kn, id, typed);
-	read_comm(identity->comm, leader, typed);
+	return READ_FIELD(READ_FIELD(cgroup, kn, typed), id, typed);
 }
 
-/* Fill in an identity, which must be zeroed, from a task. */
-static __always_inline void identify(struct process_identity *identity, struct task_struct *task, const bool typed)
+/* Fill in a caller from a task and the leader of its thread group. */
+static __always_inline void read_caller(struct caller *caller, struct task_struct *task, struct task_struct *leader,
+					const bool typed)
 {
-	if (typed)
-		read_process_identity(identity, UNTRUSTED(task), true);
-	else
-		read_process_identity(identity, task, false);
+	caller->process.start_ns = READ_FIELD(leader, start_boottime, typed);
+	caller->process.tgid = READ_FIELD(task, tgid, typed);
+	caller->process.exec_id = READ_FIELD(task, self_exec_id, typed);
+	caller->identity.cgroup_id = cgroup_of(task, typed);
+	caller->identity.parent_tgid = parent_of(leader, typed);
+	caller->identity.uid = uid_of(task, typed);
+	read_comm(&caller->identity, leader, typed);
 }
+
+static __always_inline void identify_raw(struct caller *caller, struct task_struct *task, const bool typed)
+{
+	if (typed) {
+		task = UNTRUSTED(task);
+		read_caller(caller, task, READ_FIELD(task, group_leader, true), true);
+	} else {
+		read_caller(caller, task, READ_FIELD(task, group_leader, false), false);
+	}
+}
+
+/* Fill in a caller, which must be zeroed, from a task. */
+static __always_inline void identify(struct caller *caller, struct task_struct *task, const bool typed)
+{
+	identify_raw(caller, task, typed);
+	pad_comm(&caller->identity);
+}
+
+/* Fill in a caller, which must be zeroed, from the current task. */
+static __always_inline void current_caller(struct caller *caller)
+{
+	identify(caller, this_task(), CURRENT_IS_TYPED);
+}
+
+#ifndef BCC
+static __always_inline bool is_caller(const struct caller *caller, const __u64 *raw_comm, struct task_struct *task,
+				      const bool typed)
+{
+	struct process_identity identity = {};
+	struct process_key key = {};
+	__u64 *comm = (void *)identity.comm;
+
+	read_process_key(&key, task, typed);
+	read_comm(&identity, READ_FIELD(task, group_leader, typed), typed);
+	return caller->process.start_ns == key.start_ns && caller->process.tgid == key.tgid &&
+	       caller->process.exec_id == key.exec_id && caller->identity.uid == uid_of(task, typed) &&
+	       raw_comm[0] == comm[0] && raw_comm[1] == comm[1] &&
+	       caller->identity.cgroup_id == cgroup_of(task, typed);
+}
+
+/* Return whether the current task is still the same caller. `raw_comm` is its name before pad_comm(). A change of parent
+ * does not matter, because the parent only helps to find out what the process is. */
+static __always_inline bool is_current(const struct caller *caller, const __u64 *raw_comm)
+{
+	return CURRENT_IS_TYPED ? is_caller(caller, raw_comm, this_task(), true) :
+				  is_caller(caller, raw_comm, this_task(), false);
+}
+#endif
 
 #ifdef BCC
 /* Compare what the programs read from the current task with what helpers return. If BCC used the headers of another
@@ -141,23 +218,21 @@ int ebpfmon_self_check(void *ctx)
 	__u32 zero = 0;
 	struct self_check *result = bpf_map_lookup_elem((void *)bpf_pseudo_fd(1, MAP_ebpfmon_self_check), &zero);
 	struct task_struct *task = this_task();
-	struct process_identity identity = {};
-	struct process_key key = {};
+	struct caller caller = {};
 	char comm[TASK_COMM_LEN] = {}, read[TASK_COMM_LEN] = {};
 
 	if (!result)
 		return 0;
-	current_process(&key);
-	identify(&identity, task, false);
+	current_caller(&caller);
 	bpf_get_current_comm(comm, sizeof(comm));
 	READ_STRING(read, task, comm);
-	if (key.tgid != bpf_get_current_pid_tgid() >> 32)
+	if (caller.process.tgid != bpf_get_current_pid_tgid() >> 32)
 		count(&result->wrong_tgid, 1);
 	if (*(__u64 *)comm != *(__u64 *)read)
 		count(&result->wrong_comm, 1);
-	if (identity.cgroup_id != bpf_get_current_cgroup_id())
+	if (caller.identity.cgroup_id != bpf_get_current_cgroup_id())
 		count(&result->wrong_cgroup, 1);
-	if (key.start_ns > bpf_ktime_get_boot_ns())
+	if (caller.process.start_ns > bpf_ktime_get_boot_ns())
 		count(&result->wrong_start, 1);
 	count(&result->checked, 1);
 	return 0;

@@ -17,16 +17,15 @@ struct execs_counters {
 };
 
 struct execs_row {
-	struct process_identity identity;
 	char executable[EXECUTABLE];	/* the file's name, without its path */
 	char arguments[ARGUMENTS];	/* each ending with a NUL */
 	struct execs_counters counters;
 };
-_Static_assert(sizeof(struct execs_row) == 368, "execs_row has no padding");
+_Static_assert(sizeof(struct execs_row) == 336, "execs_row has no padding");
 
 #define TABLE execs
 #define TABLE_SIZE EXECS
-#define TABLE_KEY struct process_key
+#define TABLE_KEY struct caller
 #define TABLE_ROW struct execs_row
 #include "table_maps.bpf.h"
 
@@ -58,19 +57,18 @@ static __always_inline int on_exec(void)
 	struct execs_row *row = bpf_map_lookup_elem(&execs_scratch, &zero);
 	void *rows = bpf_map_lookup_elem(&execs_rows, &buffer);
 	struct execs_counters *counters;
-	struct process_key key = {};
+	struct caller caller = {};
 
 	if (!row || !rows)
 		return 0;
 	__builtin_memset(row, 0, sizeof(*row));
-	current_process(&key);
-	identify(&row->identity, this_task(), CURRENT_IS_TYPED);
+	current_caller(&caller);
 	if (CURRENT_IS_TYPED)
 		read_program(row, this_task(), true);
 	else
 		read_program(row, this_task(), false);
 	row->counters.execs = 1;
-	if (!bpf_map_update_elem(rows, &key, row, BPF_ANY))
+	if (!bpf_map_update_elem(rows, &caller, row, BPF_ANY))
 		return 0;
 	counters = execs_without_row(buffer, true);
 	if (!counters)

@@ -46,7 +46,7 @@ typedef struct {
 } kuid_t;
 
 struct cred {
-	kuid_t uid;
+	kuid_t euid;
 };
 
 struct qstr {
@@ -93,7 +93,7 @@ struct task_struct {
 	struct task_struct *group_leader;
 	__u64 start_boottime;
 	__u64 self_exec_id;
-	struct cred *cred;
+	struct cred *real_cred;
 	char comm[TASK_COMM_LEN];
 	struct css_set *cgroups;
 	struct files_struct *files;

@@ -8,52 +8,39 @@
  *	#define TABLE_SIZE 16384	// rows per interval, 16384 by default
  *	#include "process_table.bpf.h"
  *
- * This makes `struct hello_row` (the identity of a process and its counters), the table's maps, and functions that
- * return the counters for a call, or 0 if the call cannot be counted:
+ * This makes the table's maps, and functions that return the counters for a call, or 0 if the call cannot be counted:
  *
  *	hello_find()		the counters of the current process
  *	hello_find_cached()	the same, but much cheaper; only in task context, never in interrupts
- *	hello_find_for()	the counters of another process
+ *	hello_find_for(&caller)	the counters of another process
+ *
+ * The key of a row is a struct caller. A process that changes its user, its cgroup or its name in the middle of an
+ * interval therefore has several rows, and each call counts for what the process was when it made the call.
  *
  * If the table is full, they return the totals and count an overflow. If cfg_rows is 0, they always return the
  * totals. */
 
-struct TABLE_NAME(row) {
-	struct process_identity identity;
-	struct TABLE_NAME(counters) counters;
-};
-
-#define TABLE_KEY struct process_key
-#define TABLE_ROW struct TABLE_NAME(row)
+#define TABLE_KEY struct caller
+#define TABLE_ROW struct TABLE_NAME(counters)
 #include "table_maps.bpf.h"
 #undef TABLE_KEY
 #undef TABLE_ROW
 
-static __always_inline struct TABLE_NAME(row) *TABLE_NAME(new_row)(void *rows, struct process_key *key,
-								   const struct process_identity *identity,
-								   struct task_struct *task, const bool typed)
+/* Return the counters of a caller's row, after adding the row if there is none yet; 0 if the table is full. */
+static __always_inline struct TABLE_NAME(counters) *TABLE_NAME(find_or_add)(void *rows, struct caller *caller)
 {
-	struct TABLE_NAME(row) fresh = {}, *row;
-	long error = bpf_map_update_elem(rows, key, &fresh, BPF_NOEXIST);
+	struct TABLE_NAME(counters) fresh = {}, *counters = bpf_map_lookup_elem(rows, caller);
 
-	row = bpf_map_lookup_elem(rows, key);
-	if (!row || error) /* Another CPU may have inserted the row first. */
-		return row;
-	if (identity)
-		row->identity = *identity;
-	else
-		identify(&row->identity, task, typed);
-	return row;
+	if (counters)
+		return counters;
+	bpf_map_update_elem(rows, caller, &fresh, BPF_NOEXIST); /* Another CPU may insert the row first. */
+	return bpf_map_lookup_elem(rows, caller);
 }
 
-/* Return the counters of process `key`. A new row gets `identity`, or if that is 0, the identity read from `task`. For
- * `typed`, see READ_FIELD. */
-static __always_inline struct TABLE_NAME(counters) *TABLE_NAME(find_for)(struct process_key *key,
-									 const struct process_identity *identity,
-									 struct task_struct *task, const bool typed)
+static __always_inline struct TABLE_NAME(counters) *TABLE_NAME(find_for)(struct caller *caller)
 {
+	struct TABLE_NAME(counters) *counters;
 	__u32 buffer = current_buffer();
-	struct TABLE_NAME(row) *row;
 	void *rows;
 
 	if (!cfg_rows)
@@ -61,21 +48,17 @@ static __always_inline struct TABLE_NAME(counters) *TABLE_NAME(find_for)(struct 
 	rows = bpf_map_lookup_elem(&TABLE_NAME(rows), &buffer);
 	if (!rows)
 		return 0;
-	row = bpf_map_lookup_elem(rows, key);
-	if (!row)
-		row = TABLE_NAME(new_row)(rows, key, identity, task, typed);
-	if (!row)
-		return TABLE_NAME(without_row)(buffer, true);
-	return &row->counters;
+	counters = TABLE_NAME(find_or_add)(rows, caller);
+	return counters ? counters : TABLE_NAME(without_row)(buffer, true);
 }
 
 static __always_inline struct TABLE_NAME(counters) *TABLE_NAME(find)(void)
 {
-	struct process_key key = {};
+	struct caller caller = {};
 
 	if (cfg_rows)
-		current_process(&key);
-	return TABLE_NAME(find_for)(&key, 0, this_task(), CURRENT_IS_TYPED);
+		current_caller(&caller);
+	return TABLE_NAME(find_for)(&caller);
 }
 
 #ifdef BCC
@@ -87,13 +70,14 @@ static __always_inline struct TABLE_NAME(counters) *TABLE_NAME(find_cached)(void
 
 #else
 
-/* Most of the cost of a call is finding the process's row in a hash table. Therefore each CPU has a cache with the
- * counts of the process that it runs. The cache is flushed to that process's row when the CPU runs another process. At
- * the end of an interval, user space adds what is left in the caches. An interrupt must not use the cache, because it
- * may interrupt a program that does. If the kernel can preempt programs, no program may use it (cfg_cache is 0). */
+/* Most of the cost of a call is finding the caller's row in a hash table. Therefore each CPU has a cache with the
+ * counts of the caller that it runs. The cache is flushed to that caller's row when the CPU runs another one. At the
+ * end of an interval, user space adds what is left in the caches. An interrupt must not use the cache, because it may
+ * interrupt a program that does. If the kernel can preempt programs, no program may use it (cfg_cache is 0). */
 struct TABLE_NAME(cache) {
-	struct process_key key;
-	struct TABLE_NAME(row) row;
+	struct caller caller;
+	struct TABLE_NAME(counters) counters;
+	__u64 raw_comm[2];	/* the name before pad_comm() */
 };
 
 struct {
@@ -103,41 +87,36 @@ struct {
 	__type(value, struct TABLE_NAME(cache));
 } TABLE_NAME(cache) SEC(".maps");
 
-/* Flush the cache and assign it to the current process, after giving that a row. Return false if the table is full. */
+/* Flush the cache and assign it to the current caller, after giving that a row. Return false if the table is full. */
 static __noinline bool TABLE_NAME(flush)(struct TABLE_NAME(cache) *cache, __u32 buffer)
 {
 	void *rows = bpf_map_lookup_elem(&TABLE_NAME(rows), &buffer);
-	__u64 *cached = (void *)&cache->row.counters, *counters;
-	struct process_key key = {};
-	struct TABLE_NAME(row) *row;
+	__u64 *cached = (void *)&cache->counters, *row;
+	struct caller caller = {};
 
 	if (!rows)
 		return false;
-	row = cache->key.start_ns ? bpf_map_lookup_elem(rows, &cache->key) : 0;
+	row = cache->caller.process.start_ns ? bpf_map_lookup_elem(rows, &cache->caller) : 0;
 	if (row) {
-		counters = (void *)&row->counters;
 #pragma unroll
-		for (int i = 0; i < sizeof(row->counters) / 8; i++) {
+		for (int i = 0; i < sizeof(cache->counters) / 8; i++) {
 			if (cached[i])
-				count(&counters[i], cached[i]);
+				count(&row[i], cached[i]);
 		}
 	}
 	__builtin_memset(cache, 0, sizeof(*cache));
-	current_process(&key);
-	if (!bpf_map_lookup_elem(rows, &key)) {
-		identify(&cache->row.identity, this_task(), CURRENT_IS_TYPED);
-		bpf_map_update_elem(rows, &key, &cache->row, BPF_NOEXIST);
-		if (!bpf_map_lookup_elem(rows, &key))
-			return false;
-	}
-	cache->key = key;
+	identify_raw(&caller, this_task(), CURRENT_IS_TYPED);
+	__builtin_memcpy(cache->raw_comm, caller.identity.comm, TASK_COMM_LEN);
+	pad_comm(&caller.identity);
+	if (!TABLE_NAME(find_or_add)(rows, &caller))
+		return false;
+	cache->caller = caller;
 	return true;
 }
 
 static __always_inline struct TABLE_NAME(counters) *TABLE_NAME(find_cached)(void)
 {
 	struct TABLE_NAME(cache) *cache;
-	struct process_key key;
 	__u32 buffer;
 
 	if (!cfg_cache)
@@ -146,11 +125,9 @@ static __always_inline struct TABLE_NAME(counters) *TABLE_NAME(find_cached)(void
 	cache = bpf_map_lookup_elem(&TABLE_NAME(cache), &buffer);
 	if (!cache)
 		return 0;
-	current_process(&key);
-	if ((cache->key.start_ns != key.start_ns || cache->key.tgid != key.tgid || cache->key.exec_id != key.exec_id) &&
-	    !TABLE_NAME(flush)(cache, buffer))
+	if (!is_current(&cache->caller, cache->raw_comm) && !TABLE_NAME(flush)(cache, buffer))
 		return TABLE_NAME(without_row)(buffer, true);
-	return &cache->row.counters;
+	return &cache->counters;
 }
 
 #endif

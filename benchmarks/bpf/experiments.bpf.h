@@ -16,30 +16,33 @@ static __always_inline int step_row_and_totals(__u64 bytes)
  * table's lookup function directly, without a retpoline. */
 static __always_inline int step_named_map(__u64 bytes)
 {
-	struct process_key key = {};
+	struct ladder_counters *counters, fresh = {};
 	__u32 buffer = current_buffer();
-	struct ladder_row *row;
+	struct caller caller = {};
 
-	current_process(&key);
-	row = buffer ? bpf_map_lookup_elem(&ladder_rows_1, &key) : bpf_map_lookup_elem(&ladder_rows_0, &key);
-	if (!row)
-		row = buffer ? ladder_new_row(&ladder_rows_1, &key, 0, this_task(), CURRENT_IS_TYPED) :
-			       ladder_new_row(&ladder_rows_0, &key, 0, this_task(), CURRENT_IS_TYPED);
-	return row ? count_read(&row->counters, bytes) : 0;
+	current_caller(&caller);
+	counters = buffer ? bpf_map_lookup_elem(&ladder_rows_1, &caller) : bpf_map_lookup_elem(&ladder_rows_0, &caller);
+	if (counters)
+		return count_read(counters, bytes);
+	if (buffer)
+		bpf_map_update_elem(&ladder_rows_1, &caller, &fresh, BPF_NOEXIST);
+	else
+		bpf_map_update_elem(&ladder_rows_0, &caller, &fresh, BPF_NOEXIST);
+	return 0;
 }
 
-/* The same, with a key of 8 bytes instead of 16. (The start time alone is not unique: two CPUs can start processes in
+/* The same, with a key of 8 bytes instead of 48. (The start time alone is not unique: two CPUs can start processes in
  * the same nanosecond.) */
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
 	__uint(max_entries, SIZE);
 	__type(key, __u64);
-	__type(value, struct ladder_row);
+	__type(value, struct ladder_counters);
 } ladder_short SEC(".maps");
 
 static __always_inline int step_short_key(__u64 bytes)
 {
-	struct ladder_row *row, fresh = {};
+	struct ladder_counters *row, fresh = {};
 	struct process_key key = {};
 
 	current_process(&key);
@@ -48,7 +51,7 @@ static __always_inline int step_short_key(__u64 bytes)
 		bpf_map_update_elem(&ladder_short, &key.start_ns, &fresh, BPF_NOEXIST);
 		row = bpf_map_lookup_elem(&ladder_short, &key.start_ns);
 	}
-	return row ? count_read(&row->counters, bytes) : 0;
+	return row ? count_read(row, bytes) : 0;
 }
 
 /* Keep the row in task storage, without a hash table. Such rows can only be drained by walking over all tasks. */
@@ -56,15 +59,15 @@ struct {
 	__uint(type, BPF_MAP_TYPE_TASK_STORAGE);
 	__uint(map_flags, BPF_F_NO_PREALLOC);
 	__type(key, int);
-	__type(value, struct ladder_row);
+	__type(value, struct ladder_counters);
 } ladder_of_task SEC(".maps");
 
 static __always_inline int step_task_storage(__u64 bytes)
 {
-	struct ladder_row *row = bpf_task_storage_get(&ladder_of_task, bpf_get_current_task_btf(), 0,
+	struct ladder_counters *row = bpf_task_storage_get(&ladder_of_task, bpf_get_current_task_btf(), 0,
 						      BPF_LOCAL_STORAGE_GET_F_CREATE);
 
-	return row ? count_read(&row->counters, bytes) : 0;
+	return row ? count_read(row, bytes) : 0;
 }
 
 /* Let each CPU remember its last process and the index of that row in an array, whose lookup needs no hash. */
@@ -82,7 +85,7 @@ struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
 	__uint(max_entries, SIZE);
 	__type(key, __u32);
-	__type(value, struct ladder_row);
+	__type(value, struct ladder_counters);
 } ladder_indexed SEC(".maps");
 
 static __always_inline int step_last_row(__u64 bytes)
@@ -90,7 +93,7 @@ static __always_inline int step_last_row(__u64 bytes)
 	struct process_key key = {};
 	__u32 zero = 0, buffer = current_buffer(), index;
 	struct ladder_last *last = bpf_map_lookup_elem(&ladder_last, &zero);
-	struct ladder_row *row;
+	struct ladder_counters *row;
 
 	if (!last)
 		return 0;
@@ -103,7 +106,7 @@ static __always_inline int step_last_row(__u64 bytes)
 	}
 	index = last->index;
 	row = bpf_map_lookup_elem(&ladder_indexed, &index);
-	return row ? count_read(&row->counters, bytes) : 0;
+	return row ? count_read(row, bytes) : 0;
 }
 
 /* ---- variants with the row in the per-CPU cache ---- */
@@ -132,7 +135,6 @@ static __always_inline int step_cached_buffer_in_map(__u64 bytes)
 {
 	__u32 zero = 0, *current = bpf_map_lookup_elem(&ladder_interval, &zero), buffer;
 	struct ladder_cache *cache;
-	struct process_key key;
 
 	if (!current)
 		return 0;
@@ -140,11 +142,9 @@ static __always_inline int step_cached_buffer_in_map(__u64 bytes)
 	cache = bpf_map_lookup_elem(&ladder_cache, &buffer);
 	if (!cache)
 		return 0;
-	current_process(&key);
-	if ((cache->key.start_ns != key.start_ns || cache->key.tgid != key.tgid || cache->key.exec_id != key.exec_id) &&
-	    !ladder_flush(cache, buffer))
+	if (!is_current(&cache->caller, cache->raw_comm) && !ladder_flush(cache, buffer))
 		return 0;
-	return count_read(&cache->row.counters, bytes);
+	return count_read(&cache->counters, bytes);
 }
 
 /* Count totals in addition to the cached row. */

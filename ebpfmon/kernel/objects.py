@@ -12,10 +12,13 @@ from ebpfmon.errors import ObjectError
 from ebpfmon.kernel.attach_methods import AttachMethod, Section, method_of
 from ebpfmon.kernel.bpfobject import BpfObject
 from ebpfmon.kernel.btf import Btf
-from ebpfmon.kernel.tables import PROCESS_KEY, find_tables
-from ebpfmon.model import Candidate, Event, LoadMode, Probe
+from ebpfmon.kernel.tables import find_tables
+from ebpfmon.model import PROCESS_FIELDS, Candidate, Event, LoadMode, Probe
 
 ARCHITECTURES = ("x86_64", "aarch64")
+OTHER_HEADERS = (
+    "its object was compiled with other BPF headers than this ebpfmon's; compile it again with ebpfmon bpf build"
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,12 +90,21 @@ def read_spec(probe: Probe, obj: BpfObject, btf: Btf) -> ObjectSpec:
     except ObjectError as error:
         raise ObjectError(f"probe '{probe.name}': {error}") from None
     optional = frozenset(event.name for event in probe.events if event.optional)
-    return ObjectSpec(candidates, settings, optional, _tables_by_process(obj, btf))
+    return ObjectSpec(candidates, settings, optional, _tables_by_process(probe, obj, btf))
 
 
-def _tables_by_process(obj: BpfObject, btf: Btf) -> frozenset[str]:
-    keys = {table: btf.dtype(obj.map_info(f"{table}_rows_0", "btf_key_type_id")).names for table in find_tables(obj)}
-    return frozenset(table for table, fields in keys.items() if fields == PROCESS_KEY)
+def _tables_by_process(probe: Probe, obj: BpfObject, btf: Btf) -> frozenset[str]:
+    by_process = []
+    for table in find_tables(obj):
+        key, row = (
+            btf.dtype(obj.map_info(f"{table}_rows_0", what)).names or ()
+            for what in ("btf_key_type_id", "btf_value_type_id")
+        )
+        if key == PROCESS_FIELDS:
+            by_process.append(table)
+        elif (key + row)[: len(PROCESS_FIELDS)] == PROCESS_FIELDS:  # In ebpfmon 0.1, the key was only the process.
+            raise ObjectError(f"probe '{probe.name}': {OTHER_HEADERS}")
+    return frozenset(by_process)
 
 
 def bind(

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from ebpfmon.errors import AttachError, LoadError, ObjectError
 from ebpfmon.kernel.attach_methods import Kernel
 from ebpfmon.kernel.bpfobject import BpfObject
-from ebpfmon.kernel.objects import BoundCandidate, ObjectSpec
+from ebpfmon.kernel.objects import OTHER_HEADERS, BoundCandidate, ObjectSpec
 from ebpfmon.kernel.symbols import Symbols
 from ebpfmon.kernel.tables import find_tables, set_table_size
 from ebpfmon.model import LoadMode, Probe, Setup
@@ -161,10 +161,7 @@ class Plan:
             "cfg_may_read": self._kernel.lockdown != "confidentiality",
         }
         if not of_headers.keys() <= self._spec.settings.keys():
-            raise ObjectError(
-                f"probe '{self._probe.name}': its object was compiled with other BPF headers than this ebpfmon's; "
-                "compile it again with ebpfmon bpf build"
-            )
+            raise ObjectError(f"probe '{self._probe.name}': {OTHER_HEADERS}")
         values = {c.setting: 1 for c in chosen if c.setting} | dict(own) | of_headers
         for name, value in values.items():
             if name not in self._spec.settings:

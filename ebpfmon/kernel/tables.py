@@ -23,8 +23,6 @@ from ebpfmon.model import PROCESS_FIELDS, Rows, TableHarvest
 
 _PERCPU_ARRAY, _ARRAY_OF_MAPS = 6, 12  # enum bpf_map_type
 _OVERFLOW = "overflow"
-PROCESS_KEY, _IDENTITY = PROCESS_FIELDS[:3], PROCESS_FIELDS[3:]
-"""The fields of `struct process_key` and of `struct process_identity` (`bpf/ebpfmon.bpf.h`)."""
 ACTIVE_BUFFER_MAP = ".data.interval"
 """The name of the map that says which buffer the programs write to."""
 NO_TABLE = "it has no table; include process_table.bpf.h or keyed_table.bpf.h"
@@ -82,14 +80,17 @@ class Table:
         self.capacity = obj.map_info(f"{rows}_0", "max_entries")
         key = btf.dtype(obj.map_info(f"{rows}_0", "btf_key_type_id"))
         row = btf.dtype(obj.map_info(f"{rows}_0", "btf_value_type_id"))
-        self.is_by_process = (key.names, (row.names or ())[: len(_IDENTITY)]) == (PROCESS_KEY, _IDENTITY)
+        self.is_by_process = key.names == PROCESS_FIELDS
         self._keys = _lazy_zeros(self.capacity, key.itemsize)
         self._values = _lazy_zeros(self.capacity, row.itemsize)
         self.dtype = np.dtype([(n, d[n]) for d in (key, row) for n in d.names or ()])
-        # The per-CPU caches: each has a key and a row, which count for the process on that CPU.
+        # The per-CPU caches: each begins with a key and a row, which count for the caller on that CPU.
         cache = f"{name}_cache"
-        self._cache_fd = obj.map_fd(cache) if cache in obj.maps else None
-        self._cached = np.zeros(obj.libbpf.possible_cpus, self.dtype)
+        self._cache_fd, cached = None, self.dtype
+        if cache in obj.maps:
+            self._cache_fd = obj.map_fd(cache)
+            cached = btf.dtype(obj.map_info(cache, "btf_value_type_id"))
+        self._cached = np.zeros(obj.libbpf.possible_cpus, cached)
 
         self._totals_fd = obj.map_fd(totals)
         per_cpu = btf.dtype(obj.map_info(totals, "btf_value_type_id"))
@@ -142,12 +143,12 @@ class Table:
         return numbers[:, -len(self.counters) :]
 
     def _flush_caches(self, rows: Rows, cached: Rows) -> None:
-        """Add the counters of the per-CPU caches to the rows. Every cached process has a row."""
-        starts, numbers = rows["start_ns"], self._numbers(rows)
-        for cache, counters in zip(cached, self._numbers(cached), strict=True):
+        """Add the counters of the per-CPU caches to the rows. Every cached caller has a row."""
+        starts, numbers, key = rows["start_ns"], self._numbers(rows), list(PROCESS_FIELDS)
+        for cache in cached:
             for n in np.flatnonzero(starts == cache["start_ns"]):
-                if rows[n]["tgid"] == cache["tgid"] and rows[n]["exec_id"] == cache["exec_id"]:
-                    numbers[n] += counters
+                if rows[n][key] == cache[key]:
+                    numbers[n] += np.array([cache[name] for name in self.counters], np.uint64)
 
     def _take_rows(self, buffer: int) -> Rows:
         count = ctypes.c_uint32(self.capacity)  # With room for all rows, one call reads them all.

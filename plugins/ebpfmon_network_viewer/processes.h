@@ -25,12 +25,11 @@ struct network_counters {
  * the kernel (tgid 0). */
 static __always_inline struct network_counters *find_owner_counters(const struct socket_facts *facts)
 {
-	struct process_identity nobody = {};
-	struct process_key key = {};
+	struct caller owner = {};
 
 	if (facts)
-		key = facts->process;
-	return network_find_for(&key, facts ? &facts->identity : &nobody, 0, false);
+		owner = facts->owner;
+	return network_find_for(&owner);
 }
 
 /* Count a call of the current process that sends or receives, successful or not. `consumed` is false if it

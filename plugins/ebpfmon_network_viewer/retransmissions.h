@@ -29,11 +29,11 @@ static __always_inline void count_retransmit_of_destination(struct sock *sk, str
 	if (!end->peer.port || !is_selected(facts, end, &end->peer))
 		return;
 	if (facts->direction == INBOUND) {
-		inbound = find_inbound(&facts->process, end->local_port, end->protocol);
+		inbound = find_inbound(&facts->owner.process, end->local_port, end->protocol);
 		if (inbound)
 			count(&inbound->retransmits, segments);
 	} else {
-		outbound = find_outbound(&facts->process, &end->peer, end->protocol);
+		outbound = find_outbound(&facts->owner.process, &end->peer, end->protocol);
 		if (outbound)
 			count(&outbound->retransmits, segments);
 	}

@@ -31,13 +31,12 @@ enum selection { NOT_EVALUATED, SELECTED, NOT_SELECTED };
 
 /* What is remembered about a socket. Its owner is the process that connected it, accepted it, or used it first. */
 struct socket_facts {
-	struct process_key process;
-	struct process_identity identity;
+	struct caller owner;
 	struct peer last;	/* unconnected: the last receiver, assumed to send if a sender is unknown */
 	__u16 local_port;	/* distinguishes a new socket at the same address */
 	__u8 direction;	/* enum direction */
 	__u8 selected;	/* enum selection; cached for TCP only, where the peer never changes */
-	__u8 owned;	/* `process` and `identity` are set */
+	__u8 owned;	/* `owner` is set */
 	char reserved[3];
 };
 _Static_assert(sizeof(struct socket_facts) == 80, "socket_facts has no padding");
@@ -147,10 +146,8 @@ static __always_inline struct socket_facts *remember_socket(struct sock *sk, con
 	__u64 address = (__u64)sk;
 
 	facts.owned = owned;
-	if (owned && cfg_rows) {
-		current_process(&facts.process);
-		identify(&facts.identity, this_task(), CURRENT_IS_TYPED);
-	}
+	if (owned && cfg_rows)
+		current_caller(&facts.owner);
 	bpf_map_update_elem(&network_sockets, &address, &facts, BPF_ANY);
 	return bpf_map_lookup_elem(&network_sockets, &address);
 }

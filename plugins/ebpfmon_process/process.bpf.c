@@ -123,31 +123,31 @@ static __always_inline int on_wake_up_new_task(struct task_struct *task, const b
 }
 
 /* A task is freed an RCU grace period after release_task(). By then, the thread's leader may have been freed, and its
- * memory may belong to another task. The key of the thread's process is therefore stored when the thread exits. */
+ * memory may belong to another task. What the thread's process was is therefore stored when the thread exits. Without
+ * that, what the thread itself was has to do. */
 static __always_inline int on_task_free(struct task_struct *task)
 {
 	__u64 address = (__u64)task;
-	struct process_key key = {}, *at_exit;
+	struct caller caller = {}, *at_exit;
 
-	key.tgid = READ_FIELD(task, tgid, true);
-	key.start_ns = READ_FIELD(task, start_boottime, true);
-	key.exec_id = READ_FIELD(task, self_exec_id, true);
-	if (READ_FIELD(task, pid, true) == key.tgid)
-		return on_release(&key, task, true);
+	read_caller(&caller, task, task, true);
+	pad_comm(&caller.identity);
+	if (READ_FIELD(task, pid, true) == caller.process.tgid)
+		return on_release(&caller);
 	at_exit = bpf_map_lookup_elem(&process_exiting, &address);
-	if (at_exit && at_exit->tgid == key.tgid)
-		key = *at_exit;
+	if (at_exit && at_exit->process.tgid == caller.process.tgid)
+		caller = *at_exit;
 	bpf_map_delete_elem(&process_exiting, &address);
-	return on_release(&key, task, true);
+	return on_release(&caller);
 }
 
 /* release_task() calls this function for each task, for example for a thread and then for its leader. */
 static __always_inline int on_cgroup_release(struct task_struct *task, const bool typed)
 {
-	struct process_key key = {};
+	struct caller caller = {};
 
-	read_process_key(&key, task, typed);
-	return on_release(&key, task, typed);
+	identify(&caller, task, typed);
+	return on_release(&caller);
 }
 
 /* kernel_clone() takes its flags in a struct. */

@@ -29,12 +29,12 @@ struct process_counters {
 #define TABLE_SIZE PROCESSES
 #include "process_table.bpf.h"
 
-/* The process that a thread belonged to when it exited, by the address of the thread's task. */
+/* What a thread's process was when the thread exited, by the address of the thread's task. */
 struct {
 	__uint(type, BPF_MAP_TYPE_LRU_HASH);
 	__uint(max_entries, EXITING);
 	__type(key, __u64);
-	__type(value, struct process_key);
+	__type(value, struct caller);
 } process_exiting SEC(".maps");
 
 /* The arguments of a thread's call of kernel_clone(), by thread. */
@@ -147,12 +147,12 @@ static __always_inline int on_task_exit(void)
 {
 	__u64 task = bpf_get_current_task(), id = bpf_get_current_pid_tgid();
 	struct process_counters *counters;
-	struct process_key key = {};
+	struct caller caller = {};
 
-	current_process(&key);
+	current_caller(&caller);
 	if (cfg_rows && (__u32)id != id >> 32)
-		bpf_map_update_elem(&process_exiting, &task, &key, BPF_ANY);
-	counters = process_find_for(&key, 0, this_task(), CURRENT_IS_TYPED);
+		bpf_map_update_elem(&process_exiting, &task, &caller, BPF_ANY);
+	counters = process_find_for(&caller);
 	if (!counters)
 		return 0;
 	count(&counters->tasks_exited, 1);
@@ -160,9 +160,9 @@ static __always_inline int on_task_exit(void)
 }
 
 /* Count a release for the task's own process, whichever process reaps it. */
-static __always_inline int on_release(struct process_key *key, struct task_struct *task, const bool typed)
+static __always_inline int on_release(struct caller *caller)
 {
-	struct process_counters *counters = process_find_for(key, 0, task, typed);
+	struct process_counters *counters = process_find_for(caller);
 
 	if (!counters)
 		return 0;

@@ -30,6 +30,12 @@ def traffic() -> Path:
     return program("traffic")
 
 
+@pytest.fixture(scope="session")
+def changes() -> Path:
+    """The compiled program that changes its name, its user and its cgroup."""
+    return program("changes")
+
+
 @pytest.fixture
 def pair() -> Iterator[namespaces.Pair]:
     """Two connected network namespaces."""

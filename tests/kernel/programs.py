@@ -9,7 +9,7 @@ from pathlib import Path
 
 HERE = Path(__file__).parent
 BUILT = HERE.parents[1] / "build" / "tests"
-NAMES = ("traffic", "workload")
+NAMES = ("changes", "traffic", "workload")
 
 
 def program(name: str) -> Path:

@@ -103,13 +103,15 @@ def read_all(raw: bytes) -> None:
 @pytest.mark.parametrize("path", OBJECTS, ids=lambda p: p.parent.name)
 def test_the_rows_of_the_process_probe_have_the_fields_of_its_c_file(path: Path) -> None:
     types = Btf(elf_section(path, b".BTF"))
-    key, row, totals = (types.dtype(id_of(types, f"process_{n}")) for n in ("key", "row", "totals"))
-    assert fields(key) == {"start_ns": ("<u8", 0), "tgid": ("<u4", 8), "exec_id": ("<u4", 12)}
+    key, row, totals = (types.dtype(id_of(types, name)) for name in ("caller", "process_counters", "process_totals"))
+    assert fields(key) == {
+        "start_ns": ("<u8", 0), "tgid": ("<u4", 8), "exec_id": ("<u4", 12), "cgroup_id": ("<u8", 16),
+        "parent_tgid": ("<u4", 24), "uid": ("<u4", 28), "comm": ("|S16", 32),
+    }  # fmt: skip
     *counters, last = fields(totals)
     assert last == "overflow"
-    who = {"cgroup_id": ("<u8", 0), "parent_tgid": ("<u4", 8), "uid": ("<u4", 12), "comm": ("|S16", 16)}
-    assert fields(row) == who | {name: ("<u8", 32 + 8 * n) for n, name in enumerate(counters)}
-    assert (key.itemsize, row.itemsize, totals.itemsize) == (16, 32 + 8 * len(counters), 8 * len(counters) + 8)
+    assert fields(row) == {name: ("<u8", 8 * n) for n, name in enumerate(counters)}
+    assert (key.itemsize, row.itemsize, totals.itemsize) == (48, 8 * len(counters), 8 * len(counters) + 8)
     assert {f for c in CHARTS for d in c.dimensions for f in (*d.plus, *d.minus)} <= set(counters)
 
 

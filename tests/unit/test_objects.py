@@ -18,6 +18,7 @@ from ebpfmon.kernel.attach_methods import METHODS, Section, method_of
 from ebpfmon.kernel.bpfobject import BpfObject
 from ebpfmon.kernel.btf import Btf
 from ebpfmon.kernel.objects import bind
+from ebpfmon.testing import PROCESS_IDENTITY
 
 ENTRY, RETURN = LoadMode
 NAMES = st.text("abc", min_size=1, max_size=4)
@@ -105,18 +106,23 @@ class FakeOpened:
 
     def map_info(self, name: str, what: str) -> int:
         found: int = self.maps[name]
-        return found
+        return -found if what == "btf_value_type_id" else found
 
 
 class FakeTypes:
-    """The key types of the tables, 1 and 2, and the settings."""
+    """The key types of the tables, 1 and 2, their row types, -1 and -2, and the settings."""
+
+    def __init__(self, *, old: bool = False) -> None:
+        """Invent types. In an `old` object, the key of a process's row is the process alone."""
+        self._key_fields = 3 if old else len(PROCESS_IDENTITY)
 
     def variables(self, section: str) -> dict[str, tuple[int, int]]:
         return {"cfg_rows": (0, 1)} if section == ".rodata" else {}
 
     def dtype(self, type_id: int) -> np.dtype:
-        process = [("start_ns", "u8"), ("tgid", "u4"), ("exec_id", "u4")]
-        return np.dtype(process if type_id == 1 else [*process, ("port", "u4")])
+        key, rest = PROCESS_IDENTITY[: self._key_fields], PROCESS_IDENTITY[self._key_fields :]
+        types = {1: key, -1: [*rest, ("calls", "u8")], 2: [*key[:3], ("port", "u4")], -2: [("calls", "u8")]}
+        return np.dtype(types[type_id])
 
 
 def test_the_spec_has_the_optional_events_and_the_tables_by_process() -> None:
@@ -129,6 +135,13 @@ def test_the_spec_has_the_optional_events_and_the_tables_by_process() -> None:
     assert {event: c.target for event, (c,) in spec.candidates.items()} == {"a": "f", "b": "g"}
     assert (spec.optional, spec.by_process) == (frozenset({"b"}), frozenset({"p"}))
     assert set(spec.settings) == {"cfg_rows"}
+
+
+def test_an_object_whose_rows_have_the_process_alone_as_key_must_be_compiled_again() -> None:
+    events = tuple(Event(name, (Candidate(programs=(f"{name}_kprobe",)),)) for name in "fg")
+    probe = Probe(name="p", package="x", object="p", charts=(), events=events)
+    with pytest.raises(ObjectError, match=r"^probe 'p': its object was compiled with other BPF headers"):
+        objects.read_spec(probe, cast(BpfObject, FakeOpened()), cast(Btf, FakeTypes(old=True)))
 
 
 def test_the_error_names_the_probe_that_does_not_fit_its_object() -> None:

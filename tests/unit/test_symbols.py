@@ -80,17 +80,17 @@ def test_btf_has_functions_arguments_structs_and_members() -> None:
         symbols = BtfSymbols(Btf(obj.btf(), libbpf))
         program = "vfs_read_fexit"
         assert symbols.has_function(program)
-        assert not symbols.has_function("process_row")
+        assert not symbols.has_function("process_cache")
         assert (symbols.arguments(program), symbols.arguments("no_such")) == (1, None)
         assert not symbols.has_tracepoint("sys_exit")
-        assert [symbols.has_struct("process_row", m) for m in ("", "identity", "counters", "tgid")] == [
+        assert [symbols.has_struct("process_cache", m) for m in ("", "caller", "counters", "tgid")] == [
             True,
             True,
             True,
             False,
         ]
         assert not symbols.has_struct("no_such")
-        assert not symbols.has_struct("no_such", "identity")
+        assert not symbols.has_struct("no_such", "caller")
 
 
 @pytest.mark.skipif(not KERNEL_BTF.exists(), reason="this kernel has no BTF: the matrix's guests have")

@@ -1,0 +1,132 @@
+"""Each call counts for what its process was when it made the call: its user, its name, its cgroup."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ebpfmon import LoadMode
+from ebpfmon.kernel import attach_methods
+from ebpfmon.model import Role
+from tests.kernel.support import Monitor, require_attach_method
+
+GROUPINGS = {"user": "users", "process": "processes", "application": "apps", "container": "containers"}
+METHODS = pytest.mark.parametrize("attach", ["auto", *attach_methods.NAMES])
+
+
+@pytest.fixture
+def cgroups() -> Iterator[tuple[Path, Path]]:
+    """Two cgroups that exist during the test."""
+    mounts = [line.split() for line in Path("/proc/mounts").read_text().splitlines()]
+    top = next((Path(m[1]) for m in mounts if m[2] == "cgroup2"), None)
+    if top is None:
+        pytest.skip("no cgroup2 is mounted")
+    made = [top / f"ebpfmon-{name}-{os.getpid()}.service" for name in ("one", "two")]
+    try:
+        for path in made:
+            path.mkdir()
+    except OSError as error:
+        pytest.skip(f"cannot make a cgroup: {error}")
+    yield made[0], made[1]
+    for path in made:
+        path.rmdir()
+
+
+def monitor_of(attach: str = "auto", interval: int = 1) -> Monitor:
+    """Return the daemon with all groupings."""
+    if attach != "auto":
+        require_attach_method(attach)
+    return Monitor(
+        {
+            "ebpfmon": {"load_mode": LoadMode.ENTRY, "attach": attach, "interval": interval},
+            "groups": {"by": [*GROUPINGS]},
+        }
+    )
+
+
+def run(program: Path, *what: str) -> int:
+    """Run the program to its end, and return its process ID."""
+    with subprocess.Popen([program, *what]) as process:
+        assert process.wait() == 0
+    return process.pid
+
+
+def reads(monitor: Monitor, tgid: int, *fields: str) -> Counter[tuple[Any, ...]]:
+    """Return the reads of a process by the values of fields of its rows."""
+    rows = monitor.rows()
+    counts: Counter[tuple[Any, ...]] = Counter()
+    for row in rows[(rows["tgid"] == tgid) & (rows["read_calls"] > 0)]:
+        counts[tuple(row[field].item() for field in fields)] += int(row["read_calls"])
+    return counts
+
+
+@METHODS
+@pytest.mark.parametrize("interval", [1, 10])
+def test_a_name_a_user_and_a_cgroup_count_what_the_process_did_as_each(
+    changes: Path, cgroups: tuple[Path, Path], attach: str, interval: int
+) -> None:
+    one, two = cgroups
+    steps = (
+        f"cgroup={one}/cgroup.procs", "name=first", "read=101", "name=second", "read=103",
+        f"cgroup={two}/cgroup.procs", "read=107", "euid=33", "read=109", "euid=0", "read=113",
+    )  # fmt: skip
+    with monitor_of(attach, interval) as monitor:
+        tgid = run(changes, *steps)
+        if interval == 1:
+            monitor.until(lambda: reads(monitor, tgid, "tgid").total() >= 533)
+    ids = {path.stat().st_ino: path.name for path in cgroups}
+    counted = reads(monitor, tgid, "comm", "uid", "cgroup_id")
+    assert {(comm, uid, ids.get(cgroup)): n for (comm, uid, cgroup), n in counted.items()} == {
+        (b"first", 0, one.name): 101,
+        (b"second", 0, one.name): 103,
+        (b"second", 0, two.name): 107 + 113,
+        (b"second", 33, two.name): 109,
+    }
+    for chart, labels, expected in (
+        ("processes", "first", 101),
+        ("processes", "second", 103 + 107 + 109 + 113),
+        ("containers", one.name, 101 + 103),
+        ("containers", two.name, 107 + 109 + 113),
+    ):
+        label = next(name for name, prefix in GROUPINGS.items() if prefix == chart)
+        assert monitor.total(f"{chart}.vfs_read_call", "value", **{label: labels}) == expected, labels
+    assert monitor.total("users.vfs_read_call", "value", user="www-data") >= 109
+
+
+def test_the_user_is_the_effective_one_as_in_ps(changes: Path) -> None:
+    with monitor_of() as monitor:
+        tgid = run(changes, "uid=33", "read=127", "euid=33", "read=131")
+        monitor.until(lambda: reads(monitor, tgid, "tgid").total() >= 258)
+    assert reads(monitor, tgid, "uid") == {(0,): 127, (33,): 131}
+
+
+def test_a_thread_counts_for_the_name_of_its_process(changes: Path) -> None:
+    with monitor_of() as monitor:
+        tgid = run(changes, "name=whole", "thread=137", "name=later", "thread=139")
+        monitor.until(lambda: reads(monitor, tgid, "tgid").total() >= 276)
+    assert reads(monitor, tgid, "comm") == {(b"whole",): 137, (b"later",): 139}
+
+
+def test_a_shorter_name_is_not_followed_by_the_rest_of_the_longer_one(changes: Path) -> None:
+    with monitor_of() as monitor:
+        tgid = run(changes, "name=fifteen-letters", "read=149", "name=x", "read=151", "name=eight-le", "read=157")
+        monitor.until(lambda: reads(monitor, tgid, "tgid").total() >= 457)
+    assert reads(monitor, tgid, "comm") == {(b"fifteen-letters",): 149, (b"x",): 151, (b"eight-le",): 157}
+
+
+def test_a_program_with_a_reserved_name_is_an_item(changes: Path) -> None:
+    with monitor_of() as monitor:
+        tgid = run(changes, "name=overflow", "read=163", "name=other", "read=167")
+        monitor.until(lambda: reads(monitor, tgid, "tgid").total() >= 330)
+    counted: Counter[str] = Counter()
+    for data in monitor.charts("processes.vfs_read_call"):
+        for series in data.series():
+            if series.role is Role.ITEM and series.labels[0] in ("overflow", "other"):
+                counted[series.labels[0]] += int(series.deltas[0])
+    assert counted == {"overflow": 163, "other": 167}
