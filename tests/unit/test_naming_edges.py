@@ -59,10 +59,20 @@ def test_a_process_that_only_changed_its_comm_is_looked_up_again() -> None:
     naming = ByApplication(GROUPS, BEGAN_NS)
     before = identity(60, b"x", parent=1, start_ns=OLD)
     after = before._replace(comm=b"y")
+    assert naming.request([before]) == LookupRequest(processes=(60,))
     naming.receive(LookupResult({60: facts(1, "y", "x --mine", "x", start_ns=OLD)}))
     assert naming.name(before) == (None, False)
     assert naming.request([after]) == LookupRequest(processes=(60,))
     assert naming.name(after) == ("mine", True)
+
+
+def test_rows_before_and_after_a_change_of_name_in_one_interval_are_both_named_at_once() -> None:
+    naming = ByApplication(GROUPS, BEGAN_NS)
+    before = identity(60, b"x", parent=1, start_ns=OLD)
+    after = before._replace(comm=b"y")
+    assert naming.request([before, after]) == LookupRequest(processes=(60,))
+    naming.receive(LookupResult({60: facts(1, "y", "x --mine", "x", start_ns=OLD)}))
+    assert [naming.name(process) for process in (before, after)] == [("mine", True)] * 2
 
 
 def test_a_program_whose_exec_found_no_free_row_is_looked_up() -> None:

@@ -55,6 +55,8 @@ class ByApplication:
         self._programs: Recent[tuple[int, int, int], _Program] = Recent(REMEMBERED)
         self._latest: Recent[int, _Program] = Recent(REMEMBERED)
         self._facts: dict[int, ProcessFacts | None] = {}
+        self._comms: dict[tuple[int, int, int], set[str]] = {}
+        """The names that each new program had in this interval."""
 
         @lru_cache(REMEMBERED)
         def match(comm: bytes, arguments: bytes) -> str | None:
@@ -79,7 +81,9 @@ class ByApplication:
     def request(self, new: Sequence[Identity]) -> LookupRequest:
         to_look_up: dict[int, None] = {}
         new_tgids = {process.tgid for process in new}
+        self._comms = {process.key: set() for process in new}
         for process in new:
+            self._comms[process.key].add(decode(process.comm))
             program = self._programs.get(process.key)
             parent = program.parent_tgid if program else process.parent_tgid
             # A new parent is named before its child, so the child can use its facts.
@@ -150,8 +154,8 @@ class ByApplication:
             if facts is None:
                 return program, process.tgid in self._facts
             if facts.start_ticks == process.start_ns // NS_PER_TICK:
-                if facts.executable and facts.comm != decode(process.comm):
-                    # Since the row was made, the process has called execve(2), or has only changed its name. The next
+                if facts.executable and facts.comm not in self._comms[process.key]:
+                    # Since its last call, the process has called execve(2), or has only changed its name. The next
                     # interval shows which.
                     return program, False
                 program.arguments, program.executable = facts.command_line.encode(), facts.executable.encode()
