@@ -15,7 +15,7 @@ static __always_inline int on_state(struct sock *sk, int before, int now, const 
 	if (!read_endpoint(&end, sk, typed) || end.protocol != IPPROTO_TCP)
 		return 0;
 	if (now == TCP_SYN_SENT) {
-		remember_socket(sk, &end, OUTBOUND, true);
+		remember_socket(sk, &end, OUTBOUND, true, typed);
 		counters = network_find();
 		if (!counters)
 			return 0;
@@ -24,15 +24,15 @@ static __always_inline int on_state(struct sock *sk, int before, int now, const 
 		else
 			count(&counters->tcp_connects_v4, 1);
 	} else if (before == TCP_SYN_SENT && now == TCP_CLOSE) {
-		counters = find_owner_counters(find_socket(sk));
+		counters = find_owner_counters(find_socket(sk, &end, typed));
 		if (counters)
 			count(&counters->tcp_connects_failed, 1);
 	} else if (before == TCP_SYN_RECV && now == TCP_ESTABLISHED) {
-		if (!find_socket(sk))
-			remember_socket(sk, &end, INBOUND, false);
+		if (!find_socket(sk, &end, typed))
+			remember_socket(sk, &end, INBOUND, false, typed);
 	} else if (now == TCP_LISTEN) {
 		remember_listener(sk, &end, typed);
-		remember_socket(sk, &end, UNDECIDED, true);
+		remember_socket(sk, &end, UNDECIDED, true, typed);
 	}
 	return 0;
 }
@@ -49,7 +49,7 @@ static __always_inline int on_accept(struct sock *sk, const bool typed)
 
 	if (!sk || !read_endpoint(&end, sk, typed) || end.protocol != IPPROTO_TCP)
 		return 0;
-	remember_socket(sk, &end, INBOUND, true);
+	remember_socket(sk, &end, INBOUND, true, typed);
 	counters = network_find();
 	if (counters)
 		count(&counters->tcp_accepted, 1);
@@ -70,11 +70,14 @@ static __always_inline int on_close(void)
  * (a connection that was not accepted) is not counted. */
 static __always_inline int on_destroy(struct sock *sk, const bool typed)
 {
-	struct socket_facts *facts = find_socket(sk);
 	struct network_counters *counters;
+	struct socket_facts *facts;
 	struct endpoint end = {};
 
-	if (!read_endpoint(&end, sk, typed) || (facts && !facts->owned))
+	if (!read_endpoint(&end, sk, typed))
+		return 0;
+	facts = find_socket(sk, &end, typed);
+	if (facts && !facts->owned)
 		return 0;
 	if (facts)
 		counters = find_owner_counters(facts);

@@ -73,23 +73,6 @@ static __always_inline void peer_of_message(struct peer *to, struct msghdr *mess
 		read_name(to, name);
 }
 
-/* Set the peer to the one that an unconnected socket last sent to, for a datagram whose sender is unknown. */
-static __always_inline void peer_of_last(struct peer *to, struct sock *sk)
-{
-	struct socket_facts *facts = find_socket(sk);
-
-	if (facts)
-		*to = facts->last;
-}
-
-static __always_inline void remember_last(struct sock *sk, const struct peer *datagram)
-{
-	struct socket_facts *facts = find_socket(sk);
-
-	if (facts)
-		facts->last = *datagram;
-}
-
 #ifndef BCC
 static __always_inline void read_user_name(struct peer *to, __u64 address)
 {
@@ -212,8 +195,6 @@ static __always_inline void count_pending(struct pending *pending, __u64 name, _
 	struct peer from = {};
 
 	read_user_name(&from, name);
-	if (!from.port)
-		peer_of_last(&from, sk);
 	count_destination(sk, &end, &from, true, bytes, false);
 }
 

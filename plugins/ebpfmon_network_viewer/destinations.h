@@ -122,17 +122,28 @@ static __always_inline struct inbound_counters *find_inbound(const struct proces
 	return inbound_find(&key);
 }
 
-/* Count bytes for a destination. If the socket is not connected, the peer is `datagram`. */
+/* Count bytes for a destination. If the socket is not connected, the peer is `datagram`, or if its port is 0, the one
+ * that the socket last sent to: the kernel sends the parts of a corked datagram to the peer of the first part, and a
+ * sender that is not known most probably answers. */
 static __always_inline void count_destination(struct sock *sk, struct endpoint *end, const struct peer *datagram,
 					      bool received, __u64 bytes, const bool typed)
 {
-	const struct peer *peer = end->peer.port ? &end->peer : datagram;
 	struct socket_facts *facts = use_socket(sk, end, received, typed);
+	const struct peer *peer = &end->peer;
 	struct outbound_counters *outbound;
 	struct inbound_counters *inbound;
 	struct process_key process = {};
 
-	if (!facts || !is_selected(facts, end, peer))
+	if (!facts)
+		return;
+	if (!peer->port && datagram->port) {
+		peer = datagram;
+		if (!received)
+			facts->last = *datagram;
+	} else if (!peer->port) {
+		peer = &facts->last;
+	}
+	if (!is_selected(facts, end, peer))
 		return;
 	if (cfg_rows)
 		current_process(&process);

@@ -15,7 +15,8 @@ from ebpfmon_network_viewer.resolver import Resolver
 from ebpfmon_network_viewer.selectors import Hostnames
 from ebpfmon_network_viewer.services import Services
 
-PROTOCOLS = {6: "TCP", 17: "UDP"}
+TCP, UDP = 6, 17
+PROTOCOLS = {TCP: "TCP", UDP: "UDP"}
 
 
 class Inbound(LabelSource):

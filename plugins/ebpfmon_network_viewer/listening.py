@@ -1,23 +1,29 @@
-"""List the ports that have a listener, from /proc."""
+"""List the TCP ports that have a listener and the UDP sockets of servers, from /proc."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterator
 from contextlib import suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 
-TCP, UDP = 6, 17
-MAX_LISTENERS = 16384
-"""The size of the kernel's map. Further listeners are ignored."""
-
-Listener = tuple[int, int, int]
-"""The inode of the network namespace, the protocol (TCP or UDP), the local port."""
+MAX_LISTENERS = MAX_SERVERS = 16384
+"""The sizes of the kernel's maps. Further listeners and servers are ignored."""
 
 _PROC = Path("/proc")
 _DEFAULT_EPHEMERAL = range(32768, 61000)
 _TCP_SYN_RECV, _TCP_LISTEN = "03", "0A"
-_TABLES = (("tcp", TCP), ("tcp6", TCP), ("udp", UDP), ("udp6", UDP))
+
+
+@dataclass(frozen=True, slots=True)
+class Listening:
+    """What accepts connections and datagrams."""
+
+    tcp: set[tuple[int, int]] = field(default_factory=set)
+    """The ports with a TCP listener: the inode of the network namespace, and the local port."""
+    udp: set[int] = field(default_factory=set)
+    """The inodes of the UDP sockets of servers."""
 
 
 def ephemeral_ports(proc: Path = _PROC) -> range:
@@ -29,13 +35,14 @@ def ephemeral_ports(proc: Path = _PROC) -> range:
         return _DEFAULT_EPHEMERAL
 
 
-def listening(proc: Path = _PROC, *, ephemeral: range) -> set[Listener]:
-    """Return the listeners in every network namespace that has a process, at most MAX_LISTENERS.
+def listening(proc: Path = _PROC, *, ephemeral: range) -> Listening:
+    """Return what listens in every network namespace that has a process.
 
-    UDP sockets do not listen. An unconnected UDP socket on a port outside `ephemeral` counts as a listener. This looks
-    at every process and may take long, so do not call it on the event loop.
+    UDP sockets do not listen. An unconnected UDP socket on a port outside `ephemeral` counts as a server's, and so does
+    a connected one on the same port: some servers have a socket for each client. This looks at every process and may
+    take long, so do not call it on the event loop.
     """
-    listeners: set[Listener] = set()
+    found = Listening()
     seen: set[int] = set()
     for process in proc.iterdir():
         if not process.name.isdigit():
@@ -44,12 +51,14 @@ def listening(proc: Path = _PROC, *, ephemeral: range) -> set[Listener]:
             namespace = _namespace(process)
             if namespace in seen:
                 continue
-            for protocol, port in _ports(process / "net", ephemeral):
-                if len(listeners) == MAX_LISTENERS:
-                    return listeners
-                listeners.add((namespace, protocol, port))
+            for port in _tcp_listeners(process / "net"):
+                if len(found.tcp) < MAX_LISTENERS:
+                    found.tcp.add((namespace, port))
+            for inode in _udp_servers(process / "net", ephemeral):
+                if len(found.udp) < MAX_SERVERS:
+                    found.udp.add(inode)
             seen.add(namespace)
-    return listeners
+    return found
 
 
 def _namespace(process: Path) -> int:
@@ -59,25 +68,40 @@ def _namespace(process: Path) -> int:
     return int(inode[1])
 
 
-def _ports(net: Path, ephemeral: range) -> Iterator[tuple[int, int]]:
-    """Yield the protocol and port of each listener. Raises OSError if the tables cannot be read."""
-    for name, protocol in _TABLES:
-        try:
-            table = (net / name).open(encoding="ascii", errors="replace")
-        except FileNotFoundError:
-            if name == "tcp":  # Others may be missing, such as tcp6 and udp6 without IPv6.
-                raise
-            continue
-        with table:
-            next(table, None)  # Skip the headings.
-            for line in table:
-                _, local, remote, state, _ = line.split(maxsplit=4)
-                port = int(local.rpartition(":")[2], 16)
-                if protocol == UDP:
-                    listens = not remote.strip("0:") and port not in ephemeral
-                elif state in (_TCP_LISTEN, _TCP_SYN_RECV):  # Before Linux 4.4, SYN_RECV is listed beside its listener.
-                    listens = state == _TCP_LISTEN
-                else:
-                    break  # The kernel lists listeners first (tcp_get_idx); a million others may follow.
-                if listens:
-                    yield protocol, port
+def _tcp_listeners(net: Path) -> Iterator[int]:
+    """Yield the port of each TCP listener. Raises OSError if the table cannot be read."""
+    for name in ("tcp", "tcp6"):
+        for _, local, _, state, _ in _sockets(net / name):
+            if state == _TCP_LISTEN:
+                yield _port(local)
+            elif state != _TCP_SYN_RECV:  # Before Linux 4.4, SYN_RECV is listed beside its listener.
+                break  # The kernel lists listeners first (tcp_get_idx); a million others may follow.
+
+
+def _udp_servers(net: Path, ephemeral: range) -> list[int]:
+    """Return the inode of each UDP socket of a server."""
+    sockets = [
+        (_port(local), not remote.strip("0:"), int(rest.split()[5]))
+        for name in ("udp", "udp6")
+        for _, local, remote, _, rest in _sockets(net / name)
+    ]
+    ports = {port for port, unconnected, _ in sockets if unconnected and port not in ephemeral}
+    return [inode for port, _, inode in sockets if port in ports]
+
+
+def _sockets(path: Path) -> Iterator[list[str]]:
+    """Yield the first four words of each line of a table, and the rest of the line."""
+    try:
+        table = path.open(encoding="ascii", errors="replace")
+    except FileNotFoundError:
+        if path.name == "tcp":  # Others may be missing, such as tcp6 and udp6 without IPv6.
+            raise
+        return
+    with table:
+        next(table, None)  # Skip the headings.
+        for line in table:
+            yield line.split(maxsplit=4)
+
+
+def _port(address: str) -> int:
+    return int(address.rpartition(":")[2], 16)

@@ -41,11 +41,12 @@ static __always_inline void count_retransmit_of_destination(struct sock *sk, str
 
 static __always_inline int on_retransmit(struct sock *sk, __u32 segments, const bool typed)
 {
-	struct socket_facts *facts = find_socket(sk);
+	struct socket_facts *facts;
 	struct endpoint end = {};
 
 	if (!read_endpoint(&end, sk, typed))
 		return 0;
+	facts = find_socket(sk, &end, typed);
 	/* In this order, the verifier processes a third fewer instructions than in the other. */
 	count_retransmit_of_destination(sk, &end, facts, segments, typed);
 	count_retransmit_of_owner(facts, segments);

@@ -10,7 +10,7 @@ from typing import Annotated
 import msgspec
 
 from ebpfmon import ProbeSettings, SettingsError, Setup
-from ebpfmon_network_viewer.destinations import Inbound, Outbound
+from ebpfmon_network_viewer.destinations import TCP, Inbound, Outbound
 from ebpfmon_network_viewer.listening import ephemeral_ports, listening
 from ebpfmon_network_viewer.resolver import Resolver
 from ebpfmon_network_viewer.selectors import DEFAULT_IPS, Addresses, Hostnames, Ports
@@ -65,16 +65,16 @@ def setup(settings: NetworkViewerSettings) -> Setup:
     ports, networks = Ports.parse(settings.ports, services.ports).bitmap(), Addresses.parse(settings.ips).networks()
     any_port, any_address = ports == b"\xff" * len(ports), networks == _EVERY_ADDRESS
     maximum, names = settings.maximum_dimensions // 2 - 1, services if settings.resolve_service_names else None
-    resolver = _resolver(settings)
+    resolver, listeners = _resolver(settings), listening(ephemeral=ephemeral_ports())
     return Setup(
         rodata={"cfg_any_port": any_port, "cfg_any_address": any_address},
         maps={
             "network_ports": {} if any_port else _ports(ports),
             "network_networks": {} if any_address else {struct.pack("=I", n) + a: b"\1" for a, n in networks},
             "network_listeners": {
-                struct.pack("=IHH", namespace, port, protocol): b"\1"
-                for namespace, protocol, port in listening(ephemeral=ephemeral_ports())
+                struct.pack("=IHH", namespace, port, TCP): bytes(16) for namespace, port in listeners.tcp
             },
+            "network_servers": {struct.pack("=Q", inode): b"\1" for inode in listeners.udp},
         },
         labels={
             "outbound": Outbound(maximum, names, resolver, Hostnames.parse(settings.hostnames)),

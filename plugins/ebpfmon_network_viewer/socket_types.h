@@ -24,6 +24,8 @@ struct tcp_skb_cb {
 
 #define AF_INET 2
 #define AF_INET6 10
+#define SOCK_STREAM 1
+#define SOCK_DGRAM 2
 #define IPPROTO_TCP 6
 #define IPPROTO_UDP 17
 #define MSG_PEEK 2
@@ -69,10 +71,15 @@ struct sock_common {
 
 struct sock {
 	struct sock_common __sk_common;
+	struct socket *sk_socket;
+	__u16 sk_type;
 	__u16 sk_protocol;
+	__u8 sk_userlocks;
+	unsigned long sk_ino;
 };
 
 struct socket {
+	struct file *file;
 	struct sock *sk;
 };
 
@@ -139,6 +146,7 @@ struct trace_event_raw_tcp_retransmit_synack {
 #define IPV4_IN_IPV6 0xffff0000
 #define FILE_TYPE 0xf000	/* the bits of an inode's mode that hold the file type */
 #define FILE_IS_SOCKET 0xc000
+#define BIND_LOCKS (4 | 8)	/* SOCK_BINDADDR_LOCK | SOCK_BINDPORT_LOCK: bind(2) chose an address or a port */
 
 #if defined(__TARGET_ARCH_x86)
 #define NR_SENDTO 44

@@ -9,8 +9,10 @@
 /* Sockets whose owner and direction are remembered; those of older sockets are determined again at their next use.
  * 10 MB. */
 #define SOCKETS 65536
-/* Local ports with a listener. 0.3 MB. */
+/* Local ports with a listener. 1.7 MB. */
 #define LISTENERS 16384
+/* UDP sockets of servers that are older than ebpfmon. 1.3 MB. */
+#define SERVERS 16384
 
 /* An IPv6 address, or an IPv4 address as ::ffff:a.b.c.d, in network order. */
 union address {
@@ -33,13 +35,13 @@ enum selection { NOT_EVALUATED, SELECTED, NOT_SELECTED };
 struct socket_facts {
 	struct caller owner;
 	struct peer last;	/* unconnected: the last receiver, assumed to send if a sender is unknown */
-	__u16 local_port;	/* distinguishes a new socket at the same address */
+	__u64 inode;	/* distinguishes a new socket at the same address; 0 for TCP */
 	__u8 direction;	/* enum direction */
 	__u8 selected;	/* enum selection; cached for TCP only, where the peer never changes */
 	__u8 owned;	/* `owner` is set */
-	char reserved[3];
+	char reserved[5];
 };
-_Static_assert(sizeof(struct socket_facts) == 80, "socket_facts has no padding");
+_Static_assert(sizeof(struct socket_facts) == 88, "socket_facts has no padding");
 
 /* The endpoints of a socket. */
 struct endpoint {
@@ -55,6 +57,12 @@ struct listener {
 	__u16 protocol;
 };
 
+/* A socket that listens at a local port. Both are 0 for TCP. */
+struct listening {
+	__u64 socket;	/* the address of its struct sock */
+	__u64 inode;
+};
+
 struct {
 	__uint(type, BPF_MAP_TYPE_LRU_HASH);
 	__uint(max_entries, SOCKETS);
@@ -66,17 +74,27 @@ struct {
 	__uint(type, BPF_MAP_TYPE_LRU_HASH);
 	__uint(max_entries, LISTENERS);
 	__type(key, struct listener);
-	__type(value, __u8);
+	__type(value, struct listening);
 } network_listeners SEC(".maps");
 
-/* Read the endpoints of a socket. Return false if it is neither TCP nor UDP. */
+/* The inode numbers of the UDP sockets that were servers before ebpfmon started: see listening.py. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, SERVERS);
+	__type(key, __u64);
+	__type(value, __u8);
+} network_servers SEC(".maps");
+
+/* Read the endpoints of a socket. Return false if it is neither TCP nor UDP: a raw socket may have their protocol
+ * number, and UDP-Lite, L2TP and others have SOCK_DGRAM sockets. */
 static __always_inline bool read_endpoint(struct endpoint *to, struct sock *sk, const bool typed)
 {
+	__u16 family, type = READ_FIELD(sk, sk_type, typed);
 	__u32 *words = to->peer.address.words;
-	__u16 family;
 
 	to->protocol = READ_FIELD(sk, sk_protocol, typed);
-	if (to->protocol != IPPROTO_TCP && to->protocol != IPPROTO_UDP)
+	if (!(to->protocol == IPPROTO_TCP && type == SOCK_STREAM) &&
+	    !(to->protocol == IPPROTO_UDP && type == SOCK_DGRAM))
 		return false;
 	family = READ_FIELD(sk, __sk_common.skc_family, typed);
 	to->peer.port = __builtin_bswap16(READ_FIELD(sk, __sk_common.skc_dport, typed));
@@ -104,6 +122,38 @@ static __always_inline struct sock *sk_of(struct socket *socket, const bool type
 	return READ_FIELD(socket, sk, typed);
 }
 
+/* Return the inode number of a socket, as ss(8) and /proc/net show it. The kernel gives a number again only after 2^32
+ * others, whereas it reuses the memory of a struct sock at once. A socket that no process has open, for example because
+ * it was closed, has 0. */
+static __always_inline __u64 inode_of(struct sock *sk, const bool typed)
+{
+	struct socket *socket;
+	struct inode *inode;
+	struct file *file;
+
+#ifndef BCC
+	if (bpf_core_field_exists(struct sock, sk_ino))
+		return READ_FIELD(sk, sk_ino, typed);
+#endif
+	if (typed)
+		sk = UNTRUSTED(sk);
+	socket = READ_FIELD(sk, sk_socket, typed);
+	file = READ_FIELD(socket, file, typed);
+	inode = READ_FIELD(file, f_inode, typed);
+	return READ_FIELD(inode, i_ino, typed);
+}
+
+/* Return whether bind(2) gave a socket its local address or port. */
+static __always_inline bool is_bound(struct sock *sk, const bool typed)
+{
+#ifdef BCC
+	return true; /* BCC cannot read a bit field. */
+#else
+	return (typed ? BPF_CORE_READ_BITFIELD(sk, sk_userlocks) : BPF_CORE_READ_BITFIELD_PROBED(sk, sk_userlocks)) &
+	       BIND_LOCKS;
+#endif
+}
+
 static __always_inline struct listener listener_of(struct sock *sk, const struct endpoint *end, const bool typed)
 {
 	struct listener listener = { .port = end->local_port, .protocol = end->protocol };
@@ -116,35 +166,54 @@ static __always_inline struct listener listener_of(struct sock *sk, const struct
 	return listener;
 }
 
+/* Return whether the local port of a socket has a listener. A TCP listener may have ended since: the connections that it
+ * accepted are inbound all the same. A UDP socket may be the next user of the port, so its listener must still exist. */
 static __always_inline bool is_listened_at(struct sock *sk, const struct endpoint *end, const bool typed)
 {
 	struct listener listener = listener_of(sk, end, typed);
+	struct listening *listening = bpf_map_lookup_elem(&network_listeners, &listener);
 
-	return bpf_map_lookup_elem(&network_listeners, &listener);
+	if (!listening)
+		return false;
+	return end->protocol == IPPROTO_TCP || inode_of((struct sock *)listening->socket, false) == listening->inode;
 }
 
 static __always_inline void remember_listener(struct sock *sk, const struct endpoint *end, const bool typed)
 {
 	struct listener listener = listener_of(sk, end, typed);
-	__u8 yes = 1;
+	struct listening listening = {};
 
-	bpf_map_update_elem(&network_listeners, &listener, &yes, BPF_ANY);
+	if (end->protocol == IPPROTO_UDP) {
+		listening.socket = (__u64)sk;
+		listening.inode = inode_of(sk, typed);
+		if (!listening.inode)
+			return;
+	}
+	bpf_map_update_elem(&network_listeners, &listener, &listening, BPF_ANY);
 }
 
-static __always_inline struct socket_facts *find_socket(struct sock *sk)
+/* Return what is known about a socket, or 0. TCP sockets are forgotten when they are freed. No event reports that a UDP
+ * socket is freed, so what is known may be about an earlier socket at the same address. */
+static __always_inline struct socket_facts *find_socket(struct sock *sk, const struct endpoint *end, const bool typed)
 {
 	__u64 address = (__u64)sk;
+	struct socket_facts *facts = bpf_map_lookup_elem(&network_sockets, &address);
 
-	return bpf_map_lookup_elem(&network_sockets, &address);
+	if (facts && end->protocol != IPPROTO_TCP && facts->inode != inode_of(sk, typed))
+		return 0;
+	return facts;
 }
 
 /* Remember a socket. The current process becomes its owner if `owned`. */
 static __always_inline struct socket_facts *remember_socket(struct sock *sk, const struct endpoint *end,
-							    enum direction direction, const bool owned)
+							    enum direction direction, const bool owned,
+							    const bool typed)
 {
-	struct socket_facts facts = { .local_port = end->local_port, .direction = direction };
+	struct socket_facts facts = { .direction = direction };
 	__u64 address = (__u64)sk;
 
+	if (end->protocol != IPPROTO_TCP)
+		facts.inode = inode_of(sk, typed);
 	facts.owned = owned;
 	if (owned && cfg_rows)
 		current_caller(&facts.owner);
@@ -160,27 +229,38 @@ static __always_inline int forget_socket(struct sock *sk)
 	return 0;
 }
 
-/* Return the facts about a socket that the current process has just used for a transfer. If its direction is not known
- * yet, it is inbound if its local port has a listener, or if it is unconnected and this first use receives. Otherwise it
- * is outbound. */
+/* Return the direction of a socket, given its first transfer that ebpfmon sees. A socket whose local port has a listener
+ * is inbound. Any other TCP connection is outbound: an accepted one has a direction already. A UDP socket is outbound if
+ * it sends first, and inbound if it receives first. A connected socket that was never bound is a client's, and has sent
+ * before ebpfmon saw it. */
+static __always_inline enum direction direction_of(struct sock *sk, const struct endpoint *end, bool received,
+						   const bool typed)
+{
+	__u64 inode;
+
+	if (is_listened_at(sk, end, typed))
+		return INBOUND;
+	if (end->protocol == IPPROTO_TCP)
+		return OUTBOUND;
+	inode = inode_of(sk, typed);
+	if (bpf_map_lookup_elem(&network_servers, &inode))
+		return INBOUND;
+	return received && (!end->peer.port || is_bound(sk, typed)) ? INBOUND : OUTBOUND;
+}
+
+/* Return the facts about a socket that the current process has just used for a transfer. */
 static __always_inline struct socket_facts *use_socket(struct sock *sk, const struct endpoint *end, bool received,
 						       const bool typed)
 {
-	struct socket_facts *facts = find_socket(sk);
+	struct socket_facts *facts = find_socket(sk, end, typed);
 	enum direction direction;
 
-	/* No event reports that a UDP socket is freed, so another socket may have its address now. */
-	if (facts && end->protocol == IPPROTO_UDP && facts->local_port != end->local_port)
-		facts = 0;
 	if (facts && facts->owned)
 		return facts;
-	if (facts && facts->direction)
-		direction = facts->direction;
-	else if (is_listened_at(sk, end, typed))
-		direction = INBOUND;
-	else
-		direction = end->peer.port || !received ? OUTBOUND : INBOUND;
-	return remember_socket(sk, end, direction, true);
+	direction = facts && facts->direction ? facts->direction : direction_of(sk, end, received, typed);
+	if (direction == INBOUND && end->protocol == IPPROTO_UDP && !end->peer.port)
+		remember_listener(sk, end, typed);
+	return remember_socket(sk, end, direction, true, typed);
 }
 
 /* A kprobe stores the arguments of a call for the kretprobe, which has none. Each function has its own entry, because a

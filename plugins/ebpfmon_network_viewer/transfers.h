@@ -38,11 +38,8 @@ static __always_inline int on_send(struct sock *sk, const enum peer_source sourc
 		else if (source == FROM_SYSCALL)
 			peer_of_call(&datagram, result);
 	}
-	if (result < 0)
-		return 0;
-	count_destination(sk, &end, &datagram, false, result, typed);
-	if (source == FROM_SYSCALL && datagram.port)
-		remember_last(sk, &datagram);
+	if (result >= 0)
+		count_destination(sk, &end, &datagram, false, result, typed);
 	return 0;
 }
 
@@ -58,11 +55,9 @@ static __always_inline int on_receive(struct sock *sk, const enum peer_source so
 	count_call(&end, true, consumed, result);
 	if (!end.peer.port && end.protocol == IPPROTO_UDP) {
 		peer_of_received(&datagram);
-		if (source == FROM_SYSCALL && !datagram.port && consumed && result >= 0) {
-			if (defer_datagram(sk, &end, typed))
-				return 0;
-			peer_of_last(&datagram, sk);
-		}
+		if (source == FROM_SYSCALL && !datagram.port && consumed && result >= 0 &&
+		    defer_datagram(sk, &end, typed))
+			return 0;
 	}
 	if (consumed && result >= 0)
 		count_destination(sk, &end, &datagram, true, result, typed);
@@ -112,7 +107,9 @@ static __always_inline int on_splice_exit(long result)
 	struct pt_regs *regs = (void *)bpf_task_pt_regs(bpf_get_current_task_btf());
 	struct sock *sk = socket_of(SYSCALL_ARG1(regs));
 
-	return sk ? on_receive(sk, FROM_SOCKET, 0, result, false) : 0;
+	if (!sk || READ_FIELD(sk, sk_type, false) != SOCK_STREAM) /* Reading a datagram is a receive, counted as such. */
+		return 0;
+	return on_receive(sk, FROM_SOCKET, 0, result, false);
 }
 #endif
 

@@ -36,6 +36,12 @@ def changes() -> Path:
     return program("changes")
 
 
+@pytest.fixture(scope="session")
+def sockets() -> Path:
+    """The compiled program that uses sockets in unusual ways."""
+    return program("sockets")
+
+
 @pytest.fixture
 def pair() -> Iterator[namespaces.Pair]:
     """Two connected network namespaces."""

@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 
 from ebpfmon import LoadMode, Snapshot
+from ebpfmon.errors import AttachError
+from ebpfmon.kernel import attach, features
+from ebpfmon.kernel.attach import LoadOptions
+from ebpfmon.kernel.libbpf import Libbpf
+from ebpfmon.plugins import registry
 from tests.kernel.support import RELEASES_ARE_SEEN, Monitor
 
 # What one use of each key counts: the client's sends and their bytes, the server's receives and their bytes, and the
@@ -170,6 +176,31 @@ def assert_counted_exactly(
             assert not missed, address
         if peers_are_known:
             assert_destinations(monitor, one, address)
+
+
+def refused(attach_by: str) -> str:
+    """Return why this kernel cannot count sends and receives by an attach method, or an empty text if it can."""
+    if attach_by == "auto":
+        return ""
+    probe, options = registry.discover().probes["network_viewer"], LoadOptions(attach_method=attach_by)
+    try:
+        attach.load(probe, Libbpf(), features.detect(), options).close()
+    except AttachError as error:
+        return str(error)
+    return ""
+
+
+def is_refused(reason: str, record_property: Callable[[str, object], None]) -> bool:
+    """Return whether this kernel rightly refuses an attach method, and record that for the table of kernels.
+
+    `reason` is from refused(). Skip the test if the probe has no programs for the method.
+    """
+    if "the probe has no program for it" in reason:
+        pytest.skip(reason)
+    if reason:
+        assert "no kprobes" in reason or "refuses trampoline" in reason or "no such tracepoint" in reason
+        record_property("refused_by_kernel", reason)
+    return bool(reason)
 
 
 def until_closed(monitor: Monitor, found: list[Traffic], closes: int) -> None:

@@ -12,39 +12,9 @@ import numpy as np
 import pytest
 
 from ebpfmon import LoadMode
-from ebpfmon.errors import AttachError
-from ebpfmon.kernel import attach, attach_methods, features
-from ebpfmon.kernel.attach import LoadOptions
-from ebpfmon.kernel.libbpf import Libbpf
-from ebpfmon.plugins import registry
-from tests.kernel.network import ADDRESSES, VIEWER, assert_counted_exactly, of_ports
+from ebpfmon.kernel import attach_methods
+from tests.kernel.network import ADDRESSES, VIEWER, assert_counted_exactly, is_refused, of_ports, refused
 from tests.kernel.support import Monitor
-
-
-def refused(attach_by: str) -> str:
-    """Return why this kernel cannot count sends and receives by an attach method, or an empty text if it can."""
-    if attach_by == "auto":
-        return ""
-    probe, options = registry.discover().probes["network_viewer"], LoadOptions(attach_method=attach_by)
-    try:
-        attach.load(probe, Libbpf(), features.detect(), options).close()
-    except AttachError as error:
-        return str(error)
-    return ""
-
-
-def is_refused(attach_by: str, record_property: Callable[[str, object], None]) -> bool:
-    """Return whether this kernel rightly refuses an attach method, and record that for the table of kernels.
-
-    Skip the test if the probe has no programs for the method.
-    """
-    reason = refused(attach_by)
-    if "the probe has no program for it" in reason:
-        pytest.skip(reason)
-    if reason:
-        assert "no kprobes" in reason or "refuses trampoline" in reason or "no such tracepoint" in reason
-        record_property("refused_by_kernel", reason)
-    return bool(reason)
 
 
 @pytest.mark.parametrize("mode", LoadMode)
@@ -52,7 +22,7 @@ def is_refused(attach_by: str, record_property: Callable[[str, object], None]) -
 def test_every_call_and_every_byte_is_counted(
     traffic: Path, attach: str, mode: LoadMode, record_property: Callable[[str, object], None]
 ) -> None:
-    if is_refused(attach, record_property):
+    if is_refused(refused(attach), record_property):
         return
     addresses: Sequence[str] = ADDRESSES
     if "EBPFMON_CONFIGURATION" in os.environ:
@@ -65,7 +35,7 @@ def test_every_call_and_every_byte_is_counted(
 def test_a_datagram_counts_for_its_own_peer_and_not_for_the_last_receiver(
     attach: str, record_property: Callable[[str, object], None]
 ) -> None:
-    if is_refused(attach, record_property):
+    if is_refused(refused(attach), record_property):
         return
     ports: list[int] = []
     with Monitor({"ebpfmon": {"attach": attach}, **VIEWER}) as monitor:

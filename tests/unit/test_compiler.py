@@ -17,7 +17,17 @@ from ebpfmon.kernel.libbpf import Libbpf
 ROOT = Path(__file__).parents[2]
 OBJECTS = ROOT / "plugins/ebpfmon_process/objects"
 # Defined only for libbpf. For BCC, the kernel headers define them.
-KERNEL_MACROS = {"TASK_COMM_LEN", "AF_INET", "AF_INET6", "IPPROTO_TCP", "IPPROTO_UDP", "MSG_PEEK", "MSG_ERRQUEUE"}
+KERNEL_MACROS = {
+    "SOCK_STREAM",
+    "SOCK_DGRAM",
+    "TASK_COMM_LEN",
+    "AF_INET",
+    "AF_INET6",
+    "IPPROTO_TCP",
+    "IPPROTO_UDP",
+    "MSG_PEEK",
+    "MSG_ERRQUEUE",
+}
 LIBBPF_SECTIONS = ("fexit/", "fentry/", "tp/")
 
 

@@ -1,14 +1,15 @@
-"""The ports that have a listener."""
+"""The ports that have a listener, and the sockets of UDP servers."""
 
 from __future__ import annotations
 
+import os
 import socket
 from pathlib import Path
 
 import pytest
 
 from ebpfmon_network_viewer import listening as module
-from ebpfmon_network_viewer.listening import TCP, UDP, ephemeral_ports, listening
+from ebpfmon_network_viewer.listening import Listening, ephemeral_ports, listening
 
 EPHEMERAL = range(32768, 61000)
 HEAD = "  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode\n"
@@ -16,8 +17,8 @@ NO_PEER, NO_PEER_6 = "00000000:0000", "0" * 32 + ":0000"
 LOOPBACK_6 = "00000000000000000000000001000000"
 
 
-def line(local: str, remote: str, state: str) -> str:
-    rest = "00000000:00000000 00:00000000 00000000     0        0 1075 1 00000000280bf58e 100 0 0 10 0"
+def line(local: str, remote: str, state: str, inode: int = 1075) -> str:
+    rest = f"00000000:00000000 00:00000000 00000000     0        0 {inode} 1 00000000280bf58e 100 0 0 10 0"
     return f"   0: {local} {remote} {state} {rest}".ljust(149) + "\n"
 
 
@@ -42,39 +43,48 @@ def test_tcp_listeners_of_both_families_are_found(tmp_path: Path) -> None:
         tcp6=[line(f"{LOOPBACK_6}:0050", NO_PEER_6, "0A"), line("0" * 32 + ":0016", NO_PEER_6, "0A"),
               line(f"{LOOPBACK_6}:0051", f"{LOOPBACK_6}:C350", "01")],
     )  # fmt: skip
-    expected = {(4026531840, TCP, port) for port in (22, 80, 8080, 65535)}
-    assert listening(tmp_path, ephemeral=EPHEMERAL) == expected
+    expected = {(4026531840, port) for port in (22, 80, 8080, 65535)}
+    assert listening(tmp_path, ephemeral=EPHEMERAL) == Listening(tcp=expected)
 
 
 def test_a_tcp_table_is_read_only_up_to_the_last_listener(tmp_path: Path) -> None:
     lines = [line("00000000:0016", NO_PEER, "0A"), line("0100007F:0017", "0200007F:C350", "01"), "not read\n"]
     process(tmp_path, 1, 7, tcp=lines)
-    assert listening(tmp_path, ephemeral=EPHEMERAL) == {(7, TCP, 22)}
+    assert listening(tmp_path, ephemeral=EPHEMERAL).tcp == {(7, 22)}
 
 
-def test_unconnected_udp_sockets_outside_the_ephemeral_ports_are_listeners(tmp_path: Path) -> None:
+def test_unconnected_udp_sockets_outside_the_ephemeral_ports_are_servers(tmp_path: Path) -> None:
     process(
         tmp_path, 1, 7, tcp=[],
-        udp=[line("00000000:0035", NO_PEER, "07"), line("0100007F:7FFF", NO_PEER, "07"),
-             line("0100007F:8000", NO_PEER, "07"), line("0100007F:EE47", NO_PEER, "07"),  # both ends of EPHEMERAL
-             line("0100007F:EE48", NO_PEER, "07"), line("0100007F:0044", "01000000:0043", "01"),
-             line("0100007F:0045", "00000000:0043", "01")],
-        udp6=[line("0" * 32 + ":0222", NO_PEER_6, "07"), line(f"{LOOPBACK_6}:0223", f"{LOOPBACK_6}:0001", "01")],
+        udp=[line("00000000:0035", NO_PEER, "07", 53), line("0100007F:7FFF", NO_PEER, "07", 32767),
+             line("0100007F:8000", NO_PEER, "07", 1), line("0100007F:EE47", NO_PEER, "07", 2),  # both ends of EPHEMERAL
+             line("0100007F:EE48", NO_PEER, "07", 61000), line("0100007F:0044", "01000000:0043", "01", 3),
+             line("0100007F:0045", "00000000:0043", "01", 4)],
+        udp6=[line("0" * 32 + ":0222", NO_PEER_6, "07", 546),
+              line(f"{LOOPBACK_6}:0223", f"{LOOPBACK_6}:0001", "01", 5)],
     )  # fmt: skip
-    assert listening(tmp_path, ephemeral=EPHEMERAL) == {(7, UDP, port) for port in (53, 32767, 61000, 546)}
-    assert (7, UDP, 32768) in listening(tmp_path, ephemeral=range(0))
+    assert listening(tmp_path, ephemeral=EPHEMERAL) == Listening(udp={53, 32767, 61000, 546})
+    assert listening(tmp_path, ephemeral=range(0)).udp == {53, 32767, 61000, 546, 1, 2}
+
+
+def test_a_connected_udp_socket_is_a_servers_if_the_server_has_the_same_port(tmp_path: Path) -> None:
+    udp = [line("00000000:01BB", "0200007F:C350", "01", 11), line("00000000:01BB", NO_PEER, "07", 12),
+           line("00000000:01BC", "0200007F:C350", "01", 13)]  # fmt: skip
+    process(tmp_path, 1, 7, tcp=[], udp=udp)
+    process(tmp_path, 2, 8, tcp=[], udp=[line("00000000:01BB", "0200007F:C350", "01", 14)])
+    assert listening(tmp_path, ephemeral=EPHEMERAL).udp == {11, 12}
 
 
 def test_listeners_are_kept_by_network_namespace(tmp_path: Path) -> None:
     process(tmp_path, 1, 7, tcp=[line("00000000:0016", NO_PEER, "0A")])
     process(tmp_path, 2, 8, tcp=[line("00000000:0016", NO_PEER, "0A"), line("00000000:0050", NO_PEER, "0A")])
-    assert listening(tmp_path, ephemeral=EPHEMERAL) == {(7, TCP, 22), (8, TCP, 22), (8, TCP, 80)}
+    assert listening(tmp_path, ephemeral=EPHEMERAL).tcp == {(7, 22), (8, 22), (8, 80)}
 
 
 def test_a_network_namespace_is_read_once(tmp_path: Path) -> None:
     for port in range(1, 4):  # In reality, these tables are equal. Here they show which were read.
         process(tmp_path, port, 7, tcp=[line(f"00000000:000{port}", NO_PEER, "0A")])
-    assert len(listening(tmp_path, ephemeral=EPHEMERAL)) == 1
+    assert len(listening(tmp_path, ephemeral=EPHEMERAL).tcp) == 1
 
 
 def test_a_process_that_goes_away_does_not_hide_its_namespace(tmp_path: Path) -> None:
@@ -88,20 +98,29 @@ def test_a_process_that_goes_away_does_not_hide_its_namespace(tmp_path: Path) ->
     (strange / "ns/net").symlink_to("unexpected")
     (tmp_path / "net").mkdir()
     (tmp_path / "uptime").write_text("1")
-    assert listening(tmp_path, ephemeral=EPHEMERAL) == {(7, TCP, 22)}
+    assert listening(tmp_path, ephemeral=EPHEMERAL).tcp == {(7, 22)}
 
 
 def test_without_ipv6_the_other_tables_are_still_read(tmp_path: Path) -> None:
-    process(tmp_path, 1, 7, tcp=[], udp=[line("00000000:0035", NO_PEER, "07")])
-    assert listening(tmp_path, ephemeral=EPHEMERAL) == {(7, UDP, 53)}
+    process(tmp_path, 1, 7, tcp=[], udp=[line("00000000:0035", NO_PEER, "07", 53)])
+    assert listening(tmp_path, ephemeral=EPHEMERAL).udp == {53}
 
 
-def test_the_number_of_listeners_is_limited(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    process(tmp_path, 1, 7, tcp=[line(f"00000000:{port:04X}", NO_PEER, "0A") for port in range(1, 14)])
-    process(tmp_path, 2, 8, tcp=[line(f"00000000:{port:04X}", NO_PEER, "0A") for port in range(1, 14)])
-    assert len(listening(tmp_path, ephemeral=EPHEMERAL)) == 26
+def test_the_numbers_of_listeners_and_servers_are_limited(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for pid, namespace in ((1, 7), (2, 8)):
+        process(
+            tmp_path, pid, namespace, tcp=[line(f"00000000:{port:04X}", NO_PEER, "0A") for port in range(1, 14)],
+            udp=[line(f"00000000:{port:04X}", NO_PEER, "07", 100 * pid + port) for port in range(1, 14)],
+        )  # fmt: skip
+
+    def sizes() -> tuple[int, int]:
+        found = listening(tmp_path, ephemeral=EPHEMERAL)
+        return len(found.tcp), len(found.udp)
+
+    assert sizes() == (26, 26)
     monkeypatch.setattr(module, "MAX_LISTENERS", 17)
-    assert len(listening(tmp_path, ephemeral=EPHEMERAL)) == 17
+    monkeypatch.setattr(module, "MAX_SERVERS", 11)
+    assert sizes() == (17, 11)
 
 
 @pytest.mark.parametrize("family", [socket.AF_INET, socket.AF_INET6])
@@ -113,20 +132,19 @@ def test_a_real_tcp_socket_is_found_while_it_listens(family: socket.AddressFamil
         except OSError as error:
             pytest.skip(f"this system has no {family.name}: {error}")
         port = server.getsockname()[1]
-        assert (own, TCP, port) not in listening(ephemeral=range(0))
+        assert (own, port) not in listening(ephemeral=range(0)).tcp
         server.listen()
-        assert (own, TCP, port) in listening(ephemeral=range(0))
+        assert (own, port) in listening(ephemeral=range(0)).tcp
 
 
 def test_a_real_udp_socket_is_found_until_it_is_connected() -> None:
-    own = int(str(Path("/proc/self/ns/net").readlink())[5:-1])
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as server:
         server.bind(("127.0.0.1", 0))
-        port = server.getsockname()[1]
-        assert (own, UDP, port) in listening(ephemeral=range(0))
-        assert (own, UDP, port) not in listening(ephemeral=range(port, port + 1))
+        port, inode = server.getsockname()[1], os.fstat(server.fileno()).st_ino
+        assert inode in listening(ephemeral=range(0)).udp
+        assert inode not in listening(ephemeral=range(port, port + 1)).udp
         server.connect(("127.0.0.1", 9))
-        assert (own, UDP, port) not in listening(ephemeral=range(0))
+        assert inode not in listening(ephemeral=range(0)).udp
 
 
 def test_the_ephemeral_ports_are_read_from_proc(tmp_path: Path) -> None:

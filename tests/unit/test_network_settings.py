@@ -15,8 +15,8 @@ import tomli
 from ebpfmon import SettingsError, config
 from ebpfmon.plugins.registry import discover
 from ebpfmon_network_viewer import settings as settings_module
-from ebpfmon_network_viewer.destinations import Inbound, Outbound
-from ebpfmon_network_viewer.listening import TCP, UDP
+from ebpfmon_network_viewer.destinations import TCP, Inbound, Outbound
+from ebpfmon_network_viewer.listening import Listening
 from ebpfmon_network_viewer.settings import NetworkViewerSettings, setup
 
 FOUND = discover()
@@ -31,9 +31,9 @@ def listeners(monkeypatch: pytest.MonkeyPatch) -> None:
     """Replace the listeners of this machine."""
     monkeypatch.setattr(settings_module, "ephemeral_ports", lambda: range(50000, 60000))
 
-    def listening(*, ephemeral: range) -> set[tuple[int, int, int]]:
+    def listening(*, ephemeral: range) -> Listening:
         assert ephemeral == range(50000, 60000)
-        return {(NAMESPACE, TCP, 443), (NAMESPACE, UDP, 53)}
+        return Listening({(NAMESPACE, 443)}, {1075})
 
     monkeypatch.setattr(settings_module, "listening", listening)
 
@@ -125,10 +125,10 @@ def test_selecting_nothing_leaves_maps_and_rodata_empty() -> None:
     assert (made.maps["network_ports"], made.maps["network_networks"]) == ({}, {})
 
 
-def test_existing_listeners_are_put_into_the_map() -> None:
-    assert setup(read("")).maps["network_listeners"] == {
-        struct.pack("=IHH", NAMESPACE, port, protocol): b"\1" for port, protocol in ((443, TCP), (53, UDP))
-    }
+def test_existing_listeners_and_servers_are_put_into_the_maps() -> None:
+    maps = setup(read("")).maps
+    assert maps["network_listeners"] == {struct.pack("=IHH", NAMESPACE, 443, 6): bytes(16)}
+    assert maps["network_servers"] == {struct.pack("=Q", 1075): b"\1"}
 
 
 @pytest.mark.parametrize(("dimensions", "shown"), [(2, 0), (3, 0), (4, 1), (5, 1), (500, 249), (10_000, 4999)])

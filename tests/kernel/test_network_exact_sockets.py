@@ -1,0 +1,142 @@
+"""Sockets that are used in unusual ways are counted exactly, with each attach method (see sockets.c)."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from ebpfmon.kernel import attach_methods
+from tests.kernel import network
+from tests.kernel.network import COUNTERS, VIEWER
+from tests.kernel.support import Monitor
+
+TCP, UDP = "TCP", "UDP"
+PROTOCOLS = {TCP: 6, UDP: 17}
+DIRECTIONS = ("sent_calls", "sent_bytes", "received_calls", "received_bytes")
+
+Destinations = dict[tuple[str, str], tuple[int, int, int, int]]
+"""By the name of a server and its protocol: calls and bytes sent, calls and bytes received."""
+
+
+@dataclass(frozen=True, slots=True)
+class Truth:
+    """What a case does, all of it at 127.0.0.1."""
+
+    outbound: Destinations
+    inbound: Destinations
+    counters: dict[str, int] = field(default_factory=dict)
+    """The counters by process that are not sums of the destinations."""
+
+
+CASES = {
+    "splice_udp": Truth({("server", UDP): (1, 1000, 0, 0)}, {("server", UDP): (0, 0, 1, 1000)}),
+    # The raw sockets see 20,380 bytes of packets, and send 100. Those are neither TCP nor UDP calls.
+    "raw": Truth({("server", TCP): (1, 10000, 0, 0)}, {("server", TCP): (0, 0, 1, 10000)}),
+    "reuse": Truth(
+        {("called", UDP): (20, 2000, 0, 0), ("fixed", UDP): (20, 2000, 0, 0)}, {("fixed", UDP): (0, 0, 20, 2000)}
+    ),
+    "efault_inbound": Truth({("server", UDP): (7, 707, 0, 0)}, {("server", UDP): (0, 0, 7, 707)}),
+    "client_socket": Truth(
+        {("server", UDP): (9, 101 + 7 * 103 + 109, 8, 7 * 107 + 113)},
+        {("server", UDP): (8, 7 * 107 + 113, 9, 101 + 7 * 103 + 109)},
+    ),
+    "cork": Truth({("one", UDP): (2, 204, 0, 0), ("two", UDP): (1, 11, 0, 0)}, {("one", UDP): (0, 0, 1, 204)}),
+    "reconnect": Truth({("one", UDP): (2, 204, 0, 0), ("two", UDP): (2, 204, 0, 0)}, {}),
+}
+OLDER = {
+    "older_client": Truth({("server", UDP): (0, 0, 7, 721)}, {("server", UDP): (7, 721, 0, 0)}),
+    "older_server": Truth(
+        {("called", UDP): (8, 11 + 721, 0, 0), ("fixed", UDP): (0, 0, 1, 101)},
+        {("called", UDP): (0, 0, 1, 11), ("fixed", UDP): (1, 101, 0, 0)},
+    ),
+}
+"""Sockets that are made before ebpfmon starts."""
+
+
+@dataclass(frozen=True, slots=True)
+class Counted:
+    """The rows of a run of all cases, and what each case printed."""
+
+    tables: dict[str, np.ndarray]
+    printed: dict[str, dict[str, int]]
+
+
+def parse(line: str) -> dict[str, int]:
+    words = line.split()
+    return {name: int(value) for name, value in zip(words[::2], words[1::2], strict=True)}
+
+
+def start(program: Path, case: str) -> subprocess.Popen[str]:
+    return subprocess.Popen([program, case], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+
+def read_ready(process: subprocess.Popen[str]) -> dict[str, int]:
+    """Wait until the sockets of a case exist."""
+    assert process.stdout
+    line = process.stdout.readline()
+    assert line.endswith("ready\n")
+    return parse(line.removesuffix("ready\n"))
+
+
+def finish(process: subprocess.Popen[str]) -> dict[str, int]:
+    """Let a case go on, and wait for its end."""
+    printed, _ = process.communicate(timeout=100)
+    assert process.returncode == 0, process.args
+    return parse(printed)
+
+
+@pytest.fixture(scope="module", params=["auto", *attach_methods.NAMES])
+def counted(sockets: Path, request: pytest.FixtureRequest) -> Iterator[Counted | str]:
+    """Run all cases with an attach method, and return the counts, or the reason why this kernel refuses the method."""
+    if reason := network.refused(request.param):
+        yield reason
+        return
+    with ExitStack() as stack:
+        older = {case: stack.enter_context(start(sockets, case)) for case in OLDER}
+        first = {case: read_ready(process) for case, process in older.items()}
+        monitor = stack.enter_context(Monitor({"ebpfmon": {"attach": request.param}, **VIEWER}))
+        printed = {case: finish(start(sockets, case)) for case in CASES}
+        printed |= {case: first[case] | finish(process) for case, process in older.items()}
+        closed = sum(truth.counters.get("tcp_close_calls", 0) for truth in CASES.values())
+        network.until_closed(monitor, [network.Traffic(own["pid"], 0, {}) for own in printed.values()], closed)
+    yield Counted({table: monitor.rows(table) for table in ("network", "outbound", "inbound")}, printed)
+
+
+@pytest.mark.parametrize("case", [*CASES, *OLDER])
+def test_every_call_and_every_byte_counts_for_its_peer(
+    counted: Counted | str, case: str, record_property: Callable[[str, object], None]
+) -> None:
+    if isinstance(counted, str):
+        assert network.is_refused(counted, record_property)
+        return
+    own, truth = counted.printed[case], (CASES | OLDER)[case]
+    if "skipped" in own:
+        pytest.skip(f"this kernel does not have it: {case}")
+    rows = {name: table[table["tgid"] == own["pid"]] for name, table in counted.tables.items()}
+    for direction, expected in (("outbound", truth.outbound), ("inbound", truth.inbound)):
+        at = {(own[name], PROTOCOLS[protocol]): numbers for (name, protocol), numbers in expected.items()}
+        assert destinations(rows[direction]) == at, (direction, own)
+    counters = dict.fromkeys((name for name in COUNTERS if name.startswith(("tcp_send", "tcp_recv", "udp"))), 0)
+    for (_, protocol), numbers in (*truth.outbound.items(), *truth.inbound.items()):
+        for column, number in zip(("send_calls", "send_bytes", "recv_calls", "recv_bytes"), numbers, strict=True):
+            counters[f"{protocol.lower()}_{column}"] += number
+    missed = network.differences(network.counted(rows["network"], own["pid"]), counters | truth.counters)
+    network.assert_seen(*missed.pop("tcp_close_calls", (0, 0)))
+    assert not missed
+
+
+def destinations(rows: np.ndarray) -> dict[tuple[int, int], tuple[int, ...]]:
+    """Return the sums of DIRECTIONS by port and protocol."""
+    keys = set(rows[["port", "protocol"]].tolist())
+    return {
+        (port, protocol): tuple(
+            int(rows[name][(rows["port"] == port) & (rows["protocol"] == protocol)].sum()) for name in DIRECTIONS
+        )
+        for port, protocol in keys
+    }
