@@ -13,7 +13,14 @@ EbpfmonError            base class of all errors that ebpfmon raises on purpose
 A message says what failed, on which object (in quotes), why, and what to do.
 """
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 from ebpfmon.text import escaped
+
+if TYPE_CHECKING:
+    from ebpfmon.model import Snapshot
 
 
 class EbpfmonError(Exception):
@@ -32,7 +39,15 @@ class PluginError(EbpfmonError):
 
 
 class SinkError(EbpfmonError):
-    """A sink cannot deliver for now."""
+    """A sink cannot deliver for now.
+
+    `undelivered` is the part of the snapshot that has not arrived, and ebpfmon sends only this again. If it is None,
+    nothing has arrived, and ebpfmon sends the whole snapshot again.
+    """
+
+    def __init__(self, message: str, *, undelivered: Snapshot | None = None) -> None:
+        super().__init__(message)
+        self.undelivered = undelivered
 
 
 class SinkGoneError(SinkError):

@@ -186,8 +186,9 @@ class SinkTask:
             try:
                 async with self._limited():
                     await sink.send(snapshot)
-            except BaseException:
-                self.mailbox.put_back(snapshot)
+            except BaseException as error:
+                undelivered = error.undelivered if isinstance(error, SinkError) else None
+                self.mailbox.put_back(undelivered or snapshot)
                 raise
             self._succeeded()
 

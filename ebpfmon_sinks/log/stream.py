@@ -46,8 +46,17 @@ class FileSink:
             raise SinkError(f"cannot write to '{self._path}': {error.strerror}") from error
 
     def _append(self, data: bytes) -> None:
-        with open(os.open(self._path, _APPEND, 0o640), "ab") as file:
-            file.write(data)
+        """Append to the file. If it cannot take everything, take back the part, because all of it comes again."""
+        with open(os.open(self._path, _APPEND, 0o640), "ab", buffering=0) as file:
+            written = 0
+            try:
+                while written < len(data):
+                    written += file.write(data[written:])
+            except OSError:
+                end = file.tell()
+                if written and os.fstat(file.fileno()).st_size == end:  # nobody else has appended since
+                    file.truncate(end - written)
+                raise
 
 
 class StreamSink:

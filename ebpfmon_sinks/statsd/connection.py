@@ -19,6 +19,7 @@ Address = tuple[Any, ...]  # an address in the socket module's format
 
 _RESOLVE_S, _CONNECT_S = 4.0, 2.0  # both fit into the core's time limit for opening a sink
 _ANSWER_S = 0.05  # how long to wait for an ICMP error after the last byte
+_BYTES_ACKED = 120  # the offset of tcpi_bytes_acked in struct tcp_info
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,6 +122,20 @@ def _unsent(sock: socket.socket) -> int:
     """Return how many bytes are in the send queue. In Linux, TIOCOUTQ has the same number as SIOCOUTQ."""
     (size,) = struct.unpack("i", fcntl.ioctl(sock.fileno(), termios.TIOCOUTQ, bytes(4)))
     return int(size)
+
+
+def acknowledged(sock: socket.socket) -> int:
+    """Return how many bytes the server's kernel has acknowledged since the TCP connection was established."""
+    info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _BYTES_ACKED + 8)
+    (count,) = struct.unpack_from("Q", info, _BYTES_ACKED)
+    return int(count)
+
+
+def abort(sock: socket.socket) -> None:
+    """Close a TCP connection and discard what has not been sent. Otherwise the kernel would still send it."""
+    with suppress(OSError):  # the socket is closed already
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    sock.close()
 
 
 def check_errors(sock: socket.socket) -> None:

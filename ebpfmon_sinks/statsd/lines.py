@@ -6,12 +6,13 @@ the PyPI package `statsd`. A negative gauge follows a 0 in the same datagram, be
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import count
 
 import numpy as np
+from numpy.typing import NDArray
 from statsd.client.base import StatsClientBase
 from statsd.client.udp import Pipeline
 
@@ -150,13 +151,39 @@ def to_datagrams(snapshot: Snapshot, names: Names, settings: StatsdSettings) -> 
         for data in snapshot.charts:
             columns = data.chart.columns
             _name_other_first(data, columns, names)
-            sent = data.deltas != 0 if data.chart.kind.cumulative else np.isfinite(data.deltas)
+            sent = _is_sent(data)
             write = lines.incr if data.chart.kind.cumulative else lines.gauge
             for (series, column), number in zip(np.argwhere(sent).tolist(), data.deltas[sent].tolist(), strict=True):
-                if math.isfinite(number):  # StatsD cannot represent other numbers
-                    # Adding 0 turns -0.0 into 0.0, because the sign would mean a relative value.
-                    write(names.of(data, series, columns[column]), number + 0)
+                # Adding 0 turns -0.0 into 0.0, because the sign would mean a relative value.
+                write(names.of(data, series, columns[column]), number + 0)
     return packer.datagrams
+
+
+def without_lines(snapshot: Snapshot, lines: int) -> Snapshot:
+    """Return the snapshot without the counts of the first lines of its datagrams.
+
+    Gauges stay, because a server may get the same value again.
+    """
+    charts = []
+    for data in snapshot.charts:
+        positions = np.argwhere(_is_sent(data))
+        if data.chart.kind.cumulative:
+            series, columns = positions[:lines].T
+            deltas = data.deltas.copy()
+            deltas[series, columns] = 0
+            charts.append(replace(data, deltas=deltas))
+            lines -= len(series)
+        else:
+            charts.append(data)
+            lines -= len(positions) + int(np.count_nonzero(data.deltas[_is_sent(data)] < 0))
+        lines = max(lines, 0)
+    return replace(snapshot, charts=tuple(charts))
+
+
+def _is_sent(data: ChartData) -> NDArray[np.bool_]:
+    """Return which numbers have a line, (series, columns). StatsD can represent only finite ones."""
+    finite: NDArray[np.bool_] = np.isfinite(data.deltas)
+    return finite & (data.deltas != 0) if data.chart.kind.cumulative else finite
 
 
 def _name_other_first(data: ChartData, columns: Sequence[Dimension], names: Names) -> None:

@@ -16,19 +16,21 @@ from contextlib import asynccontextmanager, suppress
 from ebpfmon import SinkError, Snapshot
 from ebpfmon_sinks.statsd import connection
 from ebpfmon_sinks.statsd.connection import Connected
-from ebpfmon_sinks.statsd.lines import Names, to_datagrams
+from ebpfmon_sinks.statsd.lines import Names, to_datagrams, without_lines
 from ebpfmon_sinks.statsd.settings import StatsdSettings
 
 _RENEW_S = 60.0  # between lookups of a UDP server's name, because no error reports that the server has moved
 _BURSTS_PER_S = 100
 _MAX_SEND_S = 5.0  # below the core's limit for sending, after which it would send the snapshot again
+_STREAM_PART = 0.8  # of the core's limit, after which the sink gives up a TCP connection
 
 
 class StatsdSink:
     """Sends snapshots over one socket.
 
-    If the server is known not to have received something, SinkError is raised and the core sends the whole snapshot
-    again. The part that had arrived is then counted twice, unless the server lost it.
+    If the server is known not to have received something, SinkError is raised and the core sends it again: over TCP the
+    lines that the server's kernel has not acknowledged, and over UDP the whole snapshot. UDP reports only that nobody
+    has the port any more, so a server that had received a part of the snapshot has ended.
     """
 
     def __init__(self, settings: StatsdSettings, connected: Connected) -> None:
@@ -47,6 +49,8 @@ class StatsdSink:
 
     async def send(self, snapshot: Snapshot) -> None:
         """Send one snapshot. Raises SinkError."""
+        limit_s = self._settings.send_timeout_s
+        give_up_at = asyncio.get_running_loop().time() + limit_s * _STREAM_PART if limit_s else None
         datagrams = to_datagrams(snapshot, self._names, self._settings)
         try:
             await self._renew()
@@ -54,12 +58,33 @@ class StatsdSink:
             connection.check_errors(sock)  # before anything is sent, so that nothing is counted twice
             if self._settings.protocol == "udp":
                 await self._send_paced(sock, datagrams)
+                await connection.wait_until_sent(sock)
             else:
-                everything = b"".join(datagram + b"\n" for datagram in datagrams)
-                await asyncio.get_running_loop().sock_sendall(sock, everything)
-            await connection.wait_until_sent(sock)
+                lines = b"".join(datagram + b"\n" for datagram in datagrams)
+                await self._send_stream(sock, snapshot, lines, give_up_at)
         except OSError as error:
-            raise SinkError(f"cannot send to '{_address(self._settings)}': {connection.reason(error)}") from error
+            raise self._failure(error) from error
+
+    async def _send_stream(
+        self, sock: socket.socket, snapshot: Snapshot, lines: bytes, give_up_at: float | None
+    ) -> None:
+        """Send the lines of a snapshot over TCP, and wait until the server's kernel has acknowledged them.
+
+        If the connection breaks, or if the server does not read for too long, discard what the kernel would still send.
+        """
+        before = connection.acknowledged(sock)
+        try:
+            async with asyncio.timeout_at(give_up_at):
+                await asyncio.get_running_loop().sock_sendall(sock, lines)
+                await connection.wait_until_sent(sock)
+        except OSError as error:
+            delivered = lines[: connection.acknowledged(sock) - before].count(b"\n")
+            connection.abort(sock)
+            raise self._failure(error, without_lines(snapshot, delivered)) from error
+
+    def _failure(self, error: OSError, undelivered: Snapshot | None = None) -> SinkError:
+        message = f"cannot send to '{_address(self._settings)}': {connection.reason(error)}"
+        return SinkError(message, undelivered=undelivered)
 
     async def _send_paced(self, sock: socket.socket, datagrams: Sequence[bytes]) -> None:
         """Send datagrams no faster than a server reads them, because a full receive buffer drops datagrams silently.

@@ -327,6 +327,33 @@ def test_a_receiver_that_recovers_gets_the_newest_snapshots_and_the_log_two_line
     assert messages[1] == "sink 'push' works again"
 
 
+def test_a_snapshot_that_is_posted_again_has_the_same_host_and_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("random.uniform", lambda low, high: 0.05)
+    answers = 0
+
+    async def answer(request: web.Request) -> web.StreamResponse:
+        nonlocal answers
+        answers += 1
+        if answers == 1:
+            await asyncio.sleep(1)  # longer than the sink waits
+        return await status(200)
+
+    async def test() -> None:
+        async with receiving(answer) as receiver:
+            task = SinkTask(HttpPushSettings(url=receiver.url, timeout_s=0.2))
+            running = asyncio.create_task(task.run())
+            for n in range(2):
+                task.mailbox.put(snapshot_after(n))
+            await until(lambda: task.statistics.sent == 2)
+            task.mailbox.close()
+            await running
+            posted = [json.loads(body) for body in receiver.bodies]
+            assert [(each["host"], each["time"] - SNAPSHOT.time_s) for each in posted] == [("h", n) for n in (0, 0, 1)]
+            assert posted[0] == posted[1]
+
+    run(test)
+
+
 def test_the_error_says_how_many_snapshots_of_a_batch_are_lost() -> None:
     codes = [200, 500]
 

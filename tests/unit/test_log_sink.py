@@ -6,6 +6,7 @@ import asyncio
 import json
 import os
 import pty
+import resource
 import socket
 import stat
 import tty
@@ -235,6 +236,22 @@ def test_a_file_that_cannot_be_written_is_an_error_that_names_it(path: str, erro
 
 
 @pytest.mark.timeout(10)
+def test_a_file_that_cannot_take_a_whole_snapshot_has_no_part_of_it(tmp_path: Path) -> None:
+    path = tmp_path / "log"
+    path.write_bytes(b"x" * 100 + b"\n")
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    settings = LogSettings(path=str(path), format="json")
+    resource.setrlimit(resource.RLIMIT_FSIZE, (120, hard))  # 19 bytes of the snapshot fit
+    try:
+        with pytest.raises(SinkError, match=r"cannot write to '.*/log': File too large"):
+            send(settings, snapshot())
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert path.read_bytes() == b"x" * 100 + b"\n"
+    send(settings, snapshot())
+    assert json.loads(path.read_text().splitlines()[1])["schema"] == 2
+
+
 def test_a_named_pipe_without_a_reader_is_an_error_and_blocks_nothing(tmp_path: Path) -> None:
     path = tmp_path / "fifo"
     os.mkfifo(path)

@@ -175,6 +175,22 @@ def test_a_failing_sink_is_reopened_and_gets_the_snapshot_again(
     assert len(caplog.records) == 2, "expected one line at the failure and one at the recovery"
 
 
+def test_a_sink_gets_only_the_part_again_that_it_could_not_deliver(delays: list[float]) -> None:
+    got: list[Snapshot] = []
+    failures = [SinkError("the connection broke", undelivered=SNAPSHOTS[1])]
+
+    async def send(given: Snapshot) -> None:
+        got.append(given)
+        if failures:
+            raise failures.pop()
+
+    task, _ = sink_task(send)
+    deliver(task, SNAPSHOTS[0], SNAPSHOTS[2])
+    assert got == SNAPSHOTS[:3]
+    assert task.statistics == SinkStatistics(sent=2, errors=1)
+    assert delays == [0.5]
+
+
 def test_delays_grow_to_a_minute_and_restart_after_a_success(delays: list[float]) -> None:
     outcomes = [False] * 9 + [True, False, True]
 

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from ebpfmon import VALUE, Chart, ChartData, Dimension, Kind, Role, Snapshot
 from ebpfmon_sinks.statsd import lines as statsd
-from ebpfmon_sinks.statsd.lines import Names, to_datagrams
+from ebpfmon_sinks.statsd.lines import Names, to_datagrams, without_lines
 from ebpfmon_sinks.statsd.settings import StatsdSettings, Tags
 from tests.unit.support import data, snapshot
 
@@ -365,3 +365,15 @@ def test_invalid_settings_are_refused(wrong: dict[str, object]) -> None:
     assert msgspec.convert({"type": "statsd"}, StatsdSettings) == StatsdSettings()
     with pytest.raises(msgspec.ValidationError):
         msgspec.convert({"type": "statsd", **wrong}, StatsdSettings)
+
+
+@given(SNAPSHOTS, st.integers(0, 40))
+def test_without_the_first_lines_a_snapshot_has_all_other_counters_and_every_gauge(of: Snapshot, count: int) -> None:
+    before = lines(of)
+    after = lines(without_lines(of, count))
+
+    def numbers(some: list[str], kind: str) -> list[str]:
+        return [line.rpartition(":")[2] for line in some if line.endswith(kind)]
+
+    assert numbers(after, "|g") == numbers(before, "|g")
+    assert numbers(after, "|c") == numbers(before[count:], "|c")

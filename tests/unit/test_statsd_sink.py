@@ -9,7 +9,7 @@ import threading
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
-from typing import Literal
+from typing import ClassVar, Literal
 
 import pytest
 
@@ -47,6 +47,7 @@ class Server:
 
     def __init__(self, protocol: Protocol, port: int = 0, family: int = socket.AF_INET, host: str = "") -> None:
         self.packets: list[bytes] = []
+        self.connections: list[list[bytes]] = []
         self.reading = threading.Event()
         self.reading.set()
         self._stream = protocol == "tcp"
@@ -76,8 +77,10 @@ class Server:
 
     def _read(self, end: socket.socket) -> None:
         with suppress(OSError):
+            self.connections.append(received := [])
             while self.reading.wait() and (packet := end.recv(65536)):
                 self.packets.append(packet)
+                received.append(packet)
 
     @property
     def lines(self) -> list[bytes]:
@@ -246,6 +249,74 @@ def test_a_server_that_stops_reading_delays_only_the_sink_and_gets_everything_on
                 server.reading.set()
                 await sending
             await until(lambda: len(server.lines) == 5 * size)
+
+    run(test)
+
+
+class Impatient(StatsdSettings, tag="impatient", frozen=True):
+    """The settings of a sink that gives up a connection after a second."""
+
+    send_timeout_s: ClassVar[float | None] = 1.25
+
+
+@pytest.mark.parametrize("size", [1000, 7000])
+def test_a_server_that_stalls_and_then_reads_everything_gets_every_line_once(
+    size: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What waits in the send queue when the sink gives up must neither arrive later nor be lost.
+
+    The smaller snapshot fits into the buffers of both kernels, the larger one does not.
+    """
+    monkeypatch.setattr(publish, "FIRST_DELAY_S", 0.05)
+
+    async def test() -> None:
+        with serving("tcp") as server:
+            server.reading.clear()
+            server._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65536)  # connections inherit it
+            task = SinkTask(Impatient(port=server.port, protocol="tcp"))
+            async with running(task):
+                task.put(many(size))
+                await until(lambda: task.statistics.errors >= 2)
+                server.reading.set()
+                await until(lambda: task.statistics.sent == 1)
+            server.close()
+            streams = [b"".join(packets) for packets in server.connections]
+            lines = [line for stream in streams for line in stream.split(b"\n")[:-1]]  # the last one has no end
+            assert len(streams) > 2, "the connection was given up more than once"
+            assert sorted(int(line.rpartition(b":")[2][:-2]) for line in lines) == list(range(1, 5 * size + 1))
+            assert task.statistics.dropped == 0
+
+    run(test)
+
+
+def test_after_a_break_the_next_server_gets_the_lines_that_were_not_acknowledged(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """What the first server had not read when it ended is lost, because its kernel had acknowledged it."""
+    monkeypatch.setattr(publish, "FIRST_DELAY_S", 0.05)
+
+    def numbers(data: bytes) -> list[int]:
+        return [int(line.rpartition(b":")[2][:-2]) for line in data.split(b"\n")[:-1]]
+
+    async def test() -> None:
+        with socket.create_server(("127.0.0.1", 0)) as listening:
+            listening.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65536)  # connections inherit it
+            port = listening.getsockname()[1]
+            task = SinkTask(StatsdSettings(port=port, protocol="tcp"))
+            async with running(task):
+                task.put(many(7000))
+                end, _ = await asyncio.to_thread(listening.accept)
+                first = await asyncio.to_thread(end.recv, 100_000, socket.MSG_WAITALL)
+                listening.close()
+                end.close()
+                await until(lambda: task.statistics.errors > 0)
+                with serving("tcp", port) as server:
+                    await until(lambda: task.statistics.sent == 1)
+                second = b"".join(server.packets)
+        read, sent_again = numbers(first), numbers(second)
+        assert read == [*range(1, len(read) + 1)]
+        assert sent_again == [*range(sent_again[0], 35_001)]
+        assert len(read) < sent_again[0] < len(read) + 5000, "the lines between were in a receive buffer of 64 kB"
 
     run(test)
 
