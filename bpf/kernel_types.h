@@ -156,6 +156,7 @@ struct user_pt_regs {	/* part of the ABI, so it never changes; libbpf's PT_REGS_
 #define SYSCALL_COMPAT_ARG4(regs) ((__u32)READ_FIELD(regs, si, true))
 #define SYSCALL_COMPAT_ARG5(regs) ((__u32)READ_FIELD(regs, di, true))
 #define SYSCALL_COMPAT_ARG6(regs) ((__u32)READ_FIELD(regs, bp, true))
+#define IN_SYSCALL(regs) ((long)READ_FIELD(regs, ax, true) == -38)	/* -ENOSYS, which the result replaces */
 #define COMPAT_FLAGS thread_info.status
 #define COMPAT_FLAG 0x0002	/* TS_COMPAT */
 #else
@@ -172,6 +173,8 @@ struct user_pt_regs {	/* part of the ABI, so it never changes; libbpf's PT_REGS_
 #define SYSCALL_COMPAT_ARG4(regs) ((__u32)SYSCALL_ARG4(regs))
 #define SYSCALL_COMPAT_ARG5(regs) ((__u32)SYSCALL_ARG5(regs))
 #define SYSCALL_COMPAT_ARG6(regs) ((__u32)SYSCALL_ARG6(regs))
+/* The result replaces the first argument. A call that returns its first argument looks as if it had not returned. */
+#define IN_SYSCALL(regs) (READ_FIELD(regs, regs[0], true) == READ_FIELD(regs, orig_x0, true))
 #define COMPAT_FLAGS thread_info.flags
 #define COMPAT_FLAG (1 << 22)	/* TIF_32BIT */
 #endif

@@ -136,19 +136,6 @@ int BPF_KRETPROBE(inet_csk_accept_kretprobe, struct sock *sk)
 	return on_accept(sk, false);
 }
 
-/* accept(2) and accept4(2) are one event. */
-SEC("tp/syscalls/sys_exit_accept4")
-int sys_exit_accept4_tp(struct trace_event_raw_sys_exit *ctx)
-{
-	return ctx->ret < 0 ? 0 : on_accept(socket_of(ctx->ret), false);
-}
-
-SEC("tp/syscalls/sys_exit_accept")
-int sys_exit_accept_tp(struct trace_event_raw_sys_exit *ctx)
-{
-	return ctx->ret < 0 ? 0 : on_accept(socket_of(ctx->ret), false);
-}
-
 SEC("fentry/tcp_close")
 int BPF_PROG(tcp_close_fentry)
 {

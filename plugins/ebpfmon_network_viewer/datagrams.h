@@ -3,10 +3,11 @@
 #ifndef EBPFMON_DATAGRAMS_H
 #define EBPFMON_DATAGRAMS_H
 
+#include "calls.h"
 #include "destinations.h"
-#include "syscalls.bpf.h"
 
-/* Tasks that are sending or receiving a datagram on an unconnected socket. 0.4 MB for each of the three maps. */
+/* Tasks that are sending or receiving a datagram on an unconnected socket. 0.4 MB for the senders, 0.5 MB for
+ * the progress of calls. */
 #define DATAGRAMS 4096
 
 /* The sender of the datagram that a task has just received, by task. */
@@ -17,50 +18,24 @@ struct {
 	__type(value, struct peer);
 } network_datagrams SEC(".maps");
 
-/* The position of a task in the messages of sendmmsg(2), which the tracepoint does not report, by task. */
-struct batch {
-	__u64 messages;
-	__u64 next;
-};
-
-struct {
-	__uint(type, BPF_MAP_TYPE_LRU_HASH);
-	__uint(max_entries, DATAGRAMS);
-	__type(key, __u64);
-	__type(value, struct batch);
-} network_batches SEC(".maps");
-
-/* A datagram received by a call that asks for the sender. The kernel stores the sender's address when the call ends. */
-struct pending {
-	__u64 socket;
-	__u16 local_port;
-	__u16 protocol;
-	__u32 reserved;
-};
-_Static_assert(sizeof(struct pending) == 16, "pending has no padding");
-
-struct {
-	__uint(type, BPF_MAP_TYPE_LRU_HASH);
-	__uint(max_entries, DATAGRAMS);
-	__type(key, __u64);
-	__type(value, struct pending);
-} network_pending SEC(".maps");
-
-/* Convert a struct sockaddr_in or sockaddr_in6. */
+/* Convert a struct sockaddr_in or sockaddr_in6. The kernel takes AF_UNSPEC for AF_INET. */
 static __always_inline void read_name(struct peer *to, const __u32 *name)
 {
 	__u32 *words = to->address.words;
+	__u16 family = name[0];
 
-	to->port = __builtin_bswap16(name[0] >> 16);
-	if ((name[0] & 0xffff) == AF_INET6) {
+	if (family == AF_INET6) {
 		words[0] = name[2];
 		words[1] = name[3];
 		words[2] = name[4];
 		words[3] = name[5];
-	} else {
+	} else if (family == AF_INET || !family) {
 		words[2] = IPV4_IN_IPV6;
 		words[3] = name[1];
+	} else {
+		return;
 	}
+	to->port = __builtin_bswap16(name[0] >> 16);
 }
 
 static __always_inline void peer_of_message(struct peer *to, struct msghdr *message, const bool typed)
@@ -74,48 +49,153 @@ static __always_inline void peer_of_message(struct peer *to, struct msghdr *mess
 }
 
 #ifndef BCC
-static __always_inline void read_user_name(struct peer *to, __u64 address)
+/* What a task has done so far in a call with datagrams, by task. */
+struct progress {
+	/* A datagram that was received, if `is_pending`. The kernel stores the sender's name when the call is over, or
+	 * before the next message of recvmmsg(2). */
+	struct peer last;	/* of the socket, as in struct socket_facts */
+	__u64 bytes;
+	__u64 name;		/* where the kernel stores the sender's name */
+	__u32 name_length;	/* the size of that buffer */
+	__u32 messages;		/* of sendmmsg(2) or recvmmsg(2) so far, including those that failed */
+	__u16 local_port;
+	__u8 direction;		/* enum direction */
+	__u8 is_pending;
+	char reserved[4];
+};
+_Static_assert(sizeof(struct progress) == 56, "progress has no padding");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, DATAGRAMS);
+	__type(key, __u64);
+	__type(value, struct progress);
+} network_progress SEC(".maps");
+
+/* Read the name of a peer, of which `length` bytes are valid. */
+static __always_inline void read_user_name(struct peer *to, __u64 address, __u32 length)
 {
 	__u32 name[6] = {};
+	bool is_whole;
 
+	if (!address || length < 8)
+		return;
 	/* A struct sockaddr_in is shorter, and the page after it may not be mapped. */
-	if (address && (!bpf_probe_read_user(name, sizeof(name), (void *)address) ||
-			!bpf_probe_read_user(name, 16, (void *)address)))
+	is_whole = length >= sizeof(name) && !bpf_probe_read_user(name, sizeof(name), (void *)address);
+	if (!is_whole && bpf_probe_read_user(name, 8, (void *)address))
+		return;
+	if (is_whole || (__u16)name[0] != AF_INET6)
 		read_name(to, name);
 }
 
-static __always_inline __u64 message_of_batch(__u64 messages, __u32 messages_count, long result)
+/* Return the index of the message that the current sendmmsg(2) has just sent. */
+static __always_inline __u32 next_message(void)
 {
 	__u64 id = bpf_get_current_pid_tgid();
-	struct batch *known = bpf_map_lookup_elem(&network_batches, &id), batch = { .messages = messages };
-	__u64 index = known && known->messages == messages && known->next < messages_count ? known->next : 0;
+	struct progress *progress = bpf_map_lookup_elem(&network_progress, &id), first = { .messages = 1 };
 
-	/* sendmmsg(2) stops at the first message that fails. */
-	batch.next = result < 0 ? 0 : index + 1;
-	bpf_map_update_elem(&network_batches, &id, &batch, BPF_ANY);
-	return messages + index * MMSGHDR_SIZE;
+	if (progress)
+		return progress->messages++;
+	bpf_map_update_elem(&network_progress, &id, &first, BPF_ANY);
+	return 0;
 }
 
 /* Read the receiver of a datagram from the arguments of the current system call. */
-static __always_inline void peer_of_call(struct peer *to, long result)
+static __always_inline void peer_of_call(struct peer *to)
 {
-	struct pt_regs *regs = (void *)bpf_task_pt_regs(bpf_get_current_task_btf());
-	__u64 address = 0, message = SYSCALL_ARG2(regs);
-	__u32 nr = SYSCALL_NR(regs);
+	struct socket_call call = {};
 
-	if (in_32_bit_call())
+	read_call(&call);
+	if (call.kind == CALL_SENDMSG)
+		read_message(&call, 0);
+	else if (call.kind == CALL_SENDMMSG)
+		read_message(&call, next_message());
+	else if (call.kind != CALL_SENDTO)
 		return;
-	if (nr == NR_SENDTO) {
-		address = SYSCALL_ARG5(regs);
-	} else if (nr == NR_SENDMSG || nr == NR_SENDMMSG) {
-		if (nr == NR_SENDMMSG)
-			message = message_of_batch(message, SYSCALL_ARG3(regs), result);
-		bpf_probe_read_user(&address, sizeof(address), (void *)message);
-	}
-	read_user_name(to, address);
+	read_user_name(to, call.name, call.name_length);
 }
+
+/* Count a pending datagram. Its sender is the last receiver, unless the kernel has stored the sender's name. */
+static __noinline int count_pending(struct progress *progress, bool is_named)
+{
+	struct endpoint end = { .local_port = progress->local_port, .protocol = IPPROTO_UDP };
+	bool inbound = progress->direction == INBOUND;
+	struct peer from = {};
+
+	if (is_named)
+		read_user_name(&from, progress->name, progress->name_length);
+	if (!from.port)
+		from = progress->last;
+	if (is_peer_selected(&from, inbound ? end.local_port : from.port, inbound))
+		count_peer(progress->direction, &end, &from, true, progress->bytes);
+	return 0;
+}
+
+/* Handle a receive on an unconnected socket. If the current call reports the sender, leave the datagram until the
+ * kernel has stored the sender's name. Return whether it was left. */
+static __always_inline bool defer_datagram(struct sock *sk, const struct endpoint *end, bool consumed, long result,
+					   const bool typed)
+{
+	__u64 id = bpf_get_current_pid_tgid();
+	struct progress now = {}, *before;
+	struct socket_call call = {};
+	struct socket_facts *facts;
+
+	read_call(&call);
+	if (call.kind == CALL_RECVMSG) {
+		read_message(&call, 0);
+	} else if (call.kind == CALL_RECVMMSG) {
+		before = bpf_map_lookup_elem(&network_progress, &id);
+		if (before) {
+			now.messages = before->messages;
+			if (before->is_pending)
+				count_pending(before, true);
+		}
+		read_message(&call, now.messages++);
+	} else if (call.kind != CALL_RECVFROM) {
+		return false;
+	}
+	if (consumed && result >= 0 && call.name) {
+		facts = use_socket(sk, end, true, typed);
+		/* For an inbound socket, the sender matters only if the setting `ips` selects by address. */
+		if (facts && (facts->direction != INBOUND || !cfg_any_address)) {
+			now.last = facts->last;
+			now.direction = facts->direction;
+			now.bytes = result;
+			now.name = call.name;
+			now.name_length = call.name_length;
+			now.local_port = end->local_port;
+			now.is_pending = true;
+		}
+	}
+	if (!now.is_pending && !now.messages)
+		return false;
+	return !bpf_map_update_elem(&network_progress, &id, &now, BPF_ANY) && now.is_pending;
+}
+
+/* Count what the call that returns has left, and forget its progress. If a call fails after it received a datagram, the
+ * datagram is gone, but its sender's name may not have been stored. */
+static __always_inline int on_messages_exit(enum syscall_kind kind, long result)
+{
+	__u64 id = bpf_get_current_pid_tgid();
+	struct progress *progress = bpf_map_lookup_elem(&network_progress, &id);
+	bool is_named;
+
+	if (!progress)
+		return 0;
+	is_named = kind == CALL_RECVMMSG ? progress->messages <= result : result >= 0;
+	if (progress->is_pending)
+		count_pending(progress, is_named);
+	bpf_map_delete_elem(&network_progress, &id);
+	return 0;
+}
+
+/* Whether one of the programs at sys_exit counts datagrams. */
+#define COUNTS_AT_EXIT (raw_counts_datagram || classic_counts_datagram)
 #else
-#define peer_of_call(to, result)
+#define peer_of_call(to)
+#define defer_datagram(sk, end, consumed, result, typed) false
+#define COUNTS_AT_EXIT false
 #endif
 
 /* Remember the sender of a datagram, read from the headers of its packet. */
@@ -162,106 +242,6 @@ static __always_inline void peer_of_received(struct peer *to)
 	from->port = 0; /* The sender is valid for one datagram only. */
 }
 
-#ifndef BCC
-/* If the current call reports the sender of a datagram when it returns, leave the datagram to that point, where it is
- * counted. Return whether it was left. */
-static __always_inline bool defer_datagram(struct sock *sk, const struct endpoint *end, const bool typed)
-{
-	struct pt_regs *regs = (void *)bpf_task_pt_regs(bpf_get_current_task_btf());
-	struct pending pending = { .socket = (__u64)sk, .local_port = end->local_port, .protocol = end->protocol };
-	__u64 id = bpf_get_current_pid_tgid(), name = 1;
-	__u32 nr = SYSCALL_NR(regs);
-	struct socket_facts *facts;
-
-	if (in_32_bit_call())
-		return false;
-	if (nr == NR_RECVFROM)
-		name = SYSCALL_ARG5(regs);
-	else if (nr == NR_RECVMSG)
-		bpf_probe_read_user(&name, sizeof(name), (void *)SYSCALL_ARG2(regs));
-	else if (nr != NR_RECVMMSG)
-		return false;
-	facts = use_socket(sk, end, true, typed);
-	/* For an inbound socket, the sender matters only if the setting `ips` selects by address. */
-	if (!name || !facts || (facts->direction == INBOUND && cfg_any_address))
-		return false;
-	return !bpf_map_update_elem(&network_pending, &id, &pending, BPF_ANY);
-}
-
-static __always_inline void count_pending(struct pending *pending, __u64 name, __u64 bytes)
-{
-	struct endpoint end = { .local_port = pending->local_port, .protocol = pending->protocol };
-	struct sock *sk = (void *)pending->socket;
-	struct peer from = {};
-
-	read_user_name(&from, name);
-	count_destination(sk, &end, &from, true, bytes, false);
-}
-
-static __always_inline struct pending take_pending(void)
-{
-	__u64 id = bpf_get_current_pid_tgid();
-	struct pending *stored = bpf_map_lookup_elem(&network_pending, &id), pending = {};
-
-	if (stored) {
-		pending = *stored;
-		bpf_map_delete_elem(&network_pending, &id);
-	}
-	return pending;
-}
-
-static __always_inline int on_recvfrom_exit(long result)
-{
-	struct pt_regs *regs = (void *)bpf_task_pt_regs(bpf_get_current_task_btf());
-	struct pending pending = take_pending();
-
-	if (pending.socket && result >= 0)
-		count_pending(&pending, SYSCALL_ARG5(regs), result);
-	return 0;
-}
-
-static __always_inline int on_recvmsg_exit(long result)
-{
-	struct pt_regs *regs = (void *)bpf_task_pt_regs(bpf_get_current_task_btf());
-	struct pending pending = take_pending();
-	__u64 name = 0;
-
-	if (!pending.socket || result < 0)
-		return 0;
-	bpf_probe_read_user(&name, sizeof(name), (void *)SYSCALL_ARG2(regs));
-	count_pending(&pending, name, result);
-	return 0;
-}
-
-struct messages {
-	struct pending pending;
-	__u64 first;
-};
-
-static long on_message(__u32 index, struct messages *messages)
-{
-	__u64 message = messages->first + (__u64)index * MMSGHDR_SIZE, name = 0;
-	__u32 bytes = 0;
-
-	bpf_probe_read_user(&name, sizeof(name), (void *)message);
-	bpf_probe_read_user(&bytes, sizeof(bytes), (void *)message + MMSGHDR_LENGTH);
-	count_pending(&messages->pending, name, bytes);
-	return 0;
-}
-
-static __always_inline int on_recvmmsg_exit(long result)
-{
-	struct pt_regs *regs = (void *)bpf_task_pt_regs(bpf_get_current_task_btf());
-	struct messages messages = { take_pending(), SYSCALL_ARG2(regs) };
-
-	if (messages.pending.socket && result > 0)
-		bpf_loop(result, on_message, &messages, 0);
-	return 0;
-}
-#else
-#define defer_datagram(sk, end, typed) false
-#endif
-
 /* Called for each received datagram: void skb_consume_udp(struct sock *sk, struct sk_buff *skb, int len). */
 SEC("fentry/skb_consume_udp")
 int BPF_PROG(skb_consume_udp_fentry, struct sock *sk, struct sk_buff *skb)
@@ -273,25 +253,6 @@ SEC("kprobe/skb_consume_udp")
 int BPF_KPROBE(skb_consume_udp_kprobe, struct sock *sk, struct sk_buff *skb)
 {
 	return on_consume_udp(sk, skb, false);
-}
-
-/* These three system calls are one event. */
-SEC("tp/syscalls/sys_exit_recvfrom")
-int sys_exit_recvfrom_tp(struct trace_event_raw_sys_exit *ctx)
-{
-	return on_recvfrom_exit(ctx->ret);
-}
-
-SEC("tp/syscalls/sys_exit_recvmsg")
-int sys_exit_recvmsg_tp(struct trace_event_raw_sys_exit *ctx)
-{
-	return on_recvmsg_exit(ctx->ret);
-}
-
-SEC("tp/syscalls/sys_exit_recvmmsg")
-int sys_exit_recvmmsg_tp(struct trace_event_raw_sys_exit *ctx)
-{
-	return on_recvmmsg_exit(ctx->ret);
 }
 
 #endif

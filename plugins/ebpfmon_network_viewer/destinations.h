@@ -122,32 +122,17 @@ static __always_inline struct inbound_counters *find_inbound(const struct proces
 	return inbound_find(&key);
 }
 
-/* Count bytes for a destination. If the socket is not connected, the peer is `datagram`, or if its port is 0, the one
- * that the socket last sent to: the kernel sends the parts of a corked datagram to the peer of the first part, and a
- * sender that is not known most probably answers. */
-static __always_inline void count_destination(struct sock *sk, struct endpoint *end, const struct peer *datagram,
-					      bool received, __u64 bytes, const bool typed)
+/* Count a call for a destination, which the selectors include. */
+static __always_inline void count_peer(enum direction direction, const struct endpoint *end, const struct peer *peer,
+				       bool received, __u64 bytes)
 {
-	struct socket_facts *facts = use_socket(sk, end, received, typed);
-	const struct peer *peer = &end->peer;
 	struct outbound_counters *outbound;
 	struct inbound_counters *inbound;
 	struct process_key process = {};
 
-	if (!facts)
-		return;
-	if (!peer->port && datagram->port) {
-		peer = datagram;
-		if (!received)
-			facts->last = *datagram;
-	} else if (!peer->port) {
-		peer = &facts->last;
-	}
-	if (!is_selected(facts, end, peer))
-		return;
 	if (cfg_rows)
 		current_process(&process);
-	if (facts->direction == INBOUND) {
+	if (direction == INBOUND) {
 		inbound = find_inbound(&process, end->local_port, end->protocol);
 		if (inbound && received) {
 			count(&inbound->received_calls, 1);
@@ -166,6 +151,28 @@ static __always_inline void count_destination(struct sock *sk, struct endpoint *
 			count(&outbound->sent_bytes, bytes);
 		}
 	}
+}
+
+/* Count a call for a destination. If the socket is not connected, the peer is `datagram`, or if its port is 0, the one
+ * that the socket last sent to: the kernel sends the parts of a corked datagram to the receiver of the first part, and an
+ * unknown sender most probably answers. */
+static __always_inline void count_destination(struct sock *sk, struct endpoint *end, const struct peer *datagram,
+					      bool received, __u64 bytes, const bool typed)
+{
+	struct socket_facts *facts = use_socket(sk, end, received, typed);
+	const struct peer *peer = &end->peer;
+
+	if (!facts)
+		return;
+	if (!peer->port && datagram->port) {
+		peer = datagram;
+		if (!received)
+			facts->last = *datagram;
+	} else if (!peer->port) {
+		peer = &facts->last;
+	}
+	if (is_selected(facts, end, peer))
+		count_peer(facts->direction, end, peer, received, bytes);
 }
 
 #endif

@@ -16,13 +16,21 @@ def _transfer(name: str, function: str, arguments: int, tracepoint: str) -> Even
     )
 
 
+def _at_exit(count: str) -> tuple[Candidate, Candidate]:
+    """Return the candidates at the exit of system calls. `count` names the settings that make them count the event."""
+    return (
+        Candidate(programs=("sys_exit_tp_btf",), setting=f"raw_counts_{count}"),
+        Candidate(programs=("sys_exit_tp",), setting=f"classic_counts_{count}"),
+    )
+
+
 EVENTS = (
     Event(
         "datagram",
         (
             Candidate(programs=("skb_consume_udp_fentry",)),
             Candidate(programs=("skb_consume_udp_kprobe",)),
-            Candidate(programs=("sys_exit_recvfrom_tp", "sys_exit_recvmsg_tp", "sys_exit_recvmmsg_tp")),
+            *_at_exit("datagram"),
         ),
     ),
     _transfer("send_ipv4", "inet_sendmsg", 3, "sock_send_length"),
@@ -42,7 +50,7 @@ EVENTS = (
         (
             Candidate(programs=("tcp_splice_read_fexit",), arguments=5),
             Candidate(programs=("tcp_splice_read_kprobe", "tcp_splice_read_kretprobe")),
-            Candidate(programs=("sys_exit_splice_tp",)),
+            *_at_exit("splice"),
         ),
     ),
     Event(
@@ -60,7 +68,7 @@ EVENTS = (
             Candidate(programs=("inet_csk_accept_fexit",), arguments=2),
             Candidate(programs=("inet_csk_accept_old_fexit",), arguments=4),
             Candidate(programs=("inet_csk_accept_kretprobe",)),
-            Candidate(programs=("sys_exit_accept4_tp", "sys_exit_accept_tp")),
+            *_at_exit("accept"),
         ),
     ),
     Event(

@@ -148,22 +148,4 @@ struct trace_event_raw_tcp_retransmit_synack {
 #define FILE_IS_SOCKET 0xc000
 #define BIND_LOCKS (4 | 8)	/* SOCK_BINDADDR_LOCK | SOCK_BINDPORT_LOCK: bind(2) chose an address or a port */
 
-#if defined(__TARGET_ARCH_x86)
-#define NR_SENDTO 44
-#define NR_SENDMSG 46
-#define NR_SENDMMSG 307
-#define NR_RECVFROM 45
-#define NR_RECVMSG 47
-#define NR_RECVMMSG 299
-#else
-#define NR_SENDTO 206
-#define NR_SENDMSG 211
-#define NR_SENDMMSG 269
-#define NR_RECVFROM 207
-#define NR_RECVMSG 212
-#define NR_RECVMMSG 243
-#endif
-#define MMSGHDR_SIZE 64	/* of struct mmsghdr in the ABI, which begins with the pointer msg_name */
-#define MMSGHDR_LENGTH 56	/* the offset of its msg_len */
-
 #endif

@@ -9,7 +9,7 @@
 /* Sockets whose owner and direction are remembered; those of older sockets are determined again at their next use.
  * 10 MB. */
 #define SOCKETS 65536
-/* Local ports with a listener. 1.7 MB. */
+/* Local ports with a listener. 1.4 MB. */
 #define LISTENERS 16384
 /* UDP sockets of servers that are older than ebpfmon. 1.3 MB. */
 #define SERVERS 16384

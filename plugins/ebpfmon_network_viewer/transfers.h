@@ -36,7 +36,7 @@ static __always_inline int on_send(struct sock *sk, const enum peer_source sourc
 		if (source == FROM_MESSAGE)
 			peer_of_message(&datagram, message, typed);
 		else if (source == FROM_SYSCALL)
-			peer_of_call(&datagram, result);
+			peer_of_call(&datagram);
 	}
 	if (result >= 0)
 		count_destination(sk, &end, &datagram, false, result, typed);
@@ -54,9 +54,9 @@ static __always_inline int on_receive(struct sock *sk, const enum peer_source so
 		return 0;
 	count_call(&end, true, consumed, result);
 	if (!end.peer.port && end.protocol == IPPROTO_UDP) {
-		peer_of_received(&datagram);
-		if (source == FROM_SYSCALL && !datagram.port && consumed && result >= 0 &&
-		    defer_datagram(sk, &end, typed))
+		if (!COUNTS_AT_EXIT)
+			peer_of_received(&datagram);
+		else if (source == FROM_SYSCALL && defer_datagram(sk, &end, consumed, result, typed))
 			return 0;
 	}
 	if (consumed && result >= 0)
@@ -87,29 +87,13 @@ static __always_inline bool is_counted(struct sock *sk, bool ipv4, bool ipv6, co
 	return (family == AF_INET && ipv4) || (family == AF_INET6 && ipv6);
 }
 
-#ifndef BCC /* With BCC, programs cannot read a datagram's receiver from the system call. */
-/* Return the socket behind a descriptor of the current process, or 0. */
-static __always_inline struct sock *socket_of(int fd)
+#ifndef BCC
+/* Reading a datagram by splice(2) is a receive, and counted as such. */
+static __always_inline int on_splice_exit(__u32 fd, long result)
 {
-	struct task_struct *task = this_task();
-	struct file **open = BPF_CORE_READ(task, files, fdt, fd), *file = 0;
-	struct socket *socket;
+	struct sock *sk = socket_of(fd);
 
-	bpf_probe_read_kernel(&file, sizeof(file), (void *)open + sizeof(file) * (__u32)fd);
-	if ((BPF_CORE_READ(file, f_inode, i_mode) & FILE_TYPE) != FILE_IS_SOCKET)
-		return 0;
-	socket = BPF_CORE_READ(file, private_data);
-	return BPF_CORE_READ(socket, sk);
-}
-
-static __always_inline int on_splice_exit(long result)
-{
-	struct pt_regs *regs = (void *)bpf_task_pt_regs(bpf_get_current_task_btf());
-	struct sock *sk = socket_of(SYSCALL_ARG1(regs));
-
-	if (!sk || READ_FIELD(sk, sk_type, false) != SOCK_STREAM) /* Reading a datagram is a receive, counted as such. */
-		return 0;
-	return on_receive(sk, FROM_SOCKET, 0, result, false);
+	return sk && READ_FIELD(sk, sk_type, false) == SOCK_STREAM ? on_receive(sk, FROM_SOCKET, 0, result, false) : 0;
 }
 #endif
 
@@ -256,12 +240,6 @@ SEC("kretprobe/tcp_splice_read")
 int BPF_KRETPROBE(tcp_splice_read_kretprobe, long result)
 {
 	return on_receive_return(SPLICE_READ, FROM_SOCKET, result);
-}
-
-SEC("tp/syscalls/sys_exit_splice")
-int sys_exit_splice_tp(struct trace_event_raw_sys_exit *ctx)
-{
-	return on_splice_exit(ctx->ret);
 }
 
 #endif

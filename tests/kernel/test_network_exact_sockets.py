@@ -41,13 +41,48 @@ CASES = {
     "reuse": Truth(
         {("called", UDP): (20, 2000, 0, 0), ("fixed", UDP): (20, 2000, 0, 0)}, {("fixed", UDP): (0, 0, 20, 2000)}
     ),
+    # 10 calls with one message and 10 with three, then 5 that fail at the second message.
+    "sendmmsg": Truth(
+        {("one", UDP): (25, 2500, 0, 0), ("two", UDP): (10, 2000, 0, 0), ("three", UDP): (10, 3000, 0, 0)},
+        {},
+        {"udp_send_calls": 50, "udp_send_errors": 5},
+    ),
+    "recvmmsg": Truth(
+        {("one", UDP): (1, 11, 14, 1400), ("two", UDP): (1, 11, 14, 2800), ("three", UDP): (1, 11, 14, 4200)},
+        {("one", UDP): (14, 1400, 1, 11), ("two", UDP): (14, 2800, 1, 11), ("three", UDP): (14, 4200, 1, 11)},
+    ),
+    # The client has sent to server three last.
+    "efault": Truth(
+        {("one", UDP): (1, 11, 0, 0), ("two", UDP): (1, 11, 0, 0), ("three", UDP): (1, 11, 21, 7 * 311)},
+        {("one", UDP): (0, 0, 1, 11), ("two", UDP): (0, 0, 1, 11), ("three", UDP): (21, 7 * 311, 1, 11)},
+    ),
     "efault_inbound": Truth({("server", UDP): (7, 707, 0, 0)}, {("server", UDP): (0, 0, 7, 707)}),
+    # Each completion interrupts the recvfrom(2), which the kernel then restarts.
+    "uring": Truth(
+        {("one", UDP): (5, 55, 5, 500), ("two", UDP): (5, 65, 5, 700)},
+        {("one", UDP): (5, 500, 5, 55), ("two", UDP): (5, 700, 5, 65)},
+        {"udp_recv_calls": 30, "udp_recv_errors": 10},
+    ),
     "client_socket": Truth(
         {("server", UDP): (9, 101 + 7 * 103 + 109, 8, 7 * 107 + 113)},
         {("server", UDP): (8, 7 * 107 + 113, 9, 101 + 7 * 103 + 109)},
     ),
     "cork": Truth({("one", UDP): (2, 204, 0, 0), ("two", UDP): (1, 11, 0, 0)}, {("one", UDP): (0, 0, 1, 204)}),
     "reconnect": Truth({("one", UDP): (2, 204, 0, 0), ("two", UDP): (2, 204, 0, 0)}, {}),
+    "accept32": Truth({}, {}, {"tcp_connects_v4": 30, "tcp_accepted": 30}),
+    "datagrams32": Truth(
+        {
+            ("one", UDP): (26, 11 + 10 * 101 + 15 * 100, 20, 10 * 107 + 10 * 50),
+            ("two", UDP): (21, 11 + 10 * 200 + 10 * 200, 20, 10 * 109 + 10 * 100),
+            ("three", UDP): (11, 11 + 10 * 300, 10, 10 * 150),
+        },
+        {
+            ("one", UDP): (20, 10 * 107 + 10 * 50, 1, 11),
+            ("two", UDP): (20, 10 * 109 + 10 * 100, 1, 11),
+            ("three", UDP): (10, 10 * 150, 1, 11),
+        },
+    ),
+    "splice32": Truth({("server", TCP): (7, 707, 0, 0)}, {("server", TCP): (0, 0, 7, 707)}),
 }
 OLDER = {
     "older_client": Truth({("server", UDP): (0, 0, 7, 721)}, {("server", UDP): (7, 721, 0, 0)}),
@@ -100,7 +135,7 @@ def counted(sockets: Path, request: pytest.FixtureRequest) -> Iterator[Counted |
     with ExitStack() as stack:
         older = {case: stack.enter_context(start(sockets, case)) for case in OLDER}
         first = {case: read_ready(process) for case, process in older.items()}
-        monitor = stack.enter_context(Monitor({"ebpfmon": {"attach": request.param}, **VIEWER}))
+        monitor = stack.enter_context(Monitor({"ebpfmon": {"attach": request.param, "load_mode": "return"}, **VIEWER}))
         printed = {case: finish(start(sockets, case)) for case in CASES}
         printed |= {case: first[case] | finish(process) for case, process in older.items()}
         closed = sum(truth.counters.get("tcp_close_calls", 0) for truth in CASES.values())
