@@ -108,6 +108,9 @@ class Table:
             raise ObjectError(
                 f"cannot read '{obj.path.name}': the rows of '{name}' do not end with the __u64 counters of its totals"
             )
+        # What was taken out of each buffer but has not been returned yet: rows, and what was in the per-CPU caches.
+        self._taken: list[list[Rows]] = [[], []]
+        self._uncached: list[list[Rows]] = [[], []]
         # The totals of each buffer when it was drained last. In the kernel they only grow.
         self._before = [dict.fromkeys((*self.counters, _OVERFLOW), 0) for _ in (0, 1)]
         self._since_load = dict.fromkeys(self.counters, 0)
@@ -125,12 +128,21 @@ class Table:
         )
 
     def drain(self, buffer: int) -> TableHarvest:
-        """Read and clear a buffer that no program writes to. Raises KernelError."""
-        overflow, cached = self._read_totals(buffer), self._read_cached(buffer)
-        rows = self._take_rows(buffer)
-        if cached is not None:
+        """Read and clear a buffer that no program writes to. Raises KernelError.
+
+        No count is lost if this fails half-way. What is still in the kernel and what was already taken out of it are
+        returned together when the buffer is drained the next time.
+        """
+        overflow_now = self._read_totals(buffer)
+        self._empty_caches(buffer)
+        self._take_rows(buffer)
+        # Nothing below can fail.
+        rows, uncached = self._joined(self._taken[buffer]), self._uncached[buffer]
+        self._taken[buffer], self._uncached[buffer] = [], []
+        for cached in uncached:
             self._flush_caches(rows, cached)
-            self._clear_cached(buffer)
+        before, self._before[buffer] = self._before[buffer], overflow_now
+        overflow = {name: count - before[name] for name, count in overflow_now.items()}
         overflow_calls = overflow.pop(_OVERFLOW, 0)
         in_rows = zip(self.counters, self._numbers(rows).sum(axis=0).tolist(), strict=True)
         totals = {name: overflow[name] + count for name, count in in_rows}
@@ -150,47 +162,73 @@ class Table:
                 if rows[n][key] == cache[key]:
                     numbers[n] += np.array([cache[name] for name in self.counters], np.uint64)
 
-    def _take_rows(self, buffer: int) -> Rows:
-        count = ctypes.c_uint32(self.capacity)  # With room for all rows, one call reads them all.
-        after = (ctypes.c_uint32 * 2)()
-        result = self._lib.bpf_map_lookup_and_delete_batch(
-            self._buffer_fds[buffer], None, ctypes.byref(after), self._keys.ctypes.data, self._values.ctypes.data,
-            ctypes.byref(count), None,
-        )  # fmt: skip
-        if result not in (0, -errno.ENOENT):
-            raise KernelError(f"cannot drain table '{self.name}': {os.strerror(-result)}")
-        rows = np.hstack((self._keys[: count.value], self._values[: count.value]))
-        return rows.view(self.dtype).reshape(count.value)
+    def _joined(self, parts: list[Rows]) -> Rows:
+        """Return all rows of the parts. Rows with the same key become one, with the sums of their counters."""
+        if len(parts) == 1:
+            return parts[0]
+        rows = np.concatenate(parts)
+        width = self._keys.shape[1]
+        keys = np.ascontiguousarray(rows.view(np.uint8).reshape(len(rows), -1)[:, :width]).view(f"V{width}").ravel()
+        _, first, groups = np.unique(keys, return_index=True, return_inverse=True)
+        joined = rows[first]
+        self._numbers(joined)[:] = 0
+        np.add.at(self._numbers(joined), groups, self._numbers(rows))
+        return joined
+
+    def _take_rows(self, buffer: int) -> None:
+        """Move all rows of a buffer to `_taken`.
+
+        The kernel deletes a row when it copies it, and may fail after that. It then says how many rows it has copied
+        (`__htab_map_lookup_and_delete_batch` in kernel/bpf/hashtab.c). Only after EFAULT, when it found no memory for
+        the copy, it does not.
+        """
+        result = 0
+        while result != -errno.ENOENT:  # With room for all rows, one call takes them all.
+            count = ctypes.c_uint32(room := len(self._keys))
+            after = (ctypes.c_uint32 * 2)()
+            result = self._lib.bpf_map_lookup_and_delete_batch(
+                self._buffer_fds[buffer], None, ctypes.byref(after), self._keys.ctypes.data, self._values.ctypes.data,
+                ctypes.byref(count), None,
+            )  # fmt: skip
+            has_failed = result not in (0, -errno.ENOENT)
+            # If the kernel has refused the call before it looked at the map, `count` is unchanged.
+            copied = 0 if has_failed and count.value == room else count.value
+            if copied or not has_failed:
+                rows = np.hstack((self._keys[:copied], self._values[:copied]))
+                self._taken[buffer].append(rows.view(self.dtype).reshape(copied))
+            if has_failed:
+                raise KernelError(f"cannot drain table '{self.name}': {os.strerror(-result)}")
 
     def _read_totals(self, buffer: int) -> dict[str, int]:
+        """Return what found no row since the load, by counter. It stays in the kernel."""
         index = ctypes.c_uint32(buffer)
         check(
             self._lib.bpf_map_lookup_elem(self._totals_fd, ctypes.byref(index), self._per_cpu.ctypes.data),
             f"read the totals of '{self.name}'",
         )
-        now, before = sums(self._per_cpu), self._before[buffer]
-        self._before[buffer] = now
-        return {name: count - before[name] for name, count in now.items()}
+        return sums(self._per_cpu)
 
-    def _read_cached(self, buffer: int) -> Rows | None:
-        """Return the per-CPU caches that are in use, (caches,); None if there are none."""
+    def _empty_caches(self, buffer: int) -> None:
+        """Move what is in the per-CPU caches to `_uncached`.
+
+        This comes before the rows are taken: a program adds what is in a cache to a row that it expects to be there.
+        """
         if self._cache_fd is None:
-            return None
+            return
         index = ctypes.c_uint32(buffer)
         check(
             self._lib.bpf_map_lookup_elem(self._cache_fd, ctypes.byref(index), self._cached.ctypes.data),
             f"read the per-CPU caches of '{self.name}'",
         )
         cached = self._cached[self._cached["start_ns"] != 0]
-        return cached if len(cached) else None
-
-    def _clear_cached(self, buffer: int) -> None:
-        index = ctypes.c_uint32(buffer)
-        self._cached[:] = 0
+        if not len(cached):
+            return
+        self._cached.view(np.uint8)[:] = 0  # assigning 0 to the fields would make the names "0"
         check(
             self._lib.bpf_map_update_elem(self._cache_fd, ctypes.byref(index), self._cached.ctypes.data, 0),
             f"clear the per-CPU caches of '{self.name}'",
         )
+        self._uncached[buffer].append(cached)
 
 
 def _lazy_zeros(rows: int, row_bytes: int) -> NDArray[np.uint8]:

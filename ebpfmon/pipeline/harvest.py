@@ -101,8 +101,8 @@ class Harvester:
         if self._sources:  # A single grace period after the last swap covers all sources.
             self._sources[-1].tables[0].wait_for_programs(buffers[-1])
         swapped = time.perf_counter_ns()
+        missed_runs = self._newly_missed()  # This may fail, so it comes before rows are taken out of the kernel.
         tables, complete = self._drain(buffers)
-        missed_runs = self._newly_missed()
         return Harvest(
             time_s=time_s,
             elapsed_s=max(elapsed_s, 1e-9),

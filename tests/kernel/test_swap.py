@@ -67,6 +67,18 @@ def test_a_hundred_swaps_under_a_storm_lose_nothing(workload: Path, tmp_path: Pa
     assert sum(h.missed_runs for h in harvests) == 0
 
 
+def test_a_table_is_drained_whole_if_the_kernel_returns_only_a_part_in_each_call() -> None:
+    probe = registry.discover().probes["process"]
+    with attach.load(probe, Libbpf(), features.detect(), LoadOptions()) as loaded:
+        (table,) = loaded.tables
+        table._keys, table._values = table._keys[:16], table._values[:16]
+        harvester = Harvester([loaded], SystemClock())
+        harvester.harvest()
+        subprocess.run(["/bin/sh", "-c", "for n in $(seq 97); do /bin/true; done"], check=True)
+        rows = harvester.harvest().tables["process"].rows
+    assert len({*rows["tgid"][rows["comm"] == b"true"].tolist()}) == 97
+
+
 @pytest.mark.timeout(180)
 def test_thirty_ticks_under_a_storm_lose_nothing(workload: Path, tmp_path: Path) -> None:
     with Monitor() as monitor, storm(workload, tmp_path, 30) as processes:
