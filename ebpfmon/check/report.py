@@ -155,7 +155,7 @@ def _render_events(events: Iterable[Event]) -> Iterator[str]:
             targets.setdefault((refusal.attach_method, refusal.reason), []).append(refusal.target)
         for (method, reason), names in targets.items():
             note = notes.setdefault(reason, len(notes) + 1)
-            yield from _aligned("", f"rejected: {method} at {', '.join(names)} ({note})")
+            yield from _aligned("", f"rejected: {method} at {', '.join(dict.fromkeys(names))} ({note})")
     for reason, note in notes.items():
         yield from _wrapped(f"  ({note}) {reason}", 6)
 

@@ -100,7 +100,8 @@ class Plan:
 
         If not, the candidates of the program at fault are excluded, and the caller tries again with a new object.
         Without `rows`, per-process tables get the smallest size. Raises AttachError if no event is left, or if an event
-        cannot be attached by the forced attach method; LoadError or AttachError if no candidate is at fault.
+        that is not optional cannot be attached by the forced attach method; LoadError or AttachError if no candidate
+        is at fault.
         """
         chosen = {event: left[0] if left else None for event, left in self._remaining.items()}
         self._require_candidates(chosen)
@@ -139,8 +140,9 @@ class Plan:
 
     def _require_candidates(self, chosen: Mapping[str, BoundCandidate | None]) -> None:
         missing = [event for event, candidate in chosen.items() if candidate is None]
+        missing.sort(key=lambda event: event in self._spec.optional)
         forced = self._forced
-        if missing and (forced or len(missing) == len(chosen)):
+        if missing and ((forced and missing[0] not in self._spec.optional) or len(missing) == len(chosen)):
             refused = self.choices[missing[0]].refused
             target, reason = ("", "the probe has no program for it")
             if refused:

@@ -42,7 +42,7 @@ class Event:
 
     ebpfmon uses the first candidate that the running kernel allows and that cannot miss calls there, or else the first
     that the kernel allows. An `optional` event is left out on kernels that have none of its functions or tracepoints,
-    because other events count the same calls there.
+    and may be missing if the user has chosen an attach method that cannot see it.
     """
 
     name: str

@@ -76,6 +76,14 @@ def test_an_optional_event_is_kept_if_the_kernel_has_one_of_its_tracepoints_or_m
     assert all(plan.choices[event].chosen for event in "abc")
 
 
+def test_an_optional_event_may_be_missing_if_the_attach_method_is_forced() -> None:
+    plan = plan_of(spec=replace(SPEC, optional=frozenset({"exit"})), attach_method="kprobe")
+    assert try_load(plan)
+    assert chosen(plan) == {"open": "kprobe f2", "exit": None}
+    with pytest.raises(AttachError, match="cannot attach 'exit'"):
+        try_load(plan_of(attach_method="kprobe"))
+
+
 def test_tracepoints_of_system_calls_are_tried_because_the_symbols_do_not_have_them() -> None:
     events = Event("a", (Candidate(programs=("x_tp",)),)), Event("b", (Candidate(programs=("y_tp",)),))
     plan = plan_of(symbols=FakeSymbols({}, ()), spec=spec_of(*events, x_tp="tp/syscalls/sys_exit_x", y_tp="tp/x/y"))
