@@ -1,10 +1,13 @@
 """The charts of the process probe.
 
-Ids, titles, families, dimensions and priorities are those of the first generation of Netdata's eBPF collector, so that
-dashboards made for it keep working. The fields are the counters of `struct process_counters` in `process.h`.
+Except for the charts of copies and of io_uring, ids, titles, families, dimensions and priorities are those of the first
+generation of Netdata's eBPF collector, so that dashboards made for it keep working. The fields are the counters of
+`struct process_counters` in `process.h`.
 """
 
 from ebpfmon import Chart, Column, Dimension
+
+_COPIES = ("copy_file_range", "sendfile", "splice")
 
 SYSTEM_CHARTS = (
     Chart(
@@ -78,15 +81,47 @@ SYSTEM_CHARTS = (
             Dimension("sys_clone", "thread", ("threads_failed",)),
         ),
     ),
+    Chart(
+        id="ebpf.copy_calls", title="Calls that copy between descriptors", units="calls/s", family="VFS",
+        priority=21010,
+        dimensions=tuple(Dimension(call, call, (f"{call}_calls",)) for call in _COPIES),
+    ),
+    Chart(
+        id="ebpf.copy_bytes", title="Bytes copied between descriptors", units="bytes/s", family="VFS", priority=21011,
+        dimensions=tuple(Dimension(call, call, (f"{call}_bytes",)) for call in _COPIES),
+    ),
+    Chart(
+        id="ebpf.copy_error", title="Fails to copy between descriptors", units="calls/s", family="VFS", priority=21012,
+        return_only=True, dimensions=(Dimension("copy", "copy", ("copy_errors",)),),
+    ),
+    Chart(
+        id="ebpf.io_uring", title="Reads and writes by io_uring", units="calls/s", family="VFS", priority=21013,
+        dimensions=(
+            Dimension("read", "read", ("uring_read_calls",)),
+            Dimension("write", "write", ("uring_write_calls",)),
+        ),
+    ),
+    Chart(
+        id="ebpf.io_uring_bytes", title="Bytes read and written by io_uring", units="bytes/s", family="VFS",
+        priority=21014,
+        dimensions=(
+            Dimension("read", "read", ("uring_read_bytes",)),
+            Dimension("write", "write", ("uring_write_bytes",), negative=True),
+        ),
+    ),
+    Chart(
+        id="ebpf.io_uring_error", title="Fails to read or write by io_uring", units="calls/s", family="VFS",
+        priority=21015, return_only=True, dimensions=(Dimension("io", "io", ("uring_errors",)),),
+    ),
 )  # fmt: skip
 
 
 def _grouped(
-    priority: int, id_: str, title: str, family: str, field: str, units: str = "calls/s", *, return_only: bool = False
+    priority: int, id_: str, title: str, family: str, *fields: str, units: str = "calls/s", return_only: bool = False
 ) -> Chart:
     return Chart(
         id=id_, title=title, units=units, family=f"ebpf {family}", priority=priority, grouped=True,
-        dimensions=(Dimension.value(field),), return_only=return_only,
+        dimensions=(Dimension.value(*fields),), return_only=return_only,
     )  # fmt: skip
 
 
@@ -100,11 +135,17 @@ GROUPED_CHARTS = (
     _grouped(20067, "vfs_write_error", "Fails to write", "vfs", "write_errors", return_only=True),
     _grouped(20068, "vfs_read_call", "Read from disk", "vfs", "read_calls"),
     _grouped(20069, "vfs_read_error", "Fails to read", "vfs", "read_errors", return_only=True),
-    _grouped(20070, "vfs_write_bytes", "Bytes written on disk", "vfs", "write_bytes", "bytes/s"),
-    _grouped(20071, "vfs_read_bytes", "Bytes read from disk", "vfs", "read_bytes", "bytes/s"),
+    _grouped(20070, "vfs_write_bytes", "Bytes written on disk", "vfs", "write_bytes", units="bytes/s"),
+    _grouped(20071, "vfs_read_bytes", "Bytes read from disk", "vfs", "read_bytes", units="bytes/s"),
     _grouped(20072, "process_create", "Process started", "process", "processes_created"),
     _grouped(20073, "thread_create", "Threads started", "process", "threads_created"),
     _grouped(20074, "task_close", "Tasks closed", "process", "tasks_released"),
+    _grouped(20090, "copy_calls", "Copies", "vfs", *(f"{call}_calls" for call in _COPIES)),
+    _grouped(20091, "copy_bytes", "Bytes copied", "vfs", *(f"{call}_bytes" for call in _COPIES), units="bytes/s"),
+    _grouped(20092, "io_uring_read_calls", "Reads by io_uring", "vfs", "uring_read_calls"),
+    _grouped(20093, "io_uring_write_calls", "Writes by io_uring", "vfs", "uring_write_calls"),
+    _grouped(20094, "io_uring_read_bytes", "Bytes read by io_uring", "vfs", "uring_read_bytes", units="bytes/s"),
+    _grouped(20095, "io_uring_write_bytes", "Bytes written by io_uring", "vfs", "uring_write_bytes", units="bytes/s"),
 )
 CHARTS = SYSTEM_CHARTS + GROUPED_CHARTS
 
@@ -124,8 +165,8 @@ COLUMNS = (
     Column(
         id="err", header="ERR", units="errors/s", letter="E", width=5, rank=8, return_only=True,
         fields=(
-            "open_errors", "close_errors", "read_errors", "write_errors", "unlink_errors", "processes_failed",
-            "threads_failed",
+            "open_errors", "close_errors", "read_errors", "write_errors", "unlink_errors", "copy_errors",
+            "uring_errors", "processes_failed", "threads_failed",
         ),
     ),
 )  # fmt: skip

@@ -6,18 +6,22 @@ from ebpfmon import Candidate, Event, LoadMode
 def _call(name: str, count: str, functions: dict[str, int], *, needs_return: bool = False) -> Event:
     """Return the event of a call, counted at one of its `functions` or at the exit of system calls.
 
-    `functions` maps each function to its number of arguments. `count` names the settings that make the programs at
-    sys_exit count the event. If the result does not matter, a kprobe is preferred to a kretprobe, because it costs less
-    and cannot miss a call.
+    `functions` maps each function to its number of arguments. Functions that are joined by `+` are used together.
+    `count` names the settings that make the programs at sys_exit count the event. If the result does not matter, a
+    kprobe is preferred to a kretprobe, because it costs less and cannot miss a call.
     """
+
+    def at(functions: str, kind: str) -> tuple[str, ...]:
+        return tuple(f"{function}_{kind}" for function in functions.split("+"))
+
     returns = [
-        Candidate(programs=(f"{f}_kretprobe",), mode=None if needs_return else LoadMode.RETURN) for f in functions
+        Candidate(programs=at(f, "kretprobe"), mode=None if needs_return else LoadMode.RETURN) for f in functions
     ]
-    entries = [Candidate(programs=(f"{f}_kprobe",), mode=LoadMode.ENTRY) for f in functions]
+    entries = [Candidate(programs=at(f, "kprobe"), mode=LoadMode.ENTRY) for f in functions]
     return Event(
         name,
         (
-            *(Candidate(programs=(f"{f}_fexit",), arguments=n) for f, n in functions.items()),
+            *(Candidate(programs=at(f, "fexit"), arguments=n) for f, n in functions.items()),
             *(() if needs_return else entries),
             *returns,
             Candidate(programs=("sys_exit_tp_btf",), setting=f"raw_counts_{count}"),
@@ -26,15 +30,34 @@ def _call(name: str, count: str, functions: dict[str, int], *, needs_return: boo
     )
 
 
+def _entry_points(call: str) -> dict[str, int]:
+    """Return the functions of a system call. On x86-64, 32-bit programs have their own, if the kernel runs them."""
+    return {f"__x64_sys_{call}+__ia32_sys_{call}": 1, f"__x64_sys_{call}": 1, f"__arm64_sys_{call}": 1}
+
+
 EVENTS = (
     _call("file_open", "open", {"do_sys_openat2": 3, "do_sys_open": 4}),
     _call("file_close", "close", {"file_close_fd": 1, "close_fd": 1, "__close_fd": 2}),
-    _call("file_close_range", "close_range", {"__x64_sys_close_range": 1, "__arm64_sys_close_range": 1}),
+    _call("file_close_range", "close_range", _entry_points("close_range")),
     _call("vfs_read", "read", {"vfs_read": 4}, needs_return=True),
     _call("vfs_readv", "readv", {"vfs_readv": 5}, needs_return=True),
     _call("vfs_write", "write", {"vfs_write": 4}, needs_return=True),
     _call("vfs_writev", "writev", {"vfs_writev": 5}, needs_return=True),
     _call("vfs_unlink", "unlink", {"do_unlinkat": 2, "filename_unlinkat": 2}),
+    _call("copy_file_range", "copy_file_range", _entry_points("copy_file_range"), needs_return=True),
+    _call("sendfile", "sendfile", {"do_sendfile": 5}, needs_return=True),
+    _call("splice", "splice", _entry_points("splice"), needs_return=True),
+    Event(
+        "io_uring",
+        (
+            # With other numbers of arguments, the tracepoint does not have the request.
+            Candidate(programs=("io_uring_complete_tp_btf",), arguments=3),
+            Candidate(programs=("io_uring_complete_tp_btf",), arguments=7),
+            Candidate(programs=("io_uring_complete_tp",), arguments=3),
+            Candidate(programs=("io_uring_complete_tp",), arguments=7),
+        ),
+        optional=True,
+    ),
     Event(
         "task_create",
         (

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-only
-/* Counts what processes do with files (open, close, read, write, delete) and how tasks are created, exit and are
+/* Counts what processes do with files (open, close, read, write, copy, delete) and how tasks are created, exit and are
  * released. events.py lists the programs of each event in the order in which they are tried. */
 #include "process.h"
 
@@ -14,6 +14,9 @@ enum syscall_kind {
 	CALL_WRITEV,
 	CALL_UNLINK,
 	CALL_UNLINKAT,
+	CALL_COPY_FILE_RANGE,
+	CALL_SENDFILE,
+	CALL_SPLICE,
 	CALL_FORK,
 	CALL_CLONE,
 	CALL_CLONE3,
@@ -39,11 +42,56 @@ enum syscall_kind {
 	CALL(CALL_WRITEV,	pwritev2,	328,	379,	287,		393)	\
 	CALL(CALL_UNLINK,	unlink,		87,	10,	NO_CALL(2),	10)	\
 	CALL(CALL_UNLINKAT,	unlinkat,	263,	301,	35,		328)	\
-	CALL(CALL_FORK,		fork,		57,	2,	NO_CALL(3),	2)	\
-	CALL(CALL_FORK,		vfork,		58,	190,	NO_CALL(4),	190)	\
+	CALL(CALL_COPY_FILE_RANGE, copy_file_range, 326,	377,	285,		391)	\
+	CALL(CALL_SENDFILE,	sendfile,	40,	187,	71,		187)	\
+	CALL(CALL_SENDFILE,	sendfile64,	NO_CALL(3), 239, NO_CALL(4),	239)	\
+	CALL(CALL_SPLICE,	splice,		275,	313,	76,		340)	\
+	CALL(CALL_FORK,		fork,		57,	2,	NO_CALL(5),	2)	\
+	CALL(CALL_FORK,		vfork,		58,	190,	NO_CALL(6),	190)	\
 	CALL(CALL_CLONE,	clone,		56,	120,	220,		120)	\
 	CALL(CALL_CLONE3,	clone3,		435,	435,	435,		435)
 #include "syscalls.bpf.h"
+
+#ifndef BCC
+/* The opcodes of io_uring's requests are part of the ABI. The headers of older kernels do not have all of them. */
+enum uring_opcode {
+	IORING_OP_READV = 1,
+	IORING_OP_WRITEV = 2,
+	IORING_OP_READ_FIXED = 4,
+	IORING_OP_WRITE_FIXED = 5,
+	IORING_OP_OPENAT = 18,
+	IORING_OP_CLOSE = 19,
+	IORING_OP_READ = 22,
+	IORING_OP_WRITE = 23,
+	IORING_OP_OPENAT2 = 28,
+	IORING_OP_SPLICE = 30,
+	IORING_OP_UNLINKAT = 36,
+	IORING_OP_READV_FIXED = 60,
+	IORING_OP_WRITEV_FIXED = 61,
+};
+
+#pragma clang attribute push(__attribute__((preserve_access_index)), apply_to = record)
+
+struct io_cqe {
+	__s32 res;
+};
+
+/* A request of io_uring. What belongs to its opcode is at its beginning. */
+struct io_kiocb {
+	__u8 opcode;
+	struct io_cqe cqe;
+};
+
+struct io_unlink {
+	int flags;
+};
+
+struct trace_event_raw_io_uring_complete {
+	void *req;
+};
+
+#pragma clang attribute pop
+#endif
 
 /* Which events the two programs at sys_exit count: the one at the raw tracepoint, and the one at the classic
  * tracepoint, which is for kernels that can preempt programs at raw tracepoints. */
@@ -55,6 +103,9 @@ const volatile __u8 raw_counts_readv = 0;
 const volatile __u8 raw_counts_write = 0;
 const volatile __u8 raw_counts_writev = 0;
 const volatile __u8 raw_counts_unlink = 0;
+const volatile __u8 raw_counts_copy_file_range = 0;
+const volatile __u8 raw_counts_sendfile = 0;
+const volatile __u8 raw_counts_splice = 0;
 const volatile __u8 raw_counts_failed_clone = 0;
 const volatile __u8 classic_counts_open = 0;
 const volatile __u8 classic_counts_close = 0;
@@ -64,6 +115,9 @@ const volatile __u8 classic_counts_readv = 0;
 const volatile __u8 classic_counts_write = 0;
 const volatile __u8 classic_counts_writev = 0;
 const volatile __u8 classic_counts_unlink = 0;
+const volatile __u8 classic_counts_copy_file_range = 0;
+const volatile __u8 classic_counts_sendfile = 0;
+const volatile __u8 classic_counts_splice = 0;
 const volatile __u8 classic_counts_failed_clone = 0;
 #define COUNTS(event) (classic ? classic_counts_##event : raw_counts_##event)
 
@@ -106,6 +160,12 @@ static __always_inline int on_syscall(struct pt_regs *regs, __u32 nr, long resul
 		/* fall through */
 	case CALL_UNLINK:
 		return COUNTS(unlink) ? on_unlink(result) : 0;
+	case CALL_COPY_FILE_RANGE:
+		return COUNTS(copy_file_range) ? on_copy_file_range(result) : 0;
+	case CALL_SENDFILE:
+		return COUNTS(sendfile) ? on_sendfile(result) : 0;
+	case CALL_SPLICE:
+		return COUNTS(splice) ? on_splice(result) : 0;
 	case CALL_FORK:
 	case CALL_CLONE:
 	case CALL_CLONE3:
@@ -116,6 +176,50 @@ static __always_inline int on_syscall(struct pt_regs *regs, __u32 nr, long resul
 		return 0;
 	}
 }
+
+#ifndef BCC
+/* A field of a request of io_uring, which tracepoints have as a pointer without a type. */
+#define REQUEST_FIELD(request, field)                                                \
+	(cfg_may_cast ? READ_FIELD(UNTRUSTED(request), field, true) : READ_FIELD(request, field, false))
+
+/* Handle the completion of a request. If a request completes several times, only the last completion names it. A request
+ * completes in a thread of the process that submitted it, or in one that waits for the ring's completions. */
+static __always_inline int on_uring_complete(struct io_kiocb *request)
+{
+	struct io_unlink *unlink = (void *)request;
+	long result;
+
+	if (!request)
+		return 0;
+	result = REQUEST_FIELD(request, cqe.res);
+	switch (REQUEST_FIELD(request, opcode)) {
+	case IORING_OP_READ:
+	case IORING_OP_READV:
+	case IORING_OP_READ_FIXED:
+	case IORING_OP_READV_FIXED:
+		return on_uring_read(result);
+	case IORING_OP_WRITE:
+	case IORING_OP_WRITEV:
+	case IORING_OP_WRITE_FIXED:
+	case IORING_OP_WRITEV_FIXED:
+		return on_uring_write(result);
+	case IORING_OP_OPENAT:
+	case IORING_OP_OPENAT2:
+		return on_open(result);
+	case IORING_OP_CLOSE:
+		return on_close(result);
+	case IORING_OP_SPLICE:
+		return on_splice(result);
+	case IORING_OP_UNLINKAT:
+		/* The functions where unlink(2) is counted by the other methods also see this request. */
+		if (!raw_counts_unlink && !classic_counts_unlink)
+			return 0;
+		return REQUEST_FIELD(unlink, flags) & AT_REMOVEDIR ? 0 : on_unlink(result);
+	default:
+		return 0;
+	}
+}
+#endif
 
 static __always_inline int on_wake_up_new_task(struct task_struct *task, const bool typed)
 {
@@ -286,6 +390,24 @@ int BPF_KRETPROBE(__x64_sys_close_range_kretprobe, long result)
 	return on_close(result);
 }
 
+SEC("fexit/__ia32_sys_close_range")
+int BPF_PROG(__ia32_sys_close_range_fexit, void *regs, long result)
+{
+	return on_close(result);
+}
+
+SEC("kprobe/__ia32_sys_close_range")
+int BPF_KPROBE(__ia32_sys_close_range_kprobe)
+{
+	return on_close(0);
+}
+
+SEC("kretprobe/__ia32_sys_close_range")
+int BPF_KRETPROBE(__ia32_sys_close_range_kretprobe, long result)
+{
+	return on_close(result);
+}
+
 SEC("fexit/__arm64_sys_close_range")
 int BPF_PROG(__arm64_sys_close_range_fexit, void *regs, long result)
 {
@@ -389,6 +511,93 @@ int BPF_KRETPROBE(filename_unlinkat_kretprobe, int result)
 	return on_unlink(result);
 }
 
+/* This is not vfs_copy_file_range(), because stacked filesystems call that again for the file below, and nfsd calls it
+ * too. */
+SEC("fexit/__x64_sys_copy_file_range")
+int BPF_PROG(__x64_sys_copy_file_range_fexit, void *regs, long result)
+{
+	return on_copy_file_range(result);
+}
+
+SEC("kretprobe/__x64_sys_copy_file_range")
+int BPF_KRETPROBE(__x64_sys_copy_file_range_kretprobe, long result)
+{
+	return on_copy_file_range(result);
+}
+
+SEC("fexit/__ia32_sys_copy_file_range")
+int BPF_PROG(__ia32_sys_copy_file_range_fexit, void *regs, long result)
+{
+	return on_copy_file_range(result);
+}
+
+SEC("kretprobe/__ia32_sys_copy_file_range")
+int BPF_KRETPROBE(__ia32_sys_copy_file_range_kretprobe, long result)
+{
+	return on_copy_file_range(result);
+}
+
+SEC("fexit/__arm64_sys_copy_file_range")
+int BPF_PROG(__arm64_sys_copy_file_range_fexit, void *regs, long result)
+{
+	return on_copy_file_range(result);
+}
+
+SEC("kretprobe/__arm64_sys_copy_file_range")
+int BPF_KRETPROBE(__arm64_sys_copy_file_range_kretprobe, long result)
+{
+	return on_copy_file_range(result);
+}
+
+/* sendfile(2) and sendfile64(2), of 64-bit and of 32-bit programs, call this function, and nothing else does. */
+SEC("fexit/do_sendfile")
+int BPF_PROG(do_sendfile_fexit, int out, int in, void *pos, __u64 size, __s64 max, long result)
+{
+	return on_sendfile(result);
+}
+
+SEC("kretprobe/do_sendfile")
+int BPF_KRETPROBE(do_sendfile_kretprobe, long result)
+{
+	return on_sendfile(result);
+}
+
+SEC("fexit/__x64_sys_splice")
+int BPF_PROG(__x64_sys_splice_fexit, void *regs, long result)
+{
+	return on_splice(result);
+}
+
+SEC("kretprobe/__x64_sys_splice")
+int BPF_KRETPROBE(__x64_sys_splice_kretprobe, long result)
+{
+	return on_splice(result);
+}
+
+SEC("fexit/__ia32_sys_splice")
+int BPF_PROG(__ia32_sys_splice_fexit, void *regs, long result)
+{
+	return on_splice(result);
+}
+
+SEC("kretprobe/__ia32_sys_splice")
+int BPF_KRETPROBE(__ia32_sys_splice_kretprobe, long result)
+{
+	return on_splice(result);
+}
+
+SEC("fexit/__arm64_sys_splice")
+int BPF_PROG(__arm64_sys_splice_fexit, void *regs, long result)
+{
+	return on_splice(result);
+}
+
+SEC("kretprobe/__arm64_sys_splice")
+int BPF_KRETPROBE(__arm64_sys_splice_kretprobe, long result)
+{
+	return on_splice(result);
+}
+
 /* ---- files and failed clones, at the exit of all system calls ---- */
 
 SEC("tp_btf/sys_exit")
@@ -402,6 +611,23 @@ int sys_exit_tp(struct trace_event_raw_sys_exit *ctx)
 {
 	return on_syscall((void *)bpf_task_pt_regs(bpf_get_current_task_btf()), ctx->id, ctx->ret, true);
 }
+
+/* ---- files, at the completion of io_uring's requests ---- */
+
+#ifndef BCC
+/* Linux 502c87d65564 ("io-uring: Make tracepoints consistent.") (in v5.18) added the request to the tracepoint. */
+SEC("tp_btf/io_uring_complete")
+int BPF_PROG(io_uring_complete_tp_btf, void *ring, struct io_kiocb *request)
+{
+	return on_uring_complete(request);
+}
+
+SEC("tp/io_uring/io_uring_complete")
+int io_uring_complete_tp(struct trace_event_raw_io_uring_complete *ctx)
+{
+	return on_uring_complete(ctx->req);
+}
+#endif
 
 /* ---- tasks, at tracepoints, which cost less than a trampoline ---- */
 

@@ -5,8 +5,8 @@
 
 #include "ebpfmon.bpf.h"
 
-/* Processes that can be active in one interval before the table overflows. Two buffers of 16,384 rows of 248 bytes, key
- * and hash element included, are 8.1 MB of kernel memory. The setting table_size overrides it. */
+/* Processes that can be active in one interval before the table overflows. Two buffers of 16,384 rows of 344 bytes, key
+ * and hash element included, are 11.3 MB of kernel memory. The setting table_size overrides it. */
 #define PROCESSES 16384
 /* Calls of kernel_clone() in progress at once. A kprobe stores their arguments, because a kretprobe has none. Less than
  * 0.1 MB. */
@@ -20,6 +20,13 @@ struct process_counters {
 	__u64 read_calls, read_errors, read_bytes;
 	__u64 write_calls, write_errors, write_bytes;
 	__u64 unlink_calls, unlink_errors;
+	__u64 copy_file_range_calls, copy_file_range_bytes;
+	__u64 sendfile_calls, sendfile_bytes;
+	__u64 splice_calls, splice_bytes;
+	__u64 copy_errors;	/* of these three calls together */
+	__u64 uring_read_calls, uring_read_bytes;
+	__u64 uring_write_calls, uring_write_bytes;
+	__u64 uring_errors;	/* of these reads and writes together */
 	__u64 processes_created, processes_failed;
 	__u64 threads_created, threads_failed;
 	__u64 tasks_exited, tasks_released;
@@ -75,18 +82,23 @@ static __always_inline int on_close_file(void *file)
 	return on_close(file ? 0 : -1);
 }
 
+static __always_inline int count_transfer(long result, __u64 *calls, __u64 *bytes, __u64 *errors)
+{
+	count(calls, 1);
+	if (result > 0)
+		count(bytes, result);
+	else if (cfg_return && result < 0)
+		count(errors, 1);
+	return 0;
+}
+
 static __always_inline int on_read(long result)
 {
 	struct process_counters *counters = process_find_cached();
 
 	if (!counters)
 		return 0;
-	count(&counters->read_calls, 1);
-	if (result > 0)
-		count(&counters->read_bytes, result);
-	else if (cfg_return && result < 0)
-		count(&counters->read_errors, 1);
-	return 0;
+	return count_transfer(result, &counters->read_calls, &counters->read_bytes, &counters->read_errors);
 }
 
 static __always_inline int on_write(long result)
@@ -95,12 +107,52 @@ static __always_inline int on_write(long result)
 
 	if (!counters)
 		return 0;
-	count(&counters->write_calls, 1);
-	if (result > 0)
-		count(&counters->write_bytes, result);
-	else if (cfg_return && result < 0)
-		count(&counters->write_errors, 1);
-	return 0;
+	return count_transfer(result, &counters->write_calls, &counters->write_bytes, &counters->write_errors);
+}
+
+static __always_inline int on_copy_file_range(long result)
+{
+	struct process_counters *counters = process_find_cached();
+
+	if (!counters)
+		return 0;
+	return count_transfer(result, &counters->copy_file_range_calls, &counters->copy_file_range_bytes, &counters->copy_errors);
+}
+
+static __always_inline int on_sendfile(long result)
+{
+	struct process_counters *counters = process_find_cached();
+
+	if (!counters)
+		return 0;
+	return count_transfer(result, &counters->sendfile_calls, &counters->sendfile_bytes, &counters->copy_errors);
+}
+
+static __always_inline int on_splice(long result)
+{
+	struct process_counters *counters = process_find_cached();
+
+	if (!counters)
+		return 0;
+	return count_transfer(result, &counters->splice_calls, &counters->splice_bytes, &counters->copy_errors);
+}
+
+static __always_inline int on_uring_read(long result)
+{
+	struct process_counters *counters = process_find_cached();
+
+	if (!counters)
+		return 0;
+	return count_transfer(result, &counters->uring_read_calls, &counters->uring_read_bytes, &counters->uring_errors);
+}
+
+static __always_inline int on_uring_write(long result)
+{
+	struct process_counters *counters = process_find_cached();
+
+	if (!counters)
+		return 0;
+	return count_transfer(result, &counters->uring_write_calls, &counters->uring_write_bytes, &counters->uring_errors);
 }
 
 static __always_inline int on_unlink(int result)

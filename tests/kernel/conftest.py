@@ -42,6 +42,12 @@ def sockets() -> Path:
     return program("sockets")
 
 
+@pytest.fixture(scope="session")
+def uring() -> Path:
+    """The compiled program that makes requests to io_uring."""
+    return program("uring")
+
+
 @pytest.fixture
 def pair() -> Iterator[namespaces.Pair]:
     """Two connected network namespaces."""

@@ -24,8 +24,10 @@ DEFAULTS = ("--config", "/dev/null")
 
 COUNTERS = (
     "open_calls", "open_errors", "close_calls", "close_errors", "read_calls", "read_errors", "read_bytes",
-    "write_calls", "write_errors", "write_bytes", "unlink_calls", "unlink_errors", "processes_created",
-    "processes_failed", "threads_created", "threads_failed", "tasks_exited", "tasks_released",
+    "write_calls", "write_errors", "write_bytes", "unlink_calls", "unlink_errors", "copy_file_range_calls",
+    "copy_file_range_bytes", "sendfile_calls", "sendfile_bytes", "splice_calls", "splice_bytes", "copy_errors",
+    "uring_read_calls", "uring_read_bytes", "uring_write_calls", "uring_write_bytes", "uring_errors",
+    "processes_created", "processes_failed", "threads_created", "threads_failed", "tasks_exited", "tasks_released",
 )  # fmt: skip
 ERRORS = tuple(c for c in COUNTERS if c.endswith(("_errors", "_failed")))
 
@@ -51,6 +53,7 @@ PLAN = {
     "read": 2003, "read_end": 67, "pread": 307, "readv": 103, "preadv": 71, "preadv2": 73, "read_fail": 89,
     "write": 1511, "pwrite": 83, "writev": 107, "pwritev": 109, "pwritev2": 113, "write_fail": 97,
     "unlink": 127, "unlinkat": 131, "unlink_fail": 43, "rmdir": 137,
+    "copy_file_range": 139, "sendfile": 149, "splice": 151, "copy_end": 157, "copy_fail": 163,
     "fork": 41, "thread": 37, "thread_fail": 7, "process_fail": 11, "thread3_fail": 13,
 }  # fmt: skip
 
@@ -61,13 +64,17 @@ def counts_of(plan: Mapping[str, int]) -> dict[str, int]:
     def times_of(*keys: str) -> int:
         return sum(plan.get(key, 0) for key in keys)
 
-    compat = bool(times_of("compat_read", "compat_write", "compat_open"))
+    compat = bool(times_of("compat_read", "compat_write", "compat_open", "compat_close_range", "compat_copy"))
+    copies = sum(
+        map(bool, (times_of("copy_file_range", "sendfile", "splice", "copy_end", "copy_fail"), times_of("compat_copy")))
+    )
     opened = times_of("open", "creat", "openat", "openat2", "compat_open") + 3 + compat  # /dev/null twice, /dev/zero
+    opened += 2 * copies  # two files, deleted at the end, and a pipe
     vectors = times_of("readv", "preadv", "preadv2"), times_of("writev", "pwritev", "pwritev2")
     return {
         "open_calls": opened + times_of("open_fail"),
         "open_errors": times_of("open_fail"),
-        "close_calls": opened + times_of("close_fail", "close_range"),
+        "close_calls": opened + times_of("close_fail", "close_range", "compat_close_range") + 2 * copies,
         "close_errors": times_of("close_fail"),
         "read_calls": times_of("read", "read_end", "pread", "read_fail", "compat_read", "turns") + vectors[0],
         "read_errors": times_of("read_fail"),
@@ -83,8 +90,20 @@ def counts_of(plan: Mapping[str, int]) -> dict[str, int]:
         + 131 * vectors[1]
         + 19 * times_of("compat_write")
         + times_of("turns"),
-        "unlink_calls": times_of("unlink", "unlinkat", "unlink_fail"),
+        "unlink_calls": times_of("unlink", "unlinkat", "unlink_fail") + 2 * copies,
         "unlink_errors": times_of("unlink_fail"),
+        "copy_file_range_calls": times_of("copy_file_range", "compat_copy", "copy_fail"),
+        "copy_file_range_bytes": 101 * times_of("copy_file_range") + 41 * times_of("compat_copy"),
+        "sendfile_calls": times_of("sendfile", "copy_end", "copy_fail") + 2 * times_of("compat_copy"),
+        "sendfile_bytes": 103 * times_of("sendfile") + (43 + 47) * times_of("compat_copy"),
+        "splice_calls": 2 * times_of("splice", "compat_copy") + times_of("copy_fail"),
+        "splice_bytes": 2 * (107 * times_of("splice") + 53 * times_of("compat_copy")),
+        "copy_errors": 3 * times_of("copy_fail"),
+        "uring_read_calls": 0,
+        "uring_read_bytes": 0,
+        "uring_write_calls": 0,
+        "uring_write_bytes": 0,
+        "uring_errors": 0,
         "processes_created": times_of("fork") + bool(times_of("turns")),
         "processes_failed": times_of("process_fail"),
         "threads_created": times_of("thread"),
@@ -138,9 +157,9 @@ class Monitor(RunningDaemon):
         """The number of program runs that the kernel reports as missed."""
         return int(self.total("ebpfmon.lost", "missed_runs"))
 
-    def of(self, tgid: int) -> dict[str, int]:
+    def of(self, tgid: int, comm: bytes = b"workload") -> dict[str, int]:
         """Return the counters of a process, summed over all intervals."""
-        return counted(self.rows(), tgid)
+        return counted(self.rows(), tgid, comm)
 
     def until_gone(self, tgids: Callable[[], np.ndarray], tasks: int) -> None:
         """Wait until `tasks` exits and releases of these processes were counted.
@@ -176,9 +195,9 @@ def assert_counts(actual: Mapping[str, int], expected: Mapping[str, int]) -> Non
     assert released[0] == released[1] or not RELEASES_ARE_SEEN, released
 
 
-def counted(rows: np.ndarray, tgid: int) -> dict[str, int]:
+def counted(rows: np.ndarray, tgid: int, comm: bytes = b"workload") -> dict[str, int]:
     """Return the summed counters of a workload process, without what it did before its execve(2)."""
-    own = rows[(rows["tgid"] == tgid) & (rows["comm"] == b"workload")]
+    own = rows[(rows["tgid"] == tgid) & (rows["comm"] == comm)]
     return {name: int(own[name].sum()) for name in COUNTERS}
 
 

@@ -14,10 +14,11 @@ from ebpfmon.plugins import registry
 
 
 def choices(method: str | None, mode: LoadMode = LoadMode.RETURN) -> tuple[Choice, ...]:
-    """Return the choices for the events of the process probe."""
+    """Return the choices for the events of the process probe, without those that only some kernels have."""
     probe = registry.discover().probes["process"]
+    optional = {event.name for event in probe.events if event.optional}
     with attach.load(probe, Libbpf(), features.detect(), LoadOptions(attach_method=method, mode=mode)) as loaded:
-        return loaded.choices
+        return tuple(choice for choice in loaded.choices if choice.event not in optional)
 
 
 def test_tracepoints_cover_every_event() -> None:

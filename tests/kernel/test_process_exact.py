@@ -125,14 +125,47 @@ def test_totals_are_exact_for_calls_that_only_the_workload_makes(workload: Path,
     assert sum(t["processes_failed"] for t in totals) == 2003
 
 
-def test_calls_of_32_bit_programs_are_counted(workload: Path, tmp_path: Path) -> None:
-    plan = {"compat_read": 101, "compat_write": 103, "compat_open": 107}
-    with Monitor() as monitor:
+@pytest.mark.parametrize("attach", ["auto", *attach_methods.NAMES])
+def test_calls_of_32_bit_programs_are_counted(workload: Path, tmp_path: Path, attach: str) -> None:
+    plan = {"compat_read": 101, "compat_write": 103, "compat_open": 107, "compat_close_range": 109, "compat_copy": 113}
+    if attach != "auto":
+        require_attach_method(attach)
+    with Monitor({"ebpfmon": {"load_mode": "return", "attach": attach}}) as monitor:
         if subprocess.run([workload, tmp_path, "compat_read=1"], check=False).returncode:
             pytest.skip("this kernel does not run 32-bit programs")
         tgid = run_workload(workload, tmp_path, plan)
         monitor.until_gone(lambda: np.array([tgid]), 1)
-    assert_counts(monitor.of(tgid), expected_counts(plan))
+    monitor.assert_counts(monitor.of(tgid), expected_counts(plan))
+
+
+@pytest.mark.parametrize("attach", ["auto", *attach_methods.NAMES])
+def test_a_copy_in_a_stacked_file_system_counts_once(workload: Path, tmp_path: Path, attach: str) -> None:
+    if attach != "auto":
+        require_attach_method(attach)
+    plan = {"copy_file_range": 139, "sendfile": 149, "splice": 151}
+    script = (
+        'mount -t tmpfs none "$1" && mkdir "$1/below" "$1/above" "$1/work" "$1/merged" &&'
+        'mount -t overlay -o "lowerdir=$1/below,upperdir=$1/above,workdir=$1/work" none "$1/merged" &&'
+        'exec "$2" "$1/merged" $3'
+    )
+    with Monitor({"ebpfmon": {"load_mode": "return", "attach": attach}}) as monitor:
+        command = [
+            "unshare",
+            "--mount",
+            "sh",
+            "-c",
+            script,
+            "sh",
+            str(tmp_path),
+            str(workload),
+            " ".join(arguments(plan)),
+        ]
+        with subprocess.Popen(command) as process:
+            assert process.wait() == 0
+        monitor.until_gone(lambda: np.array([process.pid]), 1)
+    counters = tuple(plan)
+    expected = {name: count for name, count in expected_counts(plan).items() if name.startswith(counters)}
+    monitor.assert_counts(monitor.of(process.pid), expected)
 
 
 def test_strace_counts_the_same(workload: Path, tmp_path: Path) -> None:
@@ -156,6 +189,8 @@ def test_strace_counts_the_same(workload: Path, tmp_path: Path) -> None:
     assert writes == (expected["write_calls"], expected["write_errors"])
     unlinks = calls("unlink", "unlinkat")
     assert unlinks == (expected["unlink_calls"] + PLAN["rmdir"], expected["unlink_errors"])
+    copies = "copy_file_range", "sendfile", "splice"
+    assert calls(*copies) == (sum(expected[f"{call}_calls"] for call in copies), expected["copy_errors"])
 
 
 def test_a_table_of_64_rows_under_a_thousand_processes_loses_nothing(workload: Path, tmp_path: Path) -> None:

@@ -60,13 +60,42 @@ static void *no_work(void *unused)
 	return unused;
 }
 
+/* A file to copy from, one to copy to, and a pipe. */
+struct copying {
+	char in_path[4096], out_path[4096];
+	int in, out, pipe[2];
+};
+
+static void open_copying(struct copying *files)
+{
+	long id = syscall(SYS_gettid);
+
+	snprintf(files->in_path, sizeof(files->in_path), "%s/%ld.in", dir, id);
+	snprintf(files->out_path, sizeof(files->out_path), "%s/%ld.out", dir, id);
+	files->in = open(files->in_path, O_RDWR | O_CREAT, 0600);
+	files->out = open(files->out_path, O_RDWR | O_CREAT, 0600);
+	check(files->in >= 0 && files->out >= 0 && !ftruncate(files->in, 4096) && !pipe(files->pipe), "open_copying");
+}
+
+static void close_copying(struct copying *files)
+{
+	close(files->in);
+	close(files->out);
+	close(files->pipe[0]);
+	close(files->pipe[1]);
+	check(!unlink(files->in_path) && !unlink(files->out_path), "unlink");
+}
+
 #ifdef __x86_64__
-/* Make a system call as 32-bit programs do. */
-static long compat(long nr, long a, long b, long c)
+/* Make a system call as 32-bit programs do. The sixth argument is 0. */
+static long compat(long nr, long a, long b, long c, long d, long e)
 {
 	long result;
 
-	__asm__ volatile("int $0x80" : "=a"(result) : "a"(nr), "b"(a), "c"(b), "d"(c) : "memory", "r8", "r9", "r10", "r11");
+	/* Skip the red zone below the stack pointer, which the compiler may use. */
+	__asm__ volatile("lea -128(%%rsp), %%rsp; push %%rbp; xor %%ebp, %%ebp; int $0x80; pop %%rbp; lea 128(%%rsp), %%rsp"
+			 : "=a"(result) : "a"(nr), "b"(a), "c"(b), "d"(c), "S"(d), "D"(e)
+			 : "memory", "r8", "r9", "r10", "r11");
 	return result;
 }
 
@@ -74,17 +103,62 @@ static void do_compat(void)
 {
 	char *low = mmap(0, 4096, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_32BIT, -1, 0);
 	int zero = open("/dev/zero", O_RDWR);
+	struct copying files;
 
 	check(low != MAP_FAILED && zero >= 0, "compat");
-	TIMES("compat_read") RETURNS(17, compat(3, zero, (long)low, 17));
-	TIMES("compat_write") RETURNS(19, compat(4, zero, (long)low, 19));
+	TIMES("compat_read") RETURNS(17, compat(3, zero, (long)low, 17, 0, 0));
+	TIMES("compat_write") RETURNS(19, compat(4, zero, (long)low, 19, 0, 0));
 	TIMES("compat_open") {
 		strcpy(low, "/dev/null");
-		RETURNS(0, compat(6, compat(5, (long)low, O_RDONLY, 0), 0, 0));
+		RETURNS(0, compat(6, compat(5, (long)low, O_RDONLY, 0, 0, 0), 0, 0, 0, 0));
 	}
+	TIMES("compat_close_range") RETURNS(0, compat(436, 1000000, 1000001, 0, 0, 0));
 	close(zero);
+	if (!count_of("compat_copy"))
+		return;
+	open_copying(&files);
+	TIMES("compat_copy") {
+		memset(low, 0, 64); /* the offsets */
+		RETURNS(41, compat(377, files.in, (long)low, files.out, (long)low + 8, 41));
+		RETURNS(43, compat(187, files.out, files.in, (long)low + 16, 43, 0));
+		RETURNS(47, compat(239, files.out, files.in, (long)low + 24, 47, 0));
+		RETURNS(53, compat(313, files.in, (long)low + 32, files.pipe[1], 0, 53));
+		RETURNS(53, compat(313, files.pipe[0], 0, files.out, (long)low + 40, 53));
+	}
+	close_copying(&files);
 }
 #endif
+
+static void do_copies(void)
+{
+	struct copying files;
+	loff_t from, to;
+
+	open_copying(&files);
+	TIMES("copy_file_range") {
+		from = to = 0;
+		RETURNS(101, syscall(SYS_copy_file_range, files.in, &from, files.out, &to, 101, 0));
+	}
+	TIMES("sendfile") {
+		from = 0;
+		RETURNS(103, syscall(SYS_sendfile, files.out, files.in, &from, 103));
+	}
+	TIMES("splice") { /* twice */
+		from = to = 0;
+		RETURNS(107, syscall(SYS_splice, files.in, &from, files.pipe[1], 0, 107, 0));
+		RETURNS(107, syscall(SYS_splice, files.pipe[0], 0, files.out, &to, 107, 0));
+	}
+	TIMES("copy_end") {
+		from = 4096;
+		RETURNS(0, syscall(SYS_sendfile, files.out, files.in, &from, 103));
+	}
+	TIMES("copy_fail") {
+		FAILS(EBADF, syscall(SYS_copy_file_range, -1, 0, files.out, 0, 101, 0));
+		FAILS(EBADF, syscall(SYS_sendfile, files.out, -1, 0, 103));
+		FAILS(EBADF, syscall(SYS_splice, -1, 0, files.pipe[1], 0, 107, 0));
+	}
+	close_copying(&files);
+}
 
 static void do_files(void)
 {
@@ -191,8 +265,12 @@ static void *do_plan(void *unused)
 {
 	do_files();
 	do_tasks();
+	if (count_of("copy_file_range") || count_of("sendfile") || count_of("splice") || count_of("copy_end") ||
+	    count_of("copy_fail"))
+		do_copies();
 #ifdef __x86_64__
-	if (count_of("compat_read") || count_of("compat_write") || count_of("compat_open"))
+	if (count_of("compat_read") || count_of("compat_write") || count_of("compat_open") ||
+	    count_of("compat_close_range") || count_of("compat_copy"))
 		do_compat();
 #endif
 	return unused;

@@ -21,8 +21,8 @@ __all__ = [
 ]  # fmt: skip
 COUNTERS = (
     "open_calls", "open_errors", "close_calls", "close_errors", "read_calls", "read_errors", "read_bytes",
-    "write_calls", "write_errors", "write_bytes", "unlink_calls", "unlink_errors", "processes_created",
-    "processes_failed", "threads_created", "threads_failed", "tasks_exited",
+    "write_calls", "write_errors", "write_bytes", "unlink_calls", "unlink_errors", "copy_errors",
+    "uring_errors", "processes_created", "processes_failed", "threads_created", "threads_failed", "tasks_exited",
 )  # fmt: skip
 SENT = ("tcp_send_bytes", "udp_send_bytes", "tcp_recv_bytes", "udp_recv_bytes")
 NETWORK_COLUMNS = tuple(column for column in NETWORK_COLUMNS if {*column.fields} <= {*SENT})
