@@ -210,6 +210,13 @@ def require_attach_method(method: str) -> None:
         pytest.skip(str(error))
 
 
+def counts_io_uring() -> bool:
+    """Return whether the requests of io_uring can be counted on this kernel."""
+    probe = registry.discover().probes["process"]
+    with attach.load(probe, Libbpf(), features.detect(), LoadOptions()) as loaded:
+        return any(choice.event == "io_uring" and choice.chosen for choice in loaded.choices)
+
+
 def arguments(plan: Mapping[str, int], **more: int) -> list[str]:
     """Return a plan as arguments of the workload."""
     return [f"{key}={count}" for key, count in {**plan, **more}.items()]

@@ -7,12 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from ebpfmon.kernel import features
-from ebpfmon.kernel.attach import LoadOptions, load
 from ebpfmon.kernel.libbpf import Libbpf
 from ebpfmon.kernel.symbols import open_symbols
-from ebpfmon.plugins import registry
-from tests.kernel.support import Monitor, arguments
+from tests.kernel.support import Monitor, arguments, counts_io_uring
 
 PLAN = {
     "read": 2003, "readv": 103, "read_fixed": 307, "read_end": 67, "read_fail": 89, "write": 1511, "writev": 107,
@@ -51,23 +48,16 @@ def expected_counts(plan: dict[str, int]) -> dict[str, int]:
     }
 
 
-def names_requests() -> bool:
-    """Return whether this kernel's tracepoint has the request, so that its opcode is known."""
-    probe = registry.discover().probes["process"]
-    with load(probe, Libbpf(), features.detect(), LoadOptions()) as loaded:
-        return bool({choice.event: choice.chosen for choice in loaded.choices}["io_uring"])
-
-
 def test_the_event_is_attached_if_the_tracepoint_has_the_request() -> None:
     with open_symbols(Libbpf()) as symbols:
         has_request = symbols.tracepoint_arguments("io_uring_complete") in (3, 7)
-    assert names_requests() is has_request
+    assert counts_io_uring() is has_request
 
 
 @pytest.mark.parametrize("attach", ["auto", "tracepoint"])
 @pytest.mark.parametrize("thread", ["own", "async", "sqpoll"])
 def test_requests_are_counted_exactly(uring: Path, tmp_path: Path, attach: str, thread: str) -> None:
-    if not names_requests():
+    if not counts_io_uring():
         pytest.skip("the tracepoint io_uring_complete of this kernel does not have the request")
     plan = {**PLAN, thread: 1}
     for further in ({"readv_fixed": 53, "writev_fixed": 59}, {"direct_read": 47}):
