@@ -129,9 +129,11 @@ def test_a_program_with_a_reserved_name_is_an_item(changes: Path) -> None:
     with monitor_of() as monitor:
         tgid = run(changes, "name=overflow", "read=163", "name=other", "read=167")
         monitor.until(lambda: reads(monitor, tgid, "tgid").total() >= 330)
-    counted: Counter[str] = Counter()
+    counted: Counter[tuple[Role, str]] = Counter()
     for data in monitor.charts("processes.vfs_read_call"):
         for series in data.series():
-            if series.role is Role.ITEM and series.labels[0] in ("overflow", "other"):
-                counted[series.labels[0]] += int(series.deltas[0])
-    assert counted == {"overflow": 163, "other": 167}
+            counted[series.role, series.labels[0]] += int(series.deltas[0])
+    # Another program may have such a name, too.
+    assert counted[Role.ITEM, "overflow"] >= 163
+    assert counted[Role.ITEM, "other"] >= 167
+    assert not counted[Role.OVERFLOW, "overflow"]
