@@ -15,6 +15,9 @@
  *   Otherwise it is read through a helper, as by BPF_CORE_READ().
  * - READ_STRING(dst, ptr, field): read a string through a helper.
  * - this_task() and CURRENT_IS_TYPED: the current task, and whether the verifier knows its type.
+ * - SUBPROGRAM: begins the definition of a function that has a stack of its own. All frames together may have 512 bytes,
+ *   each rounded up to 32, so this helps if not all that a program does needs its stack at the same time. BCC can only
+ *   inline functions.
  * - UNTRUSTED(ptr): the same pointer, for reading fields that are not passed to kernel functions as trusted pointers.
  *   The verifier then needs less time to load the program. */
 #ifndef EBPFMON_LOADERS_BPF_H
@@ -89,6 +92,7 @@
 #define bpf_core_field_exists(type, field) true
 #define bpf_core_field_offset(type, field) __builtin_offsetof(type, field)
 #define UNTRUSTED(ptr) (ptr)
+#define SUBPROGRAM static __always_inline
 #define CURRENT_IS_TYPED false
 
 static __always_inline struct task_struct *this_task(void)
@@ -120,6 +124,8 @@ extern void *bpf_rdonly_cast(const void *ptr, __u32 type) __ksym __weak;
 const volatile __u32 cfg_may_cast = 0;	/* the kernel has bpf_rdonly_cast() */
 #define UNTRUSTED(ptr)                                                               \
 	((__typeof__(ptr))(cfg_may_cast ? bpf_rdonly_cast(ptr, bpf_core_type_id_kernel(__typeof__(*(ptr)))) : (ptr)))
+
+#define SUBPROGRAM static __noinline
 
 /* Linux 3ca1032ab7ab ("bpf: Introduce bpf_get_current_task_btf()") (in v5.11) */
 #define CURRENT_IS_TYPED                                                             \

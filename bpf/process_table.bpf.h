@@ -27,7 +27,7 @@
 #undef TABLE_ROW
 
 /* Return the counters of a caller's row, after adding the row if there is none yet; 0 if the table is full. */
-static __always_inline struct TABLE_NAME(counters) *TABLE_NAME(find_or_add)(void *rows, struct caller *caller)
+SUBPROGRAM struct TABLE_NAME(counters) *TABLE_NAME(find_or_add)(void *rows, struct caller *caller)
 {
 	struct TABLE_NAME(counters) fresh = {}, *counters = bpf_map_lookup_elem(rows, caller);
 
@@ -88,7 +88,7 @@ struct {
 } TABLE_NAME(cache) SEC(".maps");
 
 /* Flush the cache and assign it to the current caller, after giving that a row. Return false if the table is full. */
-static __noinline bool TABLE_NAME(flush)(struct TABLE_NAME(cache) *cache, __u32 buffer)
+SUBPROGRAM bool TABLE_NAME(flush)(struct TABLE_NAME(cache) *cache, __u32 buffer)
 {
 	void *rows = bpf_map_lookup_elem(&TABLE_NAME(rows), &buffer);
 	__u64 *cached = (void *)&cache->counters, *row;

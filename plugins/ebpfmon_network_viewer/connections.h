@@ -10,9 +10,14 @@
 static __always_inline int on_state(struct sock *sk, int before, int now, const bool typed)
 {
 	struct network_counters *counters;
+	struct socket_facts *facts;
 	struct endpoint end = {};
 
 	if (!read_endpoint(&end, sk, typed) || end.protocol != IPPROTO_TCP)
+		return 0;
+	if (now == TCP_LISTEN)
+		remember_listener(sk, &end, typed);
+	if (is_subflow(sk))
 		return 0;
 	if (now == TCP_SYN_SENT) {
 		remember_socket(sk, &end, OUTBOUND, true, typed);
@@ -31,8 +36,14 @@ static __always_inline int on_state(struct sock *sk, int before, int now, const 
 		if (!find_socket(sk, &end, typed))
 			remember_socket(sk, &end, INBOUND, false, typed);
 	} else if (now == TCP_LISTEN) {
-		remember_listener(sk, &end, typed);
 		remember_socket(sk, &end, UNDECIDED, true, typed);
+	} else if (now == TCP_FIN_WAIT1 || now == TCP_LAST_ACK || (before == TCP_LISTEN && now == TCP_CLOSE)) {
+		/* close(2), shutdown(2) or the exit of the process */
+		facts = find_socket(sk, &end, typed);
+		if (facts)
+			own_socket(sk, facts);
+		else
+			remember_socket(sk, &end, direction_of(sk, &end, false, typed), true, typed);
 	}
 	return 0;
 }
@@ -47,7 +58,7 @@ static __always_inline int on_accept(struct sock *sk, const bool typed)
 	struct network_counters *counters;
 	struct endpoint end = {};
 
-	if (!sk || !read_endpoint(&end, sk, typed) || end.protocol != IPPROTO_TCP)
+	if (!sk || !read_endpoint(&end, sk, typed) || end.protocol != IPPROTO_TCP || is_subflow(sk))
 		return 0;
 	remember_socket(sk, &end, INBOUND, true, typed);
 	counters = network_find();
@@ -57,9 +68,9 @@ static __always_inline int on_accept(struct sock *sk, const bool typed)
 }
 
 /* Handle the close of a socket's last descriptor, by the current process. */
-static __always_inline int on_close(void)
+static __always_inline int on_close(struct sock *sk)
 {
-	struct network_counters *counters = network_find();
+	struct network_counters *counters = is_subflow(sk) ? 0 : network_find();
 
 	if (counters)
 		count(&counters->tcp_close_calls, 1);
@@ -74,7 +85,7 @@ static __always_inline int on_destroy(struct sock *sk, const bool typed)
 	struct socket_facts *facts;
 	struct endpoint end = {};
 
-	if (!read_endpoint(&end, sk, typed))
+	if (!read_endpoint(&end, sk, typed) || is_subflow(sk))
 		return 0;
 	facts = find_socket(sk, &end, typed);
 	if (facts && !facts->owned)
@@ -137,15 +148,15 @@ int BPF_KRETPROBE(inet_csk_accept_kretprobe, struct sock *sk)
 }
 
 SEC("fentry/tcp_close")
-int BPF_PROG(tcp_close_fentry)
+int BPF_PROG(tcp_close_fentry, struct sock *sk)
 {
-	return on_close();
+	return on_close(sk);
 }
 
 SEC("kprobe/tcp_close")
-int BPF_KPROBE(tcp_close_kprobe)
+int BPF_KPROBE(tcp_close_kprobe, struct sock *sk)
 {
-	return on_close();
+	return on_close(sk);
 }
 
 SEC("tp_btf/tcp_destroy_sock")

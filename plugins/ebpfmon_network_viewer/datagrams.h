@@ -116,18 +116,18 @@ static __always_inline void peer_of_call(struct peer *to)
 }
 
 /* Count a pending datagram. Its sender is the last receiver, unless the kernel has stored the sender's name. */
-static __noinline int count_pending(struct progress *progress, bool is_named)
+SUBPROGRAM int count_pending(struct progress *progress, bool is_named)
 {
-	struct endpoint end = { .local_port = progress->local_port, .protocol = IPPROTO_UDP };
 	bool inbound = progress->direction == INBOUND;
+	__u16 port = progress->local_port;
 	struct peer from = {};
 
 	if (is_named)
 		read_user_name(&from, progress->name, progress->name_length);
 	if (!from.port)
 		from = progress->last;
-	if (is_peer_selected(&from, inbound ? end.local_port : from.port, inbound))
-		count_peer(progress->direction, &end, &from, true, progress->bytes);
+	if (is_peer_selected(&from, inbound ? port : from.port, inbound))
+		count_peer(progress->direction, &from, port | IPPROTO_UDP << 16, true, progress->bytes);
 	return 0;
 }
 

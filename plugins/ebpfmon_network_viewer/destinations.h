@@ -122,10 +122,11 @@ static __always_inline struct inbound_counters *find_inbound(const struct proces
 	return inbound_find(&key);
 }
 
-/* Count a call for a destination, which the selectors include. */
-static __always_inline void count_peer(enum direction direction, const struct endpoint *end, const struct peer *peer,
-				       bool received, __u64 bytes)
+/* Count a call for a destination, which the selectors include. `local` is the local port, and the protocol times 65536:
+ * a function has at most five arguments. */
+SUBPROGRAM int count_peer(enum direction direction, const struct peer *peer, __u32 local, bool received, __u64 bytes)
 {
+	__u32 port = local & 0xffff, protocol = local >> 16;
 	struct outbound_counters *outbound;
 	struct inbound_counters *inbound;
 	struct process_key process = {};
@@ -133,7 +134,7 @@ static __always_inline void count_peer(enum direction direction, const struct en
 	if (cfg_rows)
 		current_process(&process);
 	if (direction == INBOUND) {
-		inbound = find_inbound(&process, end->local_port, end->protocol);
+		inbound = find_inbound(&process, port, protocol);
 		if (inbound && received) {
 			count(&inbound->received_calls, 1);
 			count(&inbound->received_bytes, bytes);
@@ -142,7 +143,7 @@ static __always_inline void count_peer(enum direction direction, const struct en
 			count(&inbound->sent_bytes, bytes);
 		}
 	} else {
-		outbound = find_outbound(&process, peer, end->protocol);
+		outbound = find_outbound(&process, peer, protocol);
 		if (outbound && received) {
 			count(&outbound->received_calls, 1);
 			count(&outbound->received_bytes, bytes);
@@ -151,6 +152,7 @@ static __always_inline void count_peer(enum direction direction, const struct en
 			count(&outbound->sent_bytes, bytes);
 		}
 	}
+	return 0;
 }
 
 /* Count a call for a destination. If the socket is not connected, the peer is `datagram`, or if its port is 0, the one
@@ -172,7 +174,7 @@ static __always_inline void count_destination(struct sock *sk, struct endpoint *
 		peer = &facts->last;
 	}
 	if (is_selected(facts, end, peer))
-		count_peer(facts->direction, end, peer, received, bytes);
+		count_peer(facts->direction, peer, end->local_port | end->protocol << 16, received, bytes);
 }
 
 #endif

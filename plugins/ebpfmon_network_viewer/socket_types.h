@@ -14,6 +14,7 @@
 #pragma ebpfmon include <linux/socket.h>
 #pragma ebpfmon include <linux/net.h>
 #pragma ebpfmon include <net/sock.h>
+#pragma ebpfmon include <linux/tcp.h>
 
 /* net/tcp.h declares this, but needs the BPF headers. The first fields have had these offsets since Linux 2.6. */
 struct tcp_skb_cb {
@@ -35,7 +36,9 @@ enum tcp_state {
 	TCP_ESTABLISHED = 1,
 	TCP_SYN_SENT = 2,
 	TCP_SYN_RECV = 3,
+	TCP_FIN_WAIT1 = 4,
 	TCP_CLOSE = 7,
+	TCP_LAST_ACK = 9,
 	TCP_LISTEN = 10,
 };
 
@@ -76,6 +79,10 @@ struct sock {
 	__u16 sk_protocol;
 	__u8 sk_userlocks;
 	unsigned long sk_ino;
+};
+
+struct tcp_sock {
+	bool is_mptcp;
 };
 
 struct socket {

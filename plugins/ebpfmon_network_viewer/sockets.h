@@ -31,9 +31,9 @@ struct peer {
 enum direction { UNDECIDED, OUTBOUND, INBOUND };
 enum selection { NOT_EVALUATED, SELECTED, NOT_SELECTED };
 
-/* What is remembered about a socket. Its owner is the process that connected it, accepted it, or used it first. */
+/* What is remembered about a socket. */
 struct socket_facts {
-	struct caller owner;
+	struct caller owner;	/* TCP: who connected, accepted, used or closed it last */
 	struct peer last;	/* unconnected: the last receiver, assumed to send if a sender is unknown */
 	__u64 inode;	/* distinguishes a new socket at the same address; 0 for TCP */
 	__u8 direction;	/* enum direction */
@@ -114,6 +114,25 @@ static __always_inline bool read_endpoint(struct endpoint *to, struct sock *sk, 
 	words[3] = READ_FIELD(sk, __sk_common.skc_daddr, typed);
 	to->inet6 = false;
 	return true;
+}
+
+/* Return whether a TCP socket is a part of an MPTCP connection. The kernel makes it, and programs cannot reach it. It is
+ * none if the other end speaks plain TCP, and accept(2) then returns a TCP socket. */
+static __always_inline bool is_subflow(struct sock *sk)
+{
+	struct tcp_sock *tcp = (struct tcp_sock *)sk;
+
+#ifdef BCC
+#pragma ebpfmon if IS_ENABLED(CONFIG_MPTCP)
+	return READ_FIELD(tcp, is_mptcp, false);
+#pragma ebpfmon else
+	return false;
+#pragma ebpfmon endif
+#else
+	if (!bpf_core_field_exists(struct tcp_sock, is_mptcp))
+		return false;
+	return cfg_may_cast ? READ_FIELD(UNTRUSTED(tcp), is_mptcp, true) : READ_FIELD(tcp, is_mptcp, false);
+#endif
 }
 
 /* Return the struct sock of a struct socket, or 0. */
@@ -204,21 +223,56 @@ static __always_inline struct socket_facts *find_socket(struct sock *sk, const s
 	return facts;
 }
 
-/* Remember a socket. The current process becomes its owner if `owned`. */
-static __always_inline struct socket_facts *remember_socket(struct sock *sk, const struct endpoint *end,
-							    enum direction direction, const bool owned,
-							    const bool typed)
+/* Remember a socket. The current caller becomes its owner if `owned`. */
+SUBPROGRAM struct socket_facts *store_facts(__u64 address, __u64 inode, enum direction direction, bool owned)
 {
-	struct socket_facts facts = { .direction = direction };
-	__u64 address = (__u64)sk;
+	struct socket_facts facts = { .inode = inode, .direction = direction, .owned = owned };
 
-	if (end->protocol != IPPROTO_TCP)
-		facts.inode = inode_of(sk, typed);
-	facts.owned = owned;
 	if (owned && cfg_rows)
 		current_caller(&facts.owner);
 	bpf_map_update_elem(&network_sockets, &address, &facts, BPF_ANY);
 	return bpf_map_lookup_elem(&network_sockets, &address);
+}
+
+static __always_inline struct socket_facts *remember_socket(struct sock *sk, const struct endpoint *end,
+							    enum direction direction, const bool owned,
+							    const bool typed)
+{
+	__u64 inode = end->protocol == IPPROTO_TCP ? 0 : inode_of(sk, typed);
+
+	return store_facts((__u64)sk, inode, direction, owned);
+}
+
+/* Make the current caller the owner of a socket. The facts are replaced as a whole, because an interrupt may read them at
+ * the same time. Return the facts. */
+SUBPROGRAM struct socket_facts *replace_owner(__u64 address, struct socket_facts *facts)
+{
+	struct socket_facts now = *facts;
+	__u64 *new = (void *)&now.owner, *old = (void *)&facts->owner;
+	bool differs = !facts->owned;
+
+	__builtin_memset(&now.owner, 0, sizeof(now.owner));
+	now.owned = true;
+	if (cfg_rows)
+		current_caller(&now.owner);
+#pragma unroll
+	for (int i = 0; i < sizeof(now.owner) / 8; i++)
+		differs |= new[i] != old[i];
+	if (!differs)
+		return facts;
+	bpf_map_update_elem(&network_sockets, &address, &now, BPF_ANY);
+	return bpf_map_lookup_elem(&network_sockets, &address);
+}
+
+static __always_inline struct socket_facts *own_socket(struct sock *sk, struct socket_facts *facts)
+{
+	if (!cfg_rows && facts->owned)
+		return facts;
+#ifndef BCC
+	if (facts->owned && is_current(&facts->owner, (__u64 *)facts->owner.identity.comm))
+		return facts;
+#endif
+	return replace_owner((__u64)sk, facts);
 }
 
 static __always_inline int forget_socket(struct sock *sk)
@@ -248,19 +302,21 @@ static __always_inline enum direction direction_of(struct sock *sk, const struct
 	return received && (!end->peer.port || is_bound(sk, typed)) ? INBOUND : OUTBOUND;
 }
 
-/* Return the facts about a socket that the current process has just used for a transfer. */
+/* Return the facts about a socket that the current process has just used for a transfer. A TCP socket is now its own.
+ * Outside of calls, nothing is counted for a UDP socket, so it needs no owner. */
 static __always_inline struct socket_facts *use_socket(struct sock *sk, const struct endpoint *end, bool received,
 						       const bool typed)
 {
 	struct socket_facts *facts = find_socket(sk, end, typed);
+	bool udp = end->protocol == IPPROTO_UDP;
 	enum direction direction;
 
-	if (facts && facts->owned)
-		return facts;
-	direction = facts && facts->direction ? facts->direction : direction_of(sk, end, received, typed);
-	if (direction == INBOUND && end->protocol == IPPROTO_UDP && !end->peer.port)
+	if (facts && facts->direction)
+		return udp ? facts : own_socket(sk, facts);
+	direction = direction_of(sk, end, received, typed);
+	if (direction == INBOUND && udp && !end->peer.port)
 		remember_listener(sk, end, typed);
-	return remember_socket(sk, end, direction, true, typed);
+	return remember_socket(sk, end, direction, !udp, typed);
 }
 
 /* A kprobe stores the arguments of a call for the kretprobe, which has none. Each function has its own entry, because a

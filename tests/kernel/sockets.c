@@ -20,9 +20,11 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/prctl.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
 #include <sys/uio.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #ifndef IPPROTO_MPTCP
@@ -409,6 +411,47 @@ static void do_mptcp(void)
 	close(fd);
 }
 
+/* A child gets two accepted sockets, as from inetd(8). It uses one, and closes both. */
+static void do_inetd(void)
+{
+	int fd = listener_of("server", 0), used[2], unused[2], handed_over[2], status;
+	pid_t child;
+
+	connect_tcp(used, fd, 0);
+	connect_tcp(unused, fd, 0);
+	RETURNS(101, send(used[0], data, 101, 0));
+	RETURNS(0, pipe(handed_over));
+	child = fork();
+	check(child >= 0, "fork");
+	if (!child) {
+		RETURNS(1, read(handed_over[0], data, 1));
+		RETURNS(101, recv(used[1], data, 101, MSG_WAITALL));
+		RETURNS(103, send(used[1], data, 103, 0));
+		_exit(close(used[1]) || close(unused[1]));
+	}
+	check(!close(used[1]) && !close(unused[1]), "close");
+	RETURNS(1, write(handed_over[1], data, 1));
+	check(waitpid(child, &status, 0) == child && !status, "the child");
+	RETURNS(103, recv(used[0], data, 103, MSG_WAITALL));
+	check(!close(used[0]) && !close(unused[0]) && !close(fd), "close");
+	printf("child %d ", child);
+}
+
+/* Close a connection, and then change the process's name and use another one. */
+static void do_rename(void)
+{
+	int fd = listener_of("server", 0), first[2], second[2];
+
+	RETURNS(0, prctl(PR_SET_NAME, "before"));
+	connect_tcp(first, fd, 0);
+	connect_tcp(second, fd, 0);
+	wait_for_test();
+	check(!close(first[0]) && !close(first[1]), "close");
+	RETURNS(0, prctl(PR_SET_NAME, "after"));
+	send_tcp(second, 50000);
+	check(!close(second[0]) && !close(second[1]) && !close(fd), "close");
+}
+
 #ifdef __x86_64__
 /* Make a system call as 32-bit programs do. */
 static long compat(long nr, long a, long b, long c, long d, long e, long f)
@@ -584,6 +627,8 @@ static const struct {
 	{ "cork", do_cork },
 	{ "reconnect", do_reconnect },
 	{ "mptcp", do_mptcp },
+	{ "inetd", do_inetd },
+	{ "rename", do_rename },
 #ifdef __x86_64__
 	{ "accept32", do_accept32 },
 	{ "datagrams32", do_datagrams32 },
