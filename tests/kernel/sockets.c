@@ -64,28 +64,28 @@ static struct sockaddr_in name_of(int fd)
 	return name;
 }
 
-static int bound_to(int type, in_port_t port)
+/* Bind a socket to a port that another socket may have had. */
+static int bound(int fd, in_port_t port)
 {
 	struct sockaddr_in name = at(port);
-	int fd = check_fd(socket(AF_INET, type, 0));
 
 	RETURNS(0, setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &(int){ 1 }, sizeof(int)));
 	RETURNS(0, bind(fd, &name, sizeof(name)));
 	return fd;
 }
 
-/* Return a UDP server, and print its port. */
-static int server(const char *name)
-{
-	int fd = bound_to(SOCK_DGRAM, 0);
-
-	printf("%s %d ", name, ntohs(name_of(fd).sin_port));
-	return fd;
-}
-
 static int client(void)
 {
 	return check_fd(socket(AF_INET, SOCK_DGRAM, 0));
+}
+
+/* Return a UDP server, and print its port. */
+static int server(const char *name)
+{
+	int fd = bound(client(), 0);
+
+	printf("%s %d ", name, ntohs(name_of(fd).sin_port));
+	return fd;
 }
 
 static void send_to(int fd, int size, struct sockaddr_in to)
@@ -178,15 +178,17 @@ static void do_reuse(void)
 	int called = server("called"), caller = client(), fd = server("fixed");
 	in_port_t fixed = name_of(fd).sin_port;
 
-	close(fd);
 	for (int i = 0; i < 20; i++) {
-		fd = bound_to(SOCK_DGRAM, fixed);
+		/* The kernel uses the memory of a socket for the next one. The second half makes that one too early. */
+		int next = i < 10 ? -1 : client();
+
+		close(fd);
+		fd = bound(next < 0 ? client() : next, fixed);
 		send_to(fd, 100, name_of(called));
 		close(fd);
-		fd = bound_to(SOCK_DGRAM, fixed);
+		fd = bound(client(), fixed);
 		send_to(caller, 100, at(fixed));
 		receive(fd, 100);
-		close(fd);
 	}
 }
 
@@ -346,7 +348,7 @@ static void do_client_socket(void)
 	/* A server that makes a socket for each client: one receives first, another one sends first. */
 	send_to(other, 101, name);
 	from = receive(one, 101);
-	fd = bound_to(SOCK_DGRAM, name.sin_port);
+	fd = bound(client(), name.sin_port);
 	RETURNS(0, connect(fd, &from, sizeof(from)));
 	for (int i = 0; i < 7; i++) {
 		send_to(other, 103, name);
@@ -356,7 +358,7 @@ static void do_client_socket(void)
 	}
 	send_to(next, 109, name);
 	from = receive(one, 109);
-	fd = bound_to(SOCK_DGRAM, name.sin_port);
+	fd = bound(client(), name.sin_port);
 	RETURNS(0, connect(fd, &from, sizeof(from)));
 	RETURNS(113, send(fd, data, 113, 0));
 	receive(next, 113);
@@ -606,7 +608,7 @@ static void do_older_server(void)
 	send_to(fd, 101, receive(other, 11));
 	receive(caller, 101);
 	close(fd);
-	fd = bound_to(SOCK_DGRAM, fixed);
+	fd = bound(client(), fixed);
 	for (int i = 0; i < 7; i++)
 		send_to(fd, 103, name_of(other));
 }
