@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
+import tempfile
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -109,6 +111,21 @@ def test_the_user_is_the_effective_one_as_in_ps(changes: Path) -> None:
         tgid = run(changes, "uid=33", "read=127", "euid=33", "read=131")
         monitor.until(lambda: reads(monitor, tgid, "tgid").total() >= 258)
     assert reads(monitor, tgid, "uid") == {(0,): 127, (33,): 131}
+
+
+def test_a_setuid_program_counts_for_its_owner_until_it_becomes_the_user(changes: Path) -> None:
+    with tempfile.TemporaryDirectory() as directory:
+        os.chmod(directory, 0o755)
+        program = Path(shutil.copy(changes, directory))
+        program.chmod(0o4755)
+        as_user = ["setpriv", "--reuid=33", "--regid=33", "--clear-groups", str(program)]
+        with monitor_of(interval=5) as monitor:
+            with subprocess.Popen([*as_user, "read=173", "euid=33", "read=179", "euid=0", "read=181"]) as process:
+                status = process.wait()
+            if status:
+                pytest.skip("the temporary directory is mounted with nosuid")
+    own = reads(monitor, process.pid, "comm", "uid")
+    assert {uid: count for (comm, uid), count in own.items() if comm == b"changes"} == {0: 173 + 181, 33: 179}
 
 
 def test_a_thread_counts_for_the_name_of_its_process(changes: Path) -> None:
