@@ -42,6 +42,8 @@ class Kernel:
     """
     unlimited_kretprobes: bool
     """Whether kretprobes can be attached without a limit on concurrent calls."""
+    preempts_softirqs: bool = False
+    """Whether this kernel can preempt softirqs. With PREEMPT_RT they run in threads."""
     has_rdonly_cast: bool = False
     """Whether programs can call bpf_rdonly_cast()."""
     refused_kinds: dict[str, str] = field(default_factory=dict, compare=False)
@@ -64,6 +66,7 @@ class Kernel:
             # Linux 4346ba160409 ("fprobe: Rewrite fprobe on function-graph tracer") (in v6.14). Before, each fprobe
             # had a limited pool of instances.
             unlimited_kretprobes=symbols.has_struct("fprobe", "hlist_array"),
+            preempts_softirqs=features.preemption == "rt",
             has_rdonly_cast=symbols.has_function("bpf_rdonly_cast"),
         )
 

@@ -115,7 +115,8 @@ def _effective_capabilities(status: Path) -> frozenset[str]:
 
 def _preemption(root: Path, uname: os.uname_result, debugfs: str | None) -> str | None:
     words = set(uname.version.split())
-    if words & {"PREEMPT_RT", "RT"}:  # On such a kernel, debugfs shows only whether it is full or lazy.
+    # On a real-time kernel, debugfs shows only whether it is full or lazy. Older ones have the file `realtime`.
+    if words & {"PREEMPT_RT", "RT"} or number(root / "sys/kernel/realtime"):
         return "rt"
     if debugfs and (found := re.search(r"\((\w+)\)", read(root / debugfs[1:] / "sched/preempt") or "")):
         return found[1]
@@ -125,12 +126,15 @@ def _preemption(root: Path, uname: os.uname_result, debugfs: str | None) -> str 
     if "PREEMPT_LAZY" in words or "PREEMPT" in words:
         return "lazy" if "PREEMPT_LAZY" in words else "full"
     configured = _configured_preemption(root, uname.release)
-    return configured if configured == "none" else "voluntary"
+    return configured if configured in ("rt", "none") else "voluntary"
 
 
 def _configured_preemption(root: Path, release: str) -> str | None:
     config = kconfig.read(release, root)
-    models = {"PREEMPT_NONE": "none", "PREEMPT_VOLUNTARY": "voluntary", "PREEMPT_LAZY": "lazy", "PREEMPT": "full"}
+    models = {
+        "PREEMPT_RT": "rt", "PREEMPT_NONE": "none", "PREEMPT_VOLUNTARY": "voluntary", "PREEMPT_LAZY": "lazy",
+        "PREEMPT": "full",
+    }  # fmt: skip
     return next((model for option, model in models.items() if config and config.has(option)), None)
 
 

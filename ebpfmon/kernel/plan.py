@@ -37,7 +37,8 @@ class Choice:
 
 def is_preempted(candidate: BoundCandidate, kernel: Kernel) -> bool:
     """Return whether a kernel can preempt the programs of a candidate."""
-    return bool(candidate.kinds & kernel.preempted_kinds) and not candidate.softirq
+    is_protected = candidate.softirq and not kernel.preempts_softirqs
+    return bool(candidate.kinds & kernel.preempted_kinds) and not is_protected
 
 
 def miss_reason(candidate: BoundCandidate, kernel: Kernel) -> str:

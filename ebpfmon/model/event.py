@@ -31,7 +31,7 @@ class Candidate:
     A fexit program finds the return value after the last argument, so with another number it would read garbage.
     """
     softirq: bool = False
-    """Whether its programs run only in softirq context, so that the kernel cannot preempt them."""
+    """Whether its programs run only in softirq context, so that only a real-time kernel can preempt them."""
     setting: str = ""
     """The rodata setting that makes programs shared by several events count this one; empty if they are not shared."""
 

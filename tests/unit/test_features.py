@@ -107,6 +107,8 @@ def test_the_preemption_is_the_word_in_parentheses_in_debugfs(
         ("PREEMPT_DYNAMIC Mon", "", "", None, None),
         ("PREEMPT_RT Mon", "preempt=none", "CONFIG_PREEMPT_NONE=y", "rt", True),
         ("PREEMPT RT Mon", "", "", "rt", True),
+        ("PREEMPT_DYNAMIC Mon", "", "CONFIG_PREEMPT_LAZY=y\nCONFIG_PREEMPT_RT=y", "rt", True),
+        ("Mon", "", "CONFIG_PREEMPT=y\nCONFIG_PREEMPT_RT=y", "rt", True),
         ("PREEMPT_LAZY Mon", "", "", "lazy", True),
         ("PREEMPT Mon", "preempt=none", "CONFIG_PREEMPT_NONE=y", "full", True),
         ("Debian 9.9-1 (PREEMPTED)", "", "", "voluntary", False),
@@ -194,3 +196,9 @@ def test_missing_capabilities_are_reported_in_one_line_with_the_remedy(features:
         require_permission(features)
     assert str(caught.value).startswith("cannot load BPF programs: ")
     assert "\n" not in str(caught.value)
+
+
+def test_a_kernel_with_the_file_realtime_is_a_real_time_kernel(tmp_path: Path, uname: Callable[[str], None]) -> None:
+    uname("PREEMPT Mon")
+    assert detect(make(tmp_path, sys__kernel__realtime="0")).preemption == "full"
+    assert detect(make(tmp_path, sys__kernel__realtime="1")).preemption == "rt"

@@ -326,6 +326,33 @@ def test_programs_that_bcc_did_not_compile_are_excluded() -> None:
 
 
 @pytest.mark.parametrize(
+    ("preempted_kinds", "is_real_time", "expected"),
+    [
+        (frozenset({"tp_btf"}), False, "tracepoint t"),
+        (frozenset({"tp_btf"}), True, "kprobe f2"),
+        (frozenset(), True, "tracepoint t"),  # Before 6.13, no kernel preempts the programs of tracepoints.
+    ],
+)
+def test_only_a_real_time_kernel_preempts_programs_in_softirqs(
+    preempted_kinds: frozenset[str], is_real_time: bool, expected: str
+) -> None:
+    candidates = Candidate(programs=("t_tp_btf",), softirq=True), Candidate(programs=("f2_kprobe",))
+    sections = {name: SECTIONS[name] for name in ("t_tp_btf", "f2_kprobe")}
+    kernel = replace(KERNEL, preempted_kinds=preempted_kinds, preempts_softirqs=is_real_time)
+    plan = plan_of(kernel, spec=spec_of(Event("e", candidates), **sections))
+    assert try_load(plan)
+    assert chosen(plan) == {"e": expected}
+    only = plan_of(kernel, spec=spec_of(Event("e", candidates[:1]), t_tp_btf=SECTIONS["t_tp_btf"]))
+    assert try_load(only)
+    assert only.choices["e"].miss_reason == (PREEMPTED if expected == "kprobe f2" else "")
+
+
+@pytest.mark.parametrize("preemption", ["none", "voluntary", "lazy", "full", "rt", None])
+def test_softirqs_are_preempted_with_preempt_rt(preemption: str | None) -> None:
+    assert Kernel.of(FakeSymbols(), replace(FULL, preemption=preemption)).preempts_softirqs == (preemption == "rt")
+
+
+@pytest.mark.parametrize(
     ("preemption", "faultable", "expected"),
     [
         ("none", False, frozenset()),
