@@ -6,11 +6,12 @@
  * of kernel memory. The setting table_size overrides it. */
 #define DISKS 256
 /* Requests that can be tracked while they are in flight. Further ones are counted as `unfollowed`. The queues of 100
- * disks hold fewer. 32,768 elements of 88 bytes are 2.9 MB. */
+ * disks hold fewer. 32,768 elements of 120 bytes are 3.9 MB. */
 #define IN_FLIGHT 32768
 /* The bounds of the latency histograms are 8 microseconds, twice that, and so on up to 33.6 seconds. */
 #define UNIT_NS 8000
 #define SLOTS 24
+#define DISK_NAME_LEN 32
 
 /* Values of enum req_op that Linux has never renumbered. The four operations with counters are 0 to 3, which is also
  * the order of their counters. */
@@ -28,8 +29,7 @@
 #else
 #pragma clang attribute push(__attribute__((preserve_access_index)), apply_to = record)
 struct gendisk {
-	int major;
-	int first_minor;
+	char disk_name[DISK_NAME_LEN];
 };
 
 struct request_queue {
@@ -47,13 +47,17 @@ struct request___old {
 	struct gendisk *rq_disk;
 };
 #pragma clang attribute pop
+
+/* Linux ff07a02e9e8e ("treewide: Rename enum req_opf into enum req_op") (in v6.0). The number of this operation was 13,
+ * and later became 7. */
+enum req_op___any { REQ_OP_ZONE_APPEND___any = 1 };
+enum req_opf___any { REQ_OP_ZONE_APPEND___old = 1 };
 #endif
 
+/* A disk is known by its name, because its device number may be given to another disk when it is removed. */
 struct block_io_key {
-	__u32 device;	/* the whole disk: major << 20 | minor */
-	__u32 unused;
+	__u64 name[DISK_NAME_LEN / 8];	/* as in struct gendisk, filled up with zeros */
 };
-_Static_assert(sizeof(struct block_io_key) == 8, "block_io_key has no padding");
 
 /* The counters of one operation. A row has them for each of the four operations, as plain fields with a prefix. */
 struct block_io_operation {
@@ -84,8 +88,8 @@ _Static_assert(sizeof(struct block_io_counters) == 4 * sizeof(struct block_io_op
 
 struct block_io_request {
 	__u64 issued_ns;
-	__u32 device;
-	__u32 operation;
+	__u64 operation;
+	struct block_io_key disk;
 };
 
 struct {
@@ -113,26 +117,38 @@ static __always_inline struct gendisk *disk_of(struct request *request)
 #endif
 }
 
-static __always_inline __u32 device_of(struct request *request)
+static __always_inline __u32 zone_append(void)
 {
-	struct gendisk *disk = disk_of(request);
-
-	if (!disk)
-		return 0;
-	return (__u32)READ_FIELD(disk, major, true) << 20 | (__u32)READ_FIELD(disk, first_minor, true);
+#ifdef BCC
+	return REQ_OP_ZONE_APPEND;
+#else
+	if (bpf_core_enum_value_exists(enum req_op___any, REQ_OP_ZONE_APPEND___any))
+		return bpf_core_enum_value(enum req_op___any, REQ_OP_ZONE_APPEND___any);
+	return bpf_core_enum_value(enum req_opf___any, REQ_OP_ZONE_APPEND___old);
+#endif
 }
 
 /* Return one of the four operations, or a greater number for requests that are not counted: commands that programs send
- * to a disk directly, and operations on zones. */
+ * to a disk directly, and operations on zones except appending to them. */
 static __always_inline __u32 operation_of(struct request *request)
 {
 	__u32 operation = READ_FIELD(request, cmd_flags, true) & REQ_OP_MASK;
 
-	if (operation == REQ_OP_WRITE_ZEROES)
+	if (operation == REQ_OP_WRITE_ZEROES || operation == zone_append())
 		return REQ_OP_WRITE;
 	if (operation == REQ_OP_SECURE_ERASE)
 		return REQ_OP_DISCARD;
 	return operation;
+}
+
+static __always_inline bool is_same_disk(struct block_io_key *a, struct block_io_key *b)
+{
+	__u64 difference = 0;
+
+#pragma unroll
+	for (int n = 0; n < DISK_NAME_LEN / 8; n++)
+		difference |= a->name[n] ^ b->name[n];
+	return !difference;
 }
 
 static __always_inline struct block_io_operation *counters_of(struct block_io_counters *counters, __u32 operation)
@@ -148,26 +164,25 @@ static __always_inline int on_issue(struct request *request)
 	struct block_io_request issued = {}, *former;
 	struct block_io_counters *counters;
 	__u64 address = (__u64)request;
-	struct block_io_key key = {};
+	struct gendisk *disk;
 
 	issued.operation = operation_of(request);
 	if (issued.operation > REQ_OP_DISCARD)
 		return 0;
 	issued.issued_ns = bpf_ktime_get_ns();
-	issued.device = device_of(request);
+	disk = disk_of(request);	/* 0 if the queue has no disk: the name is then empty */
+	READ_STRING(issued.disk.name, disk, disk_name);
 	former = bpf_map_lookup_elem(&block_io_in_flight, &address);
-	if (former && former->device == issued.device && former->operation == issued.operation) {
+	if (former && is_same_disk(&former->disk, &issued.disk) && former->operation == issued.operation) {
 		former->issued_ns = issued.issued_ns;
 		return 0;
 	}
 	if (former) {
-		key.device = former->device;
-		counters = block_io_find(&key);
+		counters = block_io_find(&former->disk);
 		if (counters)
 			count(&counters_of(counters, former->operation)->requests, 1);
 	}
-	key.device = issued.device;
-	counters = block_io_find(&key);
+	counters = block_io_find(&issued.disk);
 	if (!counters)
 		return 0;
 	if (bpf_map_update_elem(&block_io_in_flight, &address, &issued, BPF_ANY)) {
@@ -187,7 +202,7 @@ static __always_inline int on_complete(struct request *request, int error, __u32
 	struct block_io_counters *counters;
 	struct block_io_request *issued;
 	__u64 address = (__u64)request, took_ns;
-	struct block_io_key key = {};
+	struct block_io_key disk;
 	__u32 operation;
 	bool complete;
 
@@ -197,10 +212,10 @@ static __always_inline int on_complete(struct request *request, int error, __u32
 	complete = bytes >= READ_FIELD(request, __data_len, true);
 	took_ns = bpf_ktime_get_ns() - issued->issued_ns;
 	operation = issued->operation;
-	key.device = issued->device;
+	disk = issued->disk;
 	if (complete)
 		bpf_map_delete_elem(&block_io_in_flight, &address);
-	counters = block_io_find(&key);
+	counters = block_io_find(&disk);
 	if (!counters)
 		return 0;
 	operation_counters = counters_of(counters, operation);

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Annotated
 
 import msgspec
+import numpy as np
 
 from ebpfmon import LabelSource, ProbeSettings, Rows, Setup
 from ebpfmon_block_io.charts import LABELS
 
-_MINOR_BITS = 20
-_CACHED_NAMES = 4096
+NO_DISK = "none"
 
 
 class BlockIoSettings(ProbeSettings, frozen=True):
@@ -31,31 +29,21 @@ def setup(settings: BlockIoSettings) -> Setup:
 
 
 class Disks(LabelSource):
-    """Label rows with the names that whole disks have in /sys/block."""
+    """Label rows with the kernel's names of whole disks, such as `sda` or `cciss/c0d0`."""
 
-    fields = ("device",)
+    fields = ("name_0", "name_1", "name_2", "name_3")
     labels = LABELS
 
-    def __init__(self, maximum: int, links: Path = Path("/sys/dev/block")) -> None:
-        """Show at most `maximum` disks. `links` is a folder with a link called MAJOR:MINOR to each disk."""
-        self.maximum, self._links = maximum, links
-        self._names: dict[int, str] = {}
+    def __init__(self, maximum: int) -> None:
+        """Show at most `maximum` disks."""
+        self.maximum = maximum
 
     def values(self, rows: Rows) -> Sequence[tuple[str, ...]]:
-        """Return the name of each disk, such as `sda`, or its numbers if it has no name.
+        """Return the name of each disk, or `none` for requests of a queue that has no disk."""
+        return [(name.decode(errors="replace") or NO_DISK,) for name in disk_names(rows).tolist()]
 
-        A disk may be removed, and its numbers given to another disk. Names are cached, so the numbers keep their first
-        name while they have a row.
-        """
-        devices: list[int] = rows["device"].tolist()
-        names = {device: self._names.get(device) or self._name(device) for device in devices}
-        self._names = {**self._names, **names} if len(self._names) < _CACHED_NAMES else names
-        return [(names[device],) for device in devices]
 
-    def _name(self, device: int) -> str:
-        numbers = f"{device >> _MINOR_BITS}:{device & (1 << _MINOR_BITS) - 1}"
-        try:
-            path = os.readlink(self._links / numbers)
-        except OSError:
-            return numbers
-        return os.path.basename(path).replace("!", "/")  # sysfs writes cciss/c0d0 as cciss!c0d0.
+def disk_names(rows: Rows) -> np.ndarray:
+    """Return the name of each row's disk as bytes, (rows,)."""
+    words = np.stack([rows[field].astype("<u8") for field in Disks.fields], axis=1)
+    return words.view(f"S{8 * len(Disks.fields)}")[:, 0]

@@ -13,9 +13,9 @@ EVENTS = (
         (
             # With BCC the number of arguments is unknown, so both are tried. The one with two comes first, because the
             # kernel rejects a program that reads more arguments than there are.
-            Candidate(programs=("block_rq_issue_of_queue_tp_btf",), arguments=2, softirq=True),
-            Candidate(programs=("block_rq_issue_tp_btf",), arguments=1, softirq=True),
+            Candidate(programs=("block_rq_issue_of_queue_tp_btf",), arguments=2),
+            Candidate(programs=("block_rq_issue_tp_btf",), arguments=1),
         ),
     ),
-    Event("request_complete", (Candidate(programs=("block_rq_complete_tp_btf",), softirq=True),)),
+    Event("request_complete", (Candidate(programs=("block_rq_complete_tp_btf",)),)),
 )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gzip
 import json
+import os
 import re
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -84,15 +85,27 @@ class Rows:
 
     def _table(self, name: str, found: Mapping[str, Any]) -> TableHarvest:
         of = self._now.scenario["tables"][name]
-        counters = of["counters"]
-        rows = np.zeros(len(found["rows"]), [*map(tuple, of["key"]), *((name, "u8") for name in counters)])
+        counters, key = of["counters"], [*map(tuple, of["key"])]
+        if name == "block_io":
+            key = [(field, "u8") for field in Disks.fields]
+        rows = np.zeros(len(found["rows"]), [*key, *((name, "u8") for name in counters)])
         for n, row in enumerate(found["rows"]):
+            if name == "block_io":
+                row = self._with_disk_name(row)
             for field, value in row.items():
                 rows[n][field] = value.encode() if isinstance(value, str) else value
         overflow = dict.fromkeys(counters, 0) | found["overflow"]
         totals = {name: int(rows[name].sum()) + overflow[name] for name in counters}
         since = self._since_load[name] = {name: n + totals[name] for name, n in self._since_load[name].items()}
         return TableHarvest(rows, totals, overflow, found["overflow_calls"], of["capacity"], since)
+
+    def _with_disk_name(self, row: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Return a row with the name of the disk in words. The recordings have device numbers and links in sysfs."""
+        numbers = f"{row['device'] >> 20}:{row['device'] & 0xFFFFF}"
+        target = self._now.scenario["settings"]["disk_links"].get(numbers, numbers)
+        words = np.frombuffer(os.path.basename(target).replace("!", "/").encode().ljust(32, b"\0"), "<u8")
+        counters = {field: value for field, value in row.items() if field not in ("device", "unused")}
+        return {**dict(zip(Disks.fields, words.tolist(), strict=True)), **counters}
 
 
 class ByComm:
@@ -151,9 +164,6 @@ def labels_of(now: Now, where: Path) -> dict[str, dict[str, LabelSource]]:
         (where / "services").write_text(settings["services"]["file"], encoding="utf-8")
         own = {int(port): name for port, name in settings["services"]["own"].items()}
         services = Services(own, where / "services")
-    (where / "dev-block").mkdir()
-    for numbers, target in settings["disk_links"].items():
-        (where / "dev-block" / numbers).symlink_to(target)
     if settings["resolver"] is not None:
 
         def name(address: str) -> str | None:
@@ -163,7 +173,7 @@ def labels_of(now: Now, where: Path) -> dict[str, dict[str, LabelSource]]:
         resolver = cast(Resolver, SimpleNamespace(name=name))
     hostnames, machine = Hostnames.parse(settings["hostnames"]), settings["machine"]
     return {
-        "block_io": {"block_io": Disks(settings["disks_maximum"], where / "dev-block")},
+        "block_io": {"block_io": Disks(settings["disks_maximum"])},
         "network_viewer": {
             "outbound": Outbound(settings["outbound_maximum"], services, resolver, hostnames),
             "inbound": Inbound(settings["inbound_maximum"], services),

@@ -2,10 +2,10 @@
 
 The cache, in $EBPFMON_KERNELS or ~/.cache/ebpfmon-kernels, contains:
 
-    debian-3/SERIES               a link to the newest known release of a kernel series
-    debian-3/RELEASE/vmlinuz
-    debian-3/RELEASE/modules/     the modules that the initramfs loads, in the order of their names
-    debian-3/RELEASE/root/        files that the guest sees as if installed: configuration and headers
+    debian-4/SERIES               a link to the newest known release of a kernel series
+    debian-4/RELEASE/vmlinuz
+    debian-4/RELEASE/modules/     the modules that the initramfs loads, in the order of their names
+    debian-4/RELEASE/root/        files that the guest sees as if installed: configuration and headers
     apt/                          apt's package lists
 """
 
@@ -30,7 +30,7 @@ SERIES = {"5.10": "bullseye", "6.1": "bookworm", "6.12": "bookworm", "7.2": "sid
 """Each kernel series, and the Debian release that has it."""
 ROLLING = "sid"
 """The Debian release that moves to the next kernel series every few weeks. Its newest kernel is used, of any series."""
-_LAYOUT = "debian-3"
+_LAYOUT = "debian-4"
 """The version of the cache's layout. Change the number when the layout changes, so older caches are ignored."""
 _KEYRING = "/usr/share/keyrings/debian-archive-keyring.gpg"
 _FRESH_S = 24 * 3600  # Debian updates a kernel about once a week.

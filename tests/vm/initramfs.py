@@ -7,7 +7,8 @@ import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-MODULES = ("virtio_pci", "virtio_console", "9p", "9pnet_virtio", "overlay", "veth", "sch_netem", "loop")
+MODULES = ("virtio_pci", "virtio_console", "9p", "9pnet_virtio", "overlay", "veth", "sch_netem", "loop",
+           "null_blk", "zonefs")  # fmt: skip
 """The modules for access to the host's files, and those that the network and disk tests need."""
 _DIRECTORY, _FILE, _PROGRAM = 0o040755, 0o100644, 0o100755
 
