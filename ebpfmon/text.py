@@ -35,10 +35,10 @@ def unique_names(names: Sequence[str], ids: Sequence[str], is_reserved: Sequence
     to the id. Reserved names, which must differ from each other, stay. They stand for everything else, so an item must
     not have them.
     """
-    counts = Counter(names)
-    if len(counts) == len(names):
+    used = set(names)
+    if len(used) == len(names):
         return [*names]
-    used, unique = set(names), []
+    counts, unique = Counter(names), []
     for name, id_, stays in zip(names, ids, is_reserved, strict=True):
         new = name
         if counts[name] > 1 and not stays:

@@ -87,10 +87,12 @@ class Ids:
 class _DimensionState:
     """The state of a dimension in this Netdata."""
 
-    __slots__ = ("amount", "declared", "id", "name", "prefix", "seen", "sign", "total", "was_sent")
+    __slots__ = ("amount", "clean_name", "declared", "given_name", "id", "name", "prefix", "seen", "sign", "total",
+                 "was_sent")  # fmt: skip
 
     def __init__(self, id_: str, negative: bool) -> None:
-        self.id, self.name, self.sign = id_, "", -1 if negative else 1
+        self.id, self.sign = id_, -1 if negative else 1
+        self.given_name = self.clean_name = self.name = ""  # as in the snapshot, cleaned, and cleaned and unique
         self.prefix = f'SET "{id_}" = '
         self.amount: int | float = 0  # of a counter: not yet in an update; of a gauge: the newest value
         self.total: int | float = _BASE
@@ -147,9 +149,12 @@ class _ChartState:
             if dimension.key not in self._dimensions:
                 self._dimensions[dimension.key] = _DimensionState(ids[dimension.key], dimension.negative)
         self._current = [self._dimensions[dimension.key] for dimension in dimensions]
+        for dimension, state in zip(dimensions, self._current, strict=True):
+            if state.given_name != dimension.name:
+                state.given_name, state.clean_name = dimension.name, clean_text(dimension.name)
         # Queries of several charts group dimensions by their names, so the names have to be unique as well.
         names = unique_names(
-            [clean_text(dimension.name) for dimension in dimensions],
+            [state.clean_name for state in self._current],
             [state.id[: _MAX_BYTES - 9] for state in self._current],
             [dimension.key[0] is not Role.ITEM for dimension in dimensions],
         )
