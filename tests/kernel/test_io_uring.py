@@ -54,8 +54,9 @@ def test_the_event_is_attached_if_the_tracepoint_has_the_request() -> None:
     assert counts_io_uring() is has_request
 
 
-@pytest.mark.parametrize("attach", ["auto", "tracepoint"])
-@pytest.mark.parametrize("thread", ["own", "async", "sqpoll"])
+@pytest.mark.parametrize(
+    ("attach", "thread"), [("auto", "own"), ("auto", "async"), ("auto", "sqpoll"), ("tracepoint", "own")]
+)
 def test_requests_are_counted_exactly(uring: Path, tmp_path: Path, attach: str, thread: str) -> None:
     if not counts_io_uring():
         pytest.skip("the tracepoint io_uring_complete of this kernel does not have the request")
