@@ -227,21 +227,32 @@ static __always_inline int on_wake_up_new_task(struct task_struct *task, const b
 }
 
 /* A task is freed an RCU grace period after release_task(). By then, the thread's leader may have been freed, and its
- * memory may belong to another task. What the thread's process was is therefore stored when the thread exits. Without
- * that, what the thread itself was has to do. */
+ * memory may belong to another task. What the thread's process was is therefore stored when the thread exits. If that
+ * was forgotten, because thousands of threads are being freed, the leader has to do, if it is still the same. What the
+ * thread itself was is the last resort, because each thread then has a row of its own. */
 static __always_inline int on_task_free(struct task_struct *task)
 {
+	__u32 pid = READ_FIELD(task, pid, true), tgid = READ_FIELD(task, tgid, true);
+	struct caller caller = {}, *at_exit = 0;
+	struct task_struct *leader = task;
 	__u64 address = (__u64)task;
-	struct caller caller = {}, *at_exit;
 
-	read_caller(&caller, task, task, true);
-	pad_comm(&caller.identity);
-	if (READ_FIELD(task, pid, true) == caller.process.tgid)
-		return on_release(&caller);
-	at_exit = bpf_map_lookup_elem(&process_exiting, &address);
-	if (at_exit && at_exit->process.tgid == caller.process.tgid)
+	if (pid != tgid) {
+		at_exit = bpf_map_lookup_elem(&process_exiting, &address);
+		leader = READ_FIELD(task, group_leader, true);
+		/* A thread that calls execve(2) becomes the leader of the one that was the leader. */
+		if (READ_FIELD(leader, pid, true) != tgid ||
+		    READ_FIELD(leader, self_exec_id, true) != READ_FIELD(task, self_exec_id, true))
+			leader = task;
+	}
+	if (at_exit && at_exit->process.tgid == tgid) {
 		caller = *at_exit;
-	bpf_map_delete_elem(&process_exiting, &address);
+	} else {
+		read_caller(&caller, task, leader, true);
+		pad_comm(&caller.identity);
+	}
+	if (pid != tgid)
+		bpf_map_delete_elem(&process_exiting, &address);
 	return on_release(&caller);
 }
 

@@ -11,12 +11,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from ebpfmon import LoadMode
 from ebpfmon.kernel import attach_methods
 from ebpfmon.model import Role
-from tests.kernel.support import Monitor, require_attach_method
+from tests.kernel.support import RELEASES_ARE_SEEN, Monitor, require_attach_method
 
 GROUPINGS = ("user", "process", "application", "container")
 METHODS = pytest.mark.parametrize("attach", ["auto", *attach_methods.NAMES])
@@ -65,6 +66,15 @@ def reads(monitor: Monitor, tgid: int, *fields: str) -> Counter[tuple[Any, ...]]
     counts: Counter[tuple[Any, ...]] = Counter()
     for row in rows[(rows["tgid"] == tgid) & (rows["read_calls"] > 0)]:
         counts[tuple(row[field].item() for field in fields)] += int(row["read_calls"])
+    return counts
+
+
+def released(monitor: Monitor, tgid: int) -> Counter[bytes]:
+    """Return how many tasks of a process were released, by the name in their rows."""
+    rows = monitor.rows()
+    counts: Counter[bytes] = Counter()
+    for row in rows[(rows["tgid"] == tgid) & (rows["tasks_released"] > 0)]:
+        counts[row["comm"].item()] += int(row["tasks_released"])
     return counts
 
 
@@ -133,6 +143,17 @@ def test_a_thread_counts_for_the_name_of_its_process(changes: Path) -> None:
         tgid = run(changes, "name=whole", "thread=137", "name=later", "thread=139")
         monitor.until(lambda: reads(monitor, tgid, "tgid").total() >= 276)
     assert reads(monitor, tgid, "comm") == {(b"whole",): 137, (b"later",): 139}
+
+
+def test_a_release_counts_for_the_process_if_thousands_of_threads_end_at_once(changes: Path) -> None:
+    threads = 6007  # more than the kernel part remembers between the exit of a thread and its release
+    with monitor_of() as monitor:
+        tgid = run(changes, f"threads={threads}")
+        monitor.until_gone(lambda: np.array([tgid]), threads + 1)
+        monitor.until(lambda: released(monitor, tgid).total() > threads / 2)
+    counted = released(monitor, tgid)
+    assert counted.keys() == {b"changes"}
+    assert counted.total() == threads + 1 or (not RELEASES_ARE_SEEN and counted.total() <= threads + 1)
 
 
 def test_a_shorter_name_is_not_followed_by_the_rest_of_the_longer_one(changes: Path) -> None:
