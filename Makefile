@@ -1,5 +1,5 @@
 # Run `make help` for a list of targets. tools/setup installs what a target needs, and says so first.
-.PHONY: help run test vm-test lint bpf wheel docs reference bench bench-report bench-instructions profile clean \
+.PHONY: help run test test-more vm-test lint bpf wheel docs reference bench bench-report bench-instructions profile clean \
 	ready-bpf ready-run ready-test ready-vm ready-bench
 .DEFAULT_GOAL := help
 PYTHON ?= python3
@@ -17,6 +17,9 @@ test: lint ## run lint and all tests; ARGS='tests/unit -k word' passes arguments
 
 vm-test: ready-vm ## run the kernel tests under Debian's kernels in QEMU, about 25 minutes; ARGS='--kernel 6.1' runs a part
 	@.venv/bin/python -m tests.vm matrix $(ARGS)
+
+test-more: ready-test ## compare random work with its counts, for an hour and with random seeds; ARGS='--minutes 5'
+	@.venv/bin/python -m tests.kernel.random_watch $(ARGS)
 
 lint: ready-test ## check the code with ruff and mypy
 	@.venv/bin/ruff check --quiet

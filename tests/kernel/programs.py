@@ -9,7 +9,7 @@ from pathlib import Path
 
 HERE = Path(__file__).parent
 BUILT = HERE.parents[1] / "build" / "tests"
-NAMES = ("changes", "sockets", "traffic", "uring", "workload")
+NAMES = ("changes", "random_work", "sockets", "traffic", "uring", "workload")
 
 
 def program(name: str) -> Path:

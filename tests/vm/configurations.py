@@ -51,14 +51,14 @@ class Configuration:
 
 # In an emulated machine every start of ebpfmon takes ten seconds or more. Tests of things that do not depend on the
 # kernel therefore run only under the host's: the command line, error messages, comparisons with strace, storms of
-# half a minute, and tests with thousands of processes.
+# half a minute, random work, and tests with thousands of processes.
 _KERNEL_INDEPENDENT = (
     "test_daemon or test_check or test_loader or test_restricted or test_applications or test_default_groups"
     " or test_top or test_reload or test_plugins or test_workers or test_capabilities or test_network and not exact"
 )
 _SLOW = (
     "two_thousand or 64_rows or strace or thirty_ticks or leaves_no_kprobe or a_datagram and not auto"
-    " or exact_sockets and auto"
+    " or exact_sockets and auto or random_work"
 )
 # Probes whose programs are all tracepoints.
 _PROBES = "(test_oom or test_block_io or test_syscalls)"
