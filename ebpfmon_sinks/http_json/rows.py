@@ -111,7 +111,7 @@ def processes_to_json(snapshot: Snapshot, sort: str, top: int, group: str, by: s
         candidates = np.flatnonzero(rows.in_group(grouping, group)[processes.last])
     tgids = rows.field("tgid")[processes.last] if len(rows) else np.zeros(0, np.uint32)
     busiest = candidates[np.lexsort((tgids[candidates], -key[candidates]))[:top]]
-    amounts = _amounts({id_: a[busiest] for id_, a in processes.amounts.items()}, snapshot.elapsed_s)
+    amounts = _amounts({id_: a[busiest] for id_, a in processes.amounts.items()}, len(busiest), snapshot.elapsed_s)
     return ProcessesJson(
         **_head(snapshot, rows, len(candidates)),
         processes=[
@@ -125,7 +125,7 @@ def connections_to_json(snapshot: Snapshot, sort: str, top: int) -> ConnectionsJ
     """Return the busiest connections: rows of tables whose key has more than the process. Raises QueryError."""
     rows = _Rows.of({name: view for name, view in snapshot.tables.items() if _is_by_process_and_more(view)})
     busiest = np.argsort(-rows.sort_key(rows.amounts, sort, len(rows)), kind="stable")[:top].tolist()
-    amounts = _amounts({id_: a[busiest] for id_, a in rows.amounts.items()}, snapshot.elapsed_s)
+    amounts = _amounts({id_: a[busiest] for id_, a in rows.amounts.items()}, len(busiest), snapshot.elapsed_s)
     known = _names(_processes(snapshot), {_process(rows, n) for n in busiest})
     unknown: dict[str, Any] = {"comm": None, "groups": {}}
     connections = []
@@ -186,9 +186,10 @@ def _head(snapshot: Snapshot, rows: _Rows, found: int) -> dict[str, Any]:
     }
 
 
-def _amounts(amounts: Mapping[str, NDArray[np.int64]], elapsed_s: float) -> Iterator[dict[str, Any]]:
-    """Yield the amounts and the rates of each row, without zeros, because most are zero."""
-    for numbers in zip(*(a.tolist() for a in amounts.values()), strict=True):
+def _amounts(amounts: Mapping[str, NDArray[np.int64]], size: int, elapsed_s: float) -> Iterator[dict[str, Any]]:
+    """Yield the amounts and the rates of each of `size` rows, without zeros, because most are zero."""
+    columns = [a.tolist() for a in amounts.values()]
+    for numbers in zip(*columns, strict=True) if columns else [()] * size:
         nonzero = {id_: number for id_, number in zip(amounts, numbers, strict=True) if number}
         yield {"amounts": nonzero, "rates": {id_: round(number / elapsed_s, 2) for id_, number in nonzero.items()}}
 

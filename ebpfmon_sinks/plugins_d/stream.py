@@ -6,7 +6,7 @@ import itertools
 import math
 import re
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from typing import NamedTuple, TypeVar
 
 from ebpfmon import Chart, ChartData, Role, SeriesIndex, Snapshot, printable, unique_names
@@ -69,11 +69,11 @@ class Ids:
         self._clean = clean
         self._used: set[str] = set()
 
-    def assign(self, text: str) -> str:
-        """Return a valid id that is not in use yet."""
+    def assign(self, text: str, reserved: Container[str] = ()) -> str:
+        """Return a valid id that is not in use yet and not reserved."""
         plain = unique = self._clean(text)
         for n in itertools.count():
-            if unique not in self._used:
+            if unique not in self._used and unique not in reserved:
                 break
             unique = f"{plain[: _MAX_BYTES - 9]}_{zlib.crc32(f'{n}{text}'.encode(errors='replace')):08x}"
         self._used.add(unique)
@@ -265,7 +265,7 @@ class Stream:
             id_, buckets = data.chart.id, data.chart.buckets
             parts = self._by_id.get(id_)
             if parts is None or parts.series_index is not data.index:
-                charts = self._heatmaps(data) if buckets else [self._lines_chart(data)]
+                charts = self._heatmaps(data, snapshot) if buckets else [self._lines_chart(data)]
                 parts = self._by_id[id_] = _NetdataCharts(data.index, charts)
             if buckets:
                 for chart, amounts in zip(parts.charts, data.deltas[:, : len(buckets.bounds) + 1], strict=True):
@@ -323,18 +323,19 @@ class Stream:
         chart.set_dimensions(dimensions)
         return chart
 
-    def _heatmaps(self, data: ChartData) -> list[_ChartState]:
-        """Return the heatmaps of a histogram: one for each series, with one dimension for each bucket."""
+    def _heatmaps(self, data: ChartData, snapshot: Snapshot) -> list[_ChartState]:
+        """Return the heatmaps of a histogram: one for each series, with one dimension for each bucket.
+
+        An item may have such a name that its heatmap would have the id of another chart. Charts keep their ids.
+        """
         source, index = data.chart, data.index
         plain = {
             (role, labels): f"{source.id}_{series_id(source, labels)}" if source.labels else source.id
             for role, labels in index.keys
         }
-        ids = {
-            key: self._ids.assign(id_)
-            for key, id_ in _rest_first(plain.items(), lambda item: item[0][0])
-            if (source.id, key) not in self._charts
-        }
+        new = {key: id_ for key, id_ in plain.items() if (source.id, key) not in self._charts}
+        reserved = {chart_id(each.chart.id) for each in snapshot.charts if each is not data} if new else ()
+        ids = {key: self._ids.assign(id_, reserved) for key, id_ in _rest_first(new.items(), lambda item: item[0][0])}
         assert source.buckets, "a histogram has buckets"
         dimensions = [
             _Dimension((Role.ITEM, (), c.id), c.id, c.name, c.negative)

@@ -21,7 +21,6 @@ from ebpfmon import (
     Buckets,
     Chart,
     ChartData,
-    Column,
     Dimension,
     Kind,
     RowGroups,
@@ -195,8 +194,7 @@ def test_the_log_and_top_tell_a_group_with_a_reserved_name_from_rows_without_a_g
 
 
 def test_a_query_for_the_group_other_lists_processes_of_the_group_and_not_those_without() -> None:
-    reads = Column(id="read", header="READ", fields=("read_calls",))
-    rows = view(table([(1, b"a", 5, 0), (2, b"b", 70, 0)]), columns=(reads,), groups={"user": ["other", None]})
+    rows = view(table([(1, b"a", 5, 0), (2, b"b", 70, 0)]), groups={"user": ["other", None]})  # and no columns
     listed = processes_to_json(snapshot(tables={"t": rows}), "calls", 9, "other", "user")
     assert [(process.tgid, process.groups) for process in listed.processes] == [(1, {"user": "other"})]
 
@@ -219,6 +217,17 @@ def test_a_histogram_of_an_item_named_other_is_not_that_of_other() -> None:
     assert [number for _, number in counts] == ["3.0", "12.0"]
     assert counts[1][0] == 'ebpfmon_x_t_seconds_count{disk="other"}'
     assert counts[0][0].startswith('ebpfmon_x_t_seconds_count{disk="other~')
+
+
+def test_a_heatmap_of_an_item_never_has_the_id_of_another_chart() -> None:
+    buckets = Buckets(field="f", bounds=(1.0,), units="seconds")
+    chart = Chart(id="x.t", title="T", units="calls/s", family="F", priority=1, buckets=buckets, labels=("disk",))
+    charts = [data(chart, series={("all",): [1, 2]}, other=[4, 8]), data(replace(of(labels=()), id="x.t_all"), 16)]
+    netdata, _ = updates_of(*each_second(*[charts] * 3))
+    assert netdata.charts["x.t_all"].shows("value")[-1] == 16
+    (item,) = {*netdata.charts} - {"x.t_all", "x.t_other"}
+    assert item.startswith("x.t_all_")
+    assert netdata.charts[item].shows("le_1")[-1] == 1
 
 
 def test_an_id_is_the_same_in_every_interval_whatever_the_order_of_the_items() -> None:
