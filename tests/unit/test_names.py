@@ -6,7 +6,7 @@ The series `other` and `overflow` keep their ids. An item that is called like th
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 
@@ -39,8 +39,10 @@ from ebpfmon_sinks.log.journal import Names as FieldNames
 from ebpfmon_sinks.log.journal import fields_of
 from ebpfmon_sinks.log.text import Limits
 from ebpfmon_sinks.log.text import render as render_text
+from ebpfmon_sinks.plugins_d.stream import Stream
 from ebpfmon_sinks.statsd.lines import Names, to_datagrams
 from ebpfmon_sinks.statsd.settings import StatsdSettings, Tags
+from tests.unit.netdata import Dim, Netdata
 from tests.unit.support import data, snapshot, table
 from tests.unit.test_plugins_d_stream import each_second, updates_of
 from tests.unit.test_statsd_lines import FLAVOURS, PARSERS
@@ -251,6 +253,29 @@ def test_unique_names_are_unique_and_reserved_and_unique_ones_stay(given_names: 
     assert {*reserved} <= {*unique}
 
 
+class Account:
+    """An account of a grouping with one chart of calls."""
+
+    def __init__(self, maximum: int) -> None:
+        self._account = GroupAccount([replace(of(), table="t")], {"t": ("calls",)}, maximum)
+        self._now_s = 0.0
+
+    def add(self, groups: Mapping[str, int], no_group: int, overflow: int) -> tuple[ChartData, int]:
+        """Return the chart of an interval with these calls by group, and the sum of all calls."""
+        self._now_s += 1.0
+        names = {hash(name) & (1 << 64) - 1 or 1: name for name in groups}
+        ids = np.array([*names, RowGroups.OTHER], np.uint64)
+        counts = np.array([*(groups[name] for name in names.values()), no_group], np.int64)
+        rows = np.array(
+            [*zip(ids.tolist(), counts.tolist(), strict=True)], np.dtype([("group", "u8"), ("calls", "u8")])
+        )
+        total = int(counts.sum()) + overflow
+        harvest = TableHarvest(rows, {"calls": total}, {"calls": overflow}, overflow, 64)
+        sums = {"t": GroupSums(ids, counts[:, np.newaxis])}
+        (interval,) = self._account.account({"t": harvest}, sums, names, TimeInterval(self._now_s, 1.0))
+        return interval, total
+
+
 @given(
     groups=st.dictionaries(ANY, st.integers(1, 1 << 40), max_size=12),
     no_group=st.integers(0, 1 << 40),
@@ -263,16 +288,8 @@ def test_unique_names_are_unique_and_reserved_and_unique_ones_stay(given_names: 
 def test_in_every_output_ids_are_unique_and_the_sum_of_all_series_is_the_total(
     groups: dict[str, int], no_group: int, overflow: int, maximum: int
 ) -> None:
-    names = {hash(name) & (1 << 64) - 1 or 1: name for name in groups}
-    ids = np.array([*names, RowGroups.OTHER], np.uint64)
-    counts = np.array([*(groups[name] for name in names.values()), no_group], np.int64)
-    rows = np.array([*zip(ids.tolist(), counts.tolist(), strict=True)], np.dtype([("group", "u8"), ("calls", "u8")]))
-    total = int(counts.sum()) + overflow
-    account = GroupAccount([replace(of(), table="t")], {"t": ("calls",)}, maximum)
-    harvest = TableHarvest(rows, {"calls": total}, {"calls": overflow}, overflow, 64)
-    (interval,) = account.account(
-        {"t": harvest}, {"t": GroupSums(ids, counts[:, np.newaxis])}, names, TimeInterval(1.0, 1.0)
-    )
+    account = Account(maximum)
+    interval, total = account.add(groups, no_group, overflow)
     assert interval.sums() == {"value": total}
     assert len(set(interval.index.keys)) == len(interval) == min(len(groups), maximum) + 2
     for name, output in OUTPUTS.items():
@@ -284,3 +301,26 @@ def test_in_every_output_ids_are_unique_and_the_sum_of_all_series_is_the_total(
     assert len(set(in_netdata_names)) == len(interval)
     shown_lines = in_text(interval)
     assert len(set(shown_lines)) == len(shown_lines) == np.count_nonzero(interval.deltas)
+
+
+@given(
+    st.lists(st.dictionaries(ANY, st.integers(1, 1 << 40), max_size=8), min_size=2, max_size=5),
+    st.integers(0, 1 << 40),
+    st.integers(1, 5),
+)
+def test_the_sums_of_several_intervals_arrive_whichever_groups_are_selected(
+    intervals: list[dict[str, int]], overflow: int, maximum: int
+) -> None:
+    account, statsd, netdata, stream = Account(maximum), Names("none"), Netdata(), Stream(1)
+    dims: dict[int, Dim] = {}  # those that were made obsolete, too
+    # Netdata shows a dimension from its second value on, so there is one more interval.
+    for n, groups in enumerate([*intervals, {}]):
+        interval, total = account.add(groups, 3, overflow)
+        assert sum(in_statsd(interval, "none", statsd).values()) == total
+        stream.add(replace(snapshot(charts=[interval]), time_s=100.0 + n, elapsed_s=1.0))
+        netdata.read(stream.update(1))
+        now = netdata.charts["apps.x"].dims.values()
+        assert len({dim.name for dim in now}) == len(now)
+        dims |= {id(dim): dim for dim in now}
+    shown = sum(dim.collected[-1] - dim.collected[0] for dim in dims.values())
+    assert shown == sum(sum(groups.values()) + 3 + overflow for groups in [*intervals[1:], {}])
