@@ -152,13 +152,17 @@ class _ChartState:
         for dimension, state in zip(dimensions, self._current, strict=True):
             if state.given_name != dimension.name:
                 state.given_name, state.clean_name = dimension.name, clean_text(dimension.name)
+        leaving = []  # not in the snapshot any more, but still in Netdata
+        if len(self._dimensions) > len(dimensions):
+            keys = {dimension.key for dimension in dimensions}
+            leaving = [state for key, state in self._dimensions.items() if key not in keys]
         # Queries of several charts group dimensions by their names, so the names have to be unique as well.
         names = unique_names(
-            [state.clean_name for state in self._current],
-            [state.id[: _MAX_BYTES - 9] for state in self._current],
-            [dimension.key[0] is not Role.ITEM for dimension in dimensions],
+            [*(state.clean_name for state in self._current), *(state.name for state in leaving)],
+            [state.id[: _MAX_BYTES - 9] for state in (*self._current, *leaving)],
+            [*(dimension.key[0] is not Role.ITEM for dimension in dimensions), *(True for _ in leaving)],
         )
-        for dimension, state, name in zip(dimensions, self._current, names, strict=True):
+        for dimension, state, name in zip(dimensions, self._current, names, strict=False):
             if state.name != name or not state.declared:
                 state.name = name
                 self._to_declare[dimension.key] = state

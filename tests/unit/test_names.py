@@ -308,6 +308,7 @@ def test_in_every_output_ids_are_unique_and_the_sum_of_all_series_is_the_total(
     st.integers(0, 1 << 40),
     st.integers(1, 5),
 )
+@example([{"a\x01": 2}, {"a\x02": 1, "b": 1}, {"b": 1, "a ": 2}], 0, 2)
 def test_the_sums_of_several_intervals_arrive_whichever_groups_are_selected(
     intervals: list[dict[str, int]], overflow: int, maximum: int
 ) -> None:
