@@ -15,9 +15,9 @@
  *   Otherwise it is read through a helper, as by BPF_CORE_READ().
  * - READ_STRING(dst, ptr, field): read a string through a helper.
  * - this_task() and CURRENT_IS_TYPED: the current task, and whether the verifier knows its type.
- * - SUBPROGRAM: begins the definition of a function that has a stack of its own. All frames together may have 512 bytes,
- *   each rounded up to 32, so this helps if not all that a program does needs its stack at the same time. BCC can only
- *   inline functions.
+ * - SUBPROGRAM: begins the definition of a function that is called, not inlined, so its stack frame is free again when
+ *   it returns. All frames that are in use at the same time share 512 bytes, and each is rounded up to 32. BCC inlines
+ *   every function.
  * - UNTRUSTED(ptr): the same pointer, for reading fields that are not passed to kernel functions as trusted pointers.
  *   The verifier then needs less time to load the program. */
 #ifndef EBPFMON_LOADERS_BPF_H

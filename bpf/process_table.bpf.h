@@ -17,7 +17,7 @@
  * The key of a row is a struct caller. A process that changes its user, its cgroup or its name in the middle of an
  * interval therefore has several rows, and each call counts for what the process was when it made the call.
  *
- * If the table is full, they return the totals and count an overflow. If cfg_rows is 0, they always return the
+ * If the table is full, the functions return the totals and count an overflow. If cfg_rows is 0, they always return the
  * totals. */
 
 #define TABLE_KEY struct caller
@@ -87,7 +87,7 @@ struct {
 	__type(value, struct TABLE_NAME(cache));
 } TABLE_NAME(cache) SEC(".maps");
 
-/* Flush the cache and assign it to the current caller, after giving that a row. Return false if the table is full. */
+/* Flush the cache, and assign it to the current caller. Return false if the table has no room for the caller's row. */
 SUBPROGRAM bool TABLE_NAME(flush)(struct TABLE_NAME(cache) *cache, __u32 buffer)
 {
 	void *rows = bpf_map_lookup_elem(&TABLE_NAME(rows), &buffer);

@@ -2,14 +2,14 @@
 /* System calls, for programs at sys_exit. in_32_bit_call() tells whether the current call is that of a 32-bit program,
  * which has other numbers.
  *
- * kind_of_syscall() classifies a call by its number, if the probe defines `enum syscall_kind`, in which CALL_OTHER comes
- * first, and a list of calls before it includes this header:
+ * kind_of_syscall() classifies a call by its number. A probe that uses it defines two things before it includes this
+ * header: `enum syscall_kind`, in which CALL_OTHER comes first, and a list of calls:
  *
  *	#define SYSCALLS(CALL)	\
  *		CALL(kind, name, number on x86-64, ia32, arm64, arm)	\
  *		...
  *
- * The number of a call that an architecture does not have is NO_CALL(n), with another n each time. */
+ * The number of a call that an architecture does not have is NO_CALL(n), with a different n each time. */
 #ifndef EBPFMON_SYSCALLS_BPF_H
 #define EBPFMON_SYSCALLS_BPF_H
 
@@ -61,7 +61,7 @@ static __always_inline enum syscall_kind kind_of_syscall(__u32 nr)
 #else
 	__u64 index = nr;
 
-	/* Makes the compiler compare and index with the same register, so that the verifier knows its bound. */
+	/* This makes the compiler compare and index with the same register, so that the verifier knows its bound. */
 	asm volatile("" : "+r"(index));
 	if (index >= NUMBERS_ || !(syscall_kinds[index].native | syscall_kinds[index].compat))
 		return CALL_OTHER;

@@ -65,7 +65,7 @@ struct {
 static __always_inline int step_task_storage(__u64 bytes)
 {
 	struct ladder_counters *row = bpf_task_storage_get(&ladder_of_task, bpf_get_current_task_btf(), 0,
-						      BPF_LOCAL_STORAGE_GET_F_CREATE);
+							   BPF_LOCAL_STORAGE_GET_F_CREATE);
 
 	return row ? count_read(row, bytes) : 0;
 }

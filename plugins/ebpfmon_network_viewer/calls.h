@@ -78,8 +78,8 @@ static __always_inline enum syscall_kind kind_of_socketcall(__u32 call)
 	}
 }
 
-/* Read the call that the current task is in. Its kind is CALL_OTHER if it is in none: io_uring completes requests after
- * a call, and in threads that have a copy of the registers of the thread that made them. */
+/* Read the call that the current task is in. Its kind is CALL_OTHER if the task is in none, because io_uring completes
+ * requests after a call, and in threads that have a copy of another thread's registers. */
 static __always_inline void read_call(struct socket_call *call)
 {
 	struct pt_regs *regs = (void *)bpf_task_pt_regs(bpf_get_current_task_btf());

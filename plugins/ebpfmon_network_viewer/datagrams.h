@@ -72,7 +72,7 @@ struct {
 	__type(value, struct progress);
 } network_progress SEC(".maps");
 
-/* Read the name of a peer, of which `length` bytes are valid. */
+/* Read the name of a peer from the memory of the current process. Only its first `length` bytes are valid. */
 static __always_inline void read_user_name(struct peer *to, __u64 address, __u32 length)
 {
 	__u32 name[6] = {};
@@ -173,8 +173,8 @@ static __always_inline bool defer_datagram(struct sock *sk, const struct endpoin
 	return !bpf_map_update_elem(&network_progress, &id, &now, BPF_ANY) && now.is_pending;
 }
 
-/* Count what the call that returns has left, and forget its progress. If a call fails after it received a datagram, the
- * datagram is gone, but its sender's name may not have been stored. */
+/* Count the datagram that the returning call left pending, and forget the progress of the call. If a call fails after
+ * it received a datagram, the datagram is gone, but its sender's name may not have been stored. */
 static __always_inline int on_messages_exit(enum syscall_kind kind, long result)
 {
 	__u64 id = bpf_get_current_pid_tgid();

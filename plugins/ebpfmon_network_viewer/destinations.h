@@ -6,7 +6,7 @@
 #include "sockets.h"
 
 /* Pairs of process and destination that can be active in one interval before the table overflows. Two buffers of 16,384
- * rows are 4.2 MB for outbound and 3.7 MB for inbound destinations. The setting table_size overrides it. */
+ * rows are 4.7 MB for outbound and 4.2 MB for inbound destinations. The setting table_size overrides it. */
 #define DESTINATIONS 16384
 /* Networks that the setting `ips` can select. Less than 1 MB. */
 #define NETWORKS 4096
@@ -86,7 +86,7 @@ static __always_inline bool is_peer_selected(const struct peer *peer, __u16 port
 	return bpf_map_lookup_elem(&network_networks, &address);
 }
 
-/* Return whether the selectors include a call with this peer, which is the socket's or the datagram's. */
+/* Return whether the selectors include a call. `peer` is the peer of the socket or of the datagram. */
 static __always_inline bool is_selected(struct socket_facts *facts, const struct endpoint *end, const struct peer *peer)
 {
 	bool inbound = facts->direction == INBOUND, selected;
@@ -122,8 +122,8 @@ static __always_inline struct inbound_counters *find_inbound(const struct proces
 	return inbound_find(&key);
 }
 
-/* Count a call for a destination, which the selectors include. `local` is the local port, and the protocol times 65536:
- * a function has at most five arguments. */
+/* Count a call for a destination that the selectors include. `local` is the local port plus the protocol times 65536,
+ * because a BPF function can have only five arguments. */
 SUBPROGRAM int count_peer(enum direction direction, const struct peer *peer, __u32 local, bool received, __u64 bytes)
 {
 	__u32 port = local & 0xffff, protocol = local >> 16;
@@ -155,9 +155,9 @@ SUBPROGRAM int count_peer(enum direction direction, const struct peer *peer, __u
 	return 0;
 }
 
-/* Count a call for a destination. If the socket is not connected, the peer is `datagram`, or if its port is 0, the one
- * that the socket last sent to: the kernel sends the parts of a corked datagram to the receiver of the first part, and an
- * unknown sender most probably answers. */
+/* Count a call for a destination. If the socket is not connected, the peer is `datagram`. If that is unknown (port 0),
+ * it is the peer that the socket last sent to, because the kernel sends the parts of a corked datagram to the receiver
+ * of the first part, and because an unknown sender has most probably answered. */
 static __always_inline void count_destination(struct sock *sk, struct endpoint *end, const struct peer *datagram,
 					      bool received, __u64 bytes, const bool typed)
 {

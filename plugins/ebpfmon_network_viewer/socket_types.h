@@ -130,16 +130,11 @@ struct trace_event_raw_tcp_event_sk {
 	void *skaddr;
 };
 
-/* The record of the classic tracepoint. Since Linux 6.10 it has a type of its own, before that tcp_event_sk_skb's. */
+/* The record of the classic tracepoint. Before Linux 6.10, its type has another name, so the program does not load. */
 struct trace_event_raw_tcp_retransmit_skb {
 	void *skbaddr;
 	void *skaddr;
 	int err;
-};
-
-struct trace_event_raw_tcp_event_sk_skb {
-	void *skbaddr;
-	void *skaddr;
 };
 
 struct trace_event_raw_tcp_retransmit_synack {

@@ -116,8 +116,8 @@ static __always_inline bool read_endpoint(struct endpoint *to, struct sock *sk, 
 	return true;
 }
 
-/* Return whether a TCP socket is a part of an MPTCP connection. The kernel makes it, and programs cannot reach it. It is
- * none if the other end speaks plain TCP, and accept(2) then returns a TCP socket. */
+/* Return whether a TCP socket is a part of an MPTCP connection. The kernel makes such sockets, and programs cannot
+ * reach them. If the other end speaks plain TCP, accept(2) returns a plain TCP socket, for which this is false. */
 static __always_inline bool is_subflow(struct sock *sk)
 {
 	struct tcp_sock *tcp = (struct tcp_sock *)sk;
@@ -141,9 +141,9 @@ static __always_inline struct sock *sk_of(struct socket *socket, const bool type
 	return READ_FIELD(socket, sk, typed);
 }
 
-/* Return the inode number of a socket, as ss(8) and /proc/net show it. The kernel gives a number again only after 2^32
- * others, whereas it reuses the memory of a struct sock at once. A socket that no process has open, for example because
- * it was closed, has 0. */
+/* Return the inode number of a socket, as ss(8) and /proc/net show it. The kernel reuses a number only after 2^32
+ * others, but the memory of a struct sock at once. The number is 0 if no process has the socket open, for example
+ * because it was closed. */
 static __always_inline __u64 inode_of(struct sock *sk, const bool typed)
 {
 	struct socket *socket;
@@ -185,8 +185,8 @@ static __always_inline struct listener listener_of(struct sock *sk, const struct
 	return listener;
 }
 
-/* Return whether the local port of a socket has a listener. A TCP listener may have ended since: the connections that it
- * accepted are inbound all the same. A UDP socket may be the next user of the port, so its listener must still exist. */
+/* Return whether the local port of a socket has a listener. A TCP listener may have ended since, because the
+ * connections that it accepted stay inbound. A UDP listener must still exist, because a client may use its port next. */
 static __always_inline bool is_listened_at(struct sock *sk, const struct endpoint *end, const bool typed)
 {
 	struct listener listener = listener_of(sk, end, typed);
@@ -302,8 +302,8 @@ static __always_inline enum direction direction_of(struct sock *sk, const struct
 	return received && (!end->peer.port || is_bound(sk, typed)) ? INBOUND : OUTBOUND;
 }
 
-/* Return the facts about a socket that the current process has just used for a transfer. A TCP socket is now its own.
- * Outside of calls, nothing is counted for a UDP socket, so it needs no owner. */
+/* Return the facts about a socket that the current process has just used for a transfer, and make the process the owner
+ * of a TCP socket. A UDP socket needs no owner, because nothing is counted for it outside of calls. */
 static __always_inline struct socket_facts *use_socket(struct sock *sk, const struct endpoint *end, bool received,
 						       const bool typed)
 {

@@ -88,7 +88,7 @@ static __always_inline bool is_counted(struct sock *sk, bool ipv4, bool ipv6, co
 }
 
 #ifndef BCC
-/* Reading a datagram by splice(2) is a receive, and counted as such. */
+/* Ignore UDP sockets, because the tracepoints of receives have already counted the datagram. */
 static __always_inline int on_splice_exit(__u32 fd, long result)
 {
 	struct sock *sk = socket_of(fd);

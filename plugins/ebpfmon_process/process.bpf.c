@@ -227,9 +227,9 @@ static __always_inline int on_wake_up_new_task(struct task_struct *task, const b
 }
 
 /* A task is freed an RCU grace period after release_task(). By then, the thread's leader may have been freed, and its
- * memory may belong to another task. What the thread's process was is therefore stored when the thread exits. If that
- * was forgotten, because thousands of threads are being freed, the leader has to do, if it is still the same. What the
- * thread itself was is the last resort, because each thread then has a row of its own. */
+ * memory may belong to another task. Therefore the facts about the process are stored when the thread exits. If they
+ * have been forgotten, because thousands of threads are being freed, the leader is read, if it still belongs to the
+ * process. The thread itself is the last resort, because each thread would then have a row of its own. */
 static __always_inline int on_task_free(struct task_struct *task)
 {
 	__u32 pid = READ_FIELD(task, pid, true), tgid = READ_FIELD(task, tgid, true);
