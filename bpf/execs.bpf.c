@@ -4,8 +4,7 @@
 #include "ebpfmon.bpf.h"
 
 /* Programs that can start in one interval before the table is full. Further programs that end before /proc is read are
- * known by their comm only. Two buffers of 4,096 rows of 432 bytes, key and hash element included, are
- * 3.5 MB. */
+ * known by their comm only. Two buffers of 4,096 rows of 448 bytes, key and hash table included, are 3.7 MB. */
 #define EXECS 4096
 /* Longer command lines are cut, because patterns of groups match the program and its first arguments. */
 #define ARGUMENTS 256

@@ -2,7 +2,7 @@
 /* Counts the requests of each disk, from when they are issued to its driver until they complete. */
 #include "ebpfmon.bpf.h"
 
-/* Disks that can be active in one interval. Two buffers of 256 rows of 1 kB, key and hash element included, are 0.5 MB
+/* Disks that can be active in one interval. Two buffers of 256 rows of 1 kB, key and hash table included, are 0.5 MB
  * of kernel memory. The setting table_size overrides it. */
 #define DISKS 256
 /* Requests that can be tracked while they are in flight. Further ones are counted as `unfollowed`. The queues of 100

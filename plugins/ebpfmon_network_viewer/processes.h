@@ -5,7 +5,7 @@
 
 #include "sockets.h"
 
-/* Processes that can be active in one interval before the table overflows. Two buffers of 16,384 rows are 7.9 MB. The
+/* Processes that can be active in one interval before the table overflows. Two buffers of 16,384 rows are 8.4 MB. The
  * setting table_size overrides it. */
 #define PROCESSES 16384
 

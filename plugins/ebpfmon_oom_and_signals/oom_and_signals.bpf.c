@@ -2,8 +2,8 @@
 /* Counts processes that die by a signal, and how many of these the OOM killer chose. */
 #include "ebpfmon.bpf.h"
 
-/* Processes that can die by a signal, or start the OOM killer, in one interval. Two buffers of 1,024 rows of 368 bytes,
- * key and hash element included, are 0.8 MB of kernel memory. The setting table_size overrides it. */
+/* Processes that can die by a signal, or start the OOM killer, in one interval. Two buffers of 1,024 rows of 392 bytes,
+ * key and hash table included, are 0.8 MB of kernel memory. The setting table_size overrides it. */
 #define DEATHS 1024
 /* Processes that died recently. They are remembered because two threads of a process can both appear to be its last.
  * Less than 0.1 MB. */

@@ -5,8 +5,8 @@
 
 #include "ebpfmon.bpf.h"
 
-/* Processes that can be active in one interval before the table overflows. Two buffers of 16,384 rows of 344 bytes, key
- * and hash element included, are 11.3 MB of kernel memory. The setting table_size overrides it. */
+/* Processes that can be active in one interval before the table overflows. Two buffers of 16,384 rows of 352 bytes, key
+ * and hash table included, are 11.5 MB of kernel memory. The setting table_size overrides it. */
 #define PROCESSES 16384
 /* Calls of kernel_clone() in progress at once. A kprobe stores their arguments, because a kretprobe has none. Less than
  * 0.1 MB. */

@@ -5,10 +5,10 @@
 #include "syscalls.bpf.h"
 
 /* Rows per interval of each table: system calls (a kernel has fewer than 500), and pairs of a call and an
- * error. Two buffers of 1,024 rows of 0.3 kB and of 1,024 rows of 64 bytes, key and hash element included, are 0.7 MB.
+ * error. Two buffers of 1,024 rows of 304 bytes and of 1,024 rows of 88 bytes, key and hash table included, are 0.8 MB.
  * The setting table_size overrides it. */
 #define CALLS 1024
-/* Threads whose calls can be timed. Further threads are counted as `unfollowed`. 65,536 of 80 bytes are 5.2 MB. */
+/* Threads whose calls can be timed. Further threads are counted as `unfollowed`. 65,536 of 88 bytes are 5.8 MB. */
 #define THREADS 65536
 /* The bounds of the latency histogram are half a microsecond, twice that, and so on up to 2.1 seconds. */
 #define UNIT_NS 500
