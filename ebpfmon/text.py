@@ -29,11 +29,11 @@ def escaped(text: str) -> str:
 
 
 def unique_names(names: Sequence[str], ids: Sequence[str], is_reserved: Sequence[bool]) -> list[str]:
-    """Return the names with those replaced that several have, so that no two are equal.
+    """Return the names, with repeated ones replaced so that no two are equal.
 
-    A name that is not unique is replaced by the id, or by the id and a checksum (`other~aac26433`) if a name is equal
-    to the id. Reserved names, which must differ from each other, stay. They stand for everything else, so an item must
-    not have them.
+    A repeated name is replaced by the id, or by the id and a checksum (`other~aac26433`) if another name is equal to
+    the id. Reserved names stay, and must differ from each other. They are those of `other` and `overflow`, which no
+    item may have.
     """
     used = set(names)
     if len(used) == len(names):

@@ -109,8 +109,8 @@ class Table:
                 f"cannot read '{obj.path.name}': the rows of '{name}' do not end with the __u64 counters of its totals"
             )
         # What was taken out of each buffer but has not been returned yet: rows, and what was in the per-CPU caches.
-        self._taken: list[list[Rows]] = [[], []]
-        self._uncached: list[list[Rows]] = [[], []]
+        self._taken_rows: list[list[Rows]] = [[], []]
+        self._taken_caches: list[list[Rows]] = [[], []]
         # The totals of each buffer when it was drained last. In the kernel they only grow.
         self._before = [dict.fromkeys((*self.counters, _OVERFLOW), 0) for _ in (0, 1)]
         self._since_load = dict.fromkeys(self.counters, 0)
@@ -137,9 +137,9 @@ class Table:
         self._empty_caches(buffer)
         self._take_rows(buffer)
         # Nothing below can fail.
-        rows, uncached = self._joined(self._taken[buffer]), self._uncached[buffer]
-        self._taken[buffer], self._uncached[buffer] = [], []
-        for cached in uncached:
+        rows, caches = self._joined(self._taken_rows[buffer]), self._taken_caches[buffer]
+        self._taken_rows[buffer], self._taken_caches[buffer] = [], []
+        for cached in caches:
             self._flush_caches(rows, cached)
         before, self._before[buffer] = self._before[buffer], overflow_now
         overflow = {name: count - before[name] for name, count in overflow_now.items()}
@@ -176,11 +176,11 @@ class Table:
         return joined
 
     def _take_rows(self, buffer: int) -> None:
-        """Move all rows of a buffer to `_taken`.
+        """Move all rows of a buffer to `_taken_rows`.
 
         The kernel deletes a row when it copies it, and may fail after that. It then says how many rows it has copied
-        (`__htab_map_lookup_and_delete_batch` in kernel/bpf/hashtab.c). Only after EFAULT, when it found no memory for
-        the copy, it does not.
+        (`__htab_map_lookup_and_delete_batch` in kernel/bpf/hashtab.c), except after EFAULT, when it could not write to
+        this process's memory.
         """
         result = 0
         while result != -errno.ENOENT:  # With room for all rows, one call takes them all.
@@ -195,7 +195,7 @@ class Table:
             copied = 0 if has_failed and count.value == room else count.value
             if copied or not has_failed:
                 rows = np.hstack((self._keys[:copied], self._values[:copied]))
-                self._taken[buffer].append(rows.view(self.dtype).reshape(copied))
+                self._taken_rows[buffer].append(rows.view(self.dtype).reshape(copied))
             if has_failed:
                 raise KernelError(f"cannot drain table '{self.name}': {os.strerror(-result)}")
 
@@ -209,7 +209,7 @@ class Table:
         return sums(self._per_cpu)
 
     def _empty_caches(self, buffer: int) -> None:
-        """Move what is in the per-CPU caches to `_uncached`.
+        """Move what is in the per-CPU caches to `_taken_caches`.
 
         This comes before the rows are taken: a program adds what is in a cache to a row that it expects to be there.
         """
@@ -228,7 +228,7 @@ class Table:
             self._lib.bpf_map_update_elem(self._cache_fd, ctypes.byref(index), self._cached.ctypes.data, 0),
             f"clear the per-CPU caches of '{self.name}'",
         )
-        self._uncached[buffer].append(cached)
+        self._taken_caches[buffer].append(cached)
 
 
 def _lazy_zeros(rows: int, row_bytes: int) -> NDArray[np.uint8]:

@@ -46,7 +46,7 @@ class FileSink:
             raise SinkError(f"cannot write to '{self._path}': {error.strerror}") from error
 
     def _append(self, data: bytes) -> None:
-        """Append to the file. If it cannot take everything, take back the part, because all of it comes again."""
+        """Append to the file, or leave it as it was, because after an error the core sends the whole snapshot again."""
         with open(os.open(self._path, _APPEND, 0o640), "ab", buffering=0) as file:
             written = 0
             try:

@@ -80,7 +80,7 @@ EVENTS = (
             Candidate(programs=("tcp_destroy_sock_tp",)),
         ),
     ),
-    # After tcp_close, which needs the owner of the socket: programs run in the order of attachment.
+    # This comes after tcp_close, which needs the owner of the socket, because programs run in the order of attachment.
     Event(
         "socket_gone",
         (

@@ -38,9 +38,9 @@ def ephemeral_ports(proc: Path = _PROC) -> range:
 def listening(proc: Path = _PROC, *, ephemeral: range) -> Listening:
     """Return what listens in every network namespace that has a process.
 
-    UDP sockets do not listen. An unconnected UDP socket on a port outside `ephemeral` counts as a server's, and so does
-    a connected one on the same port: some servers have a socket for each client. This looks at every process and may
-    take long, so do not call it on the event loop.
+    UDP sockets do not listen. An unconnected UDP socket on a port outside `ephemeral` counts as a server's. A connected
+    one on the same port does, too, because some servers have a socket for each client. This looks at every process and
+    may take long, so do not call it on the event loop.
     """
     found = Listening()
     seen: set[int] = set()
@@ -81,7 +81,7 @@ def _tcp_listeners(net: Path) -> Iterator[int]:
 def _udp_servers(net: Path, ephemeral: range) -> list[int]:
     """Return the inode of each UDP socket of a server."""
     sockets = [
-        (_port(local), not remote.strip("0:"), int(rest.split()[5]))
+        (_port(local), _is_unspecified(remote), int(rest.split()[5]))
         for name in ("udp", "udp6")
         for _, local, remote, _, rest in _sockets(net / name)
     ]
@@ -101,6 +101,10 @@ def _sockets(path: Path) -> Iterator[list[str]]:
         next(table, None)  # Skip the headings.
         for line in table:
             yield line.split(maxsplit=4)
+
+
+def _is_unspecified(address: str) -> bool:
+    return not address.strip("0:")
 
 
 def _port(address: str) -> int:

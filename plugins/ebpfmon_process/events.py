@@ -50,7 +50,8 @@ EVENTS = (
     Event(
         "io_uring",
         (
-            # With other numbers of arguments, the tracepoint does not have the request.
+            # With other numbers of arguments (before Linux 5.19), the tracepoint lacks the request, or the request
+            # lacks its result.
             Candidate(programs=("io_uring_complete_tp_btf",), arguments=3),
             Candidate(programs=("io_uring_complete_tp_btf",), arguments=7),
             Candidate(programs=("io_uring_complete_tp",), arguments=3),

@@ -1,5 +1,5 @@
-// SPDX-License-Identifier: GPL-2.0-only
-/* Does what its arguments say, in their order, and changes what it is in between:
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Follow the arguments in their order: make calls, and change the process between them.
  *	read=N		read one byte N times
  *	name=NAME	take another name
  *	uid=N, euid=N	take another real or effective user

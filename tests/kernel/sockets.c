@@ -224,7 +224,6 @@ static void do_recvmmsg(void)
 	int servers[3] = { server("one"), server("two"), server("three") }, fd = client();
 	struct mmsghdr *many = messages(servers);
 	struct sockaddr_in own = call_all(fd, servers);
-
 	int error;
 
 	for (int i = 0; i < 7; i++) {
@@ -519,7 +518,7 @@ static void do_accept32(void)
 	}
 }
 
-/* Make `calls` datagram calls, each on another server than the last one, and receive the answers. */
+/* Send datagrams to three servers by each of the 32-bit calls, and receive their answers. */
 static void do_datagrams32(void)
 {
 	int servers[3] = { server("one"), server("two"), server("three") }, fd = client();

@@ -235,7 +235,6 @@ def test_a_file_that_cannot_be_written_is_an_error_that_names_it(path: str, erro
         send(LogSettings(path=path), snapshot())
 
 
-@pytest.mark.timeout(10)
 def test_a_file_that_cannot_take_a_whole_snapshot_has_no_part_of_it(tmp_path: Path) -> None:
     path = tmp_path / "log"
     path.write_bytes(b"x" * 100 + b"\n")
@@ -252,6 +251,7 @@ def test_a_file_that_cannot_take_a_whole_snapshot_has_no_part_of_it(tmp_path: Pa
     assert json.loads(path.read_text().splitlines()[1])["schema"] == 2
 
 
+@pytest.mark.timeout(10)
 def test_a_named_pipe_without_a_reader_is_an_error_and_blocks_nothing(tmp_path: Path) -> None:
     path = tmp_path / "fifo"
     os.mkfifo(path)
