@@ -172,6 +172,8 @@ static __always_inline void count_destination(struct sock *sk, struct endpoint *
 			facts->last = *datagram;
 	} else if (!peer->port) {
 		peer = &facts->last;
+	} else if (!received && end->protocol == IPPROTO_UDP) {
+		facts->last = *peer;	/* connect(2) with AF_UNSPEC makes the socket unconnected again */
 	}
 	if (is_selected(facts, end, peer))
 		count_peer(facts->direction, peer, end->local_port | end->protocol << 16, received, bytes);

@@ -23,6 +23,12 @@ const volatile __u8 classic_counts_receive_ipv6 = 0;
  * socket. */
 enum peer_source { FROM_MESSAGE, FROM_SYSCALL, FROM_SOCKET };
 
+/* Return whether a call has moved data. A datagram may be empty, but a receive at the end of a TCP connection returns 0. */
+static __always_inline bool moves_data(const struct endpoint *end, long result)
+{
+	return result >= (end->protocol == IPPROTO_TCP);
+}
+
 static __always_inline int on_send(struct sock *sk, const enum peer_source source, struct msghdr *message, long result,
 				   const bool typed)
 {
@@ -38,7 +44,7 @@ static __always_inline int on_send(struct sock *sk, const enum peer_source sourc
 		else if (source == FROM_SYSCALL)
 			peer_of_call(&datagram);
 	}
-	if (result >= 0)
+	if (moves_data(&end, result))
 		count_destination(sk, &end, &datagram, false, result, typed);
 	return 0;
 }
@@ -59,7 +65,7 @@ static __always_inline int on_receive(struct sock *sk, const enum peer_source so
 		else if (source == FROM_SYSCALL && defer_datagram(sk, &end, consumed, result, typed))
 			return 0;
 	}
-	if (consumed && result >= 0)
+	if (consumed && moves_data(&end, result))
 		count_destination(sk, &end, &datagram, true, result, typed);
 	return 0;
 }

@@ -387,6 +387,40 @@ static void do_reconnect(void)
 	}
 }
 
+static void do_disconnect(void)
+{
+	int one = server("one"), two = server("two"), fd = bound(client(), 0);
+	struct sockaddr_in to = name_of(two), own = name_of(fd), nobody = { .sin_family = AF_UNSPEC };
+
+	send_to(fd, 11, name_of(one));
+	RETURNS(0, connect(fd, &to, sizeof(to)));
+	RETURNS(101, send(fd, data, 101, 0));
+	receive(two, 101);
+	RETURNS(0, connect(fd, &nobody, sizeof(nobody)));
+	bound(fd, own.sin_port); /* The kernel has taken the port back. */
+	for (int i = 0; i < 7; i++) {
+		send_to(two, 103, own);
+		RETURNS(103, recv(fd, data, sizeof(data), 0));
+	}
+}
+
+static void do_no_data(void)
+{
+	int fd = listener_of("server", 0), datagrams = server("datagrams"), other = client(), ends[2];
+
+	connect_tcp(ends, fd, 0);
+	send_tcp(ends, 101);
+	for (int i = 0; i < 7; i++)
+		RETURNS(0, send(ends[0], data, 0, 0));
+	close(ends[0]);
+	for (int i = 0; i < 11; i++)
+		RETURNS(0, recv(ends[1], data, sizeof(data), 0));
+	for (int i = 0; i < 13; i++) {
+		send_to(other, 0, name_of(datagrams));
+		receive(datagrams, 0);
+	}
+}
+
 static void do_mptcp(void)
 {
 	int one = socket(AF_INET, SOCK_STREAM, IPPROTO_MPTCP), fd, ends[2];
@@ -627,6 +661,8 @@ static const struct {
 	{ "client_socket", do_client_socket },
 	{ "cork", do_cork },
 	{ "reconnect", do_reconnect },
+	{ "disconnect", do_disconnect },
+	{ "no_data", do_no_data },
 	{ "mptcp", do_mptcp },
 	{ "inetd", do_inetd },
 	{ "rename", do_rename },

@@ -70,6 +70,16 @@ CASES = {
     ),
     "cork": Truth({("one", UDP): (2, 204, 0, 0), ("two", UDP): (1, 11, 0, 0)}, {("one", UDP): (0, 0, 1, 204)}),
     "reconnect": Truth({("one", UDP): (2, 204, 0, 0), ("two", UDP): (2, 204, 0, 0)}, {}),
+    # After it has disconnected, the client does not ask who sends: most probably server two, its last peer.
+    "disconnect": Truth(
+        {("one", UDP): (1, 11, 0, 0), ("two", UDP): (1, 101, 7, 721)}, {("two", UDP): (7, 721, 1, 101)}
+    ),
+    # Seven sends of nothing and eleven receives at the end of the connection move no data, but empty datagrams arrive.
+    "no_data": Truth(
+        {("server", TCP): (1, 101, 0, 0), ("datagrams", UDP): (13, 0, 0, 0)},
+        {("server", TCP): (0, 0, 1, 101), ("datagrams", UDP): (0, 0, 13, 0)},
+        {"tcp_send_calls": 8, "tcp_recv_calls": 12},
+    ),
     # Seven connections of MPTCP, and three of TCP that an MPTCP socket accepts.
     "mptcp": Truth(
         {("server", TCP): (3, 303, 0, 0)},
