@@ -20,7 +20,7 @@ REMEMBERED = 4096
 
 
 class Identity(NamedTuple):
-    """The identity of a row's process (`struct process_key` and `struct process_identity` in the BPF headers)."""
+    """The key of a per-process row: a process, and what it was when it made the calls (`struct caller` in C)."""
 
     start_ns: int
     tgid: int

@@ -37,7 +37,7 @@ class TableHarvest:
 
     @property
     def is_by_process(self) -> bool:
-        """Whether the rows are processes, rather than keys that the probe defines."""
+        """Whether the keys of the rows are callers, rather than keys that the probe defines."""
         return (self.rows.dtype.names or ())[: len(PROCESS_FIELDS)] == PROCESS_FIELDS
 
     @property

@@ -103,8 +103,8 @@ def rates_of(snapshot: Snapshot) -> tuple[Column, ...]:
 def listing(snapshot: Snapshot, state: State) -> Listing:
     """Return all lines, in no particular order.
 
-    All rows of a process are merged into one line: those of several tables, and those before and after an execve(2).
-    The process has the name of the last row.
+    All rows of a process are merged into one line: those of several tables, and those before and after an execve(2) or
+    a change of its user or its name. The line has the identity of a row after the last execve(2).
     """
     rows = _collect_rows(snapshot, state.by)
     key = key_columns(rows.identity, ("tgid", "start_ns"))

@@ -147,7 +147,11 @@ def connections_to_json(snapshot: Snapshot, sort: str, top: int) -> ConnectionsJ
 
 
 def _processes(snapshot: Snapshot) -> _Processes:
-    """Return all processes. The rows of a process in several tables, and before and after an execve(2), are summed."""
+    """Return all processes, each with the sum of its rows.
+
+    A process has rows in several tables, and rows before and after an execve(2) or a change of its user, its cgroup or
+    its name.
+    """
     rows = _Rows.of({name: view for name, view in snapshot.tables.items() if view.harvest.is_by_process})
     if not len(rows):
         return _Processes(rows, np.zeros(0, np.intp), rows.amounts)
