@@ -141,17 +141,18 @@ class Plan:
 
     def _require_candidates(self, chosen: Mapping[str, BoundCandidate | None]) -> None:
         missing = [event for event, candidate in chosen.items() if candidate is None]
-        missing.sort(key=lambda event: event in self._spec.optional)
+        required = [event for event in missing if event not in self._spec.optional]
         forced = self._forced
-        if missing and ((forced and missing[0] not in self._spec.optional) or len(missing) == len(chosen)):
-            refused = self.choices[missing[0]].refused
+        if (forced and required) or (missing and len(missing) == len(chosen)):
+            first = (required or missing)[0]
+            refused = self.choices[first].refused
             target, reason = ("", "the probe has no program for it")
             if refused:
                 target, reason = refused[-1][0].target, refused[-1][1]
             others = f" (and {len(missing) - 1} more of {len(chosen)} events)" if len(missing) > 1 else ""
             how = (f" by {forced}" if forced else "") + (f" at '{target}'" if target else "")
             remedy = '; set attach = "auto"' if forced else ""
-            raise AttachError(f"cannot attach '{missing[0]}' (probe {self._probe.name}){how}: {reason}{others}{remedy}")
+            raise AttachError(f"cannot attach '{first}' (probe {self._probe.name}){how}: {reason}{others}{remedy}")
 
     def _set_rodata(self, obj: BpfObject, chosen: list[BoundCandidate], rows: bool, own: Mapping[str, int]) -> None:
         data = obj.rodata()

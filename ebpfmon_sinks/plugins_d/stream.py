@@ -16,6 +16,7 @@ _T = TypeVar("_T")
 
 _MAX_BYTES = 200
 """The greatest length of a word. Netdata gives up on a plugin whose lines are too long."""
+_CHECKSUM_LENGTH = 9  # with the character before it
 _MAX_SHORT_BYTES = 90
 """The greatest length of units and families. It keeps a CHART line below 1,024 bytes, Netdata's limit."""
 _BASE = 1 << 32
@@ -75,7 +76,7 @@ class Ids:
         for n in itertools.count():
             if unique not in self._used and unique not in reserved:
                 break
-            unique = f"{plain[: _MAX_BYTES - 9]}_{zlib.crc32(f'{n}{text}'.encode(errors='replace')):08x}"
+            unique = f"{plain[: _MAX_BYTES - _CHECKSUM_LENGTH]}_{zlib.crc32(f'{n}{text}'.encode(errors='replace')):08x}"
         self._used.add(unique)
         return unique
 
@@ -159,7 +160,7 @@ class _ChartState:
         # Queries of several charts group dimensions by their names, so the names have to be unique as well.
         names = unique_names(
             [*(state.clean_name for state in self._current), *(state.name for state in leaving)],
-            [state.id[: _MAX_BYTES - 9] for state in (*self._current, *leaving)],
+            [state.id[: _MAX_BYTES - _CHECKSUM_LENGTH] for state in (*self._current, *leaving)],
             [*(dimension.key[0] is not Role.ITEM for dimension in dimensions), *(True for _ in leaving)],
         )
         for dimension, state, name in zip(dimensions, self._current, names, strict=False):

@@ -16,7 +16,7 @@ struct {
 	__uint(max_entries, DATAGRAMS);
 	__type(key, __u64);
 	__type(value, struct peer);
-} network_datagrams SEC(".maps");
+} network_senders SEC(".maps");
 
 /* Convert a struct sockaddr_in or sockaddr_in6. The kernel takes AF_UNSPEC for AF_INET. */
 static __always_inline void read_name(struct peer *to, const __u32 *name)
@@ -220,7 +220,7 @@ static __always_inline void remember_sender(struct sk_buff *skb, const bool type
 		__builtin_memcpy(from.address.bytes + 12, ip + 12, 4);
 	}
 	from.port = __builtin_bswap16(port);
-	bpf_map_update_elem(&network_datagrams, &id, &from, BPF_ANY);
+	bpf_map_update_elem(&network_senders, &id, &from, BPF_ANY);
 }
 
 static __always_inline int on_consume_udp(struct sock *sk, struct sk_buff *skb, const bool typed)
@@ -234,7 +234,7 @@ static __always_inline int on_consume_udp(struct sock *sk, struct sk_buff *skb, 
 static __always_inline void peer_of_received(struct peer *to)
 {
 	__u64 id = bpf_get_current_pid_tgid();
-	struct peer *from = bpf_map_lookup_elem(&network_datagrams, &id);
+	struct peer *from = bpf_map_lookup_elem(&network_senders, &id);
 
 	if (!from)
 		return;
