@@ -30,6 +30,9 @@
 #ifndef IPPROTO_MPTCP
 #define IPPROTO_MPTCP 262
 #endif
+#ifndef IPPROTO_UDPLITE
+#define IPPROTO_UDPLITE 136
+#endif
 
 static char data[1 << 16];
 
@@ -363,6 +366,40 @@ static void do_client_socket(void)
 	receive(next, 113);
 }
 
+/* A socket of UDP-Lite, which is not counted, shares its functions with UDP. */
+static void do_udplite(void)
+{
+	int lite = socket(AF_INET, SOCK_DGRAM, IPPROTO_UDPLITE), one = server("server"), other = client();
+	struct sockaddr_in any = at(0);
+
+	if (lite < 0) {
+		printf("skipped %d ", errno);
+		return;
+	}
+	RETURNS(0, bind(lite, &any, sizeof(any)));
+	for (int i = 0; i < 7; i++) {
+		send_to(lite, 101, name_of(lite));
+		receive(lite, 101);
+		send_to(other, 103, name_of(one));
+		receive(one, 103);
+	}
+}
+
+/* A datagram that is larger than the buffer: MSG_TRUNC returns its size. */
+static void do_truncated(void)
+{
+	int fd = server("server"), other = client();
+
+	for (int i = 0; i < 7; i++) {
+		send_to(other, 1009, name_of(fd));
+		RETURNS(11, recv(fd, data, 11, 0));
+		send_to(other, 1009, name_of(fd));
+		RETURNS(1009, recv(fd, data, 11, MSG_TRUNC));
+		send_to(other, 0, name_of(fd));
+		receive(fd, 0);
+	}
+}
+
 static void do_cork(void)
 {
 	int one = server("one"), two = server("two"), fd = client();
@@ -660,6 +697,8 @@ static const struct {
 	{ "uring", do_uring },
 	{ "client_socket", do_client_socket },
 	{ "cork", do_cork },
+	{ "udplite", do_udplite },
+	{ "truncated", do_truncated },
 	{ "reconnect", do_reconnect },
 	{ "disconnect", do_disconnect },
 	{ "no_data", do_no_data },

@@ -69,6 +69,9 @@ CASES = {
         {("server", UDP): (8, 7 * 107 + 113, 9, 101 + 7 * 103 + 109)},
     ),
     "cork": Truth({("one", UDP): (2, 204, 0, 0), ("two", UDP): (1, 11, 0, 0)}, {("one", UDP): (0, 0, 1, 204)}),
+    "udplite": Truth({("server", UDP): (7, 721, 0, 0)}, {("server", UDP): (0, 0, 7, 721)}),
+    # Of a truncated datagram, what the call returns counts.
+    "truncated": Truth({("server", UDP): (21, 14 * 1009, 0, 0)}, {("server", UDP): (0, 0, 21, 7 * 11 + 7 * 1009)}),
     "reconnect": Truth({("one", UDP): (2, 204, 0, 0), ("two", UDP): (2, 204, 0, 0)}, {}),
     # After it has disconnected, the client does not ask who sends: most probably server two, its last peer.
     "disconnect": Truth(
