@@ -72,6 +72,9 @@ struct {
 	__type(value, struct progress);
 } network_progress SEC(".maps");
 
+/* Whether one of the programs at sys_exit counts datagrams. Without it, nothing forgets the progress of a call. */
+#define COUNTS_AT_EXIT (raw_counts_datagram || classic_counts_datagram)
+
 /* Read the name of a peer from the memory of the current process. Only its first `length` bytes are valid. */
 static __always_inline void read_user_name(struct peer *to, __u64 address, __u32 length)
 {
@@ -108,7 +111,7 @@ static __always_inline void peer_of_call(struct peer *to)
 	read_call(&call);
 	if (call.kind == CALL_SENDMSG)
 		read_message(&call, 0);
-	else if (call.kind == CALL_SENDMMSG)
+	else if (call.kind == CALL_SENDMMSG && COUNTS_AT_EXIT)
 		read_message(&call, next_message());
 	else if (call.kind != CALL_SENDTO)
 		return;
@@ -190,8 +193,6 @@ static __always_inline int on_messages_exit(enum syscall_kind kind, long result)
 	return 0;
 }
 
-/* Whether one of the programs at sys_exit counts datagrams. */
-#define COUNTS_AT_EXIT (raw_counts_datagram || classic_counts_datagram)
 #else
 #define peer_of_call(to)
 #define defer_datagram(sk, end, consumed, result, typed) false
