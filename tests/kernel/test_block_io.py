@@ -11,6 +11,7 @@ import struct
 import subprocess
 import threading
 import zlib
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -96,34 +97,48 @@ def read_and_write(node: Path, reads: int, writes: int) -> None:
 
 
 @contextmanager
-def zoned_disk(where: Path) -> Iterator[tuple[str, Path]]:
-    """Make a zoned disk in memory and mount zonefs on it. Yield its name and the file of a zone."""
+def null_disk(where: Path, name: str, **attributes: int) -> Iterator[tuple[str, Path]]:
+    """Make a disk in memory with null_blk. Yield its name, which the kernel chooses before 6.0, and its node."""
     kinds = Path("/proc/filesystems").read_text().split()
     if "zonefs" not in kinds or "configfs" not in kinds or not Path("/sys/module/null_blk").is_dir():
         pytest.skip("this kernel has not loaded null_blk and zonefs; the guests of make vm-test have")
-    config, node, mounted = where / "config", where / "node", where / "mounted"
+    config, node = where / f"{name} config", where / f"{name} node"
     config.mkdir()
-    mounted.mkdir()
     with ExitStack() as cleanup:
         subprocess.run(["mount", "-t", "configfs", "config", config], check=True)
         cleanup.callback(umount, config)
         before = {*os.listdir("/sys/block")}
-        disk = config / "nullb" / "ebpfmon_test"
+        disk = config / "nullb" / name
         disk.mkdir()
         cleanup.callback(disk.rmdir)
-        for name, value in {"zoned": 1, "zone_size": 4, "size": 64, "memory_backed": 1, "blocksize": BLOCK}.items():
-            (disk / name).write_text(str(value))
+        for attribute, value in {"size": 64, "memory_backed": 1, "blocksize": BLOCK, **attributes}.items():
+            (disk / attribute).write_text(str(value))
         (disk / "power").write_text("1")
         (name,) = {*os.listdir("/sys/block")} - before
-        major, _, minor = Path(f"/sys/block/{name}/dev").read_text().strip().partition(":")
-        os.mknod(node, 0o600 | 0o060000, os.makedev(int(major), int(minor)))
+        os.mknod(node, 0o600 | 0o060000, os.makedev(*device_numbers(name)))
+        yield name, node
+
+
+def device_numbers(name: str) -> tuple[int, int]:
+    major, _, minor = Path(f"/sys/block/{name}/dev").read_text().strip().partition(":")
+    return int(major), int(minor)
+
+
+@contextmanager
+def zoned_disk(where: Path) -> Iterator[tuple[str, Path]]:
+    """Make a zoned disk in memory and mount zonefs on it. Yield its name and the file of a zone."""
+    mounted = where / "mounted"
+    mounted.mkdir()
+    with null_disk(where, "ebpfmon_zoned", zoned=1, zone_size=4) as (name, node):
         super_block = bytearray(struct.pack("<II", 0x5A4F4653, 0).ljust(BLOCK, b"\0"))  # struct zonefs_super
         struct.pack_into("<I", super_block, 4, zlib.crc32(super_block) ^ 0xFFFFFFFF)
         append_blocks(node, bytes(super_block), 1)
         # In 6.1, zonefs takes each append for an error, because it compares the position with the next one.
         subprocess.run(["mount", "-t", "zonefs", "-o", "errors=repair", node, mounted], check=True)
-        cleanup.callback(umount, mounted)
-        yield name, mounted / "seq" / "0"
+        try:
+            yield name, mounted / "seq" / "0"
+        finally:
+            umount(mounted)
 
 
 def umount(mounted: Path) -> None:
@@ -160,6 +175,24 @@ def test_appending_to_a_zone_is_a_write(tmp_path: Path) -> None:
         found, now = counted(of_disk(monitor, name)), stat(name)
     assert expected - missed <= found["write_requests"] <= expected == now["write_requests"]
     assert missed or found["write_bytes"] == expected * BLOCK == now["write_bytes"]
+
+
+def test_a_disk_with_the_number_of_a_removed_disk_has_its_own_name(tmp_path: Path) -> None:
+    expected: Counter[str] = Counter()
+    numbers = []
+    with Monitor(settings()) as monitor:
+        for name, writes in (("ebpfmon_one", 211), ("ebpfmon_two", 307)):
+            with null_disk(tmp_path, name) as (name, node):
+                numbers.append(device_numbers(name))
+                read_and_write(node, 0, writes)
+                expected[name] += writes
+
+        def left() -> int:
+            return sum(n - counted(of_disk(monitor, name))["write_requests"] for name, n in expected.items())
+
+        missed = until_harvested(monitor, left, sum(expected.values()))
+    assert numbers[0] == numbers[1]
+    assert 0 <= left() <= missed
 
 
 def of_disk(monitor: Monitor, name: str) -> np.ndarray:

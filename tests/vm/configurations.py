@@ -60,9 +60,9 @@ _SLOW = (
     "two_thousand or 64_rows or strace or thirty_ticks or leaves_no_kprobe or a_datagram and not auto"
     " or exact_sockets and auto or random_work"
 )
-# Probes whose programs are all tracepoints. The kernels of the guests can also make a zoned disk.
+# Probes whose programs are all tracepoints. The kernels of the guests can also make and remove disks.
 _PROBES = "(test_oom or test_block_io or test_syscalls)"
-_CORE = f"not ({_KERNEL_INDEPENDENT} or {_PROBES} and not (tracepoint or zone) or {_SLOW})"
+_CORE = f"not ({_KERNEL_INDEPENDENT} or {_PROBES} and not (tracepoint or zone or removed_disk) or {_SLOW})"
 _APPLICATIONS = "test_applications and not three_thousand"
 # Traffic between two network namespaces, over a link that can drop packets.
 _NETWORK = "test_network_peers or test_network_connections and not too_many and not twenty_thousand or packets_are_lost"
