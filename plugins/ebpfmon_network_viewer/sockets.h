@@ -34,7 +34,7 @@ enum selection { NOT_EVALUATED, SELECTED, NOT_SELECTED };
 /* What is remembered about a socket. */
 struct socket_facts {
 	struct caller owner;	/* TCP: who connected, accepted, used or closed it last */
-	struct peer last;	/* unconnected: the last receiver, assumed to send if a sender is unknown */
+	struct peer last;	/* UDP: the last receiver, assumed to send if a sender is unknown */
 	__u64 inode;	/* distinguishes a new socket at the same address; 0 for TCP */
 	__u8 direction;	/* enum direction */
 	__u8 selected;	/* enum selection; cached for TCP only, where the peer never changes */
