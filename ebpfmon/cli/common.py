@@ -76,7 +76,7 @@ def core_options() -> argparse.ArgumentParser:
     )
     options.add_argument(
         "--attach", choices=["auto", *attach_methods.NAMES],
-        help="attach every event by this method, or fail; auto: by the best method for each event",
+        help="attach every required event by this method, or fail; auto: by the best method for each event",
     )  # fmt: skip
     options.add_argument(
         "--loader", choices=["auto", *Loader],
