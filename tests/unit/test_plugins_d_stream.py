@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import time
+import cProfile
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
@@ -340,13 +340,15 @@ def test_all_counts_since_the_first_update_are_sent_whatever_series_come_and_go(
     assert total == sum(sum(deltas.values()) for deltas in seconds[first + 1 :])
 
 
-def test_an_update_of_many_dimensions_costs_little() -> None:
+def test_an_update_of_many_dimensions_makes_few_calls_for_each() -> None:
+    """The time that an update takes is in the benchmarks."""
     wide = chart(*(replace(READ, id=f"{n}", name=f"{n}") for n in range(6000)))
     stream, snapshots = Stream(1), [at(n, data(wide, *[n] * 6000)) for n in range(12)]
     stream.add(snapshots[0])
     stream.update(1)
-    start = time.process_time()
-    for one in snapshots[1:]:
-        stream.add(one)
-        stream.update(1)
-    assert (time.process_time() - start) / 11 < 0.05
+    with cProfile.Profile() as profile:
+        for one in snapshots[1:]:
+            stream.add(one)
+            stream.update(1)
+    calls = sum(entry.callcount for entry in profile.getstats())
+    assert calls / 11 / 6000 < 15
