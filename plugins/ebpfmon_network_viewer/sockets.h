@@ -131,7 +131,9 @@ static __always_inline bool is_subflow(struct sock *sk)
 #else
 	if (!bpf_core_field_exists(struct tcp_sock, is_mptcp))
 		return false;
-	return cfg_may_cast ? READ_FIELD(UNTRUSTED(tcp), is_mptcp, true) : READ_FIELD(tcp, is_mptcp, false);
+	if (cfg_may_cast)
+		return READ_FIELD(UNTRUSTED(tcp), is_mptcp, true);
+	return cfg_may_read && READ_FIELD(tcp, is_mptcp, false);
 #endif
 }
 
@@ -185,6 +187,18 @@ static __always_inline struct listener listener_of(struct sock *sk, const struct
 	return listener;
 }
 
+/* Return whether a UDP socket still exists. */
+static __always_inline bool still_listens(const struct listening *listening)
+{
+	struct sock *sk = (struct sock *)listening->socket;
+
+#ifndef BCC
+	if (cfg_may_cast)
+		return inode_of(UNTRUSTED(sk), true) == listening->inode;
+#endif
+	return cfg_may_read && inode_of(sk, false) == listening->inode;
+}
+
 /* Return whether the local port of a socket has a listener. A TCP listener may have ended since, because the
  * connections that it accepted stay inbound. A UDP listener must still exist, because a client may use its port next. */
 static __always_inline bool is_listened_at(struct sock *sk, const struct endpoint *end, const bool typed)
@@ -194,7 +208,7 @@ static __always_inline bool is_listened_at(struct sock *sk, const struct endpoin
 
 	if (!listening)
 		return false;
-	return end->protocol == IPPROTO_TCP || inode_of((struct sock *)listening->socket, false) == listening->inode;
+	return end->protocol == IPPROTO_TCP || still_listens(listening);
 }
 
 static __always_inline void remember_listener(struct sock *sk, const struct endpoint *end, const bool typed)
