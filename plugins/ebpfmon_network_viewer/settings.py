@@ -17,6 +17,7 @@ from ebpfmon_network_viewer.selectors import DEFAULT_IPS, Addresses, Hostnames, 
 from ebpfmon_network_viewer.services import Services
 
 _EVERY_ADDRESS = [(bytes(16), 0)]
+_NO_SOCKET = bytes(16)  # a struct listening, which is zero for TCP
 _log = logging.getLogger(__name__)
 
 
@@ -72,7 +73,7 @@ def setup(settings: NetworkViewerSettings) -> Setup:
             "network_ports": {} if any_port else _ports(ports),
             "network_networks": {} if any_address else {struct.pack("=I", n) + a: b"\1" for a, n in networks},
             "network_listeners": {
-                struct.pack("=IHH", namespace, port, TCP): bytes(16) for namespace, port in listeners.tcp
+                struct.pack("=IHH", namespace, port, TCP): _NO_SOCKET for namespace, port in listeners.tcp
             },
             "network_servers": {struct.pack("=Q", inode): b"\1" for inode in listeners.udp},
         },
