@@ -19,9 +19,7 @@ static __always_inline int on_syscall(struct pt_regs *regs, __u32 nr, long resul
 	case CALL_RECVMMSG:
 		return COUNTS(datagram) ? on_messages_exit(kind, result) : 0;
 	case CALL_SPLICE:
-		if (!COUNTS(splice))
-			return 0;
-		return on_splice_exit(in_32_bit_call() ? SYSCALL_COMPAT_ARG1(regs) : SYSCALL_ARG1(regs), result);
+		return COUNTS(splice) ? on_splice_exit(regs, result) : 0;
 	case CALL_ACCEPT:
 		return COUNTS(accept) && result >= 0 ? on_accept(socket_of(result), false) : 0;
 	default:

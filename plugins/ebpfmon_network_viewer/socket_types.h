@@ -29,6 +29,9 @@ struct tcp_skb_cb {
 #define SOCK_DGRAM 2
 #define IPPROTO_TCP 6
 #define IPPROTO_UDP 17
+#define EBADF 9
+#define EINVAL 22
+#define ESPIPE 29
 #define MSG_PEEK 2
 #define MSG_ERRQUEUE 0x2000
 
@@ -79,6 +82,10 @@ struct sock {
 	__u16 sk_protocol;
 	__u8 sk_userlocks;
 	unsigned long sk_ino;
+};
+
+struct inet_sock {
+	__be16 inet_sport;
 };
 
 struct tcp_sock {

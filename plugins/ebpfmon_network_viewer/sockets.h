@@ -85,6 +85,21 @@ struct {
 	__type(value, __u8);
 } network_servers SEC(".maps");
 
+/* Return the local port of a TCP socket that the kernel has taken from its port, because the connection is over. Programs
+ * can still receive what has arrived, and a send during which the other end resets the connection succeeds. */
+static __always_inline __u16 former_port(struct sock *sk)
+{
+	struct inet_sock *inet = (struct inet_sock *)sk;
+	__u16 port;
+
+#ifdef BCC
+	port = READ_FIELD(inet, inet_sport, false);
+#else
+	port = cfg_may_cast ? READ_FIELD(UNTRUSTED(inet), inet_sport, true) : READ_FIELD(inet, inet_sport, false);
+#endif
+	return __builtin_bswap16(port);
+}
+
 /* Read the endpoints of a socket. Return false if it is neither TCP nor UDP: a raw socket may have their protocol
  * number, and UDP-Lite, L2TP and others have SOCK_DGRAM sockets. */
 static __always_inline bool read_endpoint(struct endpoint *to, struct sock *sk, const bool typed)
@@ -99,6 +114,8 @@ static __always_inline bool read_endpoint(struct endpoint *to, struct sock *sk, 
 	family = READ_FIELD(sk, __sk_common.skc_family, typed);
 	to->peer.port = __builtin_bswap16(READ_FIELD(sk, __sk_common.skc_dport, typed));
 	to->local_port = READ_FIELD(sk, __sk_common.skc_num, typed);
+	if (!to->local_port && to->protocol == IPPROTO_TCP)
+		to->local_port = former_port(sk);
 	if (family == AF_INET6 && bpf_core_field_exists(struct sock, __sk_common.skc_v6_daddr)) {
 		words[0] = READ_FIELD(sk, __sk_common.skc_v6_daddr.in6_u.u6_addr32[0], typed);
 		words[1] = READ_FIELD(sk, __sk_common.skc_v6_daddr.in6_u.u6_addr32[1], typed);

@@ -94,11 +94,19 @@ static __always_inline bool is_counted(struct sock *sk, bool ipv4, bool ipv6, co
 }
 
 #ifndef BCC
-/* Ignore UDP sockets, because the tracepoints of receives have already counted the datagram. */
-static __always_inline int on_splice_exit(__u32 fd, long result)
+/* Ignore UDP sockets, because the tracepoints of receives have already counted the datagram. Ignore calls that do not get
+ * as far as the socket: of 0 bytes, or with descriptors or offsets that splice(2) rejects. */
+static __always_inline int on_splice_exit(struct pt_regs *regs, long result)
 {
-	struct sock *sk = socket_of(fd);
+	const __u32 rejected = 1 << EBADF | 1 << EINVAL | 1 << ESPIPE;
+	bool compat = in_32_bit_call();
+	__u32 error = -result;
+	__u64 size = compat ? SYSCALL_COMPAT_ARG5(regs) : SYSCALL_ARG5(regs);
+	struct sock *sk;
 
+	if (!size || (error < 32 && rejected >> error & 1))
+		return 0;
+	sk = socket_of(compat ? SYSCALL_COMPAT_ARG1(regs) : SYSCALL_ARG1(regs));
 	return sk && READ_FIELD(sk, sk_type, false) == SOCK_STREAM ? on_receive(sk, FROM_SOCKET, 0, result, false) : 0;
 }
 #endif

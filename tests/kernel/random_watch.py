@@ -23,11 +23,10 @@ from hypothesis import HealthCheck, Phase
 from ebpfmon import Role, Rows, Snapshot
 from ebpfmon.grouping.naming import Identity
 from ebpfmon.grouping.registry import groupings
-from ebpfmon_network_viewer.destinations import UDP, address_text
+from ebpfmon_network_viewer.destinations import address_text
 from tests.kernel.random_work import (
     APPLICATIONS,
     CGROUPS,
-    FAULTS,
     FILE_WISHES,
     NAMES,
     SOCKET_WISHES,
@@ -225,7 +224,7 @@ def _by_destination(rows: Rows, first_exec: int) -> Counts:
         process = int(row["tgid"]), int(row["exec_id"]) - first_exec, int(row["protocol"])
         if "address_high" in (rows.dtype.names or ()):
             return *process, address_text(int(row["address_high"]), int(row["address_low"])), int(row["port"])
-        return *process, 0 if "port 0" in FAULTS and row["protocol"] != UDP else int(row["port"])
+        return *process, int(row["port"])
 
     return _sum(rows, key)
 

@@ -52,14 +52,6 @@ class Step(NamedTuple):
 
 
 Plan = tuple[Step, ...]
-FAULTS = {
-    # At tracepoints, a splice(2) from a TCP socket that ends before it reaches TCP (EINVAL, a full pipe, 0 bytes) is
-    # counted as a receive.
-    "early splice",
-    # An inbound connection that has ended, or ends during the call, counts at port 0.
-    "port 0",
-}
-"""Known faults of ebpfmon. The model counts as ebpfmon does, until they are mended."""
 
 
 class _Step(ctypes.Structure):
@@ -266,11 +258,9 @@ class World:
         source, target = thread.process.files.get(one), thread.process.files.get(two)
         reached = out[0] > 0 or -out[0] in _FROM_PROTOCOL
         if how == 2:
-            if source and source.kind == "tcp" and "early splice" in FAULTS:
-                self.receives(thread, one, source, out[0], named=False)
-                return
             is_empty = source and source.kind == "pipe-read" and not out[1]
-            is_full = target and target.kind == "pipe-write" and not out[2]
+            # What it cannot see: "splice from a TCP socket into a full pipe".
+            is_full = source and source.kind == "udp" and target and target.kind == "pipe-write" and not out[2]
             if is_empty or is_full or not size:
                 return  # The call ended before it reached a protocol.
         if target and target.protocol and how in (1, 2) and reached:
@@ -533,8 +523,7 @@ class World:
             address, port = file.peer or peer
             counters = self.outbound[caller.tgid, caller.execs, file.protocol, address, port]
         else:
-            port = 0 if file.kind == "tcp" and "port 0" in FAULTS else file.port
-            counters = self.inbound[caller.tgid, caller.execs, file.protocol, port]
+            counters = self.inbound[caller.tgid, caller.execs, file.protocol, file.port]
         what = "received" if received else "sent"
         counters[f"{what}_calls"] += 1
         counters[f"{what}_bytes"] += size

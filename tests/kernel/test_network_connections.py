@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import errno
+import os
+import socket
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from ebpfmon import LoadMode
+from ebpfmon_network_viewer.destinations import TCP
 from tests.kernel import namespaces, network
 from tests.kernel.namespaces import DEFAULT, SERVER, SILENT, Actor, Pair
 from tests.kernel.network import counted, differences, key_of
@@ -147,3 +151,47 @@ def test_calls_are_counted_when_there_are_too_many_sockets_to_remember(traffic: 
     forgotten = expected_closes - closes
     of_pid_0 = int(rows["tcp_close_calls"][rows["tgid"] == 0].sum())
     network.assert_seen(closes + min(forgotten, of_pid_0), expected_closes)
+
+
+def test_what_moves_after_the_other_end_has_closed_counts_at_the_local_port() -> None:
+    with Monitor(network.VIEWER) as monitor, socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        for closes_first in (True, False):
+            client = socket.create_connection(server.getsockname())
+            accepted = server.accept()[0]
+            if closes_first:
+                client.close()
+                assert accepted.send(b"x" * 1009) == 1009  # The reset comes during this call.
+            else:
+                client.sendall(b"y" * 997)
+                accepted.shutdown(socket.SHUT_WR)
+                client.close()  # Both ends are closed now.
+                assert accepted.recv(2048) == b"y" * 997
+            accepted.close()
+        monitor.until(lambda: inbound(monitor, port)["received_bytes"].sum() == 997)
+    assert sums(inbound(monitor, port), "sent_calls", "sent_bytes", "received_bytes") == [1, 1009, 997]
+    assert not len(inbound(monitor, 0))
+
+
+def inbound(monitor: Monitor, port: int) -> np.ndarray:
+    rows = monitor.rows("inbound")
+    own: np.ndarray = rows[(rows["tgid"] == os.getpid()) & (rows["port"] == port) & (rows["protocol"] == TCP)]
+    return own
+
+
+def test_a_splice_that_does_not_reach_the_socket_is_no_receive() -> None:
+    read_end, write_end = os.pipe()
+    with Monitor(network.VIEWER) as monitor, socket.create_server(("127.0.0.1", 0)) as server:
+        with socket.create_connection(server.getsockname()) as client, server.accept()[0] as accepted:
+            client.sendall(b"x" * 101)
+            for _ in range(11):
+                assert os.splice(accepted.fileno(), write_end, 0) == 0
+                with pytest.raises(OSError, match="Invalid argument"):  # Neither end is a pipe.
+                    os.splice(accepted.fileno(), client.fileno(), 101)
+            assert os.splice(accepted.fileno(), write_end, 101) == 101
+        own = monitor.rows
+        monitor.until(lambda: own("network")["tcp_recv_bytes"][own("network")["tgid"] == os.getpid()].sum() == 101)
+    os.close(read_end)
+    os.close(write_end)
+    found = counted(monitor.rows("network"), os.getpid())
+    assert [found[name] for name in ("tcp_recv_calls", "tcp_recv_errors", "tcp_recv_bytes")] == [1, 0, 101]
