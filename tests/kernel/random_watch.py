@@ -158,7 +158,7 @@ class Watch:
         return _sum(
             rows,
             lambda row: Caller(
-                int(row["tgid"]), int(row["exec_id"]) - first_exec, int(row["uid"]), row["comm"].decode(),
+                int(row["tgid"]), int(row["exec_id"]) - first_exec, int(row["uid"]), row["comm"].decode(errors="replace"),
                 cgroups.get(int(row["cgroup_id"]), str(row["cgroup_id"])),
             ),
         )  # fmt: skip
@@ -167,7 +167,7 @@ class Watch:
         """Compare the series of groups with the rows of their processes, which other programs may have too."""
         cgroups = {path.stat().st_ino: path.name for path in self.place.cgroups.values()}
         groups: dict[str, Callable[[Any], str]] = {
-            "process": lambda row: row["comm"].decode(),
+            "process": lambda row: row["comm"].decode(errors="replace"),
             "user": lambda row: str(row["uid"]),
             "container": lambda row: cgroups.get(int(row["cgroup_id"]), ""),
         }
@@ -204,7 +204,7 @@ def _application_differences(snapshots: Sequence[Snapshot], tgids: Sequence[int]
             view = snapshot.tables[table]
             groups = view.groups["application"]
             for row, id_ in zip(view.harvest.rows, groups.ids.tolist(), strict=True):
-                name, must = groups.names.get(id_), APPLICATIONS.get(row["comm"].decode())
+                name, must = groups.names.get(id_), APPLICATIONS.get(row["comm"].decode(errors="replace"))
                 if row["tgid"] in tgids and must and name != must:
                     found.append(f"{table} {row['tgid']} {row['comm']}: {must} expected, {name} counted")
     return found

@@ -745,12 +745,12 @@ static long do_arrive(struct step *s)
 
 /* ---- io_uring ---- */
 
-/* One operation through a ring: in: slot, IORING_OP_*, size, flags. The close of the ring is a call that counts. An
- * accept without a connection would wait for ever, so there is none, and out[5] is 1. */
+/* One operation through a ring: in: slot, IORING_OP_*, size, flags. The close of the ring is a call that counts. If an
+ * accept or a read would have to wait, there is none, and out[5] is 1. */
 static long do_ring(struct step *s)
 {
 	struct io_uring_params parameters = {};
-	struct pollfd listener = { fd_of(s->in[0]), POLLIN };
+	struct pollfd ready = { fd_of(s->in[0]), s->in[1] == IORING_OP_WRITE ? POLLOUT : POLLIN };
 	size_t size = 4096;
 	char *queues;
 	struct io_uring_sqe *sqe;
@@ -758,7 +758,7 @@ static long do_ring(struct step *s)
 	long result;
 	int ring;
 
-	s->out[5] = s->in[1] == IORING_OP_ACCEPT && poll(&listener, 1, 0) <= 0;
+	s->out[5] = s->in[1] != IORING_OP_SEND && s->in[1] != IORING_OP_RECV && poll(&ready, 1, 0) <= 0;
 	if (s->out[5])
 		return -EAGAIN;
 	ring = syscall(SYS_io_uring_setup, 1, &parameters);

@@ -18,7 +18,7 @@ from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from socket import MSG_DONTWAIT, MSG_PEEK, MSG_TRUNC, SOCK_DGRAM, SOCK_STREAM
+from socket import MSG_DONTWAIT, MSG_PEEK, MSG_TRUNC, SOCK_DGRAM, SOCK_RAW, SOCK_STREAM
 from typing import NamedTuple, Self
 
 from tests.kernel.programs import HERE, program
@@ -367,7 +367,11 @@ class World:
                 each.uid = uid
 
     def on_exec(self, thread: Thread, out: Out, name: int) -> None:
-        thread.process.execs += 1
+        process = thread.process
+        for other in [t for t in process.threads.values() if t is not thread]:
+            self.count(other, "tasks_exited", "tasks_released")
+            del process.threads[other.actor], self.threads[other.actor]
+        process.execs += 1
         thread.comm = NAMES[name]
 
     def on_pause(self, thread: Thread, out: Out, number: int) -> None: ...
@@ -382,7 +386,8 @@ class World:
 
     def on_socket(self, thread: Thread, out: Out, slot: int, family: int, type_: int, protocol: int) -> None:
         if out[0] >= 0:
-            file = File("tcp" if type_ == SOCK_STREAM else "udp", family)
+            # What it cannot see: "raw sockets".
+            file = File({int(SOCK_STREAM): "tcp", int(SOCK_DGRAM): "udp"}.get(type_, "raw"), family)
             thread.process.files[slot] = self.sockets[slot] = file
 
     def on_bind(self, thread: Thread, out: Out, slot: int, like: int) -> None:
@@ -542,7 +547,7 @@ class World:
         if what in (_RING_SEND, _RING_WRITE) and file.protocol:
             file.port = out[1]
             self.sends(thread, slot, file, out[0], None)
-        elif what in (_RING_RECV, _RING_READ) and file.protocol:
+        elif what in (_RING_RECV, _RING_READ) and file.protocol and (size or what == _RING_RECV):
             self.receives(thread, slot, file, out[0], named=False, peek=bool(flags & MSG_PEEK))
         elif what == _RING_ACCEPT and out[0] >= 0:
             self.accepts(thread, slot, to)  # What it cannot see: "accept by io_uring".
@@ -551,6 +556,7 @@ class World:
 _RING_ACCEPT, _RING_READ, _RING_WRITE, _RING_SEND, _RING_RECV = 13, 22, 23, 26, 27
 _FROM_PROTOCOL = (
     errno.EPIPE, errno.ENOTCONN, errno.ECONNRESET, errno.EAGAIN, errno.EDESTADDRREQ, errno.ECONNREFUSED, errno.EMSGSIZE,
+    errno.EINTR,
 )  # fmt: skip
 
 
@@ -717,6 +723,14 @@ class Draft:
         self.add(thread.actor, "socket", slot, family, type_, 0, out=[100])
         return slot
 
+    def wish_raw(self, thread: Thread, b: int, c: int, d: int) -> None:
+        """Receive with a raw socket what TCP or UDP sends in this network."""
+        if slots := self.slots(thread, "raw"):
+            self.add(thread.actor, "receive", slots[b % len(slots)], c % 6, 4096, MSG_DONTWAIT, 1, out=[1])
+        else:
+            slot = self.new_slot()
+            self.add(thread.actor, "socket", slot, 4, SOCK_RAW, (TCP, UDP)[b % 2], out=[100])
+
     def bind(self, thread: Thread, slot: int, like: int = -1) -> None:
         port = self.world.sockets[like].port if like >= 0 else 10000 + slot
         self.add(thread.actor, "bind", slot, like, out=[0, port])
@@ -786,7 +800,7 @@ class Draft:
         return next(slot for slot, made in self.world.sockets.items() if made is file)
 
     def wish_udp_connect(self, thread: Thread, b: int, c: int, d: int) -> None:
-        slots = [s for s in self.slots(thread, "udp") if s in self.world.sockets and not self.world.sockets[s].peer]
+        slots = [s for s in self.slots(thread, "udp") if s in self.world.sockets]
         if slots:
             slot = slots[b % len(slots)]
             if receivers := self.receivers(self.world.sockets[slot]):
@@ -806,8 +820,9 @@ class Draft:
             self.receive(*holder, d // 2, c)
         elif receivers := self.receivers(file):
             other, taker, at = receivers[c % len(receivers)]
+            second = self.slot_of(receivers[d % len(receivers)][0])
             # A call that names no receiver would fail.
-            self.send(thread, slot, self.slot_of(other), (0, 1, 2, 3)[d % 4] if not file.peer else d, c, d)
+            self.send(thread, slot, self.slot_of(other), (0, 1, 2, 3)[d % 4] if not file.peer else d, c, d, second)
             self.receive(taker, at, c // 2, d)
 
     def wish_talk(self, thread: Thread, b: int, c: int, d: int) -> None:
@@ -831,9 +846,9 @@ class Draft:
         if slots := self.slots(thread, "tcp"):
             self.add(thread.actor, "shutdown", slots[b % len(slots)], c % 3)
 
-    def send(self, thread: Thread, slot: int, to: int, how: int, size: int, more: int = 0) -> None:
+    def send(self, thread: Thread, slot: int, to: int, how: int, size: int, more: int = 0, second: int = -1) -> None:
         """Add a send in one of many ways."""
-        file, how, size = thread.process.files[slot], how % 11, SIZES[size % 6]
+        file, how, size = thread.process.files[slot], how % 12, SIZES[size % 6]
         port = file.port or 20000 + slot
 
         def copied(kind: str, way: int) -> None:
@@ -844,7 +859,7 @@ class Draft:
         if how < 5:
             count, bad = (more % 3 + 1, (-1, -1, -1, 0, 1)[more % 5]) if how == 3 else (1, -1)
             self.add(
-                thread.actor, "send", slot, how, size, to, MSG_DONTWAIT if how < 4 else 0, count, -1, bad,
+                thread.actor, "send", slot, how, size, to, MSG_DONTWAIT if how < 4 else 0, count, second, bad,
                 out=[count if how == 3 else size, port],
             )  # fmt: skip
         elif how < 8:
@@ -854,7 +869,8 @@ class Draft:
         elif how == 9:
             copied("pipe-read", 2)
         else:
-            self.add(thread.actor, "ring", slot, _RING_SEND, size, MSG_DONTWAIT, 0, out=[size, port])
+            what = _RING_SEND if how == 10 else _RING_WRITE
+            self.add(thread.actor, "ring", slot, what, size, MSG_DONTWAIT if how == 10 else 0, 0, out=[size, port])
 
     def receive(self, thread: Thread, slot: int, how: int, size: int, *, arrives: bool = True) -> None:
         """Add a receive in one of many ways."""
@@ -870,6 +886,15 @@ class Draft:
             self.add(thread.actor, "copy", slot, pipes[0], 2, size, out=[size])
         elif how == 11:
             self.add(thread.actor, "ring", slot, _RING_RECV, size, MSG_DONTWAIT, 0, out=[size])
+        elif how == 12:
+            self.add(thread.actor, "ring", slot, _RING_READ, size, 0, 0, out=[size])
+
+    def wish_ring(self, thread: Thread, b: int, c: int, d: int) -> None:
+        """Read or write a pipe by io_uring."""
+        if slots := self.slots(thread, "pipe-read", "pipe-write"):
+            slot = slots[b % len(slots)]
+            what = _RING_READ if thread.process.files[slot].kind == "pipe-read" else _RING_WRITE
+            self.add(thread.actor, "ring", slot, what, SIZES[c % 6], 0, 0, out=[0])
 
     # -- tasks --
 
@@ -920,7 +945,7 @@ class Draft:
         self.add(thread.actor, "user", how, USERS[c % 3])
 
     def wish_exec(self, thread: Thread, b: int, c: int, d: int) -> None:
-        if len(thread.process.threads) == 1:
+        if thread.actor == thread.process.number:
             self._raw_users.discard(thread.process.number)
             self.add(thread.actor, "exec", b % PROGRAMS)
 
@@ -935,6 +960,7 @@ ACCEPTS = 3
 SOCKET_WISHES = (
     "listener", "connection", "connection", "connection", "refused", "udp", "udp", "udp_connect", "rebind", "datagram",
     "datagram", "datagram", "talk", "talk", "talk", "send", "receive", "shutdown", "close", "memory", "pipe", "write",
+    "raw", "ring",
 )  # fmt: skip
 FILE_WISHES = (
     "open", "open", "close", "read", "read", "write", "write", "unlink", "seek", "map", "pipe", "pair", "memory", "dup",
