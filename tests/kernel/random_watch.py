@@ -12,7 +12,7 @@ import random
 import sys
 import time
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import hypothesis
@@ -65,7 +65,7 @@ class Watch:
     """Runs plans while ebpfmon counts, and compares."""
 
     def __init__(self, monitor: Monitor, place: Place) -> None:
-        self.monitor, self.place, self.report, self.steps = monitor, place, "", 0
+        self.monitor, self.place, self.steps = monitor, place, 0
         cgroups = (place.cgroups[name].name for name in CGROUPS)
         # The group of a user or a cgroup is known when it has been looked up, for which an interval may have no time.
         changes = [("enter", 0), ("enter", 1), ("user", 0), ("user", 2), ("user", 1)]
@@ -77,15 +77,38 @@ class Watch:
 
     def run(self, several: Sequence[Sequence[Raw]]) -> None:
         """Run plans at the same time, and assert that everything they did is counted."""
-        try:
-            self._run(several)
-        except Exception as error:
-            print(error, flush=True)
-            self._next_interval()  # Otherwise the next plans would find the counts of these.
-            self._next_interval()
-            raise
+        runs, found = self._run(several)
+        self.steps += sum(len(one.plan) for one in runs)
+        found = found or self._group_differences(self.monitor.snapshots[1:])
+        if found:
+            shown = [[wish for wish in each if wish[0] != "nothing"] for each in several]
+            raise AssertionError("\n".join([*found, *map(str, runs), f"--replay '{json.dumps(shown)}'"]))
 
-    def _run(self, several: Sequence[Sequence[Raw]]) -> None:
+    def reduced(self, several: Sequence[Sequence[Raw]]) -> Sequence[Sequence[Raw]]:
+        """Return the smallest plan that still differs, or all plans if none differs alone."""
+        failing = self._failing(several)
+        if not failing:
+            return several
+        plan = several[failing[0]]
+        size = len(plan) // 2
+        while size:
+            parts = [[*plan[:n], *plan[n + size :]] for n in range(0, len(plan), size)]
+            for n in range(0, len(parts), 8):  # Eight plans at a time take as long as one.
+                batch = parts[n : n + 8]
+                if failing := self._failing(batch):
+                    plan = batch[failing[0]]
+                    break
+            else:
+                size //= 2
+        return [plan]
+
+    def _failing(self, several: Sequence[Sequence[Raw]]) -> list[int]:
+        """Return the numbers of the plans that differ."""
+        _, found = self._run(several)
+        return [n for n in range(len(several)) if any(line.startswith(f"plan {n} ") for line in found)]
+
+    def _run(self, several: Sequence[Sequence[Raw]]) -> tuple[list[Run], list[str]]:
+        """Run plans at the same time, and return what differs, with the number of each plan."""
         del self.monitor.snapshots[:-1]
         runs = [Run(Draft.plan(each), self.place, n) for n, each in enumerate(several)]
         for one in runs:
@@ -95,16 +118,12 @@ class Watch:
         found: list[str] = []
 
         def is_equal() -> bool:
-            nonlocal begin
-            found[:] = self._differences(worlds)
+            lines = [(n, line) for n, world in enumerate(worlds) for line in self._differences(world)]
+            found[:] = [f"plan {n} {line}" for n, line in lines]
             return not found or len(self.monitor.snapshots) >= begin + 2
 
         self.monitor.until(is_equal)
-        self.steps += sum(len(one.plan) for one in runs)
-        if found:
-            shown = [[wish for wish in each if wish[0] != "nothing"] for each in several]
-            self.report = "\n".join([*found, *map(str, runs), f"--replay '{json.dumps(shown)}'"])
-        assert not found, self.report
+        return runs, found
 
     def _end_pauses(self, one: Run) -> None:
         turn, since = -1, 0.0
@@ -125,7 +144,7 @@ class Watch:
         seen = len(self.monitor.snapshots)
         self.monitor.until(lambda: len(self.monitor.snapshots) > seen)
 
-    def _differences(self, worlds: Sequence[World]) -> list[str]:
+    def _differences(self, world: World) -> list[str]:
         snapshots = self.monitor.snapshots[1:]  # The first one ended before the plans began.
         if not snapshots:
             return ["no interval has ended"]
@@ -137,28 +156,29 @@ class Watch:
         if not len(own):
             return ["the test itself has no row"]
         first_exec = int(own["exec_id"].max()) + 1
-        tgids = [tgid for world in worlds for tgid in world.tgids]
+        tgids = list(world.tgids)
         rows = {t: all_[np.isin(all_["tgid"], tgids) & (all_["exec_id"] >= first_exec)] for t, all_ in rows.items()}
         callers = {table: self._by_caller(rows[table], first_exec) for table in ("process", "network")}
-        network = _merge(world.network for world in worlds)
-        closes = [close for world in worlds for close in world.closes]
+        network: Counts = defaultdict(Counter)
+        network.update({caller: Counter(counters) for caller, counters in world.network.items()})
         room = {caller: counters["tcp_close_calls"] for caller, counters in callers["network"].items()}
-        for caller in _assign(closes, room):
+        for caller in _assign(world.closes, room):
             network[caller]["tcp_close_calls"] += 1
-        found = [
-            *_compare("process", _merge(world.by_process for world in worlds), callers["process"]),
+        return [
+            *_compare("process", world.by_process, callers["process"]),
             *_compare("network", network, callers["network"]),
-            *_compare("outbound", _merge(w.outbound for w in worlds), _by_destination(rows["outbound"], first_exec)),
-            *_compare("inbound", _merge(w.inbound for w in worlds), _by_destination(rows["inbound"], first_exec)),
+            *_compare("outbound", world.outbound, _by_destination(rows["outbound"], first_exec)),
+            *_compare("inbound", world.inbound, _by_destination(rows["inbound"], first_exec)),
+            *_application_differences(snapshots, tgids),
         ]
-        return found or [*self._group_differences(snapshots), *_application_differences(snapshots, tgids)]
 
     def _by_caller(self, rows: Rows, first_exec: int) -> Counts:
         cgroups = {path.stat().st_ino: name for name, path in self.place.cgroups.items()}
         return _sum(
             rows,
             lambda row: Caller(
-                int(row["tgid"]), int(row["exec_id"]) - first_exec, int(row["uid"]), row["comm"].decode(errors="replace"),
+                int(row["tgid"]), int(row["exec_id"]) - first_exec, int(row["uid"]),
+                row["comm"].decode(errors="replace"),
                 cgroups.get(int(row["cgroup_id"]), str(row["cgroup_id"])),
             ),
         )  # fmt: skip
@@ -229,14 +249,6 @@ def _by_destination(rows: Rows, first_exec: int) -> Counts:
     return _sum(rows, key)
 
 
-def _merge(several: Iterable[Mapping[Any, Counter[str]]]) -> Counts:
-    merged: Counts = defaultdict(Counter)
-    for one in several:
-        for key, counters in one.items():
-            merged[key].update(counters)
-    return merged
-
-
 def _assign(closes: Sequence[tuple[Caller, Caller]], room: dict[Caller, int]) -> list[Caller]:
     """Return one of the two callers for each close, so that as many as possible find room."""
     held: dict[Caller, list[int]] = defaultdict(list)
@@ -259,7 +271,7 @@ def _assign(closes: Sequence[tuple[Caller, Caller]], room: dict[Caller, int]) ->
     return missing + [caller for caller, numbers in held.items() for _ in numbers]
 
 
-def _compare(table: str, expected: Counts, counted: Counts) -> list[str]:
+def _compare(table: str, expected: Mapping[Any, Counter[str]], counted: Counts) -> list[str]:
     found = []
     for key in sorted(expected.keys() | counted.keys()):
         for name in sorted(expected[key].keys() | counted[key].keys()):
@@ -300,21 +312,29 @@ def main() -> int:
             watch.run(json.loads(arguments.replay))
             return 0
         while time.monotonic() < end:
+            differing: list[Sequence[Sequence[Raw]]] = []
 
             @hypothesis.seed(seed)
             @hypothesis.settings(
                 database=None, deadline=None, max_examples=20, suppress_health_check=list(HealthCheck),
-                phases=(Phase.generate, Phase.shrink), print_blob=False,
+                phases=(Phase.generate,),
             )  # fmt: skip
             @hypothesis.given(plans(ALL_WISHES, 6))
-            def compare(several: list[list[Raw]]) -> None:
-                if time.monotonic() < end:
+            def compare(several: list[list[Raw]], differing: list[Sequence[Sequence[Raw]]] = differing) -> None:
+                if time.monotonic() > end or differing:
+                    return
+                try:
                     watch.run(several)
+                except AssertionError as error:
+                    print(error, flush=True)
+                    differing.append(several)
 
-            try:
-                compare()
-            except Exception:
-                print(f"seed {seed}: differs", flush=True)
+            compare()
+            if differing:
+                try:
+                    watch.run(watch.reduced(differing[0]))
+                except AssertionError as error:
+                    print(f"seed {seed} differs, and so does this:\n{error}")
                 return 1
             done += 20
             print(f"seed {seed}: equal; {done} examples, {watch.steps} steps", flush=True)

@@ -513,7 +513,9 @@ class World:
         self.moves(caller, file, sender, received=True, size=result)
 
     def moves(self, caller: Caller, file: File, peer: tuple[str, int], *, received: bool, size: int) -> None:
-        """Count a successful call by destination."""
+        """Count a successful call by destination: "calls that moved data; empty datagrams count"."""
+        if file.kind == "tcp" and not size:
+            return
         if file.outbound is None:
             # "A UDP socket is outbound if it sends first, and inbound if it receives first."
             # "... A connected socket that was never bound is a client's", and a port with a server is a server's.
