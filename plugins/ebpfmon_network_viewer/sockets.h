@@ -85,8 +85,8 @@ struct {
 	__type(value, __u8);
 } network_servers SEC(".maps");
 
-/* Return the local port of a TCP socket that the kernel has taken from its port, because the connection is over. Programs
- * can still receive what has arrived, and a send during which the other end resets the connection succeeds. */
+/* Return the local port that a TCP socket had. The kernel takes a socket from its port when the connection is over, but
+ * programs can still receive what has arrived, and a send during which the other end resets the connection succeeds. */
 static __always_inline __u16 former_port(struct sock *sk)
 {
 	struct inet_sock *inet = (struct inet_sock *)sk;
@@ -204,7 +204,7 @@ static __always_inline struct listener listener_of(struct sock *sk, const struct
 	return listener;
 }
 
-/* Return whether a UDP socket still exists. */
+/* Return whether a UDP listener still exists. If its memory cannot be read, assume that it does not. */
 static __always_inline bool still_listens(const struct listening *listening)
 {
 	struct sock *sk = (struct sock *)listening->socket;
