@@ -85,19 +85,20 @@ struct {
 	__type(value, __u8);
 } network_servers SEC(".maps");
 
-/* Return the local port that a TCP socket had. The kernel takes a socket from its port when the connection is over, but
- * programs can still receive what has arrived, and a send during which the other end resets the connection succeeds. */
-static __always_inline __u16 former_port(struct sock *sk)
+/* Return the local port of a socket. The kernel takes a TCP socket from its port when the connection is over, but programs
+ * can still receive what has arrived, and a send during which the other end resets the connection succeeds. skc_num is
+ * then 0, whereas inet_sport keeps the port. */
+static __always_inline __u16 local_port_of(struct sock *sk, const bool typed)
 {
 	struct inet_sock *inet = (struct inet_sock *)sk;
-	__u16 port;
 
-#ifdef BCC
-	port = READ_FIELD(inet, inet_sport, false);
-#else
-	port = cfg_may_cast ? READ_FIELD(UNTRUSTED(inet), inet_sport, true) : READ_FIELD(inet, inet_sport, false);
+#ifndef BCC
+	if (cfg_may_cast)
+		return __builtin_bswap16(READ_FIELD(UNTRUSTED(inet), inet_sport, true));
+	if (!cfg_may_read)
+		return READ_FIELD(sk, __sk_common.skc_num, typed);
 #endif
-	return __builtin_bswap16(port);
+	return __builtin_bswap16(READ_FIELD(inet, inet_sport, false));
 }
 
 /* Read the endpoints of a socket. Return false if it is neither TCP nor UDP: a raw socket may have their protocol
@@ -113,9 +114,7 @@ static __always_inline bool read_endpoint(struct endpoint *to, struct sock *sk, 
 		return false;
 	family = READ_FIELD(sk, __sk_common.skc_family, typed);
 	to->peer.port = __builtin_bswap16(READ_FIELD(sk, __sk_common.skc_dport, typed));
-	to->local_port = READ_FIELD(sk, __sk_common.skc_num, typed);
-	if (!to->local_port && to->protocol == IPPROTO_TCP)
-		to->local_port = former_port(sk);
+	to->local_port = local_port_of(sk, typed);
 	if (family == AF_INET6 && bpf_core_field_exists(struct sock, __sk_common.skc_v6_daddr)) {
 		words[0] = READ_FIELD(sk, __sk_common.skc_v6_daddr.in6_u.u6_addr32[0], typed);
 		words[1] = READ_FIELD(sk, __sk_common.skc_v6_daddr.in6_u.u6_addr32[1], typed);
