@@ -297,6 +297,29 @@ def plans(names: Sequence[str], most: int = 4) -> st.SearchStrategy[list[list[Ra
     return st.lists(wishes(names), min_size=1, max_size=most)
 
 
+def _differing(watch: Watch, seed: int, end: float) -> Sequence[Sequence[Raw]]:
+    """Run plans with this seed until a time, and return the first ones that differ, or none."""
+    found: list[Sequence[Sequence[Raw]]] = []
+
+    @hypothesis.seed(seed)
+    @hypothesis.settings(
+        database=None, deadline=None, max_examples=20, suppress_health_check=list(HealthCheck),
+        phases=(Phase.generate,),
+    )  # fmt: skip
+    @hypothesis.given(plans(ALL_WISHES, 6))
+    def compare(several: list[list[Raw]]) -> None:
+        if time.monotonic() > end or found:
+            return
+        try:
+            watch.run(several)
+        except AssertionError as error:
+            print(error, flush=True)
+            found.append(several)
+
+    compare()
+    return found[0] if found else []
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.kernel.random_watch")
     parser.add_argument("--minutes", type=float, default=60, help="for how long (default: 60)")
@@ -312,27 +335,9 @@ def main() -> int:
             watch.run(json.loads(arguments.replay))
             return 0
         while time.monotonic() < end:
-            differing: list[Sequence[Sequence[Raw]]] = []
-
-            @hypothesis.seed(seed)
-            @hypothesis.settings(
-                database=None, deadline=None, max_examples=20, suppress_health_check=list(HealthCheck),
-                phases=(Phase.generate,),
-            )  # fmt: skip
-            @hypothesis.given(plans(ALL_WISHES, 6))
-            def compare(several: list[list[Raw]], differing: list[Sequence[Sequence[Raw]]] = differing) -> None:
-                if time.monotonic() > end or differing:
-                    return
+            if several := _differing(watch, seed, end):
                 try:
-                    watch.run(several)
-                except AssertionError as error:
-                    print(error, flush=True)
-                    differing.append(several)
-
-            compare()
-            if differing:
-                try:
-                    watch.run(watch.reduced(differing[0]))
+                    watch.run(watch.reduced(several))
                 except AssertionError as error:
                     print(f"seed {seed} differs, and so does this:\n{error}")
                 return 1
