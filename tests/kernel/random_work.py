@@ -392,7 +392,8 @@ class World:
 
     def on_bind(self, thread: Thread, out: Out, slot: int, like: int) -> None:
         self.sockets[slot].port = out[1]
-        self.sockets[slot].bound |= out[0] >= 0
+        # To any address and any port, bind(2) does no more than the first send would do.
+        self.sockets[slot].bound |= out[0] >= 0 and (like >= 0 or self.sockets[slot].family != 0)
 
     def on_listen(self, thread: Thread, out: Out, slot: int) -> None:
         if out[0] >= 0:
