@@ -129,7 +129,10 @@ def _bind(event: str, candidate: Candidate, sections: Mapping[str, str], setting
     for program in candidate.programs:
         if program not in sections:
             has = ", ".join(sections) or "none"
-            raise ObjectError(f"{step}: its object has no program '{program}': it has {has}")
+            raise ObjectError(
+                f"{step}: its object has no program '{program}': it has {has}; if its C file has it, compile it again "
+                "with ebpfmon bpf build"
+            )
     if candidate.setting and candidate.setting not in settings:
         raise ObjectError(f"{step}: its object has no rodata setting '{candidate.setting}'")
     parsed = tuple(Section.parse(sections[program]) for program in candidate.programs)

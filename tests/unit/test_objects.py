@@ -69,14 +69,15 @@ def test_events_can_share_a_program_with_a_setting_for_each() -> None:
     assert {name: c.setting for name, (c,) in found.items()} == {"open": "counts_open", "close": "counts_close"}
 
 
+REMEDY = "; if its C file has it, compile it again with ebpfmon bpf build"
 SECTIONS = {"f_fexit": "fexit/f", "f_kprobe": "kprobe/f"}
 
 
 @pytest.mark.parametrize(
     ("programs", "setting", "sections", "message"),
     [
-        (("g",), "", SECTIONS, "event 'e': its object has no program 'g': it has f_fexit, f_kprobe"),
-        (("g",), "", {}, "event 'e': its object has no program 'g': it has none"),
+        (("g",), "", SECTIONS, f"event 'e': its object has no program 'g': it has f_fexit, f_kprobe{REMEDY}"),
+        (("g",), "", {}, f"event 'e': its object has no program 'g': it has none{REMEDY}"),
         ((), "", SECTIONS, "event 'e': a candidate names no program"),
         (("f_fexit",), "", SECTIONS,
          "no event uses program 'f_kprobe' of its object; add a Candidate for it to Probe.events"),
