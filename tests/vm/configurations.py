@@ -58,7 +58,7 @@ _KERNEL_INDEPENDENT = (
 )
 _SLOW = (
     "two_thousand or 64_rows or strace or thirty_ticks or leaves_no_kprobe or a_datagram and not auto"
-    " or exact_sockets and auto or random_work"
+    " or exact_sockets and auto or random_work or test_callers and 10-"
 )
 # Probes whose programs are all tracepoints. The kernels of the guests can also make and remove disks.
 _PROBES = "(test_oom or test_block_io or test_syscalls)"
