@@ -130,8 +130,8 @@ class File:
     owner: Caller | None = None
     last: tuple[str, int] = ("::", 0)
     state: str = ""
-    arrived: list[int] = field(default_factory=list)
-    """The slots that sent the datagrams that have arrived."""
+    arrived: list[File] = field(default_factory=list)
+    """The sockets that sent the datagrams that have arrived."""
     to: File | None = None
     """The other end, as far as the plan knows it."""
 
@@ -471,7 +471,7 @@ class World:
         if file.kind == "udp":
             receiver = target or file.to
             if receiver and self.is_open(receiver) and (not receiver.peer or receiver.peer[1] == file.port):
-                receiver.arrived.append(slot)
+                receiver.arrived.append(file)
         named = (self.address(file, target), target.port) if target else None
         self.moves(caller, file, named or ("::", 0), received=False, size=result)
         if named and not file.peer:
@@ -507,7 +507,7 @@ class World:
         counters[f"{name}_recv_bytes"] += result
         sender = ("::", 0)
         if file.kind == "udp":
-            source = self.sockets[file.arrived.pop(0)] if file.arrived else None
+            source = file.arrived.pop(0) if file.arrived else None
             # What it cannot see: "the sender of a datagram to an unconnected socket: if the call asks for it; otherwise
             # the peer that the socket last sent to is assumed".
             sender = (self.address(file, source), source.port) if source and named else file.last

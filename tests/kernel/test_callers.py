@@ -111,8 +111,9 @@ def test_a_name_a_user_and_a_cgroup_count_what_the_process_did_as_each(
     }
     for name, expected in (("first", 101), ("second", 103 + 107 + 109 + 113)):
         assert monitor.total("processes.vfs_read_call", "value", process=name) == expected
-    for path, expected in ((one, 101 + 103), (two, 107 + 109 + 113)):
-        assert monitor.total("containers.vfs_read_call", "value", container=path.name) == expected
+    if interval == 1:  # Otherwise the names of the cgroups may not have been found yet.
+        for path, expected in ((one, 101 + 103), (two, 107 + 109 + 113)):
+            assert monitor.total("containers.vfs_read_call", "value", container=path.name) == expected
     assert monitor.total("users.vfs_read_call", "value", user="www-data") >= 109
 
 
