@@ -261,7 +261,8 @@ class World:
             is_empty = source and source.kind == "pipe-read" and not out[1]
             # What it cannot see: "splice from a TCP socket into a full pipe".
             is_full = source and source.kind == "udp" and target and target.kind == "pipe-write" and not out[2]
-            if is_empty or is_full or not size:
+            has_no_reader = source and source.kind == "udp" and out[0] == -errno.EPIPE
+            if is_empty or is_full or has_no_reader or not size:
                 return  # The call ended before it reached a protocol.
         if target and target.protocol and how in (1, 2) and reached:
             self.sends(thread, two, target, out[0], None)
