@@ -140,7 +140,8 @@ def test_check_shows_the_attach_method_of_each_event() -> None:
     verdict = json.loads(done.stdout)
     events = {p["name"]: len(p["events"]) for p in verdict["probes"]}
     assert events.pop("network_viewer") in (12, 13)  # Up to Linux 6.4, sendfile is an event of its own.
-    assert events == {"process": 12, "execs": 1}
+    assert events.pop("process") in (16, 17)  # close_range of 32-bit programs has a function of its own on x86-64.
+    assert events == {"execs": 1}
     assert all(event["attach_method"] for probe in verdict["probes"] for event in probe["events"])
     text = subprocess.run([*EBPFMON, "check", *DEFAULTS], capture_output=True, text=True, check=True).stdout
     assert "  vfs_read           " in text

@@ -145,7 +145,7 @@ def test_a_copy_in_a_stacked_file_system_counts_once(workload: Path, tmp_path: P
     plan = {"copy_file_range": 139, "sendfile": 149, "splice": 151}
     script = (
         'mount -t tmpfs none "$1" && mkdir "$1/below" "$1/above" "$1/work" "$1/merged" &&'
-        'mount -t overlay -o "lowerdir=$1/below,upperdir=$1/above,workdir=$1/work" none "$1/merged" &&'
+        'mount -t overlay -o "lowerdir=$1/below,upperdir=$1/above,workdir=$1/work" none "$1/merged" || exit 77;'
         'exec "$2" "$1/merged" $3'
     )
     with Monitor({"ebpfmon": {"load_mode": "return", "attach": attach}}) as monitor:
@@ -161,7 +161,9 @@ def test_a_copy_in_a_stacked_file_system_counts_once(workload: Path, tmp_path: P
             " ".join(arguments(plan)),
         ]
         with subprocess.Popen(command) as process:
-            assert process.wait() == 0
+            if process.wait() == 77:
+                pytest.skip("overlayfs cannot be mounted here; the machines of the matrix can")
+            assert process.returncode == 0
         monitor.until_gone(lambda: np.array([process.pid]), 1)
     counters = tuple(plan)
     expected = {name: count for name, count in expected_counts(plan).items() if name.startswith(counters)}

@@ -213,6 +213,15 @@ def test_an_allowed_skip_is_listed_and_is_no_failure() -> None:
     assert run(*ALL_PASSED, trampoline.replace("trampoline", "kprobe"), configuration=configuration).failed
 
 
+def test_a_kernel_may_lack_what_a_test_needs_whatever_the_attach_method() -> None:
+    configuration = Configuration("core", "", expect=CONFIGURATION.expect, may_lack=("does not have it",))
+    lacks = case("test_process_exact", "test_it[kprobe-mptcp]", skipped("this kernel does not have it: mptcp"))
+    shown = report.table([good := run(*ALL_PASSED, lacks, configuration=configuration)])
+    assert not good.failed
+    assert probe_cells(shown, "process") == dict.fromkeys(CONFIGURATION.expect, "passed")
+    assert "skipped test_process_exact::test_it[kprobe-mptcp]: this kernel does not have it: mptcp" in shown
+
+
 def test_a_method_without_programs_may_be_skipped_unless_it_is_expected(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -325,5 +334,5 @@ def test_every_word_of_a_selection_names_a_kernel_test() -> None:
 def test_every_allowed_skip_reason_is_one_that_a_test_gives() -> None:
     folder = Path(__file__).parent.parent / "kernel"
     sources = " ".join(path.read_text() for path in folder.glob("*.py"))
-    reasons = {reason for configuration in CONFIGURATIONS for reason in configuration.may_skip}
+    reasons = {reason for one in CONFIGURATIONS for reason in (*one.may_skip, *one.may_lack)}
     assert [reason for reason in sorted(reasons) if reason not in sources] == []

@@ -75,9 +75,10 @@ def _test(case: ET.Element, configuration: Configuration, probes: Mapping[str, C
     # If the probe has no program for the method, the kernel refused nothing: list the skip, and leave the cell empty.
     has_no_program = bool(probe and method) and method not in probes[probe]
     allowed = has_no_program or any(reason in skipped for reason in configuration.may_skip)
-    if skipped and (method in configuration.expect or not allowed):
+    lacks = any(reason in skipped for reason in configuration.may_lack)
+    if skipped and not lacks and (method in configuration.expect or not allowed):
         failure, skipped = f"was skipped: {skipped}", ""
-    elif skipped and method and not has_no_program:
+    elif skipped and method and not has_no_program and not lacks:
         refused, skipped = skipped, ""
     for entry in case.iter("property"):
         if entry.get("name") == REFUSED:
@@ -102,7 +103,7 @@ def judge(
         return "no tests"
     if ended.status not in (0, 1) or (ended.status and not any(test.failure for test in tests)):
         return f"exit status {ended.status}"
-    seen = {(test.probe, test.method, test.mode) for test in tests}
+    seen = {(test.probe, test.method, test.mode) for test in tests if not test.skipped}
     required = {
         (probe, method, mode)
         for probe, methods in probes.items()
