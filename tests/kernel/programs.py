@@ -15,7 +15,8 @@ NAMES = ("changes", "random_work", "sockets", "traffic", "uring", "workload")
 def program(name: str) -> Path:
     """Return a compiled program. Compile only if the source has changed: that takes ten seconds in an emulator."""
     source, built = HERE / f"{name}.c", BUILT / name
-    if built.exists() and built.stat().st_mtime > source.stat().st_mtime:
+    changed = max(path.stat().st_mtime for path in (source, *HERE.glob("*.h")))
+    if built.exists() and built.stat().st_mtime > changed:
         return built
     compiler = shutil.which("gcc") or shutil.which("clang")
     assert compiler, "the tests need gcc or clang"

@@ -17,35 +17,19 @@
 #include <sys/syscall.h>
 #include <sys/uio.h>
 #include <unistd.h>
+#include "plan.h"
 
 /* Older headers do not have these. */
 #define READV_FIXED 60
 #define WRITEV_FIXED 61
 
-#define TIMES(key) for (long left = count_of(key); left > 0; left--)
 
-static char **plan, buffer[4096] __attribute__((aligned(4096)));
+static char buffer[4096] __attribute__((aligned(4096)));
 static struct iovec two[2] = { { buffer, 100 }, { buffer + 100, 31 } };
 static int ring;
 static unsigned int flags, *sq_head, *sq_tail, *sq_flags, *cq_head, *cq_tail, sq_mask, cq_mask;
 static struct io_uring_sqe *sqes;
 static struct io_uring_cqe *cqes;
-
-static long count_of(const char *key)
-{
-	for (char **arg = plan; *arg; arg++)
-		if (!strncmp(*arg, key, strlen(key)) && (*arg)[strlen(key)] == '=')
-			return atol(*arg + strlen(key) + 1);
-	return 0;
-}
-
-static void check(int ok, const char *what)
-{
-	if (ok)
-		return;
-	perror(what);
-	_exit(1);
-}
 
 static void *map(size_t size, off_t offset)
 {

@@ -24,29 +24,12 @@
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
+#include "plan.h"
 
 static const char *dir;
-static char **plan;
 static volatile long storm_reads;
 static volatile sig_atomic_t stopped;
 
-static long count_of(const char *key)
-{
-	for (char **arg = plan; *arg; arg++)
-		if (!strncmp(*arg, key, strlen(key)) && (*arg)[strlen(key)] == '=')
-			return atol(*arg + strlen(key) + 1);
-	return 0;
-}
-
-static void check(int ok, const char *what)
-{
-	if (ok)
-		return;
-	perror(what);
-	_exit(1);
-}
-
-#define TIMES(key) for (long left = count_of(key); left > 0; left--)
 /* Check that a call returns a value, or that it fails with an errno. */
 #define RETURNS(value, call) check((call) == (value), #call)
 #define FAILS(code, call) check((call) == -1 && errno == (code), #call)
