@@ -75,10 +75,9 @@ static __always_inline void count(__u64 *counter, __u64 amount)
 	__sync_fetch_and_add(counter, amount);
 }
 
-static __always_inline void read_process_key(struct process_key *key, struct task_struct *task, const bool typed)
+static __always_inline void read_process_key(struct process_key *key, struct task_struct *task,
+					     struct task_struct *leader, const bool typed)
 {
-	struct task_struct *leader = READ_FIELD(task, group_leader, typed);
-
 	key->start_ns = READ_FIELD(leader, start_boottime, typed);
 	key->tgid = READ_FIELD(task, tgid, typed);
 	key->exec_id = READ_FIELD(task, self_exec_id, typed);
@@ -88,9 +87,9 @@ static __always_inline void read_process_key(struct process_key *key, struct tas
 static __always_inline void current_process(struct process_key *key)
 {
 	if (CURRENT_IS_TYPED)
-		read_process_key(key, this_task(), true);
+		read_process_key(key, this_task(), READ_FIELD(this_task(), group_leader, true), true);
 	else
-		read_process_key(key, this_task(), false);
+		read_process_key(key, this_task(), READ_FIELD(this_task(), group_leader, false), false);
 }
 
 /* Read the name of a process. The rest of an earlier, longer name may follow its NUL; pad_comm() removes it. */
@@ -148,9 +147,7 @@ static __always_inline __u64 cgroup_of(struct task_struct *task, const bool type
 static __always_inline void read_caller(struct caller *caller, struct task_struct *task, struct task_struct *leader,
 					const bool typed)
 {
-	caller->process.start_ns = READ_FIELD(leader, start_boottime, typed);
-	caller->process.tgid = READ_FIELD(task, tgid, typed);
-	caller->process.exec_id = READ_FIELD(task, self_exec_id, typed);
+	read_process_key(&caller->process, task, leader, typed);
 	caller->identity.cgroup_id = cgroup_of(task, typed);
 	caller->identity.parent_tgid = parent_of(leader, typed);
 	caller->identity.uid = uid_of(task, typed);
@@ -184,12 +181,13 @@ static __always_inline void current_caller(struct caller *caller)
 static __always_inline bool is_caller(const struct caller *caller, const __u64 *raw_comm, struct task_struct *task,
 				      const bool typed)
 {
+	struct task_struct *leader = READ_FIELD(task, group_leader, typed);
 	struct process_identity identity = {};
 	struct process_key key = {};
 	__u64 *comm = (void *)identity.comm;
 
-	read_process_key(&key, task, typed);
-	read_comm(&identity, READ_FIELD(task, group_leader, typed), typed);
+	read_process_key(&key, task, leader, typed);
+	read_comm(&identity, leader, typed);
 	return caller->process.start_ns == key.start_ns && caller->process.tgid == key.tgid &&
 	       caller->process.exec_id == key.exec_id && caller->identity.uid == uid_of(task, typed) &&
 	       raw_comm[0] == comm[0] && raw_comm[1] == comm[1] &&

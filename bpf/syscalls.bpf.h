@@ -25,6 +25,10 @@ static __always_inline bool in_32_bit_call(void)
 	return CURRENT_IS_TYPED ? has_compat_flag(this_task(), true) : has_compat_flag(this_task(), false);
 }
 
+/* Whether an event is counted by the program that runs: the one at the classic tracepoint if `classic`, else the one at
+ * the raw tracepoint. For each event, the probe declares the rodata settings raw_counts_EVENT and classic_counts_EVENT. */
+#define COUNTS(event) (classic ? classic_counts_##event : raw_counts_##event)
+
 #ifdef SYSCALLS
 #define NUMBERS_ 512
 #define NO_CALLS_ 16

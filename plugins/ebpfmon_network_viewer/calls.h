@@ -44,7 +44,6 @@ const volatile __u8 raw_counts_datagram = 0;
 const volatile __u8 classic_counts_splice = 0;
 const volatile __u8 classic_counts_accept = 0;
 const volatile __u8 classic_counts_datagram = 0;
-#define COUNTS(event) (classic ? classic_counts_##event : raw_counts_##event)
 
 /* The call that the current task is in, as far as it tells the peers of datagrams. */
 struct socket_call {

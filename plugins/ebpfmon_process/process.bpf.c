@@ -119,7 +119,6 @@ const volatile __u8 classic_counts_copy_file_range = 0;
 const volatile __u8 classic_counts_sendfile = 0;
 const volatile __u8 classic_counts_splice = 0;
 const volatile __u8 classic_counts_failed_clone = 0;
-#define COUNTS(event) (classic ? classic_counts_##event : raw_counts_##event)
 
 /* Return the flags of a failed clone(2) or clone3(2), which tell threads from processes. clone3(2) takes them in a
  * struct in the caller's memory. */

@@ -325,7 +325,7 @@ def main() -> int:
     parser.add_argument("--minutes", type=float, default=60, help="for how long (default: 60)")
     parser.add_argument("--seed", type=int, help="the first seed, to repeat a run (default: a random one)")
     parser.add_argument("--interval", type=int, default=1, help="ebpfmon's interval in seconds (default: 1)")
-    parser.add_argument("--replay", help="plans to run once, as they were printed")
+    parser.add_argument("--replay", help="run these plans once: the JSON that a difference was printed with")
     arguments = parser.parse_args()
     seed = arguments.seed if arguments.seed is not None else random.randrange(1 << 32)
     end, done = time.monotonic() + 60 * arguments.minutes, 0

@@ -182,7 +182,8 @@ static void do_reuse(void)
 	in_port_t fixed = name_of(fd).sin_port;
 
 	for (int i = 0; i < 20; i++) {
-		/* The kernel uses the memory of a socket for the next one. The second half makes that one too early. */
+		/* The kernel reuses the memory of a closed socket for the next socket. In the last ten rounds, the next
+		 * socket exists before this one is closed, so its memory is elsewhere. */
 		int next = i < 10 ? -1 : client();
 
 		close(fd);
