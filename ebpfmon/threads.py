@@ -1,0 +1,111 @@
+"""Run blocking calls in threads that can be left behind.
+
+At exit Python waits without a limit for the threads of a `ThreadPoolExecutor`, and for all others that are not daemon
+threads. A call that never returns, such as a read from a file server that is down, would keep the process from ending.
+ebpfmon therefore starts daemon threads only.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Callable
+from concurrent.futures import Executor, Future
+from typing import Any, ParamSpec, TypeVar
+
+from ebpfmon.errors import EbpfmonError
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+MAX_ABANDONED = 4
+"""How many threads of a worker may be stuck at a time. Each costs about 100 kB of memory."""
+
+
+class TooManyStuckError(EbpfmonError):
+    """Too many calls of a worker do not return."""
+
+
+class _Call:
+    def __init__(self, future: Future[Any], function: Callable[[], Any]) -> None:
+        self.future, self.function = future, function
+
+    def run(self) -> None:
+        if not self.future.set_running_or_notify_cancel():
+            return
+        try:
+            result = self.function()
+        except BaseException as error:  # whoever waits for the result decides what an error means
+            self.future.set_exception(error)
+        else:
+            self.future.set_result(result)
+
+
+class Worker(Executor):
+    """A daemon thread that runs calls one after another, and that can be replaced while a call does not return."""
+
+    def __init__(self, name: str) -> None:
+        """Start the thread. Raises RuntimeError if the system allows no more threads."""
+        self._name = name
+        self._lock = threading.Lock()
+        self._stuck = 0
+        self._calls: queue.SimpleQueue[_Call | None] = queue.SimpleQueue()
+        self._running: _Call | None = None
+        self._closed = False
+        self._start()
+
+    @property
+    def stuck(self) -> int:
+        """The number of abandoned threads that still run."""
+        return self._stuck
+
+    def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
+        """Run a call after those that were submitted before it. Raises RuntimeError after `shutdown`."""
+        future: Future[T] = Future()
+        with self._lock:
+            if self._closed:
+                raise RuntimeError(f"the thread '{self._name}' has been shut down")
+            self._calls.put(_Call(future, lambda: fn(*args, **kwargs)))
+        return future
+
+    def abandon(self) -> None:
+        """Leave the running call behind, and run the queued calls in a new thread.
+
+        The result of the abandoned call still reaches its future if the call ever returns. Does nothing if no call is
+        running. Raises TooManyStuckError if MAX_ABANDONED threads are stuck already, and RuntimeError if the system
+        allows no more threads; the running call is not left behind then.
+        """
+        with self._lock:
+            if self._running is None:
+                return
+            if self._stuck >= MAX_ABANDONED:
+                raise TooManyStuckError(f"{self._stuck} calls of '{self._name}' do not return")
+            self._start()
+            self._running = None
+            self._stuck += 1
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        """End the thread after the queued calls, or after the running one with `cancel_futures`. Never waits."""
+        with self._lock:
+            self._closed = True
+            if cancel_futures:
+                while not self._calls.empty():
+                    call = self._calls.get_nowait()
+                    if call:
+                        call.future.cancel()
+            self._calls.put(None)
+
+    def _start(self) -> None:
+        threading.Thread(target=self._work, name=self._name, daemon=True).start()
+
+    def _work(self) -> None:
+        while call := self._calls.get():
+            with self._lock:
+                self._running = call
+            call.run()
+            with self._lock:
+                if self._running is not call:  # abandoned; another thread runs the queued calls
+                    self._stuck -= 1
+                    return
+                self._running = None
+            del call  # it refers to the result
