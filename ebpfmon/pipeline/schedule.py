@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-import math
 import time
 from collections.abc import AsyncIterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Protocol
 
 LATE_S = 0.1
 """A tick that comes later than this counts as late."""
+TOLERANCE_S = 0.01
+"""Two ticks that would be closer than this are one, because clocks are never read at exactly the same moment."""
 
 
 class Clock(Protocol):
@@ -50,13 +51,13 @@ class SystemClock:
 class Tick:
     """One tick.
 
-    `due_s` is the second since the epoch at which it was due, `skipped` the number of ticks that were skipped before
-    it, and `late_s` how late it is.
+    `skipped` is the number of ticks that were skipped before it, and `late_s` how late it is. `next_due_ns` is when the
+    next tick is due (`Clock.monotonic_ns`).
     """
 
-    due_s: int
     skipped: int
-    late_s: float = field(default=0.0, compare=False)
+    late_s: float
+    next_due_ns: int
 
     @property
     def late_ticks(self) -> int:
@@ -80,22 +81,29 @@ class TimeInterval:
 async def ticks(interval_s: int, clock: Clock, stop: asyncio.Event) -> AsyncIterator[Tick]:
     """Yield a tick at every multiple of the interval, until `stop` is set.
 
-    If the consumer is still busy when a tick is due, that tick is skipped, and the next one counts it. If the clock is
-    set back, ticks continue from the new time.
+    Each tick reads the wall clock once, to find out how long it is until the next multiple. From then on only the
+    monotonic clock counts, so two ticks are never more than an interval and TOLERANCE_S apart. If the wall clock is set
+    in between, one interval is shorter, and the ticks after it are on multiples again.
+
+    If the consumer is still busy when a tick is due, that tick is skipped, and the next one counts it.
     """
-    last = math.floor(clock.time() / interval_s)
-    last_due_ns: int | None = None
+    interval_ns, tolerance_ns = interval_s * 1_000_000_000, round(TOLERANCE_S * 1e9)
+    due_ns = _next_multiple_ns(interval_s, clock)
     while not stop.is_set():
-        now = clock.time()
-        current = math.floor(now / interval_s)
-        if current <= last:
-            # If a timer fired slightly early, this second has had its tick already. If the difference is greater, the
-            # clock was set back, so start again from the new time.
-            last = last if last - current <= 1 else current
-            await clock.wait((last + 1) * interval_s - now, stop)
+        now_ns = clock.monotonic_ns()
+        if now_ns < due_ns:
+            await clock.wait((due_ns - now_ns) / 1e9, stop)
             continue
-        # Count skipped ticks by the monotonic clock, because setting the clock forward skips none.
-        due_ns = clock.monotonic_ns() - int((now - current * interval_s) * 1e9)
-        passed = 1 if last_due_ns is None else round((due_ns - last_due_ns) / (interval_s * 1_000_000_000))
-        last, last_due_ns = current, due_ns
-        yield Tick(current * interval_s, max(passed - 1, 0), now - current * interval_s)
+        skipped = (now_ns - due_ns + tolerance_ns) // interval_ns
+        last_ns = due_ns + skipped * interval_ns
+        due_ns = _next_multiple_ns(interval_s, clock)
+        if due_ns - last_ns <= tolerance_ns:  # The last tick was this one's, a little early.
+            due_ns += interval_ns
+        yield Tick(skipped, max(now_ns - last_ns, 0) / 1e9, due_ns)
+
+
+def _next_multiple_ns(interval_s: int, clock: Clock) -> int:
+    """Return when, on the monotonic clock, the wall clock will show the next multiple of the interval."""
+    # The wall clock is read first: if this thread has to wait in between, the tick comes a little late, and not early.
+    left_s = interval_s - clock.time() % interval_s
+    return clock.monotonic_ns() + round(left_s * 1e9)
