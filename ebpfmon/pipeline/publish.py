@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 
 from ebpfmon.errors import EbpfmonError, SinkError, SinkGoneError
 from ebpfmon.model import Sink, SinkSettings, Snapshot, tag_of
+from ebpfmon.pipeline.schedule import TOLERANCE_S
 from ebpfmon.pipeline.selection import ChartFilter, join_snapshots
 from ebpfmon.text import escaped
 
@@ -115,9 +116,10 @@ class SinkTask:
         snapshot = self._charts.apply(snapshot)
         self._pending = join_snapshots(self._pending, snapshot) if self._pending else snapshot
         interval = self.settings.interval
-        # Intervals end on multiples of their length, even if a tick was late or skipped.
-        slot = int(snapshot.time_s // interval) if interval else None
-        if slot is None or slot != self._last_slot:
+        # Intervals end on multiples of their length, even if a tick was late or skipped. If the clock is set back, the
+        # next multiple may never come, so an interval also ends once it has its length.
+        slot = int((snapshot.time_s + TOLERANCE_S) // interval) if interval else None
+        if slot is None or slot != self._last_slot or self._pending.elapsed_s >= interval - TOLERANCE_S:
             self._last_slot = slot
             self._flush()
 

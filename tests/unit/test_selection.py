@@ -203,6 +203,25 @@ def test_an_interval_ends_with_the_first_snapshot_of_the_next() -> None:
     assert [int(s.time_s) for s in task.mailbox._snapshots] == [1001, 1005, 1010]
 
 
+def test_an_interval_ends_after_its_length_even_if_the_clock_is_set_back_again_and_again() -> None:
+    task, time_s = SinkTask(Settings(interval=60)), 6_000.0
+    task.mailbox._size = 1000
+    for n in range(3600):
+        time_s += 1 if n % 50 else -50  # the next multiple of 60 never comes
+        task.put(snapshot_at(time_s + 0.001, {"read": (1, 0)}))
+    got = [round(s.elapsed_s) for s in task.mailbox._snapshots]
+    assert max(got) == 60
+    assert sum(got) > 3600 - 60
+
+
+@pytest.mark.parametrize("early_s", [0.0, 0.004])
+def test_an_interval_ends_once_even_if_the_tick_came_milliseconds_early(early_s: float) -> None:
+    task = SinkTask(Settings(interval=5))
+    for time_s in range(1001, 1013):
+        task.put(snapshot_at(time_s - early_s, {"read": (1, 0)}))
+    assert [round(s.time_s) for s in task.mailbox._snapshots] == [1001, 1005, 1010]
+
+
 def test_tables_with_keys_of_their_own_are_summed_too() -> None:
     key = [("port", "<u4"), ("protocol", "<u4")]
     one = snapshot(tables={"inbound": view(keyed_table(key, ["calls"], [{"port": 443, "protocol": 6, "calls": 2}]))})
