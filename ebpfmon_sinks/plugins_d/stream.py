@@ -30,6 +30,8 @@ _FRACTION = 1000
 _EXPIRY_S = 60.0
 """How long a chart may have no values before it is made obsolete. An interval has none if the chart's table could not
 be read."""
+_TOLERANCE_S = 0.01
+"""How much too early a snapshot may be for its update."""
 _MAX_VALUE = (1 << 63) - 1
 
 
@@ -260,10 +262,12 @@ class Stream:
         self._ids = Ids(chart_id)
         self._number = self._last = 0  # of the newest snapshot, and of the last one that was sent
         self._time_s, self._step_s, self._slot = 0.0, 0, -1
+        self._elapsed_s = 0.0  # since the last update
 
     def add(self, snapshot: Snapshot) -> None:
         """Add an interval. The next update sums all intervals since the last one."""
         self._number, self._time_s = self._number + 1, snapshot.time_s
+        self._elapsed_s += snapshot.elapsed_s
         for known in self._charts.values():
             known.elapsed_s += snapshot.elapsed_s
         for data in snapshot.charts:
@@ -284,14 +288,14 @@ class Stream:
         `interval_s` is the number of seconds between two snapshots.
         """
         step_s = interval_s * math.ceil(self._every_s / interval_s)
-        slot = math.floor(self._time_s / step_s)
+        slot = math.floor((self._time_s + _TOLERANCE_S) / step_s)
         if step_s != self._step_s:
             self._step_s = step_s
             for chart in self._charts.values():
                 chart.declare_again()
-        elif step_s > interval_s and slot == self._slot:
-            return b""
-        self._slot = slot
+        elif step_s > interval_s and slot == self._slot and self._elapsed_s < step_s - _TOLERANCE_S:
+            return b""  # The elapsed time counts as well, because the clock may have been set back.
+        self._slot, self._elapsed_s = slot, 0.0
         lines: list[str] = []
         for key, chart in [*self._charts.items()]:
             if chart.seen > self._last:

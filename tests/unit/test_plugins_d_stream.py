@@ -160,6 +160,13 @@ def test_updates_come_at_multiples_of_the_longer_interval_with_all_counts(
     assert sum(shown.shows("w")) == -sum(t for t in times if sent[0] < t <= sent[-1])
 
 
+def test_updates_come_in_time_even_if_the_clock_is_set_back_again_and_again() -> None:
+    times = [1200 + n % 4 for n in range(100)]  # the next multiple of 5 never comes
+    netdata, updates = updates_of(*(at(t, data(IO, 1, 1)) for t in times), every_s=5)
+    assert [n for n, update in enumerate(updates) if update] == [*range(0, 100, 5)]
+    assert sum(netdata.charts["x.io"].shows("r")) == 95
+
+
 def test_an_update_of_several_intervals_has_the_newest_gauge() -> None:
     of = chart(READ, kind=Kind.GAUGE, units="MB")
     netdata, _ = updates_of(*(at(t, data(of, t)) for t in range(100, 111)), every_s=5)
