@@ -18,6 +18,7 @@ _T = TypeVar("_T")
 
 def typed(raw: object, kind: type[_T], source: str, key_path: str) -> _T:
     """Return a value converted to a type. Raises SettingsError, which names `source` (the file) and the key path."""
+    _require_no_nul(raw, source, key_path)
     try:
         return msgspec.convert(raw, kind)
     except msgspec.ValidationError as error:
@@ -37,6 +38,19 @@ def require_known(raw: Iterable[str], names: Iterable[str], source: str, prefix:
 def join_names(names: Iterable[str]) -> str:
     """Return names as a list for a message."""
     return ", ".join(sorted(names))
+
+
+def _require_no_nul(raw: object, source: str, key_path: str) -> None:
+    """Raise SettingsError if a text contains a NUL character, because the system's functions refuse it everywhere."""
+    values = [(key_path, raw)]
+    while values:
+        key, value = values.pop()
+        if isinstance(value, dict):
+            values += [(f"{key}.{name}", inner) for name, inner in value.items()]
+        elif isinstance(value, list):
+            values += [(f"{key}[{n}]", inner) for n, inner in enumerate(value)]
+        elif isinstance(value, str) and "\0" in value:
+            raise SettingsError(f"{source}: {key}: '{value}': a text must not contain a NUL character")
 
 
 def _explain(message: str, kind: object, key_path: str) -> str:

@@ -6,6 +6,7 @@ The only sink that this module knows by name is `log`: it is the default, and th
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,7 @@ from ebpfmon.config import apps
 from ebpfmon.config.convert import join_names, require_known, typed
 from ebpfmon.config.settings import NO_OPTIONS, CommandLine, Core, GroupSettings, Settings
 from ebpfmon.errors import SettingsError
+from ebpfmon.files import read_text
 from ebpfmon.grouping.registry import groupings
 from ebpfmon.model import SinkSettings, tag_of
 from ebpfmon.pipeline.selection import ChartFilter
@@ -68,18 +70,26 @@ def parse(path: Path | None) -> Document:
     """
     source = path or DEFAULT_PATH
     try:
-        raw = tomli.loads(source.read_text(encoding="utf-8"))
+        text = "" if _is_null_device(source) else read_text(source)
     except FileNotFoundError:
         if path:
             raise SettingsError(f"{path}: no such file") from None
         return Document({}, str(source), exists=False)
     except OSError as error:
         raise SettingsError(f"{source}: cannot be read: {error.strerror}") from None
-    except UnicodeDecodeError as error:
-        raise SettingsError(f"{source}: cannot be read: {error}") from None
+    try:
+        raw = tomli.loads(text)
     except (ValueError, RecursionError) as error:
         raise SettingsError(f"{source}: not valid TOML: {error}") from None
     return Document(raw, str(source))
+
+
+def _is_null_device(path: Path) -> bool:
+    """Return whether a path leads to /dev/null, which stands for an empty file. Raises OSError."""
+    try:
+        return path.samefile(os.devnull)
+    except ValueError:  # a NUL character in the path; reading it says so
+        return False
 
 
 def validate(
@@ -126,9 +136,11 @@ def _groups(raw: Mapping[str, Any], source: str) -> GroupSettings:
     if not groups.file:
         return groups
     path = Path(source).parent / groups.file
-    if not path.is_file():
-        problem = "not a regular file" if path.exists() else "no such file"
-        raise SettingsError(f"{source}: {'apps.groups' if is_outdated else 'groups.file'}: {path}: {problem}")
+    try:
+        read_text(path, errors="replace")  # only to find errors; the daemon reads the groups
+    except OSError as error:
+        key = "apps.groups" if is_outdated else "groups.file"
+        raise SettingsError(f"{source}: {key}: {path}: {error.strerror}") from None
     return msgspec.structs.replace(groups, file=str(path))
 
 

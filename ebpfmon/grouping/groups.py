@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Self
 
 from ebpfmon.errors import SettingsError
+from ebpfmon.files import read_text
 from ebpfmon.text import escaped
 
 DEFAULT_PATH = Path(__file__).with_name("apps_groups.conf")
@@ -99,11 +100,9 @@ class Groups:
     def read(cls, path: Path) -> Self:
         """Return the groups of a file. Raises SettingsError if the file cannot be read."""
         try:
-            text = path.read_bytes().decode("utf-8-sig", "replace")
-        except FileNotFoundError:
-            raise SettingsError(f"{path}: no such file") from None
-        except (OSError, ValueError) as error:
-            raise SettingsError(f"{path}: cannot be read: {error}") from None
+            text = read_text(path, errors="replace")  # programs may have names that are not UTF-8
+        except OSError as error:
+            raise SettingsError(f"{path}: cannot be read: {error.strerror}") from None
         return cls.parse(text, str(path))
 
     @classmethod

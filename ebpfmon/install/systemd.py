@@ -10,6 +10,7 @@ from typing import Protocol
 
 from ebpfmon.atomic import replace_file
 from ebpfmon.errors import SettingsError
+from ebpfmon.files import read_text
 
 SHIPPED = Path(__file__).with_name("files")
 """The directory with the unit and the settings file that come with ebpfmon."""
@@ -69,7 +70,7 @@ def install_systemd(prefix: Path, executable: str, dry_run: bool) -> list[str]:
 
 def _write(path: Path, text: str, dry_run: bool, *, replace: bool) -> str:
     try:
-        current = path.read_text(errors="replace") if path.exists() else None
+        current = _current(path)
         if current == text:
             return f"unchanged: {path}"
         if current is not None and not replace:
@@ -83,6 +84,14 @@ def _write(path: Path, text: str, dry_run: bool, *, replace: bool) -> str:
         remedy = "; run as root (sudo)" if isinstance(error, PermissionError) else ""
         raise SettingsError(f"install systemd: cannot write '{path}': {error.strerror}{remedy}") from None
     return f"{action}: {path}"
+
+
+def _current(path: Path) -> str | None:
+    """Return the text of a file, or None if there is no such file. Raises OSError."""
+    try:
+        return read_text(path, errors="replace")
+    except FileNotFoundError:
+        return None
 
 
 def _private_directory(executable: str) -> Path | None:

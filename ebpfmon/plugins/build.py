@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -29,7 +30,7 @@ def build(sources: Sequence[Path], output: Path | None = None) -> Iterator[Path]
     for source in sources:
         if not source.name.endswith(SUFFIX) or source.name == SUFFIX:
             raise SettingsError(f"cannot compile '{source}': its name must be NAME{SUFFIX}")
-        if not source.is_file():
+        if not os.path.isfile(source):  # Path.is_file() raises an error for a name that is too long
             raise SettingsError(f"cannot compile '{source}': there is no such file")
     for source in sources:
         for machine in compiler.TARGETS:

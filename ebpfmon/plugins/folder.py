@@ -19,10 +19,10 @@ from pathlib import Path
 from types import ModuleType
 
 from ebpfmon.errors import PluginError
+from ebpfmon.files import open_regular, read_bytes
 
 MODULE_PREFIX = "ebpfmon_plugins_dir_"
 """The prefix of the plugins' module names. It keeps them apart from installed modules."""
-_MAX_BYTES = 1 << 20
 _OTHERS_MAY_WRITE = stat.S_IWGRP | stat.S_IWOTH
 
 
@@ -106,6 +106,8 @@ def require_trusted(path: Path) -> None:
             _check(checked, os.stat(checked), is_parent=checked != real)
     except OSError as error:
         raise PluginError(f"'{path}': {error.strerror}") from None
+    except ValueError:
+        raise PluginError(f"'{path}': its name contains a NUL character") from None
 
 
 def _check(path: Path, status: os.stat_result, *, is_parent: bool = False) -> None:
@@ -131,17 +133,11 @@ def _check(path: Path, status: os.stat_result, *, is_parent: bool = False) -> No
 def _read(path: Path) -> bytes:
     require_trusted(path)
     try:
-        with open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK | os.O_CLOEXEC)) as file:
-            status = os.fstat(file.fileno())
-            if not stat.S_ISREG(status.st_mode):
-                raise PluginError(f"'{path}' is not a regular file")
-            _check(path, status)
-            text = file.read(_MAX_BYTES + 1)
+        with open_regular(path) as file:
+            _check(path, os.fstat(file.fileno()))
+            return read_bytes(file)
     except OSError as error:
         raise PluginError(f"'{path}': {error.strerror}") from None
-    if len(text) > _MAX_BYTES:
-        raise PluginError(f"'{path}' is larger than {_MAX_BYTES >> 20} MB; make it a package")
-    return text
 
 
 def _objects(folder: Path) -> Iterator[Path]:

@@ -52,8 +52,8 @@ def plan(prefix: Path = Path("/"), directory: Path | None = None, pythons: Seque
     path = _directory(prefix, directory) / NAME
     package = Path(relay.__file__).parents[2]
     text = _script(_python(pythons, package), package)
-    is_done = path.is_file() and path.read_text(errors="replace") == text and bool(path.stat().st_mode & 0o001)
-    action = "unchanged" if is_done else "replaced" if path.exists() else "created"
+    is_done = _is_done(path, text)
+    action = "unchanged" if is_done else "replaced" if os.path.exists(path) else "created"
     return [Step(action, path, text, 0o755, is_done)]
 
 
@@ -76,13 +76,22 @@ def install(
     return steps
 
 
+def _is_done(path: Path, text: str) -> bool:
+    """Return whether a file has this text already and others may run it. Raises SettingsError."""
+    try:
+        # os.path, because the methods of Path raise errors for names that are too long
+        return os.path.isfile(path) and path.read_text(errors="replace") == text and bool(path.stat().st_mode & 0o001)
+    except OSError as error:
+        raise SettingsError(f"install netdata: cannot read '{path}': {error.strerror}") from None
+
+
 def _directory(prefix: Path, directory: Path | None) -> Path:
     if directory:
-        if not directory.is_dir():
+        if not os.path.isdir(directory):
             raise SettingsError(f"install netdata: no directory '{directory}'")
         return directory
     for candidate in (prefix / name for name in DIRECTORIES):
-        if candidate.is_dir():
+        if os.path.isdir(candidate):
             return candidate
     tried = ", ".join(f"'{prefix / name}'" for name in DIRECTORIES)
     raise SettingsError(

@@ -160,9 +160,9 @@ def test_broken_files_are_reported_and_the_others_are_loaded(place: Path) -> Non
         ("d", "null bytes"),
         ("e", "larger than 1 MB"),
         ("f-g", "the name of a plugin may have only letters, digits and _; rename the file"),
-        ("h", "Is a directory"),
+        ("h", "not a regular file"),
         ("i", "No such file or directory"),
-        ("j", "is not a regular file"),
+        ("j", "not a regular file"),
         ("k", "SyntaxError"),
     ]
     assert [name for name, text in reasons if text not in str(found.pop(name))] == []

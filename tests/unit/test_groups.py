@@ -164,7 +164,7 @@ def test_a_file_in_any_encoding_is_read(tmp_path: Path) -> None:
 
 
 def test_an_unreadable_file_raises_an_error_that_names_it(tmp_path: Path) -> None:
-    with pytest.raises(SettingsError, match=rf"^{re.escape(str(tmp_path))}/none: no such file$"):
+    with pytest.raises(SettingsError, match=rf"^{re.escape(str(tmp_path))}/none: cannot be read: no such file$"):
         Groups.read(tmp_path / "none")
     with pytest.raises(SettingsError, match=rf"^{re.escape(str(tmp_path))}: cannot be read: "):
         Groups.read(tmp_path)

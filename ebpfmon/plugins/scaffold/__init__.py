@@ -43,7 +43,7 @@ def new(kind: str, name: str, directory: Path) -> Iterator[str]:
         raise SettingsError(f"{step}: a name has at most 20 lower-case letters, digits and _, and begins with a letter")
     if importlib.util.find_spec(package) or name == "execs":
         raise SettingsError(f"{step}: the name is taken ('{package}'); choose another")
-    if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
+    if not _is_free(directory, step):
         raise SettingsError(f"{step}: '{directory}' is not an empty directory")
     placeholders = {
         "@NAME@": name,
@@ -61,6 +61,18 @@ def new(kind: str, name: str, directory: Path) -> Iterator[str]:
             raise SettingsError(f"{step}: '{target}': {error.strerror}") from None
         yield str(target)
     yield f"then: cd {directory}; pip install -e '.[test]'; pytest; ebpfmon run --config ebpfmon.toml"
+
+
+def _is_free(directory: Path, step: str) -> bool:
+    """Return whether there is nothing at a path, or an empty directory. Raises SettingsError."""
+    try:
+        return not any(directory.iterdir())
+    except FileNotFoundError:
+        return True
+    except NotADirectoryError:
+        return False
+    except OSError as error:
+        raise SettingsError(f"{step}: '{directory}': {error.strerror}") from None
 
 
 def _filled(text: str, placeholders: dict[str, str]) -> str:
