@@ -80,3 +80,18 @@ class AttachError(KernelError):
     def __init__(self, message: str, *, errno: int = 0) -> None:
         super().__init__(message)
         self.errno = errno
+
+
+def describe(error: BaseException) -> str:
+    """Return an error of any kind as one printable line: the text of ebpfmon's own errors, `TypeError: text` of others.
+
+    Third-party code may raise anything, even an error whose text cannot be had.
+    """
+    try:
+        text = " ".join(str(error).split())
+    except Exception:
+        text = ""
+    if isinstance(error, EbpfmonError) and text:
+        return escaped(text)
+    name = type(error).__name__
+    return escaped(f"{name}: {text}") if text else name

@@ -48,11 +48,16 @@ class Worker(Executor):
         """Start the thread. Raises RuntimeError if the system allows no more threads."""
         self._name = name
         self._lock = threading.Lock()
-        self._stuck = 0
+        self._stuck = self._pending = 0
         self._calls: queue.SimpleQueue[_Call | None] = queue.SimpleQueue()
         self._running: _Call | None = None
         self._closed = False
         self._start()
+
+    @property
+    def pending(self) -> int:
+        """The number of calls that are queued or running, without those that were abandoned."""
+        return self._pending
 
     @property
     def stuck(self) -> int:
@@ -65,6 +70,7 @@ class Worker(Executor):
         with self._lock:
             if self._closed:
                 raise RuntimeError(f"the thread '{self._name}' has been shut down")
+            self._pending += 1
             self._calls.put(_Call(future, lambda: fn(*args, **kwargs)))
         return future
 
@@ -82,6 +88,7 @@ class Worker(Executor):
                 raise TooManyStuckError(f"{self._stuck} calls of '{self._name}' do not return")
             self._start()
             self._running = None
+            self._pending -= 1
             self._stuck += 1
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
@@ -93,6 +100,7 @@ class Worker(Executor):
                     call = self._calls.get_nowait()
                     if call:
                         call.future.cancel()
+                        self._pending -= 1
             self._calls.put(None)
 
     def _start(self) -> None:
@@ -108,4 +116,44 @@ class Worker(Executor):
                     self._stuck -= 1
                     return
                 self._running = None
+                self._pending -= 1
             del call  # it refers to the result
+
+
+class Pool(Executor):
+    """Up to `maximum` daemon threads, which are started when they are needed."""
+
+    def __init__(self, name: str, maximum: int) -> None:
+        self._name, self._maximum = name, maximum
+        self._workers: list[Worker] = []
+        self._lock = threading.Lock()
+        self._closed = False
+
+    def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
+        """Run a call in an idle thread, or after other calls if all threads are busy.
+
+        Raises RuntimeError after `shutdown`, or if the system allows no more threads and the pool has none.
+        """
+        with self._lock:
+            if self._closed:
+                raise RuntimeError(f"the threads '{self._name}' have been shut down")
+            return self._least_busy().submit(fn, *args, **kwargs)
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        """End each thread after its queued calls, or after the running one with `cancel_futures`. Never waits."""
+        with self._lock:
+            self._closed = True
+            for worker in self._workers:
+                worker.shutdown(cancel_futures=cancel_futures)
+
+    def _least_busy(self) -> Worker:
+        least_busy = min(self._workers, key=lambda worker: worker.pending, default=None)
+        if least_busy and (not least_busy.pending or len(self._workers) == self._maximum):
+            return least_busy
+        try:
+            self._workers.append(Worker(self._name))
+        except RuntimeError:  # the system allows no more threads for now
+            if not least_busy:
+                raise
+            return least_busy
+        return self._workers[-1]

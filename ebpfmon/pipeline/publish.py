@@ -1,6 +1,7 @@
 """Publish snapshots to sinks.
 
-Each sink has a bounded mailbox and a supervised task of its own, so that no sink delays another one or the harvest.
+Each sink has a bounded mailbox and a supervised task of its own. The daemon runs each task in a thread of its own, so
+that no sink delays another one or the harvest, even if it blocks.
 """
 
 from __future__ import annotations
@@ -8,18 +9,20 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
+import threading
 import time
 from collections import deque
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from collections.abc import Awaitable
+from contextlib import suppress
 from dataclasses import dataclass, field
+from typing import TypeVar
 
-from ebpfmon.errors import EbpfmonError, SinkError, SinkGoneError
+from ebpfmon.errors import SinkError, SinkGoneError, describe
 from ebpfmon.model import Sink, SinkSettings, Snapshot, tag_of
 from ebpfmon.pipeline.schedule import TOLERANCE_S
 from ebpfmon.pipeline.selection import ChartFilter, join_snapshots
-from ebpfmon.text import escaped
 
+T = TypeVar("T")
 log = logging.getLogger(__name__)
 
 MAILBOX_SNAPSHOTS = 8
@@ -41,45 +44,54 @@ class SinkStatistics:
 
 
 class Mailbox:
-    """A bounded queue that never blocks the writer. When it is full, it drops the oldest snapshot and counts it."""
+    """A bounded queue that never blocks the writer. When it is full, it drops the oldest snapshot and counts it.
+
+    The writer and the reader may be in different threads.
+    """
 
     def __init__(self, statistics: SinkStatistics, size: int = MAILBOX_SNAPSHOTS) -> None:
         self._snapshots: deque[Snapshot] = deque()
         self._statistics, self._size = statistics, size
-        self._changed = asyncio.Event()
+        self._lock = threading.Lock()
+        self._waiting: asyncio.Future[None] | None = None
         self._closed = False
 
     def put(self, snapshot: Snapshot) -> None:
         """Add the newest snapshot."""
-        if len(self._snapshots) == self._size:
-            self._snapshots.popleft()
-            self._statistics.dropped += 1
-        self._snapshots.append(snapshot)
-        self._update()
+        with self._lock:
+            if len(self._snapshots) == self._size:
+                self._snapshots.popleft()
+                self._statistics.dropped += 1
+            self._snapshots.append(snapshot)
+            self._update()
 
     def close(self) -> None:
         """Mark the end. `take` returns the snapshots that are left, and then None."""
-        self._closed = True
-        self._update()
+        with self._lock:
+            self._closed = True
+            self._update()
 
     async def take(self) -> Snapshot | None:
         """Wait for a snapshot and return the oldest one, or None once the mailbox is closed and empty."""
-        while not self._snapshots:
-            if self._closed:
-                return None
-            self._changed.clear()
-            await self._changed.wait()
-        snapshot = self._snapshots.popleft()
-        self._update()
-        return snapshot
+        while True:
+            with self._lock:
+                if self._snapshots:
+                    snapshot = self._snapshots.popleft()
+                    self._update()
+                    return snapshot
+                if self._closed:
+                    return None
+                waiting = self._waiting = asyncio.get_running_loop().create_future()
+            await waiting
 
     def put_back(self, snapshot: Snapshot) -> None:
         """Put back a snapshot that could not be delivered, as the oldest one. If the mailbox is full, it is dropped."""
-        if len(self._snapshots) == self._size:
-            self._statistics.dropped += 1
-        else:
-            self._snapshots.appendleft(snapshot)
-        self._update()
+        with self._lock:
+            if len(self._snapshots) == self._size:
+                self._statistics.dropped += 1
+            else:
+                self._snapshots.appendleft(snapshot)
+            self._update()
 
     @property
     def closed(self) -> bool:
@@ -88,7 +100,15 @@ class Mailbox:
 
     def _update(self) -> None:
         self._statistics.queue_length = len(self._snapshots)
-        self._changed.set()
+        waiting, self._waiting = self._waiting, None
+        if waiting:
+            with suppress(RuntimeError):  # the reader's event loop is closed
+                waiting.get_loop().call_soon_threadsafe(_wake, waiting)
+
+
+def _wake(waiting: asyncio.Future[None]) -> None:
+    if not waiting.done():
+        waiting.set_result(None)
 
 
 class SinkTask:
@@ -109,7 +129,8 @@ class SinkTask:
         self._pending: Snapshot | None = None
         self._last_slot: int | None = None
         self._delay_s = FIRST_DELAY_S
-        self._failing = False
+        self._failing = self._cancelled = self._sending = False
+        self._task: asyncio.Task[None] | None = None
 
     def put(self, snapshot: Snapshot) -> None:
         """Add the newest snapshot to the current interval of the sink, with the charts that the sink chose."""
@@ -133,51 +154,67 @@ class SinkTask:
             self.mailbox.put(self._pending)
         self._pending = None
 
+    @property
+    def undelivered(self) -> int:
+        """The number of snapshots that wait to be delivered, including the one that is being sent."""
+        return self.statistics.queue_length + self._sending
+
+    def cancel(self) -> None:
+        """Make `run` end soon, even if snapshots are left. Call this in the event loop that runs it."""
+        self._cancelled = True
+        if self._task:
+            self._task.cancel()
+
     async def run(self) -> None:
-        """Deliver snapshots until the mailbox is closed and empty, or until the sink's reader has gone for good."""
-        while True:
+        """Deliver snapshots until the mailbox is closed and empty, or until the sink's reader has gone for good.
+
+        A sink may raise anything, even CancelledError if a task of a library was cancelled. Nothing but `cancel` and
+        the two reasons above ends this.
+        """
+        self._task = asyncio.current_task()
+        while not self._cancelled:
             try:
-                async with self._opened() as sink:
-                    await self._feed(sink)
+                await self._deliver()
                 return
             except SinkGoneError as error:
                 log.info("sink '%s' has ended: %s", self.name, error)
                 return
-            except (Exception, SystemExit) as error:  # A sink may raise anything; the daemon must keep running.
-                self._failed(error)
+            except BaseException as error:
+                if _is_destroyed(error):
+                    raise
+                if self._cancelled:
+                    return
+                self.failed(error)
                 if self.mailbox.closed:
                     return
-            await asyncio.sleep(self._delay_s * random.uniform(0.5, 1.5))
+            try:
+                await asyncio.sleep(self._delay_s * random.uniform(0.5, 1.5))
+            except asyncio.CancelledError:
+                continue
             self._delay_s = min(self._delay_s * 2, LAST_DELAY_S)
 
-    @asynccontextmanager
-    async def _opened(self) -> AsyncIterator[Sink]:
-        """Open the sink on entry and close it on exit, each within its time limit.
-
-        An error in the body takes precedence over an error on closing.
-        """
+    async def _deliver(self) -> None:
+        """Open the sink, deliver snapshots, and close it. An error while it is closed hides no earlier error."""
         try:
-            sink = self.settings.open()
-            async with self._limited():
-                entered = await sink.__aenter__()
+            opened = self.settings.open()
+            sink = await self._limited(opened.__aenter__())
         finally:
             self.open_attempted.set()
         try:
-            yield entered
+            await self._feed(sink)
         except BaseException as error:
-            with suppress(Exception):
-                async with self._limited():
-                    await sink.__aexit__(type(error), error, error.__traceback__)
+            if _is_destroyed(error):
+                raise
+            with suppress(BaseException):
+                await self._limited(opened.__aexit__(type(error), error, error.__traceback__))
             raise
-        async with self._limited():
-            await sink.__aexit__(None, None, None)
+        await self._limited(opened.__aexit__(None, None, None))
 
-    @asynccontextmanager
-    async def _limited(self) -> AsyncIterator[None]:
-        """Raise SinkError if the body takes longer than the sink's time limit."""
+    async def _limited(self, step: Awaitable[T]) -> T:
+        """Return the result of a step. Raises SinkError if it takes longer than the sink's time limit."""
         try:
             async with asyncio.timeout(self.settings.send_timeout_s) as limit:
-                yield
+                return await step
         except TimeoutError as error:
             if limit.expired():
                 raise SinkError(f"it took longer than {self.settings.send_timeout_s} s") from error
@@ -185,13 +222,18 @@ class SinkTask:
 
     async def _feed(self, sink: Sink) -> None:
         while snapshot := await self.mailbox.take():
+            self._sending = True
             try:
-                async with self._limited():
-                    await sink.send(snapshot)
+                await self._limited(sink.send(snapshot))
             except BaseException as error:
-                undelivered = error.undelivered if isinstance(error, SinkError) else None
-                self.mailbox.put_back(undelivered or snapshot)
+                rest = error.undelivered if isinstance(error, SinkError) else None
+                if rest is not None and not rest.charts:
+                    self.statistics.sent += 1  # the connection broke after the whole snapshot had arrived
+                else:
+                    self.mailbox.put_back(rest or snapshot)
                 raise
+            finally:
+                self._sending = False
             self._succeeded()
 
     def _succeeded(self) -> None:
@@ -202,12 +244,19 @@ class SinkTask:
             self._failing = False
             log.warning("sink '%s' works again", self.name)
 
-    def _failed(self, error: Exception | SystemExit) -> None:
+    def failed(self, error: BaseException) -> None:
+        """Count an error of the sink, and log it if the sink has worked until now."""
         self.statistics.errors += 1
-        if not self._failing:  # Log changes of state only.
+        if self.mailbox.closed:
+            log.warning("sink '%s' has failed while it was stopping: %s", self.name, describe(error))
+        elif not self._failing:
             self._failing = True
-            reason = str(error) if isinstance(error, EbpfmonError) else f"{type(error).__name__}: {escaped(str(error))}"
-            log.warning("sink '%s' has failed and will be tried again: %s", self.name, reason)
+            log.warning("sink '%s' has failed and will be tried again: %s", self.name, describe(error))
+
+
+def _is_destroyed(error: BaseException) -> bool:
+    """Return whether an error ends a coroutine that is destroyed, rather than being raised by a sink."""
+    return isinstance(error, GeneratorExit) and asyncio._get_running_loop() is None
 
 
 class Publisher:
