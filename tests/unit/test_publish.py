@@ -10,9 +10,9 @@ from typing import ClassVar, Self
 
 import pytest
 
-from ebpfmon import SinkError, SinkGoneError, SinkSettings, Snapshot
+from ebpfmon import Dimension, SinkError, SinkGoneError, SinkSettings, Snapshot
 from ebpfmon.pipeline.publish import LAST_DELAY_S, MAILBOX_SNAPSHOTS, Mailbox, Publisher, SinkStatistics, SinkTask
-from tests.unit.support import snapshot
+from tests.unit.support import chart, data, snapshot
 
 Send = Callable[[Snapshot], Awaitable[None]]
 SNAPSHOTS = [snapshot(str(n)) for n in range(12)]
@@ -181,7 +181,8 @@ def test_a_failing_sink_is_reopened_and_gets_the_snapshot_again(
 
 def test_a_sink_gets_only_the_part_again_that_it_could_not_deliver(delays: list[float]) -> None:
     got: list[Snapshot] = []
-    failures = [SinkError("the connection broke", undelivered=SNAPSHOTS[1])]
+    part = snapshot("1", [data(chart(Dimension("d", "d", ("f",))), 1)])
+    failures = [SinkError("the connection broke", undelivered=part)]
 
     async def send(given: Snapshot) -> None:
         got.append(given)
@@ -190,7 +191,7 @@ def test_a_sink_gets_only_the_part_again_that_it_could_not_deliver(delays: list[
 
     task, _ = sink_task(send)
     deliver(task, SNAPSHOTS[0], SNAPSHOTS[2])
-    assert got == SNAPSHOTS[:3]
+    assert got == [SNAPSHOTS[0], part, SNAPSHOTS[2]]
     assert task.statistics == SinkStatistics(sent=2, errors=1)
     assert delays == [0.5]
 
