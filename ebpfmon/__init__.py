@@ -46,6 +46,7 @@ from ebpfmon.model import (
     to_json,
 )
 from ebpfmon.plugins.hookspecs import hookimpl
+from ebpfmon.resources import file_resources, port_resources, standard_stream, stream_resources
 from ebpfmon.text import printable, unique_names
 
 if TYPE_CHECKING:
@@ -91,11 +92,15 @@ __all__ = [
     "TableHarvest",
     "TableView",
     "chart_to_json",
+    "file_resources",
     "hookimpl",
+    "port_resources",
     "printable",
     "reopen_nonblocking",
     "replace_file",
     "snapshot_schema",
+    "standard_stream",
+    "stream_resources",
     "to_json",
     "unique_names",
 ]

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,8 +24,12 @@ from ebpfmon.grouping.registry import groupings
 from ebpfmon.model import SinkSettings, tag_of
 from ebpfmon.pipeline.selection import ChartFilter
 from ebpfmon.plugins.registry import Registry
+from ebpfmon.resources import overlap
 
 log = logging.getLogger(__name__)
+
+_Placed = tuple[str, SinkSettings]
+"""A sink, with its key path in the settings."""
 
 DEFAULT_PATH = Path("/etc/ebpfmon/ebpfmon.toml")
 """The settings file that is read by default. It need not exist."""
@@ -165,13 +169,13 @@ def _sinks(
         if not _warn_if_sink_ignored(section, key_path, registry)
     ]
     if json:  # no other sink may write to stdout
-        used = [(k, msgspec.structs.replace(s, path="stderr") if _is_on_stdout(s) else s) for k, s in used]
-        used.append(("--json", _sink({"type": "log", "name": "json", "format": "json"}, "--json", "sinks", registry)))
+        to_stdout = _sink({"type": "log", "name": "json", "format": "json"}, "--json", "sinks", registry)
+        used = [*_beside(to_stdout, used), ("--json", to_stdout)]
     if sections and not used:
         raise SettingsError(f"{source}: sinks: none of the sinks can be used; the warnings above say why")
     names: set[str] = set()
     for key_path, sink in used:
-        name = sink.name or tag_of(sink)
+        name = _name(sink)
         if name in names:
             raise SettingsError(
                 f"{source}: {key_path}.name: another sink is already called '{name}'; give each sink its own name"
@@ -185,11 +189,45 @@ def _sinks(
             ChartFilter(sink.charts)
         except ValueError as error:
             raise SettingsError(f"{source}: {key_path}.charts: {error}") from None
+    _require_own_resources(used, source)
     return tuple(sink for _, sink in used)
 
 
-def _is_on_stdout(sink: SinkSettings) -> bool:
-    return getattr(sink, "path", "") == "stdout"
+def _beside(to_stdout: SinkSettings, used: Sequence[_Placed]) -> Iterator[_Placed]:
+    """Yield the sinks that can write beside one that writes to stdout. Log sinks on stdout write to stderr instead."""
+    on_stdout = [sink for _, sink in used if overlap(sink.resources, to_stdout.resources)]
+    taken = to_stdout.resources.union(*(sink.resources for _, sink in used if sink not in on_stdout))
+    for key_path, sink in used:
+        moved = msgspec.structs.replace(sink, path="stderr") if tag_of(sink) == tag_of(to_stdout) else sink
+        if sink not in on_stdout:
+            yield key_path, sink
+        elif overlap(moved.resources, taken):
+            log.warning(
+                "--json: leaving out %s '%s', because it would mix lines with other sinks", key_path, _name(sink)
+            )
+        else:
+            yield key_path, moved
+
+
+def _require_own_resources(used: Iterable[_Placed], source: str) -> None:
+    """Raise SettingsError if two sinks need what only one may use at a time."""
+    earlier: list[tuple[SinkSettings, frozenset[str]]] = []
+    for key_path, sink in used:
+        try:
+            resources = frozenset(sink.resources)
+        except Exception as error:  # a plugin's own code
+            raise SettingsError(f"{source}: {key_path}: resources: {type(error).__name__}: {error}") from None
+        for other, taken in earlier:
+            if common := overlap(resources, taken):
+                raise SettingsError(
+                    f"{source}: {key_path}: sinks '{_name(other)}' and '{_name(sink)}' cannot both use {common[0]}; "
+                    "change or remove one of them"
+                )
+        earlier.append((sink, resources))
+
+
+def _name(sink: SinkSettings) -> str:
+    return sink.name or tag_of(sink)
 
 
 def _warn_if_sink_ignored(section: Mapping[str, Any], key_path: str, registry: Registry) -> bool:

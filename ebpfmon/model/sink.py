@@ -51,6 +51,17 @@ class SinkSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
         """
         return frozenset()
 
+    @property
+    def resources(self) -> frozenset[str]:
+        """What only one sink may use at a time, such as a file that it writes or a port that it listens on.
+
+        `file_resources`, `stream_resources` and `port_resources` return the texts for what they name, and any other
+        text may be used. Settings with two sinks that need the same resource are refused. A sink that needs a resource
+        of a sink that a reload ends waits for its end. The default is none. May read the file system, so ebpfmon asks
+        outside of the event loop.
+        """
+        return frozenset()
+
     def open(self) -> AbstractAsyncContextManager[Sink]:
         """Return an async context manager that opens the sink on entry and closes it on exit.
 

@@ -7,7 +7,7 @@ from typing import Annotated, ClassVar
 
 import msgspec
 
-from ebpfmon import Sink, SinkSettings
+from ebpfmon import Sink, SinkSettings, port_resources
 from ebpfmon_sinks.http_common import is_loopback, open_lazily
 
 _FIRST_FREE_PORT = 1024  # listening on a lower port needs CAP_NET_BIND_SERVICE
@@ -55,6 +55,10 @@ class HttpJsonSettings(SinkSettings, tag="http_json", frozen=True):
     @property
     def capabilities(self) -> frozenset[str]:
         return frozenset({"net_bind_service"} if 0 < self.port < _FIRST_FREE_PORT else ())
+
+    @property
+    def resources(self) -> frozenset[str]:
+        return port_resources(self.host, self.port)
 
     @property
     def is_local(self) -> bool:

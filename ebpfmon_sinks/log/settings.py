@@ -11,7 +11,15 @@ from typing import Annotated, ClassVar, Literal
 
 import msgspec
 
-from ebpfmon import Sink, SinkSettings, Snapshot, to_json
+from ebpfmon import (
+    Sink,
+    SinkSettings,
+    Snapshot,
+    file_resources,
+    standard_stream,
+    stream_resources,
+    to_json,
+)
 from ebpfmon_sinks.log import journal, stream
 from ebpfmon_sinks.log.text import Limits, render
 
@@ -37,11 +45,23 @@ class LogSettings(SinkSettings, tag="log", frozen=True):
     @property
     def capabilities(self) -> frozenset[str]:
         # needed as long as the sink runs, because a file is opened again for each snapshot
-        is_file = self.path != _JOURNAL and self.path not in _STREAMS
+        is_file = self.path != _JOURNAL and self._stream is None
         return frozenset({"dac_override"} if is_file and _needs_dac_override(self.path) else ())
 
+    @property
+    def resources(self) -> frozenset[str]:
+        if self.path == _JOURNAL:  # which any number of sinks may write to
+            return frozenset()
+        stream = self._stream
+        return file_resources(self.path) if stream is None else stream_resources(stream)
+
+    @property
+    def _stream(self) -> int | None:
+        """The number of the standard stream, or None if the path is a file."""
+        return _STREAMS[self.path] if self.path in _STREAMS else standard_stream(self.path)
+
     def open(self) -> AbstractAsyncContextManager[Sink]:
-        fd = _STREAMS.get(self.path)
+        fd = self._stream
         if self.path == _JOURNAL or (fd is not None and journal.is_journal(fd)):
             return journal.open_journal(partial(message, settings=self), self.applications, self.destinations)
         return stream.open_stream(self.path, fd, partial(message, settings=self))

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import AbstractAsyncContextManager
 
-from ebpfmon import Sink, SinkSettings, hookimpl
+from ebpfmon import Sink, SinkSettings, file_resources, hookimpl, stream_resources
 from ebpfmon_sinks.plugins_d.relay import DEFAULT_SOCKET
 
 EBPFMON_API_VERSION = 2
 _STANDARD = "-"  # stands for stdin and stdout, as on command lines
+_STDOUT = 1
 _MAX_PATH_BYTES = 107  # bytes: sockaddr_un.sun_path
 
 
@@ -30,6 +31,10 @@ class PluginsDSettings(SinkSettings, tag="plugins_d", frozen=True):
     @property
     def capabilities(self) -> frozenset[str]:
         return frozenset({"chown"} if self.group and self.socket != _STANDARD else ())
+
+    @property
+    def resources(self) -> frozenset[str]:
+        return stream_resources(_STDOUT) if self.socket == _STANDARD else file_resources(self.socket)
 
     def open(self) -> AbstractAsyncContextManager[Sink]:
         from ebpfmon_sinks.plugins_d.sink import open_socket, open_stdio

@@ -1,0 +1,109 @@
+"""Name what only one sink may use at a time: a stream, a file, a port.
+
+A resource is a text for people, such as `file '/var/log/ebpfmon'`. The same resource has the same text, however the
+settings spell it. A file has one text for its path and one for its inode, because it may have several paths. A resource
+that ends with `*` stands for all that begin alike.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import socket
+import stat
+from collections.abc import Iterable
+from contextlib import suppress
+
+STREAMS = {1: "stdout", 2: "stderr"}
+_MEMORY = 1  # the major number of /dev/null, /dev/zero and /dev/full, to which any number of programs may write
+_CONTROLLING_TERMINAL = os.makedev(5, 0)  # /dev/tty
+_MAX_LINKS = 40  # as in Linux
+
+
+def standard_stream(path: str) -> int | None:
+    """Return 1 if a path is that of stdout (`/dev/stdout`, `/proc/self/fd/1`), 2 if it is that of stderr, or None."""
+    with suppress(OSError, ValueError):
+        own = re.compile(rf"/proc/{os.readlink('/proc/self')}(?:/task/\d+)?/fd/([12])")
+        for _ in range(_MAX_LINKS):
+            directory, name = os.path.split(path)
+            path = os.path.join(os.path.realpath(directory), name)
+            if found := own.fullmatch(path):
+                return int(found[1])
+            path = os.path.join(os.path.dirname(path), os.readlink(path))
+    return None
+
+
+def file_resources(path: str) -> frozenset[str]:
+    """Return the resources of a file, a named pipe, a terminal or a Unix socket. It need not exist.
+
+    If the path is that of stdout or stderr, returns the resources of the stream.
+    """
+    stream = standard_stream(path)
+    if stream is not None:
+        return stream_resources(stream)
+    resources = set()
+    with suppress(OSError, ValueError):
+        path = os.path.realpath(path)
+        resources.add(f"file '{path}'")
+        inode = _of_inode(os.stat(path))
+        resources = resources | {inode} if inode else set()
+    return frozenset(resources)
+
+
+def stream_resources(fd: int) -> frozenset[str]:
+    """Return the resources of stdout (1) or stderr (2)."""
+    inode = ""
+    with suppress(OSError):  # the stream is closed
+        inode = _of_inode(os.fstat(fd))
+    return frozenset({STREAMS[fd], *([inode] if inode else [])})
+
+
+def port_resources(host: str, port: int) -> frozenset[str]:
+    """Return the resource of a TCP port to listen on, or none for port 0, which stands for any free port.
+
+    `0.0.0.0` and `::` stand for all addresses. A host name is not resolved, except `localhost`.
+    """
+    if not port:
+        return frozenset()
+    if host.lower() == "localhost":
+        return port_resources("127.0.0.1", port) | port_resources("::1", port)
+    try:
+        ((family, *_, address),) = socket.getaddrinfo(
+            host.strip("[]"), None, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST
+        )
+    except (OSError, ValueError):  # a host name
+        return frozenset({f"TCP port {port} of {host.lower()}"})
+    kind = "IPv6" if family == socket.AF_INET6 else "IPv4"
+    every = address[0] in ("0.0.0.0", "::")  # noqa: S104  # nothing is bound here
+    return frozenset({f"TCP port {port} ({kind}) of {'*' if every else address[0]}"})
+
+
+def overlap(some: Iterable[str], others: Iterable[str]) -> list[str]:
+    """Return the resources of `some` that are among `others`, the clearest for people first."""
+    others = list(others)
+    found = [resource for resource in some if any(_is_same(resource, other) for other in others)]
+    return sorted(found, key=lambda resource: ("inode" in resource, resource))
+
+
+def _is_same(one: str, other: str) -> bool:
+    return (
+        one == other
+        or (one.endswith("*") and other.startswith(one[:-1]))
+        or (other.endswith("*") and one.startswith(other[:-1]))
+    )
+
+
+def _of_inode(status: os.stat_result) -> str:
+    """Return the resource of an inode, or an empty text if any number of sinks may use it."""
+    device = status.st_dev
+    if stat.S_ISCHR(status.st_mode):
+        device = _terminal() if status.st_rdev == _CONTROLLING_TERMINAL else status.st_rdev
+        return "" if os.major(device) == _MEMORY else f"device {os.major(device)}:{os.minor(device)}"
+    return f"inode {status.st_ino} of device {os.major(device)}:{os.minor(device)}"
+
+
+def _terminal() -> int:
+    """Return the device number of the controlling terminal, or that of /dev/tty if there is none."""
+    with suppress(OSError, ValueError), open("/proc/self/stat", encoding="utf-8", errors="replace") as file:
+        return int(file.read().rpartition(")")[2].split()[4]) or _CONTROLLING_TERMINAL
+    return _CONTROLLING_TERMINAL
