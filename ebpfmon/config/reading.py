@@ -180,6 +180,8 @@ def _sinks(
             raise SettingsError(
                 f"{source}: {key_path}.name: another sink is already called '{name}'; give each sink its own name"
             )
+        if not name.isprintable():
+            raise SettingsError(f"{source}: {key_path}.name: '{name}': expected printable characters")
         names.add(name)
         if sink.interval % interval_s:
             raise SettingsError(

@@ -115,6 +115,9 @@ def test_any_values_are_settings_or_an_error_of_one_line(tree: dict[str, Any]) -
             '[[sinks]]\ntype = "log"\nname = "a"\n[[sinks]]\ntype = "log"\nname = "a"',
             "sinks[1].name: another sink is already called 'a'",
         ),
+        ('[[sinks]]\ntype = "log"\nname = "a\\nb"', r"sinks[0].name: 'a\nb': expected printable characters"),
+        ('[[sinks]]\ntype = "log"\nname = "a\\u009bb"', r"sinks[0].name: 'a\x9bb': expected printable characters"),
+        ('[[sinks]]\ntype = "log"\nname = "a\\u202Eb"', r"sinks[0].name: 'a\u202eb': expected printable characters"),
         ('[groups]\nby = ["user", "x"]', f"groups.by: 'x': expected any of {GROUPINGS}"),
         ('[groups]\nby = ["user", "user"]', "groups.by: 'user' is listed twice; remove one"),
         ('[groups]\nby = "user"', "groups.by: expected array, got str"),
@@ -192,11 +195,11 @@ def test_with_json_no_other_sink_writes_to_stdout() -> None:
     ]  # fmt: skip
 
 
-TEXT = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=9)
+TEXT = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), min_size=1, max_size=9)
 
 
-@given(st.integers(1, 3600), st.sampled_from(LoadMode), TEXT, TEXT, st.booleans())
-@example(1, LoadMode.ENTRY, "a\x7fb", "x", True)
+@given(st.integers(1, 3600), st.sampled_from(LoadMode), TEXT.filter(str.isprintable), TEXT, st.booleans())
+@example(1, LoadMode.ENTRY, "x", "a\x7fb", True)
 def test_settings_that_are_written_read_back_as_the_same_settings(
     interval: int, mode: LoadMode, name: str, path: str, enabled: bool
 ) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -66,11 +67,7 @@ def new(kind: str, name: str, directory: Path) -> Iterator[str]:
 def _is_free(directory: Path, step: str) -> bool:
     """Return whether there is nothing at a path, or an empty directory. Raises SettingsError."""
     try:
-        return not any(directory.iterdir())
-    except FileNotFoundError:
-        return True
-    except NotADirectoryError:
-        return False
+        return not os.path.lexists(directory) or (os.path.isdir(directory) and not os.listdir(directory))
     except OSError as error:
         raise SettingsError(f"{step}: '{directory}': {error.strerror}") from None
 
