@@ -104,6 +104,8 @@ class _Daemon:
         self._probes = Probes(self._features)
         self._stack.callback(lambda: self._probes.close())
         self._workers = Workers(stack)
+        self._lookup = Lookup()
+        self._stack.callback(self._lookup.close)
         self._publisher = Publisher([])
         self._sinks: dict[asyncio.Task[None], SinkTask] = {}
         self._groups: GroupStage | None = None
@@ -254,7 +256,7 @@ class _Daemon:
         context, known = Context(groups=groups, execs_since_ns=since_ns), groupings()
         chosen = [known[name] for name in settings.by]
         namings = {grouping.name: grouping.make(context) for grouping in chosen}
-        return GroupStage(chosen, namings, specs, settings.maximum, Lookup(), self._workers.lookup)
+        return GroupStage(chosen, namings, specs, settings.maximum, self._lookup, self._workers.lookup)
 
     def _update_sinks(self, settings: Settings) -> None:
         """Keep the sinks whose settings have not changed, end the others, and start new ones."""

@@ -1,19 +1,26 @@
 """Look up facts that BPF programs did not see: processes older than ebpfmon, user names and cgroup paths.
 
 Lookups read /proc, the user database and the cgroup file system. They block, so they run in a worker thread and within
-a time limit. Facts that are not found in time are requested again.
+a time limit. Facts that are not found in time are requested again. What may never return is asked in threads that can
+be left behind (`ebpfmon.grouping.questions`).
 """
 
 from __future__ import annotations
 
+import errno
+import logging
 import os
 import pwd
 import time
-from collections.abc import Callable, Container, Iterator, Mapping
+from collections.abc import Callable, Container, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from ebpfmon.grouping.cgroup_tree import CgroupTree
+from ebpfmon.grouping.questions import ANSWER_S, Questions, UnansweredError
 from ebpfmon.kernel import features
+from ebpfmon.text import printable
 
 COMMAND_LINE_BYTES = 4096
 """How many bytes of a command line are read."""
@@ -21,19 +28,22 @@ _COMM_BYTES = 15  # The kernel's comm. /proc has longer names for kernel threads
 _PARENT, _START_TICKS = 1, 19  # The positions in /proc/PID/stat after the comm, counted from 0.
 
 
+log = logging.getLogger(__name__)
+
+
 @dataclass(frozen=True, slots=True)
 class ProcessFacts:
     """What /proc says about a process.
 
     `start_ticks` is its start in ticks of USER_HZ since boot. `comm` has up to 15 bytes. `command_line` has the
-    arguments joined by spaces; it is empty for a kernel thread. `executable` is the file name without the path, or
-    empty if it cannot be read. Bytes that are not UTF-8 are replaced.
+    arguments joined by spaces; it is empty for a kernel thread, and None if the kernel does not answer. `executable` is
+    the file name without the path, or empty if it cannot be read. Bytes that are not UTF-8 are replaced.
     """
 
     start_ticks: int
     parent_tgid: int
     comm: str
-    command_line: str
+    command_line: str | None
     executable: str
 
 
@@ -60,30 +70,43 @@ class LookupRequest:
 class LookupResult:
     """The facts that were found in time. A process or a cgroup that no longer exists is None.
 
-    `processes` also has ancestors. `users` has the uid as text for users without a name. `cgroups` has paths as in
-    /proc/PID/cgroup.
+    `processes` also has ancestors. A user is None if there is no name for now: the user database has none, or does not
+    answer. `cgroups` has paths as in /proc/PID/cgroup.
     """
 
     processes: Mapping[int, ProcessFacts | None] = field(default_factory=dict)
-    users: Mapping[int, str] = field(default_factory=dict)
+    users: Mapping[int, str | None] = field(default_factory=dict)
     cgroups: Mapping[int, str | None] = field(default_factory=dict)
 
 
 class Lookup:
-    """Looks up facts in /proc, the user database and the cgroup file system."""
+    """Looks up facts in /proc, the user database and the cgroup file system. Must be closed.
 
-    def __init__(self, proc: Path = Path("/proc"), cgroup: Path | None = None) -> None:
-        """Prepare lookups. `cgroup` is the mount point of cgroup2; if it is None, it is searched for."""
-        self._proc, self._cgroup = proc, cgroup or features.mounted(proc, "cgroup2", "/sys/fs/cgroup")
-        # The cgroup paths of the last complete walk through the tree, and those of the current walk.
-        self._paths: dict[int, str] = {}
-        self._walk: Iterator[tuple[int, str]] | None = None
-        self._walk_paths: dict[int, str] = {}
-        # The ids that were requested when the current walk began.
-        self._walk_ids: frozenset[int] = frozenset()
+    A fact that does not come holds up no other: it is left out, or replaced by what is known without it. A fact that
+    cannot be had for another reason, such as a lack of descriptors, is left out. The first failure of each kind is
+    logged.
+    """
+
+    def __init__(self, proc: Path = Path("/proc"), cgroup: Path | None = None, answer_s: float = ANSWER_S) -> None:
+        """Prepare lookups. `cgroup` is the mount point of cgroup2; if it is None, it is searched for.
+
+        `answer_s` is how long to wait for a fact.
+        """
+        self._proc = proc
+        mount = cgroup or features.mounted(proc, "cgroup2", "/sys/fs/cgroup")
+        self._tree = CgroupTree(mount) if mount else None
+        self._command_lines = Questions[tuple[int, int, str, str], bytes]("command line", answer_s)
+        self._users = Questions[int, str | None]("name", answer_s)
+        self._cgroups = Questions[None, dict[int, str | None]]("paths", answer_s)
+        self._logged: set[tuple[str, str]] = set()
+
+    def close(self) -> None:
+        """Let the threads end. Never waits. Closing twice is harmless."""
+        for questions in (self._command_lines, self._users, self._cgroups):
+            questions.close()
 
     def look_up(self, request: LookupRequest, known: Container[int], time_limit_s: float) -> LookupResult:
-        """Return the facts that can be found within this time.
+        """Return the facts that can be found within this time, plus the time of facts that are waited for.
 
         For each process the result also has its ancestors, up to the first one that is in `known`. At least one process
         or user is looked up, even if there is no time. Cgroups may need several calls: each one continues the walk
@@ -91,7 +114,7 @@ class Lookup:
         """
         deadline = time.monotonic() + time_limit_s
         processes: dict[int, ProcessFacts | None] = {}
-        users: dict[int, str] = {}
+        users: dict[int, str | None] = {}
 
         def out_of_time() -> bool:
             return bool(processes or users) and time.monotonic() >= deadline
@@ -100,7 +123,7 @@ class Lookup:
             self._look_up_process(tgid, processes, known, out_of_time)
         for uid in request.users:
             if not out_of_time():
-                users[uid] = _user(uid)
+                self._look_up_user(uid, users)
         return LookupResult(processes, users, self._look_up_cgroups(request.cgroups, deadline))
 
     def _look_up_process(
@@ -111,50 +134,69 @@ class Lookup:
         out_of_time: Callable[[], bool],
     ) -> None:
         while tgid not in processes and not out_of_time():
-            facts = processes[tgid] = self._read(tgid)
+            try:
+                facts = processes[tgid] = self._read(tgid)
+            except Exception as error:  # whatever it is, other facts can still be found
+                self._failed("process", tgid, error)
+                return
             if facts is None or facts.parent_tgid in (0, 1) or facts.parent_tgid in known:
                 return
             tgid = facts.parent_tgid
 
     def _read(self, tgid: int) -> ProcessFacts | None:
+        """Return the facts about a process, None if it is gone. Raises OSError if that is unknown."""
         directory = f"{self._proc}/{tgid}"
         try:
             stat = _read_start(f"{directory}/stat")
-            arguments = _read_start(f"{directory}/cmdline")
-        except OSError:  # The process is gone, or hidden even from root.
+            # The comm may contain any characters, including parentheses, so split at the last one.
+            before, _, after = stat.rpartition(b")")
+            fields = after.split()
+            start_ticks = int(fields[_START_TICKS])
+            comm = before.partition(b"(")[2][:_COMM_BYTES].decode(errors="replace")
+            executable = _executable(directory)
+            command_line: str | None = None
+            # The kernel needs the lock of the process's memory to read a command line, and nothing above. A process
+            # that waits for a file system while it holds that lock makes every reader wait too.
+            with suppress(UnansweredError):
+                arguments = self._command_lines.ask(
+                    (tgid, start_ticks, comm, executable),
+                    lambda: _read_start(f"{directory}/cmdline"),
+                    f"process {tgid} ({comm})",
+                )
+                command_line = arguments.rstrip(b"\0").replace(b"\0", b" ").decode(errors="replace")
+        except (FileNotFoundError, ProcessLookupError):
             return None
-        # The comm may contain any characters, including parentheses, so split at the last one.
-        before, _, after = stat.rpartition(b")")
-        fields = after.split()
+        return ProcessFacts(start_ticks, int(fields[_PARENT]), comm, command_line, executable)
+
+    def _look_up_user(self, uid: int, users: dict[int, str | None]) -> None:
         try:
-            executable = os.readlink(f"{directory}/exe".encode()).removesuffix(b" (deleted)").rpartition(b"/")[2]
-        except OSError:  # Kernel threads have no executable.
-            executable = b""
-        return ProcessFacts(
-            start_ticks=int(fields[_START_TICKS]),
-            parent_tgid=int(fields[_PARENT]),
-            comm=before.partition(b"(")[2][:_COMM_BYTES].decode(errors="replace"),
-            command_line=arguments.rstrip(b"\0").replace(b"\0", b" ").decode(errors="replace"),
-            executable=executable.decode(errors="replace"),
-        )
+            users[uid] = self._users.ask(uid, lambda: _user(uid), f"user {uid}")
+        except UnansweredError:
+            users[uid] = None
+        except Exception as error:  # whatever it is, other facts can still be found
+            self._failed("user", uid, error)
 
     def _look_up_cgroups(self, ids: tuple[int, ...], deadline: float) -> dict[int, str | None]:
-        if self._cgroup is None:
+        tree = self._tree
+        if not tree:
             return dict.fromkeys(ids)
-        gone: frozenset[int] = frozenset()
-        if not all(i in self._paths for i in ids):
-            if self._walk is None:
-                self._walk, self._walk_paths = _directories(os.fsencode(self._cgroup)), {}
-                self._walk_ids = frozenset(ids)
-            for inode, path in self._walk:
-                self._paths[inode] = self._walk_paths[inode] = path
-                if time.monotonic() >= deadline:
-                    break
-            else:
-                self._walk, self._paths = None, self._walk_paths
-                # Ids requested later do not count: their cgroups may be in directories that were read before.
-                gone = self._walk_ids - self._paths.keys()
-        return {i: self._paths.get(i) for i in ids if i in self._paths or i in gone}
+        found = tree.known(ids)
+        missing = tuple(i for i in ids if i not in found)
+        if not missing:
+            return found
+        try:
+            return found | self._cgroups.ask(None, lambda: tree.look_up(missing, deadline), "the cgroups")
+        except UnansweredError:
+            self._tree = tree.successor()  # The thread that is left behind still uses the former one.
+        except Exception as error:  # whatever it is, other facts can still be found
+            self._failed("cgroup", missing[0], error)
+        return found
+
+    def _failed(self, what: str, which: object, error: Exception) -> None:
+        reason = (error.strerror if isinstance(error, OSError) else None) or f"{type(error).__name__}: {error}"
+        if (what, reason) not in self._logged:
+            log.warning("cannot look up %s %s: %s; ebpfmon tries again", what, which, printable(reason))
+            self._logged.add((what, reason))
 
 
 def _union(first: tuple[int, ...], second: tuple[int, ...]) -> tuple[int, ...]:
@@ -171,27 +213,19 @@ def _read_start(path: str) -> bytes:
         os.close(fd)
 
 
-def _user(uid: int) -> str:
+def _executable(directory: str) -> str:
+    """Return the name of the file that a process runs, or nothing if there is none or if it must not be read."""
+    try:
+        target = os.readlink(f"{directory}/exe".encode())
+    except OSError as error:
+        if error.errno == errno.ENOMEM:
+            raise
+        return ""  # Kernel threads have no executable.
+    return target.removesuffix(b" (deleted)").rpartition(b"/")[2].decode(errors="replace")
+
+
+def _user(uid: int) -> str | None:
     try:
         return pwd.getpwuid(uid).pw_name
     except KeyError:
-        return str(uid)
-
-
-def _directories(top: bytes) -> Iterator[tuple[int, str]]:
-    """Yield (inode, path relative to `top`) of every directory, or nothing if `top` itself cannot be read."""
-    try:
-        yield os.stat(top).st_ino, "/"
-    except OSError:
-        return
-    queue = [b""]
-    while queue:
-        parent = queue.pop()
-        try:
-            with os.scandir(top + (parent or b"/")) as entries:
-                children = [(e.inode(), parent + b"/" + e.name) for e in entries if e.is_dir(follow_symlinks=False)]
-        except OSError:  # The directory is gone.
-            continue
-        for inode, path in children:
-            yield inode, path.decode(errors="replace")
-        queue += (path for _, path in children)
+        return None

@@ -45,8 +45,8 @@ class Naming(Protocol):
     def request(self, new: Sequence[Identity]) -> LookupRequest:
         """Return the facts needed to name these processes, which are in the order of their start."""
 
-    def receive(self, result: LookupResult) -> None:
-        """Take facts that were looked up."""
+    def receive(self, result: LookupResult) -> bool:
+        """Take facts that were looked up. Return whether a name that was final has changed."""
 
     def name(self, process: Identity) -> tuple[str | None, bool]:
         """Return the name of the process's group, and whether it is final.
@@ -81,8 +81,8 @@ class RowNaming:
     def request(self, new: Sequence[Identity]) -> LookupRequest:
         return LookupRequest()
 
-    def receive(self, result: LookupResult) -> None:
-        pass
+    def receive(self, result: LookupResult) -> bool:
+        return False
 
 
 class LookupNaming(RowNaming):

@@ -71,12 +71,14 @@ class Attribution:
         self.waiting = 0
         """The number of processes with a provisional group in the last interval."""
         self.forgotten = 0
-        """The number of processes forgotten since the start, because there were too many. They are named again."""
+        """The number of processes forgotten since the start, because there were too many, or because the name of a
+        group has changed. They are named again."""
         self._known: Recent[bytes, int] = Recent(_MAX_IDENTITIES)
         self._combinations: dict[tuple[int, ...], int] = {}
         self._groups: list[tuple[int, ...]] = []
         self._groups_array = np.zeros((0, len(self._namings)), np.uint64)  # `_groups` as an array.
         self._names: dict[int, str] = {}
+        self._has_changed = False  # Whether a name that is remembered has changed.
 
     @property
     def known(self) -> Container[int]:
@@ -88,7 +90,7 @@ class Attribution:
         if execs.TABLE in tables:
             for naming in self._namings.values():
                 naming.learn(tables[execs.TABLE].rows)
-        if len(self._groups) >= _MAX_COMBINATIONS:
+        if self._has_changed or len(self._groups) >= _MAX_COMBINATIONS:
             self._forget()
         combinations, identities = {}, {}
         new: dict[bytes, Identity] = {}
@@ -118,7 +120,7 @@ class Attribution:
     def assign(self, pending: Pending, result: LookupResult) -> Attributed:
         """Return the groups of the rows, using the facts that were found in time."""
         for naming in self._namings.values():
-            naming.receive(result)
+            self._has_changed |= naming.receive(result)
         named: dict[bytes, int] = {}
         self.waiting = 0
         for raw, identity in pending.new.items():
@@ -166,7 +168,7 @@ class Attribution:
     def _forget(self) -> None:
         """Forget all processes. They are named again when they become active."""
         self.forgotten += len(self._known)
-        self._known = Recent(self._known.bound)
+        self._known, self._has_changed = Recent(self._known.bound), False
         self._combinations, self._groups, self._names = {}, [], {}
         self._groups_array = self._groups_array[:0]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
@@ -18,6 +19,8 @@ from ebpfmon.pipeline.harvest import Harvester, Source
 from ebpfmon.pipeline.publish import Publisher
 from ebpfmon.pipeline.schedule import TimeInterval
 from ebpfmon.pipeline.self_metrics import SelfMetrics
+
+log = logging.getLogger(__name__)
 
 LOOKUP_S = 0.02
 """How long lookups in /proc and elsewhere may take in one tick. Facts not found by then have to wait."""
@@ -68,6 +71,7 @@ class GroupStage:
             for grouping in groupings
         }
         self._pending_lookup: asyncio.Future[LookupResult] | None = None
+        self._has_failed = False
         self._looked_up = self._forgotten = 0
 
     def take_over(self, former: GroupStage) -> None:
@@ -102,21 +106,28 @@ class GroupStage:
         return charts
 
     async def _look_up(self, pending: Pending) -> LookupResult:
-        """Return the facts that are found in time. A lookup that hangs must not delay the tick.
+        """Return the facts that are found in time. A lookup that hangs or fails must not delay the tick.
 
         Only one lookup runs at a time. The result may be that of an earlier tick's lookup.
         """
-        if self._pending_lookup is None:
-            if not pending.request:
-                return LookupResult()
-            self._pending_lookup = asyncio.get_running_loop().run_in_executor(
-                self._executor, self._lookup.look_up, pending.request, self.attribution.known, LOOKUP_S
-            )
-        done, _ = await asyncio.wait({self._pending_lookup}, timeout=2 * LOOKUP_S)
-        if not done:
+        if self._pending_lookup is None and not pending.request:
             return LookupResult()
-        lookup, self._pending_lookup = self._pending_lookup, None
-        result = lookup.result()
+        try:
+            if self._pending_lookup is None:
+                self._pending_lookup = asyncio.get_running_loop().run_in_executor(
+                    self._executor, self._lookup.look_up, pending.request, self.attribution.known, LOOKUP_S
+                )
+            done, _ = await asyncio.wait({self._pending_lookup}, timeout=2 * LOOKUP_S)
+            if not done:
+                return LookupResult()
+            lookup, self._pending_lookup = self._pending_lookup, None
+            result = lookup.result()
+        except Exception as error:  # the facts are requested again in the next interval
+            if not self._has_failed:
+                log.warning("cannot look up processes: %s: %s; ebpfmon tries again", type(error).__name__, error)
+            self._has_failed = True
+            return LookupResult()
+        self._has_failed = False
         self._looked_up += len(result.processes) + len(result.users) + len(result.cgroups)
         return result
 

@@ -35,8 +35,9 @@ class FakeNaming:
     def request(self, new: Sequence[Identity]) -> LookupRequest:
         return LookupRequest(processes=tuple(i.tgid for i in new if i.comm.startswith(b"?")))
 
-    def receive(self, result: LookupResult) -> None:
+    def receive(self, result: LookupResult) -> bool:
         self.answers |= result.processes.keys()
+        return False
 
     def name(self, process: Identity) -> tuple[str | None, bool]:
         self.asked.append(process)

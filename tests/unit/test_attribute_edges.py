@@ -76,3 +76,17 @@ def test_processes_beyond_the_limit_are_forgotten_except_those_in_use(
     asked = len(naming.asked)
     named(attribution, rows((1, b"b"), (199, b"b")))
     assert len(naming.asked) == asked + 1, "the first process must be named again, the last one is known"
+
+
+def test_all_processes_are_named_again_after_a_name_has_changed(
+    naming: FakeNaming, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    attribution = Attribution({"other": FakeNaming(), "app": naming})
+    assert named(attribution, one(A)) == named(attribution, one(A)) == ["a"]
+    assert naming.asked == [A]
+    with monkeypatch.context() as patched:
+        patched.setattr(naming, "receive", lambda result: True)
+        assert named(attribution, one(A)) == ["a"], "from the next interval on"
+    for _ in range(3):
+        assert named(attribution, one(A)) == ["a"]
+    assert naming.asked == [A, A]

@@ -118,7 +118,8 @@ class ByComm:
 
     def learn(self, execs: np.ndarray) -> None: ...
 
-    def receive(self, result: LookupResult) -> None: ...
+    def receive(self, result: LookupResult) -> bool:
+        return False
 
     def request(self, new: Sequence[Identity]) -> LookupRequest:
         return LookupRequest()

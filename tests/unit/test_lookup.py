@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import pwd
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Container
+from contextlib import closing, suppress
 from pathlib import Path
 
 import pytest
 
+from ebpfmon.grouping.cgroup_tree import WALK_AGAIN_S, CgroupTree
 from ebpfmon.grouping.lookup import COMMAND_LINE_BYTES, Lookup, LookupRequest, LookupResult, ProcessFacts
+from ebpfmon.threads import MAX_ABANDONED
 
 LONG = 60.0
 
@@ -126,10 +131,106 @@ def test_an_unreadable_executable_is_empty(proc: Proc, monkeypatch: pytest.Monke
     assert proc.facts(10) == ProcessFacts(7, 1, "x", "x -y", "")
 
 
-def test_an_unreadable_process_is_none(proc: Proc, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("error", [errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EACCES, errno.EIO])
+@pytest.mark.parametrize("file", ["stat", "cmdline"])
+def test_a_process_that_cannot_be_read_now_is_not_gone_but_tried_again(
+    proc: Proc, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, file: str, error: int
+) -> None:
     proc.add(10)
-    monkeypatch.setattr(os, "open", deny)
-    assert proc.look_up(10) == {10: None}
+    proc.add(11)
+    lookup, fails = Lookup(proc.top), {f"{proc.top}/10/{file}", f"{proc.top}/11/{file}"}
+    real_open = os.open
+
+    def open_(path: str, flags: int) -> int:
+        if path in fails:
+            raise OSError(error, os.strerror(error))
+        return real_open(path, flags)
+
+    monkeypatch.setattr(os, "open", open_)
+    with closing(lookup):
+        for _ in range(3):
+            assert lookup.look_up(LookupRequest(processes=(10, 11)), (), LONG).processes == {}
+        assert caplog.messages == [f"cannot look up process 10: {os.strerror(error)}; ebpfmon tries again"]
+        fails.clear()
+        assert lookup.look_up(LookupRequest(processes=(10, 11)), (), LONG).processes.keys() == {10, 11}
+
+
+def test_a_process_whose_executable_finds_no_memory_is_tried_again(proc: Proc, monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_memory(_: object) -> str:
+        raise OSError(errno.ENOMEM, "no memory")
+
+    proc.add(10, exe="/usr/bin/x")
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "readlink", no_memory)
+        assert proc.look_up(10) == {}
+    assert proc.facts(10).executable == "x"
+
+
+class Hung:
+    """Command lines that are never answered: reading them waits for a writer of a FIFO."""
+
+    def __init__(self, proc: Proc, *tgids: int) -> None:
+        self._paths = [proc.top / str(tgid) / "cmdline" for tgid in tgids]
+        for path in self._paths:
+            path.unlink()
+            os.mkfifo(path)
+
+    def release(self, command_line: bytes) -> None:
+        """Answer those that wait, and turn the FIFOs into files."""
+        for path in self._paths:
+            with suppress(OSError):  # nobody waits
+                os.close(os.open(path, os.O_WRONLY | os.O_NONBLOCK))
+            path.unlink()
+            path.write_bytes(command_line)
+
+
+def test_a_command_line_that_does_not_come_holds_up_no_other_and_is_used_when_it_comes(
+    proc: Proc, caplog: pytest.LogCaptureFixture
+) -> None:
+    for tgid in (10, 11, 12):
+        proc.add(tgid, comm=b"p%d" % tgid, cmdline=b"x", exe=f"/bin/e{tgid}")
+    hung, request = Hung(proc, 11), LookupRequest(processes=(10, 11, 12))
+    with closing(Lookup(proc.top, answer_s=0.2)) as lookup:
+        for _ in range(3):
+            found = lookup.look_up(request, (), LONG).processes
+            assert found[10] == ProcessFacts(7, 1, "p10", "x", "e10")
+            assert found[11] == ProcessFacts(7, 1, "p11", None, "e11")
+            assert found[12] == ProcessFacts(7, 1, "p12", "x", "e12")
+        assert caplog.messages == [
+            "cannot look up the command line of process 11 (p11): no answer within 0.2 s; ebpfmon goes on without it "
+            "until it comes"
+        ]
+        hung.release(b"late")
+        while (facts := lookup.look_up(LookupRequest(processes=(11,)), (), LONG).processes[11]) and (
+            facts.command_line is None
+        ):
+            pass
+    assert facts == ProcessFacts(7, 1, "p11", "", "e11"), "the FIFO was empty when its writer closed it"
+
+
+def test_other_facts_are_found_while_no_further_command_line_can_be_waited_for(
+    proc: Proc, caplog: pytest.LogCaptureFixture
+) -> None:
+    tgids = range(10, 10 + MAX_ABANDONED + 5)
+    for tgid in tgids:
+        proc.add(tgid)
+    hung = Hung(proc, *tgids[:-1])
+    threads = threading.active_count()
+    with closing(Lookup(proc.top, answer_s=0.05)) as lookup:
+        for _ in range(3):
+            result = lookup.look_up(LookupRequest(processes=tuple(tgids), users=(0,)), (), LONG)
+            assert all(facts and facts.command_line is None for facts in result.processes.values())
+            assert result.processes.keys() == set(tgids)
+            assert result.users == {0: "root"}
+            assert threading.active_count() <= threads + MAX_ABANDONED + 2, "one more for command lines, one for users"
+        assert len(caplog.messages) == MAX_ABANDONED + 2
+        assert caplog.messages[-2].startswith("cannot look up any further command line until one that is waited for ")
+        hung.release(b"x")
+        while any(
+            facts is None or facts.command_line is None
+            for facts in lookup.look_up(LookupRequest(processes=tuple(tgids)), (), LONG).processes.values()
+        ):
+            pass
 
 
 def test_a_process_that_is_gone_is_none_even_if_it_exits_during_the_lookup(proc: Proc) -> None:
@@ -208,10 +309,52 @@ def test_without_time_one_user_is_looked_up(proc: Proc) -> None:
     assert not both.users
 
 
-def test_a_user_without_a_name_is_the_uid(proc: Proc) -> None:
+def test_a_user_without_a_name_is_none(proc: Proc) -> None:
     nameless = max(set(range(60_000, 60_999)) - {user.pw_uid for user in pwd.getpwall()})
     users = Lookup(proc.top).look_up(LookupRequest(users=(0, nameless)), (), LONG).users
-    assert users == {0: "root", nameless: str(nameless)}
+    assert users == {0: "root", nameless: None}
+
+
+def test_a_name_service_that_does_not_answer_holds_up_no_other_user(
+    proc: Proc, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    answer = threading.Event()
+    real = pwd.getpwuid
+
+    def getpwuid(uid: int) -> pwd.struct_passwd:
+        if uid == 1000 and not answer.wait(LONG):
+            raise KeyError
+        return real(0)
+
+    monkeypatch.setattr(pwd, "getpwuid", getpwuid)
+    request = LookupRequest(users=(1000, 0))
+    with closing(Lookup(proc.top, answer_s=0.1)) as lookup:
+        for _ in range(3):
+            assert lookup.look_up(request, (), LONG).users == {1000: None, 0: "root"}
+        assert len(caplog.messages) == 1
+        assert caplog.messages[0].startswith("cannot look up the name of user 1000: no answer within 0.1 s")
+        answer.set()
+        while lookup.look_up(request, (), LONG).users != {1000: "root", 0: "root"}:
+            pass
+
+
+@pytest.mark.parametrize("error", [OSError(errno.EIO, "i/o error"), MemoryError(), ValueError("odd")])
+def test_an_error_of_the_user_database_is_said_once_and_the_user_is_tried_again(
+    proc: Proc, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, error: Exception
+) -> None:
+    def fail(uid: int) -> pwd.struct_passwd:
+        raise error
+
+    proc.add(10)
+    with closing(Lookup(proc.top)) as lookup:
+        with monkeypatch.context() as patched:
+            patched.setattr(pwd, "getpwuid", fail)
+            for _ in range(3):
+                result = lookup.look_up(LookupRequest(processes=(10,), users=(0,)), (), LONG)
+                assert result.processes.keys() == {10}
+                assert not result.users
+        assert len(caplog.messages) == 1
+        assert lookup.look_up(LookupRequest(users=(0,)), (), LONG).users == {0: "root"}
 
 
 class Tree:
@@ -328,6 +471,52 @@ def test_a_directory_removed_during_the_walk_is_left_out(tree: Tree) -> None:
     (tree.top / "a").rmdir()
     result = tree.look_up(*inside)
     assert list(result.values()) == ["/b/x"]
+
+
+@pytest.mark.parametrize("error", [errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EACCES])
+def test_a_cgroup_is_not_gone_while_a_directory_cannot_be_read(
+    tree: Tree, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, error: int
+) -> None:
+    now, real = [0.0], os.scandir
+    tree.lookup._tree = CgroupTree(tree.top, clock=lambda: now[0])
+    b, hidden, gone = tree.add("b"), (tree.add("a"), tree.add("a/x"))[1], tree.add("gone")
+    (tree.top / "gone").rmdir()
+
+    def scandir(path: bytes) -> object:
+        if path.endswith(b"/a"):
+            raise OSError(error, os.strerror(error))
+        return real(path)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "scandir", scandir)
+        for _ in range(3):
+            assert tree.look_up(b, hidden, gone).get(gone, "?") == "?"
+            now[0] += WALK_AGAIN_S
+        assert tree.look_up(b, hidden, gone) == {b: "/b"}
+    assert caplog.messages == [f"cannot look up cgroup {b}: {os.strerror(error)}; ebpfmon tries again"]
+    now[0] += WALK_AGAIN_S
+    assert tree.look_up(b, hidden, gone) == {b: "/b", hidden: "/a/x", gone: None}
+
+
+def test_a_cgroup_tree_that_does_not_answer_holds_up_no_other_fact(
+    tree: Tree, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    a = tree.add("a")
+    answer, real = threading.Event(), os.scandir
+
+    def scandir(path: bytes) -> object:
+        answer.wait(LONG)
+        return real(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    with closing(Lookup(tree.top / "none", tree.top, answer_s=0.1)) as lookup:
+        for _ in range(3):
+            assert lookup.look_up(LookupRequest(users=(0,), cgroups=(a,)), (), LONG) == LookupResult(users={0: "root"})
+        assert len(caplog.messages) == 1
+        assert caplog.messages[0].startswith("cannot look up the paths of the cgroups: no answer within 0.1 s")
+        answer.set()
+        while lookup.look_up(LookupRequest(cgroups=(a,)), (), LONG).cgroups != {a: "/a"}:
+            pass
 
 
 def test_cgroup2_is_found_wherever_it_is_mounted(tree: Tree) -> None:

@@ -11,10 +11,10 @@ import pytest
 from ebpfmon.grouping.by.application import ByApplication
 from ebpfmon.grouping.by.container import ByContainer
 from ebpfmon.grouping.by.process import ByProcess
-from ebpfmon.grouping.by.user import ByUser
+from ebpfmon.grouping.by.user import ASK_AGAIN_S, ByUser
 from ebpfmon.grouping.groups import Groups
 from ebpfmon.grouping.lookup import LookupRequest, LookupResult, ProcessFacts
-from ebpfmon.grouping.naming import Identity
+from ebpfmon.grouping.naming import REMEMBERED, Identity
 
 EXEC = np.dtype(
     [("start_ns", "u8"), ("tgid", "u4"), ("exec_id", "u4"), ("cgroup_id", "u8"), ("parent_tgid", "u4"), ("uid", "u4"),
@@ -33,7 +33,9 @@ def execs(*programs: tuple[Identity, bytes], executable: bytes = b"") -> np.ndar
     return np.array(rows, EXEC)
 
 
-def facts(parent: int, comm: str, command_line: str = "", executable: str = "", start_ns: int = 0) -> ProcessFacts:
+def facts(
+    parent: int, comm: str, command_line: str | None = "", executable: str = "", start_ns: int = 0
+) -> ProcessFacts:
     return ProcessFacts(start_ns // 10_000_000, parent, comm, command_line, executable)
 
 
@@ -184,3 +186,73 @@ def test_users_and_cgroups_are_requested_once() -> None:
     assert not cgroup.request([identity(60, b"a")])
     cgroup.receive(LookupResult(cgroups={8: None}))
     assert cgroup.name(identity(60, b"a")._replace(cgroup_id=8)) == (None, True)
+
+
+def test_a_user_without_a_name_is_its_uid_and_asked_for_again_from_time_to_time() -> None:
+    now = [0.0]
+    user, process = ByUser(lambda: now[0]), identity(60, b"a")
+    assert not user.receive(LookupResult(users={1000: None, 7: "seven"}))
+    assert user.name(process) == ("1000", True)
+    now[0] = ASK_AGAIN_S - 1
+    assert not user.request([process])
+    now[0] = ASK_AGAIN_S
+    assert user.request([]) == LookupRequest(users=(1000,))
+    assert not user.receive(LookupResult(users={1000: None})), "still nameless"
+    assert not user.request([])
+    now[0] *= 2
+    assert user.request([process]) == LookupRequest(users=(1000,))
+    assert user.receive(LookupResult(users={1000: "alice"})), "a name that was final has changed"
+    assert user.name(process) == ("alice", True)
+    now[0] *= 2
+    assert not user.request([process])
+
+
+def test_only_a_few_of_many_users_without_a_name_are_asked_for_again_at_a_time() -> None:
+    now = [0.0]
+    user = ByUser(lambda: now[0])
+    user.receive(LookupResult(users=dict.fromkeys(range(10_000))))
+    now[0] = ASK_AGAIN_S
+    asked: set[int] = set()
+    while users := user.request([]).users:
+        assert len(users) < 100
+        asked |= set(users)
+        user.receive(LookupResult(users=dict.fromkeys(users)))
+    assert asked == set(range(10_000 - REMEMBERED, 10_000))
+
+
+def test_a_process_whose_command_line_does_not_come_has_a_provisional_name(naming: ByApplication) -> None:
+    old = identity(60, b"main", parent=1, start_ns=BEGAN_NS // 2)
+    for command_line, expected in ((None, ("python", False)), ("main --mine", ("mine", True))):
+        assert naming.request([old]) == LookupRequest(processes=(60,))
+        looked_up = facts(1, "main", command_line, "python3.11", start_ns=BEGAN_NS // 2)
+        naming.receive(LookupResult({60: looked_up}))
+        assert naming.name(old) == expected
+    assert not naming.request([old])
+
+
+def test_children_of_a_process_whose_command_line_does_not_come_have_provisional_names(naming: ByApplication) -> None:
+    program, forked = identity(60, b"cat", parent=59, execs=2), identity(61, b"main", parent=59)
+    naming.learn(execs((program, b"cat")))
+    for command_line, final in ((None, False), ("main --mine", True)):
+        assert 59 in naming.request([program, forked]).processes
+        naming.receive(LookupResult({59: facts(1, "main", command_line)}))
+        group = "mine" if final else None
+        assert [naming.name(program), naming.name(forked)] == [(group, final)] * 2
+    assert not naming.request([program, forked])
+
+
+def test_a_process_that_started_after_its_child_is_not_the_parent(naming: ByApplication) -> None:
+    later = identity(50, b"sh", parent=1, start_ns=4 * BEGAN_NS)
+    naming.learn(execs((later, b"sh\0--mine")))
+    orphan = identity(60, b"main", parent=50, start_ns=3 * BEGAN_NS)
+    assert naming.request([orphan]) == LookupRequest(processes=(60,)), "the parent that forked it is unknown"
+    naming.receive(LookupResult({60: facts(50, "main", "nginx", start_ns=3 * BEGAN_NS)}))
+    assert naming.name(orphan) == (None, True)
+
+
+def test_looked_up_facts_of_a_process_that_started_after_its_child_are_not_the_parents(naming: ByApplication) -> None:
+    orphan = identity(60, b"cat", parent=50, execs=2, start_ns=3 * BEGAN_NS)
+    naming.learn(execs((orphan, b"cat")))
+    assert naming.request([orphan]) == LookupRequest(processes=(50,))
+    naming.receive(LookupResult({50: facts(1, "sh", "sh --mine", start_ns=4 * BEGAN_NS)}))
+    assert naming.name(orphan) == (None, True)

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import replace
-from typing import cast
+from typing import Any, cast
 
 import msgspec
 import numpy as np
@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from ebpfmon import Chart, Column, Dimension, Kind, LabelSource, Role, Rows, Snapshot, TableHarvest, to_json
 from ebpfmon.grouping import execs
 from ebpfmon.grouping.groups import Groups
-from ebpfmon.grouping.lookup import Lookup
+from ebpfmon.grouping.lookup import Lookup, LookupResult
 from ebpfmon.grouping.registry import Context, groupings
 from ebpfmon.model import Harvest
 from ebpfmon.pipeline.harvest import Harvester
@@ -168,14 +168,14 @@ def test_only_a_table_that_cannot_be_read_has_no_charts() -> None:
     assert set(values(only)) == {"all ports", "keys", "more keys"}
 
 
-def grouped(*by: str, maximum: int = 200) -> Stage:
+def grouped(*by: str, maximum: int = 200, lookup: Lookup | None = None) -> Stage:
     """Return a factory for a stage with these groupings, as in the daemon. It needs no lookups."""
 
     def made(specs: TableSpecs, executor: Executor) -> GroupStage:
         there_are = groupings()
         context = Context(groups=Groups.parse("", "no file"), execs_since_ns=float("inf"))
         namings = {name: there_are[name].make(context) for name in by}
-        return GroupStage([there_are[name] for name in by], namings, specs, maximum, Lookup(), executor)
+        return GroupStage([there_are[name] for name in by], namings, specs, maximum, lookup or Lookup(), executor)
 
     return made
 
@@ -382,3 +382,41 @@ def test_a_snapshot_shrinks_again_five_minutes_after_groups_are_gone() -> None:
     assert max(sizes) > 30 * sizes[0]
     assert sizes[-1] < 1.1 * sizes[0]
     assert len(published[-1].charts) == len(published[0].charts)
+
+
+class FailingLookup(Lookup):
+    """Fails as often as `failures` says."""
+
+    failures = 2
+
+    def look_up(self, *args: Any) -> LookupResult:
+        if self.failures:
+            self.failures -= 1
+            raise MemoryError("on purpose")
+        return super().look_up(*args)
+
+
+def test_a_lookup_that_fails_costs_no_tick_and_is_tried_again(caplog: pytest.LogCaptureFixture) -> None:
+    lookup = FailingLookup()
+    harvests = [{"process": of_processes(COUNTERS, [(0, b"x", 3)], 0)}] * 4
+    published = ticks(*harvests, specs=BY_PROCESS, stage=grouped("user", lookup=lookup))
+    by_user = [snapshot.chart("users.read") for snapshot in published]
+    found = [{(s.role, *s.labels): s.deltas[0] for s in data.series() if s.deltas[0]} for data in by_user if data]
+    other, root = {(Role.OTHER, "other"): 3}, {(Role.ITEM, "root"): 3}
+    assert found == [other, other, root, root]
+    assert caplog.messages == ["cannot look up processes: MemoryError: on purpose; ebpfmon tries again"]
+
+
+class NoThread(Executor):
+    """An executor of a system that allows no more threads."""
+
+    def submit(self, *args: object, **kwargs: object) -> Any:
+        raise RuntimeError("can't start new thread")
+
+
+def test_without_a_thread_for_lookups_processes_keep_provisional_groups(caplog: pytest.LogCaptureFixture) -> None:
+    harvests = [{"process": of_processes(COUNTERS, [(0, b"x", 3)], 0)}] * 3
+    stage = grouped("user")
+    published = ticks(*harvests, specs=BY_PROCESS, stage=lambda specs, _: stage(specs, NoThread()))
+    assert [data.sums() for s in published if (data := s.chart("users.read"))] == [{"value": 3}] * 3
+    assert caplog.messages == ["cannot look up processes: RuntimeError: can't start new thread; ebpfmon tries again"]

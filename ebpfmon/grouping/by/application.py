@@ -29,9 +29,10 @@ _MAX_DEPTH = 64
 class _Program:
     """What is known about a program that a process runs or has run.
 
-    `exec_id` is None if the facts come from /proc, which does not have it. `inherited` is the group of the parent, and
-    `resolved` is whether that group is final. `execs` is how many execve(2) calls of this process were seen. `previous`
-    is the program that the process ran before its last execve(2).
+    `exec_id` is None if the facts come from /proc, which does not have it. `complete` is False if the arguments are
+    unknown because /proc did not answer. `inherited` is the group of the parent, and `resolved` is whether that group
+    is final. `execs` is how many execve(2) calls of this process were seen. `previous` is the program that the process
+    ran before its last execve(2).
     """
 
     start_ns: int
@@ -40,6 +41,7 @@ class _Program:
     comm: bytes
     arguments: bytes
     executable: bytes
+    complete: bool = True
     inherited: str | None = None
     resolved: bool = False
     execs: int = 0
@@ -95,8 +97,9 @@ class ByApplication:
                 to_look_up[parent] = None
         return LookupRequest(processes=tuple(to_look_up))
 
-    def receive(self, result: LookupResult) -> None:
+    def receive(self, result: LookupResult) -> bool:
         self._facts = dict(result.processes)
+        return False
 
     def name(self, process: Identity) -> tuple[str | None, bool]:
         program = self._programs.get(process.key)
@@ -123,6 +126,8 @@ class ByApplication:
         if process.start_ns < self._execs_since_ns:
             return True
         parent = self._latest.get(process.parent_tgid) or self._from_facts(process.parent_tgid)
+        if parent and parent.start_ns > process.start_ns:  # The parent is gone, and its tgid was reused.
+            return True
         return parent is None or (parent.exec_id is not None and parent.exec_id != process.exec_id)
 
     def _has_called_execve_since(self, process: Identity) -> bool:
@@ -158,14 +163,16 @@ class ByApplication:
                     # Since its last call, the process has called execve(2), or has only changed its name. The next
                     # interval shows which.
                     return program, False
-                program.arguments, program.executable = facts.command_line.encode(), facts.executable.encode()
-            return program, True
+                program.arguments, program.executable = _arguments(facts), facts.executable.encode()
+                program.complete = facts.command_line is not None
+            return program, program.complete
         # A forked process has the command line of its parent until it calls execve(2). If their exec_id differs, this
         # parent did not fork the program: another process did, and this one adopted the process when that one ended.
         parent = self._parent(program)
         if parent and parent.exec_id in (None, process.exec_id):
             program.arguments, program.executable = parent.arguments, parent.executable
-        return program, True
+            program.complete = parent.complete
+        return program, program.complete
 
     def _parent(self, program: _Program) -> _Program | None:
         """Return the program that the parent ran when it forked this process, or None if it is unknown."""
@@ -189,7 +196,7 @@ class ByApplication:
             return None, tgid in self._facts or tgid in self._latest
         if not parent.resolved:
             parent.inherited, parent.resolved = self._group_of_parent(parent, depth + 1)
-        return self._group(parent, parent.comm), parent.resolved
+        return self._group(parent, parent.comm), parent.resolved and parent.complete
 
     def _from_facts(self, tgid: int) -> _Program | None:
         facts = self._facts.get(tgid)
@@ -200,15 +207,21 @@ class ByApplication:
             None,
             facts.parent_tgid,
             facts.comm.encode(),
-            facts.command_line.encode(),
+            _arguments(facts),
             facts.executable.encode(),
+            complete=facts.command_line is not None,
         )
-        self._latest[tgid] = program
+        if program.complete:  # Otherwise it is looked up again.
+            self._latest[tgid] = program
         return program
 
     def _group(self, program: _Program, comm: bytes) -> str | None:
         own = self._match(comm, program.arguments) or program.inherited
         return own or (self._match(program.executable, b"") if program.executable else None)
+
+
+def _arguments(facts: ProcessFacts) -> bytes:
+    return (facts.command_line or "").encode()
 
 
 def _make(context: Context) -> ByApplication:

@@ -19,10 +19,11 @@ class ByContainer(LookupNaming):
     def request(self, new: Sequence[Identity]) -> LookupRequest:
         return LookupRequest(cgroups=self.missing(new))
 
-    def receive(self, result: LookupResult) -> None:
+    def receive(self, result: LookupResult) -> bool:
         self.keep(
             {cgroup_id: cgroups.display_name(path) if path else None for cgroup_id, path in result.cgroups.items()}
         )
+        return False
 
 
 GROUPING = Grouping(name="container", prefix="containers", make=lambda _: ByContainer(), position=40)
