@@ -6,51 +6,49 @@ and `LabelSource`. Sinks use `Sink`, `SinkSettings`, `Snapshot` and the classes 
 tests. All other modules are private.
 """
 
-from typing import TYPE_CHECKING
-
-from ebpfmon.atomic import replace_file
-from ebpfmon.descriptors import reopen_nonblocking
-from ebpfmon.errors import EbpfmonError, KernelError, PluginError, SettingsError, SinkError, SinkGoneError
-from ebpfmon.model import (
-    API_VERSION,
-    PROCESS_FIELDS,
-    VALUE,
-    Buckets,
-    Candidate,
-    Chart,
-    ChartData,
-    ChartJson,
-    Column,
-    Dimension,
-    Event,
-    Histogram,
-    Kind,
-    LabelSource,
-    LoadMode,
-    Probe,
-    ProbeSettings,
-    Role,
-    RowGroups,
-    Rows,
-    Series,
-    SeriesIndex,
-    Setup,
-    Sink,
-    SinkSettings,
-    Snapshot,
-    SnapshotJson,
-    TableHarvest,
-    TableView,
-    chart_to_json,
-    snapshot_schema,
-    to_json,
-)
-from ebpfmon.plugins.hookspecs import hookimpl
-from ebpfmon.resources import file_resources, port_resources, standard_stream, stream_resources
-from ebpfmon.text import printable, unique_names
-
+TYPE_CHECKING = False  # as typing's, but typing need not be imported
 if TYPE_CHECKING:
+    from ebpfmon.atomic import replace_file
+    from ebpfmon.descriptors import reopen_nonblocking
+    from ebpfmon.errors import EbpfmonError, KernelError, PluginError, SettingsError, SinkError, SinkGoneError
+    from ebpfmon.model import (
+        API_VERSION,
+        PROCESS_FIELDS,
+        VALUE,
+        Buckets,
+        Candidate,
+        Chart,
+        ChartData,
+        ChartJson,
+        Column,
+        Dimension,
+        Event,
+        Histogram,
+        Kind,
+        LabelSource,
+        LoadMode,
+        Probe,
+        ProbeSettings,
+        Role,
+        RowGroups,
+        Rows,
+        Series,
+        SeriesIndex,
+        Setup,
+        Sink,
+        SinkSettings,
+        Snapshot,
+        SnapshotJson,
+        TableHarvest,
+        TableView,
+        chart_to_json,
+        snapshot_schema,
+        to_json,
+    )
     from ebpfmon.pipeline.aggregate import Aggregator
+    from ebpfmon.plugins.hookspecs import hookimpl
+    from ebpfmon.resources import file_resources, port_resources, standard_stream, stream_resources
+    from ebpfmon.text import printable, unique_names
 
 __version__ = "0.2.0.dev0"
 
@@ -106,13 +104,40 @@ __all__ = [
 ]
 
 
+_MODULES = {
+    "Aggregator": "pipeline.aggregate",
+    "EbpfmonError": "errors",
+    "KernelError": "errors",
+    "PluginError": "errors",
+    "SettingsError": "errors",
+    "SinkError": "errors",
+    "SinkGoneError": "errors",
+    "file_resources": "resources",
+    "hookimpl": "plugins.hookspecs",
+    "port_resources": "resources",
+    "printable": "text",
+    "reopen_nonblocking": "descriptors",
+    "replace_file": "atomic",
+    "standard_stream": "resources",
+    "stream_resources": "resources",
+    "unique_names": "text",
+}
+"""The module of each name that is not in `ebpfmon.model`."""
+
+
 def __getattr__(name: str) -> object:
-    """Import names that need numpy on first use.
+    """Import a public name on first use.
 
-    The command line must limit numpy's threads before numpy is imported.
+    The command line must prepare the process before it imports anything, such as limit numpy's threads.
     """
-    if name == "Aggregator":
-        from ebpfmon.pipeline.aggregate import Aggregator
+    if name not in __all__:
+        raise AttributeError(f"module '{__name__}' has no attribute '{name}'")
+    from importlib import import_module
 
-        return Aggregator
-    raise AttributeError(f"module '{__name__}' has no attribute '{name}'")
+    value = globals()[name] = getattr(import_module(f"ebpfmon.{_MODULES.get(name, 'model')}"), name)
+    return value
+
+
+def __dir__() -> list[str]:
+    """Return all names, for completion."""
+    return sorted({*globals(), *__all__})

@@ -1,4 +1,8 @@
-"""Run the command line: `python -m ebpfmon`."""
+"""Run the command line: `python -P -m ebpfmon`.
+
+Without -P, Python looks for modules in the current directory first, as with every `python -m`. Whoever can write there
+could then run code as you.
+"""
 
 import sys
 

@@ -1,81 +1,48 @@
-"""The entry point of the command line. Each command is a module beside this one.
+"""The entry point of the command line.
 
-Exit status: 0 success; 1 the kernel or a plugin failed; 2 wrong settings or arguments. `check` has statuses of its
-own: 0 every event can be attached, 1 some cannot, 2 none can. `reset` returns 1 if a kprobe could not be removed.
+Importing the commands takes a quarter of a second. `main` prepares the process before that, so this module and the
+package `ebpfmon` import only what Python has loaded already.
 """
 
 from __future__ import annotations
 
+import _signal  # type: ignore[import-not-found]  # built in; `signal` would first import enum, which takes 5 ms
 import os
 import sys
-from collections.abc import Sequence
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 # numpy's linear algebra starts a thread for each CPU, which costs memory. ebpfmon does not use it.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
-from ebpfmon import __version__
-from ebpfmon.cli import bpf, check, config, install, messages, plugin, plugins, reset, run, top
-from ebpfmon.cli.common import FAILURE, SUCCESS, USAGE_ERROR, Parser
-from ebpfmon.errors import EbpfmonError, SettingsError
-
-COMMANDS = (run, top, check, config, install, reset, plugins, plugin, bpf)
-"""The commands, in the order of the help."""
-
-_EPILOG = """\
-getting started:
-  sudo ebpfmon check    # what this kernel supports
-  sudo ebpfmon top      # what processes are doing now
-
-Run 'ebpfmon COMMAND --help' for the options of a command.
-
-exit status:
-  0  success
-  1  the kernel or a plugin failed
-  2  wrong settings or arguments
-"""
-
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command and return the exit status."""
+    _end_at_ctrl_c()
+    from ebpfmon.cli import stdio
+
+    stdio.prepare()
+    from ebpfmon.cli import commands
+
     try:
-        status = _main(arguments)
-        sys.stdout.flush()  # here, so that BrokenPipeError is caught if the reader has exited
-    except EbpfmonError as error:
-        messages.print_error(error)
-        return USAGE_ERROR if isinstance(error, SettingsError) else FAILURE
-    except BrokenPipeError:  # `ebpfmon check | head -1`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return SUCCESS
-    return status
+        return commands.execute(arguments)
+    except KeyboardInterrupt:  # asyncio brings Python's handler back when it ends
+        return 130  # as a shell shows it
+    finally:
+        _end_at_ctrl_c()
+        stdio.drain()
 
 
-def _main(arguments: Sequence[str] | None) -> int:
-    try:
-        args = parser().parse_args(arguments)
-    except SystemExit as end:  # --help, --version, wrong arguments
-        return int(end.code or 0)
-    messages.configure_logging()
-    status: int = args.command(args)
-    return status
+def _end_at_ctrl_c() -> None:
+    """Let SIGINT end the process at once, as it ends other programs, instead of raising KeyboardInterrupt anywhere.
 
-
-def parser() -> Parser:
-    """Return the parser of the whole command line."""
-    top_level = Parser(
-        prog="ebpfmon",
-        description=(
-            "Count with eBPF what each process does in the Linux kernel: files opened, bytes read and written, network "
-            "traffic, processes started. Send the counts every second to Netdata, Prometheus, StatsD, JSON or logs."
-        ),
-        epilog=_EPILOG,
-    )
-    top_level.add_argument(
-        "--version", action="version", version=f"ebpfmon {__version__}", help="show the version and exit"
-    )
-    commands = top_level.add_subparsers(required=True, metavar="COMMAND", title="commands")
-    for command in COMMANDS:
-        command.add_to(commands)
-    return top_level
+    This also ends imports and calls of C libraries. `run` and `top` handle the signal themselves while they count. If
+    the signal is ignored, as in `nohup ebpfmon run &`, it stays ignored.
+    """
+    if _signal.getsignal(_signal.SIGINT) is _signal.default_int_handler:
+        _signal.signal(_signal.SIGINT, _signal.SIG_DFL)
 
 
 if __name__ == "__main__":

@@ -23,8 +23,9 @@ def configure_logging() -> None:
 
 
 def print_error(error: Exception) -> None:
-    """Write an error to stderr, without a traceback."""
-    print(for_journal(str(error), logging.ERROR) if _is_stderr_journal() else f"ebpfmon: {error}", file=sys.stderr)
+    """Write an error to stderr, without a traceback. If stderr cannot be written, nobody can be told."""
+    with suppress(OSError):
+        print(for_journal(str(error), logging.ERROR) if _is_stderr_journal() else f"ebpfmon: {error}", file=sys.stderr)
 
 
 def is_journal(fd: int, stream: str) -> bool:

@@ -7,6 +7,7 @@ same in every run.
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Iterator
 
 import pytest
@@ -16,6 +17,13 @@ from tests.unit.top_terminal import INITIAL_MODES, Terminal
 
 settings.register_profile("ebpfmon", deadline=None, derandomize=bool(os.environ.get("CI")))
 settings.load_profile("ebpfmon")
+
+
+@pytest.fixture(autouse=True)
+def ctrl_c_ends_the_tests() -> Iterator[None]:
+    """Bring Python's handler of Ctrl-C back, which the command line replaces."""
+    yield
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture

@@ -7,7 +7,6 @@ import graphlib
 import re
 import subprocess
 import sys
-import types
 from pathlib import Path
 
 import pytest
@@ -236,10 +235,11 @@ def test_only_the_command_line_uses_the_environment() -> None:
 
 
 def test_all_lists_exactly_the_public_names() -> None:
-    public = {n for n, v in vars(ebpfmon).items() if not n.startswith("_") and not isinstance(v, types.ModuleType)}
-    assert set(ebpfmon.__all__) == public - {"TYPE_CHECKING"} | {"Aggregator"}  # Aggregator is imported on first use.
+    for_type_checkers = {n for module, n in imports(CORE["ebpfmon"]) if module != "importlib"}
+    assert set(ebpfmon.__all__) == for_type_checkers
     assert all(hasattr(ebpfmon, name) for name in ebpfmon.__all__)
     assert len(set(ebpfmon.__all__)) == len(ebpfmon.__all__)
+    assert set(ebpfmon.__all__) <= set(dir(ebpfmon))
 
 
 def test_the_command_line_limits_the_threads_of_numpy_before_importing_it() -> None:

@@ -382,3 +382,100 @@ def test_top_refuses_an_unknown_grouping_and_offers_the_present_names(run: Run) 
     status, out, err = run("top", "--by", "nonsense")
     assert (status, out) == (2, "")
     assert err.endswith("argument --by: 'nonsense': expected one of application, process, user, container\n")
+
+
+COMMAND = [sys.executable, "-m", "ebpfmon"]
+
+
+def shell(script: str, *arguments: str, **environment: str) -> tuple[int, str]:
+    """Run a script in which "$@" is the command. Return its status and stderr."""
+    done = subprocess.run(
+        ["/bin/sh", "-c", script, "sh", *COMMAND, *arguments],
+        stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, timeout=60, check=False,
+        env={**os.environ, **environment},
+    )  # fmt: skip
+    return done.returncode, done.stderr
+
+
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+@pytest.mark.parametrize(
+    "arguments",
+    [["plugins", *DEFAULTS], ["plugins", "--json", *DEFAULTS], ["config", "show", *DEFAULTS], ["--version"],
+     ["config", "check", *DEFAULTS], ["install", "netdata", "--dry-run", "--directory", "/tmp"], ["run", "--help"]],
+    ids=" ".join,
+)  # fmt: skip
+def test_a_full_disk_as_stdout_is_an_error_of_one_line(arguments: list[str], unbuffered: str) -> None:
+    status, err = shell('"$@" > /dev/full', *arguments, PYTHONUNBUFFERED=unbuffered)
+    assert (status, err) == (1, "ebpfmon: cannot write to stdout: No space left on device\n")
+
+
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-", "2>/dev/full"])
+@pytest.mark.parametrize(
+    ("arguments", "status"),
+    [(["plugins", "--json", *DEFAULTS], 0), (["config", "check", "--config", "/nonexistent"], 2), (["nonsense"], 2)],
+    ids=["success", "wrong settings", "wrong arguments"],
+)
+def test_closed_streams_do_not_change_the_exit_status(closed: str, arguments: list[str], status: int) -> None:
+    done, err = shell(f'"$@" {closed}', *arguments)
+    assert (done, "Traceback" in err) == (status, False)
+
+
+def test_no_other_file_takes_the_place_of_a_closed_stream(tmp_path: Path) -> None:
+    script = "import os; from ebpfmon.cli import stdio; stdio.prepare(); print(os.open('/', os.O_RDONLY) > 2)"
+    done = subprocess.run(
+        ["/bin/sh", "-c", '"$@" 0<&- 2>&-', "sh", sys.executable, "-c", script],
+        stdout=subprocess.PIPE, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert done.stdout == "True\n"
+
+
+def test_text_that_the_encoding_of_stdout_lacks_is_escaped(tmp_path: Path) -> None:
+    (tmp_path / "größe-\udcff.toml").touch()
+    command = [*COMMAND, "config", "check", "--config", str(tmp_path / "größe-\udcff.toml")]
+    done = subprocess.run(
+        command, capture_output=True, timeout=60, check=False, env={**os.environ, "PYTHONIOENCODING": "ascii"}
+    )
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert done.stdout.endswith(rb"gr\xf6\xdfe-\udcff.toml: OK" + b"\n")
+
+
+HOLD = """
+import os, sys
+from importlib.abc import MetaPathFinder
+class Hold(MetaPathFinder):
+    def find_spec(self, name, path=None, target=None):
+        if name == NAME:
+            os.write(1, b"held")
+            while True:
+                os.read(0, 1)
+sys.meta_path.insert(0, Hold())
+from ebpfmon.cli.main import main
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+@pytest.mark.parametrize("module", ["ebpfmon.errors", "msgspec", "numpy", "pluggy", "ebpfmon_sinks.log"])
+def test_ctrl_c_while_importing_ends_the_command_without_a_word(module: str) -> None:
+    script = HOLD.replace("NAME", repr(module))
+    with subprocess.Popen(
+        [sys.executable, "-c", script, "plugins", *DEFAULTS],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    ) as process:  # fmt: skip
+        assert process.stdout
+        assert process.stdout.read(4) == b"held"
+        process.send_signal(signal.SIGINT)
+        assert process.communicate(timeout=30) == (b"", b"")
+    assert process.returncode == -signal.SIGINT  # a shell shows 130
+
+
+def test_the_command_line_prepares_for_ctrl_c_before_it_imports_anything_else() -> None:
+    script = "import sys; before = {*sys.modules}; import ebpfmon.cli.main; print(*sorted({*sys.modules} - before))"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout.split() == ["__future__", "ebpfmon", "ebpfmon.cli", "ebpfmon.cli.main"]
+
+
+def test_an_ignored_ctrl_c_stays_ignored() -> None:
+    script = "import signal; from ebpfmon.cli.main import main; main(['--version']); print(signal.getsignal(2).name)"
+    command = ["/bin/sh", "-c", "trap '' INT; exec \"$@\"", "sh", sys.executable, "-c", script]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout.splitlines()[-1] == "SIG_IGN"

@@ -20,7 +20,7 @@ from prometheus_client import exposition
 
 import ebpfmon
 from ebpfmon import config
-from ebpfmon.cli.main import parser
+from ebpfmon.cli.commands import parser
 from ebpfmon.grouping.registry import groupings
 from ebpfmon.pipeline.publish import SinkTask
 from ebpfmon.pipeline.self_metrics import SelfMetrics
