@@ -12,6 +12,7 @@ import fcntl
 import os
 import re
 import socket
+import stat
 import struct
 import zlib
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
@@ -43,9 +44,9 @@ def is_journal(fd: int) -> bool:
     The address of the other end tells. $JOURNAL_STREAM would, too, but only the command line reads the environment.
     """
     with suppress(OSError):
-        stream = socket.socket(fileno=os.dup(fd))
-        with stream:
-            return stream.family == socket.AF_UNIX and bool(_STREAM.fullmatch(str(stream.getpeername())))
+        if stat.S_ISSOCK(os.fstat(fd).st_mode):
+            with socket.socket(fileno=os.dup(fd)) as stream:
+                return stream.family == socket.AF_UNIX and bool(_STREAM.fullmatch(str(stream.getpeername())))
     return False
 
 

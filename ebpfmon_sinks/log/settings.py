@@ -53,7 +53,10 @@ class LogSettings(SinkSettings, tag="log", frozen=True):
         if self.path == _JOURNAL:  # which any number of sinks may write to
             return frozenset()
         stream = self._stream
-        return file_resources(self.path) if stream is None else stream_resources(stream)
+        if stream is None:
+            return file_resources(self.path)
+        resources = stream_resources(stream)
+        return resources & {*_STREAMS} if journal.is_journal(stream) else resources
 
     @property
     def _stream(self) -> int | None:

@@ -292,8 +292,10 @@ def test_any_other_stdout_is_not_the_journal(monkeypatch: pytest.MonkeyPatch) ->
     ends = socket.socketpair()
     pipe = os.pipe()
     with ends[0], ends[1], socket.create_server(("127.0.0.1", 0)) as tcp:
+        before = os.listdir("/proc/self/fd")
         for fd in (ends[0].fileno(), tcp.fileno(), pipe[1], 1 << 20):
             assert not journal.is_journal(fd)
+        assert len(os.listdir("/proc/self/fd")) == len(before)
     for fd in pipe:
         os.close(fd)
 

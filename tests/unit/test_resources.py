@@ -16,6 +16,7 @@ from ebpfmon import SettingsError, SinkSettings, file_resources, port_resources,
 from ebpfmon.config import CommandLine, validate
 from ebpfmon.plugins.registry import Registry, discover
 from ebpfmon.resources import overlap
+from ebpfmon_sinks.log import journal
 from ebpfmon_sinks.log.settings import LogSettings
 
 FOUND = discover()
@@ -83,6 +84,17 @@ def test_stdout_and_the_file_or_pipe_or_terminal_that_it_is_are_one(tmp_path: Pa
         assert re.match(r"inode|device", refused(log("stdout"), log("stderr"))), "2>&1"
     for fd in (controller, *(fd for _, fd in opened)):
         os.close(fd)
+
+
+def test_stdout_and_stderr_may_both_be_the_journal(replaced: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
+    left, right = socket.socketpair()
+    with left, right:
+        for fd in (1, 2):
+            os.dup2(left.fileno(), fd)
+        assert re.match("inode", refused(log("stdout"), log("stderr")))
+        monkeypatch.setattr(journal, "is_journal", lambda fd: True)
+        assert len(two(log("stdout"), log("stderr"))) == 2
+        assert refused(log("stdout"), log("/dev/stdout")) == "stdout"
 
 
 def test_a_file_has_one_name_by_whichever_path_and_before_it_exists(tmp_path: Path) -> None:
