@@ -8,8 +8,8 @@ tests. All other modules are private.
 
 TYPE_CHECKING = False  # as typing's, but typing need not be imported
 if TYPE_CHECKING:
-    from ebpfmon.atomic import replace_file
-    from ebpfmon.descriptors import reopen_nonblocking
+    from ebpfmon.atomic import append_record, replace_file
+    from ebpfmon.descriptors import LineWriter, reopen_nonblocking
     from ebpfmon.errors import EbpfmonError, KernelError, PluginError, SettingsError, SinkError, SinkGoneError
     from ebpfmon.model import (
         API_VERSION,
@@ -70,6 +70,7 @@ __all__ = [
     "KernelError",
     "Kind",
     "LabelSource",
+    "LineWriter",
     "LoadMode",
     "PluginError",
     "Probe",
@@ -89,6 +90,7 @@ __all__ = [
     "SnapshotJson",
     "TableHarvest",
     "TableView",
+    "append_record",
     "chart_to_json",
     "file_resources",
     "hookimpl",
@@ -108,10 +110,12 @@ _MODULES = {
     "Aggregator": "pipeline.aggregate",
     "EbpfmonError": "errors",
     "KernelError": "errors",
+    "LineWriter": "descriptors",
     "PluginError": "errors",
     "SettingsError": "errors",
     "SinkError": "errors",
     "SinkGoneError": "errors",
+    "append_record": "atomic",
     "file_resources": "resources",
     "hookimpl": "plugins.hookspecs",
     "port_resources": "resources",

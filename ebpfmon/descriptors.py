@@ -1,10 +1,19 @@
-"""Write to the standard streams without blocking, and without changing them for programs that share them."""
+"""Write to pipes, terminals and sockets without blocking, and without changing them for programs that share them."""
 
 from __future__ import annotations
 
+import asyncio
+import errno
 import os
+import select
+import socket
 import stat
 from contextlib import suppress
+from typing import ClassVar
+
+_SAFE_BYTES = 256
+"""What a terminal or pipe can take without blocking if poll(2) says that it can take something."""
+_GONE = (errno.EPIPE, errno.ECONNRESET, errno.ENOTCONN, errno.EIO)  # EIO: the terminal was closed
 
 
 def reopen_nonblocking(fd: int) -> int:
@@ -20,3 +29,98 @@ def reopen_nonblocking(fd: int) -> int:
         with suppress(OSError):
             return os.open(f"/proc/self/fd/{fd}", os.O_WRONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
     return os.dup(fd)
+
+
+class LineWriter:
+    """Writes whole lines to a stream, even if a write is cut.
+
+    What is missing of a line is written before anything else, also by the next LineWriter of the same stream in this
+    process. If the same lines are written again, as the core does after an error, only what is missing of them is
+    written.
+    """
+
+    _cut: ClassVar[dict[tuple[int, int, int], tuple[bytes, int]]] = {}
+    """Lines that were not written whole, with the number of bytes that were, by stream.
+
+    They belong to the stream, which outlives its writers and exists once in the process, so this does as well.
+    """
+
+    def __init__(self, fd: int) -> None:
+        """Take a descriptor, which is closed with the writer."""
+        self.fd = fd
+        status = os.fstat(fd)
+        self._stream = status.st_dev, status.st_ino, status.st_rdev
+        self._lines, self._written = self._cut.pop(self._stream, (b"", 0))
+        self._next = b""
+
+    @property
+    def pending(self) -> bool:
+        """Whether something is left to write."""
+        return self._written < len(self._lines) or bool(self._next)
+
+    def start(self, lines: bytes) -> None:
+        """Set the lines to write after those that have begun. Those that have not are dropped."""
+        if not self._written:
+            self._lines = b""
+        self._next = b"" if self.pending and lines == self._lines else lines
+
+    def write(self) -> None:
+        """Write as much as the stream takes now. Raises OSError."""
+        try:
+            while self.pending:
+                if self._written == len(self._lines):
+                    self._lines, self._written, self._next = self._next, 0, b""
+                self._written += _write(self.fd, memoryview(self._lines)[self._written :])
+        except BlockingIOError:
+            pass
+        except OSError as error:
+            if error.errno in _GONE:  # The next reader has not seen the beginning of the line.
+                self._lines = self._next = b""
+                self._written = 0
+            raise
+
+    async def drain(self, seconds: float | None = None) -> bool:
+        """Write what is left. Return False if that takes longer than `seconds`. Raises OSError."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                self.write()
+                while self.pending:
+                    await _writable(self.fd)
+                    self.write()
+        return not self.pending
+
+    def close(self) -> None:
+        """Close the descriptor, and keep what is left of lines that have begun. Closing twice is harmless."""
+        if self.fd < 0:
+            return
+        if 0 < self._written < len(self._lines):
+            self._cut[self._stream] = self._lines, self._written
+        os.close(self.fd)
+        self.fd = -1
+
+
+async def _writable(fd: int) -> None:
+    loop, writable = asyncio.get_running_loop(), asyncio.Event()
+    loop.add_writer(fd, writable.set)
+    try:
+        await writable.wait()
+    finally:
+        loop.remove_writer(fd)
+
+
+def _write(fd: int, data: memoryview) -> int:
+    """Write without blocking. Raises BlockingIOError if the stream takes nothing now."""
+    if stat.S_ISSOCK(os.fstat(fd).st_mode):
+        # Other processes may share the socket, so only this call is non-blocking, not the socket.
+        sock = socket.socket(fileno=fd)
+        try:
+            return sock.send(data, socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
+        finally:
+            sock.detach()
+    if os.get_blocking(fd):
+        poll = select.poll()
+        poll.register(fd, select.POLLOUT)
+        if not poll.poll(0):
+            raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+        data = data[:_SAFE_BYTES]
+    return os.write(fd, data)

@@ -1,17 +1,19 @@
-"""Write snapshots to a stream or a file without blocking the event loop."""
+"""Write snapshots to a stream or a file. A file blocks the sink's own thread, and a stream blocks nothing."""
 
 from __future__ import annotations
 
-import asyncio
+import errno
 import os
-import socket
 import stat
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing
 
-from ebpfmon import Sink, SinkError, SinkGoneError, Snapshot, reopen_nonblocking
+from ebpfmon import LineWriter, Sink, SinkError, SinkGoneError, Snapshot, append_record, reopen_nonblocking
 
-_APPEND = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC
+# With O_NONBLOCK, opening a named pipe that has no reader fails (ENXIO) instead of blocking.
+_APPEND = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
+_CHECK_S = 1.0
+"""How often to see whether the path of a named pipe that is not read leads to something else now."""
 
 Message = Callable[[Snapshot], str]
 
@@ -20,91 +22,77 @@ Message = Callable[[Snapshot], str]
 async def open_stream(path: str, stream: int | None, message: Message) -> AsyncIterator[Sink]:
     """Yield a sink that writes messages to a file, or to the standard stream with this number. Raises SinkError."""
     try:
-        fd = await asyncio.to_thread(_open, path) if stream is None else reopen_nonblocking(stream)
+        fd = _open(path) if stream is None else reopen_nonblocking(stream)
     except OSError as error:
         raise SinkError(f"cannot open '{path}': {error.strerror}") from error
-    if fd is None:
-        yield FileSink(path, message)
-        return
-    try:
-        yield StreamSink(path, fd, message)
-    finally:
+    if stat.S_ISREG(os.fstat(fd).st_mode):
         os.close(fd)
+        yield FileSink(path, stream, message)
+        return
+    with closing(LineWriter(fd)) as lines:
+        yield StreamSink(path, stream is not None, lines, message)
 
 
 class FileSink:
-    """Appends to a regular file. The file is opened for each snapshot, so it may be rotated at any time."""
+    """Appends to a regular file. A path is opened for each snapshot, so the file may be rotated at any time."""
 
-    def __init__(self, path: str, message: Message) -> None:
-        self._path, self._message = path, message
+    def __init__(self, path: str, stream: int | None, message: Message) -> None:
+        self._path, self._stream, self._message = path, stream, message
 
     async def send(self, snapshot: Snapshot) -> None:
-        """Append one snapshot. Raises SinkError."""
+        """Append one snapshot. Raises SinkError. Nothing is awaited, so an append cannot be cut."""
+        record = self._message(snapshot).encode() + b"\n"
         try:
-            await asyncio.to_thread(self._append, self._message(snapshot).encode() + b"\n")
+            fd = _open(self._path) if self._stream is None else os.dup(self._stream)
+            try:
+                if not stat.S_ISREG(os.fstat(fd).st_mode):
+                    raise SinkError(f"cannot write to '{self._path}': it is no regular file any more")
+                append_record(fd, record)
+            finally:
+                os.close(fd)
         except OSError as error:
             raise SinkError(f"cannot write to '{self._path}': {error.strerror}") from error
-
-    def _append(self, data: bytes) -> None:
-        """Append to the file, or leave it as it was, because after an error the core sends the whole snapshot again."""
-        with open(os.open(self._path, _APPEND, 0o640), "ab", buffering=0) as file:
-            written = 0
-            try:
-                while written < len(data):
-                    written += file.write(data[written:])
-            except OSError:
-                end = file.tell()
-                if written and os.fstat(file.fileno()).st_size == end:  # nobody else has appended since
-                    file.truncate(end - written)
-                raise
 
 
 class StreamSink:
     """Writes to a terminal, a pipe or a socket, which stays open."""
 
-    def __init__(self, path: str, fd: int, message: Message) -> None:
-        self._path, self._fd, self._message = path, fd, message
+    def __init__(self, path: str, is_standard: bool, lines: LineWriter, message: Message) -> None:
+        self._path, self._is_standard, self._lines, self._message = path, is_standard, lines, message
 
     async def send(self, snapshot: Snapshot) -> None:
-        """Write one snapshot. Raises SinkError, or SinkGoneError if the reader has gone."""
-        loop, data = asyncio.get_running_loop(), self._message(snapshot).encode() + b"\n"
+        """Write one snapshot. Raises SinkError, or SinkGoneError if the reader of a standard stream has gone."""
         try:
-            while data:
-                try:
-                    data = data[_write(self._fd, data) :]
-                except BlockingIOError:
-                    await _writable(loop, self._fd)
-        except BrokenPipeError:
-            raise SinkGoneError(f"the reader of {self._path} has gone") from None
+            self._expect_same_file()
+            self._lines.start(self._message(snapshot).encode() + b"\n")
+            while not await self._lines.drain(_CHECK_S):
+                self._expect_same_file()
         except OSError as error:
+            if isinstance(error, BrokenPipeError) and self._is_standard:
+                raise SinkGoneError(f"the reader of {self._path} has gone") from None
             raise SinkError(f"cannot write to '{self._path}': {error.strerror}") from error
 
-
-def _open(path: str) -> int | None:
-    """Return a descriptor that stays open, or None if the path is a regular file that can be written."""
-    # With O_NONBLOCK, opening a named pipe that has no reader fails (ENXIO) instead of blocking.
-    fd = os.open(path, _APPEND | os.O_NONBLOCK, 0o640)
-    if not stat.S_ISREG(os.fstat(fd).st_mode):
-        return fd
-    os.close(fd)
-    return None
+    def _expect_same_file(self) -> None:
+        """Raise SinkError if the path leads to another file than the one that is open."""
+        if not self._is_standard and not os.path.samestat(os.stat(self._path), os.fstat(self._lines.fd)):
+            raise SinkError(f"cannot write to '{self._path}': it has been replaced")
 
 
-async def _writable(loop: asyncio.AbstractEventLoop, fd: int) -> None:
-    writable = asyncio.Event()
-    loop.add_writer(fd, writable.set)
+def _open(path: str) -> int:
+    """Open a file, a named pipe or a terminal. Raises OSError, which says why nothing can be written."""
     try:
-        await writable.wait()
-    finally:
-        loop.remove_writer(fd)
+        fd = os.open(path, _APPEND, 0o640)
+    except OSError as error:
+        if error.errno == errno.ENXIO and (reason := _refusal(os.stat(path).st_mode)):
+            error.strerror = reason
+        raise
+    if stat.S_ISBLK(mode := os.fstat(fd).st_mode):
+        os.close(fd)
+        raise OSError(errno.EINVAL, _refusal(mode))
+    return fd
 
 
-def _write(fd: int, data: bytes) -> int:
-    if not stat.S_ISSOCK(os.fstat(fd).st_mode):
-        return os.write(fd, data)
-    # Other processes may share the socket, so only this call is non-blocking, not the socket.
-    sock = socket.socket(fileno=fd)
-    try:
-        return sock.send(data, socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
-    finally:
-        sock.detach()
+def _refusal(mode: int) -> str:
+    if stat.S_ISFIFO(mode):
+        return "nobody reads this named pipe"
+    return "it is a socket" if stat.S_ISSOCK(mode) else "it is a block device" if stat.S_ISBLK(mode) else ""

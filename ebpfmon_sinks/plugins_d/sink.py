@@ -13,10 +13,10 @@ import os
 import re
 import socket
 import stat
-from collections.abc import AsyncIterator, Callable, Collection
+from collections.abc import AsyncIterator, Collection
 from contextlib import asynccontextmanager, suppress
 
-from ebpfmon import SinkError, SinkGoneError, Snapshot, reopen_nonblocking
+from ebpfmon import LineWriter, SinkError, SinkGoneError, Snapshot, reopen_nonblocking
 from ebpfmon_sinks.plugins_d.stream import Stream
 
 _STDIN, _STDOUT = 0, 1
@@ -26,6 +26,8 @@ _HELLO_S, _HELLO_BYTES = 5.0, 64
 """How long a relay may take to send its first line, and how long that line may be."""
 _STALL_LIMIT_S = 10.0
 """How long a relay may take to read an update. Intervals that pass in the meantime are summed in the next update."""
+_CLOSE_S = 0.5
+"""How long Netdata may take to read what is buffered when the sink ends."""
 
 log = logging.getLogger(__name__)
 
@@ -36,37 +38,57 @@ async def open_socket(path: str, group: str, name: str) -> AsyncIterator[Plugins
 
     The members of `group` may connect besides root. `name` is the sink's name in messages.
     """
-    readers: set[_Reader] = set()
+    relays: set[_Relay] = set()
     try:
         listening = await asyncio.to_thread(_bind, path, group)
         inode = _inode(path)
-        server = await asyncio.get_running_loop().create_unix_server(lambda: _Relay(name, readers), sock=listening)
+        server = await asyncio.get_running_loop().create_unix_server(lambda: _Relay(name, relays), sock=listening)
     except OSError as error:
         raise SinkError(f"cannot listen on '{path}': {error.strerror or error}") from error
     try:
-        yield PluginsDSink(readers)
+        yield PluginsDSink(relays)
     finally:
         server.close()
         if _inode(path) == inode:
             os.unlink(path)
-        for reader in tuple(readers):
-            reader.close()
+        await _close(relays)
+
+
+async def _close(relays: set[_Relay]) -> None:
+    """Close all connections, at once if a relay does not read."""
+    closing = tuple(relays)
+    try:
+        for relay in closing:
+            relay.close()
+        if closing:
+            await asyncio.wait([relay.lost for relay in closing], timeout=_CLOSE_S)
+    finally:
+        for relay in closing:
+            relay.abort()
+    await asyncio.sleep(0)  # asyncio closes the sockets of aborted connections now
 
 
 @asynccontextmanager
 async def open_stdio() -> AsyncIterator[PluginsDSink]:
     """Yield a sink that writes to stdout, for a Netdata that runs the daemon. Raises SinkError if stdout is a file."""
-    stdout = await _Stdout.open(asyncio.get_running_loop())
+    try:
+        fd = reopen_nonblocking(_STDOUT)
+    except OSError as error:
+        raise SinkError(f"cannot write to stdout: {error.strerror}") from error
+    if not _is_pipe_or_socket(fd) and not os.isatty(fd):
+        os.close(fd)
+        raise SinkError("cannot write to stdout: it is a file; Netdata gives its plugins a pipe")
+    stdout = _Stdout(LineWriter(fd))
     try:
         yield PluginsDSink({stdout})
     finally:
-        stdout.close()
+        await stdout.close()
 
 
 class PluginsDSink:
     """Sends snapshots to every connected Netdata, and waits for none."""
 
-    def __init__(self, readers: Collection[_Reader]) -> None:
+    def __init__(self, readers: Collection[_Relay | _Stdout]) -> None:
         """`readers` may change at any time."""
         self.readers = readers
         self._interval = IntervalEstimate()
@@ -103,59 +125,31 @@ class IntervalEstimate:
         return self._interval_s
 
 
-class _Reader(asyncio.BaseProtocol):
-    """A connection to one Netdata. Its transport buffers at most one update."""
+class _Relay(asyncio.Protocol):
+    """A connected relay. Its first line says how many seconds it wants between two updates.
+
+    The transport buffers at most one update.
+    """
 
     _transport: asyncio.WriteTransport  # set by connection_made, which asyncio calls first
+    gone_reason = ""  # another relay may always connect
 
-    def __init__(self, stream: Stream | None = None) -> None:
-        self._stream = stream
-        self.gone_reason = ""
-        """Why nobody will ever read again. Only stdout sets it, because another relay may always connect."""
+    def __init__(self, sink: str, relays: set[_Relay]) -> None:
+        self._sink, self._relays, self._hello = sink, relays, b""
+        self._stream: Stream | None = None
         self._full_since: float | None = None
+        self.lost = asyncio.get_running_loop().create_future()
+        """Done once the connection is closed."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.WriteTransport)
         self._transport = transport
         transport.set_write_buffer_limits(high=0)
-
-    def pause_writing(self) -> None:
-        self._full_since = asyncio.get_running_loop().time()
-
-    def resume_writing(self) -> None:
-        self._full_since = None
-
-    def send(self, snapshot: Snapshot, interval_s: int) -> None:
-        """Add an interval. Write an update, unless the reader has not read the previous one yet."""
-        if self._stream and not self._transport.is_closing():
-            self._stream.add(snapshot)
-            if self._full_since is None:
-                self._transport.write(self._stream.update(interval_s))
-            else:
-                self.stalled(asyncio.get_running_loop().time() - self._full_since)
-
-    def stalled(self, seconds: float) -> None:
-        """Handle a reader that has read nothing for this many seconds."""
-
-    def close(self) -> None:
-        """Write what is buffered, so that no line is cut, and close the connection."""
-        self._transport.close()
-
-
-class _Relay(_Reader, asyncio.Protocol):
-    """A connected relay. Its first line says how many seconds it wants between two updates."""
-
-    def __init__(self, sink: str, readers: set[_Reader]) -> None:
-        super().__init__()
-        self._sink, self._readers, self._hello = sink, readers, b""
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        super().connection_made(transport)
-        if len(self._readers) >= _MAX_RELAYS:
+        if len(self._relays) >= _MAX_RELAYS:
             log.warning("sink '%s': refused a relay: %d are connected already", self._sink, _MAX_RELAYS)
             self._transport.abort()
         else:
-            self._readers.add(self)
+            self._relays.add(self)
             self._deadline = asyncio.get_running_loop().call_later(_HELLO_S, self._expect_hello)
 
     def data_received(self, data: bytes) -> None:
@@ -170,16 +164,37 @@ class _Relay(_Reader, asyncio.Protocol):
         elif end or len(self._hello) > _HELLO_BYTES:
             self._drop("its first line is not 'every SECONDS', so it is not ebpfmon's relay")
 
+    def pause_writing(self) -> None:
+        self._full_since = asyncio.get_running_loop().time()
+
+    def resume_writing(self) -> None:
+        self._full_since = None
+
     def connection_lost(self, error: Exception | None) -> None:
-        if self in self._readers:
-            self._readers.remove(self)
+        self.lost.set_result(None)
+        if self in self._relays:
+            self._relays.remove(self)
             self._deadline.cancel()
             if self._stream:
                 log.info("sink '%s': a relay has disconnected", self._sink)
 
-    def stalled(self, seconds: float) -> None:
-        if seconds > _STALL_LIMIT_S:
+    def send(self, snapshot: Snapshot, interval_s: int) -> None:
+        """Add an interval. Write an update, unless the relay has not read the previous one yet."""
+        if not self._stream or self._transport.is_closing():
+            return
+        self._stream.add(snapshot)
+        if self._full_since is None:
+            self._transport.write(self._stream.update(interval_s))
+        elif (seconds := asyncio.get_running_loop().time() - self._full_since) > _STALL_LIMIT_S:
             self._drop(f"it has read nothing for {seconds:.0f} s")
+
+    def close(self) -> None:
+        """Write what is buffered, and close the connection."""
+        self._transport.close()
+
+    def abort(self) -> None:
+        """Close the connection now. The relay drops a line that is cut."""
+        self._transport.abort()
 
     def _expect_hello(self) -> None:
         if not self._stream:
@@ -188,46 +203,68 @@ class _Relay(_Reader, asyncio.Protocol):
     def _drop(self, reason: str) -> None:
         log.warning("sink '%s': disconnected a relay: %s", self._sink, reason)
         self._stream = None
-        self._transport.abort()
+        self.abort()
 
 
-class _Stdout(_Reader):
+class _Stdout:
     """The Netdata that runs the daemon and reads stdout. It may send QUIT on stdin, if that is a pipe or a socket."""
 
-    def __init__(self) -> None:
-        super().__init__(Stream(1))
-        self._stop_reading: Callable[[], object] = lambda: None
+    def __init__(self, lines: LineWriter) -> None:
+        self.lines = lines
+        self.gone_reason = ""
+        """Why nobody will ever read again."""
+        self._stream, self._loop = Stream(1), asyncio.get_running_loop()
+        if _is_pipe_or_socket(lines.fd):  # only these can be closed by the reader
+            self._loop.add_reader(lines.fd, self._closed_by_reader)
+        if _is_pipe_or_socket(_STDIN):
+            self._loop.add_reader(_STDIN, self._read_stdin)
 
-    @classmethod
-    async def open(cls, loop: asyncio.AbstractEventLoop) -> _Stdout:
-        """Connect to stdout. Raises SinkError if stdout is a file."""
-        self, stdout = cls(), os.fdopen(reopen_nonblocking(_STDOUT), "wb", buffering=0)
+    def send(self, snapshot: Snapshot, interval_s: int) -> None:
+        """Add an interval. Write an update, unless Netdata has not read the previous one yet."""
+        self._stream.add(snapshot)
+        if not self.lines.pending:
+            self.lines.start(self._stream.update(interval_s))
+            self._write()
+
+    async def close(self) -> None:
+        """Write what Netdata reads at once, and leave stdout."""
         try:
-            await loop.connect_write_pipe(lambda: self, stdout)
-        except (OSError, ValueError) as error:
-            stdout.close()
-            raise SinkError(f"cannot write to stdout: {error}; Netdata gives its plugins a pipe") from error
-        with suppress(OSError):  # stdin is closed
-            if stat.S_ISFIFO(mode := os.fstat(_STDIN).st_mode) or stat.S_ISSOCK(mode):
-                loop.add_reader(_STDIN, self._read_stdin)
-                self._stop_reading = lambda: loop.remove_reader(_STDIN)
-        return self
+            with suppress(OSError):
+                await self.lines.drain(_CLOSE_S)
+        finally:
+            for fd in (self.lines.fd, _STDIN):
+                self._loop.remove_reader(fd)
+            self._loop.remove_writer(self.lines.fd)
+            self.lines.close()
 
-    def connection_lost(self, error: Exception | None) -> None:
+    def _write(self) -> None:
+        try:
+            self.lines.write()
+        except OSError:
+            self._closed_by_reader()
+        if self.lines.pending:
+            self._loop.add_writer(self.lines.fd, self._write)
+        else:
+            self._loop.remove_writer(self.lines.fd)
+
+    def _closed_by_reader(self) -> None:
         self.gone_reason = self.gone_reason or "Netdata has closed stdout"
-
-    def close(self) -> None:
-        self._stop_reading()
-        super().close()
+        self._loop.remove_reader(self.lines.fd)
 
     def _read_stdin(self) -> None:
         data = b""
         with suppress(OSError):
             data = os.read(_STDIN, 4096)
         if not data:  # end of file is no reason to stop: stdin may not be Netdata's
-            self._stop_reading()
+            self._loop.remove_reader(_STDIN)
         elif b"QUIT" in data.split():
             self.gone_reason = "Netdata sent QUIT"
+
+
+def _is_pipe_or_socket(fd: int) -> bool:
+    with suppress(OSError):  # the descriptor is closed
+        return stat.S_ISFIFO(mode := os.fstat(fd).st_mode) or stat.S_ISSOCK(mode)
+    return False
 
 
 def _bind(path: str, group: str) -> socket.socket:

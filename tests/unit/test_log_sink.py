@@ -13,7 +13,7 @@ import tty
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import msgspec
 import pytest
@@ -251,20 +251,193 @@ def test_a_file_that_cannot_take_a_whole_snapshot_has_no_part_of_it(tmp_path: Pa
     assert json.loads(path.read_text().splitlines()[1])["schema"] == 2
 
 
-@pytest.mark.timeout(10)
-def test_a_named_pipe_without_a_reader_is_an_error_and_blocks_nothing(tmp_path: Path) -> None:
-    path = tmp_path / "fifo"
+def as_fifo(path: Path) -> None:
     os.mkfifo(path)
 
-    async def run() -> None:
-        try:
-            async with asyncio.timeout(1):
-                await LogSettings(path=str(path)).open().__aenter__()
-        finally:  # Otherwise asyncio.run() would wait for a thread that waits for a reader.
-            os.close(os.open(path, os.O_RDONLY | os.O_NONBLOCK))
 
-    with pytest.raises(SinkError):
-        asyncio.run(run())
+def as_socket(path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as sock:
+        sock.bind(str(path))
+
+
+def as_loop(path: Path) -> None:
+    path.symlink_to(path)
+
+
+REPLACEMENTS: list[tuple[Callable[[Path], object], str]] = [
+    (as_fifo, "nobody reads this named pipe"),
+    (as_socket, "it is a socket"),
+    (Path.mkdir, "Is a directory"),
+    (as_loop, "Too many levels of symbolic links"),
+    (lambda path: path.symlink_to("/dev/null"), "it is no regular file any more"),
+    (lambda path: path.symlink_to("no/such/folder"), "No such file or directory"),
+]
+
+
+def remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        path.rmdir()
+    else:
+        path.unlink()
+
+
+@pytest.mark.timeout(10)
+@pytest.mark.parametrize(("replace_by", "reason"), REPLACEMENTS)
+def test_a_file_that_was_replaced_by_something_else_is_an_error_until_it_is_a_file_again(
+    tmp_path: Path, replace_by: Callable[[Path], object], reason: str
+) -> None:
+    path = tmp_path / "log"
+
+    async def run() -> None:
+        async with LogSettings(path=str(path), format="json").open() as sink:
+            await sink.send(SNAPSHOTS[0])
+            path.unlink()
+            replace_by(path)
+            for _ in range(2):
+                with pytest.raises(SinkError, match=f"cannot write to '{path}': {reason}"):
+                    await sink.send(SNAPSHOTS[1])
+            remove(path)
+            await sink.send(SNAPSHOTS[1])
+
+    asyncio.run(run())
+    assert path.read_bytes() == line_of(SNAPSHOTS[1])
+
+
+@pytest.mark.timeout(10)
+@pytest.mark.parametrize(("replace_by", "reason"), [r for r in REPLACEMENTS if "no regular file" not in r[1]])
+def test_what_is_no_file_from_the_start_is_an_error_that_says_so(
+    tmp_path: Path, replace_by: Callable[[Path], object], reason: str
+) -> None:
+    replace_by(tmp_path / "log")
+    with pytest.raises(SinkError, match=f"cannot open '{tmp_path}/log': {reason}"):
+        send(LogSettings(path=str(tmp_path / "log")), snapshot())
+
+
+@pytest.mark.timeout(10)
+def test_a_file_replaced_by_a_pipe_that_is_not_read_is_written_again_when_it_is_back(tmp_path: Path) -> None:
+    path = tmp_path / "log"
+    os.mkfifo(path)
+    reader = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+
+    async def run() -> None:
+        async with LogSettings(path=str(path), format="json").open() as sink:
+            sending = asyncio.create_task(sink.send(replace(SNAPSHOTS[0], host="h" * 1_000_000)))
+            await asyncio.sleep(0.05)
+            assert not sending.done(), "the pipe does not take as much"
+            path.unlink()
+            path.touch()
+            with pytest.raises(SinkError, match=f"cannot write to '{path}': it has been replaced"):
+                await sending
+
+    asyncio.run(run())
+    os.close(reader)
+    send(LogSettings(path=str(path), format="json"), SNAPSHOTS[1])
+    assert path.read_bytes() == line_of(SNAPSHOTS[1])
+
+
+@pytest.mark.timeout(10)
+def test_a_named_pipe_whose_reader_has_gone_may_get_another_one(tmp_path: Path) -> None:
+    path, settings = tmp_path / "fifo", LogSettings(path=str(tmp_path / "fifo"), format="json")
+    os.mkfifo(path)
+    reader = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    with pytest.raises(SinkError, match="Broken pipe") as error:
+        send(settings, *SNAPSHOTS[:2], between=lambda: os.close(reader))
+    assert not isinstance(error.value, SinkGoneError)
+    again = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    send(settings, SNAPSHOTS[1])
+    assert os.read(again, 1 << 16) == line_of(SNAPSHOTS[1])
+    os.close(again)
+
+
+@pytest.mark.timeout(10)
+@pytest.mark.parametrize("has_new_sink", [False, True], ids=["the same sink", "a new sink"])
+@pytest.mark.parametrize("next_", [SNAPSHOTS[1], SNAPSHOTS[0]], ids=["the next snapshot", "the same snapshot"])
+def test_a_line_that_was_cut_is_finished_first_and_no_snapshot_is_written_twice(
+    ends: Ends, next_: Snapshot, has_new_sink: bool
+) -> None:
+    reader, _ = ends
+    settings, large = LogSettings(format="json"), replace(SNAPSHOTS[0], host="h" * 1_000_000)
+    next_ = large if next_ is SNAPSHOTS[0] else next_
+
+    async def cut(sink: Any) -> None:
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.05):
+                await sink.send(large)
+
+    async def finish(sink: Any) -> bytes:
+        got, expected = b"", line_of(large) + (b"" if next_ is large else line_of(next_))
+        sending = asyncio.create_task(sink.send(next_))
+        while len(got) < len(expected):
+            got += await asyncio.to_thread(os.read, reader, 1 << 16)
+        await sending
+        assert got == expected
+        return got
+
+    async def run() -> None:
+        async with settings.open() as sink:
+            await cut(sink)
+            if not has_new_sink:
+                await finish(sink)
+        if has_new_sink:
+            async with settings.open() as sink:
+                await finish(sink)
+
+    before = len(os.listdir("/proc/self/fd"))
+    asyncio.run(run())
+    assert len(os.listdir("/proc/self/fd")) == before
+    os.set_blocking(reader, False)
+    with pytest.raises(BlockingIOError):
+        os.read(reader, 1)
+
+
+@pytest.mark.timeout(10)
+def test_a_snapshot_of_which_nothing_was_written_is_dropped_with_its_sink(ends: Ends) -> None:
+    reader, writer = ends
+
+    async def run() -> None:
+        before = fill(writer)
+        async with LogSettings(format="json").open() as sink:
+            with pytest.raises(TimeoutError):
+                async with asyncio.timeout(0.05):
+                    await sink.send(SNAPSHOTS[0])
+        got = b""
+        while len(got) < before:
+            got += os.read(reader, 1 << 16)
+        async with LogSettings(format="json").open() as sink:
+            await sink.send(SNAPSHOTS[1])
+        rest = os.read(reader, 1 << 16)
+        assert rest in (line_of(SNAPSHOTS[1]), line_of(SNAPSHOTS[0]) + line_of(SNAPSHOTS[1]))
+
+    asyncio.run(run())
+
+
+@pytest.mark.timeout(10)
+@pytest.mark.parametrize("flags", [0, os.O_APPEND], ids=[">", ">>"])
+def test_stdout_that_is_a_file_has_whole_snapshots_only(
+    tmp_path: Path, stdout: Callable[[Ends], Ends], flags: int
+) -> None:
+    path = tmp_path / "out"
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | flags)
+    stdout((-1, fd))
+    settings, line = LogSettings(format="json"), line_of(SNAPSHOTS[0])
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (len(line) * 2 - 9, hard))
+    try:
+        with pytest.raises(SinkError, match="cannot write to 'stdout': File too large"):
+            send(settings, SNAPSHOTS[0], SNAPSHOTS[0])
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    send(settings, SNAPSHOTS[1])
+    os.close(fd)
+    assert path.read_bytes() == line + line_of(SNAPSHOTS[1])
+
+
+def test_a_block_device_is_never_written_to() -> None:
+    devices = [path for path in Path("/dev").iterdir() if path.is_block_device()]
+    if not devices or os.geteuid():
+        pytest.skip("no block device can be opened: the tests of each kernel run as root")
+    with pytest.raises(SinkError, match=r"cannot open '/dev/.*': "):
+        send(LogSettings(path=str(devices[0])), snapshot())
 
 
 @pytest.mark.parametrize("format_", ["text", "json"])

@@ -41,6 +41,11 @@ def sink_of(path: Path) -> AbstractAsyncContextManager[PluginsDSink]:
     return open_socket(str(path), "", "plugins_d")
 
 
+def relays(sink: PluginsDSink) -> list[plugins_d._Relay]:
+    """Return the relays that are connected to a sink on a socket."""
+    return [reader for reader in sink.readers if isinstance(reader, plugins_d._Relay)]
+
+
 def run(work: Callable[[], object]) -> None:
     async def limited() -> None:
         async with asyncio.timeout(LIMIT_S):
@@ -178,7 +183,7 @@ def test_a_slow_relay_delays_nothing_and_is_disconnected(
             while len(sink.readers) == 2:
                 await sink.send(replace(snapshot_at(sent), charts=(data(wide, *[sent] * 5000),)))
                 sent += 1
-                biggest = max(biggest, *(r._transport.get_write_buffer_size() for r in sink.readers))
+                biggest = max(biggest, *(relay._transport.get_write_buffer_size() for relay in relays(sink)))
                 for _ in range(20):
                     await asyncio.sleep(0)
                     quick.read()
@@ -202,9 +207,9 @@ def test_intervals_that_a_slow_relay_missed_are_in_its_next_update(path: Path) -
             await until(lambda: connected(sink, 1))
             for n in range(30):
                 await sink.send(replace(snapshot_at(n), charts=(data(wide, *[n] * 5000),)))
-            (reader,) = sink.readers
-            assert reader._full_since is not None
-            await until(lambda: client.read() and reader._full_since is None)
+            (relay,) = relays(sink)
+            assert relay._full_since is not None
+            await until(lambda: client.read() and relay._full_since is None)
             await sink.send(replace(snapshot_at(30), charts=(data(wide, *[30] * 5000),)))
             await until(lambda: sum((client.read(), client.netdata.charts["x.io"].shows("7"))[1]) == sum(range(2, 31)))
             assert len(client.netdata.charts["x.io"].begins) < 30
@@ -314,3 +319,22 @@ def test_the_settings_have_defaults() -> None:
 def test_the_interval_is_estimated_from_the_lengths(elapsed: list[float], seen: list[int]) -> None:
     estimate = IntervalEstimate()
     assert [estimate.update(e) for e in elapsed] == seen
+
+
+def test_closing_a_sink_with_a_relay_that_reads_nothing_leaves_no_descriptor(path: Path) -> None:
+    wide = chart(*(replace(READ, id=f"{n}") for n in range(5000)))
+
+    async def work() -> None:
+        before = len(os.listdir("/proc/self/fd"))
+        clients: list[Client] = []
+        async with sink_of(path) as sink:
+            clients += [Client(path), Client(path)]
+            await until(lambda: connected(sink, 2))
+            for n in range(10):
+                await sink.send(replace(snapshot_at(n), charts=(data(wide, *[n] * 5000),)))
+            assert all(relay._full_since is not None for relay in relays(sink))
+        assert len(os.listdir("/proc/self/fd")) - before == 2, "those of the clients"
+        for client in clients:
+            client.close()
+
+    run(work)

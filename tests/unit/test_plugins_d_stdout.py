@@ -41,7 +41,8 @@ def gone_reason(sink: PluginsDSink) -> str:
 
 def is_full(sink: PluginsDSink) -> bool:
     (reader,) = sink.readers
-    return reader._full_since is not None
+    assert isinstance(reader, plugins_d._Stdout)
+    return reader.lines.pending
 
 
 def test_updates_are_written_to_stdout_until_netdata_sends_quit(monkeypatch: pytest.MonkeyPatch) -> None:
