@@ -49,6 +49,7 @@ if TYPE_CHECKING:
     from ebpfmon.plugins.hookspecs import hookimpl
     from ebpfmon.resources import file_resources, port_resources, standard_stream, stream_resources
     from ebpfmon.text import printable, unique_names
+    from ebpfmon.threads import Pool
 
 __version__ = "0.2.0.dev0"
 
@@ -73,6 +74,7 @@ __all__ = [
     "LineWriter",
     "LoadMode",
     "PluginError",
+    "Pool",
     "Probe",
     "ProbeSettings",
     "Role",
@@ -112,6 +114,7 @@ _MODULES = {
     "KernelError": "errors",
     "LineWriter": "descriptors",
     "PluginError": "errors",
+    "Pool": "threads",
     "SettingsError": "errors",
     "SinkError": "errors",
     "SinkGoneError": "errors",

@@ -42,12 +42,14 @@ class SinkError(EbpfmonError):
     """A sink cannot deliver for now.
 
     `undelivered` is the part of the snapshot that has not arrived, and ebpfmon sends only this again. If it is None,
-    nothing has arrived, and ebpfmon sends the whole snapshot again.
+    nothing has arrived, and ebpfmon sends the whole snapshot again. `dropped` is the number of earlier snapshots that
+    the sink had taken but could not deliver. They are lost, and ebpfmon counts them as dropped.
     """
 
-    def __init__(self, message: str, *, undelivered: Snapshot | None = None) -> None:
+    def __init__(self, message: str, *, undelivered: Snapshot | None = None, dropped: int = 0) -> None:
         super().__init__(message)
         self.undelivered = undelivered
+        self.dropped = dropped
 
 
 class SinkGoneError(SinkError):

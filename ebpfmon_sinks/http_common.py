@@ -1,29 +1,83 @@
-"""Helpers for http_json and http_push: tokens, loopback addresses, and late imports."""
+"""Helpers for http_json and http_push: calls with a time limit, tokens, loopback addresses, and late imports."""
 
 from __future__ import annotations
 
 import asyncio
+import functools
+import logging
+import os
 import re
-from collections.abc import AsyncIterator, Callable
+import stat
+from collections.abc import AsyncIterator, Callable, Hashable
+from concurrent.futures import Future
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from ipaddress import IPv6Address, ip_address
+from typing import Any, TypeVar
 
-from ebpfmon import Sink, SinkError
+from ebpfmon import Pool, Sink, SinkError
 
+T = TypeVar("T")
+
+ANSWER_S = 3.0
+"""How long files and name servers may take to answer."""
 _TOKEN = re.compile(rb"[!-~]+")
 _MAX_TOKEN_BYTES = 4096
+_log = logging.getLogger(__name__)
+_unanswered: dict[Hashable, Future[Any]] = {}
+"""The calls of `in_time` that have not returned.
+
+This belongs to the process, not to a sink: a sink that is opened again must find the calls that are stuck already.
+"""
+
+
+async def in_time(failure: str, function: Callable[..., T], *arguments: Hashable) -> T:
+    """Return what a blocking function returns, which may be a call to a file system that never answers.
+
+    Raises what the function raises, or SinkError, which begins with `failure`, if it does not return within ANSWER_S.
+    Its thread is then left behind. A function never runs twice at a time with the same arguments: further callers wait
+    for the first call, and get its result.
+    """
+    key = (function, arguments)
+    future: Future[T] | None = _unanswered.get(key)
+    if future is None:
+        pool = Pool("http call", 1)
+        future = _unanswered[key] = pool.submit(function, *arguments)
+        future.add_done_callback(lambda _: _unanswered.pop(key, None))
+        pool.shutdown()
+    result = asyncio.wrap_future(future)
+    try:
+        done, _ = await asyncio.wait([result], timeout=ANSWER_S)
+        if not done:
+            raise SinkError(f"{failure}: no answer within {ANSWER_S:g} s")
+        return result.result()
+    finally:
+        if future.running():
+            result.cancel()  # the event loop may be closed when the call returns
+
+
+async def read_token_in_time(path: str) -> str:
+    """Return the token in a file, as `read_token` does. Raises SinkError."""
+    return await in_time(f"cannot read the token in '{path}'", read_token, path)
 
 
 def read_token(path: str) -> str:
     """Return the token in a file, which must be its only line. Blocking. Raises SinkError."""
     try:
         with open(path, "rb") as file:
+            mode = stat.S_IMODE(os.fstat(file.fileno()).st_mode)
             text = file.read(_MAX_TOKEN_BYTES + 1).strip()
     except OSError as error:
         raise SinkError(f"cannot read the token in '{path}': {error.strerror}") from None
     if not _TOKEN.fullmatch(text) or len(text) > _MAX_TOKEN_BYTES:
         raise SinkError(f"cannot read the token in '{path}': expected one line of printable ASCII without spaces")
+    if mode & stat.S_IROTH:
+        _warn_of_readers(path, mode)
     return text.decode()
+
+
+@functools.cache  # once for each file and mode, although the file is read again and again
+def _warn_of_readers(path: str, mode: int) -> None:
+    _log.warning("every user can read the token in '%s' (mode %04o); run 'chmod 600 %s'", path, mode, path)
 
 
 def is_loopback(host: str) -> bool:

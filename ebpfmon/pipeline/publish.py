@@ -247,6 +247,8 @@ class SinkTask:
     def failed(self, error: BaseException) -> None:
         """Count an error of the sink, and log it if the sink has worked until now."""
         self.statistics.errors += 1
+        if isinstance(error, SinkError):
+            self.statistics.dropped += error.dropped
         if self.mailbox.closed:
             log.warning("sink '%s' has failed while it was stopping: %s", self.name, describe(error))
         elif not self._failing:

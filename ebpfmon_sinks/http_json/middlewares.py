@@ -15,7 +15,7 @@ from aiohttp import HttpVersion10, HttpVersion11, hdrs, web
 from aiohttp.typedefs import Handler, Middleware
 
 from ebpfmon import SinkError
-from ebpfmon_sinks.http_common import read_token
+from ebpfmon_sinks.http_common import read_token_in_time
 from ebpfmon_sinks.http_json.query import QueryError, excerpt
 from ebpfmon_sinks.http_json.responses import ProblemJson
 from ebpfmon_sinks.http_json.settings import HttpJsonSettings
@@ -65,7 +65,7 @@ class Token:
     async def read(self) -> str:
         """Return the token. Raises SinkError."""
         if not self._token or time.monotonic() - self._read_s >= 1:
-            self._token = await asyncio.to_thread(read_token, self._path)
+            self._token = await read_token_in_time(self._path)
             self._read_s = time.monotonic()
         return self._token
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import secrets
 import time
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from types import TracebackType
 from typing import Self
@@ -15,8 +14,9 @@ from aiohttp import ETag, hdrs, web
 from aiohttp.helpers import ETAG_ANY
 from aiohttp.typedefs import Handler
 
-from ebpfmon import Snapshot
+from ebpfmon import Pool, Snapshot
 from ebpfmon_sinks.http_json import metrics, openapi, views
+from ebpfmon_sinks.http_json.connection import note_requests
 from ebpfmon_sinks.http_json.encodings import Encodings, NumberedSnapshot
 from ebpfmon_sinks.http_json.listen import Listener
 from ebpfmon_sinks.http_json.middlewares import Token, add_security_headers, middlewares
@@ -37,7 +37,7 @@ class HttpJsonSink:
 
     def __init__(self, settings: HttpJsonSettings) -> None:
         self._settings = settings
-        self._executor = ThreadPoolExecutor(1, "http_json")
+        self._executor = Pool("http_json", 1)
         self._token = Token(settings.token_file) if settings.token_file else None
         self._streams = Streams()
         self._encodings = Encodings(self._executor)  # of what does not depend on a snapshot
@@ -81,7 +81,9 @@ class HttpJsonSink:
 
     def _application(self) -> web.Application:
         open_routes = {route.name for route in ROUTES if route.open}
-        application = web.Application(middlewares=middlewares(self._settings, self._token, open_routes))
+        application = web.Application(
+            middlewares=[note_requests, *middlewares(self._settings, self._token, open_routes)]
+        )
         application.on_response_prepare.append(add_security_headers)
         for route in ROUTES:
             resource = application.router.add_resource(route.path, name=route.name)

@@ -5,18 +5,21 @@ from __future__ import annotations
 import asyncio
 import gzip
 import ssl
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
+from concurrent.futures import Executor
 from contextlib import asynccontextmanager
 from importlib.metadata import version
+from typing import TypeVar
 from urllib.parse import urlsplit
 
 import aiohttp
 import msgspec
 
-from ebpfmon import SinkError, Snapshot, printable, to_json
-from ebpfmon_sinks.http_common import read_token
+from ebpfmon import Pool, SinkError, Snapshot, printable, to_json
+from ebpfmon_sinks.http_common import in_time, read_token_in_time
 from ebpfmon_sinks.http_push.settings import HttpPushSettings
 
+T = TypeVar("T")
 _MEDIA = {"json": "application/json", "ndjson": "application/x-ndjson"}
 _GZIP_FROM = 1024  # bytes
 _SHOWN = 200  # characters of a receiver's text in messages
@@ -25,23 +28,28 @@ _SHOWN = 200  # characters of a receiver's text in messages
 @asynccontextmanager
 async def open_sink(settings: HttpPushSettings) -> AsyncIterator[HttpPushSink]:
     """Yield a sink. On a normal exit, post the unfinished batch. Raises SinkError."""
-    context = await asyncio.to_thread(_tls_context, settings.ca_file)
+    context = await in_time(f"cannot use the certificates in '{settings.ca_file}'", _tls_context, settings.ca_file)
     async with aiohttp.ClientSession(
         connector=aiohttp.TCPConnector(limit=1, ssl=context, resolver=aiohttp.ThreadedResolver()),
-        timeout=aiohttp.ClientTimeout(total=settings.timeout_s),
+        timeout=aiohttp.ClientTimeout(total=None),  # the sink's own limit includes reading the token
         cookie_jar=aiohttp.DummyCookieJar(),
         headers={"User-Agent": f"ebpfmon/{version('ebpfmon')}", **settings.headers},
     ) as session:
-        sink = HttpPushSink(settings, session)
-        yield sink
-        await sink.flush()
+        executor = Pool("http_push", 1)
+        try:
+            sink = HttpPushSink(settings, session, executor)
+            yield sink
+            await sink.flush()
+        finally:
+            executor.shutdown(cancel_futures=True)
 
 
 class HttpPushSink:
     """Posts snapshots. Every status except 2xx raises SinkError."""
 
-    def __init__(self, settings: HttpPushSettings, session: aiohttp.ClientSession) -> None:
-        self._settings, self._session = settings, session
+    def __init__(self, settings: HttpPushSettings, session: aiohttp.ClientSession, executor: Executor) -> None:
+        """`executor` encodes and compresses."""
+        self._settings, self._session, self._executor = settings, session, executor
         url = urlsplit(settings.url)
         # Leave out the query, which may contain a secret.
         self._failure = f"cannot post to '{url.scheme}://{url.netloc}{url.path}'"
@@ -54,42 +62,50 @@ class HttpPushSink:
         The first snapshot is posted at once. If the receiver does not work, the sink fails before it has a whole batch,
         so that the snapshots stay in the core's queue, which counts those that it drops.
         """
-        self._batch.append(await asyncio.to_thread(_encode, snapshot))
+        self._batch.append(await self._in_thread(_encode, snapshot))
         if not self._works or len(self._batch) >= self._settings.batch:
-            await self._post()
+            await self._post(retried=1)
             self._works = True
 
     async def flush(self) -> None:
         """Post the unfinished batch."""
         if self._batch:
-            await self._post()
+            await self._post(retried=0)
 
-    async def _post(self) -> None:
+    async def _post(self, retried: int) -> None:
+        """Post the batch. Raises SinkError. ebpfmon posts the last `retried` snapshots again then."""
         lines, self._batch = self._batch, []
-        lost = f"; {len(lines) - 1} earlier snapshots are lost" if len(lines) > 1 else ""
-        body, headers = await asyncio.to_thread(self._request, lines)
         try:
-            # Redirects are not followed, because the token would be sent to the new address.
-            async with self._session.post(
-                self._settings.url, data=body, headers=headers, allow_redirects=False
-            ) as response:
-                status, reason = response.status, response.reason or ""
+            async with asyncio.timeout(self._settings.timeout_s):
+                await self._try_to_post(lines)
         except TimeoutError:
-            raise SinkError(f"{self._failure}: no answer within {self._settings.timeout_s:g} s{lost}") from None
+            reason = f"{self._failure}: no answer within {self._settings.timeout_s:g} s"
         except (aiohttp.ClientError, OSError) as error:
-            raise SinkError(f"{self._failure}: {printable(str(error), _SHOWN) or type(error).__name__}{lost}") from None
-        if not 200 <= status < 300:
-            raise SinkError(f"{self._failure}: {status} {printable(reason, _SHOWN)}{_remedy(status)}{lost}")
+            reason = f"{self._failure}: {printable(str(error), _SHOWN) or type(error).__name__}"
+        except SinkError as error:
+            reason = str(error)
+        else:
+            return
+        lost = len(lines) - retried
+        raise SinkError(f"{reason}; {lost} earlier snapshots are lost" if lost else reason, dropped=lost)
 
-    def _request(self, lines: list[bytes]) -> tuple[bytes, dict[str, str]]:
-        """Return a request's body and headers. Blocking. Raises SinkError."""
+    async def _try_to_post(self, lines: list[bytes]) -> None:
         headers = {"Content-Type": _MEDIA[self._settings.format]}
         body = lines[0] if self._settings.format == "json" else b"".join(line + b"\n" for line in lines)
         if self._settings.gzip and len(body) >= _GZIP_FROM:
-            body, headers["Content-Encoding"] = gzip.compress(body, 4, mtime=0), "gzip"
+            body, headers["Content-Encoding"] = await self._in_thread(_compress, body), "gzip"
         if self._settings.token_file:
-            headers["Authorization"] = f"Bearer {read_token(self._settings.token_file)}"
-        return body, headers
+            headers["Authorization"] = f"Bearer {await read_token_in_time(self._settings.token_file)}"
+        # Redirects are not followed, because the token would be sent to the new address.
+        async with self._session.post(
+            self._settings.url, data=body, headers=headers, allow_redirects=False
+        ) as response:
+            status, reason = response.status, response.reason or ""
+        if not 200 <= status < 300:
+            raise SinkError(f"{self._failure}: {status} {printable(reason, _SHOWN)}{_remedy(status)}")
+
+    async def _in_thread(self, function: Callable[[T], bytes], argument: T) -> bytes:
+        return await asyncio.get_running_loop().run_in_executor(self._executor, function, argument)
 
 
 def _tls_context(path: str) -> ssl.SSLContext:
@@ -102,6 +118,10 @@ def _tls_context(path: str) -> ssl.SSLContext:
 
 def _encode(snapshot: Snapshot) -> bytes:
     return msgspec.json.encode(to_json(snapshot))
+
+
+def _compress(body: bytes) -> bytes:
+    return gzip.compress(body, 4, mtime=0)
 
 
 def _remedy(status: int) -> str:

@@ -26,7 +26,8 @@ class HttpPushSettings(SinkSettings, tag="http_push", frozen=True):
     format: Literal["json", "ndjson"] = "json"
     """json: one snapshot in each request. ndjson: one snapshot on each line."""
     batch: Annotated[int, msgspec.Meta(ge=1, le=3600)] = 1
-    """Snapshots in one request. More than 1 needs ndjson. If a request fails, all but its last snapshot are lost."""
+    """Snapshots in one request. More than 1 needs ndjson. If a request fails, all but its last snapshot are lost, and
+    counted as dropped."""
     gzip: bool = True
     """Whether to compress requests. Not all receivers accept that."""
     headers: dict[str, str] = msgspec.field(default_factory=dict)

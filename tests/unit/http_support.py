@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import json
+import subprocess
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import aiohttp
@@ -182,6 +184,17 @@ SNAPSHOT = Snapshot(host="h", time_s=1.7e9, elapsed_s=0.5, complete=True, charts
 def snapshot_after(seconds: float, elapsed_s: float = 1.0) -> Snapshot:
     """Return SNAPSHOT as if it were taken this many seconds later."""
     return replace(SNAPSHOT, time_s=SNAPSHOT.time_s + seconds, elapsed_s=elapsed_s)
+
+
+def make_certificate(where: Path) -> tuple[str, str]:
+    """Make a certificate for 127.0.0.1 that nobody has signed. Return the paths of it and of its key."""
+    cert, key = str(where / "cert.pem"), str(where / "key.pem")
+    subprocess.run(
+        ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2",
+         "-keyout", key, "-out", cert, "-subj", "/CN=localhost", "-addext", "subjectAltName=IP:127.0.0.1"],
+        check=True, capture_output=True,
+    )  # fmt: skip
+    return cert, key
 
 
 def settings_on_free_port(**settings: Any) -> HttpJsonSettings:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import socket
 import ssl
 import subprocess
@@ -17,10 +18,11 @@ import aiohttp
 import pytest
 
 from ebpfmon import SinkError
-from ebpfmon_sinks.http_json import listen, middlewares, views
+from ebpfmon_sinks import http_common
+from ebpfmon_sinks.http_json import middlewares, views
 from ebpfmon_sinks.http_json.routes import ROUTES
 from ebpfmon_sinks.http_json.settings import HttpJsonSettings
-from tests.unit.http_support import SNAPSHOT, run, serving, settings_on_free_port, until
+from tests.unit.http_support import SNAPSHOT, make_certificate, run, serving, settings_on_free_port, until
 
 PATHS = [r.path.replace("{id}", "ebpf.io") for r in ROUTES if r.name != "stream"]
 
@@ -28,6 +30,7 @@ PATHS = [r.path.replace("{id}", "ebpf.io") for r in ROUTES if r.name != "stream"
 def test_without_the_token_only_health_checks_are_answered(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     file = tmp_path / "token"
     file.write_text("secret-1\n")
+    file.chmod(0o600)
 
     async def test() -> None:
         async with serving(settings_on_free_port(token_file=str(file)), SNAPSHOT) as served:
@@ -74,6 +77,91 @@ def test_an_invalid_token_file_is_an_error_that_names_it_but_hides_its_content(
         assert not text or text not in str(caught.value)
 
     run(test)
+
+
+def stuck_calls() -> int:
+    """Return how many threads are in calls that have not returned."""
+    return sum(thread.name == "http call" for thread in threading.enumerate())
+
+
+def test_a_token_file_that_never_answers_fails_only_the_requests_that_need_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    file, pipe = tmp_path / "token", tmp_path / "pipe"
+    file.write_text("secret\n")
+    file.chmod(0o600)
+    os.mkfifo(pipe, 0o600)
+    monkeypatch.setattr(http_common, "ANSWER_S", 0.2)
+    right = {"Authorization": "Bearer secret"}
+
+    async def test() -> None:
+        async with serving(settings_on_free_port(token_file=str(file)), SNAPSHOT) as served:
+            os.replace(pipe, file)
+            assert served.sink._token
+            served.sink._token._read_s -= 1
+            for _ in range(3):
+                answers = [asyncio.create_task(served.get("/", right)) for _ in range(8)]
+                assert (await served.get("/healthz")).status == 200
+                await served.sink.send(SNAPSHOT)
+                assert {answer.status for answer in await asyncio.gather(*answers)} == {503}
+                assert stuck_calls() == 1
+            file.write_text("secret\n")  # the file server works again
+            await until(lambda: not stuck_calls())
+            os.unlink(file)
+            file.write_text("secret\n")
+            assert (await served.get("/", right)).status == 200
+
+    run(test)
+    messages = [r.getMessage() for r in caplog.records if r.levelno >= logging.ERROR]
+    assert messages == [f"cannot read the token in '{file}': no answer within 0.2 s"]
+
+
+def test_files_that_never_answer_are_errors_however_often_the_sink_is_opened(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    monkeypatch.setattr(http_common, "ANSWER_S", 0.1)
+
+    async def test() -> None:
+        for _ in range(10):
+            for settings in ({"token_file": str(pipe)}, {"tls_certificate": str(pipe), "tls_key": str(pipe)}):
+                with pytest.raises(SinkError, match=f"^cannot .* '{pipe}'.*: no answer within 0.1 s$"):
+                    await settings_on_free_port(**settings).open().__aenter__()
+        assert stuck_calls() == 2
+
+    run(test)
+    while stuck_calls():
+        with suppress(OSError):  # ENXIO: the reader comes in a moment
+            os.close(os.open(pipe, os.O_WRONLY | os.O_NONBLOCK))
+
+
+def test_a_token_that_every_user_can_read_is_logged_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    file = tmp_path / "token"
+    file.write_text("secret\n")
+    file.chmod(0o644)
+
+    async def test() -> None:
+        for _ in range(3):
+            async with serving(settings_on_free_port(token_file=str(file)), SNAPSHOT) as served:
+                assert served.sink._token
+                served.sink._token._read_s -= 1
+                assert (await served.get("/", {"Authorization": "Bearer secret"})).status == 200
+
+    run(test)
+    messages = [r.getMessage() for r in caplog.records if r.levelno >= logging.WARNING]
+    assert messages == [f"every user can read the token in '{file}' (mode 0644); run 'chmod 600 {file}'"]
+
+
+@pytest.mark.parametrize("mode", [0o600, 0o640, 0o400])
+def test_a_token_that_only_its_owner_or_group_can_read_is_not_logged(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, mode: int
+) -> None:
+    file = tmp_path / "token"
+    file.write_text("secret\n")
+    file.chmod(mode)
+    assert http_common.read_token(str(file)) == "secret"
+    assert not caplog.records
 
 
 @pytest.mark.parametrize(
@@ -129,14 +217,7 @@ def test_an_address_of_another_machine_is_an_error_that_names_it(host: str) -> N
 
 @pytest.fixture(scope="module")
 def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
-    where = tmp_path_factory.mktemp("tls")
-    cert, key = str(where / "cert.pem"), str(where / "key.pem")
-    subprocess.run(
-        ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2",
-         "-keyout", key, "-out", cert, "-subj", "/CN=localhost", "-addext", "subjectAltName=IP:127.0.0.1"],
-        check=True, capture_output=True,
-    )  # fmt: skip
-    return cert, key
+    return make_certificate(tmp_path_factory.mktemp("tls"))
 
 
 def test_with_a_certificate_the_sink_serves_only_over_tls(certificate: tuple[str, str]) -> None:
@@ -173,49 +254,6 @@ def test_a_certificate_that_cannot_be_used_is_an_error_that_names_it(
                 await settings_on_free_port(tls_certificate=cert, tls_key=key).open().__aenter__()
 
     run(test)
-
-
-def test_the_number_of_connections_is_limited(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(listen, "CONNECTIONS", 3)
-
-    async def test() -> None:
-        async with serving(None, SNAPSHOT) as served:
-            ends = [await asyncio.open_connection("127.0.0.1", served.sink.port) for _ in range(3)]
-            for reader, writer in ends:
-                writer.write(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n")
-                assert (await reader.readline()).startswith(b"HTTP/1.1 200")
-            reader, writer = await asyncio.open_connection("127.0.0.1", served.sink.port)
-            with suppress(ConnectionError):
-                assert await asyncio.wait_for(reader.read(), 5) == b""
-            ends[0][1].close()
-
-            async def answered() -> bool:
-                try:
-                    return (await served.get("/healthz")).status == 200
-                except aiohttp.ClientError:
-                    return False
-
-            async with asyncio.timeout(10):
-                while not await answered():  # noqa: ASYNC110 (nothing announces that the server accepts again)
-                    await asyncio.sleep(0.01)
-            for _, end in [*ends, (reader, writer)]:
-                end.close()
-
-    run(test)
-
-
-def test_a_connection_that_waits_too_long_for_a_request_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(listen._LIMITS, "keepalive_timeout", 0.2)
-
-    async def test() -> None:
-        async with serving(None, SNAPSHOT) as served:
-            for request_ in (b"", b"GET / HTTP/1.1\r\nHost: x", b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n"):
-                reader, writer = await asyncio.open_connection("127.0.0.1", served.sink.port)
-                writer.write(request_)
-                await reader.read()
-                writer.close()
-
-    run(test, 10)
 
 
 def test_a_client_that_does_not_read_its_answer_is_disconnected(monkeypatch: pytest.MonkeyPatch) -> None:

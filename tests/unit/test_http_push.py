@@ -6,11 +6,13 @@ import asyncio
 import gzip
 import json
 import logging
+import os
 import ssl
 import subprocess
+import threading
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -21,6 +23,7 @@ from aiohttp.test_utils import TestServer
 
 from ebpfmon import SinkError, Snapshot, to_json
 from ebpfmon.pipeline.publish import MAILBOX_SNAPSHOTS, SinkTask
+from ebpfmon_sinks import http_common
 from ebpfmon_sinks.http_push.push import open_sink
 from ebpfmon_sinks.http_push.settings import HttpPushSettings
 from tests.unit.http_support import SNAPSHOT, run, snapshot_after, until
@@ -253,7 +256,7 @@ def test_a_receiver_that_does_not_answer_properly_is_an_error_within_the_time_li
         big = Snapshot(host="h" * 20_000_000, time_s=1.0, elapsed_s=1.0, complete=True, charts=())
         settings = HttpPushSettings(url=url, timeout_s=0.3)
         before = time.monotonic()
-        async with server, open_sink(settings) as sink:
+        async with open_sink(settings) as sink:
             with pytest.raises(SinkError, match=f"^cannot post to '{url}': {message}") as caught:
                 await sink.send(big if behaviour is never_read else SNAPSHOT)
         assert time.monotonic() - before < 3
@@ -261,6 +264,7 @@ def test_a_receiver_that_does_not_answer_properly_is_an_error_within_the_time_li
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        server.close()  # since Python 3.12, wait_closed waits for the connections, which the receiver keeps open
 
     run(test)
 
@@ -355,7 +359,7 @@ def test_a_snapshot_that_is_posted_again_has_the_same_host_and_time(monkeypatch:
 
 
 def test_the_error_says_how_many_snapshots_of_a_batch_are_lost() -> None:
-    codes = [200, 500]
+    codes = [200, 500, 500]
 
     async def test() -> None:
         async with receiving(lambda _: status(codes.pop(0))) as receiver:
@@ -363,11 +367,63 @@ def test_the_error_says_how_many_snapshots_of_a_batch_are_lost() -> None:
             async with open_sink(settings) as sink:
                 for n in range(3):
                     await sink.send(snapshot_after(n))
-                with pytest.raises(SinkError, match=r"500 Internal Server Error; 2 earlier snapshots are lost$"):
+                with pytest.raises(
+                    SinkError, match=r"500 Internal Server Error; 2 earlier snapshots are lost$"
+                ) as caught:
                     await sink.send(snapshot_after(3))
-            assert len(receiver.bodies) == 2
+                assert caught.value.dropped == 2
+                await sink.send(snapshot_after(4))
+                with pytest.raises(SinkError, match=r"; 1 earlier snapshots are lost$") as caught:
+                    await sink.flush()
+                assert caught.value.dropped == 1
+            assert len(receiver.bodies) == 3
 
     run(test)
+
+
+def test_lost_snapshots_of_a_batch_are_counted_as_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("random.uniform", lambda low, high: 0.05)
+    codes = [200, 500, 200, 500]
+
+    async def test() -> None:
+        async with receiving(lambda _: status(codes.pop(0))) as receiver:
+            task = SinkTask(HttpPushSettings(url=receiver.url, format="ndjson", batch=4))
+            running = asyncio.create_task(task.run())
+            for n in range(8):
+                task.mailbox.put(snapshot_after(n))
+            await until(lambda: len(receiver.bodies) == 3 and not task.statistics.queue_length)
+            task.mailbox.close()
+            await running
+            posted = [[json.loads(line)["time"] - SNAPSHOT.time_s for line in b.splitlines()] for b in receiver.bodies]
+            assert posted == [[0], [1, 2, 3, 4], [4], [5, 6, 7]]
+            assert task.statistics.dropped == 3 + 3
+            assert task.statistics.errors == 2
+
+    run(test)
+
+
+def test_files_that_never_answer_are_errors_within_the_time_limit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    monkeypatch.setattr(http_common, "ANSWER_S", 0.1)
+
+    async def test() -> None:
+        async with receiving() as receiver:
+            for _ in range(5):
+                async with open_sink(HttpPushSettings(url=receiver.url, token_file=str(pipe))) as sink:
+                    with pytest.raises(SinkError, match=f"^cannot read the token in '{pipe}': no answer within 0.1 s"):
+                        await sink.send(SNAPSHOT)
+                with pytest.raises(SinkError, match=f"^cannot use the certificates in '{pipe}': no answer within"):
+                    await open_sink(HttpPushSettings(url=receiver.url, ca_file=str(pipe))).__aenter__()
+            assert sum(thread.name == "http call" for thread in threading.enumerate()) == 2
+            assert not receiver.bodies
+
+    run(test)
+    while any(thread.name == "http call" for thread in threading.enumerate()):
+        with suppress(OSError):  # ENXIO: the reader comes in a moment
+            os.close(os.open(pipe, os.O_WRONLY | os.O_NONBLOCK))
 
 
 def test_a_certificate_is_verified_against_the_system_or_ca_file(tmp_path: Path) -> None:
