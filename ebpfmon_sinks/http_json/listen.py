@@ -1,135 +1,186 @@
-"""Listen for connections, and limit their number, their duration, and what they may send."""
+"""Listen for connections, and limit their number."""
 
 from __future__ import annotations
 
 import asyncio
-import logging
 import os
+import resource
+import socket
 import ssl
+from collections import Counter
+from collections.abc import Hashable, Iterable
+from ipaddress import IPv6Address, ip_address, ip_network
 from typing import Any
 
 from aiohttp import web
 
 from ebpfmon import SinkError
-from ebpfmon_sinks.http_json.middlewares import problem
+from ebpfmon_sinks.http_common import in_time
+from ebpfmon_sinks.http_json.connection import Connection, State, reset
 from ebpfmon_sinks.http_json.settings import HttpJsonSettings
 
 CONNECTIONS = 64
-IDLE_S = 30.0
-"""How long a connection may stay open without a complete request."""
-_HANDSHAKE_S = 10.0
+PER_ORIGIN = 32
+"""How many connections may come from one address, from one /64 network (IPv6) or from one user (Unix socket).
+
+All local clients share the loopback addresses, so those have no limit of their own.
+"""
+RESERVED_DESCRIPTORS = 32
+"""How many of the process's descriptors connections leave free, so that the rest of the daemon can open files."""
 _STOP_S = 0.5  # to finish responses in progress; all sinks together have 1.5 s to stop
-_BACKLOG = 64
-_LIMITS: dict[str, Any] = {
-    "max_line_size": 8190, "max_field_size": 8190, "keepalive_timeout": IDLE_S,
-    "lingering_time": 0.0,  # bodies are never read
-    "access_log": None,
-}  # fmt: skip
-_log = logging.getLogger(__name__)
+_BACKLOG = 256
+_ACCEPTS, _FLOOD_PAUSE_S = 16, 0.02
+"""How many connections are accepted at a time, and how long no more are accepted if others had to be closed for them.
 
-
-class Connection(web.RequestHandler):
-    """The connection of one client. Invalid HTTP is answered with an error, and not logged."""
-
-    async def start(self) -> None:
-        """Answer the connection's requests.
-
-        Some requests end aiohttp's task with an exception (in 3.14.5, `CONNECT` without a target). aiohttp would leave
-        their connections open, so they are closed here.
-        """
-        try:
-            await super().start()
-        except Exception as error:
-            _log.debug("closed a connection: %s: %s", type(error).__name__, error)
-            self.force_close()
-
-    def handle_error(
-        self,
-        request: web.BaseRequest,
-        status: int = 500,
-        exc: BaseException | None = None,
-        message: str | None = None,
-    ) -> web.StreamResponse:
-        """Return the response to a request that could not be parsed or handled. The connection is closed after it."""
-        if status >= 500:
-            _log.error("cannot answer a request: %s: %s", type(exc).__name__, exc)
-        if request.writer.output_size > 0:
-            raise ConnectionError("part of a response has been sent already")
-        response = problem(status, "this is not valid HTTP" if status < 500 else "internal error")
-        response.force_close()
-        return response
-
-    def log_exception(self, *args: Any, **kw: Any) -> None:
-        """Log one line, without a traceback."""
-        error = kw.get("exc_info")
-        _log.error("a connection failed: %s: %s", type(error).__name__, error)
-
-
-class _RefusedConnection(asyncio.Protocol):
-    """A connection above the limit."""
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        transport.abort()
+This limits what a flood costs to 800 connections a second, and gives each of them time to send a request.
+"""
+_FAILURE_PAUSE_S = 0.1
+_LOOPBACK = "loopback"
 
 
 class Listener:
-    """A listening socket that serves an application.
+    """Listening sockets that serve an application.
 
-    aiohttp's TCPSite limits neither connections nor TLS handshakes, so the socket is opened here. AppRunner does the
-    rest.
+    asyncio's servers, and with them aiohttp's sites, count a connection only once its TLS handshake is complete, and
+    limit neither. So this class accepts connections itself. AppRunner does the rest.
     """
 
     def __init__(self, settings: HttpJsonSettings, application: web.Application) -> None:
         self._settings = settings
         self._runner = web.AppRunner(application, handler_cancellation=True, shutdown_timeout=_STOP_S)
-        self._server: asyncio.Server | None = None
+        self._tls: ssl.SSLContext | None = None
+        self._sockets: list[socket.socket] = []
+        self._connections: set[Connection] = set()
         self.port = settings.port
         """The port that it listens on. If the settings say 0, it is known once the listener is open."""
 
     async def open(self) -> None:
         """Listen. Raises SinkError."""
         settings = self._settings
-        context = await asyncio.to_thread(_tls_context, settings) if settings.tls_certificate else None
-        await self._runner.setup()
+        if settings.tls_certificate:
+            certificate, key = settings.tls_certificate, settings.tls_key
+            self._tls = await in_time(
+                f"cannot use the certificate '{certificate}' with '{key}'", _tls_context, certificate, key
+            )
+        failure = f"cannot listen on '{settings.host}' port {settings.port}"
         try:
-            self._server = await asyncio.get_running_loop().create_server(
-                self._connect, settings.host, settings.port, ssl=context, backlog=_BACKLOG, reuse_address=True,
-                ssl_handshake_timeout=_HANDSHAKE_S if context else None,
-            )  # fmt: skip
+            addresses = await in_time(failure, _addresses, settings.host, settings.port)
+            for family, address in addresses:
+                self._sockets.append(socket.create_server(address, family=family, backlog=_BACKLOG))
         except OSError as error:
             reason = os.strerror(error.errno) if error.errno and error.errno > 0 else str(error)
-            raise SinkError(f"cannot listen on '{settings.host}' port {settings.port}: {reason}") from None
-        self.port = self._server.sockets[0].getsockname()[1]
+            await self.close()
+            raise SinkError(f"{failure}: {reason}") from None
+        self.port = self._sockets[0].getsockname()[1]
+        await self._runner.setup()
+        for listening in self._sockets:
+            listening.setblocking(False)
+            self._resume(listening)
 
     async def close(self) -> None:
         """Stop listening and end all connections."""
-        if self._server:
-            self._server.close()
+        loop = asyncio.get_running_loop()
+        for listening in self._sockets:
+            loop.remove_reader(listening)
+            listening.close()
+        self._sockets.clear()
+        for connection in [each for each in self._connections if each.state <= State.OPENING]:
+            connection.abort()
         await self._runner.cleanup()
 
     @property
     def connections(self) -> int:
         """The number of open connections."""
-        return len(self._runner.server.connections) if self._runner.server else 0
+        return len(self._connections)
 
-    def _connect(self) -> asyncio.Protocol:
-        server = self._runner.server
-        if server is None or self.connections >= CONNECTIONS:
-            return _RefusedConnection()
-        return Connection(server, loop=asyncio.get_running_loop(), **_LIMITS)
+    def _resume(self, listening: socket.socket) -> None:
+        if listening in self._sockets:
+            loop = asyncio.get_running_loop()
+            # `call_soon`, so that all first bytes that have arrived are noted before other connections are accepted
+            loop.add_reader(listening, loop.call_soon, self._accept, listening)
+
+    def _pause(self, listening: socket.socket, seconds: float) -> None:
+        """Accept nothing for a while. New connections wait in the kernel."""
+        loop = asyncio.get_running_loop()
+        loop.remove_reader(listening)
+        loop.call_later(seconds, self._resume, listening)
+
+    def _accept(self, listening: socket.socket) -> None:
+        """Accept connections that wait."""
+        since_s = asyncio.get_running_loop().time()
+        is_flooded = False
+        for _ in range(_ACCEPTS):
+            if listening not in self._sockets:  # closed meanwhile
+                return
+            try:
+                sock, address = listening.accept()
+            except (BlockingIOError, InterruptedError):
+                break
+            except ConnectionAbortedError:
+                continue
+            except OSError:  # out of descriptors or memory
+                self._make_room(self._connections, since_s)
+                self._pause(listening, _FAILURE_PAUSE_S)
+                return
+            sock.setblocking(False)
+            is_flooded |= not self._admit(sock, _origin(sock, address), since_s)
+        if is_flooded:
+            self._pause(listening, _FLOOD_PAUSE_S)
+
+    def _admit(self, sock: socket.socket, origin: Hashable, since_s: float) -> bool:
+        """Serve or refuse a connection. Return whether there was room for it."""
+        same = [each for each in self._connections if each.origin == origin]
+        is_crowded = origin != _LOOPBACK and len(same) >= PER_ORIGIN
+        is_full = len(self._connections) >= CONNECTIONS or sock.fileno() >= _usable_descriptors()
+        if (is_crowded or is_full) and not self._make_room(same if is_crowded else self._connections, since_s):
+            reset(sock)
+        elif server := self._runner.server:
+            self._connections.add(Connection(server, sock, self._tls, origin=origin, closed=self._connections.discard))
+        return not (is_crowded or is_full)
+
+    def _make_room(self, connections: Iterable[Connection], since_s: float) -> bool:
+        """Close one of these connections, unless all are busy. Return whether one was closed.
+
+        Connections that were accepted after `since_s` (on the loop's clock) come last, because they have had no chance
+        to send anything. Then it is one of those that have got least far, from the origin with the most connections.
+        """
+        counts = Counter(each.origin for each in self._connections)
+        idle = [each for each in connections if each.state is not State.BUSY]
+        if idle:
+            min(idle, key=lambda c: (c.since_s >= since_s, c.state, -counts[c.origin], c.since_s)).abort()
+        return bool(idle)
 
 
-def _tls_context(settings: HttpJsonSettings) -> ssl.SSLContext:
+def _addresses(host: str, port: int) -> list[tuple[int, Any]]:
+    """Return the families and addresses of a host name. Blocking. Raises OSError."""
+    found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    return [(family, address) for family, _, _, _, address in found]
+
+
+def _origin(sock: socket.socket, address: tuple[str, int]) -> Hashable:
+    """Return whom a connection comes from, for limits."""
+    ip = ip_address(address[0].partition("%")[0])
+    if isinstance(ip, IPv6Address) and ip.ipv4_mapped:
+        ip = ip.ipv4_mapped
+    if ip.is_loopback:
+        return _LOOPBACK
+    return ip_network((ip, 64 if ip.version == 6 else 32), strict=False)
+
+
+def _usable_descriptors() -> float:
+    """Return the lowest descriptor that connections may not use."""
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return float("inf") if soft == resource.RLIM_INFINITY else soft - RESERVED_DESCRIPTORS
+
+
+def _tls_context(certificate: str, key: str) -> ssl.SSLContext:
     """Return a context with the server's certificate and key. Blocking. Raises SinkError."""
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     try:
-        context.load_cert_chain(settings.tls_certificate, settings.tls_key, password=_no_password)
+        context.load_cert_chain(certificate, key, password=_no_password)
     except (OSError, ValueError) as error:
         reason = error.strerror or str(error) if isinstance(error, OSError) else str(error)
-        raise SinkError(
-            f"cannot use the certificate '{settings.tls_certificate}' with '{settings.tls_key}': {reason}"
-        ) from None
+        raise SinkError(f"cannot use the certificate '{certificate}' with '{key}': {reason}") from None
     return context
 
 

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from ebpfmon_sinks.http_json import listen, middlewares, rows, serve, stream
+from ebpfmon_sinks import http_common
+from ebpfmon_sinks.http_json import connection, listen, middlewares, rows, serve, stream
 from ebpfmon_sinks.http_json.query import QueryError, parse
 from ebpfmon_sinks.http_json.routes import ROUTES, Route
 
@@ -28,8 +29,12 @@ def test_the_limits_on_the_page_are_those_in_the_code() -> None:
     assert str(caught.value) in PAGE
     text = " ".join(PAGE.split())
     assert f"There may be {listen.CONNECTIONS} connections, {stream.CLIENTS} of them streams" in text
-    assert f"for {listen.IDLE_S:.0f} s is closed" in text
+    assert f"at most {listen.PER_ORIGIN} of them from one address" in text
+    assert f"takes more than {connection.FIRST_REQUEST_S:.0f} s for its first request" in text
+    assert f"or {connection.IDLE_S:.0f} s for the next one" in text
+    assert f"{listen.RESERVED_DESCRIPTORS} descriptors" in text
     assert f"for {middlewares.WRITE_S:.0f} s." in text
+    assert f"within {http_common.ANSWER_S:.0f} s" in text
     assert stream.WAITING == 4
     assert "four snapshots behind" in text
     assert serve._LATE_INTERVALS == 3

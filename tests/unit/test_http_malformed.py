@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from ebpfmon_sinks.http_json import listen
+from ebpfmon_sinks.http_json import connection, listen
 from tests.unit.http_support import SNAPSHOT, run, serving, until
 
 GOOD = b"GET /api/v1/processes?sort=calls&top=5 HTTP/1.1\r\nHost: 127.0.0.1\r\nAccept: */*\r\n\r\n"
@@ -83,7 +83,8 @@ def test_ten_thousand_malformed_requests_are_refused_and_nothing_is_logged(
 ) -> None:
     monkeypatch.setattr(listen, "CONNECTIONS", 1000)
     # Some of the requests look incomplete to the parser. It closes their connections after this time.
-    monkeypatch.setitem(listen._LIMITS, "keepalive_timeout", 0.5)
+    for limit in ("FIRST_REQUEST_S", "IDLE_S"):
+        monkeypatch.setattr(connection, limit, 0.5)
     caplog.set_level(logging.INFO)
     statuses: dict[bytes, int] = {}
 
