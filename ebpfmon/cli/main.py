@@ -24,12 +24,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from ebpfmon.cli import stdio
 
     stdio.prepare()
-    from ebpfmon.cli import commands
-
     try:
+        from ebpfmon.cli import commands
+
         return commands.execute(arguments)
     except KeyboardInterrupt:  # asyncio brings Python's handler back when it ends
         return 130  # as a shell shows it
+    except (ImportError, OSError, MemoryError, RuntimeError, BaseExceptionGroup) as error:
+        from ebpfmon import shortage
+
+        if not (short := shortage.reason(error)):
+            raise
+        print(f"ebpfmon: {short}", file=sys.stderr)
+        return 1
     finally:
         _end_at_ctrl_c()
         stdio.drain()

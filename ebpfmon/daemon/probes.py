@@ -9,6 +9,7 @@ from contextlib import ExitStack
 from dataclasses import replace
 from typing import Self
 
+from ebpfmon import shortage
 from ebpfmon.config.settings import Settings
 from ebpfmon.daemon import memory
 from ebpfmon.errors import KernelError, ObjectError, PluginError, SettingsError
@@ -94,6 +95,8 @@ def load_one(
     except KernelError:
         raise
     except Exception as error:  # a plugin's set-up may contain wrong types
+        if short := shortage.reason(error):
+            raise KernelError(f"cannot load probe '{probe.name}': {short}") from error
         raise ObjectError(f"cannot load probe '{probe.name}': {type(error).__name__}: {error}") from error
     try:
         require_fit(loaded)
@@ -144,10 +147,11 @@ class Probes:
                     failed[probe.name] = error
                     continue
                 self.loaded.append(self._stack.enter_context(loaded))
-                log.info("probe '%s': %s", probe.name, describe(loaded))
         if failed and all(p.probe is execs.PROBE for p in self.loaded):
             self.close()
             raise next(iter(failed.values()))
+        for loaded in self.loaded:
+            log.info("probe '%s': %s", loaded.probe.name, describe(loaded))
         for name, reason in failed.items():
             log.warning("probe '%s' is left out: %s", name, reason)
         memory.trim()

@@ -19,10 +19,11 @@ import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from ebpfmon.errors import AttachError, KernelError, LoadError
+from ebpfmon import shortage
+from ebpfmon.errors import KernelError, LoadError
 from ebpfmon.kernel import bcc_compile, host
 from ebpfmon.kernel.attach_methods import Section
-from ebpfmon.kernel.bpfobject import BpfObject, raise_load_error
+from ebpfmon.kernel.bpfobject import BpfObject, raise_attach_error, raise_load_error
 from ebpfmon.kernel.btf import Btf
 from ebpfmon.kernel.kretprobes import Kretprobes
 from ebpfmon.kernel.libbpf import Libbpf, check
@@ -71,7 +72,13 @@ def compile_source(obj: BpfObject) -> dict[str, bytes]:
     programs.append(_SELF_CHECK)
     request = json.dumps({"text": source.read_text(encoding="utf-8"), "flags": flags, "programs": programs})
     for python in dict.fromkeys((sys.executable, "/usr/bin/python3")):  # The distribution's BCC works only there.
-        done = subprocess.run([python, "-I", bcc_compile.__file__], input=request, capture_output=True, text=True)
+        try:
+            done = subprocess.run([python, "-I", bcc_compile.__file__], input=request, capture_output=True, text=True)
+        except OSError as error:
+            code = error.errno or 0
+            raise KernelError(
+                f"{step}: cannot start '{python}': {os.strerror(code)}{shortage.no_process(code)}"
+            ) from error
         if done.returncode == 0:
             compiled = {name: base64.b64decode(code) for name, code in json.loads(done.stdout).items()}
             if _SELF_CHECK not in compiled:
@@ -97,6 +104,8 @@ class BccObject(BpfObject):
         self._compiled = compiled
 
     def load(self, programs: Iterable[str]) -> None:
+        programs = list(programs)
+        self.require_descriptors(programs)
         maps = _maps_of(self)
         for name in sorted(maps, key=lambda n: self.map_info(n, "type") == _ARRAY_OF_MAPS):
             self._create_map(name)
@@ -122,12 +131,12 @@ class BccObject(BpfObject):
             self._closing.callback(os.close, event)
             self.libbpf.attach_to_event(event, self._program_fds[program])
         except OSError as error:
-            raise AttachError(f"cannot attach '{program}': {error.strerror}", errno=error.errno or 0) from error
+            raise_attach_error(program, error.errno or 0)
 
     def _attach_raw_tracepoint(self, program: str, tracepoint: str) -> int:
         link: int = self._lib.bpf_raw_tracepoint_open(tracepoint.encode(), self._program_fds[program])
         if link < 0:
-            raise AttachError(f"cannot attach '{program}': {os.strerror(-link)}", errno=-link)
+            raise_attach_error(program, -link)
         return link
 
     def share(self, name: str, fd: int) -> None:
@@ -153,7 +162,9 @@ class BccObject(BpfObject):
         options = _MapOptions(sz=ctypes.sizeof(_MapOptions), map_flags=flags, inner_map_fd=inner)
         fd: int = self._lib.bpf_map_create(kind, name.encode(), key_size, value_size, size, ctypes.byref(options))
         if fd < 0:
-            raise LoadError(f"cannot create map '{name}' of '{self.path.name}': {os.strerror(-fd)}", errno=-fd)
+            raise LoadError(
+                f"cannot create map '{name}' of '{self.path.name}': {os.strerror(-fd)}{shortage.remedy(-fd)}", errno=-fd
+            )
         self._closing.callback(os.close, fd)
         return fd
 

@@ -6,12 +6,13 @@ import ctypes
 import errno
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import NoReturn, Self
 
-from ebpfmon.errors import AttachError, KernelError, LoadError, ObjectError
+from ebpfmon import shortage
+from ebpfmon.errors import AttachError, LoadError, ObjectError
 from ebpfmon.kernel.attach_methods import Section, method_of
 from ebpfmon.kernel.kretprobes import Kretprobes
 from ebpfmon.kernel.libbpf import Libbpf, check
@@ -43,8 +44,9 @@ class BpfObject:
         libbpf.take_messages()
         self._object: int | None = self._lib.bpf_object__open_file(os.fsencode(path), None)
         if not self._object:
-            reason = _last_line(libbpf.take_messages()) or os.strerror(ctypes.get_errno())
-            raise ObjectError(f"cannot open '{path}': {reason}")
+            code = ctypes.get_errno()
+            reason = _last_line(libbpf.take_messages()) or os.strerror(code)
+            raise ObjectError(f"cannot open '{path}': {reason}{shortage.remedy(code)}")
         self._file.callback(self._lib.bpf_object__close, self._object)
         if kretprobes:
             self._closing.enter_context(kretprobes)
@@ -109,6 +111,7 @@ class BpfObject:
         Raises LoadError with the program at fault and the last useful line of the verifier's log.
         """
         selected = frozenset(programs)
+        self.require_descriptors(selected)
         for name, program in self.programs.items():
             check(self._lib.bpf_program__set_autoload(program, name in selected), f"select '{name}'")
             section = Section.parse(self.section(name))
@@ -123,6 +126,21 @@ class BpfObject:
         self._map_fds = {name: self._duplicate(self._lib.bpf_map__fd(m)) for name, m in self.maps.items()}
         self._program_fds = {n: self._duplicate(self._lib.bpf_program__fd(self.programs[n])) for n in selected}
 
+    def require_descriptors(self, programs: Collection[str]) -> None:
+        """Raise LoadError if this process may not open the descriptors that loading and attaching programs takes.
+
+        libbpf hides such a failure: it tries out what the kernel supports, takes "too many open files" for "not
+        supported", and then fails for another reason.
+        """
+        # libbpf's descriptors of maps and programs and their duplicates, the links, the BTF, and one for a moment.
+        needed = 2 * (len(self.maps) + len(programs)) + len(programs) + 2
+        if (free := shortage.free_descriptors()) < needed:
+            raise LoadError(
+                f"cannot load '{self.path.name}': it needs {needed} open files, and only {free} more are allowed"
+                + shortage.remedy(errno.EMFILE),
+                errno=errno.EMFILE,
+            )
+
     def _opened(self) -> int:
         """Return libbpf's object. Raises ObjectError if the file is closed, because libbpf would read freed memory."""
         if not self._object:
@@ -132,12 +150,13 @@ class BpfObject:
     def _duplicate(self, fd: int) -> int:
         """Duplicate a descriptor, so that it outlives libbpf's object. It is closed with this object.
 
-        Raises KernelError.
+        Raises LoadError.
         """
         try:
             duplicate = os.dup(fd)
         except OSError as error:
-            raise KernelError(f"cannot duplicate a descriptor of '{self.path.name}': {error.strerror}") from error
+            code = error.errno or 0
+            raise_load_error(self.path, None, code, f"cannot duplicate a descriptor: {os.strerror(code)}")
         self._closing.callback(os.close, duplicate)
         return duplicate
 
@@ -201,8 +220,7 @@ class BpfObject:
 
     def _keep_link(self, program: str, link: int | None, counts_misses: bool) -> None:
         if not link:
-            code = ctypes.get_errno()
-            raise AttachError(f"cannot attach '{program}': {os.strerror(code)}", errno=code)
+            raise_attach_error(program, ctypes.get_errno())
         if counts_misses:
             self._counting_links.append(link)
         self._closing.callback(self._lib.bpf_link__destroy, link)
@@ -238,6 +256,8 @@ def raise_load_error(path: Path, name: str | None, code: int, messages: str) -> 
     `name` is the program at fault, None if that is unknown.
     """
     what = f"cannot load '{name}' of '{path.name}'" if name else f"cannot load '{path.name}'"
+    if shortage.is_shortage(code):
+        raise LoadError(f"{what}: {os.strerror(code)}{shortage.remedy(code)}", errno=code)
     # Do not pass on libbpf's advice, because some of it is misleading: it recommends `ulimit -l` for any EPERM. If
     # the messages have "processed", the verifier ran and refused the program, so permissions are not the reason.
     if code in (errno.EPERM, errno.EACCES) and "processed" not in messages:
@@ -247,6 +267,11 @@ def raise_load_error(path: Path, name: str | None, code: int, messages: str) -> 
         )  # fmt: skip
         raise LoadError(f"{what}: not permitted by the kernel{remedy}", program=name, errno=code)
     raise LoadError(f"{what}: {_verifier_line(messages) or os.strerror(code)}", program=name, errno=code)
+
+
+def raise_attach_error(what: str, code: int) -> NoReturn:
+    """Raise an AttachError for a program or a function and an errno of the kernel."""
+    raise AttachError(f"cannot attach '{what}': {os.strerror(code)}{shortage.remedy(code)}", errno=code)
 
 
 def _verifier_line(messages: str) -> str:

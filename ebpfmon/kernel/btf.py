@@ -7,6 +7,7 @@ Documentation/bpf/btf.rst of the kernel.
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
 import struct
 import weakref
@@ -62,7 +63,7 @@ class Btf:
     """
 
     def __init__(self, raw: bytes, libbpf: Libbpf | None = None) -> None:
-        """Parse `raw`, the contents of a .BTF section or of /sys/kernel/btf/vmlinux. Raises ObjectError.
+        """Parse `raw`, the contents of a .BTF section or of /sys/kernel/btf/vmlinux. Raises ObjectError, MemoryError.
 
         If `libbpf` is None, the library is loaded.
         """
@@ -75,7 +76,10 @@ class Btf:
             self._lib = (libbpf or Libbpf()).lib
             self._btf: int | None = self._lib.btf__new(raw, len(raw))
             if not self._btf:
-                raise ValueError(os.strerror(ctypes.get_errno()))
+                code = ctypes.get_errno()
+                if code == errno.ENOMEM:
+                    raise MemoryError
+                raise ValueError(os.strerror(code))
         self._free = weakref.finalize(self, self._lib.btf__free, self._btf)
         self._free.atexit = False
         self._ids: dict[tuple[str, int], int] = {}  # a cache, because libbpf searches all types for each name

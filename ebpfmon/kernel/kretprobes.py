@@ -11,10 +11,12 @@ from __future__ import annotations
 import errno
 import os
 import subprocess
+from io import FileIO
 from pathlib import Path
 from typing import Self
 
-from ebpfmon.errors import AttachError
+from ebpfmon import shortage
+from ebpfmon.errors import AttachError, KernelError
 from ebpfmon.kernel import kprobe_events
 from ebpfmon.kernel.libbpf import PERF_TRACEPOINT, Libbpf
 
@@ -44,6 +46,7 @@ class Kretprobes:
         self._group = f"ebpfmon_{os.getpid()}"
         self._events: dict[str, int] = {}
         self._cleaner: subprocess.Popen[bytes] | None = None
+        self._profile: FileIO | None = None  # kept open: each tick reads it, even if descriptors are short by then
 
     def __enter__(self) -> Self:
         return self
@@ -52,25 +55,38 @@ class Kretprobes:
         self.close()
 
     def attach(self, function: str, program_fd: int) -> None:
-        """Attach a program to the return of a function. Raises AttachError."""
+        """Attach a program to the return of a function.
+
+        Raises AttachError, or KernelError if no process can be started.
+        """
         if not self._cleaner:
             command = ["/bin/sh", "-c", _CLEAN_UP, self._group, str(self._tracefs / "kprobe_events")]
-            self._cleaner = subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True)
+            try:
+                self._cleaner = subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True)
+            except OSError as error:
+                code = error.errno or 0
+                raise KernelError(
+                    f"cannot attach a kretprobe to '{function}': cannot start /bin/sh: {os.strerror(code)}"
+                    + shortage.no_process(code)
+                ) from error
         try:
+            self._profile = self._profile or FileIO(self._tracefs / "kprobe_profile")
             name = self._create(function)
             number = int((self._tracefs / "events" / self._group / name / "id").read_text())
             self._events[name] = self._libbpf.open_perf_event(PERF_TRACEPOINT, number)
             self._libbpf.attach_to_event(self._events[name], program_fd)
         except OSError as error:
+            code = error.errno or 0
             raise AttachError(
-                f"cannot attach a kretprobe to '{function}': {error.strerror}", errno=error.errno or 0
+                f"cannot attach a kretprobe to '{function}': {os.strerror(code)}{shortage.remedy(code)}", errno=code
             ) from error
 
     def missed(self) -> int:
         """Return how many calls were missed because all instances were in use."""
-        if not self._events:
+        if not self._profile:
             return 0
-        rows = [line.split() for line in (self._tracefs / "kprobe_profile").read_text().splitlines()]
+        self._profile.seek(0)
+        rows = [line.split() for line in self._profile.readall().decode().splitlines()]
         return sum(int(missed) for name, _, missed in rows if name in self._events)
 
     def close(self) -> None:
@@ -80,6 +96,9 @@ class Kretprobes:
             if fd >= 0:
                 os.close(fd)
             kprobe_events.write(self._tracefs, f"-:{self._group}/{name}")
+        if self._profile:
+            self._profile.close()
+            self._profile = None
         if self._cleaner:
             self._cleaner.communicate(b"\n")
             self._cleaner = None

@@ -8,16 +8,18 @@ import os
 import struct
 import threading
 from collections import deque
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from ebpfmon import shortage
 from ebpfmon.errors import KernelError
 
 _P, _INT, _U32, _STR, _SIZE = ctypes.c_void_p, ctypes.c_int, ctypes.c_uint32, ctypes.c_char_p, ctypes.c_size_t
 _PRINT = ctypes.CFUNCTYPE(_INT, _INT, _P, _P)
 _LIBBPF_DEBUG = 2
 _MESSAGES_MAX = 1000
-_MESSAGE_BYTES = 1 << 16  # the verifier's log is one message
+_VA_LIST_BYTES = 32  # the size of a va_list on aarch64; on x86-64 it has 24
 
 _SIGNATURES: dict[str, tuple[Any, ...]] = {  # name: (result, *arguments)
     "libbpf_set_print": (_P, _PRINT),
@@ -106,8 +108,14 @@ _MESSAGES = _Messages()
 
 
 def _keep_message(level: int, format_: int, arguments: int) -> int:
-    if level < _LIBBPF_DEBUG:
-        text = ctypes.create_string_buffer(_MESSAGE_BYTES)
+    if level >= _LIBBPF_DEBUG:
+        return 0
+    # The verifier's log is one message of up to 16 MB, and its last line matters most, so measure the text first. That
+    # takes a copy of the arguments, because printing them uses them up.
+    with suppress(MemoryError):
+        copy = ctypes.create_string_buffer(ctypes.string_at(arguments, _VA_LIST_BYTES), _VA_LIST_BYTES)
+        length: int = _LIBC.vsnprintf(None, _SIZE(0), _P(format_), copy)
+        text = ctypes.create_string_buffer(max(length, 0) + 1)
         _LIBC.vsnprintf(text, _SIZE(len(text)), _P(format_), _P(arguments))
         _MESSAGES.texts.append(text.value.decode(errors="replace"))
     return 0
@@ -126,6 +134,8 @@ class Libbpf:
         try:
             self.lib = ctypes.CDLL(name, use_errno=True)
         except OSError as error:
+            if short := shortage.reason(error):
+                raise KernelError(f"cannot load '{name}': {short}") from error
             raise KernelError(
                 f"cannot load '{name}': {error}; install libbpf 1.0 or later (Debian 12, Ubuntu 24.04: "
                 "apt install libbpf1)"
@@ -208,5 +218,5 @@ class Libbpf:
 def check(result: int, step: str) -> int:
     """Return the result of a libbpf call. Raises KernelError, "cannot STEP: ...", if it is a negative errno."""
     if result < 0:
-        raise KernelError(f"cannot {step}: {os.strerror(-result)}")
+        raise KernelError(f"cannot {step}: {os.strerror(-result)}{shortage.remedy(-result)}")
     return result

@@ -7,6 +7,7 @@ import os
 from collections.abc import Container, Mapping
 from dataclasses import dataclass, field
 
+from ebpfmon import shortage
 from ebpfmon.errors import AttachError, LoadError, ObjectError
 from ebpfmon.kernel.attach_methods import Kernel
 from ebpfmon.kernel.bpfobject import BpfObject
@@ -102,7 +103,7 @@ class Plan:
         If not, the candidates of the program at fault are excluded, and the caller tries again with a new object.
         Without `rows`, per-process tables get the smallest size. Raises AttachError if no event is left, or if an event
         that is not optional cannot be attached by the forced attach method; LoadError or AttachError if no candidate
-        is at fault.
+        is at fault, or if descriptors or memory are short.
         """
         chosen = {event: left[0] if left else None for event, left in self._remaining.items()}
         self._require_candidates(chosen)
@@ -119,7 +120,9 @@ class Plan:
                 obj.attach(attaching)
         except (LoadError, AttachError) as error:
             culprit = error.program if isinstance(error, LoadError) else attaching
-            if not any(culprit in c.programs for left in self._remaining.values() for c in left):
+            # Another candidate would need as many descriptors and as much memory.
+            is_short = shortage.is_shortage(error.errno)
+            if is_short or not any(culprit in c.programs for left in self._remaining.values() for c in left):
                 raise
             self._exclude_refused(culprit, chosen, error)
             return False

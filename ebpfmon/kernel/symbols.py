@@ -6,7 +6,8 @@ import re
 from pathlib import Path
 from typing import Protocol, Self
 
-from ebpfmon.errors import ObjectError
+from ebpfmon import shortage
+from ebpfmon.errors import KernelError, ObjectError
 from ebpfmon.kernel import btf
 from ebpfmon.kernel.btf import Btf
 from ebpfmon.kernel.libbpf import Libbpf
@@ -38,11 +39,16 @@ class Symbols(Protocol):
 
 
 def open_symbols(libbpf: Libbpf, path: Path = KERNEL_BTF) -> Symbols:
-    """Return the running kernel's symbols, from its BTF if that can be read, otherwise from /proc/kallsyms."""
+    """Return the running kernel's symbols, from its BTF if that can be read, otherwise from /proc/kallsyms.
+
+    Raises KernelError if descriptors or memory are short.
+    """
     try:
         return BtfSymbols(Btf(path.read_bytes(), libbpf))
-    except (OSError, ObjectError):  # The kernel has no BTF, or libbpf is too old to read it.
-        return Kallsyms()
+    except (OSError, ObjectError, MemoryError) as error:
+        if short := shortage.reason(error):
+            raise KernelError(f"cannot read the kernel's BTF: {short}") from error
+        return Kallsyms()  # The kernel has no BTF, or libbpf is too old to read it.
 
 
 class BtfSymbols:

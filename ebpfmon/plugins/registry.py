@@ -12,6 +12,7 @@ from typing import Protocol
 
 import msgspec
 
+from ebpfmon import shortage
 from ebpfmon.errors import PluginError
 from ebpfmon.model import Probe, SinkSettings, tag_of
 from ebpfmon.plugins import hookspecs, validate
@@ -174,7 +175,9 @@ def _add(registry: Registry, source: EntryPoint | File, origin: _Origin, *, disa
 
 def _reason(error: BaseException) -> str:
     """Return the reason why a plugin cannot be used, in one line."""
-    text = str(error) if isinstance(error, PluginError) else f"{type(error).__name__}: {error}"
+    text = (
+        str(error) if isinstance(error, PluginError) else shortage.reason(error) or f"{type(error).__name__}: {error}"
+    )
     return escaped(" ".join(text.split())).removesuffix(":") or type(error).__name__
 
 

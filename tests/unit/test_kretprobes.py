@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import resource
 import subprocess
 import time
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import cast
 
 import pytest
 
-from ebpfmon.errors import AttachError
+from ebpfmon.errors import AttachError, KernelError
 from ebpfmon.kernel import kprobe_events, kretprobes
 from ebpfmon.kernel.kretprobes import Kretprobes
 from ebpfmon.kernel.libbpf import PERF_TRACEPOINT, Libbpf
@@ -28,6 +29,7 @@ class FakeTracefs:
         self.root, self.refuse = root, dict[str, int]()
         self.file = root / "kprobe_events"
         self.file.write_text(OTHERS)
+        (root / "kprobe_profile").touch()
 
     def write(self, tracefs: Path, command: str) -> None:
         assert tracefs == self.root
@@ -157,6 +159,41 @@ def test_only_missed_returns_of_own_events_are_counted(tracefs: FakeTracefs) -> 
         profile = "".join(f"  {name:44} {hit:15} {missed:15}\n" for name, (hit, missed) in hits.items())
         (tracefs.root / "kprobe_profile").write_text(profile)
         assert made.missed() == 17
+
+
+def test_missed_returns_are_read_again_and_again_without_opening_a_file(
+    tracefs: FakeTracefs,
+) -> None:
+    with kretprobes_in(tracefs) as made:
+        made.attach("vfs_read", 33)
+        profile = tracefs.root / "kprobe_profile"
+        for missed in (0, 13, 1300, 13000):
+            profile.write_text(f"  vfs_read_{PID}_0 7000 {missed}\n")
+            soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+            resource.setrlimit(resource.RLIMIT_NOFILE, (0, hard))
+            try:
+                assert made.missed() == missed
+            finally:
+                resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+@pytest.mark.parametrize(
+    ("code", "remedy"),
+    [(errno.EAGAIN, "raise the limit of its cgroup (pids.max"), (errno.ENOMEM, "free some memory"), (errno.ENOENT, "")],
+)
+def test_a_kretprobe_that_cannot_be_cleaned_up_is_not_attached_and_the_error_says_what_is_short(
+    tracefs: FakeTracefs, monkeypatch: pytest.MonkeyPatch, code: int, remedy: str
+) -> None:
+    def cannot_start(*_: object, **__: object) -> None:
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(subprocess, "Popen", cannot_start)
+    with kretprobes_in(tracefs) as made:
+        with pytest.raises(KernelError) as caught:
+            made.attach("vfs_read", 33)
+        text = f"cannot attach a kretprobe to 'vfs_read': cannot start /bin/sh: {os.strerror(code)}"
+        assert str(caught.value).startswith(f"{text}; {remedy}" if remedy else text)
+    assert tracefs.lines == []
 
 
 def test_only_the_events_of_a_killed_process_are_removed(tracefs: FakeTracefs) -> None:

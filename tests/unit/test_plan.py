@@ -220,6 +220,20 @@ def test_a_failure_without_a_program_at_fault_is_raised() -> None:
         try_load(plan_of(), Broken())
 
 
+@pytest.mark.parametrize("at", ["load", "attach"])
+@pytest.mark.parametrize("code", [errno.EMFILE, errno.ENFILE, errno.ENOMEM])
+def test_if_descriptors_or_memory_are_short_no_other_candidate_is_tried(at: str, code: int) -> None:
+    plan = plan_of()
+    program = FakeObject()
+    assert try_load(plan, program)
+    plan = plan_of()
+    with pytest.raises(LoadError if at == "load" else AttachError) as caught:
+        try_load(plan, FakeObject(refuse={program.loaded[0]: code}, at=at))
+    assert isinstance(caught.value, LoadError | AttachError)
+    assert caught.value.errno == code
+    assert {event: refused(plan, event) for event in plan.choices} == {"open": {}, "exit": {}}
+
+
 def test_a_forced_attach_method_is_the_only_one_and_fails_if_an_event_has_no_candidate() -> None:
     plan = plan_of(PREEMPTS_ALL, attach_method="trampoline")
     assert try_load(plan)
