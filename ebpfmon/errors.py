@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from ebpfmon import shortage
 from ebpfmon.text import escaped
 
 if TYPE_CHECKING:
@@ -87,11 +88,14 @@ class AttachError(KernelError):
 def describe(error: BaseException) -> str:
     """Return an error of any kind as one printable line: the text of ebpfmon's own errors, `TypeError: text` of others.
 
-    Third-party code may raise anything, even an error whose text cannot be had.
+    If a limit of the system was reached, the line says which one and how to raise it. Third-party code may raise
+    anything, even an error whose text cannot be had.
     """
     try:
+        if short := shortage.reason(error):
+            return escaped(short)
         text = " ".join(str(error).split())
-    except Exception:
+    except BaseException:
         text = ""
     if isinstance(error, EbpfmonError) and text:
         return escaped(text)

@@ -11,7 +11,7 @@ from typing import TypeVar
 
 import msgspec
 
-from ebpfmon.errors import SettingsError
+from ebpfmon.errors import SettingsError, describe
 
 _T = TypeVar("_T")
 
@@ -23,8 +23,8 @@ def typed(raw: object, kind: type[_T], source: str, key_path: str) -> _T:
         return msgspec.convert(raw, kind)
     except msgspec.ValidationError as error:
         raise SettingsError(f"{source}: {_explain(str(error), kind, key_path)}") from None
-    except Exception as error:  # raised by a plugin's own check
-        raise SettingsError(f"{source}: {key_path}: {type(error).__name__}: {error}") from None
+    except BaseException as error:  # raised by a plugin's own check
+        raise SettingsError(f"{source}: {key_path}: {describe(error)}") from None
 
 
 def require_known(raw: Iterable[str], names: Iterable[str], source: str, prefix: str) -> None:

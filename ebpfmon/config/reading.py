@@ -18,7 +18,7 @@ import tomli
 from ebpfmon.config import apps
 from ebpfmon.config.convert import join_names, require_known, typed
 from ebpfmon.config.settings import NO_OPTIONS, CommandLine, Core, GroupSettings, Settings
-from ebpfmon.errors import SettingsError
+from ebpfmon.errors import SettingsError, describe
 from ebpfmon.files import read_text
 from ebpfmon.grouping.registry import groupings
 from ebpfmon.model import SinkSettings, tag_of
@@ -217,8 +217,8 @@ def _require_own_resources(used: Iterable[_Placed], source: str) -> None:
     for key_path, sink in used:
         try:
             resources = frozenset(sink.resources)
-        except Exception as error:  # a plugin's own code
-            raise SettingsError(f"{source}: {key_path}: resources: {type(error).__name__}: {error}") from None
+        except BaseException as error:  # a plugin's own code
+            raise SettingsError(f"{source}: {key_path}: resources: {describe(error)}") from None
         for other, taken in earlier:
             if common := overlap(resources, taken):
                 raise SettingsError(

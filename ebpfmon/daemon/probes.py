@@ -9,19 +9,19 @@ from contextlib import ExitStack
 from dataclasses import replace
 from typing import Self
 
-from ebpfmon import shortage
+from ebpfmon import errors
 from ebpfmon.config.settings import Settings
 from ebpfmon.daemon import memory
-from ebpfmon.errors import KernelError, ObjectError, PluginError, SettingsError
+from ebpfmon.errors import KernelError, ObjectError, PluginError
 from ebpfmon.grouping import execs
 from ebpfmon.grouping.registry import groupings
 from ebpfmon.kernel import attach, features
 from ebpfmon.kernel.attach import LoadedProbe, LoadOptions
 from ebpfmon.kernel.features import Features
 from ebpfmon.kernel.libbpf import Libbpf
-from ebpfmon.model import Chart, Column, LoadMode, Probe, ProbeSettings, Setup
+from ebpfmon.model import Chart, Column, LoadMode, Probe
 from ebpfmon.pipeline.pipeline import TableSpecs
-from ebpfmon.plugins.guard import guarded
+from ebpfmon.plugins.guard import set_up
 from ebpfmon.plugins.registry import Registry
 from ebpfmon.plugins.validate import violation
 
@@ -48,7 +48,7 @@ def enabled_probes(settings: Settings, registry: Registry) -> Iterator[EnabledPr
     for name, probe_settings in enabled.items():
         probe = registry.probes[name]
         try:
-            setup = _set_up(probe, probe_settings)
+            setup = set_up(probe, probe_settings)
         except PluginError as error:
             if core.strict or len(failed) + 1 == len(enabled):
                 raise
@@ -59,26 +59,6 @@ def enabled_probes(settings: Settings, registry: Registry) -> Iterator[EnabledPr
     known = groupings()
     if enabled and any(known[name].uses_execs for name in by):
         yield execs.PROBE, replace(options, table_size=execs.SIZE)
-
-
-def _set_up(probe: Probe, settings: ProbeSettings) -> Setup:
-    """Return what a probe derives from its settings.
-
-    Raises SettingsError if the probe refuses them, and PluginError if its set-up fails in any other way.
-    """
-    try:
-        setup: object = probe.setup(settings)
-    except SettingsError:
-        raise
-    except Exception as error:  # a plugin's code may raise anything
-        raise PluginError(f"cannot set up probe '{probe.name}': {type(error).__name__}: {error}") from error
-    if not isinstance(setup, Setup):
-        raise PluginError(f"cannot set up probe '{probe.name}': it returned {setup!r}, not a Setup")
-    try:
-        return guarded(setup, probe.name)
-    except PluginError:
-        setup.close()
-        raise
 
 
 def load_one(
@@ -94,15 +74,15 @@ def load_one(
         loaded = attach.load(probe, libbpf, kernel, options, share_with, facts)
     except KernelError:
         raise
-    except Exception as error:  # a plugin's set-up may contain wrong types
-        if short := shortage.reason(error):
-            raise KernelError(f"cannot load probe '{probe.name}': {short}") from error
-        raise ObjectError(f"cannot load probe '{probe.name}': {type(error).__name__}: {error}") from error
+    except BaseException as error:  # a plugin's set-up may contain wrong types
+        raise ObjectError(f"cannot load probe '{probe.name}': {errors.describe(error)}") from error
     try:
         require_fit(loaded)
-    except BaseException:
+    except BaseException as error:
         loaded.close()
-        raise
+        if isinstance(error, KernelError):
+            raise
+        raise ObjectError(f"cannot load probe '{probe.name}': {errors.describe(error)}") from error
     return loaded
 
 

@@ -1,19 +1,61 @@
-"""Log errors of a plugin's code while the daemon runs, so that they do not stop it."""
+"""Call a plugin's code so that its errors do not stop the daemon."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ebpfmon.errors import PluginError
-from ebpfmon.model import LabelSource, Rows, Setup
-from ebpfmon.text import escaped
+from ebpfmon.errors import PluginError, SettingsError, describe
+from ebpfmon.model import LabelSource, Probe, ProbeSettings, Rows, Setup
+from ebpfmon.plugins.validate import shown
 
 log = logging.getLogger(__name__)
+
+SLOW_S = 5.0
+"""How long a plugin's code may take at start before a message says which one it is."""
+
+
+@contextmanager
+def announced_if_slow(doing: str) -> Iterator[None]:
+    """Log what the body is doing if it takes longer than SLOW_S, because a plugin's code may never return."""
+    timer = threading.Timer(SLOW_S, log.warning, ("%s takes longer than %g s", doing, SLOW_S))
+    timer.daemon = True
+    with suppress(RuntimeError):  # The system allows no more threads.
+        timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+        if timer.ident is not None:
+            timer.join()  # It has all capabilities, so it must have ended before the process drops any.
+
+
+def set_up(probe: Probe, settings: ProbeSettings) -> Setup:
+    """Return what a probe derives from its settings, guarded against the errors of its code.
+
+    Raises SettingsError if the probe refuses them, and PluginError if its set-up fails in any other way.
+    """
+    step = f"cannot set up probe '{probe.name}'"
+    try:
+        with announced_if_slow(f"probe '{probe.name}': setting it up"):
+            setup: object = probe.setup(settings)
+    except SettingsError:
+        raise
+    except BaseException as error:  # a plugin's code may raise anything
+        raise PluginError(f"{step}: {describe(error)}") from error
+    if not isinstance(setup, Setup):
+        raise PluginError(f"{step}: it returned {shown(setup)}, not a Setup")
+    try:
+        return guarded(setup, probe.name)
+    except BaseException as error:
+        _closing(setup.close, probe.name)()
+        raise (error if isinstance(error, PluginError) else PluginError(f"{step}: {describe(error)}")) from None
 
 
 def guarded(setup: Setup, probe: str) -> Setup:
@@ -28,10 +70,8 @@ def _closing(close: Callable[[], None], probe: str) -> Callable[[], None]:
     def closing() -> None:
         try:
             close()
-        except Exception as error:  # A plugin may raise anything.
-            log.warning(
-                "cannot close the set-up of probe '%s': %s: %s", probe, type(error).__name__, escaped(str(error))
-            )
+        except BaseException as error:  # A plugin may raise anything, even SystemExit.
+            log.warning("cannot close the set-up of probe '%s': %s", probe, describe(error))
 
     return closing
 
@@ -53,6 +93,8 @@ class GuardedLabels(LabelSource):
             self.maximum, self.other = source.maximum, tuple(source.other) or ("other",) * len(self.labels)
         except (AttributeError, TypeError) as error:
             raise PluginError(f"{name}: {error}") from None
+        except BaseException as error:  # from a property
+            raise PluginError(f"{name}: {describe(error)}") from None
         if not self.fields or not all(isinstance(field, str) for field in self.fields):
             raise PluginError(f"{name}: fields: {self.fields!r}: expected a tuple of field names")
         if not self.labels or not all(isinstance(label, str) and label for label in self.labels):
@@ -70,7 +112,7 @@ class GuardedLabels(LabelSource):
                 isinstance(included, np.ndarray) and included.dtype == np.bool_ and included.shape == rows.shape
             ):
                 raise TypeError(f"expected an array of {len(rows)} bool, or None")
-        except Exception as error:  # A plugin may raise anything.
+        except BaseException as error:  # A plugin may raise anything.
             self._failed("included", "all rows count", error)
             return None
         self._worked("included")
@@ -95,19 +137,17 @@ class GuardedLabels(LabelSource):
                 for values in labelled
             ):
                 raise TypeError(f"expected {len(rows)} tuples of {width} str")
-        except Exception as error:  # A plugin may raise anything.
+        except BaseException as error:  # A plugin may raise anything.
             self._failed(method, "rows are labelled by their numbers", error)
             keys = ["_".join(str(row[name]) for name in self.fields) for row in rows]
             return [(key, *("",) * (width - 1)) for key in keys]
         self._worked(method)
         return labelled
 
-    def _failed(self, method: str, effect: str, error: Exception) -> None:
+    def _failed(self, method: str, effect: str, error: BaseException) -> None:
         if method not in self._failing:
             self._failing.add(method)
-            log.warning(
-                "%s: %s() fails, so %s: %s: %s", self._name, method, effect, type(error).__name__, escaped(str(error))
-            )
+            log.warning("%s: %s() fails, so %s: %s", self._name, method, effect, describe(error))
 
     def _worked(self, method: str) -> None:
         if method in self._failing:

@@ -12,13 +12,12 @@ from typing import Protocol
 
 import msgspec
 
-from ebpfmon import shortage
-from ebpfmon.errors import PluginError
+from ebpfmon.errors import PluginError, describe
 from ebpfmon.model import Probe, SinkSettings, tag_of
 from ebpfmon.plugins import hookspecs, validate
 from ebpfmon.plugins.folder import File, files
+from ebpfmon.plugins.guard import announced_if_slow
 from ebpfmon.plugins.validate import Contribution
-from ebpfmon.text import escaped
 
 _OURS = "ebpfmon"  # This distribution's plugins are loaded first, so that third-party plugins cannot replace them.
 
@@ -145,27 +144,25 @@ def _add(registry: Registry, source: EntryPoint | File, origin: _Origin, *, disa
         version=origin[1],
         file=str(source.path) if isinstance(source, File) else "",
     )
-    loaded: object = None
     try:
         _require_new_name(registry, plugin)
         if disabled:
             registry.plugins.append(msgspec.structs.replace(plugin, state=State.DISABLED))
             return
-        loaded = source.load()
-        contribution = validate.call_hooks(loaded)
+        with announced_if_slow(f"plugin '{plugin.name}': importing it"):
+            loaded = source.load()
+            plugin = _described(plugin, loaded)
+            contribution = validate.call_hooks(loaded)
         _require_new(registry, contribution)
-    except KeyboardInterrupt:
-        raise
-    except BaseException as error:  # An import or a hook may raise anything, even SystemExit.
-        registry.plugins.append(
-            msgspec.structs.replace(_described(plugin, loaded), state=State.LEFT_OUT, error=_reason(error))
-        )
+    except BaseException as error:  # An import or a hook may raise anything, even SystemExit or KeyboardInterrupt.
+        reason = describe(error).removesuffix(":")
+        registry.plugins.append(msgspec.structs.replace(plugin, state=State.LEFT_OUT, error=reason))
         return
     registry.probes.update({p.name: p for p in contribution.probes})
     registry.sinks.update({tag_of(s): s for s in contribution.sinks})
     registry.plugins.append(
         msgspec.structs.replace(
-            _described(plugin, loaded),
+            plugin,
             hooks=contribution.hooks,
             probes=tuple(p.name for p in contribution.probes),
             sinks=tuple(tag_of(s) for s in contribution.sinks),
@@ -173,18 +170,8 @@ def _add(registry: Registry, source: EntryPoint | File, origin: _Origin, *, disa
     )
 
 
-def _reason(error: BaseException) -> str:
-    """Return the reason why a plugin cannot be used, in one line."""
-    text = (
-        str(error) if isinstance(error, PluginError) else shortage.reason(error) or f"{type(error).__name__}: {error}"
-    )
-    return escaped(" ".join(text.split())).removesuffix(":") or type(error).__name__
-
-
 def _described(plugin: Plugin, loaded: object) -> Plugin:
-    """Return the plugin with the versions that its module states, if it was imported."""
-    if loaded is None:
-        return plugin
+    """Return the plugin with the versions that its module states."""
     api_version, version = validate.api_version(loaded), getattr(loaded, "__version__", "")
     # The attributes of a module may have any type.
     plugin = msgspec.structs.replace(plugin, api_version=api_version if isinstance(api_version, int) else 0)

@@ -67,8 +67,13 @@ def call_hooks(plugin: object) -> Contribution:
     Raises PluginError with the reason if the plugin cannot be used, and whatever its hooks raise.
     """
     version = api_version(plugin)
-    if version != API_VERSION:
-        stated = "it states no API version" if version is None else f"it was written for API version {version}"
+    if type(version) is not int or version != API_VERSION:
+        if version is None:
+            stated = "it states no API version"
+        elif type(version) is not int:
+            stated = f"EBPFMON_API_VERSION is {shown(version)}, not an integer"
+        else:
+            stated = f"it was written for API version {version}"
         raise PluginError(f"{stated}; this ebpfmon needs EBPFMON_API_VERSION = {API_VERSION}")
     # Each plugin gets its own manager. With a shared one, an exception in one plugin's hook would skip all others.
     manager = pluggy.PluginManager(hookspecs.PROJECT)
@@ -107,28 +112,28 @@ def _returned(manager: pluggy.PluginManager, hook: str, expected: str) -> tuple[
             result.close()
             raise PluginError(f"{hook} is an async function; it must be a plain function that returns a list")
         if not isinstance(result, list | tuple):
-            raise PluginError(f"{hook} returned {_shown(result)}: expected a list of {expected}")
+            raise PluginError(f"{hook} returned {shown(result)}: expected a list of {expected}")
         objects += result
     return tuple(objects)
 
 
 def _check_probe(probe: object) -> None:
     if not isinstance(probe, Probe):
-        raise PluginError(f"{HOOKS[0]} returned {_shown(probe)}, not a Probe")
+        raise PluginError(f"{HOOKS[0]} returned {shown(probe)}, not a Probe")
     if not (isinstance(probe.name, str) and _NAME.fullmatch(probe.name)):
-        raise PluginError(f"probe {_shown(probe.name)}: a name may have only letters, digits and _")
+        raise PluginError(f"probe {shown(probe.name)}: a name may have only letters, digits and _")
     step = f"probe '{probe.name}'"
     for field in ("package", "object"):
         if not (isinstance(value := getattr(probe, field), str) and value):
-            raise PluginError(f"{step}: {field}: {_shown(value)}: expected a name")
+            raise PluginError(f"{step}: {field}: {shown(value)}: expected a name")
     if not callable(probe.setup):
         raise PluginError(
-            f"{step}: setup: {_shown(probe.setup)}: expected a function that takes the settings and returns a Setup"
+            f"{step}: setup: {shown(probe.setup)}: expected a function that takes the settings and returns a Setup"
         )
     if not isinstance(probe.charts, list | tuple):
-        raise PluginError(f"{step}: charts: {_shown(probe.charts)}: expected a tuple of Chart")
+        raise PluginError(f"{step}: charts: {shown(probe.charts)}: expected a tuple of Chart")
     if not isinstance(probe.events, list | tuple):
-        raise PluginError(f"{step}: events: {_shown(probe.events)}: expected a tuple of Event")
+        raise PluginError(f"{step}: events: {shown(probe.events)}: expected a tuple of Event")
     _check_settings(probe.settings, ProbeSettings, step, defaults=True)
     for event in probe.events:
         _check_event(event, step)
@@ -137,7 +142,7 @@ def _check_probe(probe: object) -> None:
     for chart in probe.charts:
         _check_chart(chart, step)
     if not isinstance(probe.columns, list | tuple) or not all(isinstance(c, Column) for c in probe.columns):
-        raise PluginError(f"{step}: columns: {_shown(probe.columns)}: expected a tuple of Column")
+        raise PluginError(f"{step}: columns: {shown(probe.columns)}: expected a tuple of Column")
     for column in probe.columns:
         if column.id in COLUMNS_OF_TOP:
             raise PluginError(f"{step}: column '{column.id}': `top` already has a column with that id; choose another")
@@ -145,36 +150,36 @@ def _check_probe(probe: object) -> None:
 
 def _check_event(event: object, step: str) -> None:
     if not isinstance(event, Event):
-        raise PluginError(f"{step}: events: {_shown(event)}: expected an Event")
+        raise PluginError(f"{step}: events: {shown(event)}: expected an Event")
     if not (isinstance(event.name, str) and _NAME.fullmatch(event.name)):
-        raise PluginError(f"{step}: event {_shown(event.name)}: a name may have only letters, digits and _")
+        raise PluginError(f"{step}: event {shown(event.name)}: a name may have only letters, digits and _")
     step += f": event '{event.name}'"
     if not isinstance(event.optional, bool):
-        raise PluginError(f"{step}: optional: {_shown(event.optional)}: expected bool")
+        raise PluginError(f"{step}: optional: {shown(event.optional)}: expected bool")
     if not isinstance(event.candidates, list | tuple) or not event.candidates:
-        raise PluginError(f"{step}: candidates: {_shown(event.candidates)}: expected a tuple of at least one Candidate")
+        raise PluginError(f"{step}: candidates: {shown(event.candidates)}: expected a tuple of at least one Candidate")
     for candidate in event.candidates:
         _check_candidate(candidate, step)
 
 
 def _check_candidate(candidate: object, step: str) -> None:
     if not isinstance(candidate, Candidate):
-        raise PluginError(f"{step}: candidates: {_shown(candidate)}: expected a Candidate")
+        raise PluginError(f"{step}: candidates: {shown(candidate)}: expected a Candidate")
     programs = candidate.programs
     if not isinstance(programs, list | tuple) or not programs or not all(isinstance(name, str) for name in programs):
-        raise PluginError(f"{step}: programs: {_shown(programs)}: expected a tuple of names, such as ('exec_tp',)")
+        raise PluginError(f"{step}: programs: {shown(programs)}: expected a tuple of names, such as ('exec_tp',)")
     kinds: dict[str, tuple[type, ...]] = {
         "mode": (LoadMode, type(None)), "arguments": (int, type(None)), "softirq": (bool,), "setting": (str,),
     }  # fmt: skip
     for field, kind in kinds.items():
         value = getattr(candidate, field)
         if not isinstance(value, kind) or (field == "arguments" and isinstance(value, bool)):
-            raise PluginError(f"{step}: {field}: {_shown(value)}: expected {kind[0].__name__}")
+            raise PluginError(f"{step}: {field}: {shown(value)}: expected {kind[0].__name__}")
 
 
 def _check_sink(sink: object) -> None:
     if not (isinstance(sink, type) and issubclass(sink, SinkSettings)):
-        raise PluginError(f"{HOOKS[1]} returned {_shown(sink)}, not a subclass of SinkSettings")
+        raise PluginError(f"{HOOKS[1]} returned {shown(sink)}, not a subclass of SinkSettings")
     name = tag_of(sink)
     step = f"sink type '{name}'"
     if not _NAME.fullmatch(name) or name == sink.__name__:
@@ -189,7 +194,7 @@ def _check_sink(sink: object) -> None:
 def _check_settings(settings: object, base: type, step: str, *, defaults: bool) -> None:
     """Raise PluginError if msgspec cannot create the settings from a section of a settings file."""
     if not (isinstance(settings, type) and issubclass(settings, base)):
-        raise PluginError(f"{step}: settings: {_shown(settings)}: expected a subclass of {base.__name__}")
+        raise PluginError(f"{step}: settings: {shown(settings)}: expected a subclass of {base.__name__}")
     try:
         msgspec.convert({}, settings)
     except msgspec.ValidationError as error:
@@ -201,12 +206,12 @@ def _check_settings(settings: object, base: type, step: str, *, defaults: bool) 
 
 def _check_chart(chart: object, step: str) -> None:
     if not isinstance(chart, Chart):
-        raise PluginError(f"{step}: charts: {_shown(chart)}: expected a Chart")
+        raise PluginError(f"{step}: charts: {shown(chart)}: expected a Chart")
     expected = _GROUPED_ID if chart.grouped is True else _CHART_ID
     if not (isinstance(chart.id, str) and expected.fullmatch(chart.id)):
         form = "NAME for a grouped chart" if chart.grouped is True else "TYPE.NAME"
         raise PluginError(
-            f"{step}: chart {_shown(chart.id)}: an id has the form {form} and may have only letters, digits, _ and -"
+            f"{step}: chart {shown(chart.id)}: an id has the form {form} and may have only letters, digits, _ and -"
         )
     step += f": chart '{chart.id}'"
     if chart.id.startswith(OWN_CHARTS):
@@ -218,21 +223,21 @@ def _check_chart(chart: object, step: str) -> None:
     for field, kind in kinds.items():
         value = getattr(chart, field)
         if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
-            raise PluginError(f"{step}: {field}: {_shown(value)}: expected {kind.__name__}")
+            raise PluginError(f"{step}: {field}: {shown(value)}: expected {kind.__name__}")
     if chart.buckets is not None and not isinstance(chart.buckets, Buckets):
-        raise PluginError(f"{step}: buckets: {_shown(chart.buckets)}: expected Buckets")
+        raise PluginError(f"{step}: buckets: {shown(chart.buckets)}: expected Buckets")
     if not isinstance(chart.labels, list | tuple) or not all(
         isinstance(label, str) and _LABEL.fullmatch(label) for label in chart.labels
     ):
-        raise PluginError(f"{step}: labels: {_shown(chart.labels)}: expected a tuple of names, such as ('disk',)")
+        raise PluginError(f"{step}: labels: {shown(chart.labels)}: expected a tuple of names, such as ('disk',)")
     if reserved := {*chart.labels} & {*RESERVED_LABELS}:
         raise PluginError(f"{step}: labels: '{min(reserved)}' is reserved for the numbers of a series")
     if duplicate := _duplicate(label.lower() for label in chart.labels):
         raise PluginError(f"{step}: it has two labels called '{duplicate}'")
     if chart.grouped and chart.labels:
-        raise PluginError(f"{step}: labels: {_shown(chart.labels)}: a grouped chart gets its label from the grouping")
+        raise PluginError(f"{step}: labels: {shown(chart.labels)}: a grouped chart gets its label from the grouping")
     if not isinstance(chart.dimensions, list | tuple) or not (chart.dimensions or chart.buckets):
-        raise PluginError(f"{step}: dimensions: {_shown(chart.dimensions)}: expected a tuple of at least one Dimension")
+        raise PluginError(f"{step}: dimensions: {shown(chart.dimensions)}: expected a tuple of at least one Dimension")
     for dimension in chart.dimensions:
         _check_dimension(dimension, step)
     if duplicate := _duplicate(d.id for d in chart.dimensions):
@@ -241,16 +246,16 @@ def _check_chart(chart: object, step: str) -> None:
 
 def _check_dimension(dimension: object, step: str) -> None:
     if not isinstance(dimension, Dimension):
-        raise PluginError(f"{step}: dimensions: {_shown(dimension)}: expected a Dimension")
-    id_, step = dimension.id, f"{step}: dimension {_shown(dimension.id)}"
+        raise PluginError(f"{step}: dimensions: {shown(dimension)}: expected a Dimension")
+    id_, step = dimension.id, f"{step}: dimension {shown(dimension.id)}"
     if not (isinstance(id_, str) and _DIMENSION_ID.fullmatch(id_)):
         raise PluginError(f"{step}: an id may have only letters, digits and _ . : -")
     if not isinstance(dimension.name, str):
-        raise PluginError(f"{step}: name: {_shown(dimension.name)}: expected str")
+        raise PluginError(f"{step}: name: {shown(dimension.name)}: expected str")
     for field in ("plus", "minus"):
         names = getattr(dimension, field)
         if not isinstance(names, list | tuple) or not all(isinstance(name, str) for name in names):
-            raise PluginError(f"{step}: {field}: {_shown(names)}: expected a tuple of fields, such as ('calls',)")
+            raise PluginError(f"{step}: {field}: {shown(names)}: expected a tuple of fields, such as ('calls',)")
     if not dimension.plus and not dimension.minus:
         raise PluginError(f"{step}: it has no fields in plus or minus")
 
@@ -265,9 +270,12 @@ def _duplicate(names: Iterable[str]) -> str:
     return ""
 
 
-def _shown(value: object) -> str:
+def shown(value: object) -> str:
     """Return the repr() of a value in one line of at most 60 characters."""
-    text = " ".join(repr(value).split())
+    try:
+        text = " ".join(repr(value).split())
+    except BaseException:  # A plugin's object may raise anything.
+        text = f"a {type(value).__name__}"
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 

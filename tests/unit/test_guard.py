@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
+import threading
+from collections.abc import Callable
+from typing import Any, cast
 
 import numpy as np
 import pytest
 
-from ebpfmon import LabelSource, Rows, Setup
-from ebpfmon.errors import PluginError
-from ebpfmon.plugins.guard import GuardedLabels, guarded
+from ebpfmon import LabelSource, Probe, ProbeSettings, Rows, Setup
+from ebpfmon.errors import PluginError, SettingsError
+from ebpfmon.plugins.guard import GuardedLabels, guarded, set_up
 from ebpfmon.testing import keyed_table
 
 ROWS = keyed_table([("uid", "u4"), ("zero", "u4")], ["calls"], [{"uid": 3}, {"uid": 5}]).rows
@@ -29,7 +31,7 @@ class Named(LabelSource):
         self.answers = {"included": included, "values": values, "names": names}
 
     def answer(self, method: str) -> Any:
-        if isinstance(answer := self.answers[method], Exception):
+        if isinstance(answer := self.answers[method], BaseException):
             raise answer
         return answer
 
@@ -59,7 +61,18 @@ def test_labels_that_work_are_passed_on() -> None:
 
 @pytest.mark.parametrize(
     "broken",
-    [ZeroDivisionError("oops"), 7, [("a",)], [("a",), (1,)], [("a", "b"), ("c", "d")], ["a", "b"], [["a"], ["b"]]],
+    [
+        ZeroDivisionError("oops"),
+        SystemExit(7),
+        KeyboardInterrupt(),
+        GeneratorExit(),
+        7,
+        [("a",)],
+        [("a",), (1,)],
+        [("a", "b"), ("c", "d")],
+        ["a", "b"],
+        [["a"], ["b"]],
+    ],
 )
 @pytest.mark.parametrize("method", ["values", "names"])
 def test_rows_that_get_no_labels_are_labelled_by_their_numbers_and_this_is_logged_once(
@@ -83,7 +96,11 @@ def test_rows_that_get_no_labels_have_as_many_label_values_as_others() -> None:
     assert GuardedLabels(named, "labels").values(ROWS) == [("3_0", "", ""), ("5_0", "", "")]
 
 
-@pytest.mark.parametrize("broken", [ZeroDivisionError("oops"), 7, [True, True], np.array([True]), np.array([1, 0])])
+@pytest.mark.parametrize(
+    "broken",
+    [ZeroDivisionError("oops"), SystemExit(7), KeyboardInterrupt(), 7, [True, True], np.array([True]),
+     np.array([1, 0])],
+)  # fmt: skip
 def test_all_rows_count_while_included_fails(broken: object, caplog: pytest.LogCaptureFixture) -> None:
     labels = GuardedLabels(Named(broken), "labels")
     for _ in range(3):
@@ -117,9 +134,85 @@ def test_invalid_labels_are_refused(field: str, value: object, message: str) -> 
     assert str(caught.value) == f"probe 'p': labels of 't': {message}"
 
 
-def test_an_error_of_close_is_logged_and_stops_nothing(caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.parametrize(
+    ("error", "text"),
+    [(OSError("oops"), "OSError: oops"), (SystemExit(7), "SystemExit: 7"), (KeyboardInterrupt(), "KeyboardInterrupt")],
+)
+def test_an_error_of_close_is_logged_and_stops_nothing(
+    error: BaseException, text: str, caplog: pytest.LogCaptureFixture
+) -> None:
     def fail() -> None:
-        raise OSError("oops")
+        raise error
 
     guarded(Setup(close=fail), "p").close()
-    assert caplog.messages == ["cannot close the set-up of probe 'p': OSError: oops"]
+    assert caplog.messages == [f"cannot close the set-up of probe 'p': {text}"]
+
+
+def probe_with(setup: Callable[[ProbeSettings], Any]) -> Probe:
+    return Probe(name="p", package="x", object="x", charts=(), setup=setup)
+
+
+def raising(error: BaseException) -> Callable[[ProbeSettings], Any]:
+    def setup(settings: ProbeSettings) -> Any:
+        raise error
+
+    return setup
+
+
+class TrappedLabels(LabelSource):
+    """Labels whose attributes end the process."""
+
+    @property
+    def fields(self) -> Any:  # type: ignore[override]
+        raise SystemExit(7)
+
+
+@pytest.mark.parametrize(
+    ("setup", "reason"),
+    [
+        (raising(SystemExit(0)), "cannot set up probe 'p': SystemExit: 0"),
+        (raising(KeyboardInterrupt()), "cannot set up probe 'p': KeyboardInterrupt"),
+        (raising(GeneratorExit("x")), "cannot set up probe 'p': GeneratorExit: x"),
+        (raising(MemoryError()), "cannot set up probe 'p': Cannot allocate memory; "),
+        (lambda settings: None, "cannot set up probe 'p': it returned None, not a Setup"),
+        (lambda settings: Setup(labels=cast(Any, 7)), "cannot set up probe 'p': AttributeError: 'int' object has"),
+        (lambda settings: Setup(labels={"t": TrappedLabels()}), "probe 'p': labels of 't': SystemExit: 7"),
+    ],
+)  # fmt: skip
+def test_whatever_a_set_up_raises_is_an_error_of_the_plugin(setup: Callable[[ProbeSettings], Any], reason: str) -> None:
+    with pytest.raises(PluginError) as caught:
+        set_up(probe_with(setup), ProbeSettings())
+    assert str(caught.value).startswith(reason)
+
+
+def test_a_set_up_that_cannot_be_used_is_closed_whatever_that_raises(caplog: pytest.LogCaptureFixture) -> None:
+    def end() -> None:
+        raise SystemExit(7)
+
+    with pytest.raises(PluginError, match="labels of 't'"):
+        set_up(probe_with(lambda settings: Setup(labels={"t": TrappedLabels()}, close=end)), ProbeSettings())
+    assert caplog.messages == ["cannot close the set-up of probe 'p': SystemExit: 7"]
+
+
+def test_a_refusal_of_the_settings_stays_one() -> None:
+    with pytest.raises(SettingsError, match="no such port"):
+        set_up(probe_with(raising(SettingsError("no such port"))), ProbeSettings())
+
+
+def test_code_of_a_plugin_that_does_not_return_is_named(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ebpfmon.plugins.guard.SLOW_S", 0.01)
+    named = threading.Event()
+    monkeypatch.setattr("ebpfmon.plugins.guard.log.warning", lambda *_: named.set())
+    before = threading.active_count()
+    set_up(probe_with(lambda settings: Setup() if named.wait(30) else None), ProbeSettings())
+    assert threading.active_count() == before
+
+
+def test_code_of_a_plugin_runs_even_if_no_thread_can_be_started(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    assert set_up(probe_with(lambda settings: Setup(rodata={"a": 1})), ProbeSettings()).rodata == {"a": 1}

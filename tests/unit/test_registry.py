@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import importlib.metadata
 from email.message import Message
 from typing import Any
@@ -54,6 +55,30 @@ def probe(name: str, chart: str = "") -> Probe:
     return Probe(name=name, package="nowhere", object=name, charts=(shown,))
 
 
+class SilentError(Exception):
+    """An error whose text cannot be had."""
+
+    def __str__(self) -> str:
+        raise SystemExit(7)
+
+
+class Trap:
+    """A plugin whose version cannot be read."""
+
+    EBPFMON_API_VERSION = 2
+
+    @property
+    def __version__(self) -> str:
+        raise KeyboardInterrupt("trap")
+
+
+class Unshowable:
+    """An object without a representation."""
+
+    def __repr__(self) -> str:
+        raise GeneratorExit
+
+
 class Misspelt:
     EBPFMON_API_VERSION = 2
 
@@ -90,6 +115,18 @@ def test_probes_and_sinks_are_registered_by_name() -> None:
         (plugin(probes=["process"]), "not a Probe"),
         (Misspelt(), "ebpfmon_register_probe"),
         (GeneratorExit("stop"), "GeneratorExit: stop"),
+        (KeyboardInterrupt(), "KeyboardInterrupt"),
+        (asyncio.CancelledError("c"), "CancelledError: c"),
+        (BaseExceptionGroup("g", [SystemExit(7)]), "BaseExceptionGroup: g (1 sub-exception)"),
+        (SilentError(), "SilentError"),
+        (Trap(), "KeyboardInterrupt: trap"),
+        (plugin(probes=KeyboardInterrupt("k")), "KeyboardInterrupt: k"),
+        (plugin(sinks=GeneratorExit()), "GeneratorExit"),
+        (plugin(probes=[Unshowable()]), "returned a Unshowable, not a Probe"),
+        (RuntimeError("can't start new thread"), "cannot start a thread; raise the limit of its cgroup (pids.max"),
+        (plugin(version="2"), "EBPFMON_API_VERSION is '2', not an integer; this ebpfmon needs EBPFMON_API_VERSION = 2"),
+        (plugin(version=2.0), "EBPFMON_API_VERSION is 2.0, not an integer; this ebpfmon needs EBPFMON_API_VERSION = 2"),
+        (plugin(version=True), "EBPFMON_API_VERSION is True, not an integer; this ebpfmon needs"),
         (plugin(probes=[probe("good")]), "plugin 'a' (unknown origin) already has a probe 'good'"),
         (plugin(sinks=[OtherOneSettings]), "plugin 'a' (unknown origin) already has a sink type 'one'"),
         (plugin(probes=[probe("p", "good.x")]), "plugin 'a' (unknown origin) already has a chart 'good.x'"),
