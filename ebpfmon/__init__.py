@@ -42,6 +42,7 @@ if TYPE_CHECKING:
         TableHarvest,
         TableView,
         chart_to_json,
+        encode_json,
         snapshot_schema,
         to_json,
     )
@@ -94,6 +95,7 @@ __all__ = [
     "TableView",
     "append_record",
     "chart_to_json",
+    "encode_json",
     "file_resources",
     "hookimpl",
     "port_resources",

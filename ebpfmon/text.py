@@ -1,23 +1,24 @@
 """Make text from outside safe to show on a terminal, in a log line or in a message, and tell equal names apart.
 
 A name chosen by a process, a file or a server may contain line breaks, terminal escape sequences or characters that
-change the direction of the text. `printable` and `escaped` replace every character that Unicode does not call
-printable: control characters (C0, DEL and C1), line and paragraph separators, formatting characters such as U+202E, and
-lone surrogates.
+change the direction of the text. All functions here replace every character that Unicode does not call printable:
+control characters (C0, DEL and C1), line and paragraph separators, formatting characters such as U+202E, and lone
+surrogates. `printable` loses what they were. `escaped` is for messages, where people look for the character.
+`escaped_json` and `escaped_toml` change how a value is written, and not the value.
 """
 
 from __future__ import annotations
 
 import itertools
+import struct
 import zlib
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 
 def printable(text: str, max_length: int | None = None, replacement: str = "?") -> str:
     """Return the first `max_length` characters of the text on one line, with unprintable characters replaced."""
-    text = text[:max_length]
-    return text if text.isprintable() else "".join(c if c.isprintable() else replacement for c in text)
+    return _replaced(text[:max_length], lambda c: replacement)
 
 
 def escaped(text: str) -> str:
@@ -25,7 +26,17 @@ def escaped(text: str) -> str:
 
     Use this in messages about something that a person wrote, so that they can find the character.
     """
-    return text if text.isprintable() else "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
+    return _replaced(text, lambda c: repr(c)[1:-1])
+
+
+def escaped_json(json: str) -> str:
+    r"""Return JSON of one line with unprintable characters as `\u202e`, which a reader decodes to the same value."""
+    return _replaced(json, lambda c: "".join(f"\\u{unit:04x}" for unit in _utf16(c)))
+
+
+def escaped_toml(toml: str) -> str:
+    r"""Return TOML with unprintable characters as `\U0000202e`, which a reader decodes to the same value."""
+    return "\n".join(_replaced(line, lambda c: f"\\U{ord(c):08x}") for line in toml.split("\n"))
 
 
 def unique_names(names: Sequence[str], ids: Sequence[str], is_reserved: Sequence[bool]) -> list[str]:
@@ -47,3 +58,14 @@ def unique_names(names: Sequence[str], ids: Sequence[str], is_reserved: Sequence
             used.add(new)
         unique.append(new)
     return unique
+
+
+def _replaced(text: str, replacement: Callable[[str], str]) -> str:
+    if text.isprintable():
+        return text
+    return text.translate({ord(c): replacement(c) for c in set(text) if not c.isprintable()})
+
+
+def _utf16(character: str) -> tuple[int, ...]:
+    """Return the code units of a character in UTF-16, in which JSON writes its escapes."""
+    return struct.unpack(f"<{1 if ord(character) < 1 << 16 else 2}H", character.encode("utf-16-le", "surrogatepass"))

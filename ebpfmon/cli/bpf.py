@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from ebpfmon.cli.common import SUCCESS, Commands, add_actions
+from ebpfmon.cli.common import SUCCESS, Commands, add_actions, print_lines
 
 _EXAMPLES = """\
 examples:
@@ -35,6 +35,5 @@ def add_to(commands: Commands) -> None:
 def _build(args: argparse.Namespace) -> int:
     from ebpfmon.plugins import build  # the daemon does not need it
 
-    for path in build.build(args.sources, args.output):
-        print(path)
+    print_lines(map(str, build.build(args.sources, args.output)))
     return SUCCESS

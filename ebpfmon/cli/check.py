@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from ebpfmon.cli.common import Commands, core_options, print_json, read_settings
+from ebpfmon.cli.common import Commands, core_options, print_json, print_lines, read_settings
 
 _STATUS = """\
 exit status:
@@ -38,5 +38,5 @@ def _check(args: argparse.Namespace) -> int:
     if args.json:
         print_json(verdict)
     else:
-        print("\n".join(report.render(verdict)))
+        print_lines(report.render(verdict))
     return verdict.status

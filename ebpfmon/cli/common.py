@@ -6,9 +6,9 @@ import argparse
 import logging
 import sys
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NoReturn, Protocol
 
 import msgspec
 
@@ -16,9 +16,10 @@ from ebpfmon import config
 from ebpfmon.config import CommandLine, Document, Settings
 from ebpfmon.errors import PluginError
 from ebpfmon.kernel import attach_methods
-from ebpfmon.model import Loader, LoadMode
+from ebpfmon.model import Loader, LoadMode, encode_json
 from ebpfmon.plugins import registry
 from ebpfmon.plugins.registry import Registry
+from ebpfmon.text import escaped
 
 SUCCESS, FAILURE, USAGE_ERROR = 0, 1, 2
 """Exit statuses. FAILURE: the kernel or a plugin failed. USAGE_ERROR: the settings or arguments are wrong."""
@@ -47,6 +48,10 @@ class Parser(argparse.ArgumentParser):
             description = "\n".join(textwrap.fill(paragraph, 79) for paragraph in description.splitlines())
         kwargs.setdefault("formatter_class", argparse.RawDescriptionHelpFormatter)
         super().__init__(description=description, **kwargs)
+
+    def error(self, message: str) -> NoReturn:
+        """Print the usage and the error, which may contain an argument of any text, and exit."""
+        super().error(escaped(message))
 
 
 def add_actions(commands: Commands, name: str, *, help: str, description: str) -> Commands:
@@ -105,7 +110,13 @@ def overrides(args: argparse.Namespace, json: bool = False) -> CommandLine:
 
 def print_json(value: object) -> None:
     """Write a value to stdout as indented JSON."""
-    sys.stdout.buffer.write(msgspec.json.format(msgspec.json.encode(value)) + b"\n")
+    sys.stdout.buffer.write(msgspec.json.format(encode_json(value)) + b"\n")
+
+
+def print_lines(lines: Iterable[str]) -> None:
+    """Write lines to stdout, with unprintable characters escaped."""
+    for line in lines:
+        print(escaped(line))
 
 
 def _discover(document: Document, command_line: CommandLine) -> Registry:

@@ -11,6 +11,7 @@ from ebpfmon.cli.common import (
     add_actions,
     check_settings,
     overrides,
+    print_lines,
     read_settings,
     settings_options,
 )
@@ -50,7 +51,6 @@ def _show(args: argparse.Namespace) -> int:
 def _check(args: argparse.Namespace) -> int:
     document = config.parse(args.config)
     check_settings(document, overrides(args))
-    print(f"{document.source}: OK" if document.exists else f"{document.source}: no such file; the defaults are used")
-    for line in document.upgrade_hints:
-        print(line)
+    state = "OK" if document.exists else "no such file; the defaults are used"
+    print_lines([f"{document.source}: {state}", *document.upgrade_hints])
     return SUCCESS

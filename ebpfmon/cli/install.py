@@ -9,7 +9,7 @@ import sys
 import sysconfig
 from pathlib import Path
 
-from ebpfmon.cli.common import SUCCESS, Commands
+from ebpfmon.cli.common import SUCCESS, Commands, print_lines
 from ebpfmon.errors import SettingsError
 
 _EXAMPLES = """\
@@ -54,5 +54,5 @@ def _install(args: argparse.Namespace) -> int:
     executable = shutil.which(sys.argv[0]) or ""
     if os.path.basename(executable) != "ebpfmon":  # started as `python -m ebpfmon`
         executable = os.path.join(sysconfig.get_path("scripts"), "ebpfmon")
-    print("\n".join(systemd.install_systemd(args.prefix, os.path.abspath(executable), args.dry_run)))
+    print_lines(systemd.install_systemd(args.prefix, os.path.abspath(executable), args.dry_run))
     return SUCCESS

@@ -1,6 +1,7 @@
-"""Write ebpfmon's messages to stderr, in the format of the journal if stderr is connected to it.
+"""Write messages to stderr, each on one printable line, in the format of the journal if stderr is connected to it.
 
-In the journal's format each line begins with its priority, such as `<3>` (sd-daemon(3)).
+Messages of plugins and libraries, warnings and exceptions may contain text from anywhere. In the journal's format each
+line begins with its priority, such as `<3>` (sd-daemon(3)).
 """
 
 from __future__ import annotations
@@ -8,24 +9,44 @@ from __future__ import annotations
 import logging
 import os
 import sys
+import threading
+import warnings
 from contextlib import suppress
+from types import TracebackType
+from typing import TextIO
+
+from ebpfmon.text import escaped
 
 _PRIORITIES = {logging.CRITICAL: 2, logging.ERROR: 3, logging.WARNING: 4, logging.INFO: 6}  # see syslog(3)
 _DEBUG_PRIORITY = 7
 _STDERR = 2
 
+log = logging.getLogger(__name__)
+
 
 def configure_logging() -> None:
-    """Send log messages to stderr."""
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(JournalFormatter() if _is_stderr_journal() else logging.Formatter("ebpfmon: %(message)s"))
-    logging.basicConfig(level=logging.INFO, handlers=[handler])
+    """Send log messages to stderr, and whatever Python itself would write there.
+
+    Changes nothing if the program that runs the command line, such as a test, has configured logging.
+    """
+    root = logging.getLogger()
+    if root.handlers:
+        return
+    handler = _Handler(sys.stderr)
+    handler.setFormatter(JournalFormatter() if _is_stderr_journal() else MessageFormatter("ebpfmon: %(message)s"))
+    root.addHandler(handler)
+    root.setLevel(logging.INFO)
+    warnings.showwarning = _log_warning
+    sys.excepthook = _log_exception
+    threading.excepthook = lambda args: _log_exception(args.exc_type, args.exc_value, args.exc_traceback)
+    sys.unraisablehook = lambda args: _log_exception(args.exc_type, args.exc_value, args.exc_traceback)
 
 
 def print_error(error: Exception) -> None:
     """Write an error to stderr, without a traceback. If stderr cannot be written, nobody can be told."""
+    line = escaped(str(error))
     with suppress(OSError):
-        print(for_journal(str(error), logging.ERROR) if _is_stderr_journal() else f"ebpfmon: {error}", file=sys.stderr)
+        print(for_journal(line, logging.ERROR) if _is_stderr_journal() else f"ebpfmon: {line}", file=sys.stderr)
 
 
 def is_journal(fd: int, stream: str) -> bool:
@@ -39,15 +60,54 @@ def is_journal(fd: int, stream: str) -> bool:
 def for_journal(text: str, level: int) -> str:
     """Return the text with the priority of this logging level before each line."""
     priority = next((number for least, number in _PRIORITIES.items() if level >= least), _DEBUG_PRIORITY)
-    return "\n".join(f"<{priority}>{line}" for line in text.splitlines())
+    return "\n".join(f"<{priority}>{line}" for line in text.split("\n"))
 
 
-class JournalFormatter(logging.Formatter):
+class MessageFormatter(logging.Formatter):
+    """Formats a record as one line, and each line of its traceback as an indented line."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # the name is logging's
+        """Return the message on one line."""
+        return escaped(super().formatMessage(record))
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the message, followed by the traceback if there is one."""
+        message, *traceback = super().format(record).split("\n")
+        return "\n".join([message, *(f"  {escaped(line)}" for line in traceback)])
+
+
+class JournalFormatter(MessageFormatter):
     """Formats records for the journal. It leaves out the program's name, which the journal adds."""
 
     def format(self, record: logging.LogRecord) -> str:
         """Return the message, followed by the traceback if there is one."""
         return for_journal(super().format(record), record.levelno)
+
+
+class _Handler(logging.StreamHandler[TextIO]):
+    """A handler that reports in one line a message that cannot be formatted. Logging would print a traceback."""
+
+    def handleError(self, record: logging.LogRecord) -> None:  # the name is logging's
+        """Report the error that is being handled."""
+        text = f"cannot write a message of '{record.name}' ({record.pathname}:{record.lineno}): {sys.exception()!r}"
+        with suppress(Exception):
+            self.stream.write(
+                self.format(logging.LogRecord(record.name, logging.ERROR, "", 0, text, None, None)) + "\n"
+            )
+            self.flush()
+
+
+def _log_warning(
+    message: Warning | str, category: type[Warning], filename: str, lineno: int, *_: object, **__: object
+) -> None:
+    log.warning("%s (%s:%d): %s", category.__name__, filename, lineno, message)
+
+
+def _log_exception(kind: type[BaseException], error: BaseException | None, traceback: TracebackType | None) -> None:
+    if issubclass(kind, KeyboardInterrupt):
+        sys.__excepthook__(kind, error or kind(), traceback)
+    else:
+        log.error("unexpected error", exc_info=(kind, error or kind(), traceback))
 
 
 def _is_stderr_journal() -> bool:

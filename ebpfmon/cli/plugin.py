@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from ebpfmon.cli.common import SUCCESS, Commands, add_actions
+from ebpfmon.cli.common import SUCCESS, Commands, add_actions, print_lines
 
 _EXAMPLES = """\
 examples:
@@ -39,5 +39,5 @@ def add_to(commands: Commands) -> None:
 def _new(args: argparse.Namespace) -> int:
     from ebpfmon.plugins import scaffold  # the daemon does not need it
 
-    print("\n".join(scaffold.new(args.kind, args.name, args.directory or Path(f"ebpfmon_{args.name}"))))
+    print_lines(scaffold.new(args.kind, args.name, args.directory or Path(f"ebpfmon_{args.name}")))
     return SUCCESS

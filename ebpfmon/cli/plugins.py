@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from ebpfmon import config
-from ebpfmon.cli.common import FAILURE, SUCCESS, Commands, overrides, print_json, settings_options
+from ebpfmon.cli.common import FAILURE, SUCCESS, Commands, overrides, print_json, print_lines, settings_options
 from ebpfmon.plugins import registry
 
 
@@ -29,5 +29,5 @@ def _plugins(args: argparse.Namespace) -> int:
     if args.json:
         print_json(discovered.plugins)
     else:
-        print("\n".join(registry.render(discovered.plugins)))
+        print_lines(registry.render(discovered.plugins))
     return FAILURE if discovered.left_out else SUCCESS

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from ebpfmon.cli.common import FAILURE, SUCCESS, Commands
+from ebpfmon.cli.common import FAILURE, SUCCESS, Commands, print_lines
 from ebpfmon.cli.messages import print_error
 from ebpfmon.errors import KernelError
 from ebpfmon.kernel import features, kprobe_events
@@ -34,8 +34,10 @@ def _reset(args: argparse.Namespace) -> int:
     found = kprobe_events.entries(kernel.tracefs) if kernel.tracefs else []
     entries = [entry for entry in found if kprobe_events.has_known_creator(entry)]
     left_behind = [entry for entry in entries if not kprobe_events.in_use(entry)]
-    for entry in entries:
-        print(f"left behind: {entry}" if entry in left_behind else f"in use by ebpfmon {entry.owner}: {entry}")
+    print_lines(
+        f"left behind: {entry}" if entry in left_behind else f"in use by ebpfmon {entry.owner}: {entry}"
+        for entry in entries
+    )
     if not left_behind:
         print("no kprobes were left behind" if kernel.kprobes else "this kernel has no kprobes: nothing to remove")
     if args.dry_run or not kernel.tracefs:
@@ -48,5 +50,5 @@ def _reset(args: argparse.Namespace) -> int:
             print_error(error)
             status = FAILURE
         else:
-            print(f"removed {entry}")
+            print_lines([f"removed {entry}"])
     return status

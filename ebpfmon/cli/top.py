@@ -8,7 +8,7 @@ import logging
 import os
 import shutil
 
-from ebpfmon.cli.common import SUCCESS, Commands, core_options, print_json, read_settings
+from ebpfmon.cli.common import SUCCESS, Commands, core_options, print_json, print_lines, read_settings
 from ebpfmon.cli.stopping import until_stopped
 from ebpfmon.config.apps import OLD_NAMES
 from ebpfmon.errors import SettingsError
@@ -90,5 +90,5 @@ def _top(args: argparse.Namespace) -> int:
         print_json(view.to_json(snapshot, state, top=args.lines))
     else:
         width = shutil.get_terminal_size().columns
-        print("\n".join(view.render(snapshot, state, width, None, top=args.lines)))
+        print_lines(view.render(snapshot, state, width, None, top=args.lines))
     return SUCCESS

@@ -2,7 +2,7 @@
 
 from ebpfmon.model.chart import KINDS, VALUE, Buckets, Chart, Dimension, Kind
 from ebpfmon.model.event import Candidate, Event, LoadMode
-from ebpfmon.model.json import ChartJson, SnapshotJson, chart_to_json, snapshot_schema, to_json
+from ebpfmon.model.json import ChartJson, SnapshotJson, chart_to_json, encode_json, snapshot_schema, to_json
 from ebpfmon.model.probe import Loader, Probe, ProbeSettings, Setup
 from ebpfmon.model.series import ChartData, Histogram, Role, Series, SeriesIndex
 from ebpfmon.model.sink import Sink, SinkSettings, tag_of
@@ -46,6 +46,7 @@ __all__ = [
     "TableHarvest",
     "TableView",
     "chart_to_json",
+    "encode_json",
     "snapshot_schema",
     "tag_of",
     "to_json",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import math
 from typing import Annotated, Any, Literal, NamedTuple
 
 import msgspec
@@ -10,6 +12,7 @@ from msgspec import UNSET, UnsetType
 from ebpfmon.model.chart import KINDS, Chart
 from ebpfmon.model.series import ChartData, Histogram
 from ebpfmon.model.snapshot import Snapshot
+from ebpfmon.text import escaped_json
 
 
 class DimensionJson(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, gc=False):
@@ -83,7 +86,7 @@ class SnapshotJson(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
 
 
 def to_json(snapshot: Snapshot) -> SnapshotJson:
-    """Return the JSON form of a snapshot. Encode it with `msgspec.json.encode`."""
+    """Return the JSON form of a snapshot. Encode it with `encode_json`."""
     cache: _Identities = {}
     return SnapshotJson(
         schema=2,
@@ -93,6 +96,29 @@ def to_json(snapshot: Snapshot) -> SnapshotJson:
         complete=snapshot.complete,
         charts=[_chart(data, snapshot.elapsed_s, cache) for data in snapshot.charts],
     )
+
+
+def encode_json(value: object) -> bytes:
+    """Return a value as JSON of one line that is safe to show on a terminal.
+
+    Unprintable characters are escaped, so that a reader of the JSON gets the same text.
+    """
+    try:
+        encoded = msgspec.json.encode(value)
+    except UnicodeEncodeError:  # a lone surrogate, for which UTF-8 has no bytes, but JSON has an escape
+        encoded = json.dumps(_without_nan(msgspec.to_builtins(value)), separators=(",", ":")).encode()
+    if encoded.isascii() and b"\x7f" not in encoded:
+        return encoded
+    return escaped_json(encoded.decode()).encode()
+
+
+def _without_nan(value: Any) -> Any:
+    """Return built-in types with null for numbers that JSON does not have, as msgspec writes them."""
+    if isinstance(value, dict):
+        return {key: _without_nan(each) for key, each in value.items()}
+    if isinstance(value, list):
+        return [_without_nan(each) for each in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def chart_to_json(data: ChartData, elapsed_s: float) -> ChartJson:

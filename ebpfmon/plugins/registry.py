@@ -206,12 +206,13 @@ def _require_new(registry: Registry, contribution: Contribution) -> None:
 
 def render(plugins: Iterable[Plugin]) -> Iterator[str]:
     """Yield the lines of a table of plugins, with the reason for each that is left out."""
-    rows = [("PLUGIN", "API", "STATE", "ORIGIN", "HOOKS", "PROVIDES")]
+    rows: list[tuple[str, ...]] = [("PLUGIN", "API", "STATE", "ORIGIN", "HOOKS", "PROVIDES")]
     for plugin in plugins:
         provided = [f"probe {name}" for name in plugin.probes] + [f"sink {name}" for name in plugin.sinks]
         last = plugin.error or ", ".join(provided) or "-"
         hooks = ", ".join(hook.removeprefix("ebpfmon_register_") for hook in plugin.hooks) or "-"
-        rows.append((plugin.name, str(plugin.api_version or "-"), plugin.state, plugin.origin, hooks, last))
+        cells = (plugin.name, str(plugin.api_version or "-"), plugin.state, plugin.origin, hooks, last)
+        rows.append(tuple(map(escaped, cells)))
     widths = [max(len(row[n]) for row in rows) for n in range(5)]
     for row in rows:
         yield "  ".join([*(cell.ljust(width) for cell, width in zip(row, widths, strict=False)), row[-1]])

@@ -120,7 +120,7 @@ def _of_charts(snapshot: Snapshot) -> Iterator[Metric]:
             charts.append(data)
     for name, charts in by_name.items():
         chart = charts[0].chart
-        metric = Metric(name, f"{chart.title} ({chart.id}).", type_of(chart), _unit(name))
+        metric = Metric(name, printable(f"{chart.title} ({chart.id})."), type_of(chart), _unit(name))
         add = _add_histograms if chart.buckets else _add_values
         add(metric, charts)
         yield metric

@@ -10,11 +10,10 @@ from collections.abc import Container
 from ipaddress import ip_address
 from urllib.parse import urlsplit
 
-import msgspec
 from aiohttp import HttpVersion10, HttpVersion11, hdrs, web
 from aiohttp.typedefs import Handler, Middleware
 
-from ebpfmon import SinkError
+from ebpfmon import SinkError, encode_json
 from ebpfmon_sinks.http_common import read_token_in_time
 from ebpfmon_sinks.http_json.query import QueryError, excerpt
 from ebpfmon_sinks.http_json.responses import ProblemJson
@@ -47,7 +46,7 @@ async def add_security_headers(request: web.BaseRequest, response: web.StreamRes
 
 def problem(status: int, message: str, headers: dict[str, str] | None = None) -> web.Response:
     """Return an error as JSON."""
-    body = msgspec.json.encode(ProblemJson(status=status, error=message))
+    body = encode_json(ProblemJson(status=status, error=message))
     return web.Response(
         status=status, body=body, content_type="application/json",
         headers={**_SECURITY_HEADERS, "Cache-Control": "no-store", **(headers or {})},

@@ -10,6 +10,7 @@ from typing import Any
 
 import msgspec
 
+from ebpfmon import encode_json
 from ebpfmon_sinks.http_json.responses import ProblemJson
 from ebpfmon_sinks.http_json.routes import JSON, ROUTES, Route
 
@@ -43,7 +44,7 @@ def page() -> bytes:
 
 def document_bytes() -> bytes:
     """Return the document as JSON."""
-    return msgspec.json.encode(document())
+    return encode_json(document())
 
 
 def document() -> dict[str, Any]:

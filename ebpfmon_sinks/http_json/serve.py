@@ -14,7 +14,7 @@ from aiohttp import ETag, hdrs, web
 from aiohttp.helpers import ETAG_ANY
 from aiohttp.typedefs import Handler
 
-from ebpfmon import Pool, Snapshot
+from ebpfmon import Pool, Snapshot, encode_json
 from ebpfmon_sinks.http_json import metrics, openapi, views
 from ebpfmon_sinks.http_json.connection import note_requests
 from ebpfmon_sinks.http_json.encodings import Encodings, NumberedSnapshot
@@ -169,7 +169,7 @@ class HttpJsonSink:
 
 
 def _health(status: int, state: str) -> web.Response:
-    body = msgspec.json.encode(HealthJson(status=state))
+    body = encode_json(HealthJson(status=state))
     return web.Response(status=status, body=body, content_type=JSON)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from ebpfmon import Chart, Snapshot, chart_to_json, to_json
+from ebpfmon import Chart, Snapshot, chart_to_json, encode_json, to_json
 from ebpfmon_sinks.http_json import rows
 from ebpfmon_sinks.http_json.query import NotFoundError, excerpt
 from ebpfmon_sinks.http_json.responses import ChartsJson, DeclaredChartJson, DeclaredDimensionJson, OneChartJson
@@ -12,13 +12,13 @@ from ebpfmon_sinks.http_json.responses import ChartsJson, DeclaredChartJson, Dec
 
 def snapshot(snapshot: Snapshot) -> bytes:
     """Return all charts with their series."""
-    return msgspec.json.encode(to_json(snapshot))
+    return encode_json(to_json(snapshot))
 
 
 def charts(snapshot: Snapshot) -> bytes:
     """Return all charts as their probes declare them."""
     declared = [_declared(data.chart) for data in snapshot.charts]
-    return msgspec.json.encode(ChartsJson(host=snapshot.host, charts=declared))
+    return encode_json(ChartsJson(host=snapshot.host, charts=declared))
 
 
 def chart(snapshot: Snapshot, id: str) -> bytes:
@@ -30,17 +30,17 @@ def chart(snapshot: Snapshot, id: str) -> bytes:
         host=snapshot.host, time=round(snapshot.time_s, 3), elapsed_s=round(snapshot.elapsed_s, 4),
         complete=snapshot.complete, chart=chart_to_json(data, snapshot.elapsed_s),
     )  # fmt: skip
-    return msgspec.json.encode(response)
+    return encode_json(response)
 
 
 def processes(snapshot: Snapshot, sort: str, top: int, group: str, by: str) -> bytes:
     """Return the busiest processes. Raises QueryError."""
-    return msgspec.json.encode(rows.processes_to_json(snapshot, sort, top, group, by))
+    return encode_json(rows.processes_to_json(snapshot, sort, top, group, by))
 
 
 def connections(snapshot: Snapshot, sort: str, top: int) -> bytes:
     """Return the busiest connections. Raises QueryError."""
-    return msgspec.json.encode(rows.connections_to_json(snapshot, sort, top))
+    return encode_json(rows.connections_to_json(snapshot, sort, top))
 
 
 def _declared(chart: Chart) -> DeclaredChartJson:

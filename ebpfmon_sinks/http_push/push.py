@@ -13,9 +13,8 @@ from typing import TypeVar
 from urllib.parse import urlsplit
 
 import aiohttp
-import msgspec
 
-from ebpfmon import Pool, SinkError, Snapshot, printable, to_json
+from ebpfmon import Pool, SinkError, Snapshot, encode_json, printable, to_json
 from ebpfmon_sinks.http_common import in_time, read_token_in_time
 from ebpfmon_sinks.http_push.settings import HttpPushSettings
 
@@ -117,7 +116,7 @@ def _tls_context(path: str) -> ssl.SSLContext:
 
 
 def _encode(snapshot: Snapshot) -> bytes:
-    return msgspec.json.encode(to_json(snapshot))
+    return encode_json(to_json(snapshot))
 
 
 def _compress(body: bytes) -> bytes:

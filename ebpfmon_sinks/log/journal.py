@@ -18,9 +18,7 @@ import zlib
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 
-import msgspec
-
-from ebpfmon import VALUE, ChartData, Role, SinkError, Snapshot, unique_names
+from ebpfmon import VALUE, ChartData, Role, SinkError, Snapshot, encode_json, unique_names
 from ebpfmon_sinks.log.text import is_by_process
 from ebpfmon_sinks.series_names import column_name, is_reserved, unique_series_names
 
@@ -240,4 +238,4 @@ def _json(data: ChartData, limit: int) -> str:
         for n in (*items, *rest)
         for name, amount in zip(columns[n * width : (n + 1) * width], deltas[n], strict=True)
     }
-    return msgspec.json.encode({name: amount for name, amount in amounts.items() if amount}).decode()
+    return encode_json({name: amount for name, amount in amounts.items() if amount}).decode()

@@ -15,7 +15,9 @@ from ebpfmon import (
     Sink,
     SinkSettings,
     Snapshot,
+    encode_json,
     file_resources,
+    printable,
     standard_stream,
     stream_resources,
     to_json,
@@ -73,9 +75,10 @@ class LogSettings(SinkSettings, tag="log", frozen=True):
 def message(snapshot: Snapshot, settings: LogSettings) -> str:
     """Return a snapshot in the format of the settings, without the last newline."""
     if settings.format == "json":
-        return msgspec.json.encode(to_json(snapshot)).decode()
+        return encode_json(to_json(snapshot)).decode()
     limits = Limits(groups=settings.applications, processes=settings.processes, series=settings.destinations)
-    return "\n".join(render(snapshot, limits, has_chart_filter=bool(settings.charts)))
+    lines = render(snapshot, limits, has_chart_filter=bool(settings.charts))
+    return "\n".join(printable(line) for line in lines)  # the host and texts of probes are not cleaned yet
 
 
 def _needs_dac_override(path: str) -> bool:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ebpfmon import SettingsError, replace_file
+from ebpfmon import SettingsError, printable, replace_file
 from ebpfmon_sinks.plugins_d import relay
 
 NAME = "ebpfmon.plugin"
@@ -67,9 +67,10 @@ def install(
     """Do what `plan` says, and print it. With `dry_run` only print it. Raises SettingsError."""
     steps = plan(prefix, directory)
     for step in steps:
-        write_line(f"{'would be ' if dry_run and not step.is_done else ''}{step.action}: {step.path}")
+        write_line(printable(f"{'would be ' if dry_run and not step.is_done else ''}{step.action}: {step.path}"))
         if dry_run:
-            write_line(step.text.rstrip("\n"))
+            for line in step.text.splitlines():
+                write_line(printable(line))
         elif not step.is_done:
             _write(step)
     write_line(NEXT)

@@ -69,7 +69,7 @@ class Relay:
                     self._copy(daemon)
             except OSError as error:
                 reason = error.strerror or str(error)
-            self._log_state(False, f"waiting for ebpfmon at '{self._path}': {reason}")
+            self._log_state(False, f"waiting for ebpfmon at {self._path!r}: {reason}")
             retry_s = time.monotonic() + self._retry_delay_s * (0.5 + os.urandom(1)[0] / 255)
             self._retry_delay_s = min(self._retry_delay_s * 2, _MAX_RETRY_S)
             while (left_s := retry_s - time.monotonic()) > 0:
@@ -92,7 +92,7 @@ class Relay:
                     return
                 lines, end, part = (part + data).rpartition(b"\n")
                 self._retry_delay_s = _MIN_RETRY_S
-                self._log_state(True, f"receiving data from ebpfmon at '{self._path}'")
+                self._log_state(True, f"receiving data from ebpfmon at {self._path!r}")
                 self._write(lines + end)
         finally:
             self._poll.unregister(daemon)

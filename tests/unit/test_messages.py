@@ -19,7 +19,7 @@ from ebpfmon.cli.messages import JournalFormatter, for_journal, is_journal
 )
 def test_a_level_has_the_priority_of_syslog(level: int, priority: int) -> None:
     record = logging.LogRecord("x", level, "x.py", 1, "a\n%s", ("b",), None)
-    assert JournalFormatter().format(record) == f"<{priority}>a\n<{priority}>b"
+    assert JournalFormatter().format(record) == f"<{priority}>a\\nb"
 
 
 def test_every_line_has_a_priority() -> None:

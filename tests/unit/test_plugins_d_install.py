@@ -51,7 +51,11 @@ def test_a_dry_run_shows_the_plugin_and_writes_nothing(tmp_path: Path, plugins: 
     lines: list[str] = []
     install(tmp_path, dry_run=True, write_line=lines.append)
     assert lines[0] == f"would be created: {plugins / NAME}"
-    assert "from ebpfmon_sinks.plugins_d.relay import main" in lines[1]
+    assert [line.startswith("from ebpfmon_sinks.plugins_d.relay import main") for line in lines[1:4]] == [
+        False,
+        False,
+        True,
+    ]
     assert not [*plugins.iterdir()]
 
 
