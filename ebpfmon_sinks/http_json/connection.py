@@ -80,7 +80,7 @@ class Connection(web.RequestHandler):
             self._open_transport.abort()
         elif self._connecting:
             self._connecting.cancel()
-        self._closed(self)
+        self._free()
 
     def begin_request(self) -> None:
         """Note that a request is complete."""
@@ -163,10 +163,18 @@ class Connection(web.RequestHandler):
             await asyncio.get_running_loop().connect_accepted_socket(lambda: self, sock, ssl=self._tls, **limits)
         except Exception as error:
             _log.debug("closed a connection: %s: %s", type(error).__name__, error)
+            error.__traceback__ = None  # it refers to itself, through asyncio's frames, and to a buffer of 256 KiB
         finally:
+            self._connecting = None  # the task may refer to its exception, and that to this object
             if not self._open_transport:  # the handshake failed, or the connection has been closed since
                 self._timer.cancel()
-                self._closed(self)
+                self._free()
+
+    def _free(self) -> None:
+        """Report the end, and break aiohttp's reference cycles, so that memory is free before garbage is collected."""
+        if not self._open_transport:
+            super().connection_lost(None)
+        self._closed(self)
 
 
 @web.middleware

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import asyncio.sslproto
+import gc
 import resource
 import socket
 import ssl
@@ -67,6 +69,39 @@ async def serving_tls(certificate: tuple[str, str]) -> AsyncIterator[tuple[Serve
     ) as served:
         served.url = served.url.replace("http:", "https:")
         yield served, ssl.create_default_context(cafile=certificate[0])
+
+
+def tls_objects() -> int:
+    """Return the number of TLS connections in memory. Each has a buffer of 256 KiB."""
+    return sum(isinstance(each, asyncio.sslproto.SSLProtocol) for each in gc.get_objects())
+
+
+@pytest.mark.parametrize("data", [HELLO, PART])
+@pytest.mark.parametrize("is_closed_by_client", [False, True])
+def test_a_failed_tls_handshake_leaves_nothing_in_memory(
+    monkeypatch: pytest.MonkeyPatch, certificate: tuple[str, str], data: bytes, is_closed_by_client: bool
+) -> None:
+    """The garbage collector is off: it comes too late for many failed handshakes in a second."""
+    monkeypatch.setattr(connection, "FIRST_REQUEST_S", 60 if is_closed_by_client else 0.1)
+
+    async def test() -> None:
+        async with serving_tls(certificate) as (served, _):
+            gc.collect()
+            gc.disable()
+            with clients(served.sink.port, 20, data) as made:
+                if is_closed_by_client:
+                    await until(lambda: not served.sink._listener.connections or tls_objects() == 20)
+                    for each in made:
+                        each.socket.close()
+                else:
+                    await until(lambda: all(each.is_closed for each in made))
+            await until(lambda: not served.sink._listener.connections)
+            await until(lambda: not tls_objects(), 1)
+
+    try:
+        run(test)
+    finally:
+        gc.enable()
 
 
 def states(served: Served) -> list[State]:
