@@ -10,7 +10,7 @@ import msgspec
 from ebpfmon import __version__
 from ebpfmon.check.findings import Finding, describe
 from ebpfmon.config.settings import Settings
-from ebpfmon.daemon.probes import enabled_probes, load_one
+from ebpfmon.daemon.probes import enabled_probes, load_one, reason_of
 from ebpfmon.errors import AttachError, KernelError, LoadError
 from ebpfmon.kernel import features, host
 from ebpfmon.kernel.attach import KernelFacts, LoadOptions
@@ -20,7 +20,7 @@ from ebpfmon.model import Loader, Probe
 from ebpfmon.plugins.registry import Registry
 from ebpfmon.text import printable
 
-_WIDTH, _INDENT = 100, 24
+_WIDTH, _INDENT, _MAX_INDENT = 100, 24, 48
 
 
 class Refusal(msgspec.Struct, frozen=True):
@@ -108,7 +108,7 @@ def _report(
             return ProbeReport(probe.name, loaded.loader, tuple(_event(c) for c in loaded.choices))
     except KernelError as error:
         code = error.errno if isinstance(error, LoadError | AttachError) else 0
-        return ProbeReport(probe.name, error=str(error), errno=code)
+        return ProbeReport(probe.name, error=reason_of(probe, error), errno=code)
 
 
 def _event(choice: Choice) -> Event:
@@ -145,23 +145,25 @@ def _summary(probes: Iterable[ProbeReport]) -> str:
 
 def _render_events(events: Iterable[Event]) -> Iterator[str]:
     notes: dict[str, int] = {}  # Many events share a reason, so each reason is printed once, with a number.
+    events = list(events)
+    indent = min(max(_INDENT, *(len(event.event) + 4 for event in events), 0), _MAX_INDENT)
     for event in events:
         how = f"{event.attach_method} at {event.target}" if event.attach_method else "not attached"
-        yield from _aligned(f"  {event.event}", how)
+        yield from _aligned(f"  {event.event}", how, indent)
         if event.misses:
-            yield from _aligned("", event.misses)
+            yield from _aligned("", event.misses, indent)
         targets: dict[tuple[str, str], list[str]] = {}
         for refusal in event.refused:
             targets.setdefault((refusal.attach_method, refusal.reason), []).append(refusal.target)
         for (method, reason), names in targets.items():
             note = notes.setdefault(reason, len(notes) + 1)
-            yield from _aligned("", f"rejected: {method} at {', '.join(dict.fromkeys(names))} ({note})")
+            yield from _aligned("", f"rejected: {method} at {', '.join(dict.fromkeys(names))} ({note})", indent)
     for reason, note in notes.items():
         yield from _wrapped(f"  ({note}) {reason}", 6)
 
 
-def _aligned(about: str, says: str) -> list[str]:
-    return _wrapped(f"{about:{_INDENT - 1}} {says}", _INDENT + 3)
+def _aligned(about: str, says: str, indent: int = _INDENT) -> list[str]:
+    return _wrapped(f"{about:{indent - 2}}  {says}", indent + 3)
 
 
 def _wrapped(line: str, indent: int) -> list[str]:

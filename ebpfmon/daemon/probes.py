@@ -12,7 +12,7 @@ from typing import Self
 from ebpfmon import errors
 from ebpfmon.config.settings import Settings
 from ebpfmon.daemon import memory
-from ebpfmon.errors import KernelError, ObjectError, PluginError
+from ebpfmon.errors import EbpfmonError, KernelError, ObjectError, PluginError
 from ebpfmon.grouping import execs
 from ebpfmon.grouping.registry import groupings
 from ebpfmon.kernel import attach, features
@@ -53,12 +53,17 @@ def enabled_probes(settings: Settings, registry: Registry) -> Iterator[EnabledPr
             if core.strict or len(failed) + 1 == len(enabled):
                 raise
             failed[name] = str(error)
-            log.warning("probe '%s' is left out: %s", name, error)
+            log.warning("probe '%s' is left out: %s", name, reason_of(probe, error))
             continue
         yield probe, replace(options, table_size=probe_settings.table_size, setup=setup)
     known = groupings()
     if enabled and any(known[name].uses_execs for name in by):
         yield execs.PROBE, replace(options, table_size=execs.SIZE)
+
+
+def reason_of(probe: Probe, error: EbpfmonError) -> str:
+    """Return why a probe cannot be used, for a message that begins with its name."""
+    return str(error).removeprefix(f"probe '{probe.name}': ")
 
 
 def load_one(
@@ -112,7 +117,7 @@ class Probes:
         capabilities are missing.
         """
         features.require_permission(self._kernel)
-        libbpf, failed = Libbpf(), dict[str, KernelError]()
+        libbpf, failed = Libbpf(), list[tuple[Probe, KernelError]]()
         self._enabled = list(enabled)
         with attach.KernelFacts(libbpf, self._kernel) as facts:
             for probe, options in self._enabled:
@@ -124,16 +129,16 @@ class Probes:
                     if all_or_nothing and probe is not execs.PROBE:
                         self.close()
                         raise
-                    failed[probe.name] = error
+                    failed.append((probe, error))
                     continue
                 self.loaded.append(self._stack.enter_context(loaded))
         if failed and all(p.probe is execs.PROBE for p in self.loaded):
             self.close()
-            raise next(iter(failed.values()))
+            raise failed[0][1]
         for loaded in self.loaded:
             log.info("probe '%s': %s", loaded.probe.name, describe(loaded))
-        for name, reason in failed.items():
-            log.warning("probe '%s' is left out: %s", name, reason)
+        for probe, reason in failed:
+            log.warning("probe '%s' is left out: %s", probe.name, reason_of(probe, reason))
         memory.trim()
         return self
 

@@ -60,7 +60,7 @@ BROKEN = {
     ),
     "no_field": (
         PROBES + "return [probe('strated')]",
-        "probe 'no_field' is left out: probe 'no_field': chart 'no_field': table 'no_field' has no field "
+        "probe 'no_field' is left out: chart 'no_field': table 'no_field' has no field "
         "'strated'; it has started",
     ),
     "no_object": (
@@ -78,7 +78,7 @@ BROKEN = {
     ),
     "twin": (
         PROBES + "return [probe()]",
-        "probe 'twin' is left out: probe 'twin': probe 'good' already has a table 'good'",
+        "probe 'twin' is left out: probe 'good' already has a table 'good'",
     ),
     "bad_sink": (
         "class BadSettings(SinkSettings, tag='bad_sink'):\n    def open(self): raise KeyError('x')\n"

@@ -12,10 +12,11 @@ from ebpfmon import config
 from ebpfmon.check import report
 from ebpfmon.check.findings import Finding
 from ebpfmon.check.report import Event, ProbeReport, Refusal, Report, check, render
+from ebpfmon.daemon.probes import reason_of
 from ebpfmon.errors import AttachError, KernelError, LoadError
 from ebpfmon.kernel import attach, features
 from ebpfmon.kernel.host import Config, Host
-from ebpfmon.model import Loader
+from ebpfmon.model import Loader, Probe
 from ebpfmon.plugins import registry
 from tests.unit.test_features import FULL
 
@@ -67,9 +68,22 @@ def test_a_reason_shared_by_several_events_is_printed_once() -> None:
     ]
 
 
-def test_a_long_name_of_an_event_is_followed_by_a_space() -> None:
-    event = msgspec.structs.replace(ATTACHED, event="e" * 30)
-    assert f"  {'e' * 30} kprobe at vfs_read" in lines(ProbeReport("a", Loader.CORE, (event,)))
+@pytest.mark.parametrize("length", [20, 21, 22, 23, 30, 44])
+def test_the_columns_of_a_probe_are_as_wide_as_its_longest_name(length: int) -> None:
+    event, other = (msgspec.structs.replace(ATTACHED, event=name) for name in ("e" * length, "o"))
+    shown = lines(ProbeReport("a", Loader.CORE, (event, other)))[-2:]
+    assert shown == [f"  {'e' * length}  kprobe at vfs_read", f"  {'o':{length}}  kprobe at vfs_read"]
+
+
+def test_a_name_that_is_too_long_for_the_columns_is_followed_by_two_spaces() -> None:
+    event, other = (msgspec.structs.replace(ATTACHED, event=name) for name in ("e" * 70, "o"))
+    shown = lines(ProbeReport("a", Loader.CORE, (event, other)))[-2:]
+    assert shown == [f"  {'e' * 70}  kprobe at vfs_read", f"  {'o':44}  kprobe at vfs_read"]
+
+
+def test_a_probe_is_named_once_in_its_line() -> None:
+    error = KernelError("probe 'b': its object has no table")
+    assert reason_of(Probe(name="b", package="x", object="b", charts=()), error) == "its object has no table"
 
 
 def test_lines_are_aligned_and_have_at_most_100_columns() -> None:
