@@ -40,6 +40,10 @@ _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _CHART_ID = re.compile(r"[A-Za-z0-9_-]+\.[A-Za-z0-9_.-]+")
 COLUMNS_OF_TOP = frozenset({"pid", "user", "group", "command", "count"})
 """The ids of the columns that `top` always has."""
+LETTERS_OF_TOP = frozenset("PUGN")
+"""The letters that sort by these columns."""
+_COLUMN_ID = re.compile(r"[A-Za-z0-9_-]+")
+_WIDEST = 40
 _GROUPED_ID = re.compile(r"[A-Za-z0-9_-]+")
 _LABEL = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 RESERVED_LABELS = ("dimension", "le")
@@ -141,11 +145,48 @@ def _check_probe(probe: object) -> None:
         raise PluginError(f"{step}: it has two events named '{duplicate}'")
     for chart in probe.charts:
         _check_chart(chart, step)
-    if not isinstance(probe.columns, list | tuple) or not all(isinstance(c, Column) for c in probe.columns):
+    if not isinstance(probe.columns, list | tuple):
         raise PluginError(f"{step}: columns: {shown(probe.columns)}: expected a tuple of Column")
     for column in probe.columns:
-        if column.id in COLUMNS_OF_TOP:
-            raise PluginError(f"{step}: column '{column.id}': `top` already has a column with that id; choose another")
+        _check_column(column, step)
+    if duplicate := _duplicate(f"{c.id}' of table '{c.table}" if c.table else c.id for c in probe.columns):
+        raise PluginError(f"{step}: it has two columns with the id '{duplicate}'")
+
+
+def _check_column(column: object, step: str) -> None:
+    if not isinstance(column, Column):
+        raise PluginError(f"{step}: columns: {shown(column)}: expected a Column")
+    if not (isinstance(column.id, str) and _COLUMN_ID.fullmatch(column.id)):
+        raise PluginError(f"{step}: column {shown(column.id)}: an id may have only letters, digits, _ and -")
+    step += f": column '{column.id}'"
+    if column.id in COLUMNS_OF_TOP:
+        raise PluginError(f"{step}: `top` already has a column with that id; choose another")
+    _check_types(
+        column, step, header=str, units=str, name=str, letter=str, table=str, width=int, rank=int, summary=bool,
+        return_only=bool,
+    )  # fmt: skip
+    for field in ("header", "units", "name"):
+        text = getattr(column, field)
+        if not text.isprintable() or not (text or field == "name"):
+            raise PluginError(f"{step}: {field}: {shown(text)}: expected printable text")
+    if not isinstance(column.fields, list | tuple) or not all(isinstance(name, str) for name in column.fields):
+        raise PluginError(f"{step}: fields: {shown(column.fields)}: expected a tuple of fields, such as ('calls',)")
+    if not column.fields:
+        raise PluginError(f"{step}: fields: (): expected at least one field")
+    if column.letter in LETTERS_OF_TOP:
+        raise PluginError(f"{step}: letter: '{column.letter}': `top` uses it; choose another, or none")
+    if column.letter and not re.fullmatch("[A-Z]", column.letter):
+        raise PluginError(f"{step}: letter: {shown(column.letter)}: expected one capital letter from A to Z")
+    if not 1 <= column.width <= _WIDEST:
+        raise PluginError(f"{step}: width: {column.width}: expected 1 to {_WIDEST}")
+
+
+def _check_types(what: object, step: str, **kinds: type) -> None:
+    """Raise PluginError if a field does not have the type of that name. A bool is no int."""
+    for field, kind in kinds.items():
+        value = getattr(what, field)
+        if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
+            raise PluginError(f"{step}: {field}: {shown(value)}: expected {kind.__name__}")
 
 
 def _check_event(event: object, step: str) -> None:
@@ -216,14 +257,10 @@ def _check_chart(chart: object, step: str) -> None:
     step += f": chart '{chart.id}'"
     if chart.id.startswith(OWN_CHARTS):
         raise PluginError(f"{step}: ids that begin with '{OWN_CHARTS}' are reserved for ebpfmon's own charts")
-    kinds: dict[str, type] = {
-        "title": str, "units": str, "family": str, "table": str, "priority": int, "return_only": bool, "kind": Kind,
-        "grouped": bool, "separator": str, "unbounded": bool,
-    }  # fmt: skip
-    for field, kind in kinds.items():
-        value = getattr(chart, field)
-        if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
-            raise PluginError(f"{step}: {field}: {shown(value)}: expected {kind.__name__}")
+    _check_types(
+        chart, step, title=str, units=str, family=str, table=str, priority=int, return_only=bool, kind=Kind,
+        grouped=bool, separator=str, unbounded=bool,
+    )  # fmt: skip
     if chart.buckets is not None and not isinstance(chart.buckets, Buckets):
         raise PluginError(f"{step}: buckets: {shown(chart.buckets)}: expected Buckets")
     if not isinstance(chart.labels, list | tuple) or not all(

@@ -12,7 +12,8 @@ import pytest
 from ebpfmon import Candidate, Chart, Column, Dimension, Event, Kind, Probe, ProbeSettings, SinkSettings, hookimpl
 from ebpfmon.errors import PluginError
 from ebpfmon.plugins import hookspecs
-from ebpfmon.plugins.validate import HOOKS, call_hooks, violation
+from ebpfmon.plugins.validate import COLUMNS_OF_TOP, HOOKS, LETTERS_OF_TOP, call_hooks, violation
+from ebpfmon.top.columns import IDENTITY_COLUMNS, RESERVED
 from tests.unit.support import plugin
 
 DIMENSION = Dimension("d", "d", ("calls",))
@@ -100,6 +101,11 @@ def with_dimension(**changes: Any) -> Any:
     return with_chart(dimensions=(replace(DIMENSION, **changes),))
 
 
+def with_columns(*changes: dict[str, Any], **change: Any) -> Any:
+    columns = (replace(Column(id="c", header="C", fields=("calls",)), **one) for one in changes or (change,))
+    return plugin(probes=[replace(PROBE, columns=tuple(columns))])
+
+
 @pytest.mark.parametrize(
     ("broken", "message"),
     [
@@ -172,7 +178,24 @@ def with_dimension(**changes: Any) -> Any:
             "probe 'p': chart 'x.io': it has two dimensions with the id 'd'",
         ),
         (plugin(probes=[replace(PROBE, columns=Anything)]), "probe 'p': columns: <object object at "),
-        (plugin(probes=[replace(PROBE, columns=(Anything,))]), "probe 'p': columns: (<object object at "),
+        (plugin(probes=[replace(PROBE, columns=(Anything,))]), "probe 'p': columns: <object object at "),
+        (with_columns(id=7), "probe 'p': column 7: an id may have only letters, digits, _ and -"),
+        (with_columns(id="a b"), "probe 'p': column 'a b': an id may have only"),
+        (with_columns(id="user"), "probe 'p': column 'user': `top` already has a column with that id; choose another"),
+        (with_columns(header=""), "probe 'p': column 'c': header: '': expected printable text"),
+        (with_columns(header="\x1b[2J"), "probe 'p': column 'c': header: '\\x1b[2J': expected printable text"),
+        (with_columns(units=None), "probe 'p': column 'c': units: None: expected str"),
+        (with_columns(fields="calls"), "probe 'p': column 'c': fields: 'calls': expected a tuple of fields"),
+        (with_columns(fields=()), "probe 'p': column 'c': fields: (): expected at least one field"),
+        (with_columns(width="6"), "probe 'p': column 'c': width: '6': expected int"),
+        (with_columns(width=0), "probe 'p': column 'c': width: 0: expected 1 to 40"),
+        (with_columns(rank=True), "probe 'p': column 'c': rank: True: expected int"),
+        (with_columns(letter="q"), "probe 'p': column 'c': letter: 'q': expected one capital letter from A to Z"),
+        (with_columns(letter="AB"), "probe 'p': column 'c': letter: 'AB': expected one capital letter from A to Z"),
+        (with_columns(letter="P"), "probe 'p': column 'c': letter: 'P': `top` uses it; choose another, or none"),
+        (with_columns(letter="N"), "probe 'p': column 'c': letter: 'N': `top` uses it; choose another, or none"),
+        (with_columns({}, {"header": "D"}), "probe 'p': it has two columns with the id 'c'"),
+        (with_columns({"table": "t"}, {"table": "t"}), "probe 'p': it has two columns with the id 'c' of table 't'"),
         (
             with_dimension(id="a b"),
             "probe 'p': chart 'x.io': dimension 'a b': an id may have only letters, digits and _ . : -",
@@ -201,6 +224,17 @@ def test_an_invalid_contribution_is_reported_in_one_line(broken: object, message
         call_hooks(broken)
     assert str(caught.value).startswith(message)
     assert len(str(caught.value).splitlines()) == 1
+
+
+def test_the_names_and_letters_that_belong_to_top_are_those_of_its_own_columns() -> None:
+    own = {column.key for columns in IDENTITY_COLUMNS.values() for column in columns}
+    assert own == COLUMNS_OF_TOP
+    assert RESERVED - {""} == LETTERS_OF_TOP
+
+
+@pytest.mark.parametrize("letter", ["", "A", "Z"])
+def test_a_column_may_have_a_free_letter_or_none(letter: str) -> None:
+    assert call_hooks(with_columns(letter=letter)).probes[0].columns[0].letter == letter
 
 
 def test_an_exception_of_a_hook_is_passed_on() -> None:
