@@ -18,6 +18,7 @@ from ebpfmon.plugins import hookspecs, validate
 from ebpfmon.plugins.folder import File, files
 from ebpfmon.plugins.guard import announced_if_slow
 from ebpfmon.plugins.validate import Contribution
+from ebpfmon.text import escaped
 
 _OURS = "ebpfmon"  # This distribution's plugins are loaded first, so that third-party plugins cannot replace them.
 
