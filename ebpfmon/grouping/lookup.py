@@ -78,6 +78,11 @@ class LookupResult:
     users: Mapping[int, str | None] = field(default_factory=dict)
     cgroups: Mapping[int, str | None] = field(default_factory=dict)
 
+    def __or__(self, later: LookupResult) -> LookupResult:
+        return LookupResult(
+            {**self.processes, **later.processes}, {**self.users, **later.users}, {**self.cgroups, **later.cgroups}
+        )
+
 
 class Lookup:
     """Looks up facts in /proc, the user database and the cgroup file system. Must be closed.

@@ -106,30 +106,35 @@ class GroupStage:
         return charts
 
     async def _look_up(self, pending: Pending) -> LookupResult:
-        """Return the facts that are found in time. A lookup that hangs or fails must not delay the tick.
+        """Return the facts that are found in time, by this lookup or by that of an earlier tick.
 
-        Only one lookup runs at a time. The result may be that of an earlier tick's lookup.
+        Only one lookup runs at a time. One that hangs or fails must not delay the tick.
         """
-        if self._pending_lookup is None and not pending.request:
-            return LookupResult()
         try:
-            if self._pending_lookup is None:
+            found = await self._finished_lookup()
+            if self._pending_lookup is None and pending.request:
                 self._pending_lookup = asyncio.get_running_loop().run_in_executor(
                     self._executor, self._lookup.look_up, pending.request, self.attribution.known, LOOKUP_S
                 )
-            done, _ = await asyncio.wait({self._pending_lookup}, timeout=2 * LOOKUP_S)
-            if not done:
-                return LookupResult()
-            lookup, self._pending_lookup = self._pending_lookup, None
-            result = lookup.result()
+                found |= await self._finished_lookup()
         except Exception as error:  # the facts are requested again in the next interval
             if not self._has_failed:
                 log.warning("cannot look up processes: %s: %s; ebpfmon tries again", type(error).__name__, error)
             self._has_failed = True
             return LookupResult()
         self._has_failed = False
-        self._looked_up += len(result.processes) + len(result.users) + len(result.cgroups)
-        return result
+        self._looked_up += len(found.processes) + len(found.users) + len(found.cgroups)
+        return found
+
+    async def _finished_lookup(self) -> LookupResult:
+        """Return the result of the lookup if it ends in time."""
+        if self._pending_lookup is None:
+            return LookupResult()
+        done, _ = await asyncio.wait({self._pending_lookup}, timeout=2 * LOOKUP_S)
+        if not done:
+            return LookupResult()
+        lookup, self._pending_lookup = self._pending_lookup, None
+        return lookup.result()
 
 
 class Pipeline:

@@ -1,0 +1,123 @@
+"""Lookups that never return: other processes keep their names, and the daemon ends when it is told to."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import pytest
+
+from ebpfmon.threads import MAX_ABANDONED
+from tests.kernel.hung_files import HungFiles, HungProcess, hung_files
+from tests.kernel.support import DEFAULTS, Monitor
+from tests.kernel.test_applications import charted, exits, monitor, running
+
+WORK = "read go; for i in $(seq 101); do /bin/true; done; read stay"
+BUSY = "while read line; do /bin/true; done"
+EBPFMON = [sys.executable, "-m", "ebpfmon"]
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> Iterator[HungFiles]:
+    (tmp_path / "hung").mkdir()
+    with hung_files(tmp_path / "hung") as files:
+        yield files
+
+
+GROUPS = "hung: *hung-for-ever*\nolder: *older-than-ebpfmon*\n"
+CANNOT = "cannot look up the command line of process "
+
+
+def until_said(watching: Monitor, caplog: pytest.LogCaptureFixture, text: str, busy: Sequence[HungProcess]) -> None:
+    """Wait until a message has been logged, while the children of these processes work."""
+
+    def is_said() -> bool:
+        for process in busy:
+            process.tell(b"go")
+        return text in caplog.text
+
+    watching.until(is_said)
+
+
+def test_a_process_whose_command_line_cannot_be_read_holds_up_no_other(
+    files: HungFiles, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    hung = files.start(BUSY, "hung-for-ever")
+    with (
+        running("sh", "-c", WORK, "older-than-ebpfmon") as older,
+        monitor(tmp_path, GROUPS, by=["application", "user"]) as watching,
+    ):
+        until_said(watching, caplog, f"{CANNOT}{hung.tgid} ", [hung])
+        assert older.stdin
+        older.stdin.write(b"go\n")
+        older.stdin.flush()
+        watching.until(lambda: exits(watching, "older") >= 102)
+        assert exits(watching, "older") == 102
+        assert charted(watching.snapshots, "users.vfs_read_call")["root"], "users are found as well"
+        assert caplog.text.count(CANNOT) == 1
+        assert not exits(watching, "hung")
+        files.answer()
+        for _ in range(53):
+            hung.tell(b"go")
+        watching.until(lambda: exits(watching, "hung") >= 53)
+
+
+def test_many_processes_whose_command_lines_cannot_be_read_hold_up_no_other_kind_of_lookup(
+    files: HungFiles, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    hung = [files.start(BUSY, "hung-for-ever") for _ in range(MAX_ABANDONED + 3)]
+    with monitor(tmp_path, GROUPS, by=["application", "user"]) as watching:
+        until_said(watching, caplog, "cannot look up any further command line until", hung)
+        with running("sh", "-c", WORK, "older-than-ebpfmon") as newer:
+            assert newer.stdin
+            newer.stdin.write(b"go\n")
+            newer.stdin.flush()
+            watching.until(lambda: exits(watching, "older") >= 102)
+        assert exits(watching, "older") == 102, "execve(2) tells the command lines of newer processes"
+        assert charted(watching.snapshots, "users.vfs_read_call")["root"], "users are found as well"
+        assert caplog.text.count(CANNOT) == MAX_ABANDONED + 1
+        files.answer()
+        watching.until(lambda: [process.tell(b"go") for process in hung] and exits(watching, "hung") >= 53)
+
+
+def test_a_process_whose_command_line_cannot_be_read_keeps_the_daemon_from_nothing(files: HungFiles) -> None:
+    hung = files.start(BUSY)
+    command = [*EBPFMON, "run", *DEFAULTS]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as daemon:
+        try:
+            assert daemon.stderr
+            hung.tell(b"go")
+            for line in daemon.stderr:
+                if f"cannot look up the command line of process {hung.tgid} " in line:
+                    break
+            daemon.send_signal(signal.SIGTERM)
+            assert daemon.wait(5) == 0
+        finally:
+            daemon.kill()
+
+
+def test_a_user_database_that_does_not_answer_holds_up_nothing(tmp_path: Path) -> None:
+    """The user database is a FIFO in a mount namespace: reading it waits for a writer."""
+    os.mkfifo(tmp_path / "fifo")
+    in_namespace = ["unshare", "--mount", "sh", "-c", 'mount --bind "$0" /etc/passwd && exec "$@"', tmp_path / "fifo"]
+    (tmp_path / "settings").write_text('[groups]\nby = ["user", "application"]\n')
+    command = [*in_namespace, *EBPFMON, "run", "--config", tmp_path / "settings", "--json"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as daemon:
+        try:
+            assert daemon.stdout
+            assert daemon.stderr
+            for line in daemon.stderr:
+                if "cannot look up the name of user 0: no answer within 1 s" in line:
+                    break
+            for line in daemon.stdout:
+                if '"user":"0"' in line:
+                    break
+            daemon.send_signal(signal.SIGTERM)
+            _, err = daemon.communicate(timeout=5)
+            assert daemon.returncode == 0, err
+        finally:
+            daemon.kill()
