@@ -6,7 +6,7 @@ import errno
 import os
 import stat
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager, closing
+from contextlib import asynccontextmanager, closing, suppress
 
 from ebpfmon import LineWriter, Sink, SinkError, SinkGoneError, Snapshot, append_record, reopen_nonblocking
 
@@ -26,7 +26,7 @@ async def open_stream(path: str, stream: int | None, message: Message) -> AsyncI
     except OSError as error:
         raise SinkError(f"cannot open '{path}': {error.strerror}") from error
     if stat.S_ISREG(os.fstat(fd).st_mode):
-        os.close(fd)
+        _close_written(fd)
         yield FileSink(path, stream, message)
         return
     with closing(LineWriter(fd)) as lines:
@@ -49,7 +49,7 @@ class FileSink:
                     raise SinkError(f"cannot write to '{self._path}': it is no regular file any more")
                 append_record(fd, record)
             finally:
-                os.close(fd)
+                _close_written(fd)
         except OSError as error:
             raise SinkError(f"cannot write to '{self._path}': {error.strerror}") from error
 
@@ -90,6 +90,12 @@ def _open(path: str) -> int:
         os.close(fd)
         raise OSError(errno.EINVAL, _refusal(mode))
     return fd
+
+
+def _close_written(fd: int) -> None:
+    """Close a file to which nothing is left to write, so an error is not about what was appended."""
+    with suppress(OSError):
+        os.close(fd)
 
 
 def _refusal(mode: int) -> str:
