@@ -122,6 +122,7 @@ class Connection(web.RequestHandler):
             await super().start()
         except Exception as error:
             _log.debug("closed a connection: %s: %s", type(error).__name__, error)
+            error.__traceback__ = None
             self.force_close()
 
     def handle_error(
@@ -134,6 +135,8 @@ class Connection(web.RequestHandler):
         """Return the response to a request that could not be parsed or handled. The connection is closed after it."""
         if status >= 500:
             _log.error("cannot answer a request: %s: %s", type(exc).__name__, exc)
+        if exc:
+            exc.__traceback__ = None  # it refers to the parser, which refers to the exception, and to TLS buffers
         if request.writer.output_size > 0:
             raise ConnectionError("part of a response has been sent already")
         response = problem(status, "this is not valid HTTP" if status < 500 else "internal error")

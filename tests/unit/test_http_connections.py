@@ -9,7 +9,7 @@ import resource
 import socket
 import ssl
 from collections.abc import AsyncIterator, Iterator
-from contextlib import ExitStack, asynccontextmanager, contextmanager
+from contextlib import ExitStack, asynccontextmanager, contextmanager, suppress
 from dataclasses import replace
 
 import pytest
@@ -102,6 +102,41 @@ def test_a_failed_tls_handshake_leaves_nothing_in_memory(
         run(test)
     finally:
         gc.enable()
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [b"GET / HTTP/1.1", b"GET /nope HTTP/1.1", b"GET /\xff HTTP/1.1", b"nonsense", b"CONNECT  ", b"POST / HTTP/1.1"],
+)
+@pytest.mark.parametrize("header", [b"Connection: close", b"Content-Length: 5", b" folded", b"X: " + b"y" * 9000])
+def test_a_closed_tls_connection_leaves_no_buffer_in_memory(
+    certificate: tuple[str, str], request_: bytes, header: bytes
+) -> None:
+    async def test() -> None:
+        async with serving_tls(certificate) as (served, trust):
+            gc.collect()
+            gc.disable()
+            lines = request_ + b"\r\nHost: x\r\n" + header + b"\r\n\r\n"
+            for _ in range(3):
+                await asyncio.to_thread(ask, served.sink.port, trust, lines)
+            await until(lambda: not served.sink._listener.connections)
+            await until(lambda: not tls_objects(), 1)
+
+    try:
+        run(test)
+    finally:
+        gc.enable()
+
+
+def ask(port: int, trust: ssl.SSLContext, request_: bytes) -> None:
+    """Send a request over TLS, and wait until the server answers or closes the connection."""
+    with (
+        socket.create_connection(("127.0.0.1", port), 10) as plain,
+        trust.wrap_socket(plain, server_hostname="127.0.0.1") as end,
+    ):
+        end.sendall(request_)
+        with suppress(ConnectionError, ssl.SSLError):
+            end.recv(100)
 
 
 def states(served: Served) -> list[State]:
