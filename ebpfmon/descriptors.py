@@ -10,6 +10,9 @@ import socket
 import stat
 from contextlib import suppress
 from typing import ClassVar
+from weakref import WeakValueDictionary
+
+from ebpfmon.resources import inode_resource
 
 _SAFE_BYTES = 256
 """What a terminal or pipe can take without blocking if poll(2) says that it can take something."""
@@ -36,20 +39,25 @@ class LineWriter:
 
     What is missing of a line is written before anything else, also by the next LineWriter of the same stream in this
     process. If the same lines are written again, as the core does after an error, only what is missing of them is
-    written.
+    written. A stream has one writer at a time.
     """
 
-    _cut: ClassVar[dict[tuple[int, int, int], tuple[bytes, int]]] = {}
-    """Lines that were not written whole, with the number of bytes that were, by stream.
-
-    They belong to the stream, which outlives its writers and exists once in the process, so this does as well.
-    """
+    # These belong to the streams, which outlive their writers and exist once in the process.
+    _cut: ClassVar[dict[str, tuple[bytes, int]]] = {}
+    """Lines that were not written whole, with the number of bytes that were, by stream."""
+    _writers: ClassVar[WeakValueDictionary[str, LineWriter]] = WeakValueDictionary()
+    """The writers that are open, by stream."""
 
     def __init__(self, fd: int) -> None:
-        """Take a descriptor, which is closed with the writer."""
+        """Take a descriptor, which is closed with the writer, or at once if the stream has another writer.
+
+        Raises OSError.
+        """
+        self._stream = inode_resource(os.fstat(fd))
+        if self._stream and self._writers.setdefault(self._stream, self) is not self:
+            os.close(fd)
+            raise OSError(errno.EBUSY, "another sink still writes to it")
         self.fd = fd
-        status = os.fstat(fd)
-        self._stream = status.st_dev, status.st_ino, status.st_rdev
         self._lines, self._written = self._cut.pop(self._stream, (b"", 0))
         self._next = b""
 
@@ -93,10 +101,11 @@ class LineWriter:
         """Close the descriptor, and keep what is left of lines that have begun. Closing twice is harmless."""
         if self.fd < 0:
             return
-        if 0 < self._written < len(self._lines):
+        if self._stream and 0 < self._written < len(self._lines):
             self._cut[self._stream] = self._lines, self._written
-        os.close(self.fd)
-        self.fd = -1
+        self._writers.pop(self._stream, None)
+        fd, self.fd = self.fd, -1
+        os.close(fd)
 
 
 async def _writable(fd: int) -> None:

@@ -45,7 +45,7 @@ def file_resources(path: str) -> frozenset[str]:
     with suppress(OSError, ValueError):
         path = os.path.realpath(path)
         resources.add(f"file '{path}'")
-        inode = _of_inode(os.stat(path))
+        inode = inode_resource(os.stat(path))
         resources = resources | {inode} if inode else set()
     return frozenset(resources)
 
@@ -54,7 +54,7 @@ def stream_resources(fd: int) -> frozenset[str]:
     """Return the resources of stdout (1) or stderr (2)."""
     inode = ""
     with suppress(OSError):  # the stream is closed
-        inode = _of_inode(os.fstat(fd))
+        inode = inode_resource(os.fstat(fd))
     return frozenset({STREAMS[fd], *([inode] if inode else [])})
 
 
@@ -93,7 +93,7 @@ def _is_same(one: str, other: str) -> bool:
     )
 
 
-def _of_inode(status: os.stat_result) -> str:
+def inode_resource(status: os.stat_result) -> str:
     """Return the resource of an inode, or an empty text if any number of sinks may use it."""
     device = status.st_dev
     if stat.S_ISCHR(status.st_mode):

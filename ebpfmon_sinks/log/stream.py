@@ -29,7 +29,11 @@ async def open_stream(path: str, stream: int | None, message: Message) -> AsyncI
         _close_written(fd)
         yield FileSink(path, stream, message)
         return
-    with closing(LineWriter(fd)) as lines:
+    try:
+        lines = LineWriter(fd)
+    except OSError as error:
+        raise SinkError(f"cannot write to '{path}': {error.strerror}") from error
+    with closing(lines):
         yield StreamSink(path, stream is not None, lines, message)
 
 

@@ -78,7 +78,10 @@ async def open_stdio() -> AsyncIterator[PluginsDSink]:
     if not _is_pipe_or_socket(fd) and not os.isatty(fd):
         os.close(fd)
         raise SinkError("cannot write to stdout: it is a file; Netdata gives its plugins a pipe")
-    stdout = _Stdout(LineWriter(fd))
+    try:
+        stdout = _Stdout(LineWriter(fd))
+    except OSError as error:
+        raise SinkError(f"cannot write to stdout: {error.strerror}") from error
     try:
         yield PluginsDSink({stdout})
     finally:

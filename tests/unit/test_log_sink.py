@@ -349,6 +349,22 @@ def test_a_named_pipe_whose_reader_has_gone_may_get_another_one(tmp_path: Path) 
     os.close(again)
 
 
+def test_a_stream_is_handed_over_and_never_shared(ends: Ends) -> None:
+    async def run() -> None:
+        async with LogSettings(format="json").open() as sink:
+            await sink.send(SNAPSHOTS[0])
+            with pytest.raises(SinkError, match="cannot write to 'stdout': another sink still writes to it"):
+                await LogSettings().open().__aenter__()
+            await sink.send(SNAPSHOTS[1])
+        async with LogSettings(format="json").open() as sink:
+            await sink.send(SNAPSHOTS[2])
+
+    before = len(os.listdir("/proc/self/fd"))
+    asyncio.run(run())
+    assert len(os.listdir("/proc/self/fd")) == before
+    assert os.read(ends[0], 1 << 16) == b"".join(map(line_of, SNAPSHOTS[:3]))
+
+
 @pytest.mark.timeout(10)
 @pytest.mark.parametrize("has_new_sink", [False, True], ids=["the same sink", "a new sink"])
 @pytest.mark.parametrize("next_", [SNAPSHOTS[1], SNAPSHOTS[0]], ids=["the next snapshot", "the same snapshot"])

@@ -204,7 +204,7 @@ def test_a_third_party_sink_has_resources_of_its_own() -> None:
     with pytest.raises(SettingsError, match="sinks '1' and '2' cannot both use the one device"):
         validate({"sinks": [one, log_, two_]}, "e.toml", found)
     assert len(validate({"sinks": [one, log_]}, "e.toml", found).sinks) == 2
-    with pytest.raises(SettingsError, match=r"sinks\[0\]: resources: RuntimeError: no\\nidea"):
+    with pytest.raises(SettingsError, match=r"sinks\[0\]: resources: RuntimeError: no idea"):
         validate({"sinks": [{**one, "fails": True}]}, "e.toml", found)
 
 
