@@ -69,12 +69,14 @@ class LoadError(KernelError):
     """The kernel refused to load an object.
 
     `program` is the rejected program, if known. `errno` is the kernel's error number (positive), or 0 if unknown.
+    `reason` is the part of the message that says why.
     """
 
-    def __init__(self, message: str, *, program: str | None = None, errno: int = 0) -> None:
+    def __init__(self, message: str, *, program: str | None = None, errno: int = 0, reason: str = "") -> None:
         super().__init__(message)
         self.program = program
         self.errno = errno
+        self.reason = escaped(reason) or str(self).rpartition(": ")[2]
 
 
 class AttachError(KernelError):

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 from ebpfmon import __version__, shortage
 from ebpfmon.cli import bpf, check, config, install, messages, plugin, plugins, reset, run, top
-from ebpfmon.cli.common import FAILURE, SUCCESS, USAGE_ERROR, Parser
+from ebpfmon.cli.common import FAILURE, SUCCESS, USAGE_ERROR, Parser, open_verifier_log
 from ebpfmon.cli.stdio import ReaderGoneError
 from ebpfmon.errors import EbpfmonError, SettingsError
 
@@ -52,6 +52,8 @@ def _execute(arguments: Sequence[str] | None) -> int:
     except SystemExit as end:  # --help, --version, wrong arguments
         return int(end.code or 0)
     messages.configure_logging()
+    if path := getattr(args, "verifier_log", None):
+        open_verifier_log(path)
     status: int = args.command(args)
     return status
 

@@ -14,8 +14,8 @@ import msgspec
 
 from ebpfmon import config
 from ebpfmon.config import CommandLine, Document, Settings
-from ebpfmon.errors import PluginError
-from ebpfmon.kernel import attach_methods
+from ebpfmon.errors import PluginError, SettingsError
+from ebpfmon.kernel import attach_methods, bpfobject
 from ebpfmon.model import Loader, LoadMode, encode_json
 from ebpfmon.plugins import registry
 from ebpfmon.plugins.registry import Registry
@@ -87,7 +87,33 @@ def core_options() -> argparse.ArgumentParser:
         "--loader", choices=["auto", *Loader],
         help="core: load compiled programs with libbpf; bcc: compile with BCC; auto: bcc if the kernel has no BTF",
     )  # fmt: skip
+    options.add_argument(
+        "--verifier-log",
+        type=Path,
+        metavar="FILE",
+        help="write to FILE the kernel verifier's whole log for each program that it rejects",
+    )
     return options
+
+
+class _VerifierLog(logging.FileHandler):
+    """Writes the verifier's log to a file."""
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        """Log that the file cannot be written. By default a traceback would be printed."""
+        logging.warning("cannot write the verifier's log to '%s': %s", self.baseFilename, sys.exc_info()[1])
+
+
+def open_verifier_log(path: Path) -> None:
+    """Write the verifier's log of each rejected program to a file from now on. Raises SettingsError."""
+    try:
+        handler = _VerifierLog(path, mode="w", encoding="utf-8", errors="backslashreplace")
+    except OSError as error:
+        raise SettingsError(f"--verifier-log: cannot write '{path}': {error.strerror}") from None
+    logger = logging.getLogger(bpfobject.VERIFIER)
+    logger.setLevel(logging.DEBUG)
+    logger.propagate = False
+    logger.addHandler(handler)
 
 
 def read_settings(args: argparse.Namespace, *, json: bool = False) -> tuple[Settings, Registry]:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import logging
 import os
 import re
 from collections.abc import Collection, Iterable, Iterator, Mapping
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from pathlib import Path
 from typing import NoReturn, Self
 
@@ -17,6 +18,12 @@ from ebpfmon.kernel.attach_methods import Section, method_of
 from ebpfmon.kernel.kretprobes import Kretprobes
 from ebpfmon.kernel.libbpf import Libbpf, check
 
+VERIFIER = "ebpfmon.verifier"
+"""The name of the logger that gets the whole log of the verifier for each program that it rejects, at level DEBUG."""
+VERDICT = "the verifier rejects"
+"""How the reason of a LoadError begins if the verifier rejects a program."""
+WHOLE_LOG = "; --verifier-log FILE writes the verifier's whole log"
+_LOG_BEGINS, _LOG_ENDS = "-- BEGIN PROG LOAD LOG --", "-- END PROG LOAD LOG --"
 _TRACE_KPROBE_MULTI = 42  # enum bpf_attach_type
 
 
@@ -253,20 +260,25 @@ class BpfObject:
 def raise_load_error(path: Path, name: str | None, code: int, messages: str) -> NoReturn:
     """Raise a LoadError for an errno of the kernel and the messages of libbpf or the verifier.
 
-    `name` is the program at fault, None if that is unknown.
+    `name` is the program at fault, None if that is unknown. If the verifier ran, its log goes to the logger VERIFIER.
     """
     what = f"cannot load '{name}' of '{path.name}'" if name else f"cannot load '{path.name}'"
     if shortage.is_shortage(code):
         raise LoadError(f"{what}: {os.strerror(code)}{shortage.remedy(code)}", errno=code)
-    # Do not pass on libbpf's advice, because some of it is misleading: it recommends `ulimit -l` for any EPERM. If
-    # the messages have "processed", the verifier ran and refused the program, so permissions are not the reason.
-    if code in (errno.EPERM, errno.EACCES) and "processed" not in messages:
+    if name and (verdict := _verdict(messages)):
+        logging.getLogger(VERIFIER).debug("%s:\n%s\n", what, messages.strip())
+        why, where = verdict
+        reason = f"{VERDICT} '{name}'{f' at {where}' if where else ''}: {why or os.strerror(code)}"
+        raise LoadError(f"{what}: {reason}{WHOLE_LOG}", program=name, errno=code, reason=reason)
+    # Do not pass on libbpf's advice, because some of it is misleading: it recommends `ulimit -l` for any EPERM.
+    if code in (errno.EPERM, errno.EACCES):
         remedy = "" if name else (
             "; run as root, not in a user namespace and without a seccomp filter for bpf(2); before Linux 5.11 also "
             "with CAP_SYS_RESOURCE or ulimit -l unlimited"
         )  # fmt: skip
         raise LoadError(f"{what}: not permitted by the kernel{remedy}", program=name, errno=code)
-    raise LoadError(f"{what}: {_verifier_line(messages) or os.strerror(code)}", program=name, errno=code)
+    line = next(reversed(_useful_lines(messages)), "")
+    raise LoadError(f"{what}: {line or os.strerror(code)}", program=name, errno=code)
 
 
 def raise_attach_error(what: str, code: int) -> NoReturn:
@@ -274,14 +286,26 @@ def raise_attach_error(what: str, code: int) -> NoReturn:
     raise AttachError(f"cannot attach '{what}': {os.strerror(code)}{shortage.remedy(code)}", errno=code)
 
 
-def _verifier_line(messages: str) -> str:
-    """Return the line of the verifier's log that says why it refuses a program: the last one before its statistics."""
-    log = messages
-    with suppress(ValueError):
-        log = messages[messages.index("-- BEGIN PROG LOAD LOG --") : messages.index("-- END PROG LOAD LOG --")]
-    lines = [line.strip() for line in log.splitlines()]
-    useful = [line for line in lines if line and not line.startswith(("processed ", "--", "libbpf: failed to load"))]
-    return useful[-1].removeprefix("libbpf: ") if useful else ""
+def _verdict(messages: str) -> tuple[str, str] | None:
+    """Return why the verifier rejects a program, and the source line that it was at; None if it did not run.
+
+    The reason is the last line of its log before its statistics. Both are empty if the log does not have them. The
+    source line is `FILE:LINE` since Linux 6.9, and before that the text of the line, if the object has it.
+    """
+    begin, end = messages.find(_LOG_BEGINS), messages.find(_LOG_ENDS)
+    if begin < 0 and "processed " not in messages:
+        return None
+    lines = _useful_lines(messages[begin if begin >= 0 else 0 : end if end >= 0 else None])
+    why = next((line for line in reversed(lines) if not line.startswith(";")), "")
+    for line in reversed(lines):
+        if found := re.fullmatch(r";\s*(?P<text>.*?)\s*(?:@ (?P<place>\S+:\d+))?", line):
+            return why, found["place"] or (f"'{found['text']}'" if found["text"] else "")
+    return why, ""
+
+
+def _useful_lines(messages: str) -> list[str]:
+    lines = [line.strip().removeprefix("libbpf: ") for line in messages.splitlines()]
+    return [line for line in lines if line and not line.startswith(("processed ", "--", "failed to load"))]
 
 
 def _last_line(messages: str) -> str:

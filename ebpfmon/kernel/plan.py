@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from ebpfmon import shortage
 from ebpfmon.errors import AttachError, LoadError, ObjectError
 from ebpfmon.kernel.attach_methods import Kernel
-from ebpfmon.kernel.bpfobject import BpfObject
+from ebpfmon.kernel.bpfobject import VERDICT, WHOLE_LOG, BpfObject
 from ebpfmon.kernel.objects import OTHER_HEADERS, BoundCandidate, ObjectSpec
 from ebpfmon.kernel.symbols import Symbols
 from ebpfmon.kernel.tables import find_tables, set_table_size
@@ -154,7 +154,7 @@ class Plan:
                 target, reason = refused[-1][0].target, refused[-1][1]
             others = f" (and {len(missing) - 1} more of {len(chosen)} events)" if len(missing) > 1 else ""
             how = (f" by {forced}" if forced else "") + (f" at '{target}'" if target else "")
-            remedy = '; set attach = "auto"' if forced else ""
+            remedy = (WHOLE_LOG if VERDICT in reason else "") + ('; set attach = "auto"' if forced else "")
             raise AttachError(f"cannot attach '{first}' (probe {self._probe.name}){how}: {reason}{others}{remedy}")
 
     def _set_rodata(self, obj: BpfObject, chosen: list[BoundCandidate], rows: bool, own: Mapping[str, int]) -> None:
@@ -179,7 +179,7 @@ class Plan:
     def _exclude_refused(
         self, culprit: str | None, chosen: Mapping[str, BoundCandidate | None], error: LoadError | AttachError
     ) -> None:
-        reason = str(error).rpartition(": ")[2]
+        reason = error.reason if isinstance(error, LoadError) else str(error).rpartition(": ")[2]
         lockdown = " (lockdown: confidentiality)" if self._kernel.lockdown == "confidentiality" else ""
         culprits = [c for left in self._remaining.values() for c in left if culprit in c.programs]
         if error.errno in _KIND_REFUSED:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from ebpfmon import Candidate, Event, Probe
 from ebpfmon.errors import AttachError, ObjectError
 from ebpfmon.kernel import attach, features
 from ebpfmon.kernel.attach import LoadedProbe, LoadOptions
+from ebpfmon.kernel.bpfobject import VERIFIER
 from ebpfmon.kernel.compiler import compile_object
 from ebpfmon.kernel.libbpf import Libbpf
 from ebpfmon.pipeline.harvest import Harvester
@@ -78,6 +80,31 @@ def test_the_next_candidate_is_used_if_the_verifier_refuses_a_program(
     assert choice.chosen.target == "task_rename"
     ((refused, reason),) = choice.refused
     assert refused.target == "sched_process_exec"
+    assert "invalid mem access" in reason
+
+
+LONG = """
+static __always_inline int do_much_and_read_invalid_memory(void)
+{
+	volatile __u64 sum = 0;
+
+	for (int i = 0; i < 4000; i++)
+		sum += i * 3;
+	return sum + *(volatile int *)0x1234;
+}
+"""
+
+
+def test_the_reason_is_found_at_the_end_of_a_long_log_of_the_verifier(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.DEBUG, VERIFIER), pytest.raises(AttachError) as caught:
+        load_probe(
+            tmp_path, monkeypatch, "long", ("sched_process_exec", "do_much_and_read_invalid_memory"), more=LONG
+        )
+    assert len(caplog.messages[0]) > 1 << 16
+    reason = str(caught.value)
+    assert "the verifier rejects 'program_0'" in reason
     assert "invalid mem access" in reason
 
 
