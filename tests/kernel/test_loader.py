@@ -99,9 +99,7 @@ def test_the_reason_is_found_at_the_end_of_a_long_log_of_the_verifier(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.DEBUG, VERIFIER), pytest.raises(AttachError) as caught:
-        load_probe(
-            tmp_path, monkeypatch, "long", ("sched_process_exec", "do_much_and_read_invalid_memory"), more=LONG
-        )
+        load_probe(tmp_path, monkeypatch, "long", ("sched_process_exec", "do_much_and_read_invalid_memory"), more=LONG)
     assert len(caplog.messages[0]) > 1 << 16
     reason = str(caught.value)
     assert "the verifier rejects 'program_0'" in reason

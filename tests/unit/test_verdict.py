@@ -31,7 +31,9 @@ BEFORE_6_9 = NEW.replace(" @ naps.bpf.c:14", "").replace(" @ naps.bpf.c:22", "")
 WITHOUT_TEXT = BEFORE_6_9.replace("; return *(volatile int *)0x1234;", "; ")
 BCC = f"0: (b7) r1 = 4660\n1: (61) r1 = *(u32 *)(r1 +0)\nR1 invalid mem access 'inv'\n{STATISTICS}\n"
 EMPTY = "libbpf: prog 'nap': -- BEGIN PROG LOAD LOG --\n-- END PROG LOAD LOG --\n"
-REFUSED = "libbpf: prog 'nap': BPF program load failed: Operation not permitted\nlibbpf: prog 'nap': failed to load: -1\n"
+REFUSED = (
+    "libbpf: prog 'nap': BPF program load failed: Operation not permitted\nlibbpf: prog 'nap': failed to load: -1\n"
+)
 NO_TYPE = "libbpf: prog 'nap': failed to find kernel BTF type ID of 'naps': -3\nlibbpf: failed to load object 'x'\n"
 
 
