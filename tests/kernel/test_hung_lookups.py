@@ -6,7 +6,9 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -14,9 +16,9 @@ import pytest
 from ebpfmon.threads import MAX_ABANDONED
 from tests.kernel.hung_files import HungFiles, HungProcess, hung_files
 from tests.kernel.support import DEFAULTS, Monitor
-from tests.kernel.test_applications import charted, exits, monitor, running
+from tests.kernel.test_applications import charted, exits, monitor, rows_of, running
 
-WORK = "read go; for i in $(seq 101); do /bin/true; done; read stay"
+WORK = "while read line && [ $line = wait ]; do :; done; for i in $(seq 101); do /bin/true; done; read stay"
 BUSY = "while read line; do /bin/true; done"
 EBPFMON = [sys.executable, "-m", "ebpfmon"]
 
@@ -30,6 +32,14 @@ def files(tmp_path: Path) -> Iterator[HungFiles]:
 
 GROUPS = "hung: *hung-for-ever*\nolder: *older-than-ebpfmon*\n"
 CANNOT = "cannot look up the command line of process "
+
+
+def tell(process: subprocess.Popen[bytes], line: bytes) -> bool:
+    """Write a line to a process's standard input."""
+    assert process.stdin
+    process.stdin.write(line + b"\n")
+    process.stdin.flush()
+    return True
 
 
 def until_said(watching: Monitor, caplog: pytest.LogCaptureFixture, text: str, busy: Sequence[HungProcess]) -> None:
@@ -52,9 +62,8 @@ def test_a_process_whose_command_line_cannot_be_read_holds_up_no_other(
         monitor(tmp_path, GROUPS, by=["application", "user"]) as watching,
     ):
         until_said(watching, caplog, f"{CANNOT}{hung.tgid} ", [hung])
-        assert older.stdin
-        older.stdin.write(b"go\n")
-        older.stdin.flush()
+        watching.until(lambda: tell(older, b"wait") and len(rows_of(watching, "older", "application")) > 0)
+        tell(older, b"go")
         watching.until(lambda: exits(watching, "older") >= 102)
         assert exits(watching, "older") == 102
         assert charted(watching.snapshots, "users.vfs_read_call")["root"], "users are found as well"
@@ -73,9 +82,7 @@ def test_many_processes_whose_command_lines_cannot_be_read_hold_up_no_other_kind
     with monitor(tmp_path, GROUPS, by=["application", "user"]) as watching:
         until_said(watching, caplog, "cannot look up any further command line until", hung)
         with running("sh", "-c", WORK, "older-than-ebpfmon") as newer:
-            assert newer.stdin
-            newer.stdin.write(b"go\n")
-            newer.stdin.flush()
+            tell(newer, b"go")
             watching.until(lambda: exits(watching, "older") >= 102)
         assert exits(watching, "older") == 102, "execve(2) tells the command lines of newer processes"
         assert charted(watching.snapshots, "users.vfs_read_call")["root"], "users are found as well"
@@ -84,20 +91,38 @@ def test_many_processes_whose_command_lines_cannot_be_read_hold_up_no_other_kind
         watching.until(lambda: [process.tell(b"go") for process in hung] and exits(watching, "hung") >= 53)
 
 
-def test_a_process_whose_command_line_cannot_be_read_keeps_the_daemon_from_nothing(files: HungFiles) -> None:
-    hung = files.start(BUSY)
-    command = [*EBPFMON, "run", *DEFAULTS]
-    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as daemon:
+@contextmanager
+def daemon(tmp_path: Path, *command: str | Path) -> Iterator[Path]:
+    """Run a daemon as a process, and yield the file that has its output. Afterwards, SIGTERM must end it."""
+    output = tmp_path / "output"
+    with output.open("wb") as file, subprocess.Popen(command, stdout=file, stderr=file) as process:
         try:
-            assert daemon.stderr
-            hung.tell(b"go")
-            for line in daemon.stderr:
-                if f"cannot look up the command line of process {hung.tgid} " in line:
-                    break
-            daemon.send_signal(signal.SIGTERM)
-            assert daemon.wait(5) == 0
+            yield output
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(5) == 0, output.read_text()
         finally:
-            daemon.kill()
+            process.kill()
+
+
+def until(condition: Callable[[], bool]) -> None:
+    """Wait until a condition is true."""
+    end = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.05)
+
+
+def test_a_process_whose_command_line_cannot_be_read_keeps_the_daemon_from_nothing(
+    files: HungFiles, tmp_path: Path
+) -> None:
+    hung = files.start(BUSY)
+
+    def is_said() -> bool:
+        hung.tell(b"go")
+        return f"{CANNOT}{hung.tgid} " in output.read_text()
+
+    with daemon(tmp_path, *EBPFMON, "run", *DEFAULTS) as output:
+        until(is_said)
 
 
 def test_a_user_database_that_does_not_answer_holds_up_nothing(tmp_path: Path) -> None:
@@ -105,19 +130,6 @@ def test_a_user_database_that_does_not_answer_holds_up_nothing(tmp_path: Path) -
     os.mkfifo(tmp_path / "fifo")
     in_namespace = ["unshare", "--mount", "sh", "-c", 'mount --bind "$0" /etc/passwd && exec "$@"', tmp_path / "fifo"]
     (tmp_path / "settings").write_text('[groups]\nby = ["user", "application"]\n')
-    command = [*in_namespace, *EBPFMON, "run", "--config", tmp_path / "settings", "--json"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as daemon:
-        try:
-            assert daemon.stdout
-            assert daemon.stderr
-            for line in daemon.stderr:
-                if "cannot look up the name of user 0: no answer within 1 s" in line:
-                    break
-            for line in daemon.stdout:
-                if '"user":"0"' in line:
-                    break
-            daemon.send_signal(signal.SIGTERM)
-            _, err = daemon.communicate(timeout=5)
-            assert daemon.returncode == 0, err
-        finally:
-            daemon.kill()
+    with daemon(tmp_path, *in_namespace, *EBPFMON, "run", "--config", tmp_path / "settings", "--json") as output:
+        until(lambda: "cannot look up the name of user 0: no answer within 1 s" in output.read_text())
+        until(lambda: '"user":"0"' in output.read_text())
