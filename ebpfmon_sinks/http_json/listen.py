@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import grp
 import os
 import resource
 import socket
 import ssl
+import struct
 from collections import Counter
 from collections.abc import Hashable, Iterable
 from ipaddress import IPv6Address, ip_address, ip_network
@@ -18,6 +20,7 @@ from ebpfmon import SinkError
 from ebpfmon_sinks.http_common import in_time
 from ebpfmon_sinks.http_json.connection import Connection, State, reset
 from ebpfmon_sinks.http_json.settings import HttpJsonSettings
+from ebpfmon_sinks.unix_socket import UnixSocket
 
 CONNECTIONS = 64
 PER_ORIGIN = 32
@@ -36,6 +39,7 @@ This limits what a flood costs to 800 connections a second, and gives each of th
 """
 _FAILURE_PAUSE_S = 0.1
 _LOOPBACK = "loopback"
+_CREDENTIALS = struct.Struct("iII")  # struct ucred: pid, uid, gid
 
 
 class Listener:
@@ -50,9 +54,10 @@ class Listener:
         self._runner = web.AppRunner(application, handler_cancellation=True, shutdown_timeout=_STOP_S)
         self._tls: ssl.SSLContext | None = None
         self._sockets: list[socket.socket] = []
+        self._unix: UnixSocket | None = None
         self._connections: set[Connection] = set()
-        self.port = settings.port
-        """The port that it listens on. If the settings say 0, it is known once the listener is open."""
+        self.port = 0 if settings.socket else settings.port
+        """The port that it listens on, or 0. If the settings say 0, it is known once the listener is open."""
 
     async def open(self) -> None:
         """Listen. Raises SinkError."""
@@ -62,20 +67,29 @@ class Listener:
             self._tls = await in_time(
                 f"cannot use the certificate '{certificate}' with '{key}'", _tls_context, certificate, key
             )
-        failure = f"cannot listen on '{settings.host}' port {settings.port}"
-        try:
-            addresses = await in_time(failure, _addresses, settings.host, settings.port)
-            for family, address in addresses:
-                self._sockets.append(socket.create_server(address, family=family, backlog=_BACKLOG))
-        except OSError as error:
-            reason = os.strerror(error.errno) if error.errno and error.errno > 0 else str(error)
-            await self.close()
-            raise SinkError(f"{failure}: {reason}") from None
-        self.port = self._sockets[0].getsockname()[1]
+        await self._bind()
         await self._runner.setup()
         for listening in self._sockets:
             listening.setblocking(False)
             self._resume(listening)
+
+    async def _bind(self) -> None:
+        settings = self._settings
+        where = f"'{settings.socket}'" if settings.socket else f"'{settings.host}' port {settings.port}"
+        failure = f"cannot listen on {where}"
+        try:
+            if settings.socket:
+                self._unix = await in_time(failure, _bind_unix, settings.socket, settings.socket_group)
+                self._unix.socket.listen(_BACKLOG)
+                self._sockets.append(self._unix.socket)
+                return
+            for family, address in await in_time(failure, _addresses, settings.host, settings.port):
+                self._sockets.append(socket.create_server(address, family=family, backlog=_BACKLOG))
+            self.port = self._sockets[0].getsockname()[1]
+        except OSError as error:
+            await self.close()
+            reason = os.strerror(error.errno) if error.errno and error.errno > 0 else str(error)
+            raise SinkError(f"{failure}: {reason}") from None
 
     async def close(self) -> None:
         """Stop listening and end all connections."""
@@ -84,6 +98,8 @@ class Listener:
             loop.remove_reader(listening)
             listening.close()
         self._sockets.clear()
+        if self._unix:
+            self._unix.close()
         for connection in [each for each in self._connections if each.state <= State.OPENING]:
             connection.abort()
         await self._runner.cleanup()
@@ -151,6 +167,14 @@ class Listener:
         return bool(idle)
 
 
+def _bind_unix(path: str, group: str) -> UnixSocket:
+    """Return a socket that members of the group may connect to. Blocking. Raises SinkError and OSError."""
+    try:
+        return UnixSocket(path, grp.getgrnam(group).gr_gid if group else -1)
+    except KeyError:
+        raise SinkError(f"cannot listen on '{path}': no group '{group}'; create it, or change socket_group") from None
+
+
 def _addresses(host: str, port: int) -> list[tuple[int, Any]]:
     """Return the families and addresses of a host name. Blocking. Raises OSError."""
     found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
@@ -159,6 +183,9 @@ def _addresses(host: str, port: int) -> list[tuple[int, Any]]:
 
 def _origin(sock: socket.socket, address: tuple[str, int]) -> Hashable:
     """Return whom a connection comes from, for limits."""
+    if sock.family == socket.AF_UNIX:
+        credentials = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
+        return int(_CREDENTIALS.unpack(credentials)[1])
     ip = ip_address(address[0].partition("%")[0])
     if isinstance(ip, IPv6Address) and ip.ipv4_mapped:
         ip = ip.ipv4_mapped

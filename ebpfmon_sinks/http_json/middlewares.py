@@ -32,7 +32,7 @@ def middlewares(
     chain: list[Middleware] = [_limit_write_time, _errors_as_json(), _refuse_bodies]
     if token:
         chain.append(_require_token(token, open_routes))
-    elif settings.is_local:
+    elif settings.is_local and not settings.socket:  # web pages cannot reach a Unix socket
         chain.append(_require_address_as_host)
     return chain
 

@@ -50,9 +50,7 @@ class HttpJsonSink:
         if self._token:
             await self._token.read()
         await self._listener.open()
-        scheme = "https" if self._settings.tls_certificate else "http"
-        host = f"[{self._settings.host}]" if ":" in self._settings.host else self._settings.host
-        _log.info("serving at %s://%s:%d/", scheme, host, self.port)
+        _log.info("serving at %s", self._url())
         return self
 
     async def __aexit__(
@@ -76,8 +74,15 @@ class HttpJsonSink:
 
     @property
     def port(self) -> int:
-        """The port that the server listens on."""
+        """The port that the server listens on. 0 for a Unix socket."""
         return self._listener.port
+
+    def _url(self) -> str:
+        settings = self._settings
+        if settings.socket:
+            return f"the Unix socket '{settings.socket}'"
+        host = f"[{settings.host}]" if ":" in settings.host else settings.host
+        return f"{'https' if settings.tls_certificate else 'http'}://{host}:{self.port}/"
 
     def _application(self) -> web.Application:
         open_routes = {route.name for route in ROUTES if route.open}

@@ -7,8 +7,9 @@ from typing import Annotated, ClassVar
 
 import msgspec
 
-from ebpfmon import Sink, SinkSettings, port_resources
+from ebpfmon import Sink, SinkSettings, file_resources, port_resources
 from ebpfmon_sinks.http_common import is_loopback, open_lazily
+from ebpfmon_sinks.unix_socket import check_path
 
 _FIRST_FREE_PORT = 1024  # listening on a lower port needs CAP_NET_BIND_SERVICE
 _POSTING = ("url", "format", "batch", "gzip", "headers", "token_file", "timeout_s", "ca_file")
@@ -21,6 +22,10 @@ class HttpJsonSettings(SinkSettings, tag="http_json", frozen=True):
     """The address to listen on. An address that other machines can reach needs a token and TLS, or `insecure`."""
     port: Annotated[int, msgspec.Meta(ge=0, le=65535)] = 9797
     """The port to listen on. 0: any free port, which is logged."""
+    socket: str = ""
+    """The path of a Unix socket to listen on instead of a port."""
+    socket_group: str = ""
+    """The group that may connect to `socket` besides root. Empty: only root."""
     token_file: str = ""
     """A file whose only line is a token. Every request then needs `Authorization: Bearer TOKEN`, except those for
     /healthz and /readyz. The file may be replaced at any time."""
@@ -45,6 +50,13 @@ class HttpJsonSettings(SinkSettings, tag="http_json", frozen=True):
         for key, other in (("tls_certificate", "tls_key"), ("tls_key", "tls_certificate")):
             if getattr(self, key) and not getattr(self, other):
                 raise ValueError(f"{key}: needs {other} as well")
+        if self.socket:
+            check_path(self.socket)
+            for key in ("host", "port", "tls_certificate"):
+                if getattr(self, key) != getattr(type(self)(), key):
+                    raise ValueError(f"{key}: the sink listens on socket; remove {key}")
+        elif self.socket_group:
+            raise ValueError("socket_group: needs socket as well")
         missing = [key for key in ("token_file", "tls_certificate", "tls_key") if not getattr(self, key)]
         if missing and not self.is_local and not self.insecure:
             raise ValueError(
@@ -54,16 +66,18 @@ class HttpJsonSettings(SinkSettings, tag="http_json", frozen=True):
 
     @property
     def capabilities(self) -> frozenset[str]:
+        if self.socket:
+            return frozenset({"chown"} if self.socket_group else ())
         return frozenset({"net_bind_service"} if 0 < self.port < _FIRST_FREE_PORT else ())
 
     @property
     def resources(self) -> frozenset[str]:
-        return port_resources(self.host, self.port)
+        return file_resources(self.socket) if self.socket else port_resources(self.host, self.port)
 
     @property
     def is_local(self) -> bool:
         """Whether only this machine can reach the server."""
-        return is_loopback(self.host)
+        return bool(self.socket) or is_loopback(self.host)
 
     def open(self) -> AbstractAsyncContextManager[Sink]:
         def make() -> AbstractAsyncContextManager[Sink]:

@@ -7,11 +7,11 @@ from contextlib import AbstractAsyncContextManager
 
 from ebpfmon import Sink, SinkSettings, file_resources, hookimpl, stream_resources
 from ebpfmon_sinks.plugins_d.relay import DEFAULT_SOCKET
+from ebpfmon_sinks.unix_socket import check_path
 
 EBPFMON_API_VERSION = 2
 _STANDARD = "-"  # stands for stdin and stdout, as on command lines
 _STDOUT = 1
-_MAX_PATH_BYTES = 107  # bytes: sockaddr_un.sun_path
 
 
 class PluginsDSettings(SinkSettings, tag="plugins_d", frozen=True):
@@ -23,10 +23,8 @@ class PluginsDSettings(SinkSettings, tag="plugins_d", frozen=True):
     """The group that may connect besides root, if it exists. Empty: only root."""
 
     def __post_init__(self) -> None:
-        if self.socket != _STANDARD and not (self.socket.startswith("/") and "\0" not in self.socket):
-            raise ValueError(f"socket: '{self.socket}': expected an absolute path, or '-' for stdin and stdout")
-        if len(self.socket.encode()) > _MAX_PATH_BYTES:
-            raise ValueError(f"socket: longer than {_MAX_PATH_BYTES} bytes, the limit for the path of a Unix socket")
+        if self.socket != _STANDARD:
+            check_path(self.socket)
 
     @property
     def capabilities(self) -> frozenset[str]:

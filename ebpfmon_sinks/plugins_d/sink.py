@@ -11,13 +11,13 @@ import grp
 import logging
 import os
 import re
-import socket
 import stat
 from collections.abc import AsyncIterator, Collection
 from contextlib import asynccontextmanager, suppress
 
 from ebpfmon import LineWriter, SinkError, SinkGoneError, Snapshot, reopen_nonblocking
 from ebpfmon_sinks.plugins_d.stream import Stream
+from ebpfmon_sinks.unix_socket import UnixSocket
 
 _STDIN, _STDOUT = 0, 1
 _MAX_RELAYS = 16
@@ -40,17 +40,15 @@ async def open_socket(path: str, group: str, name: str) -> AsyncIterator[Plugins
     """
     relays: set[_Relay] = set()
     try:
-        listening = await asyncio.to_thread(_bind, path, group)
-        inode = _inode(path)
-        server = await asyncio.get_running_loop().create_unix_server(lambda: _Relay(name, relays), sock=listening)
+        bound = await asyncio.to_thread(_bind, path, group)
+        server = await asyncio.get_running_loop().create_unix_server(lambda: _Relay(name, relays), sock=bound.socket)
     except OSError as error:
         raise SinkError(f"cannot listen on '{path}': {error.strerror or error}") from error
     try:
         yield PluginsDSink(relays)
     finally:
         server.close()
-        if _inode(path) == inode:
-            os.unlink(path)
+        bound.close()
         await _close(relays)
 
 
@@ -270,54 +268,11 @@ def _is_pipe_or_socket(fd: int) -> bool:
     return False
 
 
-def _bind(path: str, group: str) -> socket.socket:
-    """Return a bound socket that does not listen yet, so that nobody connects before its group and mode are set."""
-    if not os.path.isdir(directory := os.path.dirname(path)):
-        os.makedirs(directory)
-        os.chmod(directory, 0o755)  # noqa: S103  # the socket has its own, stricter mode
-    with suppress(FileNotFoundError):
-        if not stat.S_ISSOCK(os.stat(path).st_mode):
-            raise SinkError(
-                f"cannot listen on '{path}': it exists and is not a socket; remove it, or change the setting socket"
-            )
-        if _is_alive(path):
-            raise SinkError(
-                f"cannot listen on '{path}': another daemon uses it; stop that daemon, or change the setting socket"
-            )
-        os.unlink(path)  # left by a daemon that was killed
-    listening = socket.socket(socket.AF_UNIX)
+def _bind(path: str, group: str) -> UnixSocket:
+    """Return a socket that members of the group may connect to, or only root if there is no such group."""
     try:
-        listening.bind(path)
-        if group:
-            _set_group(path, group)
-        os.chmod(path, 0o660)
-    except BaseException:
-        listening.close()
-        raise
-    return listening
-
-
-def _set_group(path: str, group: str) -> None:
-    try:
-        os.chown(path, -1, grp.getgrnam(group).gr_gid)
+        group_id = grp.getgrnam(group).gr_gid if group else -1
     except KeyError:
         log.info("no group '%s': only root may connect to '%s'", group, path)
-
-
-def _is_alive(path: str) -> bool:
-    with socket.socket(socket.AF_UNIX) as client:
-        client.setblocking(False)
-        try:
-            client.connect(path)
-        except BlockingIOError:  # the queue of connections to accept is full
-            return True
-        except ConnectionRefusedError:
-            return False
-        return True
-
-
-def _inode(path: str) -> tuple[int, int] | None:
-    with suppress(OSError):
-        status = os.stat(path)
-        return status.st_dev, status.st_ino
-    return None
+        group_id = -1
+    return UnixSocket(path, group_id)

@@ -63,6 +63,12 @@ def test_any_other_address_needs_a_token_and_tls_or_insecure(host: str) -> None:
         ({"port": 65536}, "port: expected int <= 65535"),
         ({"tls_key": "/k"}, "tls_key: needs tls_certificate as well"),
         ({"tls_certificate": "/c"}, "tls_certificate: needs tls_key as well"),
+        ({"socket": "run/x"}, "socket: 'run/x': expected an absolute path"),
+        ({"socket": "/" + "x" * 107}, "socket: longer than 107 bytes"),
+        ({"socket": "/x", "host": "::1"}, "host: the sink listens on socket; remove host"),
+        ({"socket": "/x", "port": 1}, "port: the sink listens on socket; remove port"),
+        ({"socket": "/x", **TLS}, "tls_certificate: the sink listens on socket; remove tls_certificate"),
+        ({"socket_group": "adm"}, "socket_group: needs socket as well"),
         ({"url": "http://h/"}, "url: no such setting"),
         ({**PUSH, "port": 1}, "port: no such setting"),
         ({"type": "http_push"}, "url: this setting is required"),
@@ -107,6 +113,13 @@ def test_a_token_may_be_sent_over_tls_or_to_this_machine(url: str) -> None:
     assert isinstance(push, HttpPushSettings)
     assert push.url == url
     assert check_any(**PUSH, token_file="/t", insecure=True)
+
+
+def test_a_unix_socket_needs_no_token_and_the_right_to_change_its_group() -> None:
+    assert (check(socket="/x").is_local, check(socket="/x").capabilities) == (True, frozenset())
+    assert check(socket="/x", socket_group="adm", token_file="/t").capabilities == {"chown"}
+    with pytest.raises(SettingsError, match="/x"):
+        config.validate({"sinks": [{"type": "http_json", "name": n, "socket": "/x"} for n in "ab"]}, "x.toml", FOUND)
 
 
 def test_http_json_and_http_push_can_be_used_together() -> None:
