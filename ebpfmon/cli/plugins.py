@@ -6,6 +6,8 @@ import argparse
 
 from ebpfmon import config
 from ebpfmon.cli.common import FAILURE, SUCCESS, Commands, overrides, print_json, print_lines, settings_options
+from ebpfmon.daemon import probes
+from ebpfmon.errors import PluginError
 from ebpfmon.plugins import registry
 
 
@@ -16,8 +18,9 @@ def add_to(commands: Commands) -> None:
         parents=[settings_options()],
         help="list the plugins and their state",
         description=(
-            "List the installed plugins: their state, where they come from, and which probes and sinks they add. The "
-            "exit status is 1 if a plugin cannot be used; its line says why."
+            "List the installed plugins: their state, where they come from, and which probes and sinks they add. As "
+            "root, it loads the enabled probes for a moment. The exit status is 1 if a plugin or a probe cannot be "
+            "used; its line says why."
         ),
     )
     plugins.add_argument("--json", action="store_true", help="print the list as JSON")
@@ -25,9 +28,19 @@ def add_to(commands: Commands) -> None:
 
 
 def _plugins(args: argparse.Namespace) -> int:
-    discovered = registry.discover(options=config.parse(args.config).core(overrides(args)).plugins)
+    document = config.parse(args.config)
+    core = document.core(overrides(args))
+    discovered = registry.discover(options=core.plugins)
+    enabled, off, problems = config.probe_settings(document, discovered)
+    problems |= probes.problems(enabled, core)
+    plugins = [registry.with_probes(plugin, off, problems) for plugin in discovered.plugins]
     if args.json:
-        print_json(discovered.plugins)
+        print_json(plugins)
     else:
-        print_lines(registry.render(discovered.plugins))
-    return FAILURE if discovered.left_out else SUCCESS
+        print_lines(registry.render(plugins))
+    for plugin in plugins:
+        if why := plugin.error or next(iter(plugin.problems.values()), ""):
+            if core.strict:
+                raise PluginError(f"plugin '{plugin.name}' cannot be used, and strict is set: {why}")
+            return FAILURE
+    return SUCCESS

@@ -1,6 +1,17 @@
 """The settings: their types, and reading them from TOML."""
 
-from ebpfmon.config.reading import DEFAULT_PATH, Document, parse, read, validate
+from ebpfmon.config.reading import DEFAULT_PATH, Document, parse, probe_settings, read, validate
 from ebpfmon.config.settings import CommandLine, Core, GroupSettings, Settings
 
-__all__ = ["DEFAULT_PATH", "CommandLine", "Core", "Document", "GroupSettings", "Settings", "parse", "read", "validate"]
+__all__ = [
+    "DEFAULT_PATH",
+    "CommandLine",
+    "Core",
+    "Document",
+    "GroupSettings",
+    "Settings",
+    "parse",
+    "probe_settings",
+    "read",
+    "validate",
+]

@@ -21,7 +21,7 @@ from ebpfmon.config.settings import NO_OPTIONS, CommandLine, Core, GroupSettings
 from ebpfmon.errors import SettingsError, describe
 from ebpfmon.files import read_text
 from ebpfmon.grouping.registry import groupings
-from ebpfmon.model import SinkSettings, tag_of
+from ebpfmon.model import Probe, ProbeSettings, SinkSettings, tag_of
 from ebpfmon.pipeline.selection import ChartFilter
 from ebpfmon.plugins.registry import Registry
 from ebpfmon.resources import overlap
@@ -117,6 +117,26 @@ def validate(
         },
         sinks=_sinks(raw, source, registry, command_line.json, core.interval),
     )
+
+
+def probe_settings(
+    document: Document, registry: Registry
+) -> tuple[list[tuple[Probe, ProbeSettings]], set[str], dict[str, str]]:
+    """Return the enabled probes with their settings, the names of those that are off, and wrong settings by name."""
+    enabled, off, wrong = list[tuple[Probe, ProbeSettings]](), set[str](), dict[str, str]()
+    sections = document.raw.get("plugins", {})
+    for name, probe in registry.probes.items():
+        section = sections.get(name, {}) if isinstance(sections, Mapping) else {}
+        try:
+            settings = typed(section, probe.settings, document.source, f"plugins.{name}")
+        except SettingsError as error:
+            wrong[name] = str(error)
+            continue
+        if settings.enabled:
+            enabled.append((probe, settings))
+        else:
+            off.add(name)
+    return enabled, off, wrong
 
 
 def _warn_if_ignored(name: str, section: str, registry: Registry) -> bool:

@@ -7,10 +7,10 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
-from typing import Self
+from typing import Any, Self
 
 from ebpfmon import errors
-from ebpfmon.config.settings import Settings
+from ebpfmon.config.settings import Core, Settings
 from ebpfmon.daemon import memory
 from ebpfmon.errors import EbpfmonError, KernelError, ObjectError, PluginError
 from ebpfmon.grouping import execs
@@ -19,8 +19,9 @@ from ebpfmon.kernel import attach, features
 from ebpfmon.kernel.attach import LoadedProbe, LoadOptions
 from ebpfmon.kernel.features import Features
 from ebpfmon.kernel.libbpf import Libbpf
-from ebpfmon.model import Chart, Column, LoadMode, Probe
+from ebpfmon.model import Chart, Column, Loader, LoadMode, Probe, ProbeSettings
 from ebpfmon.pipeline.pipeline import TableSpecs
+from ebpfmon.plugins import fit
 from ebpfmon.plugins.guard import set_up
 from ebpfmon.plugins.registry import Registry
 from ebpfmon.plugins.validate import violation
@@ -40,9 +41,7 @@ def enabled_probes(settings: Settings, registry: Registry) -> Iterator[EnabledPr
     PluginError if the set-up of every probe fails, or with `strict` if that of one fails.
     """
     core, by = settings.ebpfmon, settings.groups.by
-    options = LoadOptions(
-        mode=core.load_mode, attach_method=core.attach_method, loader=core.forced_loader, rows=bool(by)
-    )
+    options = load_options(core, rows=bool(by))
     enabled = {name: probe_settings for name, probe_settings in settings.plugins.items() if probe_settings.enabled}
     failed: dict[str, str] = {}
     for name, probe_settings in enabled.items():
@@ -61,9 +60,61 @@ def enabled_probes(settings: Settings, registry: Registry) -> Iterator[EnabledPr
         yield execs.PROBE, replace(options, table_size=execs.SIZE)
 
 
+def load_options(core: Core, **more: Any) -> LoadOptions:
+    """Return the load options of the section `[ebpfmon]`. `more` are further fields of LoadOptions."""
+    return LoadOptions(mode=core.load_mode, attach_method=core.attach_method, loader=core.forced_loader, **more)
+
+
 def reason_of(probe: Probe, error: EbpfmonError) -> str:
     """Return why a probe cannot be used, for a message that begins with its name."""
     return str(error).removeprefix(f"probe '{probe.name}': ")
+
+
+def _require_new_tables(probe: Probe, tables: Iterable[str], taken: dict[str, str]) -> None:
+    """Add a probe's tables to those that are taken: name -> probe. Raises ObjectError if one is taken already.
+
+    The pipeline identifies a table by its name alone.
+    """
+    for name in tables:
+        if name in taken:
+            raise ObjectError(f"probe '{probe.name}': probe '{taken[name]}' already has a table '{name}'")
+    taken.update(dict.fromkeys(tables, probe.name))
+
+
+def problems(enabled: Iterable[tuple[Probe, ProbeSettings]], core: Core) -> dict[str, str]:
+    """Return why probes cannot be used, by name. Those that can be used are not in it.
+
+    The probes are loaded for a moment. If that is not permitted, or if BCC would have to compile them, which takes
+    long, they are only compared with their compiled objects.
+    """
+    found, taken, kernel, libbpf = dict[str, str](), dict[str, str](), features.detect(), Libbpf()
+    may_load = _may_load(kernel, core)
+    with ExitStack() as stack:
+        facts = stack.enter_context(attach.KernelFacts(libbpf, kernel))
+        for probe, settings in enabled:
+            try:
+                setup = set_up(probe, settings)
+                if may_load:
+                    options = load_options(core, table_size=settings.table_size, setup=setup)
+                    loaded = stack.enter_context(load_one(probe, libbpf, kernel, options, facts=facts))
+                    tables: Iterable[str] = [table.name for table in loaded.tables]
+                else:
+                    stack.callback(setup.close)
+                    tables = fit.require_fit(probe, setup)
+                _require_new_tables(probe, tables, taken)
+            except EbpfmonError as error:
+                found[probe.name] = reason_of(probe, error)
+            except BaseException as error:  # A plugin's objects may raise anything.
+                found[probe.name] = errors.describe(error)
+    return found
+
+
+def _may_load(kernel: Features, core: Core) -> bool:
+    try:
+        features.require_permission(kernel)
+    except KernelError:
+        return False
+    return kernel.btf and core.forced_loader is not Loader.BCC
 
 
 def load_one(
@@ -119,12 +170,17 @@ class Probes:
         features.require_permission(self._kernel)
         libbpf, failed = Libbpf(), list[tuple[Probe, KernelError]]()
         self._enabled = list(enabled)
+        taken: dict[str, str] = {}
         with attach.KernelFacts(libbpf, self._kernel) as facts:
             for probe, options in self._enabled:
                 old = next((p for p in running if p.probe.name == probe.name), None)
                 try:
                     loaded = load_one(probe, libbpf, self._kernel, options, share_with=old, facts=facts)
-                    self._require_unique_tables(loaded)
+                    try:
+                        _require_new_tables(probe, [t.name for t in loaded.tables], taken)
+                    except ObjectError:
+                        loaded.close()
+                        raise
                 except KernelError as error:
                     if all_or_nothing and probe is not execs.PROBE:
                         self.close()
@@ -141,18 +197,6 @@ class Probes:
             log.warning("probe '%s' is left out: %s", probe.name, reason_of(probe, reason))
         memory.trim()
         return self
-
-    def _require_unique_tables(self, loaded: LoadedProbe) -> None:
-        """Close the probe and raise ObjectError if another probe has a table of the same name.
-
-        The pipeline identifies a table by its name alone.
-        """
-        for other in self.loaded:
-            for name in {t.name for t in other.tables} & {t.name for t in loaded.tables}:
-                loaded.close()
-                raise ObjectError(
-                    f"probe '{loaded.probe.name}': probe '{other.probe.name}' already has a table '{name}'"
-                )
 
     def can_keep(self, enabled: list[EnabledProbe]) -> bool:
         """Return whether the loaded probes can be kept for these load options."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import enum
 import importlib.metadata
-from collections.abc import Iterable, Iterator
+from collections.abc import Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
@@ -43,6 +43,8 @@ class State(enum.StrEnum):
     ACTIVE = "active"
     DISABLED = "disabled"
     """Disabled in the settings, and not imported."""
+    OFF = "off"
+    """Its probes are off in the settings."""
     LEFT_OUT = "left out"
     """It cannot be used, for the reason in `Plugin.error`."""
 
@@ -51,7 +53,8 @@ class Plugin(msgspec.Struct, frozen=True, kw_only=True):
     """A plugin as `ebpfmon plugins` shows it.
 
     It comes from a distribution, whose version is `version`, or from a file in the folder. `api_version` is the API
-    version that the plugin states, or 0 if it is unknown. `error` is the reason why the plugin is left out.
+    version that the plugin states, or 0 if it is unknown. `error` is the reason why the plugin is left out. `off` are
+    the probes that are off in the settings, and `problems` the reasons why probes are left out, by name.
     """
 
     name: str
@@ -64,6 +67,8 @@ class Plugin(msgspec.Struct, frozen=True, kw_only=True):
     probes: tuple[str, ...] = ()
     sinks: tuple[str, ...] = ()
     error: str | None = None
+    off: tuple[str, ...] = ()
+    problems: dict[str, str] = {}
 
     @property
     def origin(self) -> str:
@@ -205,11 +210,27 @@ def _require_new(registry: Registry, contribution: Contribution) -> None:
                 raise PluginError(f"plugin '{other.name}' ({other.origin}) already has a {what} '{name}'")
 
 
+def with_probes(plugin: Plugin, off: Container[str], problems: Mapping[str, str]) -> Plugin:
+    """Return a plugin with the states of its probes. `off` and `problems` are like the plugin's, but of all probes."""
+    if plugin.state is not State.ACTIVE:
+        return plugin
+    its_off = tuple(name for name in plugin.probes if name in off)
+    its_problems = {name: problems[name] for name in plugin.probes if name in problems}
+    used = [name for name in plugin.probes if name not in its_off and name not in its_problems]
+    state, error = State.ACTIVE, None
+    if its_problems and not used and not plugin.sinks:
+        state, error = State.LEFT_OUT, "; ".join(f"probe '{name}': {why}" for name, why in its_problems.items())
+    elif its_off and not used and not plugin.sinks:
+        state = State.OFF
+    return msgspec.structs.replace(plugin, state=state, error=error, off=its_off, problems=its_problems)
+
+
 def render(plugins: Iterable[Plugin]) -> Iterator[str]:
     """Yield the lines of a table of plugins, with the reason for each that is left out."""
     rows: list[tuple[str, ...]] = [("PLUGIN", "API", "STATE", "ORIGIN", "HOOKS", "PROVIDES")]
     for plugin in plugins:
-        provided = [f"probe {name}" for name in plugin.probes] + [f"sink {name}" for name in plugin.sinks]
+        provided = [f"probe {name}{_state_of(plugin, name)}" for name in plugin.probes]
+        provided += [f"sink {name}" for name in plugin.sinks]
         last = plugin.error or ", ".join(provided) or "-"
         hooks = ", ".join(hook.removeprefix("ebpfmon_register_") for hook in plugin.hooks) or "-"
         cells = (plugin.name, str(plugin.api_version or "-"), plugin.state, plugin.origin, hooks, last)
@@ -217,3 +238,9 @@ def render(plugins: Iterable[Plugin]) -> Iterator[str]:
     widths = [max(len(row[n]) for row in rows) for n in range(5)]
     for row in rows:
         yield "  ".join([*(cell.ljust(width) for cell, width in zip(row, widths, strict=False)), row[-1]])
+
+
+def _state_of(plugin: Plugin, probe: str) -> str:
+    if probe in plugin.problems:
+        return f" (left out: {plugin.problems[probe]})"
+    return " (off)" if probe in plugin.off else ""

@@ -17,8 +17,9 @@ from pathlib import Path
 import pytest
 
 import ebpfmon
+import ebpfmon_process.events
 import ebpfmon_sinks.log
-from ebpfmon import config
+from ebpfmon import Chart, Dimension, Probe, ProbeSettings, Setup, config
 from ebpfmon.cli import main as cli
 from ebpfmon.config import Settings
 from ebpfmon.daemon.notify import Notifier
@@ -283,6 +284,13 @@ def test_config_show_prints_a_file_with_the_same_settings(run: Run, tmp_path: Pa
     assert run("config", "show", "--config", str(tmp_path / "shown.toml")) == (0, shown, "")
 
 
+@pytest.fixture
+def nothing_is_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let `ebpfmon plugins` only read the objects of probes, as it does without root."""
+    monkeypatch.setattr("ebpfmon.daemon.probes._may_load", lambda *_: False)
+
+
+@pytest.mark.usefixtures("nothing_is_loaded")
 def test_plugins_are_listed_and_one_that_is_left_out_makes_the_status_1(
     run: Run, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -290,8 +298,8 @@ def test_plugins_are_listed_and_one_that_is_left_out_makes_the_status_1(
     assert status == 0
     provided = {line.split(VERSION)[1].strip() for line in out.splitlines()[1:]}
     sinks = {f"sinks   sink {name}" for name in ("http_json", "http_push", "log", "plugins_d", "statsd")}
-    probes = {"block_io", "network_viewer", "oom_and_signals", "process", "syscalls"}
-    assert {*(f"probes  probe {name}" for name in probes), *sinks} <= provided
+    assert {*(f"probes  probe {name}" for name in ("network_viewer", "process")), *sinks} <= provided
+    assert {f"probes  probe {name} (off)" for name in ("block_io", "oom_and_signals", "syscalls")} <= provided
     listed = {plugin["name"]: plugin for plugin in json.loads(run("plugins", "--json")[1])}
     log = [listed["log"][key] for key in ("state", "sinks", "distribution", "api_version", "error")]
     assert log == ["active", ["log"], "ebpfmon", 2, None]
@@ -309,6 +317,68 @@ def test_plugins_are_listed_and_one_that_is_left_out_makes_the_status_1(
     assert err.startswith("ebpfmon: plugin 'bad' cannot be used, and strict is set: it was written for API version 7")
 
 
+def probe_of_process(name: str, field: str) -> Probe:
+    """Return a probe with the object of the process probe, and a chart of this field of its table."""
+    shown = Chart(
+        id=f"{name}.x", title="", units="n/s", family="f", priority=1, dimensions=(Dimension("d", "d", (field,)),)
+    )
+    return Probe(
+        name=name, package="ebpfmon_process", object="process", charts=(shown,), events=ebpfmon_process.events.EVENTS
+    )
+
+
+@pytest.mark.usefixtures("nothing_is_loaded")
+def test_the_list_of_plugins_shows_which_probes_are_off_or_left_out_and_why(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def ends(settings: ProbeSettings) -> Setup:
+        raise SystemExit(7)
+
+    given = {
+        "bad_chart": plugin(probes=[probe_of_process("bad_chart", "reads")]),
+        "bad_setup": plugin(probes=[replace(probe_of_process("bad_setup", "read_calls"), setup=ends)]),
+        "bad_value": plugin(probes=[probe_of_process("bad_value", "read_calls")]),
+        "good": plugin(probes=[probe_of_process("good", "read_calls")]),
+        "off": plugin(probes=[probe_of_process("off", "reads")]),
+        "pair": plugin(probes=[probe_of_process("one", "reads"), probe_of_process("two", "read_calls")]),
+    }
+    real = registry.discover
+    entry_points = [FakeEntryPoint(name, of) for name, of in given.items()]
+    monkeypatch.setattr(registry, "discover", lambda options: real(entry_points, options))
+    settings = tmp_path / "e.toml"
+    settings.write_text("[plugins.off]\nenabled = false\n[plugins.bad_value]\ntable_size = -1\n")
+    status, out, err = run("plugins", "--json", "--config", str(settings))
+    listed = {one["name"]: one for one in json.loads(out)}
+    assert (status, err) == (1, "")
+    assert {name: one["state"] for name, one in listed.items()} == {
+        "bad_chart": "left out", "bad_setup": "left out", "bad_value": "left out", "good": "active", "off": "off",
+        "pair": "left out",
+    }  # fmt: skip
+    no_field = "chart 'bad_chart.x': table 'process' has no field 'reads'; it has open_calls, "
+    assert listed["bad_chart"]["error"].startswith(f"probe 'bad_chart': {no_field}")
+    assert listed["bad_setup"]["problems"] == {"bad_setup": "cannot set up probe 'bad_setup': SystemExit: 7"}
+    assert listed["bad_value"]["problems"]["bad_value"].startswith(f"{settings}: plugins.bad_value.table_size: ")
+    assert (listed["off"]["off"], listed["off"]["error"]) == (["off"], None)
+    assert listed["pair"]["problems"]["two"] == "probe 'good' already has a table 'process'"
+
+
+@pytest.mark.usefixtures("nothing_is_loaded")
+@pytest.mark.parametrize(("field", "status"), [("read_calls", 0), ("reads", 1)])
+def test_if_strict_a_probe_that_cannot_be_used_is_an_error_of_the_list_of_plugins(
+    run: Run, monkeypatch: pytest.MonkeyPatch, field: str, status: int
+) -> None:
+    real, entry_point = registry.discover, FakeEntryPoint("p", plugin(probes=[probe_of_process("p", field)]))
+    monkeypatch.setattr(registry, "discover", lambda options: real([entry_point], options))
+    found, out, err = run("plugins", "--strict")
+    assert (found, out.count("\n")) == (status, 2)
+    error = (
+        "ebpfmon: plugin 'p' cannot be used, and strict is set: probe 'p': chart 'p.x': table 'process' has no field"
+    )
+    assert err.startswith(error) is bool(status)
+    assert bool(err) is bool(status)
+
+
+@pytest.mark.usefixtures("nothing_is_loaded")
 def test_the_settings_name_plugins_and_plugins_define_further_settings(
     run: Run, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -333,7 +403,7 @@ def test_the_settings_name_plugins_and_plugins_define_further_settings(
     status, out, _ = run("plugins")
     assert status == 1
     shown = [" ".join(line.split()) for line in out.splitlines()]
-    assert f"naps 2 active {folder}/naps.py probes probe naps" in shown
+    assert [line for line in shown if line.startswith(f"naps 2 left out {folder}/naps.py probes probe 'naps': cannot")]
     assert f"statsd - disabled ebpfmon {VERSION} - -" in shown
     settings.write_text(core + "[plugins.naps]\nnap = -1\n")
     assert run("config", "check") == (2, "", f"ebpfmon: {settings}: plugins.naps.nap: expected int >= 0\n")

@@ -11,7 +11,7 @@ import msgspec
 import pytest
 
 from ebpfmon import Chart, Dimension, Probe, SinkSettings, hookimpl
-from ebpfmon.plugins.registry import Plugin, PluginOptions, State, discover, render
+from ebpfmon.plugins.registry import Plugin, PluginOptions, State, discover, render, with_probes
 from tests.unit.support import FakeEntryPoint, plugin
 
 
@@ -202,6 +202,36 @@ def test_the_table_has_the_origin_state_and_contribution_of_each_plugin() -> Non
     shown = msgspec.json.decode(msgspec.json.encode(registry.plugins))
     assert [set(plugin) for plugin in shown] == [set(Plugin.__struct_fields__)] * 3
     assert shown[1]["hooks"] == ["ebpfmon_register_probes", "ebpfmon_register_sinks"]
+
+
+OFF, BAD = {"q"}, {"p": "no object"}
+
+
+@pytest.mark.parametrize(
+    ("probes", "sinks", "state", "error", "provides"),
+    [
+        (("r",), (), State.ACTIVE, None, "probe r"),
+        (("q",), (), State.OFF, None, "probe q (off)"),
+        (("q",), ("s",), State.ACTIVE, None, "probe q (off), sink s"),
+        (("p",), (), State.LEFT_OUT, "probe 'p': no object", "probe 'p': no object"),
+        (("p", "q"), (), State.LEFT_OUT, "probe 'p': no object", "probe 'p': no object"),
+        (("p", "r"), (), State.ACTIVE, None, "probe p (left out: no object), probe r"),
+        (("p",), ("s",), State.ACTIVE, None, "probe p (left out: no object), sink s"),
+        ((), (), State.ACTIVE, None, "-"),
+    ],
+)
+def test_a_plugin_is_active_if_any_of_its_probes_is_used_or_if_it_has_sinks(
+    probes: tuple[str, ...], sinks: tuple[str, ...], state: State, error: str | None, provides: str
+) -> None:
+    found = with_probes(Plugin(name="x", state=State.ACTIVE, probes=probes, sinks=sinks), OFF, BAD)
+    assert (found.state, found.error) == (state, error)
+    assert list(render([found]))[1].endswith(f"  {provides}")
+
+
+def test_a_plugin_that_is_disabled_or_left_out_stays_so() -> None:
+    for state in (State.DISABLED, State.LEFT_OUT):
+        found = Plugin(name="x", state=state, probes=("q",), error="why")
+        assert with_probes(found, OFF, BAD) == found
 
 
 def test_the_shipped_plugins_are_registered_like_third_party_ones() -> None:
