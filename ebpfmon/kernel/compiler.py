@@ -32,18 +32,22 @@ def compile_all(root: Path) -> list[Path]:
     Sources are in the packages of probes in `plugins/`, and the core's own in `bpf/`. The output is
     `objects/MACHINE/NAME.bpf.o` in the package and, beside it, NAME.bcc.c, the source for BCC.
     """
-    headers = sorted((root / "bpf").glob("*.h"))
     built = []
     for source in sorted((*(root / "bpf").glob("*.bpf.c"), *(root / "plugins").glob("*/*.bpf.c"))):
         stem = source.name.removesuffix(".bpf.c")
         package = root / CORE[stem] if source.parent == root / "bpf" else source.parent
-        newest = max(path.stat().st_mtime for path in (source, *headers, *source.parent.glob("*.h"), Path(__file__)))
+        newest = max(path.stat().st_mtime for path in (*inputs(source, root / "bpf"), Path(__file__)))
         for machine in TARGETS:
             out = package / "objects" / machine / f"{stem}.bpf.o"
             if not out.exists() or not bcc_source(out).exists() or out.stat().st_mtime < newest:
                 compile_object(source, out, machine, root / "bpf")
                 built.append(out)
     return built
+
+
+def inputs(source: Path, include: Path) -> list[Path]:
+    """Return the files that an object is compiled from: the source and the headers."""
+    return [source, *source.parent.glob("*.h"), *include.glob("*.h")]
 
 
 def bcc_source(out: Path) -> Path:

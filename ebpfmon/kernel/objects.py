@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import importlib.util
+import logging
 import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from ebpfmon.errors import ObjectError
+from ebpfmon.kernel import compiler
 from ebpfmon.kernel.attach_methods import AttachMethod, Section, method_of
 from ebpfmon.kernel.bpfobject import BpfObject
 from ebpfmon.kernel.btf import Btf
 from ebpfmon.kernel.tables import find_tables
 from ebpfmon.model import PROCESS_FIELDS, Candidate, Event, LoadMode, Probe
 
+log = logging.getLogger(__name__)
+
+_COPYING_S = 2
+"""How much older an object may be, because a copy of both files has the times at which they were copied."""
 ARCHITECTURES = ("x86_64", "aarch64")
 OTHER_HEADERS = (
     "its object was compiled with other BPF headers than this ebpfmon's; compile it again with ebpfmon bpf build"
@@ -62,13 +68,17 @@ class ObjectSpec:
 
 
 def locate(probe: Probe) -> Path:
-    """Return the compiled object for this machine. Raises ObjectError if there is none."""
+    """Return the compiled object for this machine. Raises ObjectError if there is none.
+
+    Logs a warning if its source has changed since it was compiled.
+    """
     machine = os.uname().machine
     spec = importlib.util.find_spec(probe.package)
     if spec is None or spec.origin is None:
         raise ObjectError(f"cannot find the object of probe '{probe.name}': no package '{probe.package}'")
     path = Path(spec.origin).parent / "objects" / machine / f"{probe.object}.bpf.o"
     if path.is_file():
+        _warn_if_outdated(probe, Path(spec.origin).parent, path)
         return path
     if machine not in ARCHITECTURES:
         raise ObjectError(
@@ -79,6 +89,21 @@ def locate(probe: Probe) -> Path:
         f"cannot find the object of probe '{probe.name}': no '{path}'; compile it with ebpfmon bpf build "
         "(in a clone of ebpfmon: make bpf)"
     )
+
+
+def _warn_if_outdated(probe: Probe, package: Path, path: Path) -> None:
+    """Log a warning if an object in a development tree is older than its C source or a header."""
+    if {"site-packages", "dist-packages"} & {*path.parts}:  # The order in which pip installs files says nothing.
+        return
+    clone = Path(__file__).parents[2]
+    is_core = package == clone / compiler.CORE.get(probe.object, "-")
+    source = (clone / "bpf" if is_core else package) / f"{probe.object}.bpf.c"
+    if not source.is_file():
+        return
+    newest = max(compiler.inputs(source, clone / "bpf"), key=lambda file: file.stat().st_mtime)
+    if newest.stat().st_mtime > path.stat().st_mtime + _COPYING_S:
+        build = "make bpf" if clone in source.parents else f"ebpfmon bpf build {source}"
+        log.warning("probe '%s': its object is older than '%s': compile it again with %s", probe.name, newest, build)
 
 
 def read_spec(probe: Probe, obj: BpfObject, btf: Btf) -> ObjectSpec:

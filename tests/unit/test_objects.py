@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from pathlib import Path
 from typing import ClassVar, cast
 
@@ -13,6 +14,7 @@ from hypothesis import strategies as st
 
 from ebpfmon import Candidate, Event, LoadMode, Probe
 from ebpfmon.errors import ObjectError
+from ebpfmon.grouping import execs
 from ebpfmon.kernel import objects
 from ebpfmon.kernel.attach_methods import METHODS, Section, method_of
 from ebpfmon.kernel.bpfobject import BpfObject
@@ -175,3 +177,48 @@ def test_a_missing_object_is_reported_with_the_remedy(
 def test_both_architectures_have_their_object() -> None:
     root = Path(__file__).parents[2] / "plugins/ebpfmon_process/objects"
     assert {p.name for p in root.iterdir()} >= set(objects.ARCHITECTURES)
+
+
+@pytest.mark.parametrize(
+    ("newer", "folder", "text"),
+    [
+        ({}, "", ""),
+        ({"old.bpf.c": 1.5}, "", ""),
+        ({"old.bpf.c": 60}, "", "{place}/old.bpf.c': compile it again with ebpfmon bpf build {place}/old.bpf.c"),
+        ({"old.h": 60}, "", "{place}/old.h': compile it again with ebpfmon bpf build {place}/old.bpf.c"),
+        ({"old.bpf.c": 60, "old.h": 90}, "", "{place}/old.h': compile it again with ebpfmon bpf build"),
+        ({"old.bpf.c": 60}, "site-packages", ""),
+        ({"old.bpf.c": None}, "", ""),
+    ],
+)
+def test_an_object_in_a_development_tree_that_is_older_than_its_source_is_named(
+    newer: dict[str, float | None], folder: str, text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:  # fmt: skip
+    package = f"outdated_{abs(hash((str(newer), folder)))}"
+    place = tmp_path / folder / package
+    made = place / "objects" / os.uname().machine / "old.bpf.o"
+    made.parent.mkdir(parents=True)
+    for path in (place / "__init__.py", place / "old.bpf.c", place / "old.h", made):
+        path.touch()
+    compiled_s = time.time() + 1000  # after the headers of this clone
+    os.utime(made, (compiled_s, compiled_s))
+    for name, seconds in newer.items():
+        if seconds is None:
+            (place / name).unlink()
+        else:
+            os.utime(place / name, (compiled_s + seconds,) * 2)
+    monkeypatch.syspath_prepend(tmp_path / folder)
+    assert objects.locate(Probe(name="p", package=package, object="old", charts=())) == made
+    expected = [f"probe 'p': its object is older than '{text.format(place=place)}"] if text else []
+    assert len(caplog.messages) == len(expected)
+    assert all(map(str.startswith, caplog.messages, expected))
+
+
+def test_an_object_of_this_clone_that_is_older_than_its_source_is_compiled_again_by_make(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(objects, "_COPYING_S", -1e10)  # every object is too old
+    objects.locate(execs.PROBE)
+    objects.locate(Probe(name="process", package="ebpfmon_process", object="process", charts=()))
+    assert [message.rpartition("': ")[2] for message in caplog.messages] == ["compile it again with make bpf"] * 2
