@@ -9,6 +9,7 @@ import msgspec
 
 from ebpfmon.kernel.features import Features
 from ebpfmon.kernel.host import Host
+from ebpfmon.kernel.views import Problem
 
 _CAPABILITIES = {
     "CAP_BPF": "it allows loading BPF programs and creating maps (so does CAP_SYS_ADMIN)",
@@ -65,6 +66,9 @@ def describe(kernel: Features, host: Host, libbpf: str | None, refusals: Collect
     yield Finding("preemption", (kernel.preemption or _UNKNOWN) + _PREEMPTIBLE[kernel.preemptible])
     yield _lockdown(kernel, host)
     yield _capabilities(kernel)
+    yield _view("processes", host.views.processes, "/proc shows those that the kernel's PIDs refer to")
+    yield _view("users", host.views.users, "the user database is that of the kernel's uids, as far as can be seen")
+    yield _view("cgroups", host.views.cgroups, "all cgroups of version 2 are visible")
     yield _memlock(host, refusals)
     yield Finding("unprivileged BPF", _UNPRIVILEGED.get(host.unprivileged_bpf_disabled, _UNKNOWN))
     yield _jit(kernel)
@@ -119,6 +123,12 @@ def _lockdown(kernel: Features, host: Host) -> Finding:
 def _capabilities(kernel: Features) -> Finding:
     advice = [f"{name} is missing: {use}" for name, use in _CAPABILITIES.items() if name not in kernel.capabilities]
     return Finding("capabilities", ", ".join(kernel.capabilities) or "none that loading programs needs", tuple(advice))
+
+
+def _view(about: str, problem: Problem | None, says: str) -> Finding:
+    return (
+        Finding(about, f"{problem.what}, so {problem.effect}", (problem.remedy,)) if problem else Finding(about, says)
+    )
 
 
 def _memlock(host: Host, refusals: Collection[int]) -> Finding:

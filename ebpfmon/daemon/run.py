@@ -23,7 +23,7 @@ from ebpfmon.grouping.groups import DEFAULT_PATH as DEFAULT_GROUPS
 from ebpfmon.grouping.groups import Groups
 from ebpfmon.grouping.lookup import Lookup
 from ebpfmon.grouping.registry import Context, groupings
-from ebpfmon.kernel import features
+from ebpfmon.kernel import features, views
 from ebpfmon.kernel.attach import LoadedProbe
 from ebpfmon.pipeline.harvest import Harvester
 from ebpfmon.pipeline.pipeline import GroupStage, Pipeline, TableSpecs
@@ -104,7 +104,7 @@ class _Daemon:
         self._probes = Probes(self._features)
         self._stack.callback(lambda: self._probes.close())
         self._workers = Workers(stack)
-        self._lookup = Lookup()
+        self._lookup = Lookup(views=views.detect())
         self._stack.callback(self._lookup.close)
         self._publisher = Publisher([])
         self._sinks: dict[asyncio.Task[None], SinkTask] = {}

@@ -20,6 +20,7 @@ from pathlib import Path
 from ebpfmon.grouping.cgroup_tree import CgroupTree
 from ebpfmon.grouping.questions import ANSWER_S, Questions, UnansweredError
 from ebpfmon.kernel import features
+from ebpfmon.kernel.views import Problem, Views
 from ebpfmon.text import printable
 
 COMMAND_LINE_BYTES = 4096
@@ -29,6 +30,7 @@ _PARENT, _START_TICKS = 1, 19  # The positions in /proc/PID/stat after the comm,
 
 
 log = logging.getLogger(__name__)
+_SEES_ALL = Views()
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,10 +94,17 @@ class Lookup:
     logged.
     """
 
-    def __init__(self, proc: Path = Path("/proc"), cgroup: Path | None = None, answer_s: float = ANSWER_S) -> None:
+    def __init__(
+        self,
+        proc: Path = Path("/proc"),
+        cgroup: Path | None = None,
+        answer_s: float = ANSWER_S,
+        views: Views = _SEES_ALL,
+    ) -> None:
         """Prepare lookups. `cgroup` is the mount point of cgroup2; if it is None, it is searched for.
 
-        `answer_s` is how long to wait for a fact.
+        `answer_s` is how long to wait for a fact. `views` is what this process cannot see. Processes are not looked up
+        if /proc shows others than the kernel's PIDs refer to.
         """
         self._proc = proc
         mount = cgroup or features.mounted(proc, "cgroup2", "/sys/fs/cgroup")
@@ -104,6 +113,8 @@ class Lookup:
         self._users = Questions[int, str | None]("name", answer_s)
         self._cgroups = Questions[None, dict[int, str | None]]("paths", answer_s)
         self._logged: set[tuple[str, str]] = set()
+        self._views = views
+        self._warned: set[Problem] = set()
 
     def close(self) -> None:
         """Let the threads end. Never waits. Closing twice is harmless."""
@@ -124,6 +135,10 @@ class Lookup:
         def out_of_time() -> bool:
             return bool(processes or users) and time.monotonic() >= deadline
 
+        if request.processes and self._is_unseen(self._views.processes):
+            processes = dict.fromkeys(request.processes)
+        if request.users:
+            self._is_unseen(self._views.users)
         for tgid in request.processes:
             self._look_up_process(tgid, processes, known, out_of_time)
         for uid in request.users:
@@ -183,8 +198,14 @@ class Lookup:
 
     def _look_up_cgroups(self, ids: tuple[int, ...], deadline: float) -> dict[int, str | None]:
         tree = self._tree
+        is_part = bool(ids) and self._is_unseen(self._views.cgroups)
         if not tree:
             return dict.fromkeys(ids)
+        found = self._read_cgroups(tree, ids, deadline)
+        # The top of a part of the tree is not the root cgroup.
+        return {i: None if is_part and path == "/" else path for i, path in found.items()}
+
+    def _read_cgroups(self, tree: CgroupTree, ids: tuple[int, ...], deadline: float) -> dict[int, str | None]:
         found = tree.known(ids)
         missing = tuple(i for i in ids if i not in found)
         if not missing:
@@ -196,6 +217,13 @@ class Lookup:
         except Exception as error:  # whatever it is, other facts can still be found
             self._failed("cgroup", missing[0], error)
         return found
+
+    def _is_unseen(self, problem: Problem | None) -> bool:
+        """Return whether there is this problem, and log it the first time."""
+        if problem and problem not in self._warned:
+            log.warning("%s", problem)
+            self._warned.add(problem)
+        return problem is not None
 
     def _failed(self, what: str, which: object, error: Exception) -> None:
         reason = (error.strerror if isinstance(error, OSError) else None) or f"{type(error).__name__}: {error}"

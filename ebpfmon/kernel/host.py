@@ -11,7 +11,8 @@ from pathlib import Path
 
 import msgspec
 
-from ebpfmon.kernel import features, kconfig
+from ebpfmon.kernel import features, kconfig, views
+from ebpfmon.kernel.views import Views
 
 
 class Config(msgspec.Struct, frozen=True):
@@ -44,6 +45,8 @@ class Host(msgspec.Struct, frozen=True):
     bcc: Bcc | None
     headers: str | None
     """The path of the kernel's headers, which BCC needs."""
+    views: Views = Views()
+    """What this process cannot see of what the kernel's numbers refer to."""
 
 
 def detect(release: str, root: Path = Path("/"), path: Sequence[str] | None = None) -> Host:
@@ -62,6 +65,7 @@ def detect(release: str, root: Path = Path("/"), path: Sequence[str] | None = No
         selinux=None if enforce is None else ("permissive", "enforcing")[min(enforce, 1)],
         selinux_domain=context.split(":")[2] if context.count(":") > 1 else None,  # USER:ROLE:DOMAIN:LEVEL
         bcc=_bcc(root, [p for p in sys.path if p] if path is None else path),
+        views=views.detect(root),
         headers=next((p for p in header_paths(release) if os.path.exists(root / p[1:])), None),
     )
 

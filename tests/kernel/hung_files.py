@@ -130,7 +130,7 @@ class HungProcess:
 
     def __init__(self, file: Path, script: str, *arguments: str) -> None:
         go, self._go = os.pipe()
-        command = [sys.executable, "-c", _PROCESS, file, script, str(go), *arguments]
+        command = [sys.executable, "-c", _PROCESS, str(file), script, str(go), *arguments]
         self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, pass_fds=[go])
         os.close(go)
         assert self._process.stdout

@@ -21,7 +21,7 @@ EBPFMON = [sys.executable, "-m", "ebpfmon"]
 WITHOUT_ROOT = ("setpriv", "--bounding-set=-all", "--inh-caps=-all")
 DOCUMENTED = [
     "kernel", "BTF", "kernel config", "tracefs", "debugfs", "kprobes", "preemption", "lockdown", "capabilities",
-    "memlock", "unprivileged BPF", "JIT", "SELinux", "libbpf", "bcc", "kernel headers",
+    "processes", "users", "cgroups", "memlock", "unprivileged BPF", "JIT", "SELinux", "libbpf", "bcc", "kernel headers",
 ]  # fmt: skip
 
 

@@ -14,6 +14,7 @@ from ebpfmon.check.findings import Finding, describe
 from ebpfmon.kernel.features import Features
 from ebpfmon.kernel.host import Bcc, Config, Host
 from ebpfmon.kernel.kconfig import EFFECTS, paths
+from ebpfmon.kernel.views import Problem, Views
 
 KERNEL = Features(
     release="9.9", machine="x86_64", root=True, capabilities=("CAP_SYS_ADMIN", "CAP_PERFMON", "CAP_BPF"), btf=True,
@@ -50,6 +51,9 @@ def test_a_machine_that_lacks_nothing_gets_no_advice() -> None:
         "preemption": ("voluntary: the kernel does not preempt its own code", ()),
         "lockdown": ("none", ()),
         "capabilities": ("CAP_SYS_ADMIN, CAP_PERFMON, CAP_BPF", ()),
+        "processes": ("/proc shows those that the kernel's PIDs refer to", ()),
+        "users": ("the user database is that of the kernel's uids, as far as can be seen", ()),
+        "cgroups": ("all cgroups of version 2 are visible", ()),
         "memlock": ("64 kB; only kernels before 5.11 count BPF maps against it", ()),
         "unprivileged BPF": ("2: loading programs requires CAP_BPF; root can change this", ()),
         "JIT": ("1: on", ()),
@@ -152,3 +156,10 @@ def test_bcc_and_headers_are_advised_only_without_btf() -> None:
 
 def test_a_missing_libbpf_is_reported() -> None:
     assert findings(libbpf=None)["libbpf"].says == "not found, or too old"
+
+
+@pytest.mark.parametrize("about", ["processes", "users", "cgroups"])
+def test_what_this_process_does_not_see_is_reported_with_its_effect_and_remedy(about: str) -> None:
+    found = of_host(views=Views(**{about: Problem("something is hidden", "names are wrong", "show it")}))
+    assert found[about] == Finding(about, "something is hidden, so names are wrong", ("show it",))
+    assert sum(bool(finding.advice) for finding in found.values()) == 1

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from ebpfmon.kernel import views
 from ebpfmon.kernel.host import Bcc, Config, Host, detect
 from ebpfmon.kernel.kconfig import EFFECTS, paths
 from tests.unit.test_features import make
@@ -18,7 +19,7 @@ def test_an_empty_root_has_no_facts(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(resource, "getrlimit", lambda _: (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
     assert detect("9.9", tmp_path, ()) == Host(
         config=Config(None, paths("9.9")), securityfs=None, memlock_bytes=None, unprivileged_bpf_disabled=None,
-        selinux=None, selinux_domain=None, bcc=None, headers=None,
+        selinux=None, selinux_domain=None, bcc=None, headers=None, views=views.detect(tmp_path),
     )  # fmt: skip
 
 

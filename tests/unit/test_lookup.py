@@ -17,6 +17,7 @@ import pytest
 
 from ebpfmon.grouping.cgroup_tree import WALK_AGAIN_S, CgroupTree
 from ebpfmon.grouping.lookup import COMMAND_LINE_BYTES, Lookup, LookupRequest, LookupResult, ProcessFacts
+from ebpfmon.kernel.views import Problem, Views
 from ebpfmon.threads import MAX_ABANDONED
 
 LONG = 60.0
@@ -539,3 +540,33 @@ def test_without_cgroup2_every_cgroup_is_none(tmp_path: Path, mounts: str | None
     if mounts is not None:
         (tmp_path / "self/mounts").write_text(mounts)
     assert Lookup(tmp_path).look_up(LookupRequest(cgroups=(5,)), (), 0).cgroups == {5: None}
+
+
+PROBLEM = Problem("x is hidden", "y is wrong", "do z")
+
+
+def test_no_process_is_looked_up_if_proc_shows_others(proc: Proc, caplog: pytest.LogCaptureFixture) -> None:
+    for tgid in (5, 6, 7):
+        proc.add(tgid, parent=5)
+    with closing(Lookup(proc.top, views=Views(processes=PROBLEM))) as lookup:
+        assert not caplog.messages
+        for _ in range(3):
+            assert lookup.look_up(LookupRequest(processes=(6, 7)), (), LONG).processes == {6: None, 7: None}
+    assert caplog.messages == ["x is hidden, so y is wrong; do z"]
+
+
+def test_a_problem_with_users_is_logged_once_and_names_are_looked_up(
+    proc: Proc, caplog: pytest.LogCaptureFixture
+) -> None:
+    with closing(Lookup(proc.top, views=Views(users=PROBLEM))) as lookup:
+        for _ in range(3):
+            assert lookup.look_up(LookupRequest(users=(0,)), (), LONG).users == {0: "root"}
+    assert caplog.messages == ["x is hidden, so y is wrong; do z"]
+
+
+def test_the_top_of_a_part_of_the_cgroups_is_not_the_root(tree: Tree, caplog: pytest.LogCaptureFixture) -> None:
+    top, a = tree.top.stat().st_ino, tree.add("a")
+    with closing(Lookup(tree.top / "none", tree.top, views=Views(cgroups=PROBLEM))) as lookup:
+        for _ in range(3):
+            assert lookup.look_up(LookupRequest(cgroups=(top, a)), (), LONG).cgroups == {top: None, a: "/a"}
+    assert caplog.messages == ["x is hidden, so y is wrong; do z"]
