@@ -1,4 +1,4 @@
-"""Helpers for http_json and http_push: calls with a time limit, tokens, loopback addresses, and late imports."""
+"""Helpers for http_json and http_push: calls with a time limit, tokens and loopback addresses."""
 
 from __future__ import annotations
 
@@ -8,13 +8,12 @@ import logging
 import os
 import re
 import stat
-from collections.abc import AsyncIterator, Callable, Hashable
+from collections.abc import Callable, Hashable
 from concurrent.futures import Future
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from ipaddress import IPv6Address, ip_address
 from typing import Any, TypeVar
 
-from ebpfmon import Pool, Sink, SinkError
+from ebpfmon import Pool, SinkError
 
 T = TypeVar("T")
 
@@ -91,14 +90,3 @@ def is_loopback(host: str) -> bool:
     if isinstance(address, IPv6Address) and address.ipv4_mapped:
         address = address.ipv4_mapped
     return address.is_loopback
-
-
-@asynccontextmanager
-async def open_lazily(make: Callable[[], AbstractAsyncContextManager[Sink]]) -> AsyncIterator[Sink]:
-    """Open the sink that `make` returns. `make` runs in a thread, so that it can import the sink's module.
-
-    The settings of both sinks are always imported. Importing aiohttp and prometheus_client takes 14 MB and a quarter of
-    a second, so only a daemon with such a sink imports them, and without blocking its event loop.
-    """
-    async with await asyncio.to_thread(make) as sink:
-        yield sink

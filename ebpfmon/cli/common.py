@@ -124,7 +124,9 @@ def read_settings(args: argparse.Namespace, *, json: bool = False) -> tuple[Sett
 def check_settings(document: Document, command_line: CommandLine) -> tuple[Settings, Registry]:
     """Return the settings of a parsed file and the plugins that they use."""
     plugins = _discover(document, command_line)
-    return config.validate(document.raw, document.source, plugins, command_line), plugins
+    settings = config.validate(document.raw, document.source, plugins, command_line)
+    config.check(settings, plugins, document.source)
+    return settings, plugins
 
 
 def overrides(args: argparse.Namespace, json: bool = False) -> CommandLine:

@@ -15,6 +15,8 @@ from ebpfmon.cli.common import (
     read_settings,
     settings_options,
 )
+from ebpfmon.daemon.probes import enabled_probes
+from ebpfmon.daemon.run import read_groups
 
 
 def add_to(commands: Commands) -> None:
@@ -50,7 +52,12 @@ def _show(args: argparse.Namespace) -> int:
 
 def _check(args: argparse.Namespace) -> int:
     document = config.parse(args.config)
-    check_settings(document, overrides(args))
+    settings, plugins = check_settings(document, overrides(args))
+    config.check_machine(settings, document.source)
+    # Check what else `run` checks before it loads anything: the lines of the groups file, and the probes' set-ups.
+    read_groups(settings.groups)
+    for _, options in enabled_probes(settings, plugins):
+        options.setup.close()
     state = "OK" if document.exists else "no such file; the defaults are used"
     print_lines([f"{document.source}: {state}", *document.upgrade_hints])
     return SUCCESS

@@ -8,7 +8,7 @@ from ebpfmon import config
 from ebpfmon.cli.common import FAILURE, SUCCESS, Commands, overrides, print_json, print_lines, settings_options
 from ebpfmon.daemon import probes
 from ebpfmon.errors import PluginError
-from ebpfmon.plugins import registry
+from ebpfmon.plugins import registry, requirements
 
 
 def add_to(commands: Commands) -> None:
@@ -34,6 +34,7 @@ def _plugins(args: argparse.Namespace) -> int:
     enabled, off, problems = config.probe_settings(document, discovered)
     problems |= probes.problems(enabled, core)
     plugins = [registry.with_probes(plugin, off, problems) for plugin in discovered.plugins]
+    plugins = [requirements.checked(plugin, discovered) for plugin in plugins]
     if args.json:
         print_json(plugins)
     else:

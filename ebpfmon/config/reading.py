@@ -16,6 +16,7 @@ import msgspec
 import tomli
 
 from ebpfmon.config import apps
+from ebpfmon.config.checks import check
 from ebpfmon.config.convert import join_names, require_known, typed
 from ebpfmon.config.settings import NO_OPTIONS, CommandLine, Core, GroupSettings, Settings
 from ebpfmon.errors import SettingsError, describe
@@ -62,9 +63,14 @@ class Document:
 
 
 def read(path: Path | None, registry: Registry, command_line: CommandLine = NO_OPTIONS) -> Settings:
-    """Return the settings in a file, or in DEFAULT_PATH if `path` is None. Raises SettingsError."""
+    """Return the settings in a file, or in DEFAULT_PATH if `path` is None, validated and checked.
+
+    Raises SettingsError.
+    """
     document = parse(path)
-    return validate(document.raw, document.source, registry, command_line)
+    settings = validate(document.raw, document.source, registry, command_line)
+    check(settings, registry, document.source)
+    return settings
 
 
 def parse(path: Path | None) -> Document:
@@ -99,7 +105,10 @@ def _is_null_device(path: Path) -> bool:
 def validate(
     raw: Mapping[str, Any], source: str, registry: Registry, command_line: CommandLine = NO_OPTIONS
 ) -> Settings:
-    """Return the settings in parsed TOML. Raises SettingsError, which names `source` (the file)."""
+    """Return the settings in parsed TOML. Raises SettingsError, which names `source` (the file).
+
+    Whether this machine has what they need is for `check` to say.
+    """
     # [apps] is still read, but error messages do not suggest it.
     require_known((name for name in raw if name != "apps"), ("ebpfmon", "groups", "plugins", "sinks"), source, "")
     sections = typed(raw.get("plugins", {}), dict[str, Any], source, "plugins")

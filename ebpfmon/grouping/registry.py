@@ -5,6 +5,7 @@ A grouping is a module of the package `ebpfmon.grouping.by` that defines `GROUPI
 
 from __future__ import annotations
 
+import functools
 import importlib
 import pkgutil
 from collections.abc import Callable, Mapping
@@ -47,6 +48,7 @@ class Grouping:
     position: int = 100
 
 
+@functools.cache  # The daemon may become a user who cannot read the package.
 def groupings() -> Mapping[str, Grouping]:
     """Return all groupings by name, in the order in which `top` cycles through them."""
     modules = [importlib.import_module(f"{by.__name__}.{module.name}") for module in pkgutil.iter_modules(by.__path__)]

@@ -43,6 +43,16 @@ class SinkSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     send_timeout_s: ClassVar[float | None] = 10.0
     """The time limit of opening, of one `send` and of closing. None means no limit."""
 
+    requires: ClassVar[tuple[str, ...]] = ()
+    """The names of modules that `open` needs. They are imported when settings with such a sink are read.
+
+    Modules that take much memory belong here, and not at the top of the module with the settings, which is always
+    imported. A sink must not import anything later, because the daemon may have become a user who cannot read Python's
+    files.
+    """
+    files: ClassVar[tuple[str, ...]] = ()
+    """The settings that name files which the sink reads. `ebpfmon config check` looks whether they exist."""
+
     @property
     def capabilities(self) -> frozenset[str]:
         """The capabilities(7) that the sink needs to open again after the start, such as `net_bind_service`.

@@ -68,6 +68,8 @@ _CHARTS = (
     _ChartSpec("sinks_queue", "Snapshots waiting", "snapshots", Kind.GAUGE, _SINK),
     _ChartSpec("sinks_age", "Time since a sink last took a snapshot", "seconds", Kind.GAUGE, _SINK),
 )
+CHART_IDS = tuple(f"{_FAMILY}.{spec.id}" for spec in _CHARTS)
+"""The ids of the charts."""
 
 
 class SelfMetrics:
@@ -80,7 +82,7 @@ class SelfMetrics:
         self._names = {"": ("",), _TABLE: self._tables, _SINK: tuple(sink.name for sink in self._sinks)}
         self.declared = [
             Chart(
-                id=f"ebpfmon.{spec.id}", title=spec.title, units=spec.units, family=_FAMILY, kind=spec.kind,
+                id=f"{_FAMILY}.{spec.id}", title=spec.title, units=spec.units, family=_FAMILY, kind=spec.kind,
                 priority=_FIRST_PRIORITY + order, labels=(spec.label,) if spec.label else (),
                 dimensions=tuple(Dimension(d, d.replace("_", " "), (d,)) for d in spec.dimensions),
             )

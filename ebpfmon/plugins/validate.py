@@ -229,6 +229,13 @@ def _check_sink(sink: object) -> None:
         raise PluginError(f"{step}: it has no method open(), which must return the sink")
     if inspect.iscoroutinefunction(sink.open):
         raise PluginError(f"{step}: open() must not be an async function; wait in __aenter__ of the sink")
+    for field, expected in (("requires", "names of modules"), ("files", "names of settings")):
+        names = getattr(sink, field)
+        if not isinstance(names, tuple) or not all(isinstance(name, str) and name for name in names):
+            raise PluginError(f"{step}: {field}: {shown(names)}: expected a tuple of {expected}")
+    for name in sink.files:
+        if name not in sink.__struct_fields__:
+            raise PluginError(f"{step}: files: it has no setting '{name}'")
     _check_settings(sink, SinkSettings, step, defaults=False)
 
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import re
 from contextlib import AbstractAsyncContextManager
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 from urllib.parse import urlsplit
 
 import msgspec
 
 from ebpfmon import Sink, SinkSettings
-from ebpfmon_sinks.http_common import is_loopback, open_lazily
+from ebpfmon_sinks.http_common import is_loopback
 
 _HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # a token of RFC 9110
 _OWN_HEADERS = {
@@ -41,6 +41,9 @@ class HttpPushSettings(SinkSettings, tag="http_push", frozen=True):
     insecure: bool = False
     """Whether to send a token without TLS."""
 
+    requires: ClassVar[tuple[str, ...]] = ("ebpfmon_sinks.http_push.push",)  # takes 14 MB
+    files: ClassVar[tuple[str, ...]] = ("token_file", "ca_file")
+
     def __post_init__(self) -> None:
         """Raise ValueError, which names the setting, if a setting is invalid or contradicts another one."""
         try:
@@ -66,9 +69,6 @@ class HttpPushSettings(SinkSettings, tag="http_push", frozen=True):
             raise ValueError("url: a token needs https://; or set insecure = true to send it without encryption")
 
     def open(self) -> AbstractAsyncContextManager[Sink]:
-        def make() -> AbstractAsyncContextManager[Sink]:
-            from ebpfmon_sinks.http_push.push import open_sink
+        from ebpfmon_sinks.http_push.push import open_sink
 
-            return open_sink(self)
-
-        return open_lazily(make)
+        return open_sink(self)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import AbstractAsyncContextManager
+from typing import ClassVar
 
 from ebpfmon import Sink, SinkSettings, file_resources, hookimpl, stream_resources
 from ebpfmon_sinks.plugins_d.relay import DEFAULT_SOCKET
@@ -21,6 +22,8 @@ class PluginsDSettings(SinkSettings, tag="plugins_d", frozen=True):
     """The path of the Unix socket that relays connect to. `-`: use stdin and stdout, if Netdata runs the daemon."""
     group: str = "netdata"
     """The group that may connect besides root, if it exists. Empty: only root."""
+
+    requires: ClassVar[tuple[str, ...]] = ("ebpfmon_sinks.plugins_d.sink",)
 
     def __post_init__(self) -> None:
         if self.socket != _STANDARD:

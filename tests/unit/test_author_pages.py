@@ -56,7 +56,7 @@ def members(name: str) -> set[str]:
     if issubclass(public, enum.Enum):
         return set(public.__members__)
     if issubclass(public, ebpfmon.SinkSettings):
-        return {*public.__struct_fields__, *own, "tag", "send_timeout_s"}
+        return {*public.__struct_fields__, *own, "tag", "send_timeout_s", "requires", "files"}
     if issubclass(public, msgspec.Struct):
         return {*public.__struct_fields__, *own}
     if public is ebpfmon.LabelSource:

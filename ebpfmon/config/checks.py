@@ -1,0 +1,97 @@
+"""Check valid settings further: what they need must be there, and what has no effect is said.
+
+`run` and reloads do not look for the files that sinks read, because a look at a file server that is down never ends.
+The sinks themselves say what they cannot read, and try again.
+"""
+
+from __future__ import annotations
+
+import errno
+import fnmatch
+import logging
+import os
+import pwd
+import stat
+from collections.abc import Iterator
+
+from ebpfmon.config.settings import Settings
+from ebpfmon.errors import SettingsError
+from ebpfmon.grouping.registry import groupings
+from ebpfmon.model import SinkSettings, tag_of
+from ebpfmon.pipeline import self_metrics
+from ebpfmon.plugins import requirements
+from ebpfmon.plugins.registry import Registry
+
+log = logging.getLogger(__name__)
+
+_MISSING = {errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG}
+"""Errors that say that there is no such file. After any other error, it is unknown whether there is one."""
+
+
+def check(settings: Settings, registry: Registry, source: str) -> None:
+    """Import what the sinks need, and log a warning about settings that have no effect.
+
+    Raises SettingsError, which names `source` (the file), if a module cannot be imported.
+    """
+    for sink in settings.sinks:
+        if problem := requirements.problem(type(sink)):
+            raise SettingsError(f"{source}: {_described(sink)}: {problem}")
+    for warning in _without_effect(settings, registry):
+        log.warning("%s: %s", source, warning)
+
+
+def check_machine(settings: Settings, source: str) -> None:
+    """Look for the user and for the files that sinks read, and log a warning about those that may not be readable.
+
+    Raises SettingsError, which names `source` (the file), if one is missing.
+    """
+    _require_user(settings.ebpfmon.user, source)
+    for sink in settings.sinks:
+        for warning in _check_files(sink, f"{source}: {_described(sink)}"):
+            log.warning("%s", warning)
+
+
+def _described(sink: SinkSettings) -> str:
+    return f"sink '{sink.name or tag_of(sink)}'"
+
+
+def _require_user(name: str, source: str) -> None:
+    """Raise SettingsError if there is no such user. An empty name is none."""
+    try:
+        if name:
+            pwd.getpwnam(name)
+    except (KeyError, ValueError):
+        raise SettingsError(f"{source}: ebpfmon.user: '{name}': there is no such user") from None
+
+
+def _check_files(sink: SinkSettings, name: str) -> Iterator[str]:
+    """Yield a line about each file that a sink may not be able to read. Raises SettingsError if one is missing."""
+    for key in sink.files:
+        path = getattr(sink, key)
+        if not path:
+            continue
+        try:
+            if not stat.S_ISREG(os.stat(path).st_mode):
+                yield f"{name}: {key}: '{path}' is not a regular file"
+            elif not os.access(path, os.R_OK):
+                yield f"{name}: {key}: this user cannot read '{path}'"
+        except OSError as error:
+            if error.errno in _MISSING:
+                raise SettingsError(f"{name}: {key}: '{path}': {error.strerror}") from None
+            yield f"{name}: {key}: this user cannot read '{path}': {error.strerror}"
+
+
+def _without_effect(settings: Settings, registry: Registry) -> Iterator[str]:
+    """Yield a line about each setting of the sinks that has no effect."""
+    if not settings.sinks:
+        yield "sinks: the list is empty, so the counts are sent nowhere"
+    if registry.left_out:  # their charts are unknown
+        return
+    prefixes = [groupings()[name].prefix for name in settings.groups.by]
+    ids = [*self_metrics.CHART_IDS]
+    for chart in (chart for probe in registry.probes.values() for chart in probe.charts):
+        ids += [f"{prefix}.{chart.id}" for prefix in prefixes] if chart.grouped else [chart.id]
+    for sink in settings.sinks:
+        for pattern in sink.charts:
+            if not any(fnmatch.fnmatchcase(id_, pattern.removeprefix("!")) for id_ in ids):
+                yield f"{_described(sink)}: charts: '{pattern}' matches no chart of these settings"

@@ -1,0 +1,42 @@
+"""Import what sinks need, and say what is missing.
+
+A module that is imported late fails late: when the sink opens, or when the daemon has already become a user who cannot
+read Python's files. Therefore the modules of the sinks in use are imported when the settings are read. Those of other
+sinks are not imported, because they take memory.
+"""
+
+from __future__ import annotations
+
+import importlib
+
+import msgspec
+
+from ebpfmon.model import SinkSettings
+from ebpfmon.plugins.registry import Plugin, Registry, State
+from ebpfmon.text import escaped
+
+
+def problem(sink: type[SinkSettings]) -> str:
+    """Import the modules that a sink type requires. Return why one cannot be imported, or an empty string."""
+    for module in sink.requires:
+        try:
+            importlib.import_module(module)
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:  # a module may raise anything, even SystemExit
+            return escaped(f"cannot import '{module}': {type(error).__name__}: {error}{_remedy(error)}")
+    return ""
+
+
+def checked(plugin: Plugin, registry: Registry) -> Plugin:
+    """Return a plugin as `ebpfmon plugins` shows it: left out if one of its sink types cannot be used."""
+    problems = (f"sink type '{name}': {why}" for name in plugin.sinks if (why := problem(registry.sinks[name])))
+    error = next(problems, None)
+    return msgspec.structs.replace(plugin, state=State.LEFT_OUT, error=error) if error else plugin
+
+
+def _remedy(error: BaseException) -> str:
+    if not isinstance(error, ImportError) or not error.name:
+        return ""
+    package = error.name.partition(".")[0]
+    return f"; {'install' if isinstance(error, ModuleNotFoundError) else 'upgrade'} the package of '{package}'"
