@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import fcntl
 import itertools
@@ -27,7 +28,7 @@ from tests.kernel.support import RELEASES_ARE_SEEN, Monitor
 READS, WRITES, FLUSHES, DISCARDS = 211, 103, 13, 7
 BLOCK, SECTOR = 4096, 512
 SIZE = 8 << 20
-BLKDISCARD = 0x1277
+BLKDISCARD, BLKPG = 0x1277, 0x1269
 SLOTS = 24
 FIRST_SECTOR = 2048  # Start of the partition.
 # Positions in /sys/block/DISK/stat (Documentation/block/stat.rst).
@@ -73,14 +74,22 @@ def loop_device(file: Path) -> Iterator[Disk]:
             break
     node = file.with_name("partition")
     try:
-        where = [device, "1", str(FIRST_SECTOR), str(SIZE // SECTOR - FIRST_SECTOR)]
-        subprocess.run(["addpart", *where], check=True)  # Works without support for partition tables.
+        add_partition(device)
         number = Path(f"/sys/block/{name}/{name}p1/dev").read_text().strip()
         major, _, minor = number.partition(":")
         os.mknod(node, 0o600 | 0o060000, os.makedev(int(major), int(minor)))
         yield Disk(name, node, before)
     finally:
         subprocess.run(["losetup", "--detach", device], check=True)
+
+
+def add_partition(device: str) -> None:
+    """Add partition 1 from FIRST_SECTOR to the disk's end. Works without support for partition tables."""
+    start, length = FIRST_SECTOR * SECTOR, SIZE - FIRST_SECTOR * SECTOR
+    partition = ctypes.create_string_buffer(struct.pack("qqi128x4x", start, length, 1))  # struct blkpg_partition
+    address, size = ctypes.addressof(partition), len(partition) - 1  # without the terminating null byte
+    with open(device, "rb") as disk:
+        fcntl.ioctl(disk, BLKPG, struct.pack("iiiP", 1, 0, size, address))  # BLKPG_ADD_PARTITION
 
 
 def read_and_write(node: Path, reads: int, writes: int) -> None:

@@ -44,11 +44,12 @@ def load(directory: Path, uring: Path) -> Iterator[None]:
     """Run short processes, work with files, requests to a disk, and TCP and UDP traffic over loopback."""
     ended = threading.Event()
     with (
-        ExitStack() as stack,
         socket.create_server(("127.0.0.1", 0)) as server,
         socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as datagrams,
         subprocess.Popen(["sh", "-c", PROCESSES, "load", str(directory), str(uring)]) as processes,
+        ExitStack() as stack,
     ):
+        stack.callback(processes.kill)
         datagrams.bind(("127.0.0.1", 0))
         server.settimeout(5)
         disk = None
@@ -75,7 +76,6 @@ def load(directory: Path, uring: Path) -> Iterator[None]:
             yield
         finally:
             ended.set()
-            processes.kill()
             for thread in threads:
                 thread.join()
 
