@@ -67,7 +67,7 @@ def test_the_json_of_processes_adds_up_to_the_workload_and_to_the_totals(workloa
             # Before execve(2) the workload was a fork of this process, which has the same PID and start.
             assert 0 <= amounts - sum(expected[c] for c in counters) <= (16 if column == "read" else 4), column
         whole = json.loads(get(f"{url}/api/v1/processes?top=1000"))
-        assert whole["found"] == len(whole["processes"])
+        assert min(whole["found"], 1000) == len(whole["processes"])  # The machine may run more processes.
         families = {f.name for f in text_string_to_metric_families(get(f"{url}/metrics").decode())}
         assert "ebpfmon_build_info" in families
         daemon.stop()

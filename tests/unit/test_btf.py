@@ -154,9 +154,8 @@ def test_variables_have_offset_and_size_and_a_missing_section_has_none() -> None
 def test_a_struct_that_cannot_be_a_row_is_refused(members: list[tuple[str, int, int]], message: str) -> None:
     blob = sample()
     blob.struct("s", 24, *members)
-    types = Btf(blob.raw())
     with pytest.raises(ObjectError, match=message):
-        types.dtype(13)
+        Btf(blob.raw()).dtype(13)  # libbpf 1.5 validates what it reads, older ones do not.
 
 
 @pytest.mark.parametrize("type_id", [0, 1, 4, 9, 99])
