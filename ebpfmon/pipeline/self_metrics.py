@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import resource
 import time
+import weakref
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -78,6 +79,7 @@ class SelfMetrics:
     def __init__(self, tables: Iterable[str], sinks: Iterable[MeasuredSink]) -> None:
         self._tables, self._sinks = tuple(tables), tuple(sinks)
         self._cpu_ms = _cpu_ms()
+        self._memory = _ResidentMemory()
         self._before = {sink.name: (0, 0, 0) for sink in self._sinks}
         self._names = {"": ("",), _TABLE: self._tables, _SINK: tuple(sink.name for sink in self._sinks)}
         self.declared = [
@@ -96,6 +98,7 @@ class SelfMetrics:
 
     def take_over(self, former: SelfMetrics) -> None:
         """Continue with the totals of tables and sinks that both objects have."""
+        self._memory = former._memory
         self._cpu_ms, self._starts_s = former._cpu_ms, dict(former._starts_s)
         self._before |= {sink.name: former._before[sink.name] for sink in self._sinks if sink in former._sinks}
         for spec, totals, before in zip(_CHARTS, self._totals, former._totals, strict=True):
@@ -113,9 +116,11 @@ class SelfMetrics:
     def charts_of(
         self, numbers: Mapping[str, Sequence[Sequence[int | float]]], interval: TimeInterval
     ) -> list[ChartData]:
-        """Return the charts with these numbers: for each chart, one row per series."""
+        """Return the charts that have numbers: for each chart, one row per series."""
         charts = []
         for chart, spec, totals in zip(self.declared, _CHARTS, self._totals, strict=True):
+            if spec.id not in numbers:
+                continue
             # Without series, numpy would infer float64.
             dtype = np.int64 if spec.kind.cumulative else None
             deltas = np.array(numbers[spec.id], dtype).reshape(totals.shape)
@@ -128,7 +133,8 @@ class SelfMetrics:
     def measure(
         self, harvest: Harvest, late_ticks: int, attribution: Mapping[str, int]
     ) -> dict[str, list[list[int | float]]]:
-        """Return the current numbers: for each chart, one row per series."""
+        """Return the current numbers: for each chart, one row per series. What cannot be measured now is left out."""
+        resident_bytes = self._memory.read_bytes()
         before, self._cpu_ms = self._cpu_ms, _cpu_ms()
         tables = [harvest.tables.get(name) for name in self._tables]
         return {
@@ -139,7 +145,7 @@ class SelfMetrics:
             "lost": [[late_ticks, harvest.missed_runs]],
             "attribution": [[attribution.get(name, 0) for name in ("looked_up", "waiting", "forgotten")]],
             "cpu": [[now - then for now, then in zip(self._cpu_ms, before, strict=True)]],
-            "memory": [[round(_resident_bytes() / 1e6, 1)]],
+            **({} if resident_bytes is None else {"memory": [[round(resident_bytes / 1e6, 1)]]}),
             **self._sink_deltas(),
             "sinks_queue": [[sink.statistics.queue_length] for sink in self._sinks],
             "sinks_age": [[round(time.monotonic() - sink.statistics.succeeded_s, 1)] for sink in self._sinks],
@@ -169,9 +175,18 @@ def _cpu_ms() -> tuple[int, int]:
     return int(usage.ru_utime * 1000), int(usage.ru_stime * 1000)
 
 
-def _resident_bytes() -> int:
-    fd = os.open(_STATM, os.O_RDONLY | os.O_CLOEXEC)  # A file object would make nine system calls instead of three.
-    try:
-        return int(os.read(fd, 128).split()[1]) * _PAGE_BYTES
-    finally:
-        os.close(fd)
+class _ResidentMemory:
+    """Reads the resident memory of this process, from a file that stays open, so that a tick needs no descriptor."""
+
+    def __init__(self) -> None:
+        self._fd: int | None = None
+
+    def read_bytes(self) -> int | None:
+        """Return the size in bytes, None if it cannot be read now."""
+        try:
+            if self._fd is None:
+                self._fd = os.open(_STATM, os.O_RDONLY | os.O_CLOEXEC)
+                weakref.finalize(self, os.close, self._fd)
+            return int(os.pread(self._fd, 128, 0).split()[1]) * _PAGE_BYTES
+        except OSError:
+            return None

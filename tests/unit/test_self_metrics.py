@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import errno
+import gc
+import os
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -134,3 +137,34 @@ def test_totals_continue_after_a_reload(sink: SinkTask) -> None:
     assert charts["ebpfmon.lost"].totals.tolist() == [[5, 6]]
     assert charts["ebpfmon.lost"].index.starts_s == (999.0,)
     assert charts["ebpfmon.overflow"].index.starts_s == (999.0, 1009.0)
+
+
+def test_memory_is_left_out_while_it_cannot_be_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_descriptor(*_: object) -> int:
+        raise OSError(errno.EMFILE, "too many open files")
+
+    metrics = SelfMetrics([], [])
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "open", no_descriptor)
+        found = numbers(metrics, harvest())
+        assert "memory" not in found
+        assert "cpu" in found
+    assert numbers(metrics, harvest())["memory"][""]["rss"] > 1
+
+
+def test_no_tick_after_the_first_needs_a_descriptor_even_after_a_reload(monkeypatch: pytest.MonkeyPatch) -> None:
+    metrics = SelfMetrics([], [])
+    first = numbers(metrics, harvest())["memory"][""]["rss"]
+    monkeypatch.delattr(os, "open")
+    reloaded = SelfMetrics([], [])
+    reloaded.take_over(metrics)
+    for each in (metrics, reloaded):
+        assert numbers(each, harvest())["memory"][""]["rss"] == pytest.approx(first, rel=0.2)
+
+
+def test_the_file_with_the_memory_is_closed_with_its_reader() -> None:
+    before = len(os.listdir("/proc/self/fd"))
+    for _ in range(20):
+        numbers(SelfMetrics([], []), harvest())
+    gc.collect()
+    assert len(os.listdir("/proc/self/fd")) < before + 20
