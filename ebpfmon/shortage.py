@@ -10,6 +10,8 @@ from contextlib import suppress
 DESCRIPTORS = 256
 """How many descriptors are enough for all probes and some sinks: all probes keep about 120 open, and need 40 more while
 they are loaded."""
+_FIRST_STEPS = 8
+"""How many descriptors commands need before they load a probe: imports, the event loop, and files of /proc."""
 _TASKS = "raise the limit of its cgroup (pids.max; in a systemd unit: TasksMax=) or ulimit -u"
 _MEMORY = "; free some memory, or raise the limit of its cgroup (memory.max; in a systemd unit: MemoryMax=)"
 _CANNOT_START_THREAD = "can't start new thread"  # Python's only RuntimeError about a limit
@@ -24,6 +26,12 @@ def raise_descriptor_limit() -> None:
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     with suppress(ValueError, OSError):  # The hard limit is above sysctl fs.nr_open.
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+def require_descriptors() -> None:
+    """Raise OSError (EMFILE) if so few files may be opened that not even the first steps would give a clear error."""
+    if free_descriptors() < _FIRST_STEPS:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
 
 
 def remedy(code: int) -> str:
@@ -63,7 +71,7 @@ def free_descriptors() -> int:
     """Return how many more descriptors this process may open."""
     limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     try:
-        return limit - len(os.listdir("/proc/self/fd")) + 1  # listing them takes one
+        return max(limit - len(os.listdir("/proc/self/fd")) + 1, 0)  # listing them takes one
     except OSError as error:
         if error.errno == errno.EMFILE:
             return 0

@@ -9,7 +9,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from ebpfmon import __version__, shortage
+from ebpfmon import __version__
 from ebpfmon.cli import bpf, check, config, install, messages, plugin, plugins, reset, run, top
 from ebpfmon.cli.common import FAILURE, SUCCESS, USAGE_ERROR, Parser, open_verifier_log
 from ebpfmon.cli.stdio import ReaderGoneError
@@ -34,7 +34,6 @@ exit status:
 
 def execute(arguments: Sequence[str] | None = None) -> int:
     """Run a command and return the exit status. Errors are printed."""
-    shortage.raise_descriptor_limit()
     try:
         status = _execute(arguments)
         sys.stdout.flush()  # here, so that errors are printed

@@ -21,18 +21,19 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command and return the exit status."""
     _end_at_ctrl_c()
+    from ebpfmon import shortage
     from ebpfmon.cli import stdio
 
     stdio.prepare()
     try:
+        shortage.raise_descriptor_limit()
+        shortage.require_descriptors()
         from ebpfmon.cli import commands
 
         return commands.execute(arguments)
     except KeyboardInterrupt:  # asyncio brings Python's handler back when it ends
         return 130  # as a shell shows it
     except (ImportError, OSError, MemoryError, RuntimeError, BaseExceptionGroup) as error:
-        from ebpfmon import shortage
-
         if not (short := shortage.reason(error)):
             raise
         print(f"ebpfmon: {short}", file=sys.stderr)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import errno
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from ebpfmon.errors import ObjectError, SettingsError
 from ebpfmon.kernel import compiler
+from ebpfmon.shortage import no_process, remedy
 
 SUFFIX = ".bpf.c"
 
@@ -41,8 +43,13 @@ def build(sources: Sequence[Path], output: Path | None = None) -> Iterator[Path]
             except SystemExit as error:  # compiler.py cannot import our error classes
                 raise ObjectError(str(error)) from None
             except OSError as error:
+                if error.errno == errno.EAGAIN:
+                    raise ObjectError(
+                        f"cannot compile '{source}': cannot start clang{no_process(error.errno)}"
+                    ) from None
                 raise SettingsError(
                     f"cannot compile '{source}': cannot write to '{folder}': {error.strerror}"
+                    + remedy(error.errno or 0)
                 ) from None
             yield out
             yield compiler.bcc_source(out)

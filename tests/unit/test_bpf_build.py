@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import re
 from pathlib import Path
 
@@ -105,6 +107,24 @@ def test_an_output_that_cannot_be_written_is_reported(source: Path, capsys: pyte
     (source.parent / "objects").touch()
     assert cli.main(["bpf", "build", str(source)]) == 2
     assert "objects" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("code", "status", "text"),
+    [
+        (errno.EAGAIN, 1, "cannot start clang; raise the limit of its cgroup (pids.max; in a systemd unit: TasksMax=)"),
+        (errno.ENOSPC, 2, "No space left on device; free some space there"),
+    ],
+)
+def test_what_is_short_while_compiling_is_named(
+    source: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, code: int, status: int, text: str
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(compiler, "compile_object", fail)
+    assert cli.main(["bpf", "build", str(source)]) == status
+    assert text in capsys.readouterr().err
 
 
 def test_the_bpf_headers_are_found() -> None:
