@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import errno
+import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
