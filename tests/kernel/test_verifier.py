@@ -1,5 +1,6 @@
 """The instructions that the verifier processes for each program, and its stack, compared with verifier.json.
 
+Values are stored for each kernel and compiler, because every clang makes other code of the same source.
 Growth by more than a fifth fails. `EBPFMON_RECORD=FILE` writes the measured values, merged with the stored ones.
 """
 
@@ -21,11 +22,14 @@ from ebpfmon.kernel import attach, attach_methods, features
 from ebpfmon.kernel.attach import LoadOptions
 from ebpfmon.kernel.bpfobject import BpfObject
 from ebpfmon.kernel.libbpf import Libbpf
+from ebpfmon.kernel.objects import locate
 from ebpfmon.plugins import registry
 
 STORED = Path(__file__).with_name("verifier.json")
-SERIES = ".".join(os.uname().release.split(".")[:2])
+KERNEL = ".".join(os.uname().release.split(".")[:2])
 _STATISTICS = 4  # BPF_LOG_STATS
+
+_CLANG = re.compile(rb"clang version (\d+)")  # in the section .comment of an object
 
 Measured = dict[str, dict[str, int]]  # OBJECT/PROGRAM: {insns, stack}
 
@@ -69,18 +73,27 @@ def measure(monkeypatch: pytest.MonkeyPatch) -> Measured:
     return measured
 
 
+def compiler() -> str:
+    """Return the clang that compiled the objects, for example "clang 14"."""
+    path = locate(execs.PROBE)
+    found = _CLANG.search(path.read_bytes())
+    assert found, f"'{path}' does not name its compiler"
+    return f"clang {found[1].decode()}"
+
+
 def test_no_program_grew_by_more_than_a_fifth(monkeypatch: pytest.MonkeyPatch) -> None:
     stored: dict[str, Measured] = json.loads(STORED.read_text())
     measured = measure(monkeypatch)
     assert measured
+    conditions = f"{KERNEL}, {compiler()}"
     if record := os.environ.get("EBPFMON_RECORD"):
-        stored[SERIES] = dict(sorted(measured.items()))
+        stored[conditions] = dict(sorted(measured.items()))
         Path(record).write_text(json.dumps(dict(sorted(stored.items())), indent=1) + "\n")
-    if SERIES not in stored:
-        pytest.skip(f"nothing is stored for kernel {SERIES}")
-    budget = stored[SERIES]
+    if conditions not in stored:
+        pytest.skip(f"nothing is stored for kernel {conditions}")
+    budget = stored[conditions]
     unknown = sorted(measured.keys() - budget.keys())
-    assert not unknown, f"not stored for kernel {SERIES}: {unknown}: run it with EBPFMON_RECORD={STORED}"
+    assert not unknown, f"not stored for kernel {conditions}: {unknown}: run it with EBPFMON_RECORD={STORED}"
     for program, values in measured.items():
         for what, allowed in budget[program].items():
             assert values[what] <= 1.2 * allowed, f"{program}: {what} {values[what]}, stored {allowed}"
