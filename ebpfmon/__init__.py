@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from ebpfmon.atomic import append_record, replace_file
     from ebpfmon.descriptors import LineWriter, reopen_nonblocking
     from ebpfmon.errors import EbpfmonError, KernelError, PluginError, SettingsError, SinkError, SinkGoneError
+    from ebpfmon.files import read_text
     from ebpfmon.model import (
         API_VERSION,
         PROCESS_FIELDS,
@@ -100,6 +101,7 @@ __all__ = [
     "hookimpl",
     "port_resources",
     "printable",
+    "read_text",
     "reopen_nonblocking",
     "replace_file",
     "snapshot_schema",
@@ -125,6 +127,7 @@ _MODULES = {
     "hookimpl": "plugins.hookspecs",
     "port_resources": "resources",
     "printable": "text",
+    "read_text": "files",
     "reopen_nonblocking": "descriptors",
     "replace_file": "atomic",
     "standard_stream": "resources",

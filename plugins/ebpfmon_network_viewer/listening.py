@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import errno
 import re
 from collections.abc import Iterator
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
 MAX_LISTENERS = MAX_SERVERS = 16384
 """The sizes of the kernel's maps. Further listeners and servers are ignored."""
 
+SHORTAGES = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
+"""Errors that say nothing about a file, but that something is short for now."""
 _PROC = Path("/proc")
 _DEFAULT_EPHEMERAL = range(32768, 61000)
 _TCP_SYN_RECV, _TCP_LISTEN = "03", "0A"
@@ -27,11 +29,18 @@ class Listening:
 
 
 def ephemeral_ports(proc: Path = _PROC) -> range:
-    """Return the ports that the kernel assigns to sockets without one, in this process's network namespace."""
+    """Return the ports that the kernel assigns to sockets without one, in this process's network namespace.
+
+    Raises OSError if descriptors or memory are short.
+    """
     try:
         first, last = (proc / "sys/net/ipv4/ip_local_port_range").read_text().split()
         return range(int(first), int(last) + 1)
-    except (OSError, ValueError):
+    except ValueError:
+        return _DEFAULT_EPHEMERAL
+    except OSError as error:
+        if error.errno in SHORTAGES:
+            raise
         return _DEFAULT_EPHEMERAL
 
 
@@ -40,25 +49,35 @@ def listening(proc: Path = _PROC, *, ephemeral: range) -> Listening:
 
     UDP sockets do not listen. An unconnected UDP socket on a port outside `ephemeral` counts as a server's. A connected
     one on the same port does, too, because some servers have a socket for each client. This looks at every process and
-    may take long, so do not call it on the event loop.
+    may take long, so do not call it on the event loop. Raises OSError if /proc cannot be read, or if descriptors or
+    memory are short.
     """
     found = Listening()
     seen: set[int] = set()
     for process in proc.iterdir():
         if not process.name.isdigit():
             continue
-        with suppress(OSError):  # The process is gone or not accessible. Another may be in the same namespace.
-            namespace = _namespace(process)
-            if namespace in seen:
-                continue
-            for port in _tcp_listeners(process / "net"):
-                if len(found.tcp) < MAX_LISTENERS:
-                    found.tcp.add((namespace, port))
-            for inode in _udp_servers(process / "net", ephemeral):
-                if len(found.udp) < MAX_SERVERS:
-                    found.udp.add(inode)
-            seen.add(namespace)
+        try:
+            _add(found, process, seen, ephemeral)
+        except OSError as error:
+            if error.errno in SHORTAGES:
+                raise
+            # The process is gone or not accessible. Another may be in the same namespace.
     return found
+
+
+def _add(found: Listening, process: Path, seen: set[int], ephemeral: range) -> None:
+    """Add what listens in the network namespace of a process, unless that was `seen`. Raises OSError."""
+    namespace = _namespace(process)
+    if namespace in seen:
+        return
+    for port in _tcp_listeners(process / "net"):
+        if len(found.tcp) < MAX_LISTENERS:
+            found.tcp.add((namespace, port))
+    for inode in _udp_servers(process / "net", ephemeral):
+        if len(found.udp) < MAX_SERVERS:
+            found.udp.add(inode)
+    seen.add(namespace)
 
 
 def _namespace(process: Path) -> int:

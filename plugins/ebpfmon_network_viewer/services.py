@@ -5,21 +5,31 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+from ebpfmon import read_text
+
 SERVICES = Path("/etc/services")
 
 
 class Services:
     """The names of ports: the user's own names first, then those in /etc/services.
 
-    The file is read once, directly, because getservbyname(3) may query the network. A missing file counts as
-    empty, and lines that cannot be parsed are skipped.
+    The file is read once, directly, because getservbyname(3) may query the network. A file that is missing or cannot be
+    read counts as empty, and lines that cannot be parsed are skipped. `problem` is why the file cannot be read.
     """
 
     def __init__(self, own: Mapping[int, str] | None = None, path: Path = SERVICES) -> None:
         self._own = dict(own or {})
+        self.problem: OSError | None = None
+        text = ""
+        try:
+            text = read_text(path, errors="replace")
+        except FileNotFoundError:
+            pass
+        except OSError as error:
+            self.problem = error
         self._names: dict[tuple[int, str], str] = {}
         ports: dict[str, set[int]] = {}
-        for port, protocol, names in _read(path):
+        for port, protocol, names in _parsed(text):
             self._names.setdefault((port, protocol), names[0])  # The first line wins, as in getservbyport(3).
             for name in names:
                 ports.setdefault(name, set()).add(port)
@@ -36,13 +46,9 @@ class Services:
         return self._ports.get(name, frozenset())
 
 
-def _read(path: Path) -> Iterator[tuple[int, str, list[str]]]:
+def _parsed(text: str) -> Iterator[tuple[int, str, list[str]]]:
     """Yield the port, the protocol, and the name with its aliases for each valid line (services(5))."""
-    try:
-        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
-    except OSError:
-        return
-    for line in lines:
+    for line in text.splitlines():
         words = line.partition("#")[0].split()
         if len(words) < 2:
             continue

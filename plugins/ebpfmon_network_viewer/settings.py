@@ -11,10 +11,10 @@ import msgspec
 
 from ebpfmon import ProbeSettings, SettingsError, Setup
 from ebpfmon_network_viewer.destinations import TCP, Inbound, Outbound
-from ebpfmon_network_viewer.listening import ephemeral_ports, listening
+from ebpfmon_network_viewer.listening import SHORTAGES, Listening, ephemeral_ports, listening
 from ebpfmon_network_viewer.resolver import Resolver
 from ebpfmon_network_viewer.selectors import DEFAULT_IPS, Addresses, Hostnames, Ports
-from ebpfmon_network_viewer.services import Services
+from ebpfmon_network_viewer.services import SERVICES, Services
 
 _EVERY_ADDRESS = [(bytes(16), 0)]
 _NO_SOCKET = bytes(16)  # a struct listening, which is zero for TCP
@@ -61,12 +61,17 @@ class NetworkViewerSettings(ProbeSettings, frozen=True, kw_only=True):
 
 
 def setup(settings: NetworkViewerSettings) -> Setup:
-    """Return the kernel's selectors, the listeners that exist already, and the label sources of destinations."""
+    """Return the kernel's selectors, the listeners that exist already, and the label sources of destinations.
+
+    Raises SettingsError if descriptors or memory are too short to find them.
+    """
     services = settings.services()
+    if services.problem:
+        _tolerate(services.problem, f"cannot read '{SERVICES}'", "the ports in it have no names")
     ports, networks = Ports.parse(settings.ports, services.ports).bitmap(), Addresses.parse(settings.ips).networks()
     any_port, any_address = ports == b"\xff" * len(ports), networks == _EVERY_ADDRESS
     maximum, names = settings.maximum_dimensions // 2 - 1, services if settings.resolve_service_names else None
-    resolver, listeners = _resolver(settings), listening(ephemeral=ephemeral_ports())
+    listeners, resolver = _listeners(), _resolver(settings)
     return Setup(
         rodata={"cfg_any_port": any_port, "cfg_any_address": any_address},
         maps={
@@ -83,6 +88,21 @@ def setup(settings: NetworkViewerSettings) -> Setup:
         },
         close=resolver.close if resolver else lambda: None,
     )
+
+
+def _listeners() -> Listening:
+    try:
+        return listening(ephemeral=ephemeral_ports())
+    except OSError as error:
+        _tolerate(error, "cannot list the sockets that listen already", "connections to them count as outbound")
+        return Listening()
+
+
+def _tolerate(error: OSError, problem: str, effect: str) -> None:
+    """Log a warning, or raise SettingsError if it is not a matter of the file, and if another try may succeed."""
+    if error.errno in SHORTAGES:
+        raise SettingsError(f"plugins.network_viewer: {problem}: {error.strerror}") from None
+    _log.warning("plugins.network_viewer: %s: %s; %s", problem, error.strerror, effect)
 
 
 def _ports(bitmap: bytes) -> Mapping[bytes, bytes]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
 from pathlib import Path
@@ -121,6 +122,25 @@ def test_the_numbers_of_listeners_and_servers_are_limited(tmp_path: Path, monkey
     monkeypatch.setattr(module, "MAX_LISTENERS", 17)
     monkeypatch.setattr(module, "MAX_SERVERS", 11)
     assert sizes() == (17, 11)
+
+
+@pytest.mark.parametrize("error", [errno.EMFILE, errno.ENFILE, errno.ENOMEM])
+@pytest.mark.parametrize("method", ["readlink", "open", "iterdir"])
+def test_a_lack_of_descriptors_or_memory_hides_no_listener_but_is_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str, error: int
+) -> None:
+    def fails(*_: object, **__: object) -> None:
+        raise OSError(error, "too few")
+
+    process(tmp_path, 1, 7, tcp=[line("00000000:0016", NO_PEER, "0A")])
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, method, fails)
+        with pytest.raises(OSError, match="too few"):
+            listening(tmp_path, ephemeral=EPHEMERAL)
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "read_text", fails)
+        with pytest.raises(OSError, match="too few"):
+            ephemeral_ports(tmp_path)
 
 
 @pytest.mark.parametrize("family", [socket.AF_INET, socket.AF_INET6])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -78,9 +79,13 @@ def test_the_users_names_win_for_both_protocols_and_select_ports(file: Path) -> 
     assert services.ports("http") == {80, 8080}
 
 
-@pytest.mark.parametrize("where", ["missing", "."])
-def test_without_a_file_there_are_only_the_users_names(tmp_path: Path, where: str) -> None:
+@pytest.mark.parametrize(
+    ("where", "problem"), [("missing", None), (".", "not a regular file"), ("fifo", "not a regular file")]
+)
+def test_without_a_file_there_are_only_the_users_names(tmp_path: Path, where: str, problem: str | None) -> None:
+    os.mkfifo(tmp_path / "fifo")
     services = Services({1: "one"}, path=tmp_path / where)
+    assert str(services.problem.strerror if services.problem else None).startswith(str(problem))
     assert services.name(1, "tcp") == "one"
     assert services.name(22, "tcp") is None
     assert services.ports("ssh") == frozenset()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import socket
 import struct
@@ -164,3 +165,47 @@ def test_resolving_host_names_without_aiodns_is_an_error_that_says_what_to_insta
     monkeypatch.setitem(sys.modules, "aiodns", absent)
     with pytest.raises(SettingsError, match=r"^plugins\.network_viewer\.resolve_hostname_ips: .*ebpfmon\[dns\]"):
         setup(read("resolve_hostname_ips = true"))
+
+
+@pytest.mark.parametrize("name", ["listening", "ephemeral_ports"])
+def test_a_lack_of_descriptors_refuses_the_settings_instead_of_hiding_listeners(
+    monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    def fails(*_: object, **__: object) -> None:
+        raise OSError(errno.EMFILE, "too many open files")
+
+    monkeypatch.setattr(settings_module, name, fails)
+    with pytest.raises(SettingsError, match=r"cannot list the sockets that listen already: too many open files$"):
+        setup(read(""))
+
+
+def test_without_proc_the_network_viewer_works_and_says_what_it_misses(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fails(*_: object, **__: object) -> None:
+        raise FileNotFoundError(errno.ENOENT, "no such file")
+
+    monkeypatch.setattr(settings_module, "listening", fails)
+    assert setup(read("")).maps["network_listeners"] == {}
+    assert caplog.messages == [
+        "plugins.network_viewer: cannot list the sockets that listen already: no such file; connections to them count "
+        "as outbound"
+    ]
+
+
+@pytest.mark.parametrize(("error", "is_refused"), [(errno.EMFILE, True), (errno.EACCES, False)])
+def test_service_names_that_cannot_be_read_are_said(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, error: int, is_refused: bool
+) -> None:
+    def fails(*_: object, **__: object) -> str:
+        raise OSError(error, "a reason")
+
+    monkeypatch.setattr("ebpfmon_network_viewer.services.read_text", fails)
+    settings = read("")
+    problem = "plugins.network_viewer: cannot read '/etc/services': a reason"
+    if is_refused:
+        with pytest.raises(SettingsError, match=f"^{problem}$"):
+            setup(settings)
+    else:
+        setup(settings)
+        assert caplog.messages == [f"{problem}; the ports in it have no names"]
