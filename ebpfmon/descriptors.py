@@ -73,7 +73,7 @@ class LineWriter:
         self._next = b"" if self.pending and lines == self._lines else lines
 
     def write(self) -> None:
-        """Write as much as the stream takes now. Raises OSError."""
+        """Write as much as the stream takes now. Raises OSError, and BrokenPipeError if the reader has gone."""
         try:
             while self.pending:
                 if self._written == len(self._lines):
@@ -85,6 +85,7 @@ class LineWriter:
             if error.errno in _GONE:  # The next reader has not seen the beginning of the line.
                 self._lines = self._next = b""
                 self._written = 0
+                raise BrokenPipeError(error.errno, error.strerror) from None
             raise
 
     async def drain(self, seconds: float | None = None) -> bool:
@@ -97,12 +98,17 @@ class LineWriter:
                     self.write()
         return not self.pending
 
-    def close(self) -> None:
-        """Close the descriptor, and keep what is left of lines that have begun. Closing twice is harmless."""
+    def close(self, *, finish: bool = True) -> None:
+        """Close the descriptor. Closing twice is harmless.
+
+        The next writer finishes lines that have begun, or only ends the line that was cut if `finish` is false, because
+        a reader of a named pipe gets an end of file now.
+        """
         if self.fd < 0:
             return
         if self._stream and 0 < self._written < len(self._lines):
-            self._cut[self._stream] = self._lines, self._written
+            lines = self._lines if finish else self._lines[: self._written] + b"\n"
+            self._cut[self._stream] = lines, self._written
         self._writers.pop(self._stream, None)
         fd, self.fd = self.fd, -1
         os.close(fd)

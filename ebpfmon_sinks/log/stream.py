@@ -6,7 +6,7 @@ import errno
 import os
 import stat
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager, closing, suppress
+from contextlib import asynccontextmanager, suppress
 
 from ebpfmon import LineWriter, Sink, SinkError, SinkGoneError, Snapshot, append_record, reopen_nonblocking
 
@@ -33,8 +33,10 @@ async def open_stream(path: str, stream: int | None, message: Message) -> AsyncI
         lines = LineWriter(fd)
     except OSError as error:
         raise SinkError(f"cannot write to '{path}': {error.strerror}") from error
-    with closing(lines):
+    try:
         yield StreamSink(path, stream is not None, lines, message)
+    finally:
+        lines.close(finish=stream is not None)
 
 
 class FileSink:

@@ -407,6 +407,43 @@ def test_a_line_that_was_cut_is_finished_first_and_no_snapshot_is_written_twice(
 
 
 @pytest.mark.timeout(10)
+def test_a_line_that_was_cut_in_a_named_pipe_is_ended_before_the_next_one(tmp_path: Path) -> None:
+    path, large = tmp_path / "fifo", replace(SNAPSHOTS[0], host="h" * 1_000_000)
+    os.mkfifo(path)
+    reader = os.open(path, os.O_RDWR)  # so it gets no end of file
+    settings = LogSettings(path=str(path), format="json")
+
+    async def run() -> None:
+        async with settings.open() as sink:
+            with pytest.raises(TimeoutError):
+                async with asyncio.timeout(0.05):
+                    await sink.send(large)
+        part = os.read(reader, 1 << 20)
+        assert line_of(large).startswith(part)
+        async with settings.open() as sink:
+            await sink.send(SNAPSHOTS[1])
+        assert os.read(reader, 1 << 20) == b"\n" + line_of(SNAPSHOTS[1])
+
+    asyncio.run(run())
+    os.close(reader)
+
+
+@pytest.mark.parametrize("kind", ["terminal", "socket"])
+def test_a_closed_terminal_and_a_reset_socket_are_readers_that_have_gone(
+    stdout: Callable[[Ends], Ends], kind: str
+) -> None:
+    if kind == "terminal":
+        reader, writer = stdout(pty.openpty())
+    else:
+        left, right = socket.socketpair()
+        right.send(b"never read")
+        reader, writer = stdout((left.detach(), right.detach()))
+    with pytest.raises(SinkGoneError, match="the reader of stdout has gone"):
+        send(LogSettings(), snapshot(), snapshot(), between=lambda: os.close(reader))
+    os.close(writer)
+
+
+@pytest.mark.timeout(10)
 def test_a_snapshot_of_which_nothing_was_written_is_dropped_with_its_sink(ends: Ends) -> None:
     reader, writer = ends
 
