@@ -6,6 +6,7 @@ import asyncio
 import logging
 import math
 import re
+import threading
 import time
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Sequence
@@ -119,7 +120,11 @@ def _checked(name: str) -> str | None:
 
 
 class _Dns:
-    """Reverse lookups with c-ares, in /etc/hosts and DNS, in the order that the system is configured for."""
+    """Reverse lookups with c-ares, in /etc/hosts and DNS, in the order that the system is configured for.
+
+    c-ares reads /etc/hosts and other files in the calling thread, and such a file may be on a file server that does not
+    answer. So it has a thread with an event loop of its own, which never keeps the process from ending.
+    """
 
     def __init__(self, nameservers: Sequence[str], port: int, timeout_s: float) -> None:
         try:
@@ -129,17 +134,69 @@ class _Dns:
         self._make, self._timeout_s = aiodns.DNSResolver, timeout_s
         self._servers = [_server(server, port) for server in nameservers]
         self._resolver: aiodns.DNSResolver | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._waiting_since_s: float | None = None
+        """Since when the thread has not taken a lookup that it was given, None if it has taken all."""
+        self._is_stuck = False
 
     async def __call__(self, address: str) -> str:
-        if not self._resolver:  # Made on first use, because it needs the running loop and starts a thread.
+        loop = self._loop = self._loop or _start_loop()
+        if self._waiting_since_s is None:
+            self._waiting_since_s = time.monotonic()
+            loop.call_soon_threadsafe(self._taken)
+        elif time.monotonic() - self._waiting_since_s > self._timeout_s:
+            if not self._is_stuck:
+                _log.warning(
+                    "cannot look up host names: /etc/hosts or /etc/resolv.conf does not answer; addresses are shown "
+                    "until it does"
+                )
+            self._is_stuck = True
+            raise TimeoutError("the thread for lookups is stuck")
+        return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(self._look_up(address), loop))
+
+    def close(self) -> None:
+        """Let the thread end. Never waits."""
+        loop, self._loop = self._loop, None
+        if loop:
+            asyncio.run_coroutine_threadsafe(self._stop(), loop)
+
+    def _taken(self) -> None:
+        self._waiting_since_s, self._is_stuck = None, False
+
+    async def _look_up(self, address: str) -> str:
+        if not self._resolver:  # Made here, because it reads files, needs the running loop and starts a thread.
             # c-ares doubles the timeout for the second try, so both tries end before the lookup's own timeout.
             self._resolver = self._make(self._servers, timeout=self._timeout_s / 4, tries=2)
         return (await self._resolver.gethostbyaddr(address)).name
 
-    def close(self) -> None:
+    async def _stop(self) -> None:
         resolver, self._resolver = self._resolver, None
         if resolver:
             resolver.cancel()  # It closes itself once nothing refers to it; its close() would have to be awaited.
+        loop = asyncio.get_running_loop()
+        lookups = asyncio.all_tasks() - {asyncio.current_task(loop)}
+        for lookup in lookups:
+            lookup.cancel()
+        await asyncio.gather(*lookups, return_exceptions=True)
+        loop.stop()
+
+
+def _start_loop() -> asyncio.AbstractEventLoop:
+    """Return an event loop that runs in a thread of its own. Raises OSError or RuntimeError if that cannot be had."""
+
+    def run() -> None:
+        try:
+            loop.run_forever()
+        finally:
+            loop.close()
+
+    loop = asyncio.new_event_loop()
+    try:
+        threading.Thread(target=run, name="host names", daemon=True).start()
+    except RuntimeError:
+        loop.close()
+        raise
+    return loop
 
 
 def _server(address: str, port: int) -> str:

@@ -137,3 +137,29 @@ def test_a_user_database_that_does_not_answer_holds_up_nothing(tmp_path: Path) -
     with daemon(tmp_path, *in_namespace, *EBPFMON, "run", "--config", tmp_path / "settings", "--json") as output:
         until(lambda: "cannot look up the name of user 0: no answer within 1 s" in output.read_text())
         until(lambda: '"user":"0"' in output.read_text())
+
+
+_RESOLVE = """
+import asyncio
+from ebpfmon_network_viewer.resolver import Resolver
+
+async def main():
+    resolver = Resolver(nameservers=["127.0.0.9"])
+    for n in range(100):
+        assert resolver.name(f"10.0.0.{n}") is None
+        await asyncio.sleep(0.01)
+
+asyncio.run(main())
+"""
+
+
+@pytest.mark.parametrize("file", ["/etc/hosts", "/etc/resolv.conf", "/etc/nsswitch.conf"])
+def test_a_file_of_the_name_service_that_does_not_answer_holds_up_nothing(tmp_path: Path, file: str) -> None:
+    """The file is a FIFO in a mount namespace: reading it waits for a writer."""
+    pytest.importorskip("aiodns")
+    if not Path(file).exists():
+        pytest.skip(f"this system has no {file}")
+    os.mkfifo(tmp_path / "fifo")
+    mounting = 'mount --bind "$0" "$1" && shift && exec "$@"'
+    command = ["unshare", "--mount", "sh", "-c", mounting, str(tmp_path / "fifo"), file, sys.executable, "-c", _RESOLVE]
+    subprocess.run(command, check=True, timeout=30)

@@ -6,9 +6,11 @@ import asyncio
 import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -258,6 +260,81 @@ def test_without_aiodns_the_error_says_what_to_install(monkeypatch: pytest.Monke
     with pytest.raises(ValueError, match=r"^host names need the package aiodns \(.*\): pip install 'ebpfmon\[dns\]'$"):
         Resolver()
     Resolver(lookup=Lookups())
+
+
+class StuckDns:
+    """Replaces aiodns. Its resolvers are made, and look up names, only after `answers` is set."""
+
+    def __init__(self) -> None:
+        self.answers, self.calls = threading.Event(), 0
+
+    def DNSResolver(self, *_: object, **__: object) -> StuckDns:
+        self.calls += 1
+        assert self.answers.wait(30)
+        return self
+
+    async def gethostbyaddr(self, address: str) -> SimpleNamespace:
+        return SimpleNamespace(name=f"host-{address}")
+
+    def cancel(self) -> None: ...
+
+
+def test_a_file_that_does_not_answer_holds_up_neither_the_loop_nor_the_end(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    stuck = StuckDns()
+    monkeypatch.setitem(sys.modules, "aiodns", stuck)
+
+    async def main() -> None:
+        now_s = [1000.0]
+        resolver = Resolver(timeout_s=0.05, clock=lambda: now_s[0])
+        assert resolver.name("10.0.0.1") is None
+        await until(lambda: stuck.calls == 1)
+        while "cannot look up host names" not in caplog.text:
+            now_s[0] += FAILURE_TTL_S
+            assert resolver.name("10.0.0.1") is None
+            await asyncio.sleep(0.01)
+        for n in range(2, 250):
+            assert resolver.name(f"10.0.0.{n}") is None
+        await until(lambda: not resolver._lookups)
+        assert caplog.text.count("cannot look up host names") == 1
+        assert stuck.calls == 1
+        stuck.answers.set()
+        name = None
+        while name is None:
+            now_s[0] += FAILURE_TTL_S
+            name = resolver.name("10.0.0.1")
+            await asyncio.sleep(0.01)
+        assert name == "host-10.0.0.1"
+        resolver.close()
+
+    asyncio.run(asyncio.wait_for(main(), 30))
+
+
+@pytest.mark.parametrize("where", ["asyncio.new_event_loop", "threading.Thread.start"])
+def test_without_a_descriptor_or_thread_for_lookups_addresses_are_shown(
+    monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    def fails(*_: object) -> None:
+        raise RuntimeError("can't start new thread") if "Thread" in where else OSError("too many open files")
+
+    dns = StuckDns()
+    dns.answers.set()
+    monkeypatch.setitem(sys.modules, "aiodns", dns)
+
+    async def main() -> None:
+        now_s = [1000.0]
+        resolver = Resolver(clock=lambda: now_s[0])
+        with monkeypatch.context() as patched:
+            patched.setattr(where, fails)
+            assert resolver.name("10.0.0.1") is None
+            await until(lambda: not resolver._lookups)
+        now_s[0] += FAILURE_TTL_S
+        assert resolver.name("10.0.0.1") is None
+        await until(lambda: resolver.name("10.0.0.1") == "host-10.0.0.1")
+        resolver.close()
+
+    asyncio.run(asyncio.wait_for(main(), 30))
 
 
 # ---- with aiodns
