@@ -33,6 +33,8 @@ def check(settings: Settings, registry: Registry, source: str) -> None:
 
     Raises SettingsError, which names `source` (the file), if a module cannot be imported.
     """
+    if settings.ebpfmon.user:
+        requirements.import_late_modules()
     for sink in settings.sinks:
         if problem := requirements.problem(type(sink)):
             raise SettingsError(f"{source}: {_described(sink)}: {problem}")

@@ -19,8 +19,7 @@ from ebpfmon.daemon.workers import Workers, set_realtime_priority
 from ebpfmon.daemon.workers import run as run_in
 from ebpfmon.errors import EbpfmonError, SettingsError
 from ebpfmon.grouping import execs
-from ebpfmon.grouping.groups import DEFAULT_PATH as DEFAULT_GROUPS
-from ebpfmon.grouping.groups import Groups
+from ebpfmon.grouping.groups import Groups, default_groups
 from ebpfmon.grouping.lookup import Lookup
 from ebpfmon.grouping.registry import Context, groupings
 from ebpfmon.kernel import features, views
@@ -292,12 +291,11 @@ def read_groups(settings: GroupSettings) -> Groups:
     known = groupings()
     if not any(known[name].uses_groups_file for name in settings.by):
         return Groups()
-    path = Path(settings.file) if settings.file else DEFAULT_GROUPS
-    groups = Groups.read(path)
+    groups = Groups.read(Path(settings.file)) if settings.file else default_groups()
     for problem in groups.problems[:_MAX_LOGGED_PROBLEMS]:
         log.warning("%s", problem)
     if len(groups.problems) > _MAX_LOGGED_PROBLEMS:
-        log.warning("%d more lines of '%s' are skipped", len(groups.problems) - _MAX_LOGGED_PROBLEMS, path)
+        log.warning("%d more lines of '%s' are skipped", len(groups.problems) - _MAX_LOGGED_PROBLEMS, settings.file)
     return groups
 
 

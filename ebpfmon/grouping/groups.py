@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
@@ -172,6 +173,12 @@ class Groups:
             if scan.longest_piece in text and scan.pattern.matches(text):
                 return scan.rank[1]
         return best[1] if best else None
+
+
+@functools.cache  # The daemon may become a user who cannot read the package.
+def default_groups() -> Groups:
+    """Return the groups of the file that comes with ebpfmon."""
+    return Groups.read(DEFAULT_PATH)
 
 
 def truncate_comm(name: str) -> str:

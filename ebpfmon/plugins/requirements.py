@@ -15,6 +15,15 @@ from ebpfmon.model import SinkSettings
 from ebpfmon.plugins.registry import Plugin, Registry, State
 from ebpfmon.text import escaped
 
+_LATE = ("concurrent.futures.thread", "difflib", "encodings.idna")
+"""Modules that Python or ebpfmon import on first use: for calls in threads, for hints in errors, for host names."""
+
+
+def import_late_modules() -> None:
+    """Import what the daemon may import while it runs, before it becomes a user who may not read Python's files."""
+    for module in _LATE:
+        importlib.import_module(module)
+
 
 def problem(sink: type[SinkSettings]) -> str:
     """Import the modules that a sink type requires. Return why one cannot be imported, or an empty string."""

@@ -24,6 +24,7 @@ from ebpfmon import VALUE, Chart, ChartData, Role, Series, Snapshot, printable, 
 
 Encoder = Callable[[Collector], bytes]
 Labels = tuple[tuple[str, str], ...]
+_VERSION = version("ebpfmon")  # read now, because the daemon may become a user who cannot read it later
 _BASE_UNITS = {
     "milliseconds": ("seconds", 1, 1000), "microseconds": ("seconds", 1, 10**6), "nanoseconds": ("seconds", 1, 10**9),
     "kB": ("bytes", 10**3, 1), "MB": ("bytes", 10**6, 1), "GB": ("bytes", 10**9, 1), "%": ("ratio", 1, 100),
@@ -96,7 +97,7 @@ class _Charts(Collector):
         cut.add_sample("ebpfmon_http_streams_cut_total", {}, self._cut)
         yield cut
         build = Metric("ebpfmon_build", "The version of ebpfmon.", "info")
-        build.add_sample("ebpfmon_build_info", {"version": version("ebpfmon")}, 1)
+        build.add_sample("ebpfmon_build_info", {"version": _VERSION}, 1)
         yield build
 
 

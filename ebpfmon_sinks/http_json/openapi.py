@@ -14,6 +14,7 @@ from ebpfmon import encode_json
 from ebpfmon_sinks.http_json.responses import ProblemJson
 from ebpfmon_sinks.http_json.routes import JSON, ROUTES, Route
 
+_VERSION = version("ebpfmon")  # read now, because the daemon may become a user who cannot read it later
 _STYLE = (
     "body{font:1rem/1.5 system-ui,sans-serif;max-width:56rem;margin:2rem auto;padding:0 1rem}"
     "td{padding:.2rem 1rem .2rem 0;vertical-align:top}"
@@ -37,7 +38,7 @@ def page() -> bytes:
         rows.append(f"<tr><td>{link}<td>{html.escape(route.summary)}{parameters}")
     return (
         '<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">'
-        f"<title>ebpfmon</title><style>{_STYLE}</style><h1>ebpfmon {html.escape(version('ebpfmon'))}</h1>"
+        f"<title>ebpfmon</title><style>{_STYLE}</style><h1>ebpfmon {html.escape(_VERSION)}</h1>"
         f"<p>What the processes of this machine do in the kernel.<table>{''.join(rows)}</table>\n"
     ).encode()
 
@@ -56,7 +57,7 @@ def document() -> dict[str, Any]:
         "openapi": "3.1.0",
         "info": {
             "title": "ebpfmon",
-            "version": version("ebpfmon"),
+            "version": _VERSION,
             "description": "What the processes of this machine do in the kernel, in the newest interval only.",
             "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
         },

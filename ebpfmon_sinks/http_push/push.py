@@ -19,6 +19,7 @@ from ebpfmon_sinks.http_common import in_time, read_token_in_time
 from ebpfmon_sinks.http_push.settings import HttpPushSettings
 
 T = TypeVar("T")
+_VERSION = version("ebpfmon")  # read now, because the daemon may become a user who cannot read it later
 _MEDIA = {"json": "application/json", "ndjson": "application/x-ndjson"}
 _GZIP_FROM = 1024  # bytes
 _SHOWN = 200  # characters of a receiver's text in messages
@@ -32,7 +33,7 @@ async def open_sink(settings: HttpPushSettings) -> AsyncIterator[HttpPushSink]:
         connector=aiohttp.TCPConnector(limit=1, ssl=context, resolver=aiohttp.ThreadedResolver()),
         timeout=aiohttp.ClientTimeout(total=None),  # the sink's own limit includes reading the token
         cookie_jar=aiohttp.DummyCookieJar(),
-        headers={"User-Agent": f"ebpfmon/{version('ebpfmon')}", **settings.headers},
+        headers={"User-Agent": f"ebpfmon/{_VERSION}", **settings.headers},
     ) as session:
         executor = Pool("http_push", 1)
         try:

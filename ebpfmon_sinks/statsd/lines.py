@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import replace
+from hashlib import blake2b
 from itertools import count
 
 import numpy as np
@@ -132,8 +133,6 @@ def _part(text: str, max_length: int, salt: str = "") -> str:
     clean = re.sub(r"[^a-z0-9_.-]", "_", text.lower()) or "_"
     if len(clean) <= max_length and not salt:
         return clean
-    from hashlib import blake2b  # imported late: it takes 0.6 MB, and few names need a hash
-
     mark = blake2b((salt or text).encode(errors="surrogatepass"), digest_size=4).hexdigest()
     return f"{clean[: max_length - _HASH_LENGTH]}_{mark}"
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -210,3 +211,13 @@ def test_a_wrong_prefix_for_statsd_is_explained_in_words(path: Path) -> None:
         config.read(path, FOUND)
     expected = "sinks[0].prefix: 'a..b': expected letters, digits, _ and -, in parts joined by dots"
     assert str(caught.value) == f"{path}: {expected}"
+
+
+def test_what_python_imports_late_is_imported_if_the_daemon_becomes_another_user() -> None:
+    script = (
+        "import sys; from ebpfmon import config; from ebpfmon.plugins import registry; found = registry.discover();"
+        "config.check(config.validate({'ebpfmon': {'user': 'nobody'}}, 'x', found), found, 'x');"
+        "print(*{'difflib', 'encodings.idna', 'concurrent.futures.thread'} - sys.modules.keys())"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout == "\n"
