@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Protocol
 
 from ebpfmon.atomic import replace_file
-from ebpfmon.errors import SettingsError
+from ebpfmon.errors import SettingsError, describe
 from ebpfmon.files import read_text
 
 SHIPPED = Path(__file__).with_name("files")
@@ -38,8 +38,8 @@ def installer(name: str) -> Installer:
         raise SettingsError(f"install '{name}': expected one of {', '.join(sorted({*entry_points.names, 'systemd'}))}")
     try:
         install: Installer = entry_points[name].load()
-    except Exception as error:  # a third-party module may raise anything
-        raise SettingsError(f"install '{name}': {type(error).__name__}: {error}") from None
+    except BaseException as error:  # a third-party module may raise anything
+        raise SettingsError(f"install '{name}': {describe(error)}") from None
     return install
 
 

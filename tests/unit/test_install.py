@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import os
 import re
 import shutil
@@ -16,7 +17,7 @@ import tomli
 from ebpfmon import config
 from ebpfmon.cli import main as cli
 from ebpfmon.errors import SettingsError
-from ebpfmon.install.systemd import SETTINGS, SHIPPED, UNIT, install_systemd
+from ebpfmon.install.systemd import SETTINGS, SHIPPED, UNIT, install_systemd, installer
 from ebpfmon.kernel import capabilities
 from ebpfmon.plugins import registry
 
@@ -157,3 +158,19 @@ def test_the_installer_for_netdata_gets_the_options(tmp_path: Path, monkeypatch:
     monkeypatch.setattr("ebpfmon_sinks.plugins_d.install.install", install)
     assert cli.main(["install", "netdata", "--dry-run", "--directory", str(tmp_path)]) == 0
     assert given == [Path("/"), tmp_path, True]
+
+
+@pytest.mark.parametrize(
+    ("error", "text"),
+    [(SystemExit(7), "SystemExit: 7"), (KeyboardInterrupt(), "KeyboardInterrupt"), (ValueError("x"), "ValueError: x")],
+)
+def test_an_installer_that_cannot_be_imported_is_an_error_of_one_line_whatever_it_raises(
+    error: BaseException, text: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def load(_: object) -> object:
+        raise error
+
+    monkeypatch.setattr(importlib.metadata.EntryPoint, "load", load)
+    with pytest.raises(SettingsError) as caught:
+        installer("netdata")
+    assert str(caught.value) == f"install 'netdata': {text}"
