@@ -363,11 +363,11 @@ def test_answers_of_the_server_are_ignored(protocol: Protocol) -> None:
 @asynccontextmanager
 async def running(task: SinkTask) -> AsyncIterator[None]:
     async with asyncio.TaskGroup() as group:
-        running_ = group.create_task(task.run())
+        group.create_task(task.run())
         try:
             yield
         finally:
-            running_.cancel()
+            task.cancel()
 
 
 @BOTH
