@@ -61,13 +61,17 @@ def read(status: Path, field: str = "CapPrm") -> frozenset[str]:
     The set is empty if there is no such field. A capability without a name in NAMES is given by number. Raises OSError.
     """
     match = re.search(rf"^{field}:\s*([0-9a-f]+)$", status.read_text(errors="replace"), re.M)
-    mask = int(match[1], 16) if match else 0
-    return frozenset(_name(bit) for bit in range(64) if mask >> bit & 1)
+    return _names(int(match[1], 16) if match else 0)
 
 
 def held() -> frozenset[str]:
-    """Return the permitted capabilities of the calling thread."""
-    return read(Path("/proc/thread-self/status"))
+    """Return the permitted capabilities of the calling thread. Needs neither /proc nor a descriptor."""
+    return _of_this_thread("permitted")
+
+
+def effective() -> frozenset[str]:
+    """Return the effective capabilities of the calling thread. Needs neither /proc nor a descriptor."""
+    return _of_this_thread("effective")
 
 
 def held_by_any_thread() -> frozenset[str]:
@@ -173,6 +177,12 @@ def _limit_bounding_set(kept: Iterable[str]) -> None:
             return
 
 
+def _of_this_thread(field: str) -> frozenset[str]:
+    words, header = (_Word * 2)(), _Header(_VERSION_3, 0)
+    _check(_libc.capget(ctypes.byref(header), ctypes.byref(words)), "read capabilities")
+    return _names(getattr(words[0], field) | getattr(words[1], field) << 32)
+
+
 def _set(kept: Iterable[str]) -> None:
     mask = sum(1 << _bit(name) for name in kept)
     words = (_Word * 2)(*(_Word(mask >> shift & 0xFFFFFFFF, mask >> shift & 0xFFFFFFFF, 0) for shift in (0, 32)))
@@ -183,6 +193,10 @@ def _set(kept: Iterable[str]) -> None:
 def _check(result: int, step: str) -> None:
     if result < 0:
         raise KernelError(f"cannot {step}: {os.strerror(ctypes.get_errno())}")
+
+
+def _names(mask: int) -> frozenset[str]:
+    return frozenset(_name(bit) for bit in range(64) if mask >> bit & 1)
 
 
 def _name(bit: int) -> str:

@@ -49,7 +49,7 @@ class Features:
 
 def detect(root: Path = Path("/")) -> Features:
     """Return the features of the running kernel. `root` is the directory with /proc and /sys."""
-    effective = _effective_capabilities(root / "proc/self/status")
+    effective = capabilities.effective() if root == Path("/") else _effective_capabilities(root / "proc/self/status")
     lockdown = read(root / "sys/kernel/security/lockdown")
     uname = os.uname()
     debugfs = mounted(root / "proc", "debugfs", "/sys/kernel/debug")

@@ -120,6 +120,26 @@ def test_free_descriptors_are_those_that_can_still_be_opened() -> None:
     assert said == "0 0"
 
 
+def test_capabilities_are_known_without_descriptors_and_are_those_that_proc_shows() -> None:
+    said = in_child(
+        "from pathlib import Path\nfrom ebpfmon.kernel import capabilities, features\n"
+        "status = Path('/proc/thread-self/status')\n"
+        "shown = capabilities.read(status, 'CapPrm'), capabilities.read(status, 'CapEff')\n"
+        "before = features.detect().capabilities\n"
+        "resource.setrlimit(resource.RLIMIT_NOFILE, (0, 0))\n"
+        "print((capabilities.held(), capabilities.effective()) == shown, features.detect().capabilities == before)"
+    )
+    assert said == "True True"
+
+
+def test_if_proc_cannot_be_read_all_descriptors_count_as_free(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(_: str) -> list[str]:
+        raise failure(errno.ENOENT)
+
+    monkeypatch.setattr(os, "listdir", fail)
+    assert shortage.free_descriptors() == resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+
+
 def test_an_address_space_that_is_too_small_is_named() -> None:
     said = in_child(
         "resource.setrlimit(resource.RLIMIT_AS, (300 << 20, 300 << 20))\n"
