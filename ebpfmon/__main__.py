@@ -4,8 +4,6 @@ Without -P, Python looks for modules in the current directory first, as with eve
 could then run code as you.
 """
 
-import sys
+from ebpfmon.cli.main import program
 
-from ebpfmon.cli.main import main
-
-sys.exit(main())
+program()

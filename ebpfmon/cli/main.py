@@ -13,6 +13,7 @@ import sys
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from typing import NoReturn
 
 # numpy's linear algebra starts a thread for each CPU, which costs memory. ebpfmon does not use it.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
@@ -43,6 +44,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         stdio.drain()
 
 
+def program() -> NoReturn:
+    """Run the command that the user typed, and end the process with its status.
+
+    Python's own end is left out. It would wait without a limit for threads of plugins, run what they have registered
+    with atexit, and destroy their objects, and no signal could end it.
+    """
+    os._exit(main())
+
+
 def _end_at_ctrl_c() -> None:
     """Let SIGINT end the process at once, as it ends other programs, instead of raising KeyboardInterrupt anywhere.
 
@@ -54,4 +64,4 @@ def _end_at_ctrl_c() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    program()

@@ -6,11 +6,11 @@ import argparse
 import asyncio
 import logging
 import os
-import signal
 
 from ebpfmon import config
 from ebpfmon.cli.common import SUCCESS, Commands, check_settings, core_options, overrides
-from ebpfmon.cli.stopping import until_stopped
+from ebpfmon.cli.log_thread import log_thread
+from ebpfmon.cli.stopping import SignalThread, until_stopped
 from ebpfmon.config import Settings
 from ebpfmon.daemon import run as daemon
 from ebpfmon.daemon.notify import Notifier
@@ -66,12 +66,21 @@ def _run(args: argparse.Namespace) -> int:
             logging.warning("ebpfmon.plugins_dir or ebpfmon.disabled_plugins changed: restart ebpfmon to apply it")
         return changed
 
-    async def work(stop: asyncio.Event) -> None:
-        requested = asyncio.Event()
-        asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, requested.set)
-        await daemon.run(settings, plugins, stop, reload=daemon.Reload(requested, read), notifier=_notifier())
+    requested = asyncio.Event()
 
-    asyncio.run(until_stopped(work, args.for_s))
+    with log_thread() as log_threads:
+
+        async def work(stop: asyncio.Event, signals: SignalThread) -> None:
+            await daemon.run(
+                settings,
+                plugins,
+                stop,
+                reload=daemon.Reload(requested, read),
+                notifier=_notifier(),
+                others=[signals, *log_threads],
+            )
+
+        asyncio.run(until_stopped(work, args.for_s, on_hangup=requested.set))
     return SUCCESS
 
 

@@ -1,41 +1,170 @@
-"""Run a coroutine until a signal stops it."""
+"""Run a coroutine until a signal stops it, and end the process if it does not stop.
+
+A thread of its own receives the signals. It runs even while the main thread is blocked, for example in a plugin's code.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import logging
+import os
 import signal
+import socket
+import sys
+import threading
+import time
+from collections import deque
 from collections.abc import Awaitable, Callable
-from typing import TypeVar
+from concurrent.futures import Executor, Future, wait
+from contextlib import ExitStack, suppress
+from types import FrameType
+from typing import Any, ParamSpec, TypeVar
 
-from ebpfmon.errors import EbpfmonError
+from ebpfmon.cli.common import FAILURE
+from ebpfmon.errors import KernelError, describe
+from ebpfmon.threads import Worker
 
+P = ParamSpec("P")
 T = TypeVar("T")
 
+END_S = 4.0
+"""How long the process may take to end by itself."""
+LAST_MESSAGE_S = 0.5
+"""How long to wait until the last message is written."""
+_STOP = (signal.SIGINT, signal.SIGTERM)
+_WAKE = b"\0"  # not the number of a signal
 
-async def until_stopped(work: Callable[[asyncio.Event], Awaitable[T]], for_s: float | None = None) -> T:
+_IDLE = ("/selectors.py", "/ebpfmon/threads.py")
+"""The files whose functions wait for work."""
+
+log = logging.getLogger(__name__)
+
+
+class SignalThread(Executor):
+    """A daemon thread that receives signals, and that runs calls in between. A context manager for the main thread.
+
+    `on_stop` is called when a signal asks the process to end; END_S later the process ends, whatever it is doing.
+    `on_hangup` is called at SIGHUP. Both are called in this thread. Leaving the context restores the former handlers,
+    but the time limit stays: what Python does at exit may hang, too.
+    """
+
+    def __init__(self, on_stop: Callable[[], None], on_hangup: Callable[[], None] | None) -> None:
+        self._on_stop, self._on_hangup = on_stop, on_hangup
+        self._calls: deque[Callable[[], None]] = deque()
+        self._end_s: float | None = None
+        self._receiver, self._sender = socket.socketpair()
+        self._sender.setblocking(False)  # as set_wakeup_fd needs it
+        self._stack = ExitStack()
+
+    def __enter__(self) -> SignalThread:
+        try:
+            threading.Thread(target=self._receive, name="signals", daemon=True).start()
+        except RuntimeError as error:
+            raise KernelError(f"cannot start the thread that receives signals: {describe(error)}") from None
+        # Python's C code writes the number of each signal to this descriptor at once. The handlers below only run when
+        # the main thread comes to it. They are needed in `top`, where asyncio replaces the descriptor by its own.
+        former = signal.set_wakeup_fd(self._sender.fileno(), warn_on_full_buffer=False)
+        self._stack.callback(signal.set_wakeup_fd, former)
+        for number in _STOP:
+            if signal.getsignal(number) is not signal.SIG_IGN:  # as under nohup
+                self._stack.callback(signal.signal, number, signal.signal(number, self._handle))
+        if self._on_hangup:
+            self._stack.callback(signal.signal, signal.SIGHUP, signal.signal(signal.SIGHUP, lambda *_: None))
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
+
+    def stop(self) -> None:
+        """Do what SIGTERM does."""
+        self._send(bytes([signal.SIGTERM]))
+
+    def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
+        """Run a call in this thread. It must not block."""
+        future: Future[T] = Future()
+
+        def call() -> None:
+            try:
+                future.set_result(fn(*args, **kwargs))
+            except BaseException as error:
+                future.set_exception(error)
+
+        self._calls.append(call)
+        self._send(_WAKE)
+        return future
+
+    def _send(self, data: bytes) -> None:
+        with suppress(BlockingIOError):  # the buffer is full of signals; the thread wakes up anyway
+            self._sender.send(data)
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        self._send(bytes([number]))
+
+    def _receive(self) -> None:
+        while True:
+            self._receiver.settimeout(None if self._end_s is None else max(self._end_s - time.monotonic(), 0.001))
+            try:
+                received = self._receiver.recv(64)
+            except TimeoutError:
+                self._end()
+            while self._calls:
+                self._calls.popleft()()
+            if signal.SIGHUP in received and self._on_hangup:
+                self._on_hangup()
+            if self._end_s is None and any(number in received for number in _STOP):
+                self._end_s = time.monotonic() + END_S
+                self._on_stop()
+
+    def _end(self) -> None:
+        """End the process. The kernel then frees all programs and maps."""
+        message = f"has not ended within {END_S:g} s, so it ends now: {'; '.join(_blocking_threads())}"
+        with suppress(RuntimeError):  # no more threads
+            # Another thread may hold the lock of the log while it waits for stderr.
+            wait([Worker("last message").submit(_log_last, message)], LAST_MESSAGE_S)
+        os._exit(FAILURE)
+
+
+def _log_last(message: str) -> None:
+    log.critical("%s", message)
+    for handler in logging.getLogger().handlers:
+        handler.flush()
+
+
+def _blocking_threads() -> list[str]:
+    """Return what the threads do that do not just wait for work."""
+    frames = sys._current_frames()
+    shown = []
+    for thread in threading.enumerate():
+        frame = frames.get(thread.ident or 0)
+        if frame and thread is not threading.current_thread():
+            code = frame.f_code
+            if not code.co_filename.endswith(_IDLE):
+                shown.append(f"thread '{thread.name}' is in {code.co_name}() ({code.co_filename}:{frame.f_lineno})")
+    return shown
+
+
+async def until_stopped(
+    work: Callable[[asyncio.Event, SignalThread], Awaitable[T]],
+    for_s: float | None = None,
+    on_hangup: Callable[[], object] | None = None,
+) -> T:
     """Run `work` and return its result. Its event is set by SIGINT, by SIGTERM, or after `for_s` seconds.
 
-    If all errors in an exception group are ebpfmon's own, raises the first of them instead of the group.
+    Its second argument is the thread that receives the signals. `on_hangup` is called in the event loop at SIGHUP.
     """
     stop, loop = asyncio.Event(), asyncio.get_running_loop()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, stop.set)
-    timer = loop.call_later(for_s, stop.set) if for_s else None
-    try:
-        return await work(stop)
-    except BaseExceptionGroup as group:  # not `except*`: Python 3.11.2 wraps what that raises in a group again
-        own, others = group.split(EbpfmonError)
-        if others or not own:
-            raise
-        raise _first(own) from None
-    finally:
-        if timer:
-            timer.cancel()
 
+    def in_loop(callback: Callable[[], Any]) -> Callable[[], None]:
+        def call() -> None:
+            with suppress(RuntimeError):  # the event loop has ended
+                loop.call_soon_threadsafe(callback)
 
-def _first(group: BaseExceptionGroup[EbpfmonError]) -> EbpfmonError:
-    error: BaseException = group
-    while isinstance(error, BaseExceptionGroup):
-        error = error.exceptions[0]
-    assert isinstance(error, EbpfmonError)
-    return error
+        return call
+
+    with SignalThread(in_loop(stop.set), in_loop(on_hangup) if on_hangup else None) as signals:
+        timer = loop.call_later(for_s, signals.stop) if for_s else None
+        try:
+            return await work(stop, signals)
+        finally:
+            if timer:
+                timer.cancel()

@@ -83,9 +83,11 @@ def _top(args: argparse.Namespace) -> int:
     )
     if not args.once:
         term = os.environ.get("TERM", "")
-        asyncio.run(until_stopped(lambda stop: session.live(settings, plugins, state, term, stop)))
+        asyncio.run(until_stopped(lambda stop, signals: session.live(settings, plugins, state, term, stop, [signals])))
         return SUCCESS
-    snapshot = asyncio.run(until_stopped(lambda stop: session.one_interval(settings, plugins, stop)))
+    snapshot = asyncio.run(
+        until_stopped(lambda stop, signals: session.one_interval(settings, plugins, stop, [signals]))
+    )
     if args.json:
         print_json(view.to_json(snapshot, state, top=args.lines))
     else:

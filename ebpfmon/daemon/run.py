@@ -7,38 +7,39 @@ import logging
 import math
 import socket
 import time
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack, suppress
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import Executor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 from ebpfmon.config import GroupSettings, Settings
 from ebpfmon.daemon.notify import Notifier
 from ebpfmon.daemon.probes import EnabledProbe, Probes, enabled_probes, table_specs
-from ebpfmon.daemon.workers import Workers, set_realtime_priority
+from ebpfmon.daemon.sinks import Sinks, SinkWithResources, with_resources
+from ebpfmon.daemon.workers import Workers, set_realtime_priority, switch_user
 from ebpfmon.daemon.workers import run as run_in
-from ebpfmon.errors import EbpfmonError, SettingsError
+from ebpfmon.errors import PluginError, SettingsError, describe
 from ebpfmon.grouping import execs
 from ebpfmon.grouping.groups import Groups, default_groups
 from ebpfmon.grouping.lookup import Lookup
 from ebpfmon.grouping.registry import Context, groupings
-from ebpfmon.kernel import features, views
+from ebpfmon.kernel import capabilities, features, views
 from ebpfmon.kernel.attach import LoadedProbe
 from ebpfmon.pipeline.harvest import Harvester
 from ebpfmon.pipeline.pipeline import GroupStage, Pipeline, TableSpecs
-from ebpfmon.pipeline.publish import Publisher, SinkTask
+from ebpfmon.pipeline.publish import Publisher
 from ebpfmon.pipeline.schedule import Clock, SystemClock, ticks
 from ebpfmon.pipeline.self_metrics import SelfMetrics
 from ebpfmon.plugins.registry import Registry
 
+T = TypeVar("T")
 log = logging.getLogger(__name__)
 
 _MAX_LOGGED_PROBLEMS = 10
 """How many problems of a groups file are logged one by one."""
 STOP_S = 1.5
 """How long sinks may take to send their queued snapshots when the daemon stops."""
-OPENING_S = 5
-"""How long to wait for sinks to open before dropping the capabilities that opening them may need."""
 RELOAD_S = 0.2
 """How long a tick waits for a reload. If the reload takes longer, a later tick applies it."""
 LATE_S = 20
@@ -60,19 +61,19 @@ async def run(
     clock: Clock | None = None,
     reload: Reload | None = None,
     notifier: Notifier | None = None,
+    others: Iterable[Executor] = (),
 ) -> None:
     """Run the daemon until `stop` is set. The last interval, which is shorter, is harvested and sent as well.
 
-    `reload` says how to change the settings while the daemon runs. `notifier` reports to the service manager. Raises
-    KernelError if no probe can be loaded, and SettingsError if the groups file cannot be read.
+    `reload` says how to change the settings while the daemon runs. `notifier` reports to the service manager. `others`
+    are executors that run already, and whose threads are to drop their capabilities. Raises KernelError if no probe can
+    be loaded, and SettingsError if the groups file cannot be read.
     """
-    with ExitStack() as stack:
-        async with asyncio.TaskGroup() as tasks:
-            daemon = _Daemon(registry, stop, clock or SystemClock(), notifier or Notifier(None, None), stack, tasks)
-            try:
-                await daemon.run(settings, reload)
-            finally:
-                await daemon.close()
+    daemon = _Daemon(registry, stop, clock or SystemClock(), notifier or Notifier(None, None), others)
+    try:
+        await daemon.run(settings, reload)
+    finally:
+        await daemon.close()
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +83,7 @@ class _Change:
     settings: Settings
     groups: Groups
     enabled: list[EnabledProbe]
+    sinks: list[SinkWithResources]
     probes: Probes | None = None
 
 
@@ -94,87 +96,99 @@ class _Daemon:
         stop: asyncio.Event,
         clock: Clock,
         notifier: Notifier,
-        stack: ExitStack,
-        tasks: asyncio.TaskGroup,
+        others: Iterable[Executor],
     ) -> None:
-        self._registry, self._stop, self._clock = registry, stop, clock
-        self._notifier, self._stack, self._tasks = notifier, stack, tasks
+        self._registry, self._stop, self._clock, self._notifier = registry, stop, clock, notifier
+        self._others = others
         self._features = features.detect()
         self._probes = Probes(self._features)
-        self._stack.callback(lambda: self._probes.close())
-        self._workers = Workers(stack)
+        self._workers: Workers | None = None
         self._lookup = Lookup(views=views.detect())
-        self._stack.callback(self._lookup.close)
         self._publisher = Publisher([])
-        self._sinks: dict[asyncio.Task[None], SinkTask] = {}
+        self._sinks = Sinks(self._publisher, self._last_sink_ended)
         self._groups: GroupStage | None = None
         self._groups_configured: tuple[GroupSettings, Groups] | None = None
         self._reloading: asyncio.Task[_Change] | None = None
-        self._ticked_s = time.monotonic()
+        self._due_ns = 0
+        """When the next tick is due, on the monotonic clock. It stays in the past while ticks fail."""
+        self._failed_ticks = 0
 
     async def run(self, settings: Settings, reload: Reload | None) -> None:
         """Run until `stop` is set."""
         groups, enabled = self._read(settings)
         self._probes.load(enabled, all_or_nothing=settings.ebpfmon.all_or_nothing)
         if settings.ebpfmon.user:
-            self._workers.switch_user(settings.ebpfmon.user, _capabilities_of_sinks(settings))
+            switch_user(settings.ebpfmon.user, _capabilities_of_sinks(settings))
+        workers = self._workers = Workers(self._others)
         if self._features.preemptible is not False:
-            await run_in(self._workers.harvest, set_realtime_priority)
+            await run_in(workers.harvest, set_realtime_priority)
         harvester = Harvester(self._probes.loaded, self._clock)
-        await self._workers.drop_privileges(harvester.dry_run)
+        await workers.drop_privileges(harvester.dry_run)
         pipeline = Pipeline(
-            socket.gethostname(), harvester, self._publisher, self._workers.harvest, *self._configure(settings, groups)
+            socket.gethostname(),
+            harvester,
+            self._publisher,
+            workers.harvest,
+            *self._configure(settings, groups, with_resources(settings.sinks)),
         )
-        dropping = self._tasks.create_task(self._drop_privileges(settings), name="drop privileges")
+        capabilities.drop(_capabilities_of_sinks(settings))
         self._notifier.ready(self._status())
-        interval_s = settings.ebpfmon.interval
-        watchdog: asyncio.Task[None] | None = None
-        if self._notifier.has_watchdog:
-            watchdog = self._tasks.create_task(self._feed_watchdog(interval_s), name="watchdog")
+        watchdog = asyncio.create_task(self._feed_watchdog(), name="watchdog") if self._notifier.has_watchdog else None
         while not self._stop.is_set():
-            async for tick in ticks(settings.ebpfmon.interval, self._clock, self._stop):
-                await pipeline.tick(tick.late_ticks)
-                self._ticked_s = time.monotonic()
+            interval_s = settings.ebpfmon.interval
+            self._due_ns = self._clock.monotonic_ns() + interval_s * 1_000_000_000
+            async for tick in ticks(interval_s, self._clock, self._stop):
+                if await self._tick(pipeline, tick.late_ticks):
+                    self._due_ns = tick.next_due_ns
                 changed = await self._apply_reload(reload, settings, pipeline) if reload else None
                 if changed:
                     settings = changed
                     break  # the interval may have changed
-            if watchdog and settings.ebpfmon.interval != interval_s:
-                watchdog.cancel()
-                interval_s = settings.ebpfmon.interval
-                watchdog = self._tasks.create_task(self._feed_watchdog(interval_s), name="watchdog")
         if watchdog:
             watchdog.cancel()
-        dropping.cancel()
         self._notifier.stopping()
-        await pipeline.tick()
+        await self._tick(pipeline, 0)
 
-    async def _feed_watchdog(self, interval_s: int) -> None:
+    async def _tick(self, pipeline: Pipeline, late_ticks: int) -> bool:
+        """Harvest and publish an interval, and return whether that worked. If not, log it once.
+
+        What the tick could not have, such as memory, it may have next time. The tick that works counts those that did
+        not as late.
+        """
+        failed, self._failed_ticks = self._failed_ticks, 0
+        try:
+            await pipeline.tick(late_ticks + failed)
+        except BaseException as error:  # a plugin's labels may raise anything
+            self._failed_ticks = failed + 1
+            if not failed:
+                log.error("cannot publish an interval, and will try again: %s", describe(error))
+        else:
+            if failed:
+                log.warning("publishing intervals works again; %d failed", failed)
+        self._sinks.supervise()
+        return not self._failed_ticks
+
+    async def _feed_watchdog(self) -> None:
         """Tell the watchdog that the daemon is alive, as long as ticks are on time."""
         while True:
-            if time.monotonic() - self._ticked_s < interval_s + LATE_S:
+            if self._clock.monotonic_ns() < self._due_ns + LATE_S * 1_000_000_000:
                 self._notifier.alive()
             await asyncio.sleep(1)
 
-    async def _drop_privileges(self, settings: Settings) -> None:
-        """Wait for the sinks to open, then drop all capabilities of the event loop except those that sinks ask for."""
-        with suppress(TimeoutError):
-            async with asyncio.timeout(OPENING_S):
-                for sink in list(self._publisher.sinks):
-                    await sink.open_attempted.wait()
-        self._workers.drop_event_loop_privileges(_capabilities_of_sinks(settings))
-
     async def close(self) -> None:
-        """Give the sinks some time to send their queued snapshots, then end them."""
-        if self._reloading:  # the thread that loads probes cannot be interrupted
-            (change,) = await asyncio.gather(self._reloading, return_exceptions=True)
-            if isinstance(change, _Change) and change.probes:
+        """Give the sinks some time to send their queued snapshots, then leave them. Free the probes."""
+        await self._sinks.close(STOP_S)
+        if self._reloading:
+            # The thread that loads probes cannot be interrupted. If it hangs, the kernel frees the programs when the
+            # process ends.
+            done, _ = await asyncio.wait({self._reloading}, timeout=STOP_S)
+            change = self._reloading.result() if done and not self._reloading.exception() else None
+            if change and change.probes:
                 change.probes.close()
-        self._publisher.close()
-        if self._sinks:
-            await asyncio.wait(self._sinks, timeout=STOP_S)
-        for task in self._sinks:
-            task.cancel()
+        self._probes.close()
+        self._lookup.close()
+        if self._workers:
+            self._workers.close()
 
     def _read(self, settings: Settings) -> tuple[Groups, list[EnabledProbe]]:
         """Return the groups and the enabled probes of these settings. Raises SettingsError."""
@@ -183,8 +197,8 @@ class _Daemon:
     async def _apply_reload(self, reload: Reload, settings: Settings, pipeline: Pipeline) -> Settings | None:
         """Begin a reload if one is requested, and apply it when its probes are loaded, in this tick or a later one.
 
-        Returns the new settings when they are applied, otherwise None. If they are wrong, the error is logged and
-        nothing changes.
+        Returns the new settings when they are applied, otherwise None. Whatever goes wrong is logged, and the old
+        settings hold.
         """
         if not self._reloading:
             if not reload.requested.is_set():
@@ -193,7 +207,7 @@ class _Daemon:
             self._notifier.reloading()
             running = self._probes.loaded
             self._reloading = asyncio.create_task(
-                run_in(self._workers.loading, lambda: self._prepare(reload.read(), settings, running)), name="reload"
+                self._in_loading_thread(lambda: self._prepare(reload.read(), settings, running)), name="reload"
             )
             await asyncio.wait({self._reloading}, timeout=RELOAD_S)
         if not self._reloading.done():
@@ -201,46 +215,65 @@ class _Daemon:
         reloading, self._reloading = self._reloading, None
         try:
             change = reloading.result()
-            if not change.probes:
-                await run_in(self._workers.loading, lambda: self._probes.apply_settings(change.enabled))
-        except EbpfmonError as error:
-            self._end_reload(f"cannot reload the settings, so nothing changes: {error}")
+            await self._switch_to(change, pipeline)
+        except Exception as error:
+            log.error("cannot reload the settings, so the old ones hold: %s", describe(error))
+            self._notifier.ready(self._status())
             return None
-        if change.probes:
-            previous, self._probes = self._probes, change.probes
-            await pipeline.switch_sources(change.probes.loaded)
-            previous.close()
-            self._groups = None  # the new programs see execve(2) only from now on
-        pipeline.reconfigure(*self._configure(change.settings, change.groups))
-        self._end_reload("reloaded the settings and the probes" if change.probes else "reloaded the settings")
+        log.info("reloaded the settings and the probes" if change.probes else "reloaded the settings")
+        self._notifier.ready(self._status())
         return change.settings
+
+    async def _switch_to(self, change: _Change, pipeline: Pipeline) -> None:
+        """Use new settings from the next interval on."""
+        if change.probes:
+            await pipeline.switch_sources(change.probes.loaded)
+            previous, self._probes = self._probes, change.probes
+            self._groups = None  # the new programs see execve(2) only from now on
+            await self._in_loading_thread(previous.close)
+        else:
+            await self._in_loading_thread(lambda: self._probes.apply_settings(change.enabled))
+        pipeline.reconfigure(*self._configure(change.settings, change.groups, change.sinks))
+
+    async def _in_loading_thread(self, work: Callable[[], T]) -> T:
+        """Return the result of work that may run a plugin's code. All that it raises becomes an Exception."""
+        assert self._workers
+
+        def guarded() -> T:
+            try:
+                return work()
+            except Exception:
+                raise
+            except BaseException as error:
+                raise PluginError(describe(error)) from error
+
+        return await run_in(self._workers.loading, guarded)
 
     def _prepare(self, settings: Settings, previous: Settings, running: Sequence[LoadedProbe]) -> _Change:
         """Load the probes that new settings need, while the old ones still run.
 
-        Blocking. Raises SettingsError, KernelError.
+        Blocking. Raises SettingsError, KernelError, and whatever a plugin raises.
         """
         if settings.ebpfmon.user != previous.ebpfmon.user:
             raise SettingsError("ebpfmon.user changed: restart ebpfmon to apply it")
         groups, enabled = self._read(settings)
+        sinks = with_resources(settings.sinks)
         if self._probes.can_keep(enabled):
-            return _Change(settings, groups, enabled)
+            return _Change(settings, groups, enabled, sinks)
         probes = Probes(self._features)
         probes.load(enabled, all_or_nothing=settings.ebpfmon.all_or_nothing, running=running)
-        return _Change(settings, groups, enabled, probes)
-
-    def _end_reload(self, message: str) -> None:
-        log.info("%s", message)
-        self._notifier.ready(self._status())
+        return _Change(settings, groups, enabled, sinks, probes)
 
     def _status(self) -> str:
         return f"{len(self._probes.loaded)} probes, {len(self._sinks)} sinks"
 
-    def _configure(self, settings: Settings, groups: Groups) -> tuple[TableSpecs, GroupStage | None, SelfMetrics]:
+    def _configure(
+        self, settings: Settings, groups: Groups, sinks: Iterable[SinkWithResources]
+    ) -> tuple[TableSpecs, GroupStage | None, SelfMetrics]:
         """Start and stop sinks, and return what the pipeline needs for these settings."""
         specs = table_specs(self._probes.loaded, settings.ebpfmon.load_mode)
         self._groups = self._group_stage(settings.groups, groups, specs)
-        self._update_sinks(settings)
+        self._sinks.update(sinks)
         return specs, self._groups, SelfMetrics(specs.counters, self._publisher.sinks)
 
     def _group_stage(self, settings: GroupSettings, groups: Groups, specs: TableSpecs) -> GroupStage | None:
@@ -255,32 +288,12 @@ class _Daemon:
         context, known = Context(groups=groups, execs_since_ns=since_ns), groupings()
         chosen = [known[name] for name in settings.by]
         namings = {grouping.name: grouping.make(context) for grouping in chosen}
+        assert self._workers
         return GroupStage(chosen, namings, specs, settings.maximum, self._lookup, self._workers.lookup)
 
-    def _update_sinks(self, settings: Settings) -> None:
-        """Keep the sinks whose settings have not changed, end the others, and start new ones."""
-        new = list(settings.sinks)
-        for sink in list(self._publisher.sinks):
-            if sink.settings in new:
-                new.remove(sink.settings)
-            else:
-                sink.close()
-                self._publisher.sinks.remove(sink)
-        for sink_settings in new:
-            sink = SinkTask(sink_settings)
-            self._publisher.sinks.append(sink)
-            task = self._tasks.create_task(sink.run(), name=f"sink {sink.name}")
-            self._sinks[task] = sink
-            task.add_done_callback(self._sink_ended)
-
-    def _sink_ended(self, task: asyncio.Task[None]) -> None:
-        """Forget a sink that has ended. Stop the daemon if it was the last one."""
-        sink = self._sinks.pop(task)
-        if sink in self._publisher.sinks and not self._stop.is_set():
-            self._publisher.sinks.remove(sink)
-            if not self._publisher.sinks:
-                log.info("stopping: all sinks have ended")
-                self._stop.set()
+    def _last_sink_ended(self) -> None:
+        log.warning("stopping: all sinks have ended")
+        self._stop.set()
 
 
 def read_groups(settings: GroupSettings) -> Groups:

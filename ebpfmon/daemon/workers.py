@@ -1,19 +1,21 @@
 """The daemon's threads, and the capabilities that each of them keeps after the programs have been attached.
 
-In Linux each thread has its own capabilities. The event loop keeps only those that a sink asks for. The thread that
-loads programs at a reload keeps those that loading needs.
+In Linux each thread has its own capabilities. The event loop keeps only those that sinks ask for, and hands them to the
+threads of the sinks. The thread that loads programs at a reload keeps those that loading needs.
 """
 
 from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Callable
-from concurrent.futures import Executor, ThreadPoolExecutor
-from contextlib import ExitStack, suppress
+from collections.abc import Callable, Iterable
+from concurrent.futures import Executor
+from contextlib import suppress
 from typing import TypeVar
 
+from ebpfmon.errors import KernelError, describe
 from ebpfmon.kernel import capabilities
+from ebpfmon.threads import Worker
 
 T = TypeVar("T")
 _PTRACE = "sys_ptrace"  # reads /proc/PID/exe and /proc/PID/ns/net of other users' processes
@@ -30,31 +32,28 @@ def needed_for_loading(held: frozenset[str]) -> frozenset[str]:
 
 
 class Workers:
-    """One thread for each kind of blocking work. Create this while the event loop is running.
+    """One thread for each kind of blocking work. All are started at once, so that later no thread can be missing.
 
-    The threads have all capabilities of the process until they drop privileges.
+    The threads have all capabilities of the thread that creates this, until they drop privileges.
     """
 
-    def __init__(self, stack: ExitStack) -> None:
-        """Start no thread yet. `stack` ends the threads when it is closed."""
-        self.harvest = stack.enter_context(ThreadPoolExecutor(1, "harvest"))
-        self.lookup = stack.enter_context(ThreadPoolExecutor(1, "lookup"))
-        self.loading = stack.enter_context(ThreadPoolExecutor(1, "loading"))
-        self._opening = stack.enter_context(ThreadPoolExecutor(4, "opening"))
-        asyncio.get_running_loop().set_default_executor(self._opening)
+    def __init__(self, others: Iterable[Executor] = ()) -> None:
+        """Start the threads. `others` are executors whose threads need no capabilities. Raises KernelError."""
+        self._others = tuple(others)
+        try:
+            self.harvest, self.lookup, self.loading = Worker("harvest"), Worker("lookup"), Worker("loading")
+        except RuntimeError as error:
+            raise KernelError(f"cannot start ebpfmon's threads: {describe(error)}") from None
 
-    def switch_user(self, user: str, of_sinks: frozenset[str]) -> None:
-        """Switch to a user, and keep the capabilities that the threads will need.
-
-        Blocking. Call this before any of the threads has started. Raises SettingsError, KernelError.
-        """
-        keep = {"setpcap", "sys_nice", "sys_admin"} | needed_for_loading(capabilities.held()) | of_sinks
-        capabilities.switch_user(user, frozenset(keep))
+    def close(self) -> None:
+        """End the threads. Does not wait for calls that are still running."""
+        for worker in (self.harvest, self.lookup, self.loading):
+            worker.shutdown(cancel_futures=True)
 
     async def drop_privileges(self, dry_run: Callable[[], object]) -> None:
         """Drop, in each thread, all capabilities that its work does not need.
 
-        The event loop's thread keeps those that it may need to open sinks. `dry_run` does what a harvest does, and
+        The event loop's thread keeps those that sinks may need to open. `dry_run` does what a harvest does, and
         raises KernelError if a capability is missing. Raises KernelError if capabilities cannot be dropped.
         """
 
@@ -65,13 +64,19 @@ class Workers:
         await run(self.harvest, lambda: capabilities.drop(capabilities.needed(can_harvest)))
         await run(self.lookup, lambda: capabilities.drop(frozenset({_PTRACE})))
         await run(self.loading, lambda: capabilities.drop(needed_for_loading(capabilities.held())))
+        for other in self._others:
+            await run(other, lambda: capabilities.drop(frozenset()))
         capabilities.drop(_OPENING)
 
-    def drop_event_loop_privileges(self, of_sinks: frozenset[str]) -> None:
-        """Drop all capabilities except `of_sinks` in the event loop's thread, and in threads that it starts later."""
-        capabilities.drop(of_sinks)
-        asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(thread_name_prefix="asyncio"))
-        self._opening.shutdown(wait=False)  # its threads have more capabilities; they end when they are idle
+
+def switch_user(user: str, of_sinks: frozenset[str]) -> None:
+    """Switch to a user, and keep the capabilities that the daemon's threads will need.
+
+    Blocking. Call this before creating the `Workers`, because threads that run already lose all capabilities. Raises
+    SettingsError, KernelError.
+    """
+    keep = {"setpcap", "sys_nice", "sys_admin"} | needed_for_loading(capabilities.held()) | of_sinks
+    capabilities.switch_user(user, frozenset(keep))
 
 
 async def run(executor: Executor, work: Callable[[], T]) -> T:

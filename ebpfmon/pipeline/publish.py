@@ -155,6 +155,11 @@ class SinkTask:
         self._pending = None
 
     @property
+    def is_failing(self) -> bool:
+        """Whether the last attempt to open the sink or to deliver a snapshot has failed."""
+        return self._failing
+
+    @property
     def undelivered(self) -> int:
         """The number of snapshots that wait to be delivered, including the one that is being sent."""
         return self.statistics.queue_length + self._sending

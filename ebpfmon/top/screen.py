@@ -16,12 +16,12 @@ import tty
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack, suppress
 from dataclasses import replace
-from typing import ClassVar, Self
+from typing import Self
 
 from blessed import Terminal
 
 from ebpfmon.errors import SettingsError, SinkGoneError
-from ebpfmon.model import SinkSettings, Snapshot
+from ebpfmon.model import Snapshot
 from ebpfmon.top.keyboard import Keyboard
 from ebpfmon.top.output import Output
 from ebpfmon.top.state import State, press
@@ -188,17 +188,6 @@ class Screen:
         asyncio.get_running_loop().remove_reader(self._input_fd)
         self._is_gone = True
         self._on_quit()
-
-
-class TopSettings(SinkSettings, tag="top", frozen=True, kw_only=True):
-    """Settings of a screen as a sink. Only `ebpfmon top` creates them; no settings file can name this sink."""
-
-    screen: Screen
-    send_timeout_s: ClassVar[float | None] = None
-
-    def open(self) -> Screen:
-        """Return the screen."""
-        return self.screen
 
 
 class _Styled(Terminal):

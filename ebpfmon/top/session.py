@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Coroutine, Iterable
+from concurrent.futures import Executor
 from typing import Any, ClassVar, Self
 
 import msgspec
@@ -14,7 +16,7 @@ from ebpfmon.grouping.registry import groupings
 from ebpfmon.model import Column, Probe, SinkSettings, Snapshot
 from ebpfmon.plugins.registry import Registry
 from ebpfmon.top.columns import sort_keys
-from ebpfmon.top.screen import Screen, TopSettings
+from ebpfmon.top.screen import Screen
 from ebpfmon.top.state import State
 
 
@@ -41,33 +43,66 @@ class _OneInterval:
             self._stop.set()
 
 
-class _OneIntervalSettings(SinkSettings, tag="top", frozen=True):
-    """Settings of a sink that exists already."""
+class _InLoop:
+    """Runs a sink in the event loop of the daemon, instead of in a thread of its own.
+
+    The screen handles signals, which only the main thread can, and `top` has no other sink.
+    """
+
+    def __init__(self, sink: Any) -> None:
+        self._sink, self._loop = sink, asyncio.get_running_loop()
+
+    async def __aenter__(self) -> Self:
+        await self._run(self._sink.__aenter__())
+        return self
+
+    async def __aexit__(self, *error: object) -> None:
+        await self._run(self._sink.__aexit__(*error))
+
+    async def send(self, snapshot: Snapshot) -> None:
+        """Hand a snapshot to the sink."""
+        await self._run(self._sink.send(snapshot))
+
+    async def _run(self, step: Coroutine[Any, Any, object]) -> None:
+        await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(step, self._loop))
+
+
+class _SinkSettings(SinkSettings, tag="top", frozen=True):
+    """Settings of a sink that exists already. No settings file can name it."""
 
     sink: Any
     send_timeout_s: ClassVar[float | None] = None
 
-    def open(self) -> _OneInterval:
-        sink: _OneInterval = self.sink
+    def open(self) -> _InLoop:
+        sink: _InLoop = self.sink
         return sink
 
 
-async def one_interval(settings: Settings, registry: Registry, stop: asyncio.Event) -> Snapshot:
+async def one_interval(
+    settings: Settings, registry: Registry, stop: asyncio.Event, others: Iterable[Executor] = ()
+) -> Snapshot:
     """Return the first whole interval. Raises KernelError if no probe can be loaded, or if `stop` is set too early."""
     sink = _OneInterval(stop)
-    await daemon.run(_with_sink(settings, _OneIntervalSettings(sink=sink)), registry, stop)
+    await daemon.run(_with_sink(settings, sink), registry, stop, others=others)
     if sink.snapshot is None:
         raise KernelError("top: stopped before the first interval was over")
     return sink.snapshot
 
 
-async def live(settings: Settings, registry: Registry, state: State, term: str, stop: asyncio.Event) -> None:
+async def live(
+    settings: Settings,
+    registry: Registry,
+    state: State,
+    term: str,
+    stop: asyncio.Event,
+    others: Iterable[Executor] = (),
+) -> None:
     """Show every interval on the terminal until `stop` is set. It is also set when the user quits.
 
     `term` is $TERM. Raises SettingsError if stdout is not a terminal, and KernelError if no probe can be loaded.
     """
     screen = Screen(stop.set, term=term, state=state)
-    await daemon.run(_with_sink(settings, TopSettings(screen=screen)), registry, stop)
+    await daemon.run(_with_sink(settings, screen), registry, stop, others=others)
 
 
 def check_sort(sort: str, registry: Registry) -> str:
@@ -84,7 +119,7 @@ def _process_columns(probe: Probe) -> list[Column]:
     return [column for column in probe.columns if column.table not in labelled]
 
 
-def _with_sink(settings: Settings, sink: SinkSettings) -> Settings:
+def _with_sink(settings: Settings, sink: Any) -> Settings:
     """Return the settings with only this sink, and with all groupings, so that the key `b` can switch between them."""
     groups = msgspec.structs.replace(settings.groups, by=tuple(groupings()))
-    return msgspec.structs.replace(settings, groups=groups, sinks=(sink,))
+    return msgspec.structs.replace(settings, groups=groups, sinks=(_SinkSettings(sink=_InLoop(sink)),))

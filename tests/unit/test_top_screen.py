@@ -10,7 +10,7 @@ from contextlib import suppress
 
 import pytest
 
-from ebpfmon.top.screen import WAITING, TopSettings
+from ebpfmon.top.screen import WAITING
 from ebpfmon.top.state import State
 from ebpfmon.top.view import render
 from tests.unit.top_support import busy_snapshot, snapshot_of
@@ -208,10 +208,3 @@ def test_after_sigcont_the_terminal_is_set_up_and_redrawn(terminal: Terminal) ->
 
     run(test)
     assert termios.tcgetattr(terminal.slave) == before
-
-
-def test_the_screen_is_a_sink_without_a_time_limit(terminal: Terminal) -> None:
-    made = screen(terminal)
-    settings = TopSettings(screen=made)
-    assert settings.open() is made
-    assert settings.send_timeout_s is None

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from concurrent.futures import Executor
 from dataclasses import replace
 
 import pytest
@@ -23,7 +24,9 @@ SHORT, WHOLE, LAST = snapshot_of(elapsed_s=0.2), snapshot_of(elapsed_s=1.0), sna
 def shown_once(monkeypatch: pytest.MonkeyPatch, sent: Sequence[Snapshot], last: Snapshot) -> Snapshot:
     """Return which of these snapshots `--once` shows. The daemon sends `last` when it is stopped."""
 
-    async def fake(settings: Settings, found: registry.Registry, stop: asyncio.Event) -> None:
+    async def fake(
+        settings: Settings, found: registry.Registry, stop: asyncio.Event, others: Iterable[Executor]
+    ) -> None:
         assert settings.groups.by == tuple(groupings()), "the key b needs all groupings"
         async with settings.sinks[0].open() as sink:
             for snapshot in sent:

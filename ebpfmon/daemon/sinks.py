@@ -1,0 +1,283 @@
+"""Run each sink in a thread of its own, so that a sink holds up nobody else, whatever it does.
+
+Each thread has its own event loop, its own threads for blocking calls, and only the capabilities of its sink. All are
+daemon threads: a sink that never returns cannot keep the process from ending.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterable
+from concurrent.futures import Executor
+from contextlib import suppress
+from typing import Any
+
+from ebpfmon.errors import KernelError, SinkError, describe
+from ebpfmon.kernel import capabilities
+from ebpfmon.model import SinkSettings
+from ebpfmon.pipeline.publish import Publisher, SinkTask
+from ebpfmon.threads import Pool
+
+log = logging.getLogger(__name__)
+
+BLOCKING_CALLS = 4
+"""How many blocking calls of one sink may run at a time, those that never return included."""
+OPENING_S = 5.0
+"""How long a sink may use the capabilities that opening it may need."""
+RETRY_S = 1.0
+"""How long to wait for a descriptor that the system cannot give now."""
+LEAVE_S = 0.5
+"""How long a sink that is cancelled may take to release what it holds."""
+
+
+SinkWithResources = tuple[SinkSettings, frozenset[str]]
+"""The settings of a sink, and the resources that only one sink may use at a time."""
+
+
+def with_resources(sinks: Iterable[SinkSettings]) -> list[SinkWithResources]:
+    """Return the sinks with their resources. May block, because some resources are read from the file system."""
+    return [(settings, settings.resources) for settings in sinks]
+
+
+class _Loop(asyncio.SelectorEventLoop):
+    """An event loop that runs blocking calls in its own daemon threads, also those of libraries.
+
+    asyncio's own executor is not used, because closing the loop would wait for its threads without a limit.
+    """
+
+    def __init__(self, name: str) -> None:
+        super().__init__()
+        self._name = name
+        self._pool = Pool(name, BLOCKING_CALLS)
+
+    def run_in_executor(self, executor: Executor | None, func: Callable[..., Any], *args: Any) -> asyncio.Future[Any]:  # type: ignore[override]
+        return super().run_in_executor(executor or self._pool, func, *args)
+
+    def renew_threads(self) -> None:
+        """Start new threads from now on. They have the present capabilities of the thread that starts them."""
+        self._pool.shutdown()
+        self._pool = Pool(self._name, BLOCKING_CALLS)
+
+    def close(self) -> None:
+        self._pool.shutdown(cancel_futures=True)
+        super().close()
+
+
+class SinkThread:
+    """A thread that runs the task of one sink."""
+
+    def __init__(
+        self,
+        task: SinkTask,
+        resources: frozenset[str],
+        waits_for: Iterable[SinkThread],
+        on_end: Callable[[SinkThread], None],
+    ) -> None:
+        """Create the thread, but do not start it yet.
+
+        `resources` are those of the sink's settings. `start` does nothing until all threads in `waits_for` have ended.
+        `on_end` is called in the event loop of the daemon.
+        """
+        self.task, self.resources = task, resources
+        self.has_started = self.has_ended = False
+        self._waits_for = list(waits_for)
+        self._on_end = on_end
+        self._daemon_loop = asyncio.get_running_loop()
+        self._loop: _Loop | None = None
+        self._ended = asyncio.Event()
+        self._dropped = 0
+        self._is_late = False
+        self._thread = threading.Thread(target=self._run, name=f"sink {task.name}", daemon=True)
+
+    def start(self) -> None:
+        """Start the thread if that is possible now. Call this at each tick until it has started."""
+        if self.has_started or not all(other.has_ended for other in self._waits_for):
+            return
+        try:
+            self._thread.start()
+        except RuntimeError as error:
+            self.task.failed(SinkError(f"cannot start a thread: {describe(error)}"))
+        else:
+            self.has_started = True
+
+    async def end(self) -> None:
+        """Wait until the thread has ended. It ends when the task has delivered everything after `close`."""
+        if self.has_started:
+            await self._ended.wait()
+
+    def cancel(self) -> None:
+        """Ask the task to end now."""
+        if self._loop:
+            with suppress(RuntimeError):  # the loop is closed
+                self._loop.call_soon_threadsafe(self.task.cancel)
+
+    def report(self) -> None:
+        """Log if the sink has begun to drop snapshots without an error, and if it delivers again."""
+        before, self._dropped = self._dropped, self.task.statistics.dropped
+        if self._dropped > before and not (self._is_late or self.task.is_failing):
+            self._is_late = True
+            age_s = time.monotonic() - self.task.statistics.succeeded_s
+            log.warning(
+                "sink '%s' drops snapshots, because it has delivered none for %.0f s%s",
+                self.task.name, age_s, self._position(),
+            )  # fmt: skip
+        elif self._is_late and not self.task.statistics.queue_length:
+            self._is_late = False
+            log.warning("sink '%s' delivers snapshots again", self.task.name)
+
+    def report_end(self) -> None:
+        """Log the snapshots that could not be delivered, and if the thread does not end."""
+        lost = self.task.undelivered
+        snapshots = f"{lost} snapshot{'s' * (lost != 1)}"
+        if self.has_started and not self.has_ended:
+            log.warning("sink '%s' does not end, and %s are lost%s", self.task.name, snapshots, self._position())
+        elif lost:
+            log.warning("sink '%s' has ended before it could deliver %s", self.task.name, snapshots)
+
+    def _position(self) -> str:
+        """Return where the thread blocks its event loop, or an empty string if the loop just waits."""
+        frame = sys._current_frames().get(self._thread.ident or 0)
+        if frame is None or "selectors" in frame.f_code.co_filename:
+            return ""
+        return f"; it blocks in {frame.f_code.co_name}() ({frame.f_code.co_filename}:{frame.f_lineno})"
+
+    def _run(self) -> None:
+        try:
+            while loop := self._make_loop():
+                self._loop = loop
+                asyncio.set_event_loop(loop)
+                loop.set_exception_handler(self._log_exception)
+                loop.create_task(self._drop_privileges(loop), name="drop privileges")
+                main = loop.create_task(self.task.run(), name=self._thread.name)
+                # An event loop stops if any of its tasks raises SystemExit or KeyboardInterrupt.
+                while not (main.done() or loop.is_closed()):
+                    try:
+                        loop.run_until_complete(main)
+                    except BaseException as error:
+                        self.task.failed(error)
+                if main.done():
+                    self._close(loop)
+                    return
+        finally:
+            with suppress(RuntimeError):  # the daemon has ended
+                self._daemon_loop.call_soon_threadsafe(self._set_ended)
+
+    def _log_exception(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        """Log in one line what asyncio reports, such as an exception of a task that nobody waits for."""
+        error = context.get("exception")
+        reason = f": {describe(error)}" if error else ""
+        log.warning("sink '%s': %s%s", self.task.name, context["message"], reason)
+
+    def _make_loop(self) -> _Loop | None:
+        """Return an event loop, as soon as the system has three descriptors for it; None if the sink is to end."""
+        while not self.task.mailbox.closed:
+            try:
+                return _Loop(self._thread.name)
+            except OSError as error:
+                self.task.failed(error)
+            time.sleep(RETRY_S)
+        return None
+
+    async def _drop_privileges(self, loop: _Loop) -> None:
+        """Drop all capabilities except those that the sink asks for, once opening it has succeeded or failed."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(OPENING_S):
+                await self.task.open_attempted.wait()
+        while True:
+            try:
+                capabilities.drop(self.task.settings.capabilities)
+            except (OSError, KernelError) as error:
+                self.task.failed(error)
+                await asyncio.sleep(RETRY_S)
+            else:
+                loop.renew_threads()
+                return
+
+    def _close(self, loop: _Loop) -> None:
+        """Cancel what the sink has left running, and close the loop."""
+        with suppress(BaseException):
+            left = asyncio.all_tasks(loop)
+            for task in left:
+                task.cancel()
+            if left:
+                loop.run_until_complete(asyncio.wait(left, timeout=LEAVE_S))
+            loop.run_until_complete(loop.shutdown_asyncgens())
+        with suppress(BaseException):
+            loop.close()
+
+    def _set_ended(self) -> None:
+        self.has_ended = True
+        self._ended.set()
+        self._on_end(self)
+
+
+class Sinks:
+    """The running sinks. All methods must be called in the event loop of the daemon."""
+
+    def __init__(self, publisher: Publisher, on_last_end: Callable[[], None]) -> None:
+        """Start without sinks. `on_last_end` is called when the last sink has ended without being told to."""
+        self._publisher, self._on_last_end = publisher, on_last_end
+        self._threads: list[SinkThread] = []
+
+    def __len__(self) -> int:
+        return len(self._publisher.sinks)
+
+    def update(self, wanted: Iterable[SinkWithResources]) -> None:
+        """Keep the sinks whose settings have not changed, end the others, and start new ones.
+
+        A new sink that needs a resource of an old one, such as a port, starts when the old one has ended.
+        """
+        new = list(wanted)
+        for task in list(self._publisher.sinks):
+            settings = [each for each, _ in new]
+            if task.settings in settings:
+                del new[settings.index(task.settings)]
+            else:
+                task.close()
+                self._publisher.sinks.remove(task)
+        ending = [thread for thread in self._threads if thread.task not in self._publisher.sinks]
+        for sink_settings, resources in new:
+            task = SinkTask(sink_settings)
+            holders = [thread for thread in ending if thread.resources & resources]
+            self._publisher.sinks.append(task)
+            self._threads.append(SinkThread(task, resources, holders, self._ended))
+        self.supervise()
+
+    def supervise(self) -> None:
+        """Start the sinks that could not start before, and log which sinks have begun to drop snapshots.
+
+        Call this after each tick.
+        """
+        for thread in self._threads:
+            thread.start()
+            thread.report()
+
+    async def close(self, limit_s: float) -> None:
+        """Let the sinks deliver their queued snapshots for this long, then leave them. Logs what is lost."""
+        self._publisher.close()
+        threads = list(self._threads)
+        waiting = [asyncio.create_task(thread.end(), name=f"end of {thread.task.name}") for thread in threads]
+        if waiting:
+            _, late = await asyncio.wait(waiting, timeout=limit_s)
+            if late:
+                for thread in threads:
+                    thread.cancel()
+                await asyncio.wait(waiting, timeout=LEAVE_S)
+        for task in waiting:
+            task.cancel()
+        for thread in threads:
+            thread.report_end()
+
+    def _ended(self, ended: SinkThread) -> None:
+        """Forget a sink that has ended. Start those that waited for it."""
+        self._threads.remove(ended)
+        for thread in self._threads:
+            thread.start()
+        if ended.task in self._publisher.sinks and not ended.task.mailbox.closed:
+            self._publisher.sinks.remove(ended.task)
+            if not self._publisher.sinks:
+                self._on_last_end()
