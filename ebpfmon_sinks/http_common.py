@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import asyncio
 import functools
 import logging
 import os
 import re
 import stat
 from collections.abc import Callable, Hashable
-from concurrent.futures import Future
 from ipaddress import IPv6Address, ip_address
-from typing import Any, TypeVar
+from typing import TypeVar
 
-from ebpfmon import Pool, SinkError
+from ebpfmon import SinkError
+from ebpfmon_sinks.blocking import within
 
 T = TypeVar("T")
 
@@ -22,36 +21,17 @@ ANSWER_S = 3.0
 _TOKEN = re.compile(rb"[!-~]+")
 _MAX_TOKEN_BYTES = 4096
 _log = logging.getLogger(__name__)
-_unanswered: dict[Hashable, Future[Any]] = {}
-"""The calls of `in_time` that have not returned.
-
-This belongs to the process, not to a sink: a sink that is opened again must find the calls that are stuck already.
-"""
 
 
 async def in_time(failure: str, function: Callable[..., T], *arguments: Hashable) -> T:
-    """Return what a blocking function returns, which may be a call to a file system that never answers.
+    """Return what a blocking function returns. Raises what it raises, or SinkError if it takes more than ANSWER_S.
 
-    Raises what the function raises, or SinkError, which begins with `failure`, if it does not return within ANSWER_S.
-    Its thread is then left behind. A function never runs twice at a time with the same arguments: further callers wait
-    for the first call, and get its result.
+    The error begins with `failure`.
     """
-    key = (function, arguments)
-    future: Future[T] | None = _unanswered.get(key)
-    if future is None:
-        pool = Pool("http call", 1)
-        future = _unanswered[key] = pool.submit(function, *arguments)
-        future.add_done_callback(lambda _: _unanswered.pop(key, None))
-        pool.shutdown()
-    result = asyncio.wrap_future(future)
     try:
-        done, _ = await asyncio.wait([result], timeout=ANSWER_S)
-        if not done:
-            raise SinkError(f"{failure}: no answer within {ANSWER_S:g} s")
-        return result.result()
-    finally:
-        if future.running():
-            result.cancel()  # the event loop may be closed when the call returns
+        return await within(ANSWER_S, function, *arguments)
+    except TimeoutError:
+        raise SinkError(f"{failure}: no answer within {ANSWER_S:g} s") from None
 
 
 async def read_token_in_time(path: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gzip
+import socket
 import ssl
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import Executor
@@ -13,6 +14,7 @@ from typing import TypeVar
 from urllib.parse import urlsplit
 
 import aiohttp
+from aiohttp.abc import AbstractResolver, ResolveResult
 
 from ebpfmon import Pool, SinkError, Snapshot, encode_json, printable, to_json
 from ebpfmon_sinks.http_common import in_time, read_token_in_time
@@ -30,7 +32,7 @@ async def open_sink(settings: HttpPushSettings) -> AsyncIterator[HttpPushSink]:
     """Yield a sink. On a normal exit, post the unfinished batch. Raises SinkError."""
     context = await in_time(f"cannot use the certificates in '{settings.ca_file}'", _tls_context, settings.ca_file)
     async with aiohttp.ClientSession(
-        connector=aiohttp.TCPConnector(limit=1, ssl=context, resolver=aiohttp.ThreadedResolver()),
+        connector=aiohttp.TCPConnector(limit=1, ssl=context, resolver=_Resolver()),
         timeout=aiohttp.ClientTimeout(total=None),  # the sink's own limit includes reading the token
         cookie_jar=aiohttp.DummyCookieJar(),
         headers={"User-Agent": f"ebpfmon/{_VERSION}", **settings.headers},
@@ -106,6 +108,32 @@ class HttpPushSink:
 
     async def _in_thread(self, function: Callable[[T], bytes], argument: T) -> bytes:
         return await asyncio.get_running_loop().run_in_executor(self._executor, function, argument)
+
+
+class _Resolver(AbstractResolver):
+    """Looks up host names. aiohttp's own resolver would wait for a name server in the threads of the event loop."""
+
+    async def resolve(
+        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET
+    ) -> list[ResolveResult]:
+        flags = socket.AI_ADDRCONFIG
+        found = await in_time(
+            f"cannot look up '{host}'", socket.getaddrinfo, host, port, family, socket.SOCK_STREAM, 0, flags
+        )
+        numeric = socket.AI_NUMERICHOST | socket.AI_NUMERICSERV
+        results: list[ResolveResult] = []
+        for kind, _, protocol, _, address in found:
+            scope = f"%{int(address[-1])}" if kind == socket.AF_INET6 and address[-1] else ""
+            results.append(
+                ResolveResult(
+                    hostname=host, host=f"{address[0]}{scope}", port=int(address[1]), family=kind, proto=protocol,
+                    flags=numeric,
+                )
+            )  # fmt: skip
+        return results
+
+    async def close(self) -> None:
+        pass
 
 
 def _tls_context(path: str) -> ssl.SSLContext:

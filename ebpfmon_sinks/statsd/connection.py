@@ -9,11 +9,12 @@ import os
 import socket
 import struct
 import termios
-import threading
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
+
+from ebpfmon_sinks.blocking import within
 
 Address = tuple[Any, ...]  # an address in the socket module's format
 
@@ -40,38 +41,10 @@ async def connect(host: str, port: int, kind: int) -> Connected:
 
 
 async def _resolve(host: str, port: int, kind: int) -> tuple[bool, list[tuple[int, Address]]]:
-    """Return whether the host is a name, and its addresses as (family, address).
-
-    A name is resolved in a new thread. The event loop's executor is not used, because lookups that wait for a name
-    server could occupy all its threads, and would delay the end of the daemon.
-    """
+    """Return whether the host is a name, and its addresses as (family, address)."""
     with suppress(socket.gaierror):
         return False, _lookup(host, port, kind, socket.AI_NUMERICHOST)
-    loop = asyncio.get_running_loop()
-    answer: asyncio.Future[list[tuple[int, Address]]] = loop.create_future()
-
-    def resolve() -> None:
-        addresses: list[tuple[int, Address]] = []
-        failure: Exception | None = None
-        try:
-            addresses = _lookup(host, port, kind, 0)
-        except Exception as error:
-            failure = error
-
-        def set_result() -> None:
-            if answer.done():
-                return
-            if failure:
-                answer.set_exception(failure)
-            else:
-                answer.set_result(addresses)
-
-        with suppress(RuntimeError):  # the loop has ended
-            loop.call_soon_threadsafe(set_result)
-
-    threading.Thread(target=resolve, name="statsd resolver", daemon=True).start()
-    async with asyncio.timeout(_RESOLVE_S):
-        return True, await answer
+    return True, await within(_RESOLVE_S, _lookup, host, port, kind, 0)
 
 
 def _lookup(host: str, port: int, kind: int, flags: int) -> list[tuple[int, Address]]:

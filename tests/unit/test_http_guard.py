@@ -19,6 +19,7 @@ import pytest
 
 from ebpfmon import SinkError
 from ebpfmon_sinks import http_common
+from ebpfmon_sinks.blocking import THREAD
 from ebpfmon_sinks.http_json import middlewares, views
 from ebpfmon_sinks.http_json.routes import ROUTES
 from ebpfmon_sinks.http_json.settings import HttpJsonSettings
@@ -81,7 +82,7 @@ def test_an_invalid_token_file_is_an_error_that_names_it_but_hides_its_content(
 
 def stuck_calls() -> int:
     """Return how many threads are in calls that have not returned."""
-    return sum(thread.name == "http call" for thread in threading.enumerate())
+    return sum(thread.name == THREAD for thread in threading.enumerate())
 
 
 def test_a_token_file_that_never_answers_fails_only_the_requests_that_need_it(

@@ -7,6 +7,7 @@ import gzip
 import json
 import logging
 import os
+import socket
 import ssl
 import subprocess
 import threading
@@ -15,6 +16,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -24,6 +26,7 @@ from aiohttp.test_utils import TestServer
 from ebpfmon import SinkError, Snapshot, to_json
 from ebpfmon.pipeline.publish import MAILBOX_SNAPSHOTS, SinkTask
 from ebpfmon_sinks import http_common
+from ebpfmon_sinks.blocking import THREAD
 from ebpfmon_sinks.http_push.push import open_sink
 from ebpfmon_sinks.http_push.settings import HttpPushSettings
 from tests.unit.http_support import SNAPSHOT, run, snapshot_after, until
@@ -279,6 +282,35 @@ def test_an_unreachable_receiver_is_an_error_that_names_it(url: str) -> None:
     run(test)
 
 
+def test_a_name_server_that_never_answers_is_an_error_and_holds_one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    answered, real = threading.Event(), socket.getaddrinfo
+
+    def stuck(host: str, *rest: Any, **more: Any) -> list[Any]:
+        if host == "receiver.test":
+            answered.wait()
+            return list(real("127.0.0.1", *rest, **more))
+        return list(real(host, *rest, **more))
+
+    monkeypatch.setattr(socket, "getaddrinfo", stuck)
+    monkeypatch.setattr(http_common, "ANSWER_S", 0.1)
+
+    async def test() -> None:
+        async with receiving() as receiver:
+            url = receiver.url.replace("127.0.0.1", "receiver.test")
+            for _ in range(10):
+                async with open_sink(HttpPushSettings(url=url)) as sink:
+                    with pytest.raises(SinkError, match=r"^cannot look up 'receiver.test': no answer within 0.1 s$"):
+                        await sink.send(SNAPSHOT)
+            assert sum(thread.name == THREAD for thread in threading.enumerate()) == 1
+            answered.set()
+            await until(lambda: not any(thread.name == THREAD for thread in threading.enumerate()))
+            async with open_sink(HttpPushSettings(url=url)) as sink:
+                await sink.send(SNAPSHOT)
+            assert len(receiver.bodies) == 1
+
+    run(test)
+
+
 def test_the_body_of_an_answer_is_not_read() -> None:
     async def flood(request: web.Request) -> web.StreamResponse:
         response = web.StreamResponse()
@@ -417,11 +449,11 @@ def test_files_that_never_answer_are_errors_within_the_time_limit(
                         await sink.send(SNAPSHOT)
                 with pytest.raises(SinkError, match=f"^cannot use the certificates in '{pipe}': no answer within"):
                     await open_sink(HttpPushSettings(url=receiver.url, ca_file=str(pipe))).__aenter__()
-            assert sum(thread.name == "http call" for thread in threading.enumerate()) == 2
+            assert sum(thread.name == THREAD for thread in threading.enumerate()) == 2
             assert not receiver.bodies
 
     run(test)
-    while any(thread.name == "http call" for thread in threading.enumerate()):
+    while any(thread.name == THREAD for thread in threading.enumerate()):
         with suppress(OSError):  # ENXIO: the reader comes in a moment
             os.close(os.open(pipe, os.O_WRONLY | os.O_NONBLOCK))
 
