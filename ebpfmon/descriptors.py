@@ -78,7 +78,7 @@ class LineWriter:
             while self.pending:
                 if self._written == len(self._lines):
                     self._lines, self._written, self._next = self._next, 0, b""
-                self._written += _write(self.fd, memoryview(self._lines)[self._written :])
+                self._written += write_nonblocking(self.fd, memoryview(self._lines)[self._written :])
         except BlockingIOError:
             pass
         except OSError as error:
@@ -123,16 +123,17 @@ async def _writable(fd: int) -> None:
         loop.remove_writer(fd)
 
 
-def _write(fd: int, data: memoryview) -> int:
-    """Write without blocking. Raises BlockingIOError if the stream takes nothing now."""
-    if stat.S_ISSOCK(os.fstat(fd).st_mode):
+def write_nonblocking(fd: int, data: memoryview) -> int:
+    """Write to a stream without blocking, or to a file. Raises BlockingIOError if the stream takes nothing now."""
+    mode = os.fstat(fd).st_mode
+    if stat.S_ISSOCK(mode):
         # Other processes may share the socket, so only this call is non-blocking, not the socket.
         sock = socket.socket(fileno=fd)
         try:
             return sock.send(data, socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
         finally:
             sock.detach()
-    if os.get_blocking(fd):
+    if os.get_blocking(fd) and not stat.S_ISREG(mode):
         poll = select.poll()
         poll.register(fd, select.POLLOUT)
         if not poll.poll(0):

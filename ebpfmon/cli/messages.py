@@ -11,15 +11,17 @@ import os
 import sys
 import threading
 import warnings
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from types import TracebackType
-from typing import TextIO
 
+from ebpfmon.descriptors import reopen_nonblocking, write_nonblocking
+from ebpfmon.errors import describe
 from ebpfmon.text import escaped
 
 _PRIORITIES = {logging.CRITICAL: 2, logging.ERROR: 3, logging.WARNING: 4, logging.INFO: 6}  # see syslog(3)
 _DEBUG_PRIORITY = 7
 _STDERR = 2
+_MAX_WAITING_BYTES = 1 << 16
 
 log = logging.getLogger(__name__)
 
@@ -32,7 +34,7 @@ def configure_logging() -> None:
     root = logging.getLogger()
     if root.handlers:
         return
-    handler = _Handler(sys.stderr)
+    handler = StderrHandler(_STDERR)
     handler.setFormatter(JournalFormatter() if _is_stderr_journal() else MessageFormatter("ebpfmon: %(message)s"))
     root.addHandler(handler)
     root.setLevel(logging.INFO)
@@ -84,17 +86,52 @@ class JournalFormatter(MessageFormatter):
         return for_journal(super().format(record), record.levelno)
 
 
-class _Handler(logging.StreamHandler[TextIO]):
-    """A handler that reports in one line a message that cannot be formatted. Logging would print a traceback."""
+class StderrHandler(logging.Handler):
+    """Writes messages to stderr without blocking.
 
-    def handleError(self, record: logging.LogRecord) -> None:  # the name is logging's
-        """Report the error that is being handled."""
-        text = f"cannot write a message of '{record.name}' ({record.pathname}:{record.lineno}): {sys.exception()!r}"
-        with suppress(Exception):
-            self.stream.write(
-                self.format(logging.LogRecord(record.name, logging.ERROR, "", 0, text, None, None)) + "\n"
-            )
-            self.flush()
+    Any thread may log, and whoever reads stderr may have stopped, such as a terminal after Ctrl-S. Messages then wait
+    for the next one. If there are too many, they are dropped and counted.
+    """
+
+    def __init__(self, stderr: int) -> None:
+        super().__init__()
+        self._fd = stderr
+        with suppress(OSError):  # no descriptor is free
+            self._fd = reopen_nonblocking(stderr)
+        self._waiting = bytearray()
+        self._dropped = 0
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write a message. One that cannot be formatted is reported in one line."""
+        try:
+            line = self.format(record)
+        except Exception as error:
+            text = f"cannot write a message of '{record.name}' ({record.pathname}:{record.lineno}): {describe(error)}"
+            line = self.format(_error(text))
+        if len(self._waiting) > _MAX_WAITING_BYTES:
+            self._dropped += 1
+        elif self._dropped:
+            lost = self.format(_error(f"{self._dropped} messages are lost, because nobody read stderr"))
+            self._waiting += f"{lost}\n{line}\n".encode(errors="backslashreplace")
+            self._dropped = 0
+        else:
+            self._waiting += f"{line}\n".encode(errors="backslashreplace")
+        self.flush()
+
+    def flush(self) -> None:
+        """Write as much of what waits as stderr takes now. If it cannot be written, nobody can be told."""
+        with self.lock or nullcontext():
+            try:
+                while self._waiting:
+                    del self._waiting[: write_nonblocking(self._fd, memoryview(bytes(self._waiting)))]
+            except BlockingIOError:
+                pass
+            except OSError:
+                self._waiting.clear()
+
+
+def _error(text: str) -> logging.LogRecord:
+    return logging.LogRecord(__name__, logging.ERROR, __file__, 0, text, None, None)
 
 
 def _log_warning(

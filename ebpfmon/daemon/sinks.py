@@ -20,6 +20,7 @@ from ebpfmon.errors import KernelError, SinkError, describe
 from ebpfmon.kernel import capabilities
 from ebpfmon.model import SinkSettings
 from ebpfmon.pipeline.publish import Publisher, SinkTask
+from ebpfmon.resources import overlap
 from ebpfmon.threads import Pool
 
 log = logging.getLogger(__name__)
@@ -242,7 +243,7 @@ class Sinks:
         ending = [thread for thread in self._threads if thread.task not in self._publisher.sinks]
         for sink_settings, resources in new:
             task = SinkTask(sink_settings)
-            holders = [thread for thread in ending if thread.resources & resources]
+            holders = [thread for thread in ending if overlap(thread.resources, resources)]
             self._publisher.sinks.append(task)
             self._threads.append(SinkThread(task, resources, holders, self._ended))
         self.supervise()

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import logging
 import os
+import pty
 import subprocess
 import sys
+import tty
+from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
-from ebpfmon.cli.messages import JournalFormatter, for_journal, is_journal
+from ebpfmon.cli import messages
+from ebpfmon.cli.messages import JournalFormatter, MessageFormatter, for_journal, is_journal
 
 
 @pytest.mark.parametrize(
@@ -33,6 +38,57 @@ def test_the_journal_is_identified_by_device_and_inode(tmp_path: Path) -> None:
         assert not is_journal(file.fileno(), f"{status.st_dev}:{status.st_ino + 1}")
         assert not is_journal(file.fileno(), "")
         assert not is_journal(1 << 20, f"{status.st_dev}:{status.st_ino}")
+
+
+@pytest.fixture(params=["pipe", "terminal"])
+def stderr(request: pytest.FixtureRequest) -> Iterator[tuple[int, int]]:
+    """Two connected descriptors, to read from and to write to."""
+    ends = os.pipe() if request.param == "pipe" else pty.openpty()
+    if request.param == "terminal":
+        tty.setraw(ends[1])
+    yield ends
+    for end in ends:
+        os.close(end)
+
+
+@pytest.mark.timeout(10)
+@pytest.mark.parametrize("can_be_opened_again", [True, False])
+def test_a_stderr_that_nobody_reads_blocks_nothing_and_what_is_lost_is_counted(
+    stderr: tuple[int, int], can_be_opened_again: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not can_be_opened_again:
+        monkeypatch.setattr(messages, "reopen_nonblocking", os.dup)
+    reader, writer = stderr
+    handler = messages.StderrHandler(writer)
+    handler.setFormatter(MessageFormatter("ebpfmon: %(message)s"))
+    logger = logging.Logger("x")
+    logger.addHandler(handler)
+    for n in range(3000):
+        logger.info("%06d %s", n, "x" * 100)
+    os.set_blocking(reader, False)
+    got = b""
+    for _ in range(1000):
+        with suppress(BlockingIOError):
+            got += os.read(reader, 1 << 16)
+        handler.flush()
+    logger.info("the last one")
+    with suppress(BlockingIOError):
+        got += os.read(reader, 1 << 16)
+    *written, lost, last = got.decode().splitlines()
+    assert written == [f"ebpfmon: {n:06d} {'x' * 100}" for n in range(len(written))]
+    assert lost == f"ebpfmon: {3000 - len(written)} messages are lost, because nobody read stderr"
+    assert last == "ebpfmon: the last one"
+    os.close(handler._fd)
+
+
+def test_a_stderr_whose_reader_has_gone_raises_nothing() -> None:
+    reader, writer = os.pipe()
+    handler = messages.StderrHandler(writer)
+    os.close(reader)
+    for _ in range(2):
+        handler.handle(logging.LogRecord("x", logging.INFO, "x.py", 1, "lost", None, None))
+    for fd in (writer, handler._fd):
+        os.close(fd)
 
 
 def stderr_of(settings: str, where: Path, *, journal: bool) -> str:
