@@ -103,7 +103,7 @@ class _Daemon:
         self._features = features.detect()
         self._probes = Probes(self._features)
         self._workers: Workers | None = None
-        self._lookup = Lookup(views=views.detect())
+        self._lookup = Lookup(views=views.detect)
         self._publisher = Publisher([])
         self._sinks = Sinks(self._publisher, self._last_sink_ended)
         self._groups: GroupStage | None = None

@@ -30,7 +30,6 @@ _PARENT, _START_TICKS = 1, 19  # The positions in /proc/PID/stat after the comm,
 
 
 log = logging.getLogger(__name__)
-_SEES_ALL = Views()
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,12 +98,12 @@ class Lookup:
         proc: Path = Path("/proc"),
         cgroup: Path | None = None,
         answer_s: float = ANSWER_S,
-        views: Views = _SEES_ALL,
+        views: Callable[[], Views] = Views,
     ) -> None:
         """Prepare lookups. `cgroup` is the mount point of cgroup2; if it is None, it is searched for.
 
-        `answer_s` is how long to wait for a fact. `views` is what this process cannot see. Processes are not looked up
-        if /proc shows others than the kernel's PIDs refer to.
+        `answer_s` is how long to wait for a fact. `views` returns what this process cannot see, and is called once.
+        Processes are not looked up if /proc shows others than the kernel's PIDs refer to.
         """
         self._proc = proc
         mount = cgroup or features.mounted(proc, "cgroup2", "/sys/fs/cgroup")
@@ -113,12 +112,13 @@ class Lookup:
         self._users = Questions[int, str | None]("name", answer_s)
         self._cgroups = Questions[None, dict[int, str | None]]("paths", answer_s)
         self._logged: set[tuple[str, str]] = set()
-        self._views = views
+        self._detect_views, self._detected = views, Questions[None, Views]("namespaces", answer_s)
+        self._views: Views | None = None
         self._warned: set[Problem] = set()
 
     def close(self) -> None:
         """Let the threads end. Never waits. Closing twice is harmless."""
-        for questions in (self._command_lines, self._users, self._cgroups):
+        for questions in (self._command_lines, self._users, self._cgroups, self._detected):
             questions.close()
 
     def look_up(self, request: LookupRequest, known: Container[int], time_limit_s: float) -> LookupResult:
@@ -135,10 +135,11 @@ class Lookup:
         def out_of_time() -> bool:
             return bool(processes or users) and time.monotonic() >= deadline
 
-        if request.processes and self._is_unseen(self._views.processes):
+        views = self._known_views()
+        if request.processes and self._is_hidden(views.processes):
             processes = dict.fromkeys(request.processes)
         if request.users:
-            self._is_unseen(self._views.users)
+            self._is_hidden(views.users)
         for tgid in request.processes:
             self._look_up_process(tgid, processes, known, out_of_time)
         for uid in request.users:
@@ -181,7 +182,7 @@ class Lookup:
                 arguments = self._command_lines.ask(
                     (tgid, start_ticks, comm, executable),
                     lambda: _read_start(f"{directory}/cmdline"),
-                    f"process {tgid} ({comm})",
+                    f"process {tgid} ({printable(comm)})",
                 )
                 command_line = arguments.rstrip(b"\0").replace(b"\0", b" ").decode(errors="replace")
         except (FileNotFoundError, ProcessLookupError):
@@ -198,7 +199,7 @@ class Lookup:
 
     def _look_up_cgroups(self, ids: tuple[int, ...], deadline: float) -> dict[int, str | None]:
         tree = self._tree
-        is_part = bool(ids) and self._is_unseen(self._views.cgroups)
+        is_part = bool(ids) and self._is_hidden(self._known_views().cgroups)
         if not tree:
             return dict.fromkeys(ids)
         found = self._read_cgroups(tree, ids, deadline)
@@ -218,7 +219,19 @@ class Lookup:
             self._failed("cgroup", missing[0], error)
         return found
 
-    def _is_unseen(self, problem: Problem | None) -> bool:
+    def _known_views(self) -> Views:
+        """Return what this process cannot see. While that is unknown, assume that it sees everything."""
+        if self._views is None:
+            try:
+                self._views = self._detected.ask(None, self._detect_views, "this process")
+            except Exception as error:  # whatever it is, facts can still be found
+                if not isinstance(error, UnansweredError):
+                    self._failed("namespaces of", "this process", error)
+                return Views()
+            self._detected.close()
+        return self._views
+
+    def _is_hidden(self, problem: Problem | None) -> bool:
         """Return whether there is this problem, and log it the first time."""
         if problem and problem not in self._warned:
             log.warning("%s", problem)

@@ -124,7 +124,7 @@ def _hidden(proc: Path) -> str:
 
 def _held(proc: Path) -> frozenset[str]:
     try:
-        return capabilities.read(proc / "self/status", "CapEff")
+        return capabilities.read(proc / "thread-self/status", "CapEff")
     except OSError:
         return frozenset()
 

@@ -548,7 +548,7 @@ PROBLEM = Problem("x is hidden", "y is wrong", "do z")
 def test_no_process_is_looked_up_if_proc_shows_others(proc: Proc, caplog: pytest.LogCaptureFixture) -> None:
     for tgid in (5, 6, 7):
         proc.add(tgid, parent=5)
-    with closing(Lookup(proc.top, views=Views(processes=PROBLEM))) as lookup:
+    with closing(Lookup(proc.top, views=lambda: Views(processes=PROBLEM))) as lookup:
         assert not caplog.messages
         for _ in range(3):
             assert lookup.look_up(LookupRequest(processes=(6, 7)), (), LONG).processes == {6: None, 7: None}
@@ -558,7 +558,7 @@ def test_no_process_is_looked_up_if_proc_shows_others(proc: Proc, caplog: pytest
 def test_a_problem_with_users_is_logged_once_and_names_are_looked_up(
     proc: Proc, caplog: pytest.LogCaptureFixture
 ) -> None:
-    with closing(Lookup(proc.top, views=Views(users=PROBLEM))) as lookup:
+    with closing(Lookup(proc.top, views=lambda: Views(users=PROBLEM))) as lookup:
         for _ in range(3):
             assert lookup.look_up(LookupRequest(users=(0,)), (), LONG).users == {0: "root"}
     assert caplog.messages == ["x is hidden, so y is wrong; do z"]
@@ -566,7 +566,38 @@ def test_a_problem_with_users_is_logged_once_and_names_are_looked_up(
 
 def test_the_top_of_a_part_of_the_cgroups_is_not_the_root(tree: Tree, caplog: pytest.LogCaptureFixture) -> None:
     top, a = tree.top.stat().st_ino, tree.add("a")
-    with closing(Lookup(tree.top / "none", tree.top, views=Views(cgroups=PROBLEM))) as lookup:
+    with closing(Lookup(tree.top / "none", tree.top, views=lambda: Views(cgroups=PROBLEM))) as lookup:
         for _ in range(3):
             assert lookup.look_up(LookupRequest(cgroups=(top, a)), (), LONG).cgroups == {top: None, a: "/a"}
     assert caplog.messages == ["x is hidden, so y is wrong; do z"]
+
+
+def test_facts_are_found_while_it_is_unknown_what_this_process_cannot_see(
+    proc: Proc, caplog: pytest.LogCaptureFixture
+) -> None:
+    proc.add(10)
+    answer = threading.Event()
+
+    def views() -> Views:
+        assert answer.wait(LONG)
+        return Views(processes=PROBLEM)
+
+    with closing(Lookup(proc.top, answer_s=0.1, views=views)) as lookup:
+        for _ in range(3):
+            assert lookup.look_up(LookupRequest(processes=(10,)), (), LONG).processes[10]
+        assert len(caplog.messages) == 1
+        assert "no answer within 0.1 s" in caplog.messages[0]
+        answer.set()
+        while lookup.look_up(LookupRequest(processes=(10,)), (), LONG).processes[10]:
+            pass
+    assert caplog.messages[-1] == "x is hidden, so y is wrong; do z"
+
+
+def test_a_name_of_a_process_is_safe_to_log(proc: Proc, caplog: pytest.LogCaptureFixture) -> None:
+    proc.add(10, comm=b"\x1b[31m\nx")
+    hung = Hung(proc, 10)
+    with closing(Lookup(proc.top, answer_s=0.05)) as lookup:
+        lookup.look_up(LookupRequest(processes=(10,)), (), LONG)
+        hung.release(b"")
+    assert len(caplog.messages) == 1
+    assert "process 10 (?[31m?x)" in caplog.messages[0]

@@ -182,3 +182,15 @@ def test_a_kernel_whose_types_cannot_be_read_for_a_shortage_is_not_taken_for_one
     monkeypatch.setattr(Path, "read_bytes", fail)
     with pytest.raises(KernelError, match=r"cannot read the kernel's BTF: .*; "):
         open_symbols(Libbpf(), Path("/x"))
+
+
+@pytest.mark.parametrize(("error", "expected"), [(errno.EMFILE, 0), (errno.ENOENT, 7), (errno.EACCES, 7)])
+def test_only_a_lack_of_descriptors_means_that_none_is_free(
+    monkeypatch: pytest.MonkeyPatch, error: int, expected: int
+) -> None:
+    def fails(_: str) -> list[str]:
+        raise OSError(error, os.strerror(error))
+
+    monkeypatch.setattr(os, "listdir", fails)
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (7, 7))
+    assert shortage.free_descriptors() == expected

@@ -12,6 +12,7 @@ from tests.unit.test_features import make
 
 MOUNTS = "proc {0} proc rw{1} 0 0\ncgroup2 /sys/fs/cgroup cgroup2 rw 0 0\n"
 ALL, NO_PTRACE = "CapEff:\t000001ffffffffff\n", "CapEff:\t0000000000000000\n"
+STATUS = "proc__thread-self__status"
 KTHREADD, INIT = "2 (kthreadd) S 0 0 0 0 -1 2129984 0", "2 (bash) S 1 2 2 0 -1 4194304 0"
 
 
@@ -19,7 +20,7 @@ KTHREADD, INIT = "2 (kthreadd) S 0 0 0 0 -1 2129984 0", "2 (bash) S 1 2 2 0 -1 4
 def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The root of a machine on which everything is visible."""
     make(
-        tmp_path, proc__self__stat="", proc__self__status=ALL, proc__self__mounts=MOUNTS.format("/proc", ""),
+        tmp_path, **{STATUS: ALL}, proc__self__stat="", proc__self__mounts=MOUNTS.format("/proc", ""),
         proc__2__stat=KTHREADD, etc__passwd="",
     )  # fmt: skip
     for kind in ("pid", "user", "time"):
@@ -70,7 +71,7 @@ def test_a_missing_proc_is_found(host: Path) -> None:
 def test_hidden_processes_are_found_unless_this_process_may_see_them(host: Path, option: str) -> None:
     make(host, proc__self__mounts=MOUNTS.format("/proc", f",{option}"))
     assert detect(host) == Views()
-    make(host, proc__self__status=NO_PTRACE)
+    make(host, **{STATUS: NO_PTRACE})
     found = detect(host)
     assert found.processes
     assert found.processes.what == f"/proc is mounted with {option}"
@@ -80,7 +81,7 @@ def test_hidden_processes_are_found_unless_this_process_may_see_them(host: Path,
     ("directory", "option"), [("/proc", ",hidepid=0"), ("/proc", ",hidepid=off"), ("/x", ",hidepid=2")]
 )
 def test_only_the_option_of_proc_hides_processes(host: Path, directory: str, option: str) -> None:
-    make(host, proc__self__mounts=MOUNTS.format(directory, option), proc__self__status=NO_PTRACE)
+    make(host, proc__self__mounts=MOUNTS.format(directory, option), **{STATUS: NO_PTRACE})
     assert detect(host) == Views()
 
 
