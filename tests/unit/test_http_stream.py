@@ -123,10 +123,12 @@ def test_a_slow_client_is_disconnected_after_a_few_snapshots() -> None:
             end = socket.create_connection(("127.0.0.1", served.sink.port))
             end.sendall(REQUEST)
             await until(lambda: len(served.sink._streams) == 1)
-            for n in range(stream.WAITING + 2):
+            (client,) = served.sink._streams._clients
+            await served.sink.send(big)
+            await until(client.waiting.empty)  # The first snapshot is being written, and the others have to wait.
+            for n in range(stream.WAITING + 1):
                 assert len(served.sink._streams) == 1, n
                 await served.sink.send(big)
-                await asyncio.sleep(0.05)
             assert (len(served.sink._streams), served.sink._streams.cut) == (0, 1)
             await until(lambda: not served.sink._listener.connections)
             end.close()

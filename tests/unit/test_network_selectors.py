@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import struct
-import time
 from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address, ip_network
 from itertools import pairwise
 
@@ -366,11 +365,9 @@ def test_a_name_that_cannot_be_parsed_is_an_error_with_the_word_and_the_reason(t
     assert str(raised.value) == f"'{word}': a ! must stand once, before the word that it excludes"
 
 
+@pytest.mark.timeout(30)  # A search that tries every way to match would not end in years.
 def test_no_host_name_makes_a_pattern_slow() -> None:
-    hosts = Hostnames.parse("*a" * 30 + "b")
-    started = time.process_time()
-    assert "a" * 253 not in hosts
-    assert time.process_time() - started < 0.5
+    assert "a" * 253 not in Hostnames.parse("*a" * 30 + "b")
 
 
 def matches(pattern: str, name: str) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
@@ -66,10 +65,16 @@ def test_updates_are_written_to_stdout_until_netdata_sends_quit(monkeypatch: pyt
 
 
 def test_a_closed_stdout_ends_the_sink_but_a_closed_stdin_does_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    read, ends = plugins_d._Stdout._read_stdin, []
+
+    def read_stdin(reader: plugins_d._Stdout) -> None:
+        read(reader)
+        ends.append(reader)
+
     async def work() -> None:
         async with open_stdio() as sink:
             os.close(to_sink)
-            await asyncio.sleep(0.05)
+            await until(lambda: len(ends) == 1)
             await sink.send(snapshot_at(0))
             await sink.send(snapshot_at(1))
             os.close(from_sink)
@@ -77,6 +82,7 @@ def test_a_closed_stdout_ends_the_sink_but_a_closed_stdin_does_not(monkeypatch: 
             with pytest.raises(SinkGoneError, match="closed stdout"):
                 await sink.send(snapshot_at(2))
 
+    monkeypatch.setattr(plugins_d._Stdout, "_read_stdin", read_stdin)
     with piped_stdio(monkeypatch) as (to_sink, from_sink):
         run(work)
 
