@@ -21,8 +21,11 @@ from ebpfmon.plugins import registry
 from ebpfmon.plugins.registry import Registry
 from ebpfmon.text import escaped
 
-SUCCESS, FAILURE, USAGE_ERROR = 0, 1, 2
-"""Exit statuses. FAILURE: the kernel or a plugin failed. USAGE_ERROR: the settings or arguments are wrong."""
+SUCCESS, FAILURE, USAGE_ERROR, INTERRUPTED = 0, 1, 2, 130
+"""Exit statuses. FAILURE: the kernel or a plugin failed. USAGE_ERROR: the settings or arguments are wrong.
+
+INTERRUPTED: a signal ended the command before it had a result; shells show Ctrl-C as this number.
+"""
 
 
 class Commands(Protocol):
@@ -52,6 +55,15 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """Print the usage and the error, which may contain an argument of any text, and exit."""
         super().error(escaped(message))
+
+    def parse_known_args(  # type: ignore[override]  # the overloads of argparse
+        self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None
+    ) -> tuple[argparse.Namespace, list[str]]:
+        """Parse arguments. An unknown one is an error of this command, so its usage is shown, not that of `ebpfmon`."""
+        parsed, unknown = super().parse_known_args(args, namespace)
+        if unknown:
+            self.error(f"unrecognized arguments: {' '.join(unknown)}")
+        return parsed, []
 
 
 def add_actions(commands: Commands, name: str, *, help: str, description: str) -> Commands:

@@ -8,7 +8,7 @@ import logging
 import os
 import shutil
 
-from ebpfmon.cli.common import SUCCESS, Commands, core_options, print_json, print_lines, read_settings
+from ebpfmon.cli.common import INTERRUPTED, SUCCESS, Commands, core_options, print_json, print_lines, read_settings
 from ebpfmon.cli.stopping import until_stopped
 from ebpfmon.config.apps import OLD_NAMES
 from ebpfmon.errors import SettingsError
@@ -88,6 +88,8 @@ def _top(args: argparse.Namespace) -> int:
     snapshot = asyncio.run(
         until_stopped(lambda stop, signals: session.one_interval(settings, plugins, stop, [signals]))
     )
+    if snapshot is None:
+        return INTERRUPTED
     if args.json:
         print_json(view.to_json(snapshot, state, top=args.lines))
     else:

@@ -8,6 +8,7 @@ terminal, until everything is written.
 from __future__ import annotations
 
 import asyncio
+import copy
 import io
 import os
 import signal
@@ -36,7 +37,8 @@ _PLAIN = {"", "dumb", "unknown"}
 class Screen:
     """A sink that shows the newest snapshot on a terminal and handles keys. It can be opened again.
 
-    While the terminal accepts no output, frames are skipped, and nothing else is delayed.
+    While the terminal accepts no output, frames are skipped, and nothing else is delayed. While another job of the
+    shell is in the foreground, the terminal is left alone: Linux would stop a process that changes it or reads from it.
     """
 
     def __init__(
@@ -72,25 +74,26 @@ class Screen:
         self._shown: Snapshot | None = None
         self._stack = ExitStack()
         self._output: Output | None = None
-        self._is_stale = self._is_gone = False
+        self._is_stale = self._is_gone = self._is_entered = False
+        self._modes: list[object] | None = None
         self._escape: asyncio.TimerHandle | None = None
 
     async def __aenter__(self) -> Self:
         loop = asyncio.get_running_loop()
         self.state = replace(self.state, quit=False)
-        self._is_stale = self._is_gone = False
+        self._is_stale = self._is_gone = self._is_entered = False
         self._keyboard.flush()
-        has_keys = os.isatty(self._input_fd)
         with ExitStack() as stack:
             self._output = Output(self._output_fd, on_drained=self._catch_up, on_gone=self._on_gone)
-            if has_keys:
-                stack.callback(_set_modes, self._input_fd, termios.tcgetattr(self._input_fd))
-            stack.callback(self._leave)
+            stack.callback(self._close)
             self._enter()
-            if has_keys:
-                loop.add_reader(self._input_fd, self._read)
-                stack.callback(loop.remove_reader, self._input_fd)
-            for number, handler in ((signal.SIGWINCH, self._draw), (signal.SIGCONT, self._enter)):
+            for number, handler in (
+                (signal.SIGWINCH, self._draw),
+                (signal.SIGTSTP, self._suspend),
+                (signal.SIGCONT, self._enter),
+                (signal.SIGHUP, self._on_quit),
+                (signal.SIGQUIT, self._on_quit),
+            ):
                 loop.add_signal_handler(number, handler)
                 stack.callback(loop.remove_signal_handler, number)
             self._stack = stack.pop_all()
@@ -110,29 +113,61 @@ class Screen:
 
     def _enter(self) -> None:
         """Set up the terminal, at the start and whenever the process continues after a shell had stopped it."""
-        with suppress(termios.error):  # the input is not a terminal
-            modes = termios.tcgetattr(self._input_fd)
-            # Clear ISIG, because Ctrl-Z and Ctrl-\ would stop or end the process without restoring the terminal.
-            modes[tty.LFLAG] &= ~(termios.ICANON | termios.ECHO | termios.ISIG)
-            modes[tty.CC][termios.VMIN], modes[tty.CC][termios.VTIME] = 1, 0
-            _set_modes(self._input_fd, modes)
-        if self._output and (t := self._terminal):
+        if self._output is None or not self._is_in_foreground():
+            return
+        if os.isatty(self._input_fd):
+            with suppress(termios.error):  # the terminal was closed
+                modes = termios.tcgetattr(self._input_fd)
+                self._modes = self._modes or copy.deepcopy(modes)
+                # Clear ISIG, because Ctrl-Z and Ctrl-\ would stop or end the process without restoring the terminal.
+                modes[tty.LFLAG] &= ~(termios.ICANON | termios.ECHO | termios.ISIG)
+                modes[tty.CC][termios.VMIN], modes[tty.CC][termios.VTIME] = 1, 0
+                _set_modes(self._input_fd, modes)
+            asyncio.get_running_loop().add_reader(self._input_fd, self._read)
+        if t := self._terminal:
             # Disable automatic wrap, because some terminals draw characters wider than Unicode says.
             enter = t.enter_fullscreen + t.hide_cursor + t.disable_line_wrap + t.clear
             self._output.write(enter.encode())
+        self._is_entered = True
         self._draw()
 
-    def _leave(self) -> None:
+    def _leaving(self) -> bytes:
+        """Restore the modes of the terminal, and return the output that restores its screen."""
+        asyncio.get_running_loop().remove_reader(self._input_fd)
+        if not self._is_entered:
+            return b""
+        self._is_entered = False
+        if self._modes and self._is_in_foreground():
+            _set_modes(self._input_fd, self._modes)
+        t = self._terminal
+        return (t.normal + t.enable_line_wrap + t.normal_cursor + t.exit_fullscreen).encode() if t else b""
+
+    def _close(self) -> None:
         if self._escape:
             self._escape.cancel()
-        leave = ""
-        if t := self._terminal:
-            leave = t.normal + t.enable_line_wrap + t.normal_cursor + t.exit_fullscreen
+        leaving = self._leaving()
         if self._output:
-            self._output.close(leave.encode())
-        self._output = None
+            self._output.close(leaving)
+        self._output = self._modes = None
+
+    def _suspend(self) -> None:
+        """Stop the process, as SIGTSTP asks, with the terminal as it was before."""
+        leaving = self._leaving()
+        if self._output:
+            self._output.write(leaving)
+        os.kill(os.getpid(), signal.SIGSTOP)
+
+    def _is_in_foreground(self) -> bool:
+        """Return whether this process may use the terminal. If the terminal has no jobs, it may."""
+        try:
+            return os.tcgetpgrp(self._output_fd) == os.getpgrp()
+        except OSError:  # it is not the terminal of this session
+            return True
 
     def _read(self) -> None:
+        if not self._is_in_foreground():
+            asyncio.get_running_loop().remove_reader(self._input_fd)  # `_enter` adds it again
+            return
         try:
             data = os.read(self._input_fd, 1024)
         except OSError:
@@ -159,7 +194,10 @@ class Screen:
             self._draw()
 
     def _draw(self) -> None:
-        if self._output is None or self._is_gone:
+        if self._output is None or self._is_gone or not self._is_in_foreground():
+            return
+        if not self._is_entered:
+            self._enter()
             return
         self._is_stale = self._output.is_busy
         if self._is_stale:

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import pty
 import select
+import signal
+import struct
 import subprocess
 import sys
 import termios
 import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -90,3 +96,87 @@ def test_without_a_terminal_the_error_says_what_to_do() -> None:
     done = subprocess.run(LIVE, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == "ebpfmon: top: stdout is not a terminal; use --once, or --once --json for programs\n"
+
+
+def control_terminal() -> None:
+    """Make stdin the controlling terminal of a new session, with this process in its foreground."""
+    os.setsid()
+    fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+
+
+@contextmanager
+def on_terminal(terminal: int, command: Sequence[str], **more: Any) -> Iterator[subprocess.Popen[bytes]]:
+    """Run a command that controls the terminal, and kill it at the end."""
+    environment = {**os.environ, "TERM": "xterm"}
+    with subprocess.Popen(
+        command, stdin=terminal, stdout=terminal, preexec_fn=control_terminal, env=environment, **more
+    ) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+def read_until(controller: int, text: bytes) -> bytes:
+    output, end = b"", time.monotonic() + 60
+    while text not in output:
+        assert time.monotonic() < end, f"no {text!r} in {output!r}"
+        if select.select([controller], [], [], 1)[0]:
+            output += os.read(controller, 1 << 16)
+    return output
+
+
+@pytest.fixture
+def ends() -> Iterator[tuple[int, int]]:
+    """Yield the two ends of a terminal of 80 columns."""
+    controller, terminal = pty.openpty()
+    fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
+    yield controller, terminal
+    os.close(controller)
+    os.close(terminal)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT])
+def test_a_signal_ends_top_with_the_terminal_as_it_was(ends: tuple[int, int], number: signal.Signals) -> None:
+    controller, terminal = ends
+    before = termios.tcgetattr(terminal)
+    with on_terminal(terminal, LIVE, stderr=subprocess.PIPE) as top:
+        read_until(controller, b"COMMAND")
+        assert termios.tcgetattr(terminal) != before
+        top.send_signal(number)
+        output = read_until(controller, b"\x1b[?1049l")  # leaves the screen of full-screen programs
+        assert b"\x1b[?7h" in output  # automatic wrap
+        assert top.wait(30) == 0
+        assert termios.tcgetattr(terminal) == before
+        assert top.stderr
+        assert top.stderr.read() == b""
+
+
+def test_a_stopped_top_leaves_the_terminal_as_it_was_and_comes_back(ends: tuple[int, int]) -> None:
+    controller, terminal = ends
+    before = termios.tcgetattr(terminal)
+    with on_terminal(terminal, LIVE) as top:
+        read_until(controller, b"COMMAND")
+        during = termios.tcgetattr(terminal)
+        top.send_signal(signal.SIGTSTP)
+        read_until(controller, b"\x1b[?1049l")
+        os.waitid(os.P_PID, top.pid, os.WSTOPPED)
+        assert termios.tcgetattr(terminal) == before
+        top.send_signal(signal.SIGCONT)
+        read_until(controller, b"COMMAND")
+        assert termios.tcgetattr(terminal) == during
+        top.send_signal(signal.SIGTERM)
+        read_until(controller, b"\x1b[?1049l")
+        assert top.wait(30) == 0
+    assert termios.tcgetattr(terminal) == before
+
+
+def test_in_the_background_top_leaves_the_terminal_alone_and_ends_at_sigterm(ends: tuple[int, int]) -> None:
+    controller, terminal = ends
+    before = termios.tcgetattr(terminal)
+    # timeout(1) makes itself a background job, and sends SIGTERM.
+    shell = ["/bin/sh", "-c", 'timeout 5 "$@"; echo "status $?"', "sh", *LIVE]
+    with on_terminal(terminal, shell, stderr=terminal) as sh:
+        assert read_until(controller, b"status ").startswith(b"status ")
+        sh.wait(30)
+    assert termios.tcgetattr(terminal) == before

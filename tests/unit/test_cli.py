@@ -188,12 +188,11 @@ def test_an_error_of_the_daemon_is_one_line_and_status_1(
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.parametrize("command", WATCHING, ids=" ".join)
-def test_a_signal_ends_a_command_with_0_or_with_1_if_there_is_nothing_to_show_yet(
+def test_a_signal_ends_a_command_with_0_or_with_130_if_there_is_nothing_to_show_yet(
     run: Run, monkeypatch: pytest.MonkeyPatch, command: list[str], number: signal.Signals
 ) -> None:
     replace_daemon(monkeypatch, lambda _: os.kill(os.getpid(), number))
-    nothing_yet = (1, "", "ebpfmon: top: stopped before the first interval was over\n")
-    assert run(*command) == (nothing_yet if "--once" in command else (0, "", ""))
+    assert run(*command) == (130 if "--once" in command else 0, "", "")
 
 
 def test_the_daemon_ends_with_0_after_the_given_time(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -444,6 +443,16 @@ def test_help_says_what_the_command_does_and_has_no_line_wider_than_80_columns(
     assert usage.startswith(" ".join(["usage: ebpfmon", *arguments]))
     assert description[0].isupper()
     assert max(map(len, out.splitlines())) <= 80
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
+def test_an_unknown_option_shows_the_usage_of_its_command(run: Run, command: list[str]) -> None:
+    arguments = {"install": ["systemd"], "new": ["sink", "naps"], "build": ["x.bpf.c"]}.get(command[-1], [])
+    status, out, err = run(*command, *arguments, "--nonsense")
+    assert (status, out) == (2, "")
+    assert err.startswith(f"usage: ebpfmon {' '.join(command)} ")
+    if command not in (["config"], ["plugin"], ["bpf"]):  # these first miss their action
+        assert err.endswith(f"ebpfmon {' '.join(command)}: error: unrecognized arguments: --nonsense\n")
 
 
 def test_top_refuses_an_unknown_grouping_and_offers_the_present_names(run: Run) -> None:
