@@ -47,14 +47,14 @@ def remedy(code: int) -> str:
         case errno.ENFILE:
             return "; all processes together have reached the machine's limit: raise it with sysctl fs.file-max"
         case errno.ENOMEM:
-            return _address_space() or _MEMORY
+            return address_space() or _MEMORY
         case errno.ENOSPC | errno.EDQUOT:
             return "; free some space there"
         case _:
             return ""
 
 
-def _address_space() -> str:
+def address_space() -> str:
     """Return how to raise the limit of this process's address space, after "; ". Empty if it has none."""
     limit, _ = resource.getrlimit(resource.RLIMIT_AS)
     if limit == resource.RLIM_INFINITY:
@@ -94,7 +94,7 @@ def reason(error: BaseException) -> str:
         return os.strerror(errno.ENOMEM) + remedy(errno.ENOMEM)
     if isinstance(error, RuntimeError) and str(error) == _CANNOT_START_THREAD:
         # The C library gives the same error if there is no room for the stack.
-        return f"cannot start a thread; {_TASKS}{_address_space()}"
+        return f"cannot start a thread; {_TASKS}{address_space()}"
     if isinstance(error, OSError) and error.errno and (how := remedy(error.errno)):
         where = f"'{error.filename}': " if error.filename else ""
         return f"{where}{os.strerror(error.errno)}{how}"

@@ -277,8 +277,9 @@ def raise_load_error(path: Path, name: str | None, code: int, messages: str) -> 
             "with CAP_SYS_RESOURCE or ulimit -l unlimited"
         )  # fmt: skip
         raise LoadError(f"{what}: not permitted by the kernel{remedy}", program=name, errno=code)
-    line = next(reversed(_useful_lines(messages)), "")
-    raise LoadError(f"{what}: {line or os.strerror(code)}", program=name, errno=code)
+    why = next(reversed(_useful_lines(messages)), "") or os.strerror(code)
+    # libbpf may hide that memory is short: without room for the kernel's BTF it says "Error loading vmlinux BTF: -3".
+    raise LoadError(f"{what}: {why}{shortage.address_space()}", program=name, errno=code, reason=why)
 
 
 def raise_attach_error(what: str, code: int) -> NoReturn:

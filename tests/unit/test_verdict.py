@@ -110,3 +110,14 @@ def test_a_log_file_that_cannot_be_written_is_an_error_of_one_line(
 ) -> None:
     assert cli.main(["run", "--verifier-log", str(tmp_path)]) == 2
     assert capsys.readouterr().err == f"ebpfmon: --verifier-log: cannot write '{tmp_path}': Is a directory\n"
+
+
+def test_without_room_for_the_types_of_the_kernel_the_limit_of_the_address_space_is_named(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    hidden = "libbpf: Error loading vmlinux BTF: -3\nlibbpf: failed to load object '/x/naps.bpf.o'\n"
+    assert str(error_of(hidden, errno.ESRCH, None)) == "cannot load 'naps.bpf.o': Error loading vmlinux BTF: -3"
+    monkeypatch.setattr("ebpfmon.shortage.address_space", lambda: "; this process may have only 9 MB")
+    error = error_of(hidden, errno.ESRCH, None)
+    assert str(error) == "cannot load 'naps.bpf.o': Error loading vmlinux BTF: -3; this process may have only 9 MB"
+    assert error.reason == "Error loading vmlinux BTF: -3"
