@@ -109,6 +109,7 @@ class _Daemon:
         self._groups: GroupStage | None = None
         self._groups_configured: tuple[GroupSettings, Groups] | None = None
         self._reloading: asyncio.Task[_Change] | None = None
+        self._is_reload_late = False
         self._due_ns = 0
         """When the next tick is due, on the monotonic clock. It stays in the past while ticks fail."""
         self._failed_ticks = 0
@@ -211,7 +212,11 @@ class _Daemon:
             )
             await asyncio.wait({self._reloading}, timeout=RELOAD_S)
         if not self._reloading.done():
+            if reload.requested.is_set() and not self._is_reload_late:
+                self._is_reload_late = True
+                log.warning("the last reload has not ended yet; the settings are read again when it has")
             return None
+        self._is_reload_late = False
         reloading, self._reloading = self._reloading, None
         try:
             change = reloading.result()

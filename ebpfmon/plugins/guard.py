@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import wait
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 
@@ -14,11 +15,15 @@ from numpy.typing import NDArray
 from ebpfmon.errors import PluginError, SettingsError, describe
 from ebpfmon.model import LabelSource, Probe, ProbeSettings, Rows, Setup
 from ebpfmon.plugins.validate import shown
+from ebpfmon.threads import Worker
 
 log = logging.getLogger(__name__)
 
 SLOW_S = 5.0
 """How long a plugin's code may take at start before a message says which one it is."""
+
+CLOSE_S = 1.0
+"""How long closing a set-up may take."""
 
 
 @contextmanager
@@ -67,9 +72,17 @@ def guarded(setup: Setup, probe: str) -> Setup:
 
 
 def _closing(close: Callable[[], None], probe: str) -> Callable[[], None]:
+    """Return a `close` that logs errors, and that leaves behind what does not return within CLOSE_S."""
+
     def closing() -> None:
         try:
-            close()
+            thread = Worker(f"close {probe}")
+            closed = thread.submit(close)
+            thread.shutdown()
+            wait([closed], CLOSE_S)
+            if not closed.done():
+                raise PluginError(f"it has not returned within {CLOSE_S:g} s")
+            closed.result()
         except BaseException as error:  # A plugin may raise anything, even SystemExit.
             log.warning("cannot close the set-up of probe '%s': %s", probe, describe(error))
 

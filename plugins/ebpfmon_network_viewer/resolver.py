@@ -10,6 +10,7 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from ipaddress import ip_address
 from typing import TYPE_CHECKING
 
@@ -52,6 +53,7 @@ class Resolver:
         """The name of each address and when it expires, least recently used first."""
         self._queue: dict[str, None] = {}  # used as an ordered set
         self._lookups: dict[str, asyncio.Task[None]] = {}
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._closed = False
 
     def name(self, address: str) -> str | None:
@@ -67,13 +69,18 @@ class Resolver:
         return name
 
     def close(self) -> None:
-        """Cancel all lookups and start no more. Closing twice is harmless."""
+        """Cancel all lookups and start no more. Closing twice is harmless. May be called in any thread."""
         self._closed = True
+        if self._loop:
+            with suppress(RuntimeError):  # the event loop has ended
+                self._loop.call_soon_threadsafe(self._cancel)
+        if isinstance(self._lookup, _Dns):
+            self._lookup.close()
+
+    def _cancel(self) -> None:
         self._queue.clear()
         for task in self._lookups.values():
             task.cancel()
-        if isinstance(self._lookup, _Dns):
-            self._lookup.close()
 
     def _request(self, address: str) -> None:
         if self._closed or address in self._lookups:
@@ -85,7 +92,8 @@ class Resolver:
 
     def _start(self, address: str) -> None:
         # A TaskGroup does not fit: a Resolver outlives any block of code, and a failed lookup must not cancel others.
-        task = asyncio.get_running_loop().create_task(self._look_up(address), name=f"resolve {address}")
+        loop = self._loop = asyncio.get_running_loop()
+        task = loop.create_task(self._look_up(address), name=f"resolve {address}")
         self._lookups[address] = task
 
     async def _look_up(self, address: str) -> None:

@@ -207,3 +207,71 @@ def test_a_sink_that_raises_anything_is_tried_again_and_ends_nothing(tmp_path: P
         messages = daemon.messages
     assert "Traceback" not in messages
     assert r"ValueError: one two \x1b[31m" in messages
+
+
+RELOADING = """
+from ebpfmon import Probe, ProbeSettings, SettingsError
+class BadSettings(ProbeSettings, frozen=True):
+    enabled: bool = False
+    how: str = ""
+KINDS = {kind.__name__: kind for kind in (SystemExit, KeyboardInterrupt, GeneratorExit, OSError, BaseException)}
+def set_up(settings): raise KINDS[settings.how]("from set_up")
+@hookimpl
+def ebpfmon_register_probes():
+    return [Probe(name="bad", package=__name__, object="bad", charts=(), settings=BadSettings, setup=set_up)]
+class Picky(SinkSettings, tag="picky", frozen=True):
+    how: str = ""
+    where: str = ""
+    def __post_init__(self):
+        if self.where == "check": raise KINDS[self.how]("from the check")
+    @property
+    def resources(self):
+        if self.where == "resources": raise KINDS[self.how]("from resources")
+        return frozenset()
+    @property
+    def capabilities(self):
+        if self.where == "capabilities": raise KINDS[self.how]("from capabilities")
+        return frozenset()
+    def open(self): return Base()
+SINKS.append(Picky)
+"""
+KINDS = ("SystemExit", "KeyboardInterrupt", "GeneratorExit", "OSError", "BaseException")
+BAD_SETTINGS: dict[str, str | bytes] = {
+    "no TOML": "]",
+    "not UTF-8": b"\xff\xfe\x00",
+    "a path that is too long": f'[groups]\nfile = "{"x" * 300}"\n',
+    "a path with a NUL": '[groups]\nfile = "a\\u0000b"\n',
+    "a folder": '[groups]\nfile = "/"\n',
+    "a path below a file": '[groups]\nfile = "/etc/passwd/x"\n',
+    "a device": '[groups]\nfile = "/dev/zero"\n',
+    **{f"a check that raises {k}": f'[[sinks]]\ntype = "picky"\nwhere = "check"\nhow = "{k}"\n' for k in KINDS},
+    **{f"resources that raise {k}": f'[[sinks]]\ntype = "picky"\nwhere = "resources"\nhow = "{k}"\n' for k in KINDS},
+}
+"""Settings that a reload must refuse."""
+LEFT_OUT = {k: f'[plugins.bad]\nenabled = true\nhow = "{k}"\n' for k in KINDS}
+"""Settings with a probe that a reload must leave out."""
+
+
+def test_a_reload_that_fails_in_any_way_changes_nothing(tmp_path: Path) -> None:
+    with running(tmp_path, {}, RELOADING) as daemon:
+        daemon.until(lambda: daemon.intervals)
+        good = (tmp_path / "e.toml").read_bytes()
+        for count, (what, text) in enumerate(BAD_SETTINGS.items(), 1):
+            (tmp_path / "e.toml").write_bytes(text if isinstance(text, bytes) else good + text.encode())
+            daemon.process.send_signal(signal.SIGHUP)
+            refused = lambda count=count: len(re.findall("^ebpfmon: cannot reload", daemon.messages, re.M)) == count  # noqa: E731
+            try:
+                daemon.until(refused)
+            except AssertionError:
+                pytest.fail(f"{what}: {daemon.messages}")
+        for what, text in LEFT_OUT.items():
+            (tmp_path / "e.toml").write_bytes(good + text.encode())
+            daemon.process.send_signal(signal.SIGHUP)
+            line = f"ebpfmon: probe 'bad' is left out: cannot set up probe 'bad': {what}: from set_up"
+            daemon.until(lambda line=line: line in daemon.messages)  # type: ignore[misc]
+        seen = len(daemon.intervals)
+        daemon.until(lambda: len(daemon.intervals) > seen + 1)
+        assert daemon.end() == 0, daemon.messages
+        assert max(daemon.intervals) < 2
+        messages = daemon.messages
+    assert "Traceback" not in messages

@@ -11,6 +11,7 @@ import pytest
 
 from ebpfmon import LabelSource, Probe, ProbeSettings, Rows, Setup
 from ebpfmon.errors import PluginError, SettingsError
+from ebpfmon.plugins import guard
 from ebpfmon.plugins.guard import GuardedLabels, guarded, set_up
 from ebpfmon.testing import keyed_table
 
@@ -183,6 +184,20 @@ def test_whatever_a_set_up_raises_is_an_error_of_the_plugin(setup: Callable[[Pro
     with pytest.raises(PluginError) as caught:
         set_up(probe_with(setup), ProbeSettings())
     assert str(caught.value).startswith(reason)
+
+
+def test_a_close_that_never_returns_is_left_behind(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(guard, "CLOSE_S", 0.01)
+    release = threading.Event()
+
+    def hang() -> None:
+        release.wait()
+
+    guarded(Setup(close=hang), "p").close()
+    release.set()
+    assert caplog.messages == ["cannot close the set-up of probe 'p': it has not returned within 0.01 s"]
 
 
 def test_a_set_up_that_cannot_be_used_is_closed_whatever_that_raises(caplog: pytest.LogCaptureFixture) -> None:
