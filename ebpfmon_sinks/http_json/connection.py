@@ -32,7 +32,7 @@ _log = logging.getLogger(__name__)
 
 
 class State(enum.IntEnum):
-    """What a connection waits for. If there is no room for a new one, those with the lowest state are closed first."""
+    """What a connection waits for."""
 
     SILENT = 0
     """The client has not sent a byte. The connection costs a descriptor, and no TLS object or task."""
@@ -65,6 +65,7 @@ class Connection(web.RequestHandler):
         self._socket: socket.socket | None = sock
         self._tls, self._closed = tls, closed
         self._connecting: asyncio.Task[None] | None = None
+        self._is_freed = False
         self._open_transport: asyncio.Transport | None = None  # aiohttp's own forgets it before it is closed
         self._timer = loop.call_later(FIRST_REQUEST_S, self.abort)
         loop.add_reader(sock, self._first_byte)
@@ -103,6 +104,9 @@ class Connection(web.RequestHandler):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)
+        if self._is_freed:  # closed while the last step of the handshake was on its way
+            transport.abort()
+            return
         self._open_transport = transport
         super().connection_made(transport)
 
@@ -176,6 +180,7 @@ class Connection(web.RequestHandler):
     def _free(self) -> None:
         """Report the end, and break aiohttp's reference cycles, so that memory is free before garbage is collected."""
         if not self._open_transport:
+            self._is_freed = True
             super().connection_lost(None)
         self._closed(self)
 

@@ -158,12 +158,15 @@ class Listener:
         """Close one of these connections, unless all are busy. Return whether one was closed.
 
         Connections that were accepted after `since_s` (on the loop's clock) come last, because they have had no chance
-        to send anything. Then it is one of those that have got least far, from the origin with the most connections.
+        to send anything. Of the others it is one from the origin with the most connections: one that has sent nothing,
+        or else the one that has waited longest.
         """
         counts = Counter(each.origin for each in self._connections)
         idle = [each for each in connections if each.state is not State.BUSY]
         if idle:
-            min(idle, key=lambda c: (c.since_s >= since_s, c.state, -counts[c.origin], c.since_s)).abort()
+            min(
+                idle, key=lambda c: (c.since_s >= since_s, -counts[c.origin], c.state > State.SILENT, c.since_s)
+            ).abort()
         return bool(idle)
 
 

@@ -242,6 +242,46 @@ def test_if_all_connections_are_taken_idle_ones_are_closed_for_new_ones_and_busy
     run(test)
 
 
+def test_a_new_client_is_not_closed_for_others_before_those_that_wait_longer(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever holds connections that have sent a request must not keep new clients from sending theirs."""
+    monkeypatch.setattr(listen, "CONNECTIONS", 4)
+
+    async def test() -> None:
+        async with serving(None, SNAPSHOT) as served:
+            port = served.sink.port
+            with clients(port, 3, REQUEST) as waiting:
+                await until(lambda: states(served) == [State.IDLE] * 3)
+                new = Client(port, REQUEST[:10])
+                await until(lambda: states(served) == [State.OPENING, *[State.IDLE] * 3])
+                with clients(port, 2, REQUEST):
+                    await until(lambda: sum(each.is_closed for each in waiting) == 2)
+                    new.socket.sendall(REQUEST[10:])
+                    await until(lambda: not new.is_closed and new.answer.startswith(b"HTTP/1.1 200"))
+                new.socket.close()
+
+    run(test)
+
+
+def test_a_handshake_that_ends_after_its_connection_was_closed_is_ignored() -> None:
+    aborted: list[bool] = []
+
+    class Transport(asyncio.Transport):
+        def abort(self) -> None:
+            aborted.append(True)
+
+    async def test() -> None:
+        async with serving(None, SNAPSHOT) as served:
+            with clients(served.sink.port, 1):
+                await until(lambda: states(served) == [State.SILENT])
+                (one,) = served.sink._listener._connections
+                one.abort()
+                one.connection_made(Transport())
+                assert aborted == [True]
+                assert not served.sink._listener.connections
+
+    run(test)
+
+
 def test_clients_that_do_not_read_their_responses_are_closed_for_new_ones(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(listen, "CONNECTIONS", 3)
     big = replace(SNAPSHOT, host="h" * 30_000_000)
