@@ -174,3 +174,36 @@ def test_an_installer_that_cannot_be_imported_is_an_error_of_one_line_whatever_i
     with pytest.raises(SettingsError) as caught:
         installer("netdata")
     assert str(caught.value) == f"install 'netdata': {text}"
+
+
+HOSTILE = "import os; os.write(2, b'hostile code'); os._exit(66)"
+SCRIPT = f"#!{sys.executable}\nfrom ebpfmon.cli.main import program\nprogram()\n"
+"""The program that pip installs."""
+
+
+@pytest.mark.parametrize("how", ["unit", "command", "python -P -m"])
+def test_no_module_is_imported_from_the_current_directory(root: Path, tmp_path: Path, how: str) -> None:
+    here, bin_ = tmp_path / "here", tmp_path / "bin"
+    here.mkdir()
+    bin_.mkdir()
+    program = bin_ / "ebpfmon"
+    program.write_text(SCRIPT)
+    program.chmod(0o755)
+    command, environment = [str(program)], {k: v for k, v in os.environ.items() if k != "PYTHONSAFEPATH"}
+    folders = [here]
+    if how == "unit":
+        install_systemd(root, str(program), dry_run=False)
+        lines = dict(line.split("=", 1) for line in (root / UNIT).read_text().splitlines() if "=" in line)
+        environment |= dict([lines["Environment"].split("=", 1)])
+        command = lines["ExecStart"].split()[:1]
+        folders.append(bin_)  # Python would look in the directory of the script
+    elif how == "python -P -m":
+        command = [sys.executable, "-P", "-m", "ebpfmon"]
+    for folder in folders:
+        for name in ("msgspec", "numpy", "signal", "enum", "typing", "pluggy", "ebpfmon"):
+            (folder / f"{name}.py").write_text(HOSTILE)
+    done = subprocess.run(
+        [*command, "config", "check", "--config", "/dev/null"],
+        cwd=here, env=environment, capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert (done.returncode, done.stdout, done.stderr) == (0, "/dev/null: OK\n", "")
