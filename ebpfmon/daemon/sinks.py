@@ -107,7 +107,7 @@ class SinkThread:
 
     async def end(self) -> None:
         """Wait until the thread has ended. It ends when the task has delivered everything after `close`."""
-        if self.has_started:
+        if self.has_started or self._waits_for:
             await self._ended.wait()
 
     def cancel(self) -> None:
@@ -174,8 +174,12 @@ class SinkThread:
         log.warning("sink '%s': %s%s", self.task.name, context["message"], reason)
 
     def _make_loop(self) -> _Loop | None:
-        """Return an event loop, as soon as the system has three descriptors for it; None if the sink is to end."""
-        while not self.task.mailbox.closed:
+        """Return an event loop, as soon as the system has three descriptors for it; None if the sink is to end.
+
+        A sink that has never run gets one in any case. It has waited for another sink, and has snapshots to deliver
+        even if it was closed meanwhile.
+        """
+        while not (self._loop and self.task.mailbox.closed):
             try:
                 return _Loop(self._thread.name)
             except OSError as error:
