@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-WALK_AGAIN_S = 10.0
+WALK_AGAIN_S = 2.0
 """How long to wait after a walk in which a directory could not be read, before the next walk begins."""
 
 
@@ -44,11 +44,10 @@ class CgroupTree:
             self._paths[inode] = walk.paths[inode] = path
             if time.monotonic() >= deadline:
                 return self.known(ids)
-        self._walk = None
+        self._walk, self._paths = None, walk.paths
         if walk.error:
             self._next_walk_s = self._clock() + WALK_AGAIN_S
             raise walk.error
-        self._paths = walk.paths
         # Ids requested later do not count: their cgroups may be in directories that were read before.
         gone = walk.ids - self._paths.keys()
         return {i: self._paths.get(i) for i in ids if i in self._paths or i in gone}

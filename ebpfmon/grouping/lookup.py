@@ -17,6 +17,8 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from ebpfmon import shortage
+from ebpfmon.errors import describe
 from ebpfmon.grouping.cgroup_tree import CgroupTree
 from ebpfmon.grouping.questions import ANSWER_S, Questions, UnansweredError
 from ebpfmon.kernel import features
@@ -111,7 +113,7 @@ class Lookup:
         self._command_lines = Questions[tuple[int, int, str, str], bytes]("command line", answer_s)
         self._users = Questions[int, str | None]("name", answer_s)
         self._cgroups = Questions[None, dict[int, str | None]]("paths", answer_s)
-        self._logged: set[tuple[str, str]] = set()
+        self._logged: set[tuple[str, type[Exception], int | None]] = set()
         self._detect_views, self._detected = views, Questions[None, Views]("namespaces", answer_s)
         self._views: Views | None = None
         self._warned: set[Problem] = set()
@@ -239,10 +241,11 @@ class Lookup:
         return problem is not None
 
     def _failed(self, what: str, which: object, error: Exception) -> None:
-        reason = (error.strerror if isinstance(error, OSError) else None) or f"{type(error).__name__}: {error}"
-        if (what, reason) not in self._logged:
-            log.warning("cannot look up %s %s: %s; ebpfmon tries again", what, which, printable(reason))
-            self._logged.add((what, reason))
+        code = error.errno if isinstance(error, OSError) else None
+        if (what, type(error), code) not in self._logged:
+            reason = f"{os.strerror(code)}{shortage.remedy(code)}" if code else describe(error)
+            log.warning("cannot look up %s %s: %s; ebpfmon tries again", what, which, reason)
+            self._logged.add((what, type(error), code))
 
 
 def _union(first: tuple[int, ...], second: tuple[int, ...]) -> tuple[int, ...]:

@@ -9,7 +9,7 @@ from concurrent.futures import Future, wait
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
-from ebpfmon.errors import EbpfmonError
+from ebpfmon.errors import EbpfmonError, describe
 from ebpfmon.threads import MAX_ABANDONED, TooManyStuckError, Worker
 
 K = TypeVar("K")
@@ -110,7 +110,9 @@ class Questions(Generic[K, V]):
             self._worker.abandon()
         except (TooManyStuckError, RuntimeError) as error:
             if not self._has_too_many:
-                log.warning("cannot look up any further %s until one that is waited for comes: %s", self._kind, error)
+                log.warning(
+                    "cannot look up any further %s until one that is waited for comes: %s", self._kind, describe(error)
+                )
             self._has_too_many = True
             return False
         self._asked, self._has_too_many = None, False

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
 
+from ebpfmon.errors import describe
 from ebpfmon.grouping import execs
 from ebpfmon.grouping.lookup import Lookup, LookupResult
 from ebpfmon.grouping.naming import Naming
@@ -119,7 +120,7 @@ class GroupStage:
                 found |= await self._finished_lookup()
         except Exception as error:  # the facts are requested again in the next interval
             if not self._has_failed:
-                log.warning("cannot look up processes: %s: %s; ebpfmon tries again", type(error).__name__, error)
+                log.warning("cannot look up processes: %s; ebpfmon tries again", describe(error))
             self._has_failed = True
             return LookupResult()
         self._has_failed = False

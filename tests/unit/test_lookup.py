@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from ebpfmon import shortage
 from ebpfmon.grouping.cgroup_tree import WALK_AGAIN_S, CgroupTree
 from ebpfmon.grouping.lookup import COMMAND_LINE_BYTES, Lookup, LookupRequest, LookupResult, ProcessFacts
 from ebpfmon.kernel.views import Problem, Views
@@ -151,7 +152,8 @@ def test_a_process_that_cannot_be_read_now_is_not_gone_but_tried_again(
     with closing(lookup):
         for _ in range(3):
             assert lookup.look_up(LookupRequest(processes=(10, 11)), (), LONG).processes == {}
-        assert caplog.messages == [f"cannot look up process 10: {os.strerror(error)}; ebpfmon tries again"]
+        reason = f"{os.strerror(error)}{shortage.remedy(error)}"
+        assert caplog.messages == [f"cannot look up process 10: {reason}; ebpfmon tries again"]
         fails.clear()
         assert lookup.look_up(LookupRequest(processes=(10, 11)), (), LONG).processes.keys() == {10, 11}
 
@@ -494,7 +496,8 @@ def test_a_cgroup_is_not_gone_while_a_directory_cannot_be_read(
             assert tree.look_up(b, hidden, gone).get(gone, "?") == "?"
             now[0] += WALK_AGAIN_S
         assert tree.look_up(b, hidden, gone) == {b: "/b"}
-    assert caplog.messages == [f"cannot look up cgroup {b}: {os.strerror(error)}; ebpfmon tries again"]
+    reason = f"{os.strerror(error)}{shortage.remedy(error)}"
+    assert caplog.messages == [f"cannot look up cgroup {b}: {reason}; ebpfmon tries again"]
     now[0] += WALK_AGAIN_S
     assert tree.look_up(b, hidden, gone) == {b: "/b", hidden: "/a/x", gone: None}
 

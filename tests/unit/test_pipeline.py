@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from ebpfmon import Chart, Column, Dimension, Kind, LabelSource, Role, Rows, Snapshot, TableHarvest, to_json
+from ebpfmon.errors import describe
 from ebpfmon.grouping import execs
 from ebpfmon.grouping.groups import Groups
 from ebpfmon.grouping.lookup import Lookup, LookupResult
@@ -404,14 +405,17 @@ def test_a_lookup_that_fails_costs_no_tick_and_is_tried_again(caplog: pytest.Log
     found = [{(s.role, *s.labels): s.deltas[0] for s in data.series() if s.deltas[0]} for data in by_user if data]
     other, root = {(Role.OTHER, "other"): 3}, {(Role.ITEM, "root"): 3}
     assert found == [other, other, root, root]
-    assert caplog.messages == ["cannot look up processes: MemoryError: on purpose; ebpfmon tries again"]
+    assert caplog.messages == [f"cannot look up processes: {describe(MemoryError())}; ebpfmon tries again"]
+
+
+NO_THREAD = "can't start new thread"
 
 
 class NoThread(Executor):
     """An executor of a system that allows no more threads."""
 
     def submit(self, *args: object, **kwargs: object) -> Any:
-        raise RuntimeError("can't start new thread")
+        raise RuntimeError(NO_THREAD)
 
 
 def test_without_a_thread_for_lookups_processes_keep_provisional_groups(caplog: pytest.LogCaptureFixture) -> None:
@@ -419,4 +423,4 @@ def test_without_a_thread_for_lookups_processes_keep_provisional_groups(caplog: 
     stage = grouped("user")
     published = ticks(*harvests, specs=BY_PROCESS, stage=lambda specs, _: stage(specs, NoThread()))
     assert [data.sums() for s in published if (data := s.chart("users.read"))] == [{"value": 3}] * 3
-    assert caplog.messages == ["cannot look up processes: RuntimeError: can't start new thread; ebpfmon tries again"]
+    assert caplog.messages == [f"cannot look up processes: {describe(RuntimeError(NO_THREAD))}; ebpfmon tries again"]
