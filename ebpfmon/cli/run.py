@@ -9,7 +9,6 @@ import os
 
 from ebpfmon import config
 from ebpfmon.cli.common import SUCCESS, Commands, check_settings, core_options, overrides
-from ebpfmon.cli.log_thread import log_thread
 from ebpfmon.cli.stopping import SignalThread, until_stopped
 from ebpfmon.config import Settings
 from ebpfmon.daemon import run as daemon
@@ -68,19 +67,17 @@ def _run(args: argparse.Namespace) -> int:
 
     requested = asyncio.Event()
 
-    with log_thread() as log_threads:
+    async def work(stop: asyncio.Event, signals: SignalThread) -> None:
+        await daemon.run(
+            settings,
+            plugins,
+            stop,
+            reload=daemon.Reload(requested, read),
+            notifier=_notifier(),
+            others=[signals],
+        )
 
-        async def work(stop: asyncio.Event, signals: SignalThread) -> None:
-            await daemon.run(
-                settings,
-                plugins,
-                stop,
-                reload=daemon.Reload(requested, read),
-                notifier=_notifier(),
-                others=[signals, *log_threads],
-            )
-
-        asyncio.run(until_stopped(work, args.for_s, on_hangup=requested.set))
+    asyncio.run(until_stopped(work, args.for_s, on_hangup=requested.set))
     return SUCCESS
 
 

@@ -119,15 +119,9 @@ class SignalThread(Executor):
         """End the process. The kernel then frees all programs and maps."""
         message = f"has not ended within {END_S:g} s, so it ends now: {'; '.join(_blocking_threads())}"
         with suppress(RuntimeError):  # no more threads
-            # Another thread may hold the lock of the log while it waits for stderr.
-            wait([Worker("last message").submit(_log_last, message)], LAST_MESSAGE_S)
+            # Stderr may be a file on a disk that does not answer.
+            wait([Worker("last message").submit(log.critical, "%s", message)], LAST_MESSAGE_S)
         os._exit(FAILURE)
-
-
-def _log_last(message: str) -> None:
-    log.critical("%s", message)
-    for handler in logging.getLogger().handlers:
-        handler.flush()
 
 
 def _blocking_threads() -> list[str]:

@@ -235,7 +235,7 @@ class Picky(SinkSettings, tag="picky", frozen=True):
     def open(self): return Base()
 SINKS.append(Picky)
 """
-KINDS = ("SystemExit", "KeyboardInterrupt", "GeneratorExit", "OSError", "BaseException")
+KINDS = ("SystemExit", "KeyboardInterrupt", "BaseException")
 BAD_SETTINGS: dict[str, str | bytes] = {
     "no TOML": "]",
     "not UTF-8": b"\xff\xfe\x00",
