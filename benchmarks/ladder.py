@@ -145,8 +145,8 @@ def all_probes(libbpf: Libbpf, method: str | None) -> Iterator[None]:
         yield
 
 
-def default_probes() -> Iterator[EnabledProbe]:
-    """Yield the probes that the daemon loads with its default settings, with their options."""
+def default_probes() -> list[EnabledProbe]:
+    """Return the probes that the daemon loads with its default settings, with their options."""
     plugins = registry.discover()
     return enabled_probes(config.validate({}, "", plugins), plugins)
 

@@ -80,9 +80,11 @@ def check(settings: Settings, registry: Registry) -> Report:
     except KernelError as reason:
         error = str(reason)
     else:
-        enabled = enabled_probes(settings, registry)
+        failed: dict[str, str] = {}
+        enabled = enabled_probes(settings, registry, failed)
         with KernelFacts(libbpf, kernel) as facts:
             probes = tuple(_report(probe, options, libbpf, kernel, facts) for probe, options in enabled)
+        probes += tuple(ProbeReport(name, error=reason) for name, reason in failed.items())
     version = libbpf.version if libbpf else None
     findings = tuple(describe(kernel, machine, version, {p.errno for p in probes}))
     return Report(_status(probes), __version__, version, kernel, machine, findings, probes, error)

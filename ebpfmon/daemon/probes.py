@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from typing import Any, Self
@@ -12,7 +12,7 @@ from typing import Any, Self
 from ebpfmon import errors
 from ebpfmon.config.settings import Core, Settings
 from ebpfmon.daemon import memory
-from ebpfmon.errors import EbpfmonError, KernelError, ObjectError, PluginError
+from ebpfmon.errors import EbpfmonError, KernelError, ObjectError, PluginError, SettingsError
 from ebpfmon.grouping import execs
 from ebpfmon.grouping.registry import groupings
 from ebpfmon.kernel import attach, features
@@ -31,33 +31,45 @@ log = logging.getLogger(__name__)
 EnabledProbe = tuple[Probe, LoadOptions]
 
 
-def enabled_probes(settings: Settings, registry: Registry) -> Iterator[EnabledProbe]:
-    """Yield each enabled probe with its load options.
+def enabled_probes(settings: Settings, registry: Registry, failed: dict[str, str] | None = None) -> list[EnabledProbe]:
+    """Return each enabled probe with its load options.
 
     If a grouping uses the core's own probe `execs`, it comes last. It is then also swapped last, so every program that
     appears in another table has already been seen starting.
 
-    A probe whose set-up fails is logged and left out. Raises SettingsError if a probe refuses its settings, and
-    PluginError if the set-up of every probe fails, or with `strict` if that of one fails.
+    A probe whose set-up fails is logged and left out, and the reason is added to `failed`. Raises SettingsError if a
+    probe refuses its settings, and PluginError if the set-up of every probe fails, or with `strict` if that of one
+    fails.
     """
     core, by = settings.ebpfmon, settings.groups.by
     options = load_options(core, rows=bool(by))
     enabled = {name: probe_settings for name, probe_settings in settings.plugins.items() if probe_settings.enabled}
-    failed: dict[str, str] = {}
+    failed = {} if failed is None else failed
+    found: list[EnabledProbe] = []
     for name, probe_settings in enabled.items():
         probe = registry.probes[name]
         try:
             setup = set_up(probe, probe_settings)
         except PluginError as error:
-            if core.strict or len(failed) + 1 == len(enabled):
+            failed[name] = reason_of(probe, error)
+            if core.strict or len(failed) == len(enabled):
+                _close_set_ups(found)
                 raise
-            failed[name] = str(error)
-            log.warning("probe '%s' is left out: %s", name, reason_of(probe, error))
-            continue
-        yield probe, replace(options, table_size=probe_settings.table_size, setup=setup)
+            log.warning("probe '%s' is left out: %s", name, failed[name])
+        except SettingsError:
+            _close_set_ups(found)
+            raise
+        else:
+            found.append((probe, replace(options, table_size=probe_settings.table_size, setup=setup)))
     known = groupings()
     if enabled and any(known[name].uses_execs for name in by):
-        yield execs.PROBE, replace(options, table_size=execs.SIZE)
+        found.append((execs.PROBE, replace(options, table_size=execs.SIZE)))
+    return found
+
+
+def _close_set_ups(enabled: Iterable[EnabledProbe]) -> None:
+    for _, options in enabled:
+        options.setup.close()
 
 
 def load_options(core: Core, **more: Any) -> LoadOptions:
@@ -172,7 +184,7 @@ class Probes:
         self._enabled = list(enabled)
         taken: dict[str, str] = {}
         with attach.KernelFacts(libbpf, self._kernel) as facts:
-            for probe, options in self._enabled:
+            for n, (probe, options) in enumerate(self._enabled):
                 old = next((p for p in running if p.probe.name == probe.name), None)
                 try:
                     loaded = load_one(probe, libbpf, self._kernel, options, share_with=old, facts=facts)
@@ -184,6 +196,7 @@ class Probes:
                 except KernelError as error:
                     if all_or_nothing and probe is not execs.PROBE:
                         self.close()
+                        _close_set_ups(self._enabled[n + 1 :])
                         raise
                     failed.append((probe, error))
                     continue
@@ -205,9 +218,11 @@ class Probes:
     def apply_settings(self, enabled: list[EnabledProbe]) -> None:
         """Apply new set-ups to the loaded probes, if `can_keep` is true for them. Blocking. Raises KernelError."""
         for probe, options in enabled:
-            for loaded in self.loaded:
-                if loaded.probe is probe:
-                    loaded.replace_setup(options.setup)
+            loaded = next((loaded for loaded in self.loaded if loaded.probe is probe), None)
+            if loaded:
+                loaded.replace_setup(options.setup)
+            else:  # The probe was left out when it was loaded.
+                options.setup.close()
         self._enabled = enabled
 
 

@@ -193,7 +193,7 @@ class _Daemon:
 
     def _read(self, settings: Settings) -> tuple[Groups, list[EnabledProbe]]:
         """Return the groups and the enabled probes of these settings. Raises SettingsError."""
-        return read_groups(settings.groups), list(enabled_probes(settings, self._registry))
+        return read_groups(settings.groups), enabled_probes(settings, self._registry)
 
     async def _apply_reload(self, reload: Reload, settings: Settings, pipeline: Pipeline) -> Settings | None:
         """Begin a reload if one is requested, and apply it when its probes are loaded, in this tick or a later one.

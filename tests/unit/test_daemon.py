@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import closing
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -10,10 +11,12 @@ import pytest
 import tomli
 
 from ebpfmon import Chart, Column, Dimension, LabelSource, LoadMode, Probe, ProbeSettings, Setup, config
-from ebpfmon.daemon.probes import enabled_probes, require_fit, table_specs
-from ebpfmon.errors import ObjectError, PluginError
+from ebpfmon.daemon.probes import Probes, enabled_probes, require_fit, table_specs
+from ebpfmon.errors import KernelError, ObjectError, PluginError, SettingsError
 from ebpfmon.grouping import execs
-from ebpfmon.kernel.attach import LoadedProbe
+from ebpfmon.kernel import features
+from ebpfmon.kernel.attach import LoadedProbe, LoadOptions
+from ebpfmon.kernel.bpfobject import BpfObject
 from ebpfmon.plugins.registry import Registry
 
 ENTRY, RETURN = LoadMode
@@ -175,6 +178,75 @@ def test_each_enabled_probe_makes_its_setup_from_its_settings() -> None:
     assert [*enabled] == ["a", "b", "execs"]
     assert (enabled["a"].setup.rodata, enabled["a"].table_size) == ({"cfg_port": 80}, 7)
     assert (enabled["b"].setup.rodata, enabled["b"].setup.labels, enabled["execs"].setup) == ({}, {}, Setup())
+
+
+def counted(name: str, closed: list[str], setup: Callable[[ProbeSettings], Setup] | None = None) -> Probe:
+    """Return a probe that records when its set-up is closed."""
+
+    def make(settings: ProbeSettings) -> Setup:
+        return Setup(close=lambda: closed.append(name))
+
+    return Probe(name=name, package="x", object=name, charts=(), setup=setup or make)
+
+
+def refused(settings: ProbeSettings) -> Setup:
+    raise SettingsError("no such port")
+
+
+@pytest.mark.parametrize(("setup", "error"), [(lambda given: broken(given), PluginError), (refused, SettingsError)])
+def test_if_a_set_up_is_an_error_those_before_it_are_closed(setup: Any, error: type[Exception]) -> None:
+    closed: list[str] = []
+    found = Registry(probes={name: counted(name, closed, setup if name == "c" else None) for name in "abc"})
+    settings = config.validate({"ebpfmon": {"strict": True}, "sinks": []}, "e.toml", found)
+    with pytest.raises(error):
+        enabled_probes(settings, found)
+    assert closed == ["a", "b"]
+
+
+def test_if_a_probe_cannot_be_loaded_and_all_must_be_every_set_up_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+    closed: list[str] = []
+    found = Registry(probes={name: counted(name, closed) for name in "abc"})
+    settings = config.validate({"groups": {"by": []}, "sinks": []}, "e.toml", found)
+    probes = loading_only("a", monkeypatch)
+    with pytest.raises(KernelError, match="cannot load 'b'"):
+        probes.load(enabled_probes(settings, found), all_or_nothing=True)
+    assert sorted(closed) == ["a", "b", "c"]
+
+
+def test_a_reload_closes_the_set_up_of_a_probe_that_was_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    closed: list[str] = []
+    found = Registry(probes={name: counted(name, closed) for name in "ab"})
+    settings = config.validate({"groups": {"by": []}, "sinks": []}, "e.toml", found)
+    with closing(loading_only("a", monkeypatch)) as probes:
+        probes.load(enabled_probes(settings, found), all_or_nothing=False)
+        assert closed == ["b"]
+        again = enabled_probes(settings, found)
+        assert probes.can_keep(again)
+        probes.apply_settings(again)
+        assert closed == ["b", "a", "b"]
+    assert closed == ["b", "a", "b", "a"]
+
+
+def loading_only(name: str, monkeypatch: pytest.MonkeyPatch) -> Probes:
+    """Return probes that can be loaded only if they have this name."""
+
+    def load(probe: Probe, _: object, __: object, options: LoadOptions, *___: object, **____: object) -> LoadedProbe:
+        if probe.name != name:
+            options.setup.close()
+            raise KernelError(f"cannot load '{probe.name}'")
+        return LoadedFake(probe, options.setup)
+
+    monkeypatch.setattr("ebpfmon.daemon.probes.load_one", load)
+    monkeypatch.setattr("ebpfmon.kernel.features.require_permission", lambda _: None)
+    return Probes(features.detect())
+
+
+class LoadedFake(LoadedProbe):
+    """A loaded probe without an object."""
+
+    def __init__(self, probe: Probe, setup: Setup) -> None:
+        self.probe, self.setup, self.choices, self.tables = probe, setup, (), []
+        self.object = cast(BpfObject, SimpleNamespace(close=lambda: None, refill=None))
 
 
 def broken(settings: ProbeSettings) -> Setup:

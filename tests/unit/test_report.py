@@ -16,8 +16,9 @@ from ebpfmon.daemon.probes import reason_of
 from ebpfmon.errors import AttachError, KernelError, LoadError
 from ebpfmon.kernel import attach, features
 from ebpfmon.kernel.host import Config, Host
-from ebpfmon.model import Loader, Probe
+from ebpfmon.model import Loader, Probe, ProbeSettings, Setup
 from ebpfmon.plugins import registry
+from ebpfmon.plugins.registry import Registry
 from tests.unit.test_features import FULL
 
 HOST = Host(Config(None, ()), None, None, None, None, None, None, None)
@@ -79,6 +80,19 @@ def test_a_name_that_is_too_long_for_the_columns_is_followed_by_two_spaces() -> 
     event, other = (msgspec.structs.replace(ATTACHED, event=name) for name in ("e" * 70, "o"))
     shown = lines(ProbeReport("a", Loader.CORE, (event, other)))[-2:]
     assert shown == [f"  {'e' * 70}  kprobe at vfs_read", f"  {'o':44}  kprobe at vfs_read"]
+
+
+def test_a_probe_whose_set_up_fails_is_in_the_report(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(settings: ProbeSettings) -> Setup:
+        raise SystemExit(7)
+
+    found = Registry(probes={"bad": Probe(name="bad", package="x", object="b", charts=(), setup=fail)})
+    found.probes["good"] = Probe(name="good", package="x", object="g", charts=())
+    monkeypatch.setattr(report, "_report", lambda probe, *_: ProbeReport(probe.name, Loader.CORE, (ATTACHED,)))
+    monkeypatch.setattr(features, "require_permission", lambda _: None)
+    tried = check(config.validate({"groups": {"by": []}, "sinks": []}, "e.toml", found), found)
+    assert (tried.status, [p.name for p in tried.probes]) == (1, ["good", "bad"])
+    assert tried.probes[1].error == "cannot set up probe 'bad': SystemExit: 7"
 
 
 def test_a_probe_is_named_once_in_its_line() -> None:
