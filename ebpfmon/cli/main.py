@@ -50,7 +50,12 @@ def program() -> NoReturn:
     Python's own end is left out. It would wait without a limit for threads of plugins, run what they have registered
     with atexit, and destroy their objects, and no signal could end it.
     """
-    os._exit(main())
+    status = 1
+    try:
+        status = main()
+    except BaseException:  # a fault in ebpfmon
+        sys.excepthook(*sys.exc_info())
+    os._exit(status)
 
 
 def _end_at_ctrl_c() -> None:

@@ -10,7 +10,7 @@ from concurrent.futures import CancelledError
 
 import pytest
 
-from ebpfmon.threads import MAX_ABANDONED, TooManyStuckError, Worker
+from ebpfmon.threads import MAX_ABANDONED, Pool, TooManyStuckError, Worker
 
 LIMIT_S = 10
 
@@ -108,3 +108,45 @@ worker.submit(time.sleep, 3600)
 worker.submit(print, "never")
 """
     assert subprocess.run([sys.executable, "-c", program], timeout=60, capture_output=True).stdout == b""
+
+
+def test_a_pool_runs_a_call_while_another_one_is_stuck() -> None:
+    pool = Pool("test", 3)
+    stuck = Stuck()
+    pool.submit(stuck)
+    assert stuck.started.wait(LIMIT_S)
+    assert pool.submit(lambda: 7).result(LIMIT_S) == 7, "another thread runs it"
+    stuck.release.set()
+    pool.shutdown()
+
+
+def test_the_threads_of_a_pool_are_bounded() -> None:
+    pool, calls = Pool("test", 2), [Stuck() for _ in range(2)]
+    for call in calls:
+        pool.submit(call)
+        assert call.started.wait(LIMIT_S)
+    third = pool.submit(lambda: 7)
+    assert not third.done()
+    for call in calls:
+        call.release.set()
+    assert third.result(LIMIT_S) == 7
+    pool.shutdown()
+    with pytest.raises(RuntimeError, match="have been shut down"):
+        pool.submit(int)
+
+
+def test_a_pool_works_with_the_threads_that_the_system_allows(monkeypatch: pytest.MonkeyPatch) -> None:
+    pool, stuck = Pool("test", 2), Stuck()
+    pool.submit(stuck)
+    assert stuck.started.wait(LIMIT_S)
+
+    def refuse(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    queued = pool.submit(lambda: 7)
+    stuck.release.set()
+    assert queued.result(LIMIT_S) == 7
+    with pytest.raises(RuntimeError, match="can't start new thread"):
+        Pool("other", 2).submit(int)
+    pool.shutdown()
