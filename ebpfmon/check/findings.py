@@ -66,7 +66,9 @@ def describe(kernel: Features, host: Host, libbpf: str | None, refusals: Collect
     yield Finding("preemption", (kernel.preemption or _UNKNOWN) + _PREEMPTIBLE[kernel.preemptible])
     yield _lockdown(kernel, host)
     yield _capabilities(kernel)
-    yield _view("processes", host.views.processes, "/proc shows those that the kernel's PIDs refer to")
+    yield _view(
+        "processes", host.views.processes or host.views.hidden, "/proc shows those that the kernel's PIDs refer to"
+    )
     yield _view("users", host.views.users, "the user database is that of the kernel's uids, as far as can be seen")
     yield _view("cgroups", host.views.cgroups, "all cgroups of version 2 are visible")
     yield _memlock(host, refusals)

@@ -138,10 +138,12 @@ class Lookup:
             return bool(processes or users) and time.monotonic() >= deadline
 
         views = self._known_views()
-        if request.processes and self._is_hidden(views.processes):
+        if request.processes and self._warned_of(views.processes):
             processes = dict.fromkeys(request.processes)
+        elif request.processes:
+            self._warned_of(views.hidden)
         if request.users:
-            self._is_hidden(views.users)
+            self._warned_of(views.users)
         for tgid in request.processes:
             self._look_up_process(tgid, processes, known, out_of_time)
         for uid in request.users:
@@ -201,7 +203,7 @@ class Lookup:
 
     def _look_up_cgroups(self, ids: tuple[int, ...], deadline: float) -> dict[int, str | None]:
         tree = self._tree
-        is_part = bool(ids) and self._is_hidden(self._known_views().cgroups)
+        is_part = bool(ids) and self._warned_of(self._known_views().cgroups)
         if not tree:
             return dict.fromkeys(ids)
         found = self._read_cgroups(tree, ids, deadline)
@@ -233,7 +235,7 @@ class Lookup:
             self._detected.close()
         return self._views
 
-    def _is_hidden(self, problem: Problem | None) -> bool:
+    def _warned_of(self, problem: Problem | None) -> bool:
         """Return whether there is this problem, and log it the first time."""
         if problem and problem not in self._warned:
             log.warning("%s", problem)

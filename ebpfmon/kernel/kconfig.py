@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from ebpfmon.files import open_regular
+
 _NO_EBPF, _NO_TRACING = "no eBPF, so ebpfmon cannot run", "no eBPF tracing, so ebpfmon cannot run"
 _NO_KPROBES, _NO_TRAMPOLINES = "no kprobes", "no trampolines, the cheapest attach method"
 
@@ -63,7 +65,8 @@ def read(release: str, root: Path = Path("/")) -> Kconfig | None:
     """Return the first configuration that can be read, or None. `root` is the directory with /proc and /boot."""
     for path in paths(release):
         try:
-            data = (root / path[1:]).read_bytes()
+            with open_regular(root / path[1:]) as file:
+                data = file.read()
             text = (gzip.decompress(data) if path.endswith(".gz") else data).decode(errors="replace")
         except (OSError, EOFError, zlib.error):  # gzip.BadGzipFile is an OSError
             continue

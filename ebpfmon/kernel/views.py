@@ -38,6 +38,9 @@ class Views(msgspec.Struct, frozen=True):
     """What this process cannot see, or sees only a part of. A field is None if nothing is known to be wrong."""
 
     processes: Problem | None = None
+    """If this is set, the numbers in /proc must not be used: they stand for other processes."""
+    hidden: Problem | None = None
+    """Why some processes are not in /proc."""
     users: Problem | None = None
     cgroups: Problem | None = None
 
@@ -45,17 +48,19 @@ class Views(msgspec.Struct, frozen=True):
 def detect(root: Path = Path("/")) -> Views:
     """Return what this process does not see. `root` is the directory with /proc, /sys and /etc."""
     proc = root / "proc"
-    return Views(processes=_processes(proc), users=_users(root, proc), cgroups=_cgroups(root, proc))
+    return Views(
+        processes=_processes(proc), hidden=_hidden(proc), users=_users(root, proc), cgroups=_cgroups(root, proc)
+    )
 
 
 def _processes(proc: Path) -> Problem | None:
-    what, remedy = _processes_unseen(proc)
+    what, remedy = _other_numbers(proc)
     effect = "processes that are older than ebpfmon are known by their names alone"
     return Problem(what, effect, remedy) if what else None
 
 
-def _processes_unseen(proc: Path) -> tuple[str, str]:
-    """Return what is wrong with /proc and the remedy, both empty if nothing is."""
+def _other_numbers(proc: Path) -> tuple[str, str]:
+    """Return why the numbers in /proc are not the kernel's, and the remedy. Both are empty if they are."""
     pid_namespace = _inode(proc / "self/ns/pid")
     if not (proc / "self/stat").exists():
         return "/proc is not mounted, or for another PID namespace", "mount -t proc proc /proc"
@@ -63,11 +68,17 @@ def _processes_unseen(proc: Path) -> tuple[str, str]:
     # not: it then shows the kernel's threads.
     if pid_namespace not in (_INITIAL["pid"], None) and not _is_kernel_thread(proc / "2/stat"):
         return "/proc belongs to a PID namespace other than the host's", "use the host's (--pid=host)"
-    if (hidden := _hidden(proc)) and "sys_ptrace" not in _held(proc):
-        return f"/proc is mounted with {hidden}", "grant CAP_SYS_PTRACE, or mount /proc without hidepid"
     if _inode(proc / "self/ns/time") != _INITIAL["time"] and _boot_time_is_shifted(proc):
         return "a time namespace shifts the start of each process", "use the host's"
     return "", ""
+
+
+def _hidden(proc: Path) -> Problem | None:
+    option = _hiding_option(proc)
+    if not option or "sys_ptrace" in _held(proc):
+        return None
+    effect = "most processes that are older than ebpfmon are known by their names alone"
+    return Problem(f"/proc is mounted with {option}", effect, "grant CAP_SYS_PTRACE, or mount /proc without hidepid")
 
 
 def _users(root: Path, proc: Path) -> Problem | None:
@@ -114,7 +125,7 @@ def _is_kernel_thread(stat: Path) -> bool:
     return len(fields) > _FLAGS and bool(int(fields[_FLAGS]) & _PF_KTHREAD)
 
 
-def _hidden(proc: Path) -> str:
+def _hiding_option(proc: Path) -> str:
     """Return the option of /proc that hides processes of other users, empty if there is none."""
     lines = (line.split(" ") for line in (features.read(proc / "self/mounts") or "").split("\n"))
     options = [fields[3] for fields in lines if len(fields) > 3 and fields[1:3] == ["/proc", "proc"]]

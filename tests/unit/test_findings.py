@@ -158,8 +158,11 @@ def test_a_missing_libbpf_is_reported() -> None:
     assert findings(libbpf=None)["libbpf"].says == "not found, or too old"
 
 
-@pytest.mark.parametrize("about", ["processes", "users", "cgroups"])
-def test_what_this_process_does_not_see_is_reported_with_its_effect_and_remedy(about: str) -> None:
-    found = of_host(views=Views(**{about: Problem("something is hidden", "names are wrong", "show it")}))
+@pytest.mark.parametrize(
+    ("view", "about"),
+    [("processes", "processes"), ("hidden", "processes"), ("users", "users"), ("cgroups", "cgroups")],
+)
+def test_what_this_process_does_not_see_is_reported_with_its_effect_and_remedy(view: str, about: str) -> None:
+    found = of_host(views=Views(**{view: Problem("something is hidden", "names are wrong", "show it")}))
     assert found[about] == Finding(about, "something is hidden, so names are wrong", ("show it",))
     assert sum(bool(finding.advice) for finding in found.values()) == 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import resource
 from pathlib import Path
 
@@ -75,3 +76,11 @@ def test_headers_are_a_tree_or_an_archive_but_not_a_dangling_link(tmp_path: Path
     )
     (tmp_path / "usr/src/linux-headers-9.9").mkdir(parents=True)
     assert detect("9.9", tmp_path).headers == "/lib/modules/9.9/build"
+
+
+def test_a_kernel_config_that_is_a_fifo_holds_up_nothing(tmp_path: Path) -> None:
+    (tmp_path / "boot").mkdir()
+    os.mkfifo(tmp_path / "boot/config-9.9")
+    assert detect("9.9", tmp_path).config.path is None
+    make(tmp_path, **{"lib__modules__9.9__config": ALL})
+    assert detect("9.9", tmp_path).config.path == "/lib/modules/9.9/config"

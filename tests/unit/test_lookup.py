@@ -558,6 +558,16 @@ def test_no_process_is_looked_up_if_proc_shows_others(proc: Proc, caplog: pytest
     assert caplog.messages == ["x is hidden, so y is wrong; do z"]
 
 
+def test_processes_that_are_not_hidden_are_looked_up(proc: Proc, caplog: pytest.LogCaptureFixture) -> None:
+    proc.add(6)
+    with closing(Lookup(proc.top, views=lambda: Views(hidden=PROBLEM))) as lookup:
+        for _ in range(3):
+            found = lookup.look_up(LookupRequest(processes=(6, 7)), (), LONG).processes
+            assert found[6]
+            assert found[7] is None
+    assert caplog.messages == ["x is hidden, so y is wrong; do z"]
+
+
 def test_a_problem_with_users_is_logged_once_and_names_are_looked_up(
     proc: Proc, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -73,8 +73,8 @@ def test_hidden_processes_are_found_unless_this_process_may_see_them(host: Path,
     assert detect(host) == Views()
     make(host, **{STATUS: NO_PTRACE})
     found = detect(host)
-    assert found.processes
-    assert found.processes.what == f"/proc is mounted with {option}"
+    assert found.hidden
+    assert found.hidden.what == f"/proc is mounted with {option}"
 
 
 @pytest.mark.parametrize(
