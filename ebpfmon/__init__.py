@@ -51,7 +51,7 @@ if TYPE_CHECKING:
     from ebpfmon.plugins.hookspecs import hookimpl
     from ebpfmon.resources import file_resources, port_resources, standard_stream, stream_resources
     from ebpfmon.text import printable, unique_names
-    from ebpfmon.threads import Pool
+    from ebpfmon.threads import Pool, submit_once
 
 __version__ = "0.2.0.dev0"
 
@@ -107,6 +107,7 @@ __all__ = [
     "snapshot_schema",
     "standard_stream",
     "stream_resources",
+    "submit_once",
     "to_json",
     "unique_names",
 ]
@@ -132,6 +133,7 @@ _MODULES = {
     "replace_file": "atomic",
     "standard_stream": "resources",
     "stream_resources": "resources",
+    "submit_once": "threads",
     "unique_names": "text",
 }
 """The module of each name that is not in `ebpfmon.model`."""

@@ -14,10 +14,14 @@ import stat
 from collections.abc import Iterable
 from contextlib import suppress
 
+from ebpfmon.threads import submit_once
+
 STREAMS = {1: "stdout", 2: "stderr"}
 _MEMORY = 1  # the major number of /dev/null, /dev/zero and /dev/full, to which any number of programs may write
 _CONTROLLING_TERMINAL = os.makedev(5, 0)  # /dev/tty
 _MAX_LINKS = 40  # as in Linux
+_ANSWER_S = 1.0
+"""How long a look-up of a file may take. After that, its path is taken as it is."""
 
 
 def standard_stream(path: str) -> int | None:
@@ -38,16 +42,22 @@ def file_resources(path: str) -> frozenset[str]:
 
     If the path is that of stdout or stderr, returns the resources of the stream.
     """
+    try:
+        # A file server that is down must not keep the daemon from reading its settings again.
+        return submit_once("look up files", _look_up, path).result(_ANSWER_S)
+    except (OSError, ValueError, RuntimeError):
+        return frozenset({f"file '{path}'"})
+
+
+def _look_up(path: str) -> frozenset[str]:
     stream = standard_stream(path)
     if stream is not None:
         return stream_resources(stream)
-    resources = set()
-    with suppress(OSError, ValueError):
-        path = os.path.realpath(path)
-        resources.add(f"file '{path}'")
+    path = os.path.realpath(path)
+    inode: str | None = None
+    with suppress(OSError):  # there is no such file
         inode = inode_resource(os.stat(path))
-        resources = resources | {inode} if inode else set()
-    return frozenset(resources)
+    return frozenset() if inode == "" else frozenset({f"file '{path}'", *([inode] if inode else [])})
 
 
 def stream_resources(fd: int) -> frozenset[str]:

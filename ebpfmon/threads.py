@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from concurrent.futures import Executor, Future
 from typing import Any, ParamSpec, TypeVar
 
@@ -157,3 +157,27 @@ class Pool(Executor):
                 raise
             return least_busy
         return self._workers[-1]
+
+
+_unanswered: dict[Hashable, Future[Any]] = {}
+"""The calls of `submit_once` that have not returned.
+
+They belong to the process: whoever asks again must find the calls that are stuck already.
+"""
+
+
+def submit_once(name: str, function: Callable[..., T], *arguments: Hashable) -> Future[T]:
+    """Call a function that may never return, such as a look-up of a file, in a daemon thread of this name.
+
+    A function never runs twice at a time with the same arguments: further callers get the future of the first call. So
+    there is never more than one such thread for a file or a host name. Raises RuntimeError if the system allows no more
+    threads.
+    """
+    key = (function, arguments)
+    future: Future[T] | None = _unanswered.get(key)
+    if future is None:
+        pool = Pool(name, 1)
+        future = _unanswered[key] = pool.submit(function, *arguments)
+        future.add_done_callback(lambda _: _unanswered.pop(key, None))
+        pool.shutdown()
+    return future

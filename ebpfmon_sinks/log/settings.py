@@ -54,11 +54,10 @@ class LogSettings(SinkSettings, tag="log", frozen=True):
     def resources(self) -> frozenset[str]:
         if self.path == _JOURNAL:  # which any number of sinks may write to
             return frozenset()
-        stream = self._stream
-        if stream is None:
-            return file_resources(self.path)
-        resources = stream_resources(stream)
-        return resources & {*_STREAMS} if journal.is_journal(stream) else resources
+        number = _STREAMS.get(self.path)
+        resources = file_resources(self.path) if number is None else stream_resources(number)
+        streams = resources & {*_STREAMS}
+        return streams if any(journal.is_journal(_STREAMS[name]) for name in streams) else resources
 
     @property
     def _stream(self) -> int | None:

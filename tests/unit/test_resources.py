@@ -6,13 +6,22 @@ import os
 import pty
 import re
 import socket
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from ebpfmon import SettingsError, SinkSettings, file_resources, port_resources, standard_stream, stream_resources
+from ebpfmon import (
+    SettingsError,
+    SinkSettings,
+    file_resources,
+    port_resources,
+    resources,
+    standard_stream,
+    stream_resources,
+)
 from ebpfmon.config import CommandLine, validate
 from ebpfmon.plugins.registry import Registry, discover
 from ebpfmon.resources import overlap
@@ -186,6 +195,24 @@ def test_addresses_that_overlap_are_those_that_the_kernel_refuses_to_bind_twice(
 def test_any_path_has_resources(path: str) -> None:
     assert overlap(file_resources(path), file_resources(path)) == sorted(file_resources(path))
     assert not file_resources(path) & stream_resources(1)
+
+
+def test_a_file_server_that_does_not_answer_delays_the_settings_only_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    answer, real, asked = threading.Event(), os.stat, list[str]()
+
+    def stat(path: Any, **more: Any) -> os.stat_result:
+        if path == "/hung/log":
+            asked.append(path)
+            answer.wait()
+        return real(path, **more)
+
+    monkeypatch.setattr(os, "stat", stat)
+    monkeypatch.setattr(resources, "_ANSWER_S", 0.05)
+    for _ in range(20):
+        assert file_resources("/hung/log") == {"file '/hung/log'"}
+    assert refused(log("/hung/log"), log("/hung/log")) == "file '/hung/log'"
+    assert asked == ["/hung/log"], "one thread waits, and no other"
+    answer.set()
 
 
 class OwnSettings(SinkSettings, tag="own", frozen=True):
