@@ -110,7 +110,7 @@ class Lookup:
         self._proc = proc
         mount = cgroup or features.mounted(proc, "cgroup2", "/sys/fs/cgroup")
         self._tree = CgroupTree(mount) if mount else None
-        self._command_lines = Questions[tuple[int, int, str, str], bytes]("command line", answer_s)
+        self._command_lines = Questions[tuple[int, int], tuple[tuple[str, str], bytes]]("command line", answer_s)
         self._users = Questions[int, str | None]("name", answer_s)
         self._cgroups = Questions[None, dict[int, str | None]]("paths", answer_s)
         self._logged: set[tuple[str, type[Exception], int | None]] = set()
@@ -183,15 +183,24 @@ class Lookup:
             # The kernel needs the lock of the process's memory to read a command line, and nothing above. A process
             # that waits for a file system while it holds that lock makes every reader wait too.
             with suppress(UnansweredError):
-                arguments = self._command_lines.ask(
-                    (tgid, start_ticks, comm, executable),
-                    lambda: _read_start(f"{directory}/cmdline"),
-                    f"process {tgid} ({printable(comm)})",
-                )
+                arguments = self._read_arguments(tgid, start_ticks, comm, executable)
                 command_line = arguments.rstrip(b"\0").replace(b"\0", b" ").decode(errors="replace")
         except (FileNotFoundError, ProcessLookupError):
             return None
         return ProcessFacts(start_ticks, int(fields[_PARENT]), comm, command_line, executable)
+
+    def _read_arguments(self, tgid: int, start_ticks: int, comm: str, executable: str) -> bytes:
+        """Return the command line of a process. Raises UnansweredError, OSError."""
+        program = comm, executable
+        for _ in range(2):
+            asked_about, arguments = self._command_lines.ask(
+                (tgid, start_ticks),
+                lambda: (program, _read_start(f"{self._proc}/{tgid}/cmdline")),
+                f"process {tgid} ({printable(comm)})",
+            )
+            if asked_about == program:  # Otherwise the answer has come so late that the process runs another program.
+                break
+        return arguments
 
     def _look_up_user(self, uid: int, users: dict[int, str | None]) -> None:
         try:

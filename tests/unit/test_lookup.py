@@ -211,6 +211,32 @@ def test_a_command_line_that_does_not_come_holds_up_no_other_and_is_used_when_it
     assert facts == ProcessFacts(7, 1, "p11", "", "e11"), "the FIFO was empty when its writer closed it"
 
 
+def rename(proc: Proc, tgid: int, comm: bytes) -> None:
+    """Change the comm of a process."""
+    path = proc.top / str(tgid) / "stat"
+    before, _, rest = path.read_bytes().partition(b"(")
+    path.write_bytes(before + b"(" + comm + b")" + rest.rpartition(b")")[2])
+
+
+def test_a_process_that_changes_its_name_is_asked_only_once_for_its_command_line(proc: Proc) -> None:
+    proc.add(10)
+    proc.add(11, cmdline=b"x")
+    hung = Hung(proc, 10)
+    with closing(Lookup(proc.top, answer_s=0.05)) as lookup:
+        for n in range(2 * MAX_ABANDONED):
+            rename(proc, 10, b"name-%d" % n)
+            found = lookup.look_up(LookupRequest(processes=(10, 11)), (), LONG).processes
+            assert found[10] == ProcessFacts(7, 1, f"name-{n}", None, "")
+            assert found[11] == ProcessFacts(7, 1, "x", "x", "")
+        hung.release(b"the present one")
+        while (facts := lookup.look_up(LookupRequest(processes=(10,)), (), LONG).processes[10]) and (
+            facts.command_line is None
+        ):
+            pass
+    assert facts
+    assert facts.command_line == "the present one", "the late answer is that of a former program"
+
+
 def test_other_facts_are_found_while_no_further_command_line_can_be_waited_for(
     proc: Proc, caplog: pytest.LogCaptureFixture
 ) -> None:
