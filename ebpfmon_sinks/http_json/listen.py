@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import grp
 import os
 import resource
@@ -11,12 +10,14 @@ import ssl
 import struct
 from collections import Counter
 from collections.abc import Hashable, Iterable
+from functools import partial
 from ipaddress import IPv6Address, ip_address, ip_network
 from typing import Any
 
 from aiohttp import web
 
 from ebpfmon import SinkError
+from ebpfmon_sinks.accept import Acceptor
 from ebpfmon_sinks.http_common import in_time
 from ebpfmon_sinks.http_json.connection import Connection, State, reset
 from ebpfmon_sinks.http_json.settings import HttpJsonSettings
@@ -32,12 +33,6 @@ RESERVED_DESCRIPTORS = 32
 """How many of the process's descriptors connections leave free, so that the rest of the daemon can open files."""
 _STOP_S = 0.5  # to finish responses in progress; all sinks together have 1.5 s to stop
 _BACKLOG = 256
-_ACCEPTS, _FLOOD_PAUSE_S = 16, 0.02
-"""How many connections are accepted at a time, and how long no more are accepted if others had to be closed for them.
-
-This limits what a flood costs to 800 connections a second, and gives each of them time to send a request.
-"""
-_FAILURE_PAUSE_S = 0.1
 _LOOPBACK = "loopback"
 _CREDENTIALS = struct.Struct("iII")  # struct ucred: pid, uid, gid
 
@@ -46,7 +41,7 @@ class Listener:
     """Listening sockets that serve an application.
 
     asyncio's servers, and with them aiohttp's sites, count a connection only once its TLS handshake is complete, and
-    limit neither. So this class accepts connections itself. AppRunner does the rest.
+    limit neither. So connections are accepted here. AppRunner does the rest.
     """
 
     def __init__(self, settings: HttpJsonSettings, application: web.Application) -> None:
@@ -54,6 +49,7 @@ class Listener:
         self._runner = web.AppRunner(application, handler_cancellation=True, shutdown_timeout=_STOP_S)
         self._tls: ssl.SSLContext | None = None
         self._sockets: list[socket.socket] = []
+        self._acceptors: list[Acceptor] = []
         self._unix: UnixSocket | None = None
         self._connections: set[Connection] = set()
         self.port = 0 if settings.socket else settings.port
@@ -70,8 +66,7 @@ class Listener:
         await self._bind()
         await self._runner.setup()
         for listening in self._sockets:
-            listening.setblocking(False)
-            self._resume(listening)
+            self._acceptors.append(Acceptor(listening, self._admit, partial(self._make_room, self._connections)))
 
     async def _bind(self) -> None:
         settings = self._settings
@@ -93,11 +88,10 @@ class Listener:
 
     async def close(self) -> None:
         """Stop listening and end all connections."""
-        loop = asyncio.get_running_loop()
+        for acceptor in self._acceptors:
+            acceptor.close()
         for listening in self._sockets:
-            loop.remove_reader(listening)
             listening.close()
-        self._sockets.clear()
         if self._unix:
             self._unix.close()
         for connection in [each for each in self._connections if each.state <= State.OPENING]:
@@ -109,42 +103,9 @@ class Listener:
         """The number of open connections."""
         return len(self._connections)
 
-    def _resume(self, listening: socket.socket) -> None:
-        if listening in self._sockets:
-            loop = asyncio.get_running_loop()
-            # `call_soon`, so that all first bytes that have arrived are noted before other connections are accepted
-            loop.add_reader(listening, loop.call_soon, self._accept, listening)
-
-    def _pause(self, listening: socket.socket, seconds: float) -> None:
-        """Accept nothing for a while. New connections wait in the kernel."""
-        loop = asyncio.get_running_loop()
-        loop.remove_reader(listening)
-        loop.call_later(seconds, self._resume, listening)
-
-    def _accept(self, listening: socket.socket) -> None:
-        """Accept connections that wait."""
-        since_s = asyncio.get_running_loop().time()
-        is_flooded = False
-        for _ in range(_ACCEPTS):
-            if listening not in self._sockets:  # closed meanwhile
-                return
-            try:
-                sock, address = listening.accept()
-            except (BlockingIOError, InterruptedError):
-                break
-            except ConnectionAbortedError:
-                continue
-            except OSError:  # out of descriptors or memory
-                self._make_room(self._connections, since_s)
-                self._pause(listening, _FAILURE_PAUSE_S)
-                return
-            sock.setblocking(False)
-            is_flooded |= not self._admit(sock, _origin(sock, address), since_s)
-        if is_flooded:
-            self._pause(listening, _FLOOD_PAUSE_S)
-
-    def _admit(self, sock: socket.socket, origin: Hashable, since_s: float) -> bool:
+    def _admit(self, sock: socket.socket, address: Any, since_s: float) -> bool:
         """Serve or refuse a connection. Return whether there was room for it."""
+        origin = _origin(sock, address)
         same = [each for each in self._connections if each.origin == origin]
         is_crowded = origin != _LOOPBACK and len(same) >= PER_ORIGIN
         is_full = len(self._connections) >= CONNECTIONS or sock.fileno() >= _usable_descriptors()

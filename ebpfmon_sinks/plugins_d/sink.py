@@ -11,11 +11,13 @@ import grp
 import logging
 import os
 import re
+import socket
 import stat
 from collections.abc import AsyncIterator, Collection
 from contextlib import asynccontextmanager, suppress
 
 from ebpfmon import LineWriter, SinkError, SinkGoneError, Snapshot, reopen_nonblocking
+from ebpfmon_sinks.accept import Acceptor
 from ebpfmon_sinks.plugins_d.stream import Stream
 from ebpfmon_sinks.unix_socket import UnixSocket
 
@@ -41,13 +43,23 @@ async def open_socket(path: str, group: str, name: str) -> AsyncIterator[Plugins
     relays: set[_Relay] = set()
     try:
         bound = await asyncio.to_thread(_bind, path, group)
-        server = await asyncio.get_running_loop().create_unix_server(lambda: _Relay(name, relays), sock=bound.socket)
+        bound.socket.listen()
     except OSError as error:
         raise SinkError(f"cannot listen on '{path}': {error.strerror or error}") from error
+    connecting: set[asyncio.Task[object]] = set()
+
+    def admit(sock: socket.socket, address: object, since_s: float) -> bool:
+        loop = asyncio.get_running_loop()
+        task = loop.create_task(loop.connect_accepted_socket(lambda: _Relay(name, relays), sock))
+        connecting.add(task)
+        task.add_done_callback(connecting.discard)
+        return True
+
+    acceptor = Acceptor(bound.socket, admit, lambda since_s: None)
     try:
         yield PluginsDSink(relays)
     finally:
-        server.close()
+        acceptor.close()
         bound.close()
         await _close(relays)
 

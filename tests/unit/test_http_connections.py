@@ -14,9 +14,9 @@ from dataclasses import replace
 
 import pytest
 
+from ebpfmon_sinks.accept import FAILURE_PAUSE_S, Acceptor
 from ebpfmon_sinks.http_json import connection, listen
 from ebpfmon_sinks.http_json.connection import State
-from ebpfmon_sinks.http_json.listen import Listener
 from tests.unit.http_support import SNAPSHOT, Served, make_certificate, run, serving, settings_on_free_port, until
 
 REQUEST = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n"
@@ -355,13 +355,13 @@ def test_the_reserve_is_counted_from_the_soft_limit(monkeypatch: pytest.MonkeyPa
 
 def test_without_descriptors_new_clients_wait_and_nothing_spins(monkeypatch: pytest.MonkeyPatch) -> None:
     paused: list[float] = []
-    pause = Listener._pause
+    pause = Acceptor._pause
 
-    def counted(self: Listener, listening: socket.socket, seconds: float) -> None:
+    def counted(self: Acceptor, seconds: float) -> None:
         paused.append(seconds)
-        pause(self, listening, seconds)
+        pause(self, seconds)
 
-    monkeypatch.setattr(Listener, "_pause", counted)
+    monkeypatch.setattr(Acceptor, "_pause", counted)
 
     async def test() -> None:
         async with serving(None, SNAPSHOT) as served:
@@ -373,7 +373,7 @@ def test_without_descriptors_new_clients_wait_and_nothing_spins(monkeypatch: pyt
                     client.sendall(REQUEST)
                     client.setblocking(False)
                     await until(lambda: len(paused) >= 2)
-                    assert paused == [listen._FAILURE_PAUSE_S] * len(paused)
+                    assert paused == [FAILURE_PAUSE_S] * len(paused)
                 finally:
                     resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
                 answer = await asyncio.get_running_loop().sock_recv(client, 100)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import resource
 import socket
 import stat
 import time
@@ -18,6 +19,7 @@ import pytest
 from ebpfmon import SettingsError, SinkError, Snapshot
 from ebpfmon.config import validate
 from ebpfmon.plugins.registry import discover
+from ebpfmon_sinks.accept import FAILURE_PAUSE_S, Acceptor
 from ebpfmon_sinks.plugins_d import sink as plugins_d
 from ebpfmon_sinks.plugins_d.settings import PluginsDSettings
 from ebpfmon_sinks.plugins_d.sink import IntervalEstimate, PluginsDSink, open_socket
@@ -338,3 +340,35 @@ def test_closing_a_sink_with_a_relay_that_reads_nothing_leaves_no_descriptor(pat
             client.close()
 
     run(work)
+
+
+def test_without_descriptors_relays_wait_and_nothing_is_logged(
+    path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """asyncio's own servers try a hundred times in a row, and log each."""
+    failures: list[float] = []
+    pause = Acceptor._pause
+
+    def counted(self: Acceptor, seconds: float) -> None:
+        failures.append(seconds)
+        pause(self, seconds)
+
+    monkeypatch.setattr(Acceptor, "_pause", counted)
+
+    async def work() -> None:
+        async with sink_of(path) as sink:
+            with socket.socket(socket.AF_UNIX) as relay:
+                soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+                resource.setrlimit(resource.RLIMIT_NOFILE, (3, hard))  # those in use stay open
+                try:
+                    relay.connect(str(path))
+                    relay.sendall(b"every 1\n")
+                    await until(lambda: len(failures) >= 3)
+                    assert not sink.readers
+                finally:
+                    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+                await until(lambda: sink.readers)
+
+    run(work)
+    assert not [r for r in caplog.records if r.levelno >= logging.WARNING]
+    assert failures == [FAILURE_PAUSE_S] * len(failures)
