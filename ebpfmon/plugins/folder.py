@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 
-from ebpfmon.errors import PluginError
+from ebpfmon.errors import PluginError, SettingsError
 from ebpfmon.files import open_regular, read_bytes
 
 MODULE_PREFIX = "ebpfmon_plugins_dir_"
@@ -78,17 +78,20 @@ class _Source(importlib.machinery.SourceFileLoader):
 
 
 def files(folder: Path) -> Iterator[File]:
-    """Yield the plugins in a folder, sorted by name. Raises PluginError if it does not exist or others can write to it.
+    """Yield the plugins in a folder, sorted by name.
 
+    Raises SettingsError if the folder cannot be read, and PluginError if others can write to it.
     Files whose name begins with `_` or `.` are not plugins.
     """
     if not folder.is_absolute():
-        raise PluginError(f"'{folder}': expected an absolute path")
-    require_trusted(folder)
+        raise SettingsError(f"'{folder}': expected an absolute path")
     try:
         names = sorted(os.listdir(folder))
     except OSError as error:
-        raise PluginError(f"'{folder}': {error.strerror}") from None
+        raise SettingsError(f"'{folder}': {error.strerror}") from None
+    except ValueError:
+        raise SettingsError(f"'{folder}': its name contains a NUL character") from None
+    require_trusted(folder)
     for name in names:
         if name.endswith(".py") and not name.startswith(("_", ".")):
             yield File(folder / name)
@@ -106,8 +109,6 @@ def require_trusted(path: Path) -> None:
             _check(checked, os.stat(checked), is_parent=checked != real)
     except OSError as error:
         raise PluginError(f"'{path}': {error.strerror}") from None
-    except ValueError:
-        raise PluginError(f"'{path}': its name contains a NUL character") from None
 
 
 def _check(path: Path, status: os.stat_result, *, is_parent: bool = False) -> None:

@@ -12,7 +12,7 @@ from typing import Protocol
 
 import msgspec
 
-from ebpfmon.errors import PluginError, describe
+from ebpfmon.errors import PluginError, SettingsError, describe
 from ebpfmon.model import Probe, SinkSettings, tag_of
 from ebpfmon.plugins import hookspecs, validate
 from ebpfmon.plugins.folder import File, files
@@ -106,7 +106,8 @@ class PluginOptions:
 def discover(entry_points: Iterable[EntryPoint] | None = None, options: PluginOptions = PluginOptions()) -> Registry:
     """Load all plugins: first the installed ones (or `entry_points`), then those in the folder.
 
-    Plugins that cannot be used are in `Registry.left_out`. Raises PluginError if the folder cannot be used.
+    Plugins that cannot be used are in `Registry.left_out`. Raises SettingsError if the folder cannot be read, and
+    PluginError if others can write to it.
     """
     if entry_points is None:
         entry_points = importlib.metadata.entry_points(group=hookspecs.PROJECT)
@@ -137,8 +138,8 @@ def _of_folder(folder: str) -> Iterator[File]:
         return
     try:
         yield from files(Path(folder))
-    except PluginError as error:
-        raise PluginError(f"cannot load plugins from ebpfmon.plugins_dir: {error}") from None
+    except (PluginError, SettingsError) as error:
+        raise type(error)(f"cannot load plugins from ebpfmon.plugins_dir: {error}") from None
 
 
 def _add(registry: Registry, source: EntryPoint | File, origin: _Origin, *, disabled: bool) -> None:

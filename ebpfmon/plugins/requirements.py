@@ -8,6 +8,7 @@ sinks are not imported, because they take memory.
 from __future__ import annotations
 
 import importlib
+import sys
 
 import msgspec
 
@@ -48,4 +49,6 @@ def _remedy(error: BaseException) -> str:
     if not isinstance(error, ImportError) or not error.name:
         return ""
     package = error.name.partition(".")[0]
+    if package in sys.stdlib_module_names:  # at a reload: before the start it could be read
+        return "; restart ebpfmon, because its user cannot read Python's files"
     return f"; {'install' if isinstance(error, ModuleNotFoundError) else 'upgrade'} the package of '{package}'"

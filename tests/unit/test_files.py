@@ -94,6 +94,23 @@ def test_an_unusable_groups_file_is_an_error_that_names_the_key(unusable: tuple[
     assert str(caught.value) == f"{path}: cannot be read: {reason}"
 
 
+@pytest.mark.parametrize("what", ["nothing", "FIFO", "file", "loop of links", "long name"])
+def test_a_plugins_folder_that_cannot_be_read_is_an_error_in_the_settings(
+    what: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    place = tmp_path / ("x" * 300 if what == "long name" else "x")
+    make: dict[str, Make] = {"FIFO": os.mkfifo, "file": Path.touch, "loop of links": loop}
+    if what in make:
+        make[what](place)
+    settings = tmp_path / "e.toml"
+    settings.write_text(f'[ebpfmon]\nplugins_dir = "{place}"\n')
+    for command in (["config", "check"], ["plugins"], ["run", "--for", "1"]):
+        assert cli.main([*command, "--config", str(settings)]) == 2
+        out, err = capsys.readouterr()
+        assert (out, err.count("\n")) == ("", 1)
+        assert err.startswith(f"ebpfmon: cannot load plugins from ebpfmon.plugins_dir: '{place}': ")
+
+
 @pytest.mark.parametrize("name", ["x" * 300, "/".join(["x" * 200] * 30), "a\0b"], ids=["name", "path", "NUL"])
 def test_a_path_that_the_system_refuses_is_an_error_of_one_line(name: str, tmp_path: Path) -> None:
     path = tmp_path / name

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from ebpfmon import Probe
-from ebpfmon.errors import ObjectError, PluginError
+from ebpfmon.errors import ObjectError, PluginError, SettingsError
 from ebpfmon.kernel.objects import locate
 from ebpfmon.plugins import folder
 from ebpfmon.plugins.folder import MODULE_PREFIX, File, files
@@ -80,14 +80,14 @@ def test_the_object_of_a_probe_is_beside_its_file(place: Path) -> None:
 
 
 def test_a_folder_that_does_not_exist_or_is_not_absolute_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(PluginError) as caught:
+    with pytest.raises(SettingsError) as caught:
         discover([], PluginOptions(str(tmp_path / "none")))
     message = f"cannot load plugins from ebpfmon.plugins_dir: '{tmp_path}/none': No such file or directory"
     assert str(caught.value) == message
-    with pytest.raises(PluginError, match="expected an absolute path"):
+    with pytest.raises(SettingsError, match="expected an absolute path"):
         discover([], PluginOptions("plugins"))
     (tmp_path / "file").touch()
-    with pytest.raises(PluginError, match="Not a directory"):
+    with pytest.raises(SettingsError, match="Not a directory"):
         discover([], PluginOptions(str(tmp_path / "file")))
 
 
