@@ -176,7 +176,7 @@ def test_the_errors_on_the_page_of_probes_are_the_messages(tmp_path: Path, monke
     wrong = violation(probe, {"hello": ("exec_calls",)}, {}, {"hello"})
     assert messages[1] == f"ebpfmon: probe 'hello' is left out: {wrong}"
     place = "/etc/ebpfmon/plugins"
-    monkeypatch.setattr(folder.os, "listdir", lambda _: [])
+    monkeypatch.setattr("os.listdir", lambda _: [])
     monkeypatch.setattr(folder, "require_trusted", lambda path: folder._check(path, stat_of(0o777)))
     with pytest.raises(PluginError) as caught:
         discover([], PluginOptions(place))
