@@ -37,7 +37,8 @@ def limit(what: int, value: int) -> Callable[[], None]:
 def test_a_start_without_enough_descriptors_says_how_many_to_allow(command: list[str], files: int) -> None:
     status, messages, _ = ended(command, limit(resource.RLIMIT_NOFILE, files))
     assert status == 1
-    assert re.search(_FILES.format(files) if files > 10 else _ONLY.format(files), messages[-1]), messages
+    # libbpf 1.5 needs a descriptor for each map before it can be asked how many an object needs.
+    assert re.search(_ONLY.format(files), messages[-1]), messages
     assert len(messages) == 1
 
 
