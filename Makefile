@@ -1,9 +1,9 @@
 # Run `make help` for a list of targets. tools/setup installs what a target needs, and says so first.
-.PHONY: help run test test-more vm-test lint bpf wheel docs reference bench bench-report bench-instructions profile clean \
-	ready-bpf ready-run ready-test ready-vm ready-bench
+.PHONY: help run test test-lowest test-debian test-more vm-test lint bpf wheel docs reference bench bench-report \
+	bench-instructions profile clean ready-bpf ready-run ready-test ready-vm ready-bench
 .DEFAULT_GOAL := help
 PYTHON ?= python3
-export PYTHON
+export PYTHON ARGS
 
 help: ## list these targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1|\2/p' $(MAKEFILE_LIST) | while IFS='|' read -r target what; do \
@@ -15,10 +15,17 @@ run: ready-run ## install what is missing and run ebpfmon in the terminal; ARGS=
 test: lint ## run lint and all tests; ARGS='tests/unit -k word' passes arguments to pytest
 	@.venv/bin/pytest $(ARGS)
 
+test-lowest: ready-test ## run tests with the lowest versions of all Python packages; ARGS='tests/unit' runs a part
+	@.venv/bin/python tools/lowest $(or $(ARGS),tests/unit tests/sinks)
+
+test-debian: ## run lint and all tests in a bare Debian 13 under this kernel; ARGS='tests/unit' runs a part
+	@tools/debian trixie make test "ARGS=$$ARGS"
+
 vm-test: ready-vm ## run the kernel tests under Debian's kernels in QEMU, about 25 minutes; ARGS='--kernel 6.1' runs a part
 	@.venv/bin/python -m tests.vm matrix $(ARGS)
 
-test-more: ready-test ## compare random work with its counts, for an hour and with random seeds; ARGS='--minutes 5'
+test-more: ready-test ## test all on Debian 13, then compare random work with its counts for an hour; ARGS='--minutes 5'
+	@$(MAKE) --no-print-directory test-debian ARGS=
 	@.venv/bin/python -m tests.kernel.random_watch $(ARGS)
 
 lint: ready-test ## check the code with ruff and mypy
