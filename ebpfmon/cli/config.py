@@ -36,8 +36,9 @@ def add_to(commands: Commands) -> None:
         parents=[settings_options()],
         help="check the settings file",
         description=(
-            "Check the settings file without loading anything into the kernel, and say how to replace outdated "
-            "sections. The first error is printed, and the exit status is then 2."
+            "Check the settings file and what it needs on this machine, without loading anything into the kernel. The "
+            "first error is printed, and the exit status is then 2. Warnings say what has no effect, and how to "
+            "replace outdated sections."
         ),
     )
     check.set_defaults(command=_check)

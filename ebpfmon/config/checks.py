@@ -70,7 +70,7 @@ def _check_files(sink: SinkSettings, name: str) -> Iterator[str]:
     """Yield a line about each file that a sink may not be able to read. Raises SettingsError if one is missing."""
     for key in sink.files:
         path = getattr(sink, key)
-        if not path:
+        if not path or not isinstance(path, str):
             continue
         try:
             if not stat.S_ISREG(os.stat(path).st_mode):

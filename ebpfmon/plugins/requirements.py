@@ -31,8 +31,6 @@ def problem(sink: type[SinkSettings]) -> str:
     for module in sink.requires:
         try:
             importlib.import_module(module)
-        except KeyboardInterrupt:
-            raise
         except BaseException as error:  # a module may raise anything, even SystemExit
             return escaped(f"cannot import '{module}': {type(error).__name__}: {error}{_remedy(error)}")
     return ""

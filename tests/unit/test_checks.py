@@ -143,10 +143,11 @@ def test_a_file_that_this_user_cannot_read_is_a_warning(
         ),
         ("from msgspec import no_such_name", "; upgrade the package of 'msgspec'"),
         ("raise SystemExit(3)", "SystemExit: 3"),
+        ("raise KeyboardInterrupt", "KeyboardInterrupt"),
         ("raise RuntimeError('a\\nb')", r"RuntimeError: a\nb"),
         ("x = (", "SyntaxError: '(' was never closed (carrier_pigeons.py, line 1)"),
     ],
-    ids=["missing", "needs a missing one", "needs a newer one", "exits", "raises", "not Python"],
+    ids=["missing", "needs a missing one", "needs a newer one", "exits", "interrupts", "raises", "not Python"],
 )
 def test_a_module_that_a_sink_needs_is_imported_when_the_settings_are_read_or_named_in_the_error(
     pigeons: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], source: str | None, problem: str
