@@ -90,7 +90,8 @@ class Connection(web.RequestHandler):
     def end_request(self) -> None:
         """Note that the response has been sent."""
         self._enter(State.IDLE)
-        self._timer = asyncio.get_running_loop().call_later(IDLE_S, self.abort)
+        if self._open_transport:  # else the client has disconnected
+            self._timer = asyncio.get_running_loop().call_later(IDLE_S, self.abort)
 
     def pause_writing(self) -> None:
         super().pause_writing()

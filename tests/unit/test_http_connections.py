@@ -8,6 +8,7 @@ import gc
 import resource
 import socket
 import ssl
+import weakref
 from collections.abc import AsyncIterator, Iterator
 from contextlib import ExitStack, asynccontextmanager, contextmanager, suppress
 from dataclasses import replace
@@ -292,6 +293,18 @@ def test_clients_that_do_not_read_their_responses_are_closed_for_new_ones(monkey
             with clients(served.sink.port, 3, ask):
                 await until(lambda: states(served) == [State.SENDING] * 3)
                 assert (await served.get("/healthz")).status == 200
+
+    run(test)
+
+
+def test_a_connection_that_its_client_has_closed_during_a_request_is_freed() -> None:
+    async def test() -> None:
+        async with serving(None, SNAPSHOT) as served:
+            with clients(served.sink.port, 1, STREAM):
+                await until(lambda: states(served) == [State.BUSY])
+                (one,) = (weakref.ref(each) for each in served.sink._listener._connections)
+            await until(lambda: not served.sink._listener.connections)
+            await until(lambda: gc.collect() >= 0 and not one(), 5)
 
     run(test)
 
