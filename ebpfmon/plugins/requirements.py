@@ -32,7 +32,7 @@ def problem(sink: type[SinkSettings]) -> str:
         try:
             importlib.import_module(module)
         except BaseException as error:  # a module may raise anything, even SystemExit
-            return escaped(f"cannot import '{module}': {type(error).__name__}: {error}{_remedy(error)}")
+            return escaped(f"cannot import '{module}': {type(error).__name__}: {error}{_remedy(error, module)}")
     return ""
 
 
@@ -43,10 +43,11 @@ def checked(plugin: Plugin, registry: Registry) -> Plugin:
     return msgspec.structs.replace(plugin, state=State.LEFT_OUT, error=error) if error else plugin
 
 
-def _remedy(error: BaseException) -> str:
+def _remedy(error: BaseException, module: str) -> str:
     if not isinstance(error, ImportError) or not error.name:
         return ""
     package = error.name.partition(".")[0]
-    if package in sys.stdlib_module_names:  # at a reload: before the start it could be read
+    own = package == module.partition(".")[0] and package in sys.modules
+    if own or package in sys.stdlib_module_names:  # at a reload; when ebpfmon started, it could have been imported
         return "; restart ebpfmon, because its user cannot read Python's files"
     return f"; {'install' if isinstance(error, ModuleNotFoundError) else 'upgrade'} the package of '{package}'"

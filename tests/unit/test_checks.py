@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import logging
 import os
 import subprocess
@@ -167,6 +168,22 @@ def test_a_module_that_a_sink_needs_is_imported_when_the_settings_are_read_or_na
     out = capsys.readouterr().out
     assert "left out" in out
     assert "sink type 'carrier': cannot import 'carrier_pigeons': " in out
+
+
+def test_at_a_reload_a_module_that_the_user_cannot_read_is_told_from_a_missing_package(
+    pigeons: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    package = pigeons.with_suffix("")
+    package.mkdir()
+    (package / "__init__.py").touch()
+    importlib.import_module("carrier_pigeons")
+    monkeypatch.setattr(Carrier, "requires", ("carrier_pigeons.flock",))
+    remedy = "; restart ebpfmon, because its user cannot read Python's files"
+    missing = "cannot import 'carrier_pigeons.flock': ModuleNotFoundError: No module named "
+    assert requirements.problem(Carrier) == f"{missing}'carrier_pigeons.flock'{remedy}"
+    (package / "flock.py").write_text("raise ModuleNotFoundError(\"No module named 'secrets'\", name='secrets')")
+    importlib.invalidate_caches()
+    assert requirements.problem(Carrier) == f"{missing}'secrets'{remedy}"
 
 
 def test_only_the_modules_of_sinks_in_use_are_imported(pigeons: Path) -> None:
