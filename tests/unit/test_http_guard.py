@@ -91,12 +91,12 @@ def test_a_token_file_that_never_answers_fails_only_the_requests_that_need_it(
     file.write_text("secret\n")
     file.chmod(0o600)
     os.mkfifo(pipe, 0o600)
-    monkeypatch.setattr(http_common, "ANSWER_S", 0.2)
     right = {"Authorization": "Bearer secret"}
 
     async def test() -> None:
         async with serving(settings_on_free_port(token_file=str(file)), SNAPSHOT) as served:
             os.replace(pipe, file)
+            monkeypatch.setattr(http_common, "ANSWER_S", 0.2)
             assert served.sink._token
             served.sink._token._read_s -= 1
             for _ in range(3):
@@ -105,6 +105,7 @@ def test_a_token_file_that_never_answers_fails_only_the_requests_that_need_it(
                 await served.sink.send(SNAPSHOT)
                 assert {answer.status for answer in await asyncio.gather(*answers)} == {503}
                 assert stuck_calls() == 1
+            monkeypatch.undo()
             file.write_text("secret\n")  # the file server works again
             await until(lambda: not stuck_calls())
             os.unlink(file)
