@@ -8,6 +8,7 @@ import os
 import select
 import socket
 import stat
+import threading
 from contextlib import suppress
 from typing import ClassVar
 from weakref import WeakValueDictionary
@@ -47,6 +48,8 @@ class LineWriter:
     """Lines that were not written whole, with the number of bytes that were, by stream."""
     _writers: ClassVar[WeakValueDictionary[str, LineWriter]] = WeakValueDictionary()
     """The writers that are open, by stream."""
+    lock: ClassVar[threading.Lock] = threading.Lock()
+    """Held during each write, which never blocks. Messages of ebpfmon may go to the same stream."""
 
     def __init__(self, fd: int) -> None:
         """Take a descriptor, which is closed with the writer, or at once if the stream has another writer.
@@ -60,6 +63,12 @@ class LineWriter:
         self.fd = fd
         self._lines, self._written = self._cut.pop(self._stream, (b"", 0))
         self._next = b""
+
+    @classmethod
+    def is_within_line(cls, stream: str) -> bool:
+        """Return whether the last line that was written to a stream has no end yet. `stream` is its resource."""
+        writer = cls._writers.get(stream)
+        return stream in cls._cut or (writer is not None and 0 < writer._written < len(writer._lines))
 
     @property
     def pending(self) -> bool:
@@ -75,10 +84,11 @@ class LineWriter:
     def write(self) -> None:
         """Write as much as the stream takes now. Raises OSError, and BrokenPipeError if the reader has gone."""
         try:
-            while self.pending:
-                if self._written == len(self._lines):
-                    self._lines, self._written, self._next = self._next, 0, b""
-                self._written += write_nonblocking(self.fd, memoryview(self._lines)[self._written :])
+            with self.lock:
+                while self.pending:
+                    if self._written == len(self._lines):
+                        self._lines, self._written, self._next = self._next, 0, b""
+                    self._written += write_nonblocking(self.fd, memoryview(self._lines)[self._written :])
         except BlockingIOError:
             pass
         except OSError as error:

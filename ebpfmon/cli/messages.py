@@ -14,8 +14,9 @@ import warnings
 from contextlib import nullcontext, suppress
 from types import TracebackType
 
-from ebpfmon.descriptors import reopen_nonblocking, write_nonblocking
+from ebpfmon.descriptors import LineWriter, reopen_nonblocking, write_nonblocking
 from ebpfmon.errors import describe
+from ebpfmon.resources import inode_resource
 from ebpfmon.text import escaped
 
 _PRIORITIES = {logging.CRITICAL: 2, logging.ERROR: 3, logging.WARNING: 4, logging.INFO: 6}  # see syslog(3)
@@ -98,6 +99,7 @@ class StderrHandler(logging.Handler):
         self._fd = stderr
         with suppress(OSError):  # no descriptor is free
             self._fd = reopen_nonblocking(stderr)
+        self._stream = inode_resource(os.fstat(self._fd))
         self._waiting = bytearray()
         self._dropped = 0
 
@@ -120,10 +122,13 @@ class StderrHandler(logging.Handler):
 
     def flush(self) -> None:
         """Write as much of what waits as stderr takes now. If it cannot be written, nobody can be told."""
-        with self.lock or nullcontext():
+        with self.lock or nullcontext(), LineWriter.lock:
             try:
-                while self._waiting:
-                    del self._waiting[: write_nonblocking(self._fd, memoryview(bytes(self._waiting)))]
+                # A sink may write to the same stream, and neither may write into a line of the other. A pipe takes a
+                # line whole or not at all.
+                while self._waiting and not LineWriter.is_within_line(self._stream):
+                    line = self._waiting[: self._waiting.index(b"\n") + 1]
+                    del self._waiting[: write_nonblocking(self._fd, memoryview(line))]
             except BlockingIOError:
                 pass
             except OSError:

@@ -61,7 +61,8 @@ def test_sinks_that_two_reloads_replaced_deliver_all_they_have_one_after_the_oth
             sinks.update(with_resources([settings]))
             for step in range(2):
                 publisher.publish(replace(snapshot(charts=[READ]), time_s=10.0 * n + step))
-            await asyncio.sleep(0.1)
+            while not into:  # noqa: ASYNC110  # another thread opens the sink
+                await asyncio.sleep(0.01)
         assert into == ["a opened"]
         may_send.set()
         await sinks.close(10)

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from ebpfmon import LineWriter, reopen_nonblocking
 from ebpfmon.cli import messages
 from ebpfmon.cli.messages import JournalFormatter, MessageFormatter, for_journal, is_journal
 
@@ -51,7 +52,7 @@ def stderr(request: pytest.FixtureRequest) -> Iterator[tuple[int, int]]:
         os.close(end)
 
 
-@pytest.mark.timeout(10)
+@pytest.mark.timeout(30)
 @pytest.mark.parametrize("can_be_opened_again", [True, False])
 def test_a_stderr_that_nobody_reads_blocks_nothing_and_what_is_lost_is_counted(
     stderr: tuple[int, int], can_be_opened_again: bool, monkeypatch: pytest.MonkeyPatch
@@ -67,17 +68,45 @@ def test_a_stderr_that_nobody_reads_blocks_nothing_and_what_is_lost_is_counted(
         logger.info("%06d %s", n, "x" * 100)
     os.set_blocking(reader, False)
     got = b""
-    for _ in range(1000):
+    while handler._waiting:
         with suppress(BlockingIOError):
             got += os.read(reader, 1 << 16)
         handler.flush()
     logger.info("the last one")
-    with suppress(BlockingIOError):
-        got += os.read(reader, 1 << 16)
+    while not got.endswith(b"the last one\n"):
+        with suppress(BlockingIOError):
+            got += os.read(reader, 1 << 16)
+        handler.flush()
     *written, lost, last = got.decode().splitlines()
     assert written == [f"ebpfmon: {n:06d} {'x' * 100}" for n in range(len(written))]
     assert lost == f"ebpfmon: {3000 - len(written)} messages are lost, because nobody read stderr"
     assert last == "ebpfmon: the last one"
+    os.close(handler._fd)
+
+
+def test_a_message_waits_for_the_end_of_a_line_that_a_sink_writes_to_the_same_stream(stderr: tuple[int, int]) -> None:
+    reader, writer = stderr
+    handler, lines = messages.StderrHandler(writer), LineWriter(reopen_nonblocking(writer))
+    handler.setFormatter(MessageFormatter("ebpfmon: %(message)s"))
+    sent = b"x" * 1_000_000 + b"\n"
+    lines.start(sent)
+    lines.write()
+    assert lines.pending
+    handler.handle(logging.LogRecord("x", logging.INFO, "x.py", 1, "first", None, None))
+    got = b""
+    os.set_blocking(reader, False)
+    while len(got) < len(sent):
+        handler.flush()
+        with suppress(BlockingIOError):
+            got += os.read(reader, 1 << 16)
+        lines.write()
+    handler.handle(logging.LogRecord("x", logging.INFO, "x.py", 1, "second", None, None))
+    lines.close()
+    expected = sent + b"ebpfmon: first\nebpfmon: second\n"
+    while len(got) < len(expected):
+        with suppress(BlockingIOError):
+            got += os.read(reader, 1 << 16)
+    assert got == expected
     os.close(handler._fd)
 
 
