@@ -122,10 +122,12 @@ def lines_of(snapshots: Sequence[Mapping[str, Any]]) -> dict[Key, Line]:
 class Compared:
     """How much was compared.
 
-    `numbers` were collected, and `points` are shown. `right` and `wrong` count charts in a second.
+    `delay_s` is how long after its tick an update was collected, at most. `numbers` were collected, and `points` are
+    shown. `right` and `wrong` count charts in a second.
     """
 
     updates: int
+    delay_s: float
     dimensions: int
     numbers: int
     points: int
@@ -140,20 +142,25 @@ def compare(api: Api, polls: Sequence[Poll], snapshots: Sequence[Mapping[str, An
         for s in snapshots
     ]
     totals: list[int] = list(itertools.accumulate(reads))
-    whole = [{key: value for key, (value, _) in one.items()} for one in polls if is_whole(one, snapshots[0])]
+    polls = [one for one in polls if is_whole(one, snapshots[0])]
+    whole = [{key: value for key, (value, _) in one.items()} for one in polls]
     counted = [one["ebpf.io", "vfs_read"] - BASE for one in whole]
     assert counted
     # Netdata counts from one of the snapshots. An update is identified by its reads, because every second has some.
     numbers = {total: n for n, total in enumerate(totals)}
     first = next(n for n, total in enumerate(totals) if all(total + count in numbers for count in counted))
     last = max(numbers[totals[first] + count] for count in counted)
+    delays_s = [
+        one["ebpf.io", "vfs_read"][1] / 1000 - snapshots[numbers[totals[first] + count]]["time"]
+        for one, count in zip(polls, counted, strict=True)
+    ]
     lines = lines_of(snapshots[first:])
     collected = sum(
         compare_collected(one, lines, numbers[totals[first] + count] - first)
         for one, count in zip(whole, counted, strict=True)
     )
     shown_ = compare_shown(api, lines, snapshots[first : last + 1])
-    return Compared(len(whole), len(lines), collected, *shown_)
+    return Compared(len(whole), max(delays_s), len(lines), collected, *shown_)
 
 
 def declared(snapshot: Mapping[str, Any]) -> dict[str, set[Key]]:

@@ -81,7 +81,9 @@ def test_netdata_collected_and_shows_the_numbers_of_the_log_second_by_second(
     print(compared)
     assert compared.updates >= 5  # on a busy machine most updates cannot be read whole
     assert compared.numbers > 100 * compared.updates
-    if compared.updates > 0.9 * WATCHED_S:  # Otherwise Netdata was too busy to be compared.
+    # What Netdata shows can only be compared if it collected all in time. If an update comes a second late, it goes
+    # by its own clock for some time.
+    if compared.updates > 0.9 * WATCHED_S and compared.delay_s < 0.9:
         assert compared.points > 1000
         # If updates are late, Netdata moves a part of an amount to the next second.
         assert compared.wrong <= 0.02 * compared.right
