@@ -48,8 +48,11 @@ class LineWriter:
     """Lines that were not written whole, with the number of bytes that were, by stream."""
     _writers: ClassVar[WeakValueDictionary[str, LineWriter]] = WeakValueDictionary()
     """The writers that are open, by stream."""
-    lock: ClassVar[threading.Lock] = threading.Lock()
-    """Held during each write, which never blocks. Messages of ebpfmon may go to the same stream."""
+    lock: ClassVar[threading.RLock] = threading.RLock()
+    """Held during each write, which never blocks. Messages of ebpfmon may go to the same stream.
+
+    A garbage collection during the write may log a message in the same thread.
+    """
 
     def __init__(self, fd: int) -> None:
         """Take a descriptor, which is closed with the writer, or at once if the stream has another writer.
