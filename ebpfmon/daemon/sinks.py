@@ -90,7 +90,7 @@ class SinkThread:
         self._daemon_loop = asyncio.get_running_loop()
         self._loop: _Loop | None = None
         self._ended = asyncio.Event()
-        self._dropped = 0
+        self._dropped = self._errors = 0
         self._is_late = False
         self._thread = threading.Thread(target=self._run, name=f"sink {task.name}", daemon=True)
 
@@ -118,15 +118,17 @@ class SinkThread:
 
     def report(self) -> None:
         """Log if the sink has begun to drop snapshots without an error, and if it delivers again."""
-        before, self._dropped = self._dropped, self.task.statistics.dropped
-        if self._dropped > before and not (self._is_late or self.task.is_failing):
+        statistics = self.task.statistics
+        dropped, errors = statistics.dropped - self._dropped, statistics.errors - self._errors
+        self._dropped, self._errors = statistics.dropped, statistics.errors
+        if dropped and not (errors or self._is_late or self.task.is_failing):
             self._is_late = True
-            age_s = time.monotonic() - self.task.statistics.succeeded_s
+            age_s = time.monotonic() - statistics.succeeded_s
             log.warning(
                 "sink '%s' drops snapshots, because it has delivered none for %.0f s%s",
                 self.task.name, age_s, self._position(),
             )  # fmt: skip
-        elif self._is_late and not self.task.statistics.queue_length:
+        elif self._is_late and not statistics.queue_length:
             self._is_late = False
             log.warning("sink '%s' delivers snapshots again", self.task.name)
 

@@ -1,0 +1,35 @@
+"""What the thread of a sink logs about snapshots that are dropped."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from ebpfmon import SinkError, SinkSettings
+from ebpfmon.daemon.sinks import SinkThread
+from ebpfmon.pipeline.publish import SinkTask
+
+
+def test_only_drops_without_an_error_are_logged_as_a_sink_that_delivers_nothing(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """A sink that fails to deliver a batch, and works again before the next tick, has said what is lost."""
+
+    async def test() -> None:
+        task = SinkTask(SinkSettings(name="batches"))
+        thread = SinkThread(task, frozenset(), [], lambda _: None)
+        task.failed(SinkError("refused; 4 earlier snapshots are lost", dropped=4))
+        task._failing = False
+        thread.report()
+        assert task.statistics.dropped == 4
+        assert caplog.messages == [
+            "sink 'batches' has failed and will be tried again: refused; 4 earlier snapshots are lost"
+        ]
+        task.statistics.dropped += 1
+        thread.report()
+        assert caplog.messages[1].startswith("sink 'batches' drops snapshots, because it has delivered none for ")
+        thread.report()
+        assert caplog.messages[2:] == ["sink 'batches' delivers snapshots again"]
+
+    asyncio.run(test())
