@@ -63,7 +63,8 @@ def test_on_a_terminal_keys_switch_the_grouping_and_quit() -> None:
     controller, terminal = pty.openpty()
     before = termios.tcgetattr(terminal)
     output = b""
-    with subprocess.Popen(LIVE, stdin=terminal, stdout=terminal, stderr=subprocess.PIPE) as top:
+    environment = {**os.environ, "TERM": "xterm"}  # A dumb terminal has no second screen.
+    with subprocess.Popen(LIVE, stdin=terminal, stdout=terminal, stderr=subprocess.PIPE, env=environment) as top:
 
         def wait_for(text: bytes) -> None:
             nonlocal output
