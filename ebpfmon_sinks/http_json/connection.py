@@ -62,6 +62,7 @@ class Connection(web.RequestHandler):
         loop = asyncio.get_running_loop()
         super().__init__(server, loop=loop, **_LIMITS)
         self.origin, self.state, self.since_s = origin, State.SILENT, loop.time()
+        self.descriptor = sock.fileno()
         self._socket: socket.socket | None = sock
         self._tls, self._closed = tls, closed
         self._connecting: asyncio.Task[None] | None = None

@@ -108,12 +108,21 @@ class Listener:
         origin = _origin(sock, address)
         same = [each for each in self._connections if each.origin == origin]
         is_crowded = origin != _LOOPBACK and len(same) >= PER_ORIGIN
-        is_full = len(self._connections) >= CONNECTIONS or sock.fileno() >= _usable_descriptors()
+        is_full = len(self._connections) >= CONNECTIONS or self._lacks_descriptors(sock)
         if (is_crowded or is_full) and not self._make_room(same if is_crowded else self._connections, since_s):
             reset(sock)
         elif server := self._runner.server:
             self._connections.add(Connection(server, sock, self._tls, origin=origin, closed=self._connections.discard))
         return not (is_crowded or is_full)
+
+    def _lacks_descriptors(self, sock: socket.socket) -> bool:
+        """Return whether the new socket takes a descriptor of the reserve.
+
+        A system call returns the lowest descriptor that is free. As long as a connection has one of the reserve, the
+        lower ones were all in use, and one that is free now was closed to make room.
+        """
+        highest = max([sock.fileno(), *(each.descriptor for each in self._connections)])
+        return highest >= _usable_descriptors()
 
     def _make_room(self, connections: Iterable[Connection], since_s: float) -> bool:
         """Close one of these connections, unless all are busy. Return whether one was closed.

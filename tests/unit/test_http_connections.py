@@ -360,6 +360,27 @@ def test_connections_leave_descriptors_for_the_rest_of_the_daemon(monkeypatch: p
     run(test)
 
 
+def test_a_descriptor_that_was_freed_to_make_room_is_not_taken_for_a_spare_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Otherwise every second connection of a flood would take another descriptor of the reserve."""
+
+    class Lowest(socket.socket):
+        def fileno(self) -> int:
+            return 3
+
+    async def test() -> None:
+        async with serving(None, SNAPSHOT) as served:
+            listener = served.sink._listener
+            with clients(served.sink.port, 1), Lowest() as new:
+                await until(lambda: states(served) == [State.SILENT])
+                (one,) = listener._connections
+                monkeypatch.setattr(listen, "_usable_descriptors", lambda: one.descriptor + 1)
+                assert not listener._lacks_descriptors(new)
+                monkeypatch.setattr(listen, "_usable_descriptors", lambda: one.descriptor)
+                assert listener._lacks_descriptors(new)
+
+    run(test)
+
+
 @pytest.mark.parametrize(("soft", "usable"), [(1024, 992), (32, 0), (resource.RLIM_INFINITY, float("inf"))])
 def test_the_reserve_is_counted_from_the_soft_limit(monkeypatch: pytest.MonkeyPatch, soft: int, usable: float) -> None:
     monkeypatch.setattr(resource, "getrlimit", lambda _: (soft, resource.RLIM_INFINITY))
