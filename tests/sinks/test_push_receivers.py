@@ -22,8 +22,6 @@ from tests.sinks.receivers import KINDS, Receivers, receivers
 from tests.sinks.support import Daemon, Lines, Sink, until
 
 SNAPSHOTS = 35
-WARM = 10
-"""How many snapshots to wait for before memory is measured. Until then queues fill up."""
 GROWTH_MB = 8.0
 BAD = [kind for kind in KINDS if kind != "accepts"]
 # A snapshot then has some hundreds of kilobytes, more than the buffers of sockets.
@@ -52,7 +50,8 @@ def many_destinations() -> Iterator[None]:
 def push(to: Receivers, kind: str) -> Sink:
     return {
         "type": "http_push", "name": kind, "url": f"http://127.0.0.1:{to.ports[kind]}/in", "gzip": False,
-        "timeout_s": 2.0,
+        # All receivers share one thread. On a busy machine it may be late to accept, which is no fault of the sink.
+        "timeout_s": 9.0 if kind == "accepts" else 2.0,
     }  # fmt: skip
 
 
@@ -91,7 +90,10 @@ def test_no_receiver_affects_the_harvest_or_another_sink(tmp_path: Path, record_
         accepted = [snapshot["time"] for snapshot in to.accepted]
 
     figures = {"without": jitter(without), "with": jitter(lines)}
-    memory = self_metric(lines, "memory", "rss")[WARM:]
+    # Memory grows until the queues of all receivers that do not accept are full.
+    queues = {name: self_metric(lines, "sinks_queue", name) for name in (*KINDS, "second", "log")}
+    full = max(queues[kind].index(MAILBOX_SNAPSHOTS) for kind in BAD)
+    memory = self_metric(lines, "memory", "rss")[full:]
     figures["memory"] = f"{memory[0]:.1f} MB at first, {max(memory):.1f} MB at most"
     for what, figure in figures.items():
         record_property(what, figure)
@@ -117,6 +119,5 @@ def test_no_receiver_affects_the_harvest_or_another_sink(tmp_path: Path, record_
         assert times == [line["time"] for line in lines][: len(times)]
         assert len(times) >= len(lines) - 1
     # Queues and memory are bounded.
-    queues = [self_metric(lines, "sinks_queue", name) for name in (*KINDS, "second", "log")]
-    assert max(map(max, queues)) == MAILBOX_SNAPSHOTS
+    assert max(map(max, queues.values())) == MAILBOX_SNAPSHOTS
     assert max(memory) - memory[0] < GROWTH_MB
