@@ -6,21 +6,18 @@ import asyncio
 import gzip
 import socket
 import ssl
-from collections.abc import AsyncIterator, Callable
-from concurrent.futures import Executor
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from importlib.metadata import version
-from typing import TypeVar
 from urllib.parse import urlsplit
 
 import aiohttp
 from aiohttp.abc import AbstractResolver, ResolveResult
 
-from ebpfmon import Pool, SinkError, Snapshot, encode_json, printable, to_json
+from ebpfmon import SinkError, Snapshot, encode_json, printable, to_json
 from ebpfmon_sinks.http_common import in_time, read_token_in_time
 from ebpfmon_sinks.http_push.settings import HttpPushSettings
 
-T = TypeVar("T")
 _VERSION = version("ebpfmon")  # read now, because the daemon may become a user who cannot read it later
 _MEDIA = {"json": "application/json", "ndjson": "application/x-ndjson"}
 _GZIP_FROM = 1024  # bytes
@@ -37,21 +34,16 @@ async def open_sink(settings: HttpPushSettings) -> AsyncIterator[HttpPushSink]:
         cookie_jar=aiohttp.DummyCookieJar(),
         headers={"User-Agent": f"ebpfmon/{_VERSION}", **settings.headers},
     ) as session:
-        executor = Pool("http_push", 1)
-        try:
-            sink = HttpPushSink(settings, session, executor)
-            yield sink
-            await sink.flush()
-        finally:
-            executor.shutdown(cancel_futures=True)
+        sink = HttpPushSink(settings, session)
+        yield sink
+        await sink.flush()
 
 
 class HttpPushSink:
     """Posts snapshots. Every status except 2xx raises SinkError."""
 
-    def __init__(self, settings: HttpPushSettings, session: aiohttp.ClientSession, executor: Executor) -> None:
-        """`executor` encodes and compresses."""
-        self._settings, self._session, self._executor = settings, session, executor
+    def __init__(self, settings: HttpPushSettings, session: aiohttp.ClientSession) -> None:
+        self._settings, self._session = settings, session
         url = urlsplit(settings.url)
         # Leave out the query, which may contain a secret.
         self._failure = f"cannot post to '{url.scheme}://{url.netloc}{url.path}'"
@@ -64,7 +56,7 @@ class HttpPushSink:
         The first snapshot is posted at once. If the receiver does not work, the sink fails before it has a whole batch,
         so that the snapshots stay in the core's queue, which counts those that it drops.
         """
-        self._batch.append(await self._in_thread(_encode, snapshot))
+        self._batch.append(encode_json(to_json(snapshot)))
         if not self._works or len(self._batch) >= self._settings.batch:
             await self._post(retried=1)
             self._works = True
@@ -95,7 +87,7 @@ class HttpPushSink:
         headers = {"Content-Type": _MEDIA[self._settings.format]}
         body = lines[0] if self._settings.format == "json" else b"".join(line + b"\n" for line in lines)
         if self._settings.gzip and len(body) >= _GZIP_FROM:
-            body, headers["Content-Encoding"] = await self._in_thread(_compress, body), "gzip"
+            body, headers["Content-Encoding"] = gzip.compress(body, 4, mtime=0), "gzip"
         if self._settings.token_file:
             headers["Authorization"] = f"Bearer {await read_token_in_time(self._settings.token_file)}"
         # Redirects are not followed, because the token would be sent to the new address.
@@ -105,9 +97,6 @@ class HttpPushSink:
             status, reason = response.status, response.reason or ""
         if not 200 <= status < 300:
             raise SinkError(f"{self._failure}: {status} {printable(reason, _SHOWN)}{_remedy(status)}")
-
-    async def _in_thread(self, function: Callable[[T], bytes], argument: T) -> bytes:
-        return await asyncio.get_running_loop().run_in_executor(self._executor, function, argument)
 
 
 class _Resolver(AbstractResolver):
@@ -142,14 +131,6 @@ def _tls_context(path: str) -> ssl.SSLContext:
         return ssl.create_default_context(cafile=path or None)
     except OSError as error:
         raise SinkError(f"cannot use the certificates in '{path}': {error.strerror or error}") from None
-
-
-def _encode(snapshot: Snapshot) -> bytes:
-    return encode_json(to_json(snapshot))
-
-
-def _compress(body: bytes) -> bytes:
-    return gzip.compress(body, 4, mtime=0)
 
 
 def _remedy(status: int) -> str:
