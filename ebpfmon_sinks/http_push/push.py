@@ -56,7 +56,7 @@ class HttpPushSink:
         The first snapshot is posted at once. If the receiver does not work, the sink fails before it has a whole batch,
         so that the snapshots stay in the core's queue, which counts those that it drops.
         """
-        self._batch.append(encode_json(to_json(snapshot)))
+        self._batch.append(_encode(snapshot))
         if not self._works or len(self._batch) >= self._settings.batch:
             await self._post(retried=1)
             self._works = True
@@ -131,6 +131,10 @@ def _tls_context(path: str) -> ssl.SSLContext:
         return ssl.create_default_context(cafile=path or None)
     except OSError as error:
         raise SinkError(f"cannot use the certificates in '{path}': {error.strerror or error}") from None
+
+
+def _encode(snapshot: Snapshot) -> bytes:
+    return encode_json(to_json(snapshot))
 
 
 def _remedy(status: int) -> str:
