@@ -164,20 +164,22 @@ _unanswered: dict[Hashable, Future[Any]] = {}
 
 They belong to the process: whoever asks again must find the calls that are stuck already.
 """
+_unanswered_lock = threading.Lock()
 
 
 def submit_once(name: str, function: Callable[..., T], *arguments: Hashable) -> Future[T]:
     """Call a function that may never return, such as a look-up of a file, in a daemon thread of this name.
 
     A function never runs twice at a time with the same arguments: further callers get the future of the first call. So
-    there is never more than one such thread for a file or a host name. Raises RuntimeError if the system allows no more
-    threads.
+    there is never more than one such thread for a file or a host name. May be called in any thread. Raises RuntimeError
+    if the system allows no more threads.
     """
     key = (function, arguments)
-    future: Future[T] | None = _unanswered.get(key)
-    if future is None:
-        pool = Pool(name, 1)
-        future = _unanswered[key] = pool.submit(function, *arguments)
-        future.add_done_callback(lambda _: _unanswered.pop(key, None))
-        pool.shutdown()
+    with _unanswered_lock:
+        future: Future[T] | None = _unanswered.get(key)
+        if future is None:
+            worker = Worker(name)
+            future = _unanswered[key] = worker.submit(function, *arguments)
+            worker.shutdown()
+            future.add_done_callback(lambda _: _unanswered.pop(key, None))
     return future
