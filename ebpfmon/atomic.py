@@ -35,7 +35,7 @@ def append_record(fd: int, record: bytes) -> None:
 
     After an error, the caller may append the same record again. If the part that was written cannot be removed, or if a
     writer was killed, the next record begins on a line of its own. `fd` must be open for writing, with O_APPEND if the
-    file has other writers.
+    file has other writers. If another one writes at the same moment, there may be an empty line before the record.
     """
     if not record.endswith(b"\n"):
         raise ValueError("a record ends with a line break")
@@ -45,7 +45,10 @@ def append_record(fd: int, record: bytes) -> None:
     try:
         try:
             while written < len(record):
-                written += os.write(fd, memoryview(record)[written:]) or _fail(errno.EIO)
+                count = os.write(fd, memoryview(record)[written:])
+                if not count:
+                    raise OSError(errno.EIO, os.strerror(errno.EIO))
+                written += count
         finally:
             os.close(spare)  # Network file systems report here that they could not write, and `fd` can still be used.
     except BaseException:
@@ -75,7 +78,3 @@ def _remove_end(fd: int, size: int) -> None:
 
 def _is_appending(fd: int) -> bool:
     return bool(fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_APPEND)
-
-
-def _fail(number: int) -> int:
-    raise OSError(number, os.strerror(number))

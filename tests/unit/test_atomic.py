@@ -203,7 +203,7 @@ def test_after_a_line_that_a_killed_writer_left_unfinished_a_record_begins_on_a_
 
 
 def test_the_position_of_a_file_without_append_mode_is_where_its_record_ends(path: Path) -> None:
-    """As of stdout in `ebpfmon run > file`."""
+    """For example that of stdout in `ebpfmon run > file`."""
     path.write_bytes(b"0123456789")
     with path.open("r+b", buffering=0) as file:
         append_record(file.fileno(), b"abc\n")
@@ -284,4 +284,5 @@ def test_records_of_several_writers_are_never_mixed(path: Path) -> None:
     for thread in threads:
         thread.join()
     lines = path.read_bytes().splitlines(keepends=True)
-    assert sorted(lines) == sorted(records * 50)
+    # A record that another thread is still writing looks like a line that was cut, so an empty line may follow it.
+    assert sorted(line for line in lines if line != b"\n") == sorted(records * 50)
