@@ -12,9 +12,9 @@ import sys
 
 import msgspec
 
+from ebpfmon.errors import describe
 from ebpfmon.model import SinkSettings
 from ebpfmon.plugins.registry import Plugin, Registry, State
-from ebpfmon.text import escaped
 
 _LATE = ("concurrent.futures.thread", "difflib", "encodings.idna")
 """Modules that Python or ebpfmon import on first use: for calls in threads, for hints in errors, for host names."""
@@ -32,7 +32,7 @@ def problem(sink: type[SinkSettings]) -> str:
         try:
             importlib.import_module(module)
         except BaseException as error:  # a module may raise anything, even SystemExit
-            return escaped(f"cannot import '{module}': {type(error).__name__}: {error}{_remedy(error, module)}")
+            return f"cannot import '{module}': {describe(error)}{_remedy(error, module)}"
     return ""
 
 
