@@ -62,10 +62,10 @@ class Questions(Generic[K, V]):
         before = self._given_up.get(key)
         if before and before.future.done():
             del self._given_up[key]
-            log.info("the %s of %s has come", self._kind, subject)
+            log.info("there is an answer now: the %s of %s", self._kind, subject)
             return before.future.result()
         if before and not self._may_retry(before):
-            raise UnansweredError(f"there is no answer to what the {self._kind} of {subject} is")
+            raise UnansweredError(f"no answer: the {self._kind} of {subject}")
         if not self._is_free():
             raise UnansweredError(f"too many threads wait for a {self._kind}")
         if not self._worker:
@@ -83,7 +83,7 @@ class Questions(Generic[K, V]):
                 "cannot look up the %s of %s: no answer within %g s; ebpfmon goes on without it until it comes",
                 self._kind, subject, self._answer_s,
             )  # fmt: skip
-        raise UnansweredError(f"there is no answer to what the {self._kind} of {subject} is")
+        raise UnansweredError(f"no answer: the {self._kind} of {subject}")
 
     def close(self) -> None:
         """Let the thread end. Never waits. Closing twice is harmless."""
@@ -110,9 +110,7 @@ class Questions(Generic[K, V]):
             self._worker.abandon()
         except (TooManyStuckError, RuntimeError) as error:
             if not self._has_too_many:
-                log.warning(
-                    "cannot look up any further %s until one that is waited for comes: %s", self._kind, describe(error)
-                )
+                log.warning("cannot look up any further %s until one is answered: %s", self._kind, describe(error))
             self._has_too_many = True
             return False
         self._asked, self._has_too_many = None, False

@@ -253,7 +253,7 @@ def test_other_facts_are_found_while_no_further_command_line_can_be_waited_for(
             assert result.users == {0: "root"}
             assert threading.active_count() <= threads + MAX_ABANDONED + 2, "one more for command lines, one for users"
         assert len(caplog.messages) == MAX_ABANDONED + 2
-        assert caplog.messages[-2].startswith("cannot look up any further command line until one that is waited for ")
+        assert caplog.messages[-2].startswith("cannot look up any further command line until one is answered: ")
         hung.release(b"x")
         while any(
             facts is None or facts.command_line is None

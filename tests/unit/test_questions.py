@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 
@@ -49,10 +49,11 @@ def give_up(questions: Questions[int, str], key: int, source: Source) -> None:
         questions.ask(key, source, f"no. {key}")
 
 
-def late_answer(questions: Questions[int, str], key: int, source: Source) -> str:
-    for _ in range(1000 * LIMIT_S):  # it comes as soon as the thread has run
+def answered(questions: Questions[int, str], key: int, question: Callable[[], str] = lambda: "yes") -> str:
+    """Return the answer, which comes as soon as a thread has run. On a busy machine that may take several attempts."""
+    for _ in range(1000 * LIMIT_S):
         try:
-            return questions.ask(key, source, "it")
+            return questions.ask(key, question, "it")
         except UnansweredError:
             threading.Event().wait(0.001)
     raise AssertionError("the answer did not come")
@@ -73,7 +74,7 @@ def test_an_error_reaches_whoever_asks_and_the_next_question_is_answered(
 
     with pytest.raises(kind, match="on purpose"):
         questions.ask(1, fail, "it")
-    assert questions.ask(1, lambda: "yes", "it") == "yes"
+    assert answered(questions, 1) == "yes"
 
 
 def test_a_question_that_was_given_up_is_not_asked_again_at_once(
@@ -81,7 +82,7 @@ def test_a_question_that_was_given_up_is_not_asked_again_at_once(
 ) -> None:
     for _ in range(5):
         give_up(questions, 1, source)
-        assert questions.ask(2, lambda: "yes", "it") == "yes"
+        assert answered(questions, 2) == "yes"
     assert source.asked.acquire(blocking=False)
     assert not source.asked.acquire(blocking=False)
 
@@ -89,7 +90,7 @@ def test_a_question_that_was_given_up_is_not_asked_again_at_once(
 def test_a_late_answer_is_used(questions: Questions[int, str], source: Source) -> None:
     give_up(questions, 1, source)
     source.answers.set()
-    assert late_answer(questions, 1, source) == "late"
+    assert answered(questions, 1, source) == "late"
 
 
 def test_a_question_is_asked_again_after_a_while_in_case_its_answer_is_lost(
@@ -99,7 +100,7 @@ def test_a_question_is_asked_again_after_a_while_in_case_its_answer_is_lost(
     now[0] = RETRY_S - 1
     give_up(questions, 1, source)
     now[0] = RETRY_S
-    assert questions.ask(1, lambda: "back", "it") == "back"
+    assert answered(questions, 1, lambda: "back") == "back"
 
 
 def test_asking_again_never_uses_up_the_threads_for_other_questions(
@@ -108,7 +109,7 @@ def test_asking_again_never_uses_up_the_threads_for_other_questions(
     for _ in range(20):
         now[0] += RETRY_S
         give_up(questions, 1, source)
-    assert questions.ask(2, lambda: "yes", "it") == "yes"
+    assert answered(questions, 2) == "yes"
 
 
 def test_threads_left_behind_are_bounded_and_one_answer_is_enough_to_go_on(
@@ -123,13 +124,8 @@ def test_threads_left_behind_are_bounded_and_one_answer_is_enough_to_go_on(
     assert threading.active_count() <= before + MAX_ABANDONED + 1
     assert sum("any further test" in message for message in caplog.messages) == 1
     sources[3].answers.set()
-    assert late_answer(questions, 3, sources[3]) == "late"
-    while True:
-        try:
-            assert questions.ask(100, lambda: "yes", "it") == "yes"
-            break
-        except UnansweredError:  # the thread that has answered has not ended yet
-            pass
+    assert answered(questions, 3, sources[3]) == "late"
+    assert answered(questions, 100) == "yes"
     for source in sources:
         source.answers.set()
 
@@ -144,7 +140,7 @@ def test_without_a_thread_the_question_fails_and_the_next_one_is_answered(
         patched.setattr(Worker, "_start", no_thread)
         with pytest.raises(RuntimeError, match="can't start new thread"):
             questions.ask(1, lambda: "yes", "it")
-    assert questions.ask(1, lambda: "yes", "it") == "yes"
+    assert answered(questions, 1) == "yes"
 
 
 def test_without_a_thread_to_go_on_questions_stop_until_one_is_answered(
@@ -153,10 +149,10 @@ def test_without_a_thread_to_go_on_questions_stop_until_one_is_answered(
     def no_thread(self: Worker) -> None:
         raise RuntimeError("can't start new thread")
 
-    assert questions.ask(1, lambda: "yes", "it") == "yes"
+    assert answered(questions, 1) == "yes"
     monkeypatch.setattr(Worker, "_start", no_thread)
     give_up(questions, 2, source)
     give_up(questions, 3, source)
     source.answers.set()
-    assert late_answer(questions, 2, source) == "late"
-    assert questions.ask(3, lambda: "yes", "it") == "yes"
+    assert answered(questions, 2, source) == "late"
+    assert answered(questions, 3) == "yes"
