@@ -38,9 +38,9 @@ def reopen_nonblocking(fd: int) -> int:
 class LineWriter:
     """Writes whole lines to a stream, even if a write is cut.
 
-    What is missing of a line is written before anything else, also by the next LineWriter of the same stream in this
-    process. If the same lines are written again, as the core does after an error, only what is missing of them is
-    written. A stream has one writer at a time.
+    The rest of a line that was cut is written before anything else, also by the next LineWriter of the same stream in
+    this process. If the same lines are started again, as after an error, only the rest of them is written. A stream has
+    one writer at a time.
     """
 
     # These belong to the streams, which outlive their writers and exist once in the process.
@@ -79,7 +79,7 @@ class LineWriter:
         return self._written < len(self._lines) or bool(self._next)
 
     def start(self, lines: bytes) -> None:
-        """Set the lines to write after those that have begun. Those that have not are dropped."""
+        """Set the lines to write next. Lines that are written in part come first; those not yet begun are dropped."""
         if not self._written:
             self._lines = b""
         self._next = b"" if self.pending and lines == self._lines else lines

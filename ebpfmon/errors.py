@@ -91,7 +91,7 @@ def describe(error: BaseException) -> str:
     """Return an error of any kind as one printable line: the text of ebpfmon's own errors, `TypeError: text` of others.
 
     If a limit of the system was reached, the line says which one and how to raise it. Third-party code may raise
-    anything, even an error whose text cannot be had.
+    anything, even an error whose str() fails.
     """
     try:
         if short := shortage.reason(error):

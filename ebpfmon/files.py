@@ -1,7 +1,7 @@
 """Read files that people write: settings, groups and plugins.
 
-Such a path may lead to anything. A FIFO would keep the reader waiting for ever, and a device or a huge file would fill
-the memory. All failures are OSErrors whose `strerror` says what is wrong, so callers need no other case.
+Such a path may lead to anything. Reading a FIFO would never return, and a device or a huge file would fill the memory.
+All failures are OSErrors whose `strerror` says what is wrong, so callers need no other case.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import IO
 
 MAX_BYTES = 1 << 20
-"""The greatest size of a file."""
+"""The largest file that is read."""
 _UTF16 = (b"\xff\xfe", b"\xfe\xff")
 
 

@@ -2,7 +2,7 @@
 
 A resource is a text for people, such as `file '/var/log/ebpfmon'`. The same resource has the same text, however the
 settings spell it. A file has one text for its path and one for its inode, because it may have several paths. A resource
-that ends with `*` stands for all that begin alike.
+that ends with `*` stands for all resources with the same beginning.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _MEMORY = 1  # the major number of /dev/null, /dev/zero and /dev/full, to which 
 _CONTROLLING_TERMINAL = os.makedev(5, 0)  # /dev/tty
 _MAX_LINKS = 40  # as in Linux
 _ANSWER_S = 1.0
-"""How long a look-up of a file may take. After that, its path is taken as it is."""
+"""How long looking up a file may take. After that, only its path is used."""
 
 
 def standard_stream(path: str) -> int | None:
@@ -89,7 +89,7 @@ def port_resources(host: str, port: int) -> frozenset[str]:
 
 
 def overlap(some: Iterable[str], others: Iterable[str]) -> list[str]:
-    """Return the resources of `some` that are among `others`, the clearest for people first."""
+    """Return the resources of `some` that are among `others`. Inodes come last, because they say least to people."""
     others = list(others)
     found = [resource for resource in some if any(_is_same(resource, other) for other in others)]
     return sorted(found, key=lambda resource: ("inode" in resource, resource))

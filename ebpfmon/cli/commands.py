@@ -1,4 +1,4 @@
-"""The parser of the command line, and its commands. Each command is a module beside this one.
+"""Parse the command line and run a command. Each command is a module in this package.
 
 Exit status: 0 success; 1 the kernel or a plugin failed; 2 wrong settings or arguments. `check` has statuses of its
 own: 0 every event can be attached, 1 some cannot, 2 none can. `reset` returns 1 if a kprobe could not be removed.

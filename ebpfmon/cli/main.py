@@ -47,8 +47,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def program() -> NoReturn:
     """Run the command that the user typed, and end the process with its status.
 
-    Python's own end is left out. It would wait without a limit for threads of plugins, run what they have registered
-    with atexit, and destroy their objects, and no signal could end it.
+    Python's own shutdown is skipped. It would wait without a limit for threads of plugins, call what they have
+    registered with atexit, and destroy their objects, and no signal could end it.
     """
     status = 1
     try:

@@ -46,7 +46,7 @@ def configure_logging() -> None:
 
 
 def print_error(error: Exception) -> None:
-    """Write an error to stderr, without a traceback. If stderr cannot be written, nobody can be told."""
+    """Write an error to stderr, without a traceback. Does nothing if stderr cannot be written."""
     line = escaped(str(error))
     with suppress(OSError):
         print(for_journal(line, logging.ERROR) if _is_stderr_journal() else f"ebpfmon: {line}", file=sys.stderr)
@@ -121,11 +121,11 @@ class StderrHandler(logging.Handler):
         self.flush()
 
     def flush(self) -> None:
-        """Write as much of what waits as stderr takes now. If it cannot be written, nobody can be told."""
+        """Write as much of what waits as stderr takes now, or drop it if stderr cannot be written."""
         with self.lock or nullcontext(), LineWriter.lock:
             try:
-                # A sink may write to the same stream, and neither may write into a line of the other. A pipe takes a
-                # line whole or not at all.
+                # A sink may write to the same stream, so this waits for the end of its line. A pipe takes a line whole
+                # or not at all.
                 while self._waiting and not LineWriter.is_within_line(self._stream):
                     line = self._waiting[: self._waiting.index(b"\n") + 1]
                     del self._waiting[: write_nonblocking(self._fd, memoryview(line))]

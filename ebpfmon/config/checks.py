@@ -1,7 +1,7 @@
-"""Check valid settings further: what they need must be there, and what has no effect is said.
+"""Check whether this machine has what valid settings need, and warn about settings that have no effect.
 
-`run` and reloads do not look for the files that sinks read, because a look at a file server that is down never ends.
-The sinks themselves say what they cannot read, and try again.
+`run` and reloads do not look for the files that sinks read, because a file server that is down never answers. The sinks
+themselves say what they cannot read, and try again.
 """
 
 from __future__ import annotations

@@ -107,7 +107,7 @@ def validate(
 ) -> Settings:
     """Return the settings in parsed TOML. Raises SettingsError, which names `source` (the file).
 
-    Whether this machine has what they need is for `check` to say.
+    `check` finds out whether this machine has what they need.
     """
     # [apps] is still read, but error messages do not suggest it.
     require_known((name for name in raw if name != "apps"), ("ebpfmon", "groups", "plugins", "sinks"), source, "")

@@ -66,8 +66,8 @@ async def run(
     """Run the daemon until `stop` is set. The last interval, which is shorter, is harvested and sent as well.
 
     `reload` says how to change the settings while the daemon runs. `notifier` reports to the service manager. `others`
-    are executors that run already, and whose threads are to drop their capabilities. Raises KernelError if no probe can
-    be loaded, and SettingsError if the groups file cannot be read.
+    are executors whose threads run already and need no capabilities. Raises KernelError if no probe can be loaded, and
+    SettingsError if the groups file cannot be read.
     """
     daemon = _Daemon(registry, stop, clock or SystemClock(), notifier or Notifier(None, None), others)
     try:
@@ -153,8 +153,7 @@ class _Daemon:
     async def _tick(self, pipeline: Pipeline, late_ticks: int) -> bool:
         """Harvest and publish an interval, and return whether that worked. If not, log it once.
 
-        What the tick could not have, such as memory, it may have next time. The tick that works counts those that did
-        not as late.
+        The next tick may work, for example if memory was short. It counts the failed ticks as late.
         """
         failed, self._failed_ticks = self._failed_ticks, 0
         try:
@@ -198,8 +197,8 @@ class _Daemon:
     async def _apply_reload(self, reload: Reload, settings: Settings, pipeline: Pipeline) -> Settings | None:
         """Begin a reload if one is requested, and apply it when its probes are loaded, in this tick or a later one.
 
-        Returns the new settings when they are applied, otherwise None. Whatever goes wrong is logged, and the old
-        settings hold.
+        Returns the new settings when they are applied, otherwise None. Any error is logged, and the old settings stay
+        in use.
         """
         if not self._reloading:
             if not reload.requested.is_set():
@@ -222,7 +221,7 @@ class _Daemon:
             change = reloading.result()
             await self._switch_to(change, pipeline)
         except Exception as error:
-            log.error("cannot reload the settings, so the old ones hold: %s", describe(error))
+            log.error("cannot reload the settings, so the old ones stay in use: %s", describe(error))
             self._notifier.ready(self._status())
             return None
         log.info("reloaded the settings and the probes" if change.probes else "reloaded the settings")

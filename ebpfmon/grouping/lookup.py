@@ -1,8 +1,8 @@
 """Look up facts that BPF programs did not see: processes older than ebpfmon, user names and cgroup paths.
 
 Lookups read /proc, the user database and the cgroup file system. They block, so they run in a worker thread and within
-a time limit. Facts that are not found in time are requested again. What may never return is asked in threads that can
-be left behind (`ebpfmon.grouping.questions`).
+a time limit. Facts that are not found in time are requested again. Lookups that may never return run in threads that
+can be left behind (`ebpfmon.grouping.questions`).
 """
 
 from __future__ import annotations
@@ -90,9 +90,9 @@ class LookupResult:
 class Lookup:
     """Looks up facts in /proc, the user database and the cgroup file system. Must be closed.
 
-    A fact that does not come holds up no other: it is left out, or replaced by what is known without it. A fact that
-    cannot be had for another reason, such as a lack of descriptors, is left out. The first failure of each kind is
-    logged.
+    A lookup that does not return delays no other one. Its fact is left out, or replaced by what is known without it. A
+    fact that cannot be looked up for another reason, such as a lack of descriptors, is left out. The first failure of
+    each kind is logged.
     """
 
     def __init__(

@@ -1,7 +1,7 @@
 """Find out whether this process sees what the kernel's numbers refer to.
 
 BPF programs see the kernel's own numbers: PIDs of the initial PID namespace, uids of the initial user namespace,
-cgroups of the whole tree, and times since boot. In a container, the same number may stand for something else, or for
+cgroups of the whole tree, and times since boot. In a container, the same number may refer to something else, or to
 nothing.
 """
 
@@ -38,7 +38,7 @@ class Views(msgspec.Struct, frozen=True):
     """What this process cannot see, or sees only a part of. A field is None if nothing is known to be wrong."""
 
     processes: Problem | None = None
-    """If this is set, the numbers in /proc must not be used: they stand for other processes."""
+    """If this is set, the numbers in /proc must not be used, because they refer to other processes."""
     hidden: Problem | None = None
     """Why some processes are not in /proc."""
     users: Problem | None = None

@@ -51,7 +51,7 @@ class SinkSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     files.
     """
     files: ClassVar[tuple[str, ...]] = ()
-    """The settings that name files which the sink reads. `ebpfmon config check` looks whether they exist."""
+    """The names of settings that are paths of files to read. `ebpfmon config check` looks whether the files exist."""
 
     @property
     def capabilities(self) -> frozenset[str]:
@@ -65,10 +65,10 @@ class SinkSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     def resources(self) -> frozenset[str]:
         """What only one sink may use at a time, such as a file that it writes or a port that it listens on.
 
-        `file_resources`, `stream_resources` and `port_resources` return the texts for what they name, and any other
-        text may be used. Settings with two sinks that need the same resource are refused. A sink that needs a resource
-        of a sink that a reload ends waits for its end. The default is none. May read the file system, so ebpfmon asks
-        outside of the event loop.
+        `file_resources`, `stream_resources` and `port_resources` return the texts for files, standard streams and
+        ports. For anything else, choose a text. Settings with two sinks that need the same resource are refused. If a
+        reload ends a sink, a new sink that needs the same resource starts after that end. This may read the file
+        system: ebpfmon does not call it in the event loop. By default there are none.
         """
         return frozenset()
 

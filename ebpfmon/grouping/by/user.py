@@ -11,15 +11,15 @@ from ebpfmon.grouping.naming import REMEMBERED, Identity, LookupNaming
 from ebpfmon.grouping.registry import Grouping
 
 ASK_AGAIN_S = 60.0
-"""How long the uid stands for a user without a name, before the user database is asked again."""
-_MAX_ASKED_AGAIN = 16  # How many users are asked for again in one interval.
+"""How long to show the uid of a user without a name before the user database is asked again."""
+_MAX_ASKED_AGAIN = 16  # users in one interval
 
 
 class ByUser(LookupNaming):
     """Names a process by its user name, or by its uid as long as there is no name.
 
-    The user database may be on the network, and may say that a user has no name only because it cannot be reached. So
-    it is asked again from time to time.
+    The user database is asked again from time to time, because it may be on the network. While it cannot be reached, it
+    may answer that a user has no name.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
