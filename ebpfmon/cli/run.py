@@ -11,6 +11,7 @@ from ebpfmon import config
 from ebpfmon.cli.common import SUCCESS, Commands, check_settings, core_options, overrides
 from ebpfmon.cli.stopping import SignalThread, until_stopped
 from ebpfmon.config import Settings
+from ebpfmon.daemon import memory
 from ebpfmon.daemon import run as daemon
 from ebpfmon.daemon.notify import Notifier
 
@@ -77,6 +78,7 @@ def _run(args: argparse.Namespace) -> int:
             others=[signals],
         )
 
+    memory.share_one_heap()
     asyncio.run(until_stopped(work, args.for_s, on_hangup=requested.set))
     return SUCCESS
 
