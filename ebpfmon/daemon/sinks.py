@@ -164,7 +164,9 @@ class SinkThread:
                         self.task.failed(error)
                 if main.done():
                     self._close(loop)
-                    return
+                    if not main.cancelled() and main.exception() is None:
+                        return
+                    time.sleep(RETRY_S)
         finally:
             with suppress(RuntimeError):  # the daemon has ended
                 self._daemon_loop.call_soon_threadsafe(self._set_ended)

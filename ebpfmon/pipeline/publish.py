@@ -182,7 +182,7 @@ class SinkTask:
                 await self._deliver()
                 return
             except SinkGoneError as error:
-                log.info("sink '%s' has ended: %s", self.name, error)
+                log.info("sink '%s' has ended: %s", self.name, describe(error))
                 return
             except BaseException as error:
                 if _is_destroyed(error):
@@ -231,7 +231,7 @@ class SinkTask:
             try:
                 await self._limited(sink.send(snapshot))
             except BaseException as error:
-                rest = error.undelivered if isinstance(error, SinkError) else None
+                rest = _undelivered(error)
                 if rest is not None and not rest.charts:
                     self.statistics.sent += 1  # the connection broke after the whole snapshot had arrived
                 else:
@@ -252,13 +252,31 @@ class SinkTask:
     def failed(self, error: BaseException) -> None:
         """Count an error of the sink, and log it if the sink has worked until now."""
         self.statistics.errors += 1
-        if isinstance(error, SinkError):
-            self.statistics.dropped += error.dropped
+        self.statistics.dropped += min(_dropped(error), self.statistics.sent)
         if self.mailbox.closed:
             log.warning("sink '%s' has failed while it was stopping: %s", self.name, describe(error))
         elif not self._failing:
             self._failing = True
             log.warning("sink '%s' has failed and will be tried again: %s", self.name, describe(error))
+
+
+def _undelivered(error: BaseException) -> Snapshot | None:
+    """Return the part of a snapshot that has not arrived, if a sink's error says so.
+
+    The error may come from third-party code, which may set anything or nothing. Then the whole snapshot is sent again.
+    """
+    with suppress(BaseException):
+        if isinstance(error, SinkError) and isinstance(error.undelivered, Snapshot):
+            return error.undelivered
+    return None
+
+
+def _dropped(error: BaseException) -> int:
+    """Return how many earlier snapshots a sink's error says are lost; 0 if it says anything else than a number."""
+    with suppress(BaseException):
+        if isinstance(error, SinkError) and type(error.dropped) is int:
+            return max(error.dropped, 0)
+    return 0
 
 
 def _is_destroyed(error: BaseException) -> bool:

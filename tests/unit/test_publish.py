@@ -196,6 +196,40 @@ def test_a_sink_gets_only_the_part_again_that_it_could_not_deliver(delays: list[
     assert delays == [0.5]
 
 
+class MuteError(SinkError):
+    """An error of a plugin that does not call the constructor of its base class."""
+
+    def __init__(self) -> None:
+        pass
+
+
+@pytest.mark.parametrize(
+    ("error", "dropped"),
+    [
+        (SinkError("down", dropped=2), 2),
+        (SinkError("down", dropped=2**70), 3),  # no more are lost than were taken
+        (SinkError("down", dropped=-5), 0),
+        (SinkError("down", dropped="five"), 0),  # type: ignore[arg-type]
+        (SinkError("down", undelivered="the rest"), 0),  # type: ignore[arg-type]
+        (MuteError(), 0),
+    ],
+)
+def test_a_sink_is_tried_again_whatever_its_error_says_about_its_snapshots(
+    error: SinkError, dropped: int, delays: list[float]
+) -> None:
+    got: list[Snapshot] = []
+
+    async def send(given: Snapshot) -> None:
+        got.append(given)
+        if len(got) == 4:
+            raise error
+
+    task, sink = sink_task(send)
+    deliver(task, *SNAPSHOTS[:6])
+    assert got == [*SNAPSHOTS[:4], *SNAPSHOTS[3:6]]
+    assert (task.statistics, sink.opened) == (SinkStatistics(sent=6, dropped=dropped, errors=1), 2)
+
+
 def test_a_snapshot_that_arrived_before_the_failure_is_counted_as_sent_even_if_the_queue_is_full(
     delays: list[float],
 ) -> None:

@@ -1,4 +1,4 @@
-"""What the thread of a sink logs about snapshots that are dropped."""
+"""The thread of a sink: what it logs about snapshots that are dropped, and when it ends."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import asyncio
 import pytest
 
 from ebpfmon import SinkError, SinkSettings
+from ebpfmon.daemon import sinks
 from ebpfmon.daemon.sinks import SinkThread
 from ebpfmon.pipeline.publish import SinkTask
 
@@ -18,6 +19,7 @@ def test_only_drops_without_an_error_are_logged_as_a_sink_that_delivers_nothing(
 
     async def test() -> None:
         task = SinkTask(SinkSettings(name="batches"))
+        task.statistics.sent = 4
         thread = SinkThread(task, frozenset(), [], lambda _: None)
         task.failed(SinkError("refused; 4 earlier snapshots are lost", dropped=4))
         task._failing = False
@@ -31,5 +33,27 @@ def test_only_drops_without_an_error_are_logged_as_a_sink_that_delivers_nothing(
         assert caplog.messages[1].startswith("sink 'batches' drops snapshots, because it has delivered none for ")
         thread.report()
         assert caplog.messages[2:] == ["sink 'batches' delivers snapshots again"]
+
+    asyncio.run(test())
+
+
+def test_a_thread_ends_only_when_its_task_has_ended_without_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No error ends a sink silently, not even a mistake in the code that supervises it."""
+    monkeypatch.setattr(sinks, "RETRY_S", 0)
+    runs: list[int] = []
+
+    class Task(SinkTask):
+        async def run(self) -> None:
+            runs.append(len(runs))
+            if len(runs) < 3:
+                raise TypeError("a mistake")
+
+    async def test() -> None:
+        task = Task(SinkSettings(name="mistaken"))
+        thread = SinkThread(task, frozenset(), [], lambda _: None)
+        thread.start()
+        async with asyncio.timeout(10):
+            await thread.end()
+        assert (runs, task.statistics.errors) == ([0, 1, 2], 2)
 
     asyncio.run(test())
