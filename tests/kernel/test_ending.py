@@ -215,7 +215,9 @@ class BadSettings(ProbeSettings, frozen=True):
     enabled: bool = False
     how: str = ""
 KINDS = {kind.__name__: kind for kind in (SystemExit, KeyboardInterrupt, GeneratorExit, OSError, BaseException)}
-def set_up(settings): raise KINDS[settings.how]("from set_up")
+def set_up(settings):
+    if settings.how == "hang": time.sleep(3600)
+    raise KINDS[settings.how]("from set_up")
 @hookimpl
 def ebpfmon_register_probes():
     return [Probe(name="bad", package=__name__, object="bad", charts=(), settings=BadSettings, setup=set_up)]
@@ -275,3 +277,16 @@ def test_a_reload_that_fails_in_any_way_changes_nothing(tmp_path: Path) -> None:
         assert max(daemon.intervals) < 2
         messages = daemon.messages
     assert "Traceback" not in messages
+
+
+def test_a_reload_that_does_not_end_changes_nothing_and_the_daemon_still_ends(tmp_path: Path) -> None:
+    with running(tmp_path, {}, RELOADING) as daemon:
+        daemon.until(lambda: daemon.intervals)
+        with (tmp_path / "e.toml").open("a") as settings:
+            settings.write('[plugins.bad]\nenabled = true\nhow = "hang"\n')
+        daemon.process.send_signal(signal.SIGHUP)
+        daemon.until(lambda: "probe 'bad': setting it up takes longer than 5 s" in daemon.messages)
+        daemon.process.send_signal(signal.SIGHUP)
+        daemon.until(lambda: "the last reload has not ended yet" in daemon.messages)
+        assert daemon.end() == 0, daemon.messages
+        assert max(daemon.intervals) < 2
