@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from ebpfmon.kernel.libbpf import Libbpf
 from ebpfmon.plugins import registry
 from ebpfmon.testing import RunningDaemon
 
+EBPFMON = [sys.executable, "-m", "ebpfmon"]
 DEFAULTS = ("--config", "/dev/null")
 """Options for default settings, whatever the machine's own settings file says."""
 
@@ -30,6 +32,14 @@ COUNTERS = (
     "processes_created", "processes_failed", "threads_created", "threads_failed", "tasks_exited", "tasks_released",
 )  # fmt: skip
 ERRORS = tuple(c for c in COUNTERS if c.endswith(("_errors", "_failed")))
+
+
+def until(condition: Callable[[], object]) -> None:
+    """Wait until a condition is true, which another process brings about."""
+    end = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.05)
 
 
 def _releases_are_seen() -> bool:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 import subprocess
-import sys
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -15,9 +14,8 @@ import pytest
 
 from ebpfmon.check.report import Report, render
 from ebpfmon.kernel import features
-from tests.kernel.support import DEFAULTS
+from tests.kernel.support import DEFAULTS, EBPFMON
 
-EBPFMON = [sys.executable, "-m", "ebpfmon"]
 WITHOUT_ROOT = ("setpriv", "--bounding-set=-all", "--inh-caps=-all")
 DOCUMENTED = [
     "kernel", "BTF", "kernel config", "tracefs", "debugfs", "kprobes", "preemption", "lockdown", "capabilities",

@@ -6,12 +6,11 @@ import json
 import os
 import statistics
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
-from tests.kernel.support import DEFAULTS
+from tests.kernel.support import DEFAULTS, EBPFMON
 
 SOURCE = """
 #define _GNU_SOURCE
@@ -50,7 +49,7 @@ def test_a_clock_that_is_set_in_every_interval_delays_no_snapshot(step_ms: int, 
     source.write_text(SOURCE)
     subprocess.run(["cc", "-shared", "-fPIC", "-o", library, source, "-ldl"], check=True)
     env = {**os.environ, "LD_PRELOAD": str(library), "CLOCK_OFFSET": str(offset)}
-    command = [sys.executable, "-m", "ebpfmon", "run", "--json", *DEFAULTS]
+    command = [*EBPFMON, "run", "--json", *DEFAULTS]
     snapshots = []
     with subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as daemon:
         try:

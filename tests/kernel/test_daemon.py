@@ -9,7 +9,6 @@ import os
 import re
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,9 +19,8 @@ import jsonschema
 import pytest
 
 import ebpfmon
-from tests.kernel.support import DEFAULTS, PLAN, counts_of, run_workload
+from tests.kernel.support import DEFAULTS, EBPFMON, PLAN, counts_of, run_workload
 
-EBPFMON = [sys.executable, "-m", "ebpfmon"]
 SCHEMA = ebpfmon.snapshot_schema()
 
 

@@ -5,23 +5,11 @@ from __future__ import annotations
 import json
 import resource
 import subprocess
-import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from tests.kernel.support import EBPFMON, until
 from tests.kernel.test_applications import running
-
-EBPFMON = [sys.executable, "-m", "ebpfmon"]
-
-
-def until(condition: Callable[[], bool]) -> None:
-    """Wait until a condition is true."""
-    end = time.monotonic() + 60
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.05)
 
 
 def snapshots(output: Path) -> list[dict[str, Any]]:

@@ -7,7 +7,6 @@ import os
 import re
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -15,9 +14,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.kernel.support import EBPFMON
 from tests.kernel.third_party import make_private
 
-EBPFMON = [sys.executable, "-m", "ebpfmon"]
 END_S = 5
 HEAD = """
 import asyncio, atexit, os, resource, subprocess, sys, threading, time

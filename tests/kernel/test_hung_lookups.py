@@ -6,8 +6,7 @@ import os
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -15,12 +14,11 @@ import pytest
 
 from ebpfmon.threads import MAX_ABANDONED
 from tests.kernel.hung_files import HungFiles, HungProcess, hung_files
-from tests.kernel.support import DEFAULTS, Monitor
+from tests.kernel.support import DEFAULTS, EBPFMON, Monitor, until
 from tests.kernel.test_applications import charted, exits, monitor, rows_of, running
 
 WORK = "while read line && [ $line = wait ]; do :; done; for i in $(seq 101); do /bin/true; done; read stay"
 BUSY = "while read line; do /bin/true; done"
-EBPFMON = [sys.executable, "-m", "ebpfmon"]
 
 
 @pytest.fixture
@@ -105,14 +103,6 @@ def daemon(tmp_path: Path, *command: str | Path) -> Iterator[Path]:
             assert process.wait(5) == 0, output.read_text()
         finally:
             process.kill()
-
-
-def until(condition: Callable[[], bool]) -> None:
-    """Wait until a condition is true."""
-    end = time.monotonic() + 60
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.05)
 
 
 def test_a_process_whose_command_line_cannot_be_read_keeps_the_daemon_from_nothing(

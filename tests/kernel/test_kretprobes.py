@@ -5,8 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
@@ -22,6 +21,7 @@ from ebpfmon.kernel.kretprobes import Kretprobes
 from ebpfmon.kernel.libbpf import Libbpf
 from ebpfmon.kernel.symbols import open_symbols
 from ebpfmon.plugins import registry
+from tests.kernel.support import until
 from tests.kernel.test_daemon import running
 
 FOUND = features.detect()
@@ -36,13 +36,6 @@ def pooled() -> None:
     with open_symbols(Libbpf()) as symbols:
         if Kernel.of(symbols, FOUND).unlimited_kretprobes:
             pytest.skip("this kernel's kretprobes never run out of instances")
-
-
-def until(condition: Callable[[], bool]) -> None:
-    end = time.monotonic() + 30
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.02)
 
 
 def load() -> LoadedProbe:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 import subprocess
-import sys
 from importlib.metadata import version
 from pathlib import Path
 
@@ -13,10 +12,10 @@ import pytest
 
 from ebpfmon.kernel.compiler import compile_object
 from ebpfmon.plugins import build
+from tests.kernel.support import EBPFMON
 from tests.kernel.third_party import SOURCE, amounts, make_private, run_programs, running
 
 pytestmark = pytest.mark.timeout(300)  # Compiling programs takes long on a busy machine.
-EBPFMON = [sys.executable, "-m", "ebpfmon"]
 TIMES = 7
 HEAD = """
 from ebpfmon import Candidate, Chart, Dimension, Event, Probe, Setup, SinkSettings, hookimpl

@@ -11,11 +11,11 @@ from pathlib import Path
 
 import pytest
 
+from tests.kernel.support import EBPFMON
 from tests.kernel.third_party import amounts, make_private, run_programs, running
 from tests.unit.samples import PROBES, sample, write
 
 pytestmark = pytest.mark.timeout(300)  # Compiling programs takes long on a busy machine.
-EBPFMON = [sys.executable, "-m", "ebpfmon"]
 TIMES = 13
 USER = 54_321  # No user has this ID.
 SETTINGS = """

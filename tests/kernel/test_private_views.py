@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import json
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
-from tests.kernel.support import DEFAULTS
+from tests.kernel.support import DEFAULTS, EBPFMON
 from tests.kernel.test_applications import running
 
-EBPFMON = [sys.executable, "-m", "ebpfmon"]
 PID_NAMESPACE = ("unshare", "--pid", "--fork", "--mount-proc")
 
 

@@ -6,15 +6,13 @@ import os
 import re
 import resource
 import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.kernel.support import DEFAULTS
+from tests.kernel.support import DEFAULTS, EBPFMON
 
-EBPFMON = [sys.executable, "-m", "ebpfmon"]
 RUN, TOP, CHECK = ["run", "--for", "1", *DEFAULTS], ["top", "--once", *DEFAULTS], ["check", *DEFAULTS]
 _ONLY = "; this process may open only {} files: allow 256 "
 _FILES = r"it needs \d+ open files, and only \d+ more are allowed" + _ONLY

@@ -10,7 +10,6 @@ import select
 import signal
 import struct
 import subprocess
-import sys
 import termios
 import time
 from collections.abc import Iterator, Sequence
@@ -20,9 +19,9 @@ from typing import Any
 
 import pytest
 
-from tests.kernel.support import DEFAULTS, arguments
+from tests.kernel.support import DEFAULTS, EBPFMON, arguments
 
-LIVE = [sys.executable, "-m", "ebpfmon", "top", *DEFAULTS]
+LIVE = [*EBPFMON, "top", *DEFAULTS]
 TOP = [*LIVE, "--once"]
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 import signal
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable
@@ -14,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from ebpfmon.kernel.capabilities import NAMES
-from tests.kernel.support import PLAN, Monitor, assert_counts, expected_counts, require_open_tree, run_workload
+from tests.kernel.support import EBPFMON, PLAN, Monitor, assert_counts, expected_counts, require_open_tree, run_workload
 
 THREADS = ("daemon", "harvest", "lookup", "loading", "opening", "asyncio")
 MAP_CAPABILITIES = {"bpf", "sys_admin"}  # Needed before Linux 5.19.
@@ -71,7 +70,7 @@ def test_as_another_user_the_daemon_counts_and_reloads_its_settings(tmp_path: Pa
     log.chmod(0o666)
     text = f'[ebpfmon]\nuser = "nobody"\n[[sinks]]\ntype = "log"\nformat = "json"\npath = "{log}"\n'
     file.write_text(text)
-    command = [sys.executable, "-m", "ebpfmon", "run", "--config", str(file)]
+    command = [*EBPFMON, "run", "--config", str(file)]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
         try:
             threads = Path(f"/proc/{process.pid}/task")
@@ -100,7 +99,7 @@ def test_as_another_user_the_daemon_counts_and_reloads_its_settings(tmp_path: Pa
 def test_an_unknown_user_is_a_settings_error(tmp_path: Path) -> None:
     file = tmp_path / "ebpfmon.toml"
     file.write_text('[ebpfmon]\nuser = "no-such-user"\n')
-    command = [sys.executable, "-m", "ebpfmon", "run", "--config", str(file), "--for", "1"]
+    command = [*EBPFMON, "run", "--config", str(file), "--for", "1"]
     done = subprocess.run(command, capture_output=True, text=True)
     assert (done.returncode, done.stderr.splitlines()[-1]) == (
         2,

@@ -7,6 +7,7 @@ import json
 import os
 import pty
 import resource
+import select
 import socket
 import stat
 import tty
@@ -322,8 +323,9 @@ def test_a_file_replaced_by_a_pipe_that_is_not_read_is_written_again_when_it_is_
     async def run() -> None:
         async with LogSettings(path=str(path), format="json").open() as sink:
             sending = asyncio.create_task(sink.send(replace(SNAPSHOTS[0], host="h" * 1_000_000)))
-            await asyncio.sleep(0.05)
+            await asyncio.sleep(0)  # it fills the pipe, and then waits
             assert not sending.done(), "the pipe does not take as much"
+            assert select.select([reader], [], [], 0)[0]
             path.unlink()
             path.touch()
             with pytest.raises(SinkError, match=f"cannot write to '{path}': it has been replaced"):
