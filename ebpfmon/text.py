@@ -1,16 +1,16 @@
 """Make text from outside safe to show on a terminal, in a log line or in a message, and tell equal names apart.
 
 A name chosen by a process, a file or a server may contain line breaks, terminal escape sequences or characters that
-change the direction of the text. All functions here replace every character that Unicode does not call printable:
-control characters (C0, DEL and C1), line and paragraph separators, formatting characters such as U+202E, and lone
-surrogates. `printable` loses what they were. `escaped` is for messages, where people look for the character.
-`escaped_json` and `escaped_toml` change how a value is written, and not the value.
+change the direction of the text. The first four functions here replace every character that Unicode does not call
+printable: control characters (C0, DEL and C1), line and paragraph separators, formatting characters such as U+202E, and
+lone surrogates. `printable` loses what they were, and `escaped` shows it in messages. `escaped_json` and `escaped_toml`
+change how a value is written, but not the value.
 """
 
 from __future__ import annotations
 
 import itertools
-import struct
+import json
 import zlib
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -29,14 +29,14 @@ def escaped(text: str) -> str:
     return _replaced(text, lambda c: repr(c)[1:-1])
 
 
-def escaped_json(json: str) -> str:
+def escaped_json(text: str) -> str:
     r"""Return JSON of one line with unprintable characters as `\u202e`, which a reader decodes to the same value."""
-    return _replaced(json, lambda c: "".join(f"\\u{unit:04x}" for unit in _utf16(c)))
+    return _replaced(text, lambda c: json.dumps(c)[1:-1])
 
 
-def escaped_toml(toml: str) -> str:
+def escaped_toml(text: str) -> str:
     r"""Return TOML with unprintable characters as `\U0000202e`, which a reader decodes to the same value."""
-    return "\n".join(_replaced(line, lambda c: f"\\U{ord(c):08x}") for line in toml.split("\n"))
+    return "\n".join(_replaced(line, lambda c: f"\\U{ord(c):08x}") for line in text.split("\n"))
 
 
 def unique_names(names: Sequence[str], ids: Sequence[str], is_reserved: Sequence[bool]) -> list[str]:
@@ -64,8 +64,3 @@ def _replaced(text: str, replacement: Callable[[str], str]) -> str:
     if text.isprintable():
         return text
     return text.translate({ord(c): replacement(c) for c in set(text) if not c.isprintable()})
-
-
-def _utf16(character: str) -> tuple[int, ...]:
-    """Return the code units of a character in UTF-16, in which JSON writes its escapes."""
-    return struct.unpack(f"<{1 if ord(character) < 1 << 16 else 2}H", character.encode("utf-16-le", "surrogatepass"))
