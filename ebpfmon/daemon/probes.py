@@ -138,16 +138,13 @@ def load_one(
     facts: attach.KernelFacts | None = None,
 ) -> LoadedProbe:
     """Load a probe like `attach.load`, and check that its charts fit its object. Raises only KernelErrors."""
+    loaded = None
     try:
         loaded = attach.load(probe, libbpf, kernel, options, share_with, facts)
-    except KernelError:
-        raise
-    except BaseException as error:  # a plugin's set-up may contain wrong types
-        raise ObjectError(f"cannot load probe '{probe.name}': {errors.describe(error)}") from error
-    try:
         require_fit(loaded)
-    except BaseException as error:
-        loaded.close()
+    except BaseException as error:  # a plugin's set-up may contain wrong types
+        if loaded:
+            loaded.close()
         if isinstance(error, KernelError):
             raise
         raise ObjectError(f"cannot load probe '{probe.name}': {errors.describe(error)}") from error
