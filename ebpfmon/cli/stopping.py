@@ -125,7 +125,7 @@ class SignalThread(Executor):
 
 
 def _blocking_threads() -> list[str]:
-    """Return what the threads do that do not just wait for work."""
+    """Return what each thread is doing, except those that wait for work."""
     frames = sys._current_frames()
     shown = []
     for thread in threading.enumerate():

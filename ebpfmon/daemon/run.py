@@ -240,7 +240,7 @@ class _Daemon:
         pipeline.reconfigure(*self._configure(change.settings, change.groups, change.sinks))
 
     async def _in_loading_thread(self, work: Callable[[], T]) -> T:
-        """Return the result of work that may run a plugin's code. All that it raises becomes an Exception."""
+        """Return the result of work that may run a plugin's code. Whatever it raises becomes an Exception."""
         assert self._workers
 
         def guarded() -> T:

@@ -1,4 +1,4 @@
-"""Run each sink in a thread of its own, so that a sink holds up nobody else, whatever it does.
+"""Run each sink in a thread of its own, so that no sink can delay the daemon or another sink.
 
 Each thread has its own event loop, its own threads for blocking calls, and only the capabilities of its sink. All are
 daemon threads: a sink that never returns cannot keep the process from ending.

@@ -37,11 +37,11 @@ class _GivenUp(Generic[V]):
 
 
 class Questions(Generic[K, V]):
-    """Questions of one kind. One that is not answered in time is given up, and holds up no other.
+    """Asks questions of one kind, and gives up those that are not answered in time.
 
-    Questions are asked in a thread of its own, which is left behind with a question that is given up. If too many
-    threads are left behind, no further questions of this kind are asked until one of them is answered. Use this from
-    one thread only. Threads are started by the thread that asks, and have its capabilities.
+    Questions are asked in a thread, which is left behind with a question that is given up; a new thread asks the next
+    one. If too many threads are left behind, no further questions are asked until one of them is answered. Use this
+    from one thread only. Its threads have the capabilities of that thread.
     """
 
     def __init__(self, kind: str, answer_s: float = ANSWER_S, clock: Callable[[], float] = time.monotonic) -> None:

@@ -46,7 +46,7 @@ class Host(msgspec.Struct, frozen=True):
     headers: str | None
     """The path of the kernel's headers, which BCC needs."""
     views: Views = Views()
-    """What this process cannot see of what the kernel's numbers refer to."""
+    """Which of the machine's processes, users and cgroups this process cannot see."""
 
 
 def detect(release: str, root: Path = Path("/"), path: Sequence[str] | None = None) -> Host:

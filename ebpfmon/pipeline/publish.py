@@ -263,7 +263,7 @@ class SinkTask:
 def _undelivered(error: BaseException) -> Snapshot | None:
     """Return the part of a snapshot that has not arrived, if a sink's error says so.
 
-    The error may come from third-party code, which may set anything or nothing. Then the whole snapshot is sent again.
+    Third-party code may set the attribute to anything, or not at all. The whole snapshot is then sent again.
     """
     with suppress(BaseException):
         if isinstance(error, SinkError) and isinstance(error.undelivered, Snapshot):
@@ -272,7 +272,7 @@ def _undelivered(error: BaseException) -> Snapshot | None:
 
 
 def _dropped(error: BaseException) -> int:
-    """Return how many earlier snapshots a sink's error says are lost; 0 if it says anything else than a number."""
+    """Return how many earlier snapshots are lost according to a sink's error, or 0 if it has no valid number."""
     with suppress(BaseException):
         if isinstance(error, SinkError) and type(error.dropped) is int:
             return max(error.dropped, 0)

@@ -155,7 +155,7 @@ def _addresses(host: str, port: int) -> list[tuple[int, Any]]:
 
 
 def _origin(sock: socket.socket, address: tuple[str, int]) -> Hashable:
-    """Return whom a connection comes from, for limits."""
+    """Return what identifies the client of a connection for limits: its user, address or network."""
     if sock.family == socket.AF_UNIX:
         credentials = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
         return int(_CREDENTIALS.unpack(credentials)[1])

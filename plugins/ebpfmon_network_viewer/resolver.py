@@ -131,7 +131,7 @@ class _Dns:
     """Reverse lookups with c-ares, in /etc/hosts and DNS, in the order that the system is configured for.
 
     c-ares reads /etc/hosts and other files in the calling thread, and such a file may be on a file server that does not
-    answer. So it has a thread with an event loop of its own, which never keeps the process from ending.
+    answer. Therefore c-ares runs in an event loop and a daemon thread of its own.
     """
 
     def __init__(self, nameservers: Sequence[str], port: int, timeout_s: float) -> None:
@@ -144,7 +144,7 @@ class _Dns:
         self._resolver: aiodns.DNSResolver | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._waiting_since_s: float | None = None
-        """Since when the thread has not taken a lookup that it was given, None if it has taken all."""
+        """When the oldest lookup was submitted that the thread has not begun, None if it has begun all."""
         self._is_stuck = False
 
     async def __call__(self, address: str) -> str:
@@ -190,7 +190,7 @@ class _Dns:
 
 
 def _start_loop() -> asyncio.AbstractEventLoop:
-    """Return an event loop that runs in a thread of its own. Raises OSError or RuntimeError if that cannot be had."""
+    """Return an event loop that runs in a thread of its own. Raises OSError or RuntimeError if something is short."""
 
     def run() -> None:
         try:
