@@ -58,7 +58,10 @@ class Connection(web.RequestHandler):
         origin: Hashable,
         closed: Callable[[Connection], object],
     ) -> None:
-        """Wait for the first byte. `origin` identifies the client for limits. `closed` is called at the end, maybe twice."""
+        """Wait for the first byte.
+
+        `origin` identifies the client for limits. `closed` is called at the end, maybe more than once.
+        """
         loop = asyncio.get_running_loop()
         super().__init__(server, loop=loop, **_LIMITS)
         self.origin, self.state, self.since_s = origin, State.SILENT, loop.time()
