@@ -112,7 +112,7 @@ def problems(enabled: Iterable[tuple[Probe, ProbeSettings]], core: Core) -> dict
                     tables: Iterable[str] = [table.name for table in loaded.tables]
                 else:
                     stack.callback(setup.close)
-                    tables = fit.require_fit(probe, setup)
+                    tables = fit.fitting_tables(probe, setup)
                 _require_new_tables(probe, tables, taken)
             except EbpfmonError as error:
                 found[probe.name] = reason_of(probe, error)

@@ -14,8 +14,8 @@ from ebpfmon.model import PROCESS_FIELDS, Probe, Setup
 from ebpfmon.plugins import validate
 
 
-def require_fit(probe: Probe, setup: Setup) -> Collection[str]:
-    """Return the names of the tables of a probe's object.
+def fitting_tables(probe: Probe, setup: Setup) -> Collection[str]:
+    """Return the names of the tables of a probe's object, which the probe fits.
 
     Raises ObjectError if the object cannot be read or if the probe's events do not fit it, and PluginError if its
     charts, columns or labels do not fit the tables. This does not need root.

@@ -17,7 +17,7 @@ def check_plugin(plugin: object) -> Contribution:
     for probe in contribution.probes:
         setup = probe.setup(probe.settings())
         try:
-            fit.require_fit(probe, setup)
+            fit.fitting_tables(probe, setup)
         finally:
             setup.close()
     return contribution
