@@ -14,7 +14,8 @@ _FIRST_STEPS = 8
 """How many descriptors commands need before they load a probe: imports, the event loop, and files of /proc."""
 _TASKS = "raise the limit of its cgroup (pids.max; in a systemd unit: TasksMax=) or ulimit -u"
 _MEMORY = "; free some memory, or raise the limit of its cgroup (memory.max; in a systemd unit: MemoryMax=)"
-_CANNOT_START_THREAD = "can't start new thread"  # Python's only RuntimeError about a limit
+CANNOT_START_THREAD = "can't start new thread"
+"""The text of Python's only RuntimeError about a limit."""
 
 
 def raise_descriptor_limit() -> None:
@@ -92,7 +93,7 @@ def reason(error: BaseException) -> str:
         return reason(error.__cause__)
     if isinstance(error, MemoryError):
         return os.strerror(errno.ENOMEM) + remedy(errno.ENOMEM)
-    if isinstance(error, RuntimeError) and str(error) == _CANNOT_START_THREAD:
+    if isinstance(error, RuntimeError) and str(error) == CANNOT_START_THREAD:
         # The C library gives the same error if there is no room for the stack.
         return f"cannot start a thread; {_TASKS}{address_space()}"
     if isinstance(error, OSError) and error.errno and (how := remedy(error.errno)):

@@ -7,6 +7,7 @@ ebpfmon therefore starts daemon threads only.
 
 from __future__ import annotations
 
+import mmap
 import queue
 import threading
 from collections.abc import Callable, Hashable
@@ -14,12 +15,28 @@ from concurrent.futures import Executor, Future
 from typing import Any, ParamSpec, TypeVar
 
 from ebpfmon.errors import EbpfmonError
+from ebpfmon.shortage import CANNOT_START_THREAD
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
 MAX_ABANDONED = 4
 """How many threads of a worker may be stuck at a time. Each costs about 100 kB of memory."""
+_ROOM = 16 << 20
+"""How much address space must be free to start a thread: 8 MB for its stack by default, and some for Python."""
+
+
+def start_thread(thread: threading.Thread) -> None:
+    """Start a thread. Raises RuntimeError if the system allows no more threads, or if there is no memory for one.
+
+    `Thread.start()` alone waits without a limit until the new thread says that it runs. A thread that gets a stack, but
+    no memory for its first call, never does (CPython issue 140746).
+    """
+    try:
+        mmap.mmap(-1, _ROOM, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS).close()  # as the limits count memory
+    except OSError:
+        raise RuntimeError(CANNOT_START_THREAD) from None
+    thread.start()
 
 
 class TooManyStuckError(EbpfmonError):
@@ -104,7 +121,7 @@ class Worker(Executor):
             self._calls.put(None)
 
     def _start(self) -> None:
-        threading.Thread(target=self._work, name=self._name, daemon=True).start()
+        start_thread(threading.Thread(target=self._work, name=self._name, daemon=True))
 
     def _work(self) -> None:
         while call := self._calls.get():

@@ -22,7 +22,7 @@ from typing import Any, ParamSpec, TypeVar
 
 from ebpfmon.cli.common import FAILURE
 from ebpfmon.errors import KernelError, describe
-from ebpfmon.threads import Worker
+from ebpfmon.threads import Worker, start_thread
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -58,7 +58,7 @@ class SignalThread(Executor):
 
     def __enter__(self) -> SignalThread:
         try:
-            threading.Thread(target=self._receive, name="signals", daemon=True).start()
+            start_thread(threading.Thread(target=self._receive, name="signals", daemon=True))
         except RuntimeError as error:
             raise KernelError(f"cannot start the thread that receives signals: {describe(error)}") from None
         # Python's C code writes the number of each signal to this descriptor at once. The handlers below only run when

@@ -21,7 +21,7 @@ from ebpfmon.kernel import capabilities
 from ebpfmon.model import SinkSettings
 from ebpfmon.pipeline.publish import Publisher, SinkTask
 from ebpfmon.resources import overlap
-from ebpfmon.threads import Pool
+from ebpfmon.threads import Pool, start_thread
 
 log = logging.getLogger(__name__)
 
@@ -99,7 +99,7 @@ class SinkThread:
         if self.has_started or not all(other.has_ended for other in self._waits_for):
             return
         try:
-            self._thread.start()
+            start_thread(self._thread)
         except RuntimeError as error:
             self.task.failed(SinkError(f"cannot start a thread: {describe(error)}"))
         else:

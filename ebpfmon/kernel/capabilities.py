@@ -18,6 +18,7 @@ from itertools import combinations
 from pathlib import Path
 
 from ebpfmon.errors import KernelError, SettingsError
+from ebpfmon.threads import start_thread
 
 NAMES = (
     "chown", "dac_override", "dac_read_search", "fowner", "fsetid", "kill", "setgid", "setuid", "setpcap",
@@ -163,7 +164,7 @@ def _works(operation: Callable[[], bool], keep: frozenset[str], deadline_s: floa
             answers.append(False)
 
     thread = threading.Thread(target=attempt, name="capabilities", daemon=True)
-    thread.start()
+    start_thread(thread)
     thread.join(max(deadline_s - time.monotonic(), 0))
     return answers == [True]
 

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from ebpfmon.errors import PluginError, SettingsError, describe
 from ebpfmon.model import LabelSource, Probe, ProbeSettings, Rows, Setup
 from ebpfmon.plugins.validate import shown
-from ebpfmon.threads import Worker
+from ebpfmon.threads import Worker, start_thread
 
 log = logging.getLogger(__name__)
 
@@ -32,7 +32,7 @@ def announced_if_slow(doing: str) -> Iterator[None]:
     timer = threading.Timer(SLOW_S, log.warning, ("%s takes longer than %g s", doing, SLOW_S))
     timer.daemon = True
     with suppress(RuntimeError):  # The system allows no more threads.
-        timer.start()
+        start_thread(timer)
     try:
         yield
     finally:

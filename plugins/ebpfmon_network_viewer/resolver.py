@@ -6,13 +6,14 @@ import asyncio
 import logging
 import math
 import re
-import threading
 import time
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from ipaddress import ip_address
 from typing import TYPE_CHECKING
+
+from ebpfmon import Pool
 
 if TYPE_CHECKING:
     import aiodns
@@ -198,12 +199,13 @@ def _start_loop() -> asyncio.AbstractEventLoop:
         finally:
             loop.close()
 
-    loop = asyncio.new_event_loop()
+    loop, pool = asyncio.new_event_loop(), Pool("host names", 1)
     try:
-        threading.Thread(target=run, name="host names", daemon=True).start()
+        pool.submit(run)
     except RuntimeError:
         loop.close()
         raise
+    pool.shutdown()
     return loop
 
 

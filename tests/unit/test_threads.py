@@ -150,3 +150,25 @@ def test_a_pool_works_with_the_threads_that_the_system_allows(monkeypatch: pytes
     with pytest.raises(RuntimeError, match="can't start new thread"):
         Pool("other", 2).submit(int)
     pool.shutdown()
+
+
+def test_a_thread_that_gets_a_stack_but_no_other_memory_is_an_error_and_no_wait() -> None:
+    # The C library keeps the stack of the first thread for the second one.
+    program = """
+import os, resource, threading
+from ebpfmon.threads import Worker, start_thread
+first = threading.Thread(target=int)
+start_thread(first)
+first.join()
+while len(os.listdir("/proc/self/task")) > 1:
+    pass  # join() returns a moment before the stack is free
+resource.setrlimit(resource.RLIMIT_AS, (1 << 20, resource.RLIM_INFINITY))
+try:
+    Worker("test")
+except RuntimeError as error:
+    print(error)
+resource.setrlimit(resource.RLIMIT_AS, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+print(Worker("test").submit(int, "7").result())
+"""
+    ended = subprocess.run([sys.executable, "-c", program], timeout=60, capture_output=True, text=True)
+    assert (ended.stdout, ended.stderr) == ("can't start new thread\n7\n", "")
