@@ -12,7 +12,7 @@ MAX_LISTENERS = MAX_SERVERS = 16384
 """The sizes of the kernel's maps. Further listeners and servers are ignored."""
 
 SHORTAGES = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
-"""Errors that say nothing about a file, but that something is short for now."""
+"""Errors that say that descriptors or memory are short, and nothing about the file."""
 _PROC = Path("/proc")
 _DEFAULT_EPHEMERAL = range(32768, 61000)
 _TCP_SYN_RECV, _TCP_LISTEN = "03", "0A"

@@ -99,7 +99,7 @@ def _listeners() -> Listening:
 
 
 def _tolerate(error: OSError, problem: str, effect: str) -> None:
-    """Log a warning, or raise SettingsError if it is not a matter of the file, and if another try may succeed."""
+    """Log a warning. Raises SettingsError if descriptors or memory are short, because a later attempt may succeed."""
     if error.errno in SHORTAGES:
         raise SettingsError(f"plugins.network_viewer: {problem}: {error.strerror}") from None
     _log.warning("plugins.network_viewer: %s: %s; %s", problem, error.strerror, effect)
