@@ -84,6 +84,12 @@ def named(monitor: Monitor, program: Path, cgroup: Path) -> bool:
     return monitor.total("containers.vfs_write_call", "value", container=cgroup.name) > 0
 
 
+def user_named(monitor: Monitor, program: Path) -> bool:
+    """Read something as a user, and return whether an earlier read counted for the user's name."""
+    run(program, "euid=33", "read=1", "euid=0")
+    return monitor.total("users.vfs_read_call", "value", user="www-data") > 0
+
+
 @METHODS
 @pytest.mark.parametrize("interval", [1, 10])
 def test_a_name_a_user_and_a_cgroup_count_what_the_process_did_as_each(
@@ -95,9 +101,10 @@ def test_a_name_a_user_and_a_cgroup_count_what_the_process_did_as_each(
         f"cgroup={two}/cgroup.procs", "read=107", "euid=33", "read=109", "euid=0", "read=113",
     )  # fmt: skip
     with monitor_of(attach, interval) as monitor:
-        if interval == 1:  # Names of cgroups are looked up once, which may take longer than an interval here.
+        if interval == 1:  # Names are looked up once, which may take longer than an interval here.
             for path in cgroups:
                 monitor.until(lambda path=path: named(monitor, changes, path))  # type: ignore[misc]
+            monitor.until(lambda: user_named(monitor, changes))
         tgid = run(changes, *steps)
         if interval == 1:
             monitor.until(lambda: reads(monitor, tgid, "tgid").total() >= 533)
@@ -111,10 +118,10 @@ def test_a_name_a_user_and_a_cgroup_count_what_the_process_did_as_each(
     }
     for name, expected in (("first", 101), ("second", 103 + 107 + 109 + 113)):
         assert monitor.total("processes.vfs_read_call", "value", process=name) == expected
-    if interval == 1:  # Otherwise the names of the cgroups may not have been found yet.
+    if interval == 1:  # Otherwise the names may not have been found yet.
         for path, expected in ((one, 101 + 103), (two, 107 + 109 + 113)):
             assert monitor.total("containers.vfs_read_call", "value", container=path.name) == expected
-    assert monitor.total("users.vfs_read_call", "value", user="www-data") >= 109
+        assert monitor.total("users.vfs_read_call", "value", user="www-data") >= 109
 
 
 def test_the_user_is_the_effective_one_as_in_ps(changes: Path) -> None:
