@@ -51,12 +51,15 @@ class SignalThread(Executor):
     def __init__(self, on_stop: Callable[[], None], on_hangup: Callable[[], None] | None) -> None:
         self._on_stop, self._on_hangup = on_stop, on_hangup
         self._calls: deque[Callable[[], None]] = deque()
+        self._handled: deque[int] = deque()
         self._end_s: float | None = None
         self._receiver, self._sender = socket.socketpair()
         self._sender.setblocking(False)  # as set_wakeup_fd needs it
         self._stack = ExitStack()
 
     def __enter__(self) -> SignalThread:
+        # A parent or a plugin may have blocked the signals. New threads inherit the mask.
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {*_STOP, signal.SIGHUP})
         try:
             start_thread(threading.Thread(target=self._receive, name="signals", daemon=True))
         except RuntimeError as error:
@@ -66,7 +69,8 @@ class SignalThread(Executor):
         former = signal.set_wakeup_fd(self._sender.fileno(), warn_on_full_buffer=False)
         self._stack.callback(signal.set_wakeup_fd, former)
         for number in _STOP:
-            if signal.getsignal(number) is not signal.SIG_IGN:  # as under nohup
+            # A shell ignores SIGINT, and SIGINT only, for a program that it starts in the background.
+            if number != signal.SIGINT or signal.getsignal(number) is not signal.SIG_IGN:
                 self._stack.callback(signal.signal, number, signal.signal(number, self._handle))
         if self._on_hangup:
             self._stack.callback(signal.signal, signal.SIGHUP, signal.signal(signal.SIGHUP, lambda *_: None))
@@ -77,7 +81,7 @@ class SignalThread(Executor):
 
     def stop(self) -> None:
         """Do what SIGTERM does."""
-        self._send(bytes([signal.SIGTERM]))
+        self._handle(signal.SIGTERM, None)
 
     def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
         """Run a call in this thread. It must not block."""
@@ -90,23 +94,26 @@ class SignalThread(Executor):
                 future.set_exception(error)
 
         self._calls.append(call)
-        self._send(_WAKE)
+        self._wake()
         return future
 
-    def _send(self, data: bytes) -> None:
+    def _wake(self) -> None:
         with suppress(BlockingIOError):  # the buffer is full of signals; the thread wakes up anyway
-            self._sender.send(data)
+            self._sender.send(_WAKE)
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
-        self._send(bytes([number]))
+        self._handled.append(number)  # the buffer may be full, and then Python's C code has not written it
+        self._wake()
 
     def _receive(self) -> None:
         while True:
             self._receiver.settimeout(None if self._end_s is None else max(self._end_s - time.monotonic(), 0.001))
             try:
-                received = self._receiver.recv(64)
+                received = {*self._receiver.recv(64)}
             except TimeoutError:
                 self._end()
+            while self._handled:
+                received.add(self._handled.popleft())
             while self._calls:
                 self._calls.popleft()()
             if signal.SIGHUP in received and self._on_hangup:
