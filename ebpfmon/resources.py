@@ -1,8 +1,8 @@
 """Name what only one sink may use at a time: a stream, a file, a port.
 
 A resource is a text for people, such as `file '/var/log/ebpfmon'`. The same resource has the same text, however the
-settings spell it. A file has one text for its path and one for its inode, because it may have several paths. A resource
-that ends with `*` stands for all resources with the same beginning.
+settings spell it. A file has one text for its path, one for its inode, and one for its name and the inode of its folder,
+because it may have several paths. A resource that ends with `*` stands for all resources with the same beginning.
 """
 
 from __future__ import annotations
@@ -54,10 +54,17 @@ def _look_up(path: str) -> frozenset[str]:
     if stream is not None:
         return stream_resources(stream)
     path = os.path.realpath(path)
-    inode: str | None = None
+    resources = {f"file '{path}'"}
     with suppress(OSError):  # there is no such file
         inode = inode_resource(os.stat(path))
-    return frozenset() if inode == "" else frozenset({f"file '{path}'", *([inode] if inode else [])})
+        if not inode:
+            return frozenset()
+        resources.add(inode)
+    folder, name = os.path.split(path)
+    with suppress(OSError):  # there is no such folder
+        # A bind mount gives a folder several paths, and files that do not exist yet have no inode.
+        resources.add(f"file '{name}' of {inode_resource(os.stat(folder))}")
+    return frozenset(resources)
 
 
 def stream_resources(fd: int) -> frozenset[str]:

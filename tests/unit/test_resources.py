@@ -120,6 +120,19 @@ def test_a_file_has_one_name_by_whichever_path_and_before_it_exists(tmp_path: Pa
     assert refused(log(path), log(tmp_path / "soft")) == f"inode {status.st_ino} of device {device}"
 
 
+def test_a_file_that_does_not_exist_yet_has_one_name_by_all_mounts_of_its_folder(tmp_path: Path) -> None:
+    """A bind mount has another path and the same inode. Here, a folder that has been renamed stands for it."""
+    before = file_resources(str(tmp_path / "a" / "new"))
+    (tmp_path / "a").mkdir()
+    first = file_resources(str(tmp_path / "a" / "new"))
+    (tmp_path / "a").rename(tmp_path / "b")
+    second = file_resources(str(tmp_path / "b" / "new"))
+    status = os.stat(tmp_path / "b")
+    device = f"{os.major(status.st_dev)}:{os.minor(status.st_dev)}"
+    assert overlap(first, second) == [f"file 'new' of inode {status.st_ino} of device {device}"]
+    assert overlap(before, second) == overlap(second, file_resources(str(tmp_path / "b" / "other"))) == []
+
+
 def test_sinks_on_different_files_and_on_what_is_not_exclusive_are_allowed(tmp_path: Path) -> None:
     for first, second in (
         (log(tmp_path / "a"), log(tmp_path / "b")),
