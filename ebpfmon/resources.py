@@ -1,8 +1,8 @@
 """Name what only one sink may use at a time: a stream, a file, a port.
 
 A resource is a text for people, such as `file '/var/log/ebpfmon'`. The same resource has the same text, however the
-settings spell it. A file has one text for its path, one for its inode, and one for its name and the inode of its folder,
-because it may have several paths. A resource that ends with `*` stands for all resources with the same beginning.
+settings spell it. A file may have several paths, so it has one text for its path, one for its inode, and one for its
+name and the inode of its folder. A resource that ends with `*` stands for all resources with the same beginning.
 """
 
 from __future__ import annotations
