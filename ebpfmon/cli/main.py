@@ -22,6 +22,7 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command and return the exit status."""
     _end_at_ctrl_c()
+    _keep_hangups(sys.argv[1:] if arguments is None else arguments)
     from ebpfmon import shortage
     from ebpfmon.cli import stdio
 
@@ -41,6 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1
     finally:
         _end_at_ctrl_c()
+        _signal.pthread_sigmask(_signal.SIG_UNBLOCK, [_signal.SIGHUP])
         stdio.drain()
 
 
@@ -66,6 +68,12 @@ def _end_at_ctrl_c() -> None:
     """
     if _signal.getsignal(_signal.SIGINT) is _signal.default_int_handler:
         _signal.signal(_signal.SIGINT, _signal.SIG_DFL)
+
+
+def _keep_hangups(arguments: Sequence[str]) -> None:
+    """Let SIGHUP wait until `run` can reload its settings. Before that, it would end the process."""
+    if "run" in arguments:
+        _signal.pthread_sigmask(_signal.SIG_BLOCK, [_signal.SIGHUP])
 
 
 if __name__ == "__main__":

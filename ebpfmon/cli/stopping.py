@@ -58,8 +58,6 @@ class SignalThread(Executor):
         self._stack = ExitStack()
 
     def __enter__(self) -> SignalThread:
-        # A parent or a plugin may have blocked the signals. New threads inherit the mask.
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, {*_STOP, signal.SIGHUP})
         try:
             start_thread(threading.Thread(target=self._receive, name="signals", daemon=True))
         except RuntimeError as error:
@@ -74,6 +72,8 @@ class SignalThread(Executor):
                 self._stack.callback(signal.signal, number, signal.signal(number, self._handle))
         if self._on_hangup:
             self._stack.callback(signal.signal, signal.SIGHUP, signal.signal(signal.SIGHUP, lambda *_: None))
+        # `main` has made SIGHUP wait. A parent or a plugin may have blocked the others. New threads inherit the mask.
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {*_STOP, signal.SIGHUP})
         return self
 
     def __exit__(self, *_: object) -> None:

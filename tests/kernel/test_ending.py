@@ -208,6 +208,15 @@ def test_a_sink_that_raises_anything_is_tried_again_and_ends_nothing(tmp_path: P
     assert r"ValueError: one two \x1b[31m" in messages
 
 
+def test_a_hangup_during_the_start_ends_nothing_and_reloads_the_settings(tmp_path: Path) -> None:
+    with running(tmp_path, {}) as daemon:
+        status = Path(f"/proc/{daemon.process.pid}/status")
+        daemon.until(lambda: re.search(r"^SigBlk:\t0*1$", status.read_text(), re.M))
+        daemon.process.send_signal(signal.SIGHUP)
+        daemon.until(lambda: "ebpfmon: reloaded the settings" in daemon.messages)
+        assert daemon.end() == 0, daemon.messages
+
+
 RELOADING = """
 from ebpfmon import Probe, ProbeSettings, SettingsError
 class BadSettings(ProbeSettings, frozen=True):
