@@ -1,6 +1,7 @@
-"""Read files that people write: settings, groups and plugins.
+"""Open files that people name: settings, groups and plugins to read, and a log to write.
 
-Such a path may lead to anything. Reading a FIFO would never return, and a device or a huge file would fill the memory.
+Such a path may lead to anything. Opening or reading a FIFO may never return, and a device or a huge file would fill the
+memory.
 All failures are OSErrors whose `strerror` says what is wrong, so callers need no other case.
 """
 
@@ -14,6 +15,7 @@ from typing import IO
 
 MAX_BYTES = 1 << 20
 """The largest file that is read."""
+_NOT_REGULAR = "not a regular file"
 _UTF16 = (b"\xff\xfe", b"\xfe\xff")
 
 
@@ -25,6 +27,11 @@ def open_regular(path: Path) -> IO[bytes]:
         raise FileNotFoundError(error.errno, "no such file") from None
     except ValueError:
         raise OSError(errno.EINVAL, "its name contains a NUL character") from None
+
+
+def create_regular(path: str | Path) -> IO[str]:
+    """Create a text file, or empty a regular one, without waiting for anything. Raises OSError."""
+    return open(path, "w", encoding="utf-8", errors="backslashreplace", opener=_opened)
 
 
 def read_bytes(file: IO[bytes]) -> bytes:
@@ -55,8 +62,13 @@ def read_text(path: Path, errors: str = "strict") -> str:
 
 
 def _opened(name: str, flags: int) -> int:
-    fd = os.open(name, flags | os.O_NONBLOCK | os.O_NOCTTY)
+    try:
+        fd = os.open(name, flags | os.O_NONBLOCK | os.O_NOCTTY, 0o666)
+    except OSError as error:
+        if error.errno == errno.ENXIO:  # a socket, or to write, a FIFO that nobody reads
+            raise OSError(errno.EINVAL, _NOT_REGULAR) from None
+        raise
     if not stat.S_ISREG(os.fstat(fd).st_mode):
         os.close(fd)
-        raise OSError(errno.EINVAL, "not a regular file")
+        raise OSError(errno.EINVAL, _NOT_REGULAR)
     return fd

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import argparse
+import io
 import logging
 import sys
 import textwrap
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, NoReturn, Protocol
+from typing import Any, NoReturn, Protocol, cast
 
 import msgspec
 
 from ebpfmon import config
 from ebpfmon.config import CommandLine, Document, Settings
 from ebpfmon.errors import PluginError, SettingsError
+from ebpfmon.files import create_regular
 from ebpfmon.kernel import attach_methods, bpfobject
 from ebpfmon.model import Loader, LoadMode, encode_json
 from ebpfmon.plugins import registry
@@ -109,7 +111,10 @@ def core_options() -> argparse.ArgumentParser:
 
 
 class _VerifierLog(logging.FileHandler):
-    """Writes the verifier's log to a file."""
+    """Writes the verifier's log to a regular file."""
+
+    def _open(self) -> io.TextIOWrapper:
+        return cast("io.TextIOWrapper", create_regular(self.baseFilename))
 
     def handleError(self, record: logging.LogRecord) -> None:
         """Log that the file cannot be written. By default a traceback would be printed."""
@@ -119,7 +124,7 @@ class _VerifierLog(logging.FileHandler):
 def open_verifier_log(path: Path) -> None:
     """Write the verifier's log of each rejected program to a file from now on. Raises SettingsError."""
     try:
-        handler = _VerifierLog(path, mode="w", encoding="utf-8", errors="backslashreplace")
+        handler = _VerifierLog(path)
     except OSError as error:
         raise SettingsError(f"--verifier-log: cannot write '{path}': {error.strerror}") from None
     logger = logging.getLogger(bpfobject.VERIFIER)

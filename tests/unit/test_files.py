@@ -41,7 +41,7 @@ UNUSABLE: dict[str, tuple[Make, str]] = {
     "FIFO": (os.mkfifo, "not a regular file"),
     "directory": (Path.mkdir, "not a regular file"),
     "device": (lambda path: path.symlink_to("/dev/zero"), "not a regular file"),
-    "socket": (listen, "No such device or address"),
+    "socket": (listen, "not a regular file"),
     "loop of links": (loop, "Too many levels of symbolic links"),
     "dangling link": (lambda path: path.symlink_to("nowhere"), "no such file"),
     "file as a directory": (Path.touch, "Not a directory"),

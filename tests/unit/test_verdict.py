@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import logging
+import os
 from pathlib import Path
 
 import pytest
@@ -103,6 +104,22 @@ def test_the_whole_log_is_kept_only_if_it_is_asked_for(
             handler.close()
     assert file.read_text() == f"cannot load 'nap' of 'naps.bpf.o':\n{NEW}\n"
     assert caplog.messages == []
+
+
+@pytest.mark.parametrize("command", ["run", "check", "top"])
+@pytest.mark.parametrize("is_read", [True, False], ids=["with a reader", "without a reader"])
+def test_a_named_pipe_is_refused_as_a_log_file_and_never_waited_for(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], command: str, is_read: bool
+) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK) if is_read else -1
+    try:
+        assert cli.main([command, "--verifier-log", str(pipe)]) == 2
+    finally:
+        if is_read:
+            os.close(reader)
+    assert capsys.readouterr().err == f"ebpfmon: --verifier-log: cannot write '{pipe}': not a regular file\n"
 
 
 def test_a_log_file_that_cannot_be_written_is_an_error_of_one_line(
