@@ -16,7 +16,7 @@ from concurrent.futures import Executor
 from contextlib import suppress
 from typing import Any
 
-from ebpfmon.errors import KernelError, SinkError, describe
+from ebpfmon.errors import KernelError, describe
 from ebpfmon.kernel import capabilities
 from ebpfmon.model import SinkSettings
 from ebpfmon.pipeline.publish import Publisher, SinkTask
@@ -101,7 +101,7 @@ class SinkThread:
         try:
             start_thread(self._thread)
         except RuntimeError as error:
-            self.task.failed(SinkError(f"cannot start a thread: {describe(error)}"))
+            self.task.failed(error)
         else:
             self.has_started = True
 
