@@ -31,6 +31,8 @@ END_S = 4.0
 """How long the process may take to end by itself."""
 LAST_MESSAGE_S = 0.5
 """How long to wait until the last message is written."""
+RETRY_S = 0.1
+"""How long to wait for memory to handle signals."""
 _STOP = (signal.SIGINT, signal.SIGTERM)
 _WAKE = b"\0"  # not the number of a signal
 
@@ -107,28 +109,35 @@ class SignalThread(Executor):
 
     def _receive(self) -> None:
         while True:
-            self._receiver.settimeout(None if self._end_s is None else max(self._end_s - time.monotonic(), 0.001))
             try:
-                received = {*self._receiver.recv(64)}
-            except TimeoutError:
-                self._end()
-            while self._handled:
-                received.add(self._handled.popleft())
-            while self._calls:
-                self._calls.popleft()()
-            if signal.SIGHUP in received and self._on_hangup:
-                self._on_hangup()
-            if self._end_s is None and any(number in received for number in _STOP):
-                self._end_s = time.monotonic() + END_S
-                self._on_stop()
+                self._receive_signals()
+            except MemoryError:  # without this thread no signal would end the process
+                time.sleep(RETRY_S)
+
+    def _receive_signals(self) -> None:
+        self._receiver.settimeout(None if self._end_s is None else max(self._end_s - time.monotonic(), 0.001))
+        try:
+            received = {*self._receiver.recv(64)}
+        except TimeoutError:
+            self._end()
+        while self._handled:
+            received.add(self._handled.popleft())
+        if self._end_s is None and any(number in received for number in _STOP):
+            self._end_s = time.monotonic() + END_S
+            self._on_stop()
+        while self._calls:
+            self._calls.popleft()()
+        if signal.SIGHUP in received and self._on_hangup:
+            self._on_hangup()
 
     def _end(self) -> None:
         """End the process. The kernel then frees all programs and maps."""
-        message = f"has not ended within {END_S:g} s, so it ends now: {'; '.join(_blocking_threads())}"
-        with suppress(RuntimeError):  # no more threads
+        try:
+            message = f"has not ended within {END_S:g} s, so it ends now: {'; '.join(_blocking_threads())}"
             # Stderr may be a file on a disk that does not answer.
             wait([Worker("last message").submit(log.critical, "%s", message)], LAST_MESSAGE_S)
-        os._exit(FAILURE)
+        finally:  # there may be no thread or memory for a message
+            os._exit(FAILURE)
 
 
 def _blocking_threads() -> list[str]:
