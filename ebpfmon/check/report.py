@@ -122,7 +122,7 @@ def _event(choice: Choice) -> Event:
 
 def render(report: Report) -> Iterator[str]:
     """Yield the report as lines of at most 100 columns, so that it can be pasted into a ticket."""
-    yield from _aligned("result", _summary(report.probes))
+    yield from _aligned("result", _summary(report))
     if report.error:
         yield from _aligned("error", report.error)
     yield from _aligned("ebpfmon", report.ebpfmon)
@@ -138,9 +138,11 @@ def render(report: Report) -> Iterator[str]:
         yield from _render_events(probe.events)
 
 
-def _summary(probes: Iterable[ProbeReport]) -> str:
-    attached = _attached(probes)
-    failed = "".join(f"; probe '{p.name}' cannot be loaded" for p in probes if p.error)
+def _summary(report: Report) -> str:
+    if not report.probes and not report.error:
+        return "no probe is enabled"
+    attached = _attached(report.probes)
+    failed = "".join(f"; probe '{p.name}' cannot be loaded" for p in report.probes if p.error)
     some = f"{sum(attached)} of {len(attached)} events can be attached"
     return (some if any(attached) else "no event can be attached") + failed
 

@@ -10,7 +10,7 @@ _STATUS = """\
 exit status:
   0  every event can be attached
   1  some events cannot be attached
-  2  no event can be attached
+  2  no event can be attached, or no probe is enabled
 """
 
 

@@ -15,7 +15,7 @@ import stat
 from collections.abc import Iterator
 
 from ebpfmon.config.settings import Settings
-from ebpfmon.errors import SettingsError
+from ebpfmon.errors import SettingsError, describe
 from ebpfmon.grouping.registry import groupings
 from ebpfmon.model import SinkSettings, tag_of
 from ebpfmon.pipeline import self_metrics
@@ -43,13 +43,15 @@ def check(settings: Settings, registry: Registry, source: str) -> None:
 
 
 def check_machine(settings: Settings, source: str) -> None:
-    """Look for the user and for the files that sinks read, and log a warning about those that may not be readable.
+    """Look for the user and for what sinks need, and log a warning about files that may not be readable.
 
-    Raises SettingsError, which names `source` (the file), if one is missing.
+    Raises SettingsError, which names `source` (the file), if something is missing or can never work.
     """
     _require_user(settings.ebpfmon.user, source)
     for sink in settings.sinks:
-        for warning in _check_files(sink, f"{source}: {_described(sink)}"):
+        name = f"{source}: {_described(sink)}"
+        # Only files that can be read are looked into.
+        for warning in [*_check_files(sink, name)] or _check_needs(sink, name):
             log.warning("%s", warning)
 
 
@@ -83,8 +85,20 @@ def _check_files(sink: SinkSettings, name: str) -> Iterator[str]:
             yield f"{name}: {key}: this user cannot read '{path}': {error.strerror}"
 
 
+def _check_needs(sink: SinkSettings, name: str) -> list[str]:
+    """Return what a sink's own check warns about. Raises SettingsError if it finds an error."""
+    try:
+        return [f"{name}: {warning}" for warning in sink.check_machine()]
+    except ValueError as error:
+        raise SettingsError(f"{name}: {error}") from None
+    except BaseException as error:  # a plugin's own code
+        raise SettingsError(f"{name}: {describe(error)}") from None
+
+
 def _without_effect(settings: Settings, registry: Registry) -> Iterator[str]:
-    """Yield a line about each setting of the sinks that has no effect."""
+    """Yield a line about each setting that has no effect."""
+    if not any(probe.enabled for probe in settings.plugins.values()):
+        yield "plugins: no probe is enabled, so nothing is counted"
     if not settings.sinks:
         yield "sinks: the list is empty, so the counts are sent nowhere"
     if registry.left_out:  # their charts are unknown

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from contextlib import AbstractAsyncContextManager
 from typing import Annotated, ClassVar, Protocol
 
@@ -71,6 +72,14 @@ class SinkSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
         system: ebpfmon does not call it in the event loop. By default there are none.
         """
         return frozenset()
+
+    def check_machine(self) -> Iterable[str]:
+        """Check what the sink needs on this machine, such as a group or the contents of a file, and return warnings.
+
+        Raise SinkError or ValueError for what can never work. Only `ebpfmon config check` calls this, after it has
+        found all `files`, so it may block. By default nothing is checked.
+        """
+        return ()
 
     def open(self) -> AbstractAsyncContextManager[Sink]:
         """Return an async context manager that opens the sink on entry and closes it on exit.

@@ -61,7 +61,7 @@ class Listener:
         if settings.tls_certificate:
             certificate, key = settings.tls_certificate, settings.tls_key
             self._tls = await in_time(
-                f"cannot use the certificate '{certificate}' with '{key}'", _tls_context, certificate, key
+                f"cannot use the certificate '{certificate}' with '{key}'", tls_context, certificate, key
             )
         await self._bind()
         await self._runner.setup()
@@ -142,8 +142,13 @@ class Listener:
 
 def _bind_unix(path: str, group: str) -> UnixSocket:
     """Return a socket that members of the group may connect to. Blocking. Raises SinkError and OSError."""
+    return UnixSocket(path, group_id(path, group))
+
+
+def group_id(path: str, group: str) -> int:
+    """Return the number of the group that may connect to a socket, -1 if there is none. Blocking. Raises SinkError."""
     try:
-        return UnixSocket(path, grp.getgrnam(group).gr_gid if group else -1)
+        return grp.getgrnam(group).gr_gid if group else -1
     except KeyError:
         raise SinkError(f"cannot listen on '{path}': no group '{group}'; create it, or change socket_group") from None
 
@@ -173,7 +178,7 @@ def _usable_descriptors() -> float:
     return float("inf") if soft == resource.RLIM_INFINITY else soft - RESERVED_DESCRIPTORS
 
 
-def _tls_context(certificate: str, key: str) -> ssl.SSLContext:
+def tls_context(certificate: str, key: str) -> ssl.SSLContext:
     """Return a context with the server's certificate and key. Blocking. Raises SinkError."""
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     try:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from contextlib import AbstractAsyncContextManager
 from typing import Annotated, ClassVar
 
 import msgspec
 
 from ebpfmon import Sink, SinkSettings, file_resources, port_resources
-from ebpfmon_sinks.http_common import is_loopback
+from ebpfmon_sinks.directories import require_directory
+from ebpfmon_sinks.http_common import is_loopback, read_token
 from ebpfmon_sinks.unix_socket import check_path
 
 _FIRST_FREE_PORT = 1024  # listening on a lower port needs CAP_NET_BIND_SERVICE
@@ -80,6 +82,18 @@ class HttpJsonSettings(SinkSettings, tag="http_json", frozen=True):
     def is_local(self) -> bool:
         """Whether only this machine can reach the server."""
         return bool(self.socket) or is_loopback(self.host)
+
+    def check_machine(self) -> Iterable[str]:
+        from ebpfmon_sinks.http_json import listen
+
+        if self.token_file:
+            read_token(self.token_file)
+        if self.tls_certificate:
+            listen.tls_context(self.tls_certificate, self.tls_key)
+        if self.socket:
+            require_directory(self.socket, f"cannot listen on '{self.socket}'")
+            listen.group_id(self.socket, self.socket_group)
+        return ()
 
     def open(self) -> AbstractAsyncContextManager[Sink]:
         from ebpfmon_sinks.http_json.serve import HttpJsonSink

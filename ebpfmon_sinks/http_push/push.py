@@ -27,7 +27,7 @@ _SHOWN = 200  # characters of a receiver's text in messages
 @asynccontextmanager
 async def open_sink(settings: HttpPushSettings) -> AsyncIterator[HttpPushSink]:
     """Yield a sink. On a normal exit, post the unfinished batch. Raises SinkError."""
-    context = await in_time(f"cannot use the certificates in '{settings.ca_file}'", _tls_context, settings.ca_file)
+    context = await in_time(f"cannot use the certificates in '{settings.ca_file}'", tls_context, settings.ca_file)
     async with aiohttp.ClientSession(
         connector=aiohttp.TCPConnector(limit=1, ssl=context, resolver=_Resolver()),
         timeout=aiohttp.ClientTimeout(total=None),  # the sink's own limit includes reading the token
@@ -125,7 +125,7 @@ class _Resolver(AbstractResolver):
         pass
 
 
-def _tls_context(path: str) -> ssl.SSLContext:
+def tls_context(path: str) -> ssl.SSLContext:
     """Return the context that verifies the receiver. Blocking. Raises SinkError."""
     try:
         return ssl.create_default_context(cafile=path or None)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from contextlib import AbstractAsyncContextManager
 from typing import Annotated, ClassVar, Literal
 from urllib.parse import urlsplit
@@ -10,7 +11,7 @@ from urllib.parse import urlsplit
 import msgspec
 
 from ebpfmon import Sink, SinkSettings
-from ebpfmon_sinks.http_common import is_loopback
+from ebpfmon_sinks.http_common import is_loopback, read_token
 
 _HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # a token of RFC 9110
 _OWN_HEADERS = {
@@ -67,6 +68,14 @@ class HttpPushSettings(SinkSettings, tag="http_push", frozen=True):
         has_secret = self.token_file or any(name.lower() == "authorization" for name in self.headers)
         if has_secret and url.scheme == "http" and not is_loopback(host) and not self.insecure:
             raise ValueError("url: a token needs https://; or set insecure = true to send it without encryption")
+
+    def check_machine(self) -> Iterable[str]:
+        from ebpfmon_sinks.http_push.push import tls_context
+
+        if self.token_file:
+            read_token(self.token_file)
+        tls_context(self.ca_file)
+        return ()
 
     def open(self) -> AbstractAsyncContextManager[Sink]:
         from ebpfmon_sinks.http_push.push import open_sink

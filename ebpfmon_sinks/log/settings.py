@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
+from collections.abc import Iterator
 from contextlib import AbstractAsyncContextManager
 from functools import partial
 from pathlib import Path
@@ -22,6 +23,7 @@ from ebpfmon import (
     stream_resources,
     to_json,
 )
+from ebpfmon_sinks.directories import require_directory
 from ebpfmon_sinks.log import journal, stream
 from ebpfmon_sinks.log.text import Limits, render
 
@@ -63,6 +65,17 @@ class LogSettings(SinkSettings, tag="log", frozen=True):
     def _stream(self) -> int | None:
         """The number of the standard stream, or None if the path is a file."""
         return _STREAMS[self.path] if self.path in _STREAMS else standard_stream(self.path)
+
+    def check_machine(self) -> Iterator[str]:
+        if self.path == _JOURNAL or self._stream is not None:
+            return
+        require_directory(self.path, f"cannot write to '{self.path}'")
+        if not os.path.isabs(self.path):
+            import difflib  # only a mistake needs it
+
+            close = difflib.get_close_matches(self.path, (*_STREAMS, _JOURNAL), 1)
+            hint = f"did you mean '{close[0]}'?" if close else "write an absolute path"
+            yield f"path: '{self.path}' is relative to the current directory, which is / in a systemd unit; {hint}"
 
     def open(self) -> AbstractAsyncContextManager[Sink]:
         fd = self._stream

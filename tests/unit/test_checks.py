@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import logging
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -23,6 +24,7 @@ from ebpfmon.plugins.validate import call_hooks
 from tests.unit.support import FakeEntryPoint, plugin
 
 FOUND = registry.discover()
+LOG = '[[sinks]]\ntype = "log"\n'
 HTTP = '[[sinks]]\ntype = "http_json"\n'
 PUSH = '[[sinks]]\ntype = "http_push"\nurl = "https://h/"\n'
 
@@ -60,6 +62,36 @@ def path(tmp_path: Path) -> Path:
             "sink 'http_json': tls_key: '/etc/passwd/k': Not a directory",
         ),
         (PUSH + 'ca_file = "/no/c"\nname = "p"', "sink 'p': ca_file: '/no/c': No such file or directory"),
+        (
+            HTTP + 'token_file = "{path}.two"',
+            "sink 'http_json': cannot read the token in '{path}.two': "
+            "expected one line of printable ASCII without spaces",
+        ),
+        (
+            PUSH + 'token_file = "{path}.empty"',
+            "sink 'http_push': cannot read the token in '{path}.empty': "
+            "expected one line of printable ASCII without spaces",
+        ),
+        (
+            HTTP + 'socket = "{path}.sock"\nsocket_group = "no-such-group"',
+            "sink 'http_json': cannot listen on '{path}.sock': no group 'no-such-group'; "
+            "create it, or change socket_group",
+        ),
+        (
+            HTTP + 'socket = "/nowhere/s"',
+            "sink 'http_json': cannot listen on '/nowhere/s': No such file or directory: '/nowhere'; "
+            "create this directory",
+        ),
+        (LOG + 'path = "{folder}"', "sink 'log': cannot write to '{folder}': Is a directory"),
+        (
+            LOG + 'path = "/nowhere/e.log"',
+            "sink 'log': cannot write to '/nowhere/e.log': No such file or directory: '/nowhere'; "
+            "create this directory",
+        ),
+        (
+            LOG + 'path = "{path}.empty/e.log"',
+            "sink 'log': cannot write to '{path}.empty/e.log': '{path}.empty' is not a directory",
+        ),
         (PUSH + f'token_file = "/{"x" * 300}"', f"sink 'http_push': token_file: '/{'x' * 300}': File name too long"),
     ],
     ids=lambda value: value[-20:],
@@ -67,9 +99,50 @@ def path(tmp_path: Path) -> Path:
 def test_what_is_missing_is_an_error_of_one_line(
     path: Path, capsys: pytest.CaptureFixture[str], text: str, message: str
 ) -> None:
-    path.write_text(text)
+    Path(f"{path}.empty").touch()
+    Path(f"{path}.two").write_text("one\ntwo\n")
+    path.write_text(text.replace("{path}", str(path)).replace("{folder}", str(path.parent)))
+    message = message.replace("{path}", str(path)).replace("{folder}", str(path.parent))
     assert cli.main(["config", "check", "--config", str(path)]) == 2
     assert capsys.readouterr() == ("", f"ebpfmon: {path}: {message}\n")
+
+
+@pytest.mark.parametrize("settings", [
+    HTTP + 'tls_certificate = "{text}"\ntls_key = "{text}"',
+    PUSH + 'ca_file = "{text}"',
+], ids=["http_json", "http_push"])  # fmt: skip
+def test_a_file_without_a_certificate_is_refused(path: Path, capsys: pytest.CaptureFixture[str], settings: str) -> None:
+    text = path.with_suffix(".pem")
+    text.write_text("hello\n")
+    path.write_text(settings.replace("{text}", str(text)))
+    assert cli.main(["config", "check", "--config", str(path)]) == 2
+    out, err = capsys.readouterr()
+    assert (out, err.count("\n")) == ("", 1)
+    assert re.match(rf"ebpfmon: {path}: sink 'http_\w+': cannot use the certificates? (in )?'{text}'", err)
+
+
+def test_the_directories_that_systemd_creates_need_not_exist_yet(path: Path) -> None:
+    for parent in ("/var/log/ebpfmon", "/run/ebpfmon"):
+        path.write_text(LOG + f'path = "{parent}/no-such.log"')
+        assert cli.main(["config", "check", "--config", str(path)]) == 0
+
+
+def test_only_config_check_asks_a_sink_to_check_the_machine(pigeons: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pigeons.write_text("")
+    found = Registry(FOUND.probes, {**FOUND.sinks, "carrier": Carrier}, FOUND.plugins)
+    settings = config.validate({"sinks": [{"type": "carrier"}]}, "e.toml", found)
+    error: BaseException = ValueError("loft: it is closed")
+
+    def check_machine(_: Carrier) -> tuple[str, ...]:
+        raise error
+
+    monkeypatch.setattr(Carrier, "check_machine", check_machine)
+    config.check(settings, found, "e.toml")
+    with pytest.raises(SettingsError, match=r"^e\.toml: sink 'carrier': loft: it is closed$"):
+        config.check_machine(settings, "e.toml")
+    error = SystemExit(3)
+    with pytest.raises(SettingsError, match=r"^e\.toml: sink 'carrier': SystemExit: 3$"):
+        config.check_machine(settings, "e.toml")
 
 
 @pytest.mark.parametrize(
@@ -89,6 +162,20 @@ def test_what_is_missing_is_an_error_of_one_line(
         (
             HTTP + 'token_file = "{path}.fifo"',
             ["{path}: sink 'http_json': token_file: '{path}.fifo' is not a regular file"],
+        ),
+        (
+            LOG + 'path = "stdotu"',
+            ["{path}: sink 'log': path: 'stdotu' is relative to the current directory, which is / in a systemd unit; "
+             "did you mean 'stdout'?"],
+        ),
+        (
+            LOG + 'path = "numbers.txt"',
+            ["{path}: sink 'log': path: 'numbers.txt' is relative to the current directory, which is / in a systemd "
+             "unit; write an absolute path"],
+        ),
+        (
+            "".join(f"[plugins.{name}]\nenabled = false\n" for name in FOUND.probes),
+            ["{path}: plugins: no probe is enabled, so nothing is counted"],
         ),
         (
             '[groups]\nfile = "my.conf"',

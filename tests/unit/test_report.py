@@ -44,7 +44,7 @@ def lines(*probes: ProbeReport, error: str | None = None) -> list[str]:
          "1 of 1 events can be attached; probe 'b' cannot be loaded"),
         ([ProbeReport("a", Loader.CORE, (UNATTACHED,))], 2, "no event can be attached"),
         ([ProbeReport("b", error="no")], 2, "no event can be attached; probe 'b' cannot be loaded"),
-        ([], 2, "no event can be attached"),
+        ([], 2, "no probe is enabled"),
     ],
 )  # fmt: skip
 def test_the_status_and_the_first_line_say_how_many_events_are_attached(
