@@ -29,6 +29,8 @@ T = TypeVar("T")
 
 END_S = 4.0
 """How long the process may take to end by itself."""
+PENDING_S = 0.25
+"""How often to look for a signal that the kernel has given to a thread that waits for a file server."""
 LAST_MESSAGE_S = 0.5
 """How long to wait until the last message is written."""
 RETRY_S = 0.1
@@ -115,11 +117,15 @@ class SignalThread(Executor):
                 time.sleep(RETRY_S)
 
     def _receive_signals(self) -> None:
-        self._receiver.settimeout(None if self._end_s is None else max(self._end_s - time.monotonic(), 0.001))
+        left_s = PENDING_S if self._end_s is None else self._end_s - time.monotonic()
+        if left_s <= 0:
+            self._end()
+        self._receiver.settimeout(min(left_s, PENDING_S))
         try:
             received = {*self._receiver.recv(64)}
         except TimeoutError:
-            self._end()
+            _take_pending()
+            return
         while self._handled:
             received.add(self._handled.popleft())
         if self._end_s is None and any(number in received for number in _STOP):
@@ -138,6 +144,17 @@ class SignalThread(Executor):
             wait([Worker("last message").submit(log.critical, "%s", message)], LAST_MESSAGE_S)
         finally:  # there may be no thread or memory for a message
             os._exit(FAILURE)
+
+
+def _take_pending() -> None:
+    """Receive the signals that are pending for the process in this thread.
+
+    The kernel prefers the main thread. If that waits for a file server, it receives nothing, and no other thread is
+    woken for the signal. A thread that changes its mask looks again.
+    """
+    signals = {*_STOP, signal.SIGHUP}
+    signal.pthread_sigmask(signal.SIG_BLOCK, signals)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, signals)
 
 
 def _blocking_threads() -> list[str]:

@@ -45,9 +45,13 @@ class HungFiles:
         """Start a process whose command line, which has these arguments, cannot be read until `answer`."""
         process = HungProcess(self._mount_point / str(len(self._processes)), script, *arguments)
         self._processes.append(process)
-        assert self._reads.acquire(timeout=_LIMIT_S)
+        self.wait_for_read()
         process.hang()
         return process
+
+    def wait_for_read(self) -> None:
+        """Wait until one more process reads a file."""
+        assert self._reads.acquire(timeout=_LIMIT_S)
 
     def answer(self) -> None:
         """Unmount, which ends all waiting with an error. Doing it twice is harmless."""

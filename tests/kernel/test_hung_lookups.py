@@ -153,3 +153,31 @@ def test_a_file_of_the_name_service_that_does_not_answer_holds_up_nothing(tmp_pa
     mounting = 'mount --bind "$0" "$1" && shift && exec "$@"'
     command = ["unshare", "--mount", "sh", "-c", mounting, str(tmp_path / "fifo"), file, sys.executable, "-c", _RESOLVE]
     subprocess.run(command, check=True, timeout=30)
+
+
+READS_IN_ITS_MAIN_THREAD = """
+import sys
+from ebpfmon.cli.stopping import SignalThread
+with SignalThread(lambda: print("stopped", flush=True), None):
+    file = open(sys.argv[1], "rb", buffering=0)
+    print("reads", flush=True)
+    file.read(1)
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_is_received_while_the_main_thread_waits_for_a_file_server(
+    number: signal.Signals, files: HungFiles, tmp_path: Path
+) -> None:
+    """The kernel gives the signal to the main thread, which cannot take it."""
+    command = [sys.executable, "-c", READS_IN_ITS_MAIN_THREAD, str(tmp_path / "hung" / "file")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
+        try:
+            assert process.stdout
+            assert process.stdout.readline() == b"reads\n"
+            files.wait_for_read()
+            process.send_signal(number)
+            assert process.stdout.readline() == b"stopped\n"
+        finally:
+            files.answer()
+            process.kill()
