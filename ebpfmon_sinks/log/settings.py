@@ -21,6 +21,7 @@ from ebpfmon import (
     printable,
     standard_stream,
     stream_resources,
+    submit_once,
     to_json,
 )
 from ebpfmon_sinks.directories import require_directory
@@ -29,6 +30,8 @@ from ebpfmon_sinks.log.text import Limits, render
 
 _STREAMS = {"stdout": 1, "stderr": 2}
 _JOURNAL = "journal"
+_ANSWER_S = 1.0
+"""How long looking up a file may take."""
 
 
 class LogSettings(SinkSettings, tag="log", frozen=True):
@@ -49,8 +52,14 @@ class LogSettings(SinkSettings, tag="log", frozen=True):
     @property
     def capabilities(self) -> frozenset[str]:
         # needed as long as the sink runs, because a file is opened again for each snapshot
-        is_file = self.path != _JOURNAL and self._stream is None
-        return frozenset({"dac_override"} if is_file and _needs_dac_override(self.path) else ())
+        if self.path == _JOURNAL or self.path in _STREAMS:
+            return frozenset()
+        try:
+            # A file server that is down must not hold up the start.
+            is_needed = submit_once("look up files", _needs_dac_override, self.path).result(_ANSWER_S)
+        except (OSError, RuntimeError):
+            is_needed = True  # could not tell
+        return frozenset({"dac_override"} if is_needed else ())
 
     @property
     def resources(self) -> frozenset[str]:
@@ -94,7 +103,9 @@ def message(snapshot: Snapshot, settings: LogSettings) -> str:
 
 
 def _needs_dac_override(path: str) -> bool:
-    """Return whether root needs CAP_DAC_OVERRIDE to write a file."""
+    """Return whether root needs CAP_DAC_OVERRIDE to write to a path, unless that is a standard stream."""
+    if standard_stream(path) is not None:
+        return False
     if not os.path.exists(path):
         path = os.path.dirname(os.path.abspath(path))
     try:

@@ -10,6 +10,7 @@ import resource
 import select
 import socket
 import stat
+import threading
 import tty
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
@@ -663,3 +664,14 @@ def test_self_metrics_are_shown_with_their_labels() -> None:
     )  # fmt: skip
     given = snapshot(charts=[data(rows, series={("network",): [13], ("process",): [0]}), data(OWN, 40.5)])
     assert words(given)[1:] == ["ebpfmon network 13, process 0 rows | rss 40.5 MB"]
+
+
+def test_a_file_server_that_does_not_answer_holds_up_no_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody knows whether the file needs the capability, so the sink keeps it."""
+    answer = threading.Event()
+    monkeypatch.setattr(log, "_ANSWER_S", 0.05)
+    monkeypatch.setattr(log, "standard_stream", lambda _: answer.wait(10) or None)
+    try:
+        assert LogSettings(path="/hung/log").capabilities == {"dac_override"}
+    finally:
+        answer.set()
