@@ -13,15 +13,17 @@
 #define SLOTS 24
 #define DISK_NAME_LEN 32
 
-/* Values of enum req_op that Linux has never renumbered. The four operations with counters are 0 to 3, which is also
- * the order of their counters. */
+/* Values of enum req_op (before Linux 6.0, enum req_opf) that Linux has never renumbered. The four operations with
+ * counters are 0 to 3, which is also the order of their counters. Bit 0 is set in operations that send data to the disk.
+ * Commands that programs send to a disk directly have the numbers from 32. */
 #define REQ_OP_MASK 0xff
 #define REQ_OP_READ 0
 #define REQ_OP_WRITE 1
 #define REQ_OP_FLUSH 2
 #define REQ_OP_DISCARD 3
 #define REQ_OP_SECURE_ERASE 5
-#define REQ_OP_WRITE_ZEROES 9
+#define REQ_OP_TO_DISK 1
+#define REQ_OP_COMMANDS 32
 
 #ifdef BCC
 #pragma ebpfmon include <linux/blkdev.h>
@@ -47,11 +49,6 @@ struct request___old {
 	struct gendisk *rq_disk;
 };
 #pragma clang attribute pop
-
-/* Linux ff07a02e9e8e ("treewide: Rename enum req_opf into enum req_op") (in v6.0). The number of this operation was 13,
- * and later became 7. */
-enum req_op___any { REQ_OP_ZONE_APPEND___any = 1 };
-enum req_opf___any { REQ_OP_ZONE_APPEND___old = 1 };
 #endif
 
 /* A disk is known by its name, because its device number may be given to another disk when it is removed. */
@@ -117,27 +114,19 @@ static __always_inline struct gendisk *disk_of(struct request *request)
 #endif
 }
 
-static __always_inline __u32 zone_append(void)
-{
-#ifdef BCC
-	return REQ_OP_ZONE_APPEND;
-#else
-	if (bpf_core_enum_value_exists(enum req_op___any, REQ_OP_ZONE_APPEND___any))
-		return bpf_core_enum_value(enum req_op___any, REQ_OP_ZONE_APPEND___any);
-	return bpf_core_enum_value(enum req_opf___any, REQ_OP_ZONE_APPEND___old);
-#endif
-}
-
 /* Return one of the four operations, or a greater number for requests that are not counted: commands that programs send
- * to a disk directly, and operations on zones except appending to them. */
+ * to a disk directly, and operations on zones except appending to them. Linux has renumbered those on zones, but only
+ * appending has data. To look its number up, libbpf 1.1 would search the BTF of modules on kernels without the enum's
+ * name, which takes CAP_SYS_ADMIN. */
 static __always_inline __u32 operation_of(struct request *request)
 {
 	__u32 operation = READ_FIELD(request, cmd_flags, true) & REQ_OP_MASK;
 
-	if (operation == REQ_OP_WRITE_ZEROES || operation == zone_append())
-		return REQ_OP_WRITE;
 	if (operation == REQ_OP_SECURE_ERASE)
 		return REQ_OP_DISCARD;
+	if (operation > REQ_OP_DISCARD && operation < REQ_OP_COMMANDS && operation & REQ_OP_TO_DISK &&
+	    READ_FIELD(request, __data_len, true))
+		return REQ_OP_WRITE;
 	return operation;
 }
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import resource
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -251,3 +253,9 @@ def run_workload(program: Path, where: Path, plan: Mapping[str, int], **more: in
     with subprocess.Popen([program, where, *arguments(plan, **more)]) as process:
         assert process.wait() == 0
     return process.pid
+
+
+def remove_memlock_limit() -> None:
+    """Remove the limit of locked memory. Before Linux 5.11, tables count, and only CAP_SYS_RESOURCE may raise it."""
+    with suppress(ValueError, OSError):
+        resource.setrlimit(resource.RLIMIT_MEMLOCK, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))

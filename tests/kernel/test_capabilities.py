@@ -19,11 +19,14 @@ import pytest
 
 from ebpfmon import LoadMode
 from ebpfmon.errors import KernelError, SettingsError
+from ebpfmon.grouping import execs
 from ebpfmon.kernel import attach, capabilities, features
 from ebpfmon.kernel.attach import LoadedProbe, LoadOptions
 from ebpfmon.kernel.capabilities import drop, held, held_by_any_thread, needed, switch_user
 from ebpfmon.kernel.libbpf import Libbpf
+from ebpfmon.model import Probe
 from ebpfmon.plugins import registry
+from tests.kernel.support import remove_memlock_limit
 
 NONE: frozenset[str] = frozenset()
 ALL = held()
@@ -268,3 +271,16 @@ def test_a_harvest_by_nobody_is_exact_in_load_mode_return_too() -> None:
             return harvest_of_opened_files(probe)
 
         assert in_child(work) == OPENED
+
+
+@pytest.mark.parametrize("probe", [*registry.discover().probes.values(), execs.PROBE], ids=lambda probe: probe.name)
+def test_bpf_and_perfmon_suffice_to_load_a_probe(probe: Probe) -> None:
+    """libbpf 1.1 also needs CAP_SYS_ADMIN if a type or function is missing in the BTF of the kernel itself."""
+
+    remove_memlock_limit()
+
+    def work() -> None:
+        drop(frozenset({"bpf", "perfmon"}))
+        attach.load(probe, Libbpf(), features.detect(), LoadOptions(mode=LoadMode.RETURN)).close()
+
+    in_thread(work)

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import os
-import resource
 import shutil
 import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -25,7 +23,15 @@ from ebpfmon.kernel.objects import locate
 from ebpfmon.model import Loader
 from ebpfmon.plugins import registry
 from tests.kernel.network import assert_counted_exactly
-from tests.kernel.support import PLAN, Monitor, assert_counts, expected_counts, require_open_tree, run_workload
+from tests.kernel.support import (
+    PLAN,
+    Monitor,
+    assert_counts,
+    expected_counts,
+    remove_memlock_limit,
+    require_open_tree,
+    run_workload,
+)
 
 FOUND = features.detect()
 btf_hidden = pytest.mark.skipif(FOUND.btf, reason="this kernel has BTF")
@@ -120,12 +126,6 @@ def test_under_lockdown_traffic_is_counted_exactly_by_process(traffic: Path) -> 
 def test_under_lockdown_kprobes_are_refused_and_the_error_says_so() -> None:
     with pytest.raises(AttachError, match="lockdown: confidentiality"):
         load("kprobe")
-
-
-def remove_memlock_limit() -> None:
-    """Remove the limit of locked memory. Before Linux 5.11, tables count, and only CAP_SYS_RESOURCE may raise it."""
-    with suppress(ValueError, OSError):
-        resource.setrlimit(resource.RLIMIT_MEMLOCK, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
 
 
 @pytest.mark.parametrize("user", ["root", "nobody"])

@@ -60,6 +60,17 @@ def test_each_thread_keeps_only_what_it_needs_and_a_reload_still_loads_programs(
     assert_counts(monitor.of(tgid), expected_counts(PLAN))
 
 
+def test_a_reload_can_enable_every_probe() -> None:
+    charts = ("ebpf.block_io", "ebpf.oom", "ebpf.syscalls")
+    settings = {"ebpfmon": {}, "groups": {"by": ["process"]}, "sinks": []}
+    with Monitor(settings) as monitor:
+        monitor.until(lambda: not thread_capabilities()["daemon"])
+        assert not any(monitor.charts(chart) for chart in charts)
+        enabled = {name: {"enabled": True} for name in ("block_io", "oom_and_signals", "syscalls")}
+        monitor.reload({**settings, "plugins": enabled})
+        monitor.until(lambda: all(monitor.charts(chart) for chart in charts))
+
+
 def test_as_another_user_the_daemon_counts_and_reloads_its_settings(tmp_path: Path) -> None:
     require_open_tree("nobody")
     tmp_path.chmod(0o755)
