@@ -16,7 +16,7 @@ from typing import TypeVar
 from ebpfmon.config import GroupSettings, Settings
 from ebpfmon.daemon.notify import Notifier
 from ebpfmon.daemon.probes import EnabledProbe, Probes, enabled_probes, table_specs
-from ebpfmon.daemon.sinks import Sinks, SinkWithResources, with_resources
+from ebpfmon.daemon.sinks import PreparedSink, Sinks, prepare
 from ebpfmon.daemon.workers import Workers, set_realtime_priority, switch_user
 from ebpfmon.daemon.workers import run as run_in
 from ebpfmon.errors import PluginError, SettingsError, describe
@@ -83,7 +83,7 @@ class _Change:
     settings: Settings
     groups: Groups
     enabled: list[EnabledProbe]
-    sinks: list[SinkWithResources]
+    sinks: list[PreparedSink]
     probes: Probes | None = None
 
 
@@ -119,20 +119,21 @@ class _Daemon:
         groups, enabled = self._read(settings)
         self._probes.load(enabled, all_or_nothing=settings.ebpfmon.all_or_nothing)
         if settings.ebpfmon.user:
-            switch_user(settings.ebpfmon.user, _capabilities_of_sinks(settings))
+            switch_user(settings.ebpfmon.user, _capabilities_of(prepare(settings.sinks)))
         workers = self._workers = Workers(self._others)
         if self._features.preemptible is not False:
             await run_in(workers.harvest, set_realtime_priority)
         harvester = Harvester(self._probes.loaded, self._clock)
         await workers.drop_privileges(harvester.dry_run)
+        sinks = prepare(settings.sinks)  # again, because another user may need other capabilities
         pipeline = Pipeline(
             socket.gethostname(),
             harvester,
             self._publisher,
             workers.harvest,
-            *self._configure(settings, groups, with_resources(settings.sinks)),
+            *self._configure(settings, groups, sinks),
         )
-        capabilities.drop(_capabilities_of_sinks(settings))
+        capabilities.drop(_capabilities_of(sinks))
         self._notifier.ready(self._status())
         watchdog = asyncio.create_task(self._feed_watchdog(), name="watchdog") if self._notifier.has_watchdog else None
         while not self._stop.is_set():
@@ -261,7 +262,7 @@ class _Daemon:
         if settings.ebpfmon.user != previous.ebpfmon.user:
             raise SettingsError("ebpfmon.user changed: restart ebpfmon to apply it")
         groups, enabled = self._read(settings)
-        sinks = with_resources(settings.sinks)
+        sinks = prepare(settings.sinks)
         if self._probes.can_keep(enabled):
             return _Change(settings, groups, enabled, sinks)
         probes = Probes(self._features)
@@ -272,7 +273,7 @@ class _Daemon:
         return f"{len(self._probes.loaded)} probes, {len(self._sinks)} sinks"
 
     def _configure(
-        self, settings: Settings, groups: Groups, sinks: Iterable[SinkWithResources]
+        self, settings: Settings, groups: Groups, sinks: Iterable[PreparedSink]
     ) -> tuple[TableSpecs, GroupStage | None, SelfMetrics]:
         """Start and stop sinks, and return what the pipeline needs for these settings."""
         specs = table_specs(self._probes.loaded, settings.ebpfmon.load_mode)
@@ -316,5 +317,5 @@ def read_groups(settings: GroupSettings) -> Groups:
     return groups
 
 
-def _capabilities_of_sinks(settings: Settings) -> frozenset[str]:
-    return frozenset[str]().union(*(sink.capabilities for sink in settings.sinks))
+def _capabilities_of(sinks: Iterable[PreparedSink]) -> frozenset[str]:
+    return frozenset[str]().union(*(sink.capabilities for sink in sinks))

@@ -14,11 +14,12 @@ import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import Executor
 from contextlib import suppress
+from dataclasses import dataclass
 from typing import Any
 
-from ebpfmon.errors import KernelError, describe
+from ebpfmon.errors import KernelError, SettingsError, describe
 from ebpfmon.kernel import capabilities
-from ebpfmon.model import SinkSettings
+from ebpfmon.model import SinkSettings, tag_of
 from ebpfmon.pipeline.publish import Publisher, SinkTask
 from ebpfmon.resources import overlap
 from ebpfmon.threads import Pool, start_thread
@@ -35,13 +36,25 @@ LEAVE_S = 0.5
 """How long a sink that is cancelled may take to release what it holds."""
 
 
-SinkWithResources = tuple[SinkSettings, frozenset[str]]
-"""The settings of a sink, and the resources that only one sink may use at a time."""
+@dataclass(frozen=True, slots=True)
+class PreparedSink:
+    """The settings of a sink, the resources that only one sink may use at a time, and the capabilities to keep."""
+
+    settings: SinkSettings
+    resources: frozenset[str]
+    capabilities: frozenset[str]
 
 
-def with_resources(sinks: Iterable[SinkSettings]) -> list[SinkWithResources]:
-    """Return the sinks with their resources. May block, because some resources are read from the file system."""
-    return [(settings, settings.resources) for settings in sinks]
+def prepare(sinks: Iterable[SinkSettings]) -> list[PreparedSink]:
+    """Ask the settings of each sink what it needs. May block. Raises SettingsError, whatever a plugin's code raises."""
+    prepared = []
+    for settings in sinks:
+        try:
+            needs = frozenset(settings.resources), frozenset(settings.capabilities)
+        except BaseException as error:
+            raise SettingsError(f"cannot use sink '{settings.name or tag_of(settings)}': {describe(error)}") from error
+        prepared.append(PreparedSink(settings, *needs))
+    return prepared
 
 
 class _Loop(asyncio.SelectorEventLoop):
@@ -74,16 +87,16 @@ class SinkThread:
     def __init__(
         self,
         task: SinkTask,
-        resources: frozenset[str],
+        sink: PreparedSink,
         waits_for: Iterable[SinkThread],
         on_end: Callable[[SinkThread], None],
     ) -> None:
         """Create the thread, but do not start it yet.
 
-        `resources` are those of the sink's settings. `start` does nothing until all threads in `waits_for` have ended.
-        `on_end` is called in the event loop of the daemon.
+        `task` is that of `sink`. `start` does nothing until all threads in `waits_for` have ended. `on_end` is called
+        in the event loop of the daemon.
         """
-        self.task, self.resources = task, resources
+        self.task, self.sink = task, sink
         self.has_started = self.has_ended = False
         self._waits_for = list(waits_for)
         self._on_end = on_end
@@ -198,7 +211,7 @@ class SinkThread:
                 await self.task.open_attempted.wait()
         while True:
             try:
-                capabilities.drop(self.task.settings.capabilities)
+                capabilities.drop(self.sink.capabilities)
             except (OSError, KernelError) as error:
                 self.task.failed(error)
                 await asyncio.sleep(RETRY_S)
@@ -235,25 +248,25 @@ class Sinks:
     def __len__(self) -> int:
         return len(self._publisher.sinks)
 
-    def update(self, wanted: Iterable[SinkWithResources]) -> None:
+    def update(self, wanted: Iterable[PreparedSink]) -> None:
         """Keep the sinks whose settings have not changed, end the others, and start new ones.
 
         A new sink that needs a resource of an old one, such as a port, starts when the old one has ended.
         """
         new = list(wanted)
         for task in list(self._publisher.sinks):
-            settings = [each for each, _ in new]
+            settings = [sink.settings for sink in new]
             if task.settings in settings:
                 del new[settings.index(task.settings)]
             else:
                 task.close()
                 self._publisher.sinks.remove(task)
         ending = [thread for thread in self._threads if thread.task not in self._publisher.sinks]
-        for sink_settings, resources in new:
-            task = SinkTask(sink_settings)
-            holders = [thread for thread in ending if overlap(thread.resources, resources)]
+        for sink in new:
+            holders = [thread for thread in ending if overlap(thread.sink.resources, sink.resources)]
+            task = SinkTask(sink.settings)
             self._publisher.sinks.append(task)
-            self._threads.append(SinkThread(task, resources, holders, self._ended))
+            self._threads.append(SinkThread(task, sink, holders, self._ended))
         self.supervise()
 
     def supervise(self) -> None:

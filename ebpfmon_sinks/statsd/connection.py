@@ -104,11 +104,17 @@ def acknowledged(sock: socket.socket) -> int:
     return int(count)
 
 
-def abort(sock: socket.socket) -> None:
-    """Close a TCP connection and discard what has not been sent. Otherwise the kernel would still send it."""
+def abort(sock: socket.socket) -> int:
+    """Close a TCP connection and discard what has not been sent. Otherwise the kernel would still send it.
+
+    Returns how many bytes the server's kernel had acknowledged. What it acknowledges after that is not known, so
+    nothing comes between the question and the end.
+    """
     with suppress(OSError):  # the socket is closed already
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    count = acknowledged(sock)
     sock.close()
+    return count
 
 
 def check_errors(sock: socket.socket) -> None:

@@ -78,8 +78,7 @@ class StatsdSink:
                 await asyncio.get_running_loop().sock_sendall(sock, lines)
                 await connection.wait_until_sent(sock)
         except OSError as error:
-            delivered = lines[: connection.acknowledged(sock) - before].count(b"\n")
-            connection.abort(sock)
+            delivered = lines[: connection.abort(sock) - before].count(b"\n")
             raise self._failure(error, without_lines(snapshot, delivered)) from error
 
     def _failure(self, error: OSError, undelivered: Snapshot | None = None) -> SinkError:

@@ -255,7 +255,11 @@ BAD_SETTINGS: dict[str, str | bytes] = {
     "a path below a file": '[groups]\nfile = "/etc/passwd/x"\n',
     "a device": '[groups]\nfile = "/dev/zero"\n',
     **{f"a check that raises {k}": f'[[sinks]]\ntype = "picky"\nwhere = "check"\nhow = "{k}"\n' for k in KINDS},
-    **{f"resources that raise {k}": f'[[sinks]]\ntype = "picky"\nwhere = "resources"\nhow = "{k}"\n' for k in KINDS},
+    **{
+        f"{what} that raise {k}": f'[[sinks]]\ntype = "picky"\nwhere = "{what}"\nhow = "{k}"\n'
+        for what in ("resources", "capabilities")
+        for k in KINDS
+    },
 }
 """Settings that a reload must refuse."""
 LEFT_OUT = {k: f'[plugins.bad]\nenabled = true\nhow = "{k}"\n' for k in KINDS}

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from ebpfmon import Dimension, Sink, SinkSettings, Snapshot
-from ebpfmon.daemon.sinks import Sinks, with_resources
+from ebpfmon.daemon.sinks import Sinks, prepare
 from ebpfmon.pipeline.publish import Publisher
 from tests.unit.support import chart, data, snapshot
 
@@ -58,7 +58,7 @@ def test_sinks_that_two_reloads_replaced_deliver_all_they_have_one_after_the_oth
         for n, name in enumerate("abc"):
             resource = last if name == "c" else "TCP port 1 (IPv4) of 127.0.0.1"
             settings = OneSettings(name=name, into=into, may_send=may_send, resource=resource)
-            sinks.update(with_resources([settings]))
+            sinks.update(prepare([settings]))
             for step in range(2):
                 publisher.publish(replace(snapshot(charts=[READ]), time_s=10.0 * n + step))
             while not into:  # noqa: ASYNC110  # another thread opens the sink

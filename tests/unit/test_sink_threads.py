@@ -8,7 +8,7 @@ import pytest
 
 from ebpfmon import SinkError, SinkSettings
 from ebpfmon.daemon import sinks
-from ebpfmon.daemon.sinks import SinkThread
+from ebpfmon.daemon.sinks import SinkThread, prepare
 from ebpfmon.pipeline.publish import SinkTask
 
 
@@ -20,7 +20,7 @@ def test_only_drops_without_an_error_are_logged_as_a_sink_that_delivers_nothing(
     async def test() -> None:
         task = SinkTask(SinkSettings(name="batches"))
         task.statistics.sent = 4
-        thread = SinkThread(task, frozenset(), [], lambda _: None)
+        thread = SinkThread(task, prepare([task.settings])[0], [], lambda _: None)
         task.failed(SinkError("refused; 4 earlier snapshots are lost", dropped=4))
         task._failing = False
         thread.report()
@@ -50,7 +50,7 @@ def test_a_thread_ends_only_when_its_task_has_ended_without_an_error(monkeypatch
 
     async def test() -> None:
         task = Task(SinkSettings(name="mistaken"))
-        thread = SinkThread(task, frozenset(), [], lambda _: None)
+        thread = SinkThread(task, prepare([task.settings])[0], [], lambda _: None)
         thread.start()
         async with asyncio.timeout(10):
             await thread.end()
