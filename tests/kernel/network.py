@@ -5,7 +5,7 @@ from __future__ import annotations
 import subprocess
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from ipaddress import ip_address
+from ipaddress import IPv6Address, ip_address
 from pathlib import Path
 from typing import Any
 
@@ -108,7 +108,7 @@ def differences(actual: Mapping[str, int], expected: Mapping[str, int]) -> dict[
 def is_mapped(address: str) -> bool:
     """Return whether an address is an IPv4-mapped IPv6 address."""
     parsed = ip_address(address)
-    return parsed.version == 6 and parsed.ipv4_mapped is not None
+    return isinstance(parsed, IPv6Address) and parsed.ipv4_mapped is not None
 
 
 def calls_and_bytes(plan: Mapping[str, int], protocol: str, skip: tuple[str, ...] = ()) -> tuple[int, int]:
