@@ -9,6 +9,8 @@ from contextlib import suppress
 
 from ebpfmon import SinkError
 
+OWN_FOLDER = "/run/ebpfmon"
+"""The only folder that is created if it is missing. systemd creates it for the service."""
 _MAX_PATH_BYTES = 107  # sockaddr_un.sun_path
 
 
@@ -31,9 +33,11 @@ class UnixSocket:
 
         A socket that a killed daemon has left is replaced. `group_id` -1 means the group of the daemon.
         """
-        if not os.path.isdir(directory := os.path.dirname(path)):
-            os.makedirs(directory)
-            os.chmod(directory, 0o755)  # noqa: S103  # the socket has its own, stricter mode
+        if not os.path.isdir(folder := os.path.dirname(path)):
+            if folder != OWN_FOLDER:
+                raise SinkError(f"cannot listen on '{path}': there is no folder '{folder}'; create it")
+            os.makedirs(folder)
+            os.chmod(folder, 0o755)  # noqa: S103  # the socket has its own, stricter mode
         with suppress(FileNotFoundError):
             if not stat.S_ISSOCK(os.stat(path).st_mode):
                 raise SinkError(
@@ -46,21 +50,29 @@ class UnixSocket:
             os.unlink(path)
         self.socket = socket.socket(socket.AF_UNIX)
         self._path = path
+        self._inode: tuple[int, int] | None = None
         try:
             self.socket.bind(path)
             self._inode = _inode(path)
             if group_id != -1:
-                os.chown(path, -1, group_id)
+                _set_group(path, group_id)
             os.chmod(path, 0o660)
         except BaseException:
-            self.socket.close()
+            self.close()
             raise
 
     def close(self) -> None:
         """Close the socket and remove its file, unless another daemon has replaced it. Closing twice is harmless."""
         self.socket.close()
-        if _inode(self._path) == self._inode:
+        if self._inode and _inode(self._path) == self._inode:
             os.unlink(self._path)
+
+
+def _set_group(path: str, group_id: int) -> None:
+    try:
+        os.chown(path, -1, group_id)
+    except PermissionError as error:
+        raise SinkError(f"cannot listen on '{path}': cannot set its group: {error.strerror}") from error
 
 
 def _is_alive(path: str) -> bool:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import sys
 import threading
 import time
@@ -15,6 +16,7 @@ from collections.abc import Callable, Iterable
 from concurrent.futures import Executor
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from ebpfmon.errors import KernelError, SettingsError, describe
@@ -32,6 +34,8 @@ OPENING_S = 5.0
 """How long a sink may use the capabilities that opening it may need."""
 RETRY_S = 1.0
 """How long to wait for a descriptor that the system cannot give now."""
+_CAUSES = 8
+"""How many causes of an error to look at. A plugin's error may even be its own cause."""
 LEAVE_S = 0.5
 """How long a sink that is cancelled may take to release what it holds."""
 
@@ -244,6 +248,7 @@ class Sinks:
         """Start without sinks. `on_last_end` is called when the last sink has ended without being told to."""
         self._publisher, self._on_last_end = publisher, on_last_end
         self._threads: list[SinkThread] = []
+        self._at_start = capabilities.held()
 
     def __len__(self) -> int:
         return len(self._publisher.sinks)
@@ -264,7 +269,7 @@ class Sinks:
         ending = [thread for thread in self._threads if thread.task not in self._publisher.sinks]
         for sink in new:
             holders = [thread for thread in ending if overlap(thread.sink.resources, sink.resources)]
-            task = SinkTask(sink.settings)
+            task = SinkTask(sink.settings, partial(missing_right, sink.capabilities, self._at_start))
             self._publisher.sinks.append(task)
             self._threads.append(SinkThread(task, sink, holders, self._ended))
         self.supervise()
@@ -303,3 +308,35 @@ class Sinks:
             self._publisher.sinks.remove(ended.task)
             if not self._publisher.sinks:
                 self._on_last_end()
+
+
+def missing_right(needed: frozenset[str], at_start: frozenset[str], error: BaseException) -> str:
+    """Return what to do if a sink fails because it lacks a capability, after "; "; otherwise an empty string.
+
+    `needed` are the capabilities of the sink, `at_start` those that the daemon had when it started.
+    Call this in the thread of the sink.
+    """
+    if not _is_refusal(error):
+        return ""
+    held = capabilities.held()
+    missing = needed - held
+    if never_held := missing - at_start:
+        names = " and ".join(sorted(f"CAP_{name.upper()}" for name in never_held))
+        return f"; this needs {names} (in a systemd unit: CapabilityBoundingSet=)"
+    if missing:
+        return "; ebpfmon gave up the right to do this right after its start: restart ebpfmon"
+    if os.geteuid() == 0 and not held & {"dac_override", "dac_read_search"}:
+        return (
+            "; ebpfmon gives up root's right to open the files of other users right after its start: "
+            "make root the owner (chown root)"
+        )
+    return ""
+
+
+def _is_refusal(error: BaseException | None) -> bool:
+    """Return whether an error says, or was raised because, the kernel does not permit something."""
+    for _ in range(_CAUSES):
+        if error is None or isinstance(error, PermissionError):
+            break
+        error = error.__cause__ or error.__context__
+    return isinstance(error, PermissionError)

@@ -12,7 +12,7 @@ import random
 import threading
 import time
 from collections import deque
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TypeVar
@@ -118,7 +118,9 @@ class SinkTask:
     minute.
     """
 
-    def __init__(self, settings: SinkSettings) -> None:
+    def __init__(self, settings: SinkSettings, remedy: Callable[[BaseException], str] = lambda error: "") -> None:
+        """Create the task. `remedy` returns what to do about an error, after "; ", or an empty string."""
+        self._remedy = remedy
         self.name = settings.name or tag_of(settings)
         self.statistics = SinkStatistics()
         self.mailbox = Mailbox(self.statistics)
@@ -257,7 +259,9 @@ class SinkTask:
             log.warning("sink '%s' has failed while it was stopping: %s", self.name, describe(error))
         elif not self._failing:
             self._failing = True
-            log.warning("sink '%s' has failed and will be tried again: %s", self.name, describe(error))
+            log.warning(
+                "sink '%s' has failed and will be tried again: %s%s", self.name, describe(error), self._remedy(error)
+            )
 
 
 def _undelivered(error: BaseException) -> Snapshot | None:

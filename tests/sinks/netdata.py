@@ -83,6 +83,7 @@ class Netdata:
         for path in (where, *where.iterdir()):
             shutil.chown(path, user, user)
             path.chmod(0o755)
+        self.socket.parent.mkdir(mode=0o755)
 
     @property
     def socket(self) -> Path:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import grp
 import json
 import os
@@ -30,7 +31,7 @@ async def status(path: Path, url: str = "http://any.name/api/v1/snapshot") -> in
 def test_clients_are_served_on_the_socket_whatever_host_they_name(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    path = tmp_path / "made" / "http.sock"
+    path = tmp_path / "http.sock"
     caplog.set_level("INFO")
 
     async def test() -> None:
@@ -97,6 +98,24 @@ def test_a_socket_of_a_killed_daemon_is_replaced_and_a_live_one_is_refused(tmp_p
         blocked = path / "http.sock"
         with pytest.raises(SinkError, match=f"^cannot listen on '{blocked}': .+"):
             await HttpJsonSettings(socket=str(blocked)).open().__aenter__()
+
+    run(test)
+
+
+def test_a_socket_that_fails_leaves_no_file_and_no_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(path: str, *ids: int) -> None:
+        raise PermissionError(errno.EPERM, os.strerror(errno.EPERM), path)
+
+    monkeypatch.setattr(os, "chown", refuse)
+    path, missing = tmp_path / "http.sock", tmp_path / "missing"
+
+    async def test() -> None:
+        settings = HttpJsonSettings(socket=str(path), socket_group=grp.getgrgid(0).gr_name)
+        with pytest.raises(SinkError, match=f"^cannot listen on '{path}': cannot set its group: Operation not perm"):
+            await settings.open().__aenter__()
+        with pytest.raises(SinkError, match=f"^cannot listen on .+: there is no folder '{missing}'; create it$"):
+            await HttpJsonSettings(socket=str(missing / "http.sock")).open().__aenter__()
+        assert os.listdir(tmp_path) == []
 
     run(test)
 

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import errno
+import os
+from functools import partial
 
 import pytest
 
 from ebpfmon import SinkError, SinkSettings
 from ebpfmon.daemon import sinks
-from ebpfmon.daemon.sinks import SinkThread, prepare
+from ebpfmon.daemon.sinks import SinkThread, missing_right, prepare
+from ebpfmon.kernel import capabilities
 from ebpfmon.pipeline.publish import SinkTask
 
 
@@ -57,3 +61,35 @@ def test_a_thread_ends_only_when_its_task_has_ended_without_an_error(monkeypatch
         assert (runs, task.statistics.errors) == ([0, 1, 2], 2)
 
     asyncio.run(test())
+
+
+def refused() -> SinkError:
+    """Return an error that hides the one of the kernel, as those of most sinks do."""
+    try:
+        try:
+            raise PermissionError(errno.EACCES, "Permission denied")
+        except OSError:
+            raise SinkError("cannot listen") from None
+    except SinkError as error:
+        return error
+
+
+def test_a_sink_that_lacks_a_right_says_what_has_become_of_it(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(capabilities, "held", lambda: frozenset({"bpf"}))
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    chown = frozenset({"chown"})
+    all_rights = frozenset({"bpf", "chown", "dac_override"})
+    assert (
+        missing_right(chown, all_rights, refused())
+        == "; ebpfmon gave up the right to do this right after its start: restart ebpfmon"
+    )
+    assert "; this needs CAP_CHOWN (in a systemd unit" in missing_right(chown, frozenset({"bpf"}), refused())
+    assert missing_right(frozenset(), all_rights, refused()).endswith("make root the owner (chown root)")
+    assert missing_right(chown, all_rights, SinkError("no answer")) == ""
+    SinkTask(SinkSettings(name="late"), partial(missing_right, chown, all_rights)).failed(refused())
+    assert caplog.messages == [
+        "sink 'late' has failed and will be tried again: cannot listen; ebpfmon gave up the right to do this right "
+        "after its start: restart ebpfmon"
+    ]
