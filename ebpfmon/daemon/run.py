@@ -41,7 +41,7 @@ _MAX_LOGGED_PROBLEMS = 10
 STOP_S = 1.5
 """How long sinks may take to send their queued snapshots when the daemon stops."""
 RELOAD_S = 0.2
-"""How long a tick waits for a reload. If the reload takes longer, a later tick applies it."""
+"""How long to wait for a reload. If it takes longer, ticks go on meanwhile."""
 LATE_S = 20
 """How late a tick may be before the daemon stops telling the watchdog that it is alive."""
 
@@ -109,7 +109,9 @@ class _Daemon:
         self._groups: GroupStage | None = None
         self._groups_configured: tuple[GroupSettings, Groups] | None = None
         self._reloading: asyncio.Task[_Change] | None = None
-        self._is_reload_late = False
+        self._is_reload_requested = self._is_reload_late = False
+        self._wake = asyncio.Event()
+        """Set when something is to be done before the next tick."""
         self._due_ns = 0
         """When the next tick is due, on the monotonic clock. It stays in the past while ticks fail."""
         self._failed_ticks = 0
@@ -136,16 +138,25 @@ class _Daemon:
         capabilities.drop(_capabilities_of(sinks))
         self._notifier.ready(self._status())
         watchdog = asyncio.create_task(self._feed_watchdog(), name="watchdog") if self._notifier.has_watchdog else None
+        waking = [asyncio.create_task(self._wake_at_stop(), name="wake at stop")]
+        if reload:
+            waking.append(asyncio.create_task(self._wake_at_reloads(reload.requested), name="wake at reloads"))
+        self._expect_tick(settings)
         while not self._stop.is_set():
-            interval_s = settings.ebpfmon.interval
-            self._due_ns = self._clock.monotonic_ns() + interval_s * 1_000_000_000
-            async for tick in ticks(interval_s, self._clock, self._stop):
+            self._wake.clear()
+            async for tick in ticks(settings.ebpfmon.interval, self._clock, self._wake):
                 if await self._tick(pipeline, tick.late_ticks):
                     self._due_ns = tick.next_due_ns
-                changed = await self._apply_reload(reload, settings, pipeline) if reload else None
-                if changed:
-                    settings = changed
-                    break  # the interval may have changed
+            if reload and not self._stop.is_set():
+                if self._clock.monotonic_ns() > self._due_ns:  # a storm of reloads must not hold up ticks
+                    await self._tick(pipeline, 1)
+                    self._expect_tick(settings)
+                if changed := await self._apply_reload(reload, settings, pipeline):
+                    previous, settings = settings, changed
+                    if settings.ebpfmon.interval != previous.ebpfmon.interval:
+                        self._expect_tick(settings)
+        for task in waking:
+            task.cancel()
         if watchdog:
             watchdog.cancel()
         self._notifier.stopping()
@@ -168,6 +179,22 @@ class _Daemon:
                 log.warning("publishing intervals works again; %d failed", failed)
         self._sinks.supervise()
         return not self._failed_ticks
+
+    def _expect_tick(self, settings: Settings) -> None:
+        """Expect a tick after one interval at most."""
+        self._due_ns = self._clock.monotonic_ns() + settings.ebpfmon.interval * 1_000_000_000
+
+    async def _wake_at_stop(self) -> None:
+        await self._stop.wait()
+        self._wake.set()
+
+    async def _wake_at_reloads(self, requested: asyncio.Event) -> None:
+        """Interrupt the wait for the next tick, which may take an hour, whenever a reload is requested."""
+        while True:
+            await requested.wait()
+            requested.clear()
+            self._is_reload_requested = True
+            self._wake.set()
 
     async def _feed_watchdog(self) -> None:
         """Tell the watchdog that the daemon is alive, as long as ticks are on time."""
@@ -196,23 +223,24 @@ class _Daemon:
         return read_groups(settings.groups), enabled_probes(settings, self._registry)
 
     async def _apply_reload(self, reload: Reload, settings: Settings, pipeline: Pipeline) -> Settings | None:
-        """Begin a reload if one is requested, and apply it when its probes are loaded, in this tick or a later one.
+        """Begin a reload if one is requested, and apply it when its probes are loaded: now, or in a later call.
 
         Returns the new settings when they are applied, otherwise None. Any error is logged, and the old settings stay
         in use.
         """
         if not self._reloading:
-            if not reload.requested.is_set():
+            if not self._is_reload_requested:
                 return None
-            reload.requested.clear()
+            self._is_reload_requested = False
             self._notifier.reloading()
             running = self._probes.loaded
             self._reloading = asyncio.create_task(
                 self._in_loading_thread(lambda: self._prepare(reload.read(), settings, running)), name="reload"
             )
+            self._reloading.add_done_callback(lambda _: self._wake.set())
             await asyncio.wait({self._reloading}, timeout=RELOAD_S)
         if not self._reloading.done():
-            if reload.requested.is_set() and not self._is_reload_late:
+            if self._is_reload_requested and not self._is_reload_late:
                 self._is_reload_late = True
                 log.warning("the last reload has not ended yet; the settings are read again when it has")
             return None

@@ -291,6 +291,36 @@ def test_a_reload_that_fails_in_any_way_changes_nothing(tmp_path: Path) -> None:
     assert "Traceback" not in messages
 
 
+def test_a_reload_waits_for_no_tick(tmp_path: Path) -> None:
+    with running(tmp_path, {}) as daemon:
+        settings = tmp_path / "e.toml"
+        good = settings.read_text()
+        daemon.until(lambda: daemon.intervals)
+        settings.write_text(good.replace("[ebpfmon]", "[ebpfmon]\ninterval = 3600"))
+        daemon.process.send_signal(signal.SIGHUP)
+        daemon.until(lambda: daemon.messages.count("reloaded the settings") == 1)
+        settings.write_text("]")
+        daemon.process.send_signal(signal.SIGHUP)
+        daemon.until(lambda: "cannot reload" in daemon.messages)
+        seen = len(daemon.intervals)
+        settings.write_text(good)
+        daemon.process.send_signal(signal.SIGHUP)
+        daemon.until(lambda: daemon.messages.count("reloaded the settings") == 2)
+        daemon.until(lambda: len(daemon.intervals) > seen + 1)
+        assert daemon.end() == 0, daemon.messages
+
+
+def test_a_storm_of_reloads_holds_up_no_tick(tmp_path: Path) -> None:
+    with running(tmp_path, {}) as daemon:
+        daemon.until(lambda: daemon.intervals)
+        for _ in range(300):
+            daemon.process.send_signal(signal.SIGHUP)
+            time.sleep(0.01)
+        daemon.until(lambda: len(daemon.intervals) >= 4)
+        assert daemon.end() == 0, daemon.messages
+        assert max(daemon.intervals) < 2
+
+
 def test_a_reload_that_does_not_end_changes_nothing_and_the_daemon_still_ends(tmp_path: Path) -> None:
     with running(tmp_path, {}, RELOADING) as daemon:
         daemon.until(lambda: daemon.intervals)
