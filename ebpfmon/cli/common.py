@@ -14,7 +14,7 @@ from typing import Any, NoReturn, Protocol, cast
 import msgspec
 
 from ebpfmon import config
-from ebpfmon.config import CommandLine, Document, Settings
+from ebpfmon.config import CommandLine, Core, Document, Settings
 from ebpfmon.errors import PluginError, SettingsError
 from ebpfmon.files import create_regular
 from ebpfmon.kernel import attach_methods, bpfobject
@@ -91,14 +91,16 @@ def core_options() -> argparse.ArgumentParser:
     """Return a parent parser with the options of every command that loads programs into the kernel."""
     options = argparse.ArgumentParser(add_help=False, parents=[settings_options()])
     options.add_argument(
-        "--load-mode", choices=[*LoadMode], help="entry: count calls and bytes; return: also count which calls failed"
+        "--load-mode",
+        choices=[*map(str, LoadMode)],
+        help="entry: count calls and bytes; return: also count which calls failed",
     )
     options.add_argument(
         "--attach", choices=["auto", *attach_methods.NAMES],
         help="attach every required event by this method, or fail; auto: by the best method for each event",
     )  # fmt: skip
     options.add_argument(
-        "--loader", choices=["auto", *Loader],
+        "--loader", choices=["auto", *map(str, Loader)],
         help="core: load compiled programs with libbpf; bcc: compile with BCC; auto: bcc if the kernel has no BTF",
     )  # fmt: skip
     options.add_argument(
@@ -164,9 +166,17 @@ def print_lines(lines: Iterable[str]) -> None:
         print(escaped(line))
 
 
+def find_plugins(document: Document, core: Core) -> Registry:
+    """Return all plugins. Raises PluginError or SettingsError, which names the file, if plugins_dir cannot be used."""
+    try:
+        return registry.discover(options=core.plugins)
+    except (PluginError, SettingsError) as error:
+        raise type(error)(f"{document.source}: {error}") from None
+
+
 def _discover(document: Document, command_line: CommandLine) -> Registry:
     core = document.core(command_line)
-    plugins = registry.discover(options=core.plugins)
+    plugins = find_plugins(document, core)
     for plugin in plugins.left_out:
         if core.strict:
             raise PluginError(f"plugin '{plugin.name}' cannot be used, and strict is set: {plugin.error}")

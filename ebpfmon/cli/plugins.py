@@ -5,7 +5,16 @@ from __future__ import annotations
 import argparse
 
 from ebpfmon import config
-from ebpfmon.cli.common import FAILURE, SUCCESS, Commands, overrides, print_json, print_lines, settings_options
+from ebpfmon.cli.common import (
+    FAILURE,
+    SUCCESS,
+    Commands,
+    find_plugins,
+    overrides,
+    print_json,
+    print_lines,
+    settings_options,
+)
 from ebpfmon.daemon import probes
 from ebpfmon.errors import PluginError
 from ebpfmon.plugins import registry, requirements
@@ -30,7 +39,7 @@ def add_to(commands: Commands) -> None:
 def _plugins(args: argparse.Namespace) -> int:
     document = config.parse(args.config)
     core = document.core(overrides(args))
-    discovered = registry.discover(options=core.plugins)
+    discovered = find_plugins(document, core)
     enabled, off, problems = config.probe_settings(document, discovered)
     problems |= probes.problems(enabled, core)
     plugins = [registry.with_probes(plugin, off, problems) for plugin in discovered.plugins]

@@ -62,8 +62,9 @@ def _run(args: argparse.Namespace) -> int:
 
     def read() -> Settings:
         changed = config.read(args.config, plugins, command_line)
-        if changed.ebpfmon.plugins != settings.ebpfmon.plugins:
-            logging.warning("ebpfmon.plugins_dir or ebpfmon.disabled_plugins changed: restart ebpfmon to apply it")
+        for key in ("plugins_dir", "disabled_plugins"):
+            if getattr(changed.ebpfmon, key) != getattr(settings.ebpfmon, key):
+                logging.warning("%s: ebpfmon.%s changed: restart ebpfmon to apply it", document.source, key)
         return changed
 
     requested = asyncio.Event()

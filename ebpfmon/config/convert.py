@@ -7,13 +7,23 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import msgspec
 
 from ebpfmon.errors import SettingsError, describe
 
 _T = TypeVar("_T")
+
+_TOML = {
+    "int": "an integer",
+    "float": "a number",
+    "str": "a string",
+    "bool": "a boolean",
+    "array": "an array",
+    "object": "a table",
+}
+"""The words of TOML for the names of types in messages of msgspec."""
 
 
 def typed(raw: object, kind: type[_T], source: str, key_path: str) -> _T:
@@ -22,7 +32,7 @@ def typed(raw: object, kind: type[_T], source: str, key_path: str) -> _T:
     try:
         return msgspec.convert(raw, kind)
     except msgspec.ValidationError as error:
-        raise SettingsError(f"{source}: {_explain(str(error), kind, key_path)}") from None
+        raise SettingsError(f"{source}: {_explain(str(error), raw, kind, key_path)}") from None
     except BaseException as error:  # raised by a plugin's own check
         raise SettingsError(f"{source}: {key_path}: {describe(error)}") from None
 
@@ -53,8 +63,8 @@ def _require_no_nul(raw: object, source: str, key_path: str) -> None:
             raise SettingsError(f"{source}: {key}: '{value}': a text must not contain a NUL character")
 
 
-def _explain(message: str, kind: object, key_path: str) -> str:
-    """Rewrite an error message of msgspec so that it begins with the key path.
+def _explain(message: str, raw: object, kind: object, key_path: str) -> str:
+    """Rewrite an error message of msgspec so that it begins with the key path, and uses the words of TOML.
 
     msgspec's messages look like this: "Expected `int`, got `str` - at `$.interval`".
     """
@@ -77,8 +87,44 @@ def _explain(message: str, kind: object, key_path: str) -> str:
     field, _, explanation = reason.partition(": ")
     if isinstance(kind, type) and field in (f.encode_name for f in msgspec.structs.fields(kind)):
         return f"{key}.{field}: {explanation}"
-    reason = reason.replace("`", "").replace("object", "table")
-    return f"{key}: {reason[0].lower()}{reason[1:]}"
+    limits = _limits(kind, position.strip(".`"))
+    if limits:
+        reason = re.sub(r"^(Expected `\w+`)( [<>]=? \S+)?", rf"\1 {limits}", reason)
+    reason = re.sub(r"`(\w+)`", lambda name: _TOML.get(name[1], name[1]), reason)
+    reason = reason.replace("of length >= 1", "that is not empty")
+    if kind == list[dict[str, Any]] and not position:
+        reason = f"Expected an array of tables; write [[{key}]]"
+    value = _value_at(raw, position)
+    shown = f"{value}: " if isinstance(value, int | float) and ", got " not in reason else ""
+    return f"{key}: {shown}{reason[0].lower()}{reason[1:]}"
+
+
+def _value_at(raw: object, position: str) -> object:
+    """Return the value at a position such as `[0].port`, or None if it cannot be found."""
+    try:
+        for name, index in re.findall(r"\.([^.\[`]+)|\[(\d+)\]", position):
+            raw = raw[name or int(index)]  # type: ignore[index]
+    except (KeyError, IndexError, TypeError):
+        return None
+    return None if isinstance(raw, dict | list) else raw
+
+
+def _limits(kind: object, name: str) -> str:
+    """Return the range of numbers that a field allows, such as `from 0 to 65535`. Empty if it has none."""
+    for field in msgspec.structs.fields(kind) if isinstance(kind, type) else ():
+        if field.encode_name == name:
+            schema = msgspec.json.schema(field.type)
+            least, greatest = schema.get("minimum"), schema.get("maximum")
+            if least is not None and greatest is not None:
+                return f"from {least} to {greatest}"
+            return (
+                f"of at least {least}"
+                if least is not None
+                else f"of at most {greatest}"
+                if greatest is not None
+                else ""
+            )
+    return ""
 
 
 def _allowed_values(kind: object, name: str) -> list[str]:

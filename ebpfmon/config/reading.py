@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -90,8 +91,19 @@ def parse(path: Path | None) -> Document:
     try:
         raw = tomli.loads(text)
     except (ValueError, RecursionError) as error:
-        raise SettingsError(f"{source}: not valid TOML: {error}") from None
+        raise SettingsError(f"{source}: not valid TOML: {_syntax_error(error)}") from None
     return Document(raw, str(source))
+
+
+def _syntax_error(error: Exception) -> str:
+    """Return the text of an error of tomli, in plain words if something appears twice."""
+    text = str(error).replace("Cannot overwrite a value", "a key appears twice")
+    return re.sub(r"Cannot declare \((.*?),?\) twice", _section_twice, text)
+
+
+def _section_twice(keys: re.Match[str]) -> str:
+    name = ".".join(re.findall("'([^']*)'", keys[1]))
+    return f"the section [{name}] appears twice"
 
 
 def _is_null_device(path: Path) -> bool:

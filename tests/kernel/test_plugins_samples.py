@@ -122,5 +122,6 @@ def test_sighup_reloads_the_settings_of_plugins_and_keeps_the_plugins(folder: Pa
         assert sum(amounts(after, "users.started", user=str(USER))) == 1
         assert not amounts(after, "users.started", user=str(USER - 1))
         assert not [c for s in daemon.snapshots() for c in s["charts"] if c["id"] == "hello.started"]
-        warning = "ebpfmon: ebpfmon.plugins_dir or ebpfmon.disabled_plugins changed: restart ebpfmon to apply it"
+        warning = f"ebpfmon: {settings}: ebpfmon.disabled_plugins changed: restart ebpfmon to apply it"
         assert daemon.text("stderr").splitlines().count(warning) == 1
+        assert "plugins_dir changed" not in daemon.text("stderr")

@@ -108,7 +108,7 @@ def test_a_plugins_folder_that_cannot_be_read_is_an_error_in_the_settings(
         assert cli.main([*command, "--config", str(settings)]) == 2
         out, err = capsys.readouterr()
         assert (out, err.count("\n")) == ("", 1)
-        assert err.startswith(f"ebpfmon: cannot load plugins from ebpfmon.plugins_dir: '{place}': ")
+        assert err.startswith(f"ebpfmon: {settings}: cannot load plugins from ebpfmon.plugins_dir: '{place}': ")
 
 
 @pytest.mark.parametrize("name", ["x" * 300, "/".join(["x" * 200] * 30), "a\0b"], ids=["name", "path", "NUL"])
