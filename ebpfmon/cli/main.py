@@ -36,9 +36,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:  # asyncio brings Python's handler back when it ends
         return 130  # as a shell shows it
     except (ImportError, OSError, MemoryError, RuntimeError, BaseExceptionGroup) as error:
-        if not (short := shortage.reason(error)):
+        if not (reason := shortage.reason(error) or _missing(error)):
             raise
-        print(f"ebpfmon: {short}", file=sys.stderr)
+        print(f"ebpfmon: {reason}", file=sys.stderr)
         return 1
     finally:
         _end_at_ctrl_c()
@@ -58,6 +58,15 @@ def program() -> NoReturn:
     except BaseException:  # a fault in ebpfmon
         sys.excepthook(*sys.exc_info())
     os._exit(status)
+
+
+def _missing(error: BaseException) -> str:
+    """Return that a package is missing, and how to install it. Empty for other errors, and for faults of ebpfmon."""
+    package = (error.name or "").partition(".")[0] if isinstance(error, ModuleNotFoundError) else ""
+    if not package or package == "ebpfmon" or package in sys.stdlib_module_names:
+        return ""
+    remedy = f"install ebpfmon again, or: {sys.executable} -m pip install {package}"
+    return f"the Python package of '{package}' is missing; {remedy}"
 
 
 def _end_at_ctrl_c() -> None:

@@ -78,7 +78,7 @@ def _top(args: argparse.Namespace) -> int:
     state = State(
         by=args.by or next(iter(settings.groups.by), DEFAULT_GROUPING),
         mode="groups" if args.groups else "processes",
-        sort=session.check_sort(args.sort, plugins),
+        sort=session.check_sort(args.sort, settings, plugins),
         filter=args.filter,
     )
     if not args.once:

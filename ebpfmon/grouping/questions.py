@@ -80,7 +80,7 @@ class Questions(Generic[K, V]):
         self._give_up(key, future)
         if not before:
             log.warning(
-                "cannot look up the %s of %s: no answer within %g s; ebpfmon goes on without it until it comes",
+                "cannot look up the %s of %s: no answer within %g s; ebpfmon does without it until there is an answer",
                 self._kind, subject, self._answer_s,
             )  # fmt: skip
         raise UnansweredError(f"no answer: the {self._kind} of {subject}")

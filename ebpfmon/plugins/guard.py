@@ -76,7 +76,11 @@ def _closing(close: Callable[[], None], probe: str) -> Callable[[], None]:
 
     def closing() -> None:
         try:
-            thread = Worker(f"close {probe}")
+            try:
+                thread = Worker(f"close {probe}")
+            except RuntimeError:  # The system allows no more threads, which the error that led here says.
+                close()
+                return
             closed = thread.submit(close)
             thread.shutdown()
             wait([closed], CLOSE_S)

@@ -90,7 +90,7 @@ def rates(declared: Iterable[model.Column]) -> tuple[Column, ...]:
     return tuple(by_key.values())
 
 
-def sort_keys(declared: Iterable[model.Column]) -> list[str]:
-    """Return the keys of all columns that a table can be sorted by."""
+def sort_keys(declared: Iterable[model.Column]) -> dict[str, str]:
+    """Return the keys of all columns that a table can be sorted by, with their headers in lower case."""
     identity = (column for columns in IDENTITY_COLUMNS.values() for column in columns)
-    return list(dict.fromkeys(c.key for c in (*identity, *rates(declared)) if not c.summary))
+    return {c.key: c.header.lower() for c in (*identity, *rates(declared)) if not c.summary}

@@ -103,12 +103,20 @@ async def live(
     await daemon.run(_with_sink(settings, screen), registry, stop, others=others)
 
 
-def check_sort(sort: str, registry: Registry) -> str:
-    """Return the key of a column to sort by. Raises SettingsError if there is no such column."""
-    keys = sort_keys(column for probe in registry.probes.values() for column in _process_columns(probe))
-    if sort and sort not in keys:
+def check_sort(sort: str, settings: Settings, registry: Registry) -> str:
+    """Return the key of the column that `sort` names by its key or its header, in any case. Empty for none.
+
+    Raises SettingsError if the enabled probes have no such column.
+    """
+    enabled = [probe for name, probe in registry.probes.items() if settings.plugins[name].enabled]
+    keys = sort_keys(column for probe in enabled for column in _process_columns(probe))
+    if not sort:
+        return ""
+    word = sort.lower()
+    found = [key for key in keys if key.lower() == word] + [key for key, header in keys.items() if header == word]
+    if not found:
         raise SettingsError(f"top: --sort: '{sort}': expected one of {', '.join(keys)}")
-    return sort
+    return found[0]
 
 
 def _process_columns(probe: Probe) -> list[Column]:

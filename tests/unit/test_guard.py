@@ -13,6 +13,7 @@ from ebpfmon import LabelSource, Probe, ProbeSettings, Rows, Setup
 from ebpfmon.errors import PluginError, SettingsError
 from ebpfmon.plugins import guard
 from ebpfmon.plugins.guard import GuardedLabels, guarded, set_up
+from ebpfmon.shortage import CANNOT_START_THREAD
 from ebpfmon.testing import keyed_table
 
 ROWS = keyed_table([("uid", "u4"), ("zero", "u4")], ["calls"], [{"uid": 3}, {"uid": 5}]).rows
@@ -231,3 +232,17 @@ def test_code_of_a_plugin_runs_even_if_no_thread_can_be_started(monkeypatch: pyt
 
     monkeypatch.setattr(threading.Thread, "start", refuse)
     assert set_up(probe_with(lambda settings: Setup(rodata={"a": 1})), ProbeSettings()).rodata == {"a": 1}
+
+
+def test_a_set_up_is_closed_without_a_message_if_no_thread_can_be_started(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    closed: list[bool] = []
+    setup = guarded(Setup(close=lambda: closed.append(True)), "naps")
+
+    def no_thread(_: str) -> None:
+        raise RuntimeError(CANNOT_START_THREAD)
+
+    monkeypatch.setattr("ebpfmon.plugins.guard.Worker", no_thread)
+    setup.close()
+    assert (closed, caplog.messages) == ([True], [])

@@ -200,8 +200,8 @@ def test_a_command_line_that_does_not_come_holds_up_no_other_and_is_used_when_it
             assert found[11] == ProcessFacts(7, 1, "p11", None, "e11")
             assert found[12] == ProcessFacts(7, 1, "p12", "x", "e12")
         assert caplog.messages == [
-            "cannot look up the command line of process 11 (p11): no answer within 0.2 s; ebpfmon goes on without it "
-            "until it comes"
+            "cannot look up the command line of process 11 (p11): no answer within 0.2 s; ebpfmon does without it "
+            "until there is an answer"
         ]
         hung.release(b"late")
         while (facts := lookup.look_up(LookupRequest(processes=(11,)), (), LONG).processes[11]) and (

@@ -194,3 +194,13 @@ def test_only_a_lack_of_descriptors_means_that_none_is_free(
     monkeypatch.setattr(os, "listdir", fails)
     monkeypatch.setattr(resource, "getrlimit", lambda _: (7, 7))
     assert shortage.free_descriptors() == expected
+
+
+def test_a_package_that_is_missing_is_an_error_of_one_line_with_the_remedy() -> None:
+    script = "import sys; sys.modules['msgspec'] = None; from ebpfmon.cli.main import main; sys.exit(main(['check']))"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == (
+        f"ebpfmon: the Python package of 'msgspec' is missing; install ebpfmon again, or: {sys.executable} -m pip "
+        "install msgspec\n"
+    )

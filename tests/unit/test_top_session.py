@@ -58,7 +58,13 @@ def test_the_sort_column_must_be_one_of_top_or_of_a_probe() -> None:
     of_disks = replace(chart(Dimension.value("seeks"), labels=("disk",)), table="disks")
     probe = Probe(name="x", package="x", object="x", charts=(of_disks,), columns=columns)
     found = registry.Registry(probes={"x": probe})
+    on = config.validate({"plugins": {"x": {"enabled": True}}, "sinks": []}, "e.toml", found)
     for key in ("", "pid", "group", "count", "faults"):
-        assert check_sort(key, found) == key
+        assert check_sort(key, on, found) == key
+    for header, key in (("FAULTS", "faults"), ("Pid", "pid"), ("PROCS", "count"), ("procs", "count")):
+        assert check_sort(header, on, found) == key
+    off = config.validate({"plugins": {"x": {"enabled": False}}, "sinks": []}, "e.toml", found)
+    with pytest.raises(SettingsError, match=r"^top: --sort: 'faults': expected one of pid, .*, count$"):
+        check_sort("faults", off, found)
     with pytest.raises(SettingsError, match=r"^top: --sort: 'fault': expected one of pid, user, .*, faults$"):
-        check_sort("fault", found)
+        check_sort("fault", on, found)
