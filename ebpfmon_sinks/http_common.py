@@ -6,6 +6,7 @@ import functools
 import logging
 import os
 import re
+import ssl
 import stat
 from collections.abc import Callable, Hashable
 from ipaddress import IPv6Address, ip_address
@@ -32,6 +33,17 @@ async def in_time(failure: str, function: Callable[..., T], *arguments: Hashable
         return await within(ANSWER_S, function, *arguments)
     except TimeoutError:
         raise SinkError(f"{failure}: no answer within {ANSWER_S:g} s") from None
+
+
+def reason_of(error: OSError) -> str:
+    """Return why a connection or a name failed, without addresses, numbers and names of functions."""
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return f"cannot verify the certificate: {error.verify_message}"
+    if isinstance(error, ssl.SSLError):  # its errno is not one of the kernel
+        return f"TLS error: {(error.reason or str(error)).lower().replace('_', ' ')}"
+    if error.errno and error.errno > 0:
+        return os.strerror(error.errno)
+    return error.strerror or str(error)
 
 
 async def read_token_in_time(path: str) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import grp
-import os
 import resource
 import socket
 import ssl
@@ -18,7 +17,7 @@ from aiohttp import web
 
 from ebpfmon import SinkError
 from ebpfmon_sinks.accept import Acceptor
-from ebpfmon_sinks.http_common import in_time
+from ebpfmon_sinks.http_common import in_time, reason_of
 from ebpfmon_sinks.http_json.connection import Connection, State, reset
 from ebpfmon_sinks.http_json.settings import HttpJsonSettings
 from ebpfmon_sinks.unix_socket import UnixSocket
@@ -83,8 +82,7 @@ class Listener:
             self.port = self._sockets[0].getsockname()[1]
         except OSError as error:
             await self.close()
-            reason = os.strerror(error.errno) if error.errno and error.errno > 0 else str(error)
-            raise SinkError(f"{failure}: {reason}") from None
+            raise SinkError(f"{failure}: {reason_of(error)}") from None
 
     async def close(self) -> None:
         """Stop listening and end all connections."""
@@ -183,10 +181,13 @@ def tls_context(certificate: str, key: str) -> ssl.SSLContext:
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     try:
         context.load_cert_chain(certificate, key, password=_no_password)
+    except ssl.SSLError:
+        reason = "it is not a PEM certificate, or the key does not belong to it"
     except (OSError, ValueError) as error:
-        reason = error.strerror or str(error) if isinstance(error, OSError) else str(error)
-        raise SinkError(f"cannot use the certificate '{certificate}' with '{key}': {reason}") from None
-    return context
+        reason = reason_of(error) if isinstance(error, OSError) else str(error)
+    else:
+        return context
+    raise SinkError(f"cannot use the certificate '{certificate}' with '{key}': {reason}")
 
 
 def _no_password() -> str:

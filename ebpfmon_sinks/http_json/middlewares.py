@@ -57,14 +57,14 @@ class Token:
     """The token that clients must send. Its file is read again at most once a second."""
 
     def __init__(self, path: str) -> None:
-        self._path = path
+        self.path = path
         self._token = ""
         self._read_s = 0.0
 
     async def read(self) -> str:
         """Return the token. Raises SinkError."""
         if not self._token or time.monotonic() - self._read_s >= 1:
-            self._token = await read_token_in_time(self._path)
+            self._token = await read_token_in_time(self.path)
             self._read_s = time.monotonic()
         return self._token
 
@@ -154,7 +154,10 @@ async def _require_address_as_host(request: web.Request, handler: Handler) -> we
 
 
 def _require_token(token: Token, open_routes: Container[str | None]) -> Middleware:
-    """Return the middleware that answers 401 to requests without the token. A failure that repeats is logged once."""
+    """Return the middleware that answers 401 to requests without the token.
+
+    If the token cannot be read, they get 503. That is logged when it begins, changes and ends.
+    """
     last_logged = ""
 
     @web.middleware
@@ -167,9 +170,11 @@ def _require_token(token: Token, open_routes: Container[str | None]) -> Middlewa
         except SinkError as error:
             if str(error) != last_logged:
                 last_logged = str(error)
-                _log.error("%s", error)
+                _log.error("%s; requests get 503 until that works", error)
             return problem(503, "cannot check the token", {"Retry-After": "10"})
-        last_logged = ""
+        if last_logged:
+            last_logged = ""
+            _log.warning("the token in '%s' can be read again", token.path)
         if not is_authorized:
             return problem(401, "expected Authorization: Bearer TOKEN", {"WWW-Authenticate": "Bearer"})
         return await handler(request)

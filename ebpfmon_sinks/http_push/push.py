@@ -15,7 +15,7 @@ import aiohttp
 from aiohttp.abc import AbstractResolver, ResolveResult
 
 from ebpfmon import SinkError, Snapshot, encode_json, printable, to_json
-from ebpfmon_sinks.http_common import in_time, read_token_in_time
+from ebpfmon_sinks.http_common import in_time, read_token_in_time, reason_of
 from ebpfmon_sinks.http_push.settings import HttpPushSettings
 
 _VERSION = version("ebpfmon")  # read now, because the daemon may become a user who cannot read it later
@@ -75,7 +75,7 @@ class HttpPushSink:
         except TimeoutError:
             reason = f"{self._failure}: no answer within {self._settings.timeout_s:g} s"
         except (aiohttp.ClientError, OSError) as error:
-            reason = f"{self._failure}: {printable(str(error), _SHOWN) or type(error).__name__}"
+            reason = f"{self._failure}: {printable(_why(error), _SHOWN) or type(error).__name__}"
         except SinkError as error:
             reason = str(error)
         else:
@@ -129,8 +129,18 @@ def tls_context(path: str) -> ssl.SSLContext:
     """Return the context that verifies the receiver. Blocking. Raises SinkError."""
     try:
         return ssl.create_default_context(cafile=path or None)
+    except ssl.SSLError:
+        raise SinkError(f"cannot use the certificates in '{path}': they are not in PEM format") from None
     except OSError as error:
         raise SinkError(f"cannot use the certificates in '{path}': {error.strerror or error}") from None
+
+
+def _why(error: Exception) -> str:
+    """Return why a request failed. aiohttp hides the error of the kernel in a text with addresses and options."""
+    cause = getattr(error, "os_error", getattr(error, "certificate_error", error))
+    if isinstance(cause, OSError) and not isinstance(cause, aiohttp.ClientError):
+        return reason_of(cause)
+    return str(error)
 
 
 def _encode(snapshot: Snapshot) -> bytes:

@@ -70,7 +70,9 @@ async def open_journal(
         try:
             sock.connect(SOCKET)
         except OSError as error:
-            raise SinkError(f"cannot connect to the journal's socket '{SOCKET}': {error.strerror}") from error
+            raise SinkError(
+                f"cannot connect to the journal's socket '{SOCKET}': {error.strerror}; is systemd-journald running?"
+            ) from error
         yield JournalSink(sock, message, applications, destinations)
 
 

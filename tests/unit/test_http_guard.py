@@ -53,9 +53,16 @@ def test_without_the_token_only_health_checks_are_answered(tmp_path: Path, caplo
             served.sink._token._read_s -= 1
             for _ in range(5):
                 assert (await served.get("/", {"Authorization": "Bearer secret-3"})).status == 503
+            file.write_text("secret-3\n")
+            file.chmod(0o600)
+            for _ in range(2):
+                assert (await served.get("/", {"Authorization": "Bearer secret-3"})).status == 200
 
     run(test)
-    assert [r.getMessage() for r in caplog.records] == [f"cannot read the token in '{file}': No such file or directory"]
+    assert [r.getMessage() for r in caplog.records] == [
+        f"cannot read the token in '{file}': No such file or directory; requests get 503 until that works",
+        f"the token in '{file}' can be read again",
+    ]
 
 
 @pytest.mark.parametrize(
@@ -114,7 +121,7 @@ def test_a_token_file_that_never_answers_fails_only_the_requests_that_need_it(
 
     run(test)
     messages = [r.getMessage() for r in caplog.records if r.levelno >= logging.ERROR]
-    assert messages == [f"cannot read the token in '{file}': no answer within 0.2 s"]
+    assert messages == [f"cannot read the token in '{file}': no answer within 0.2 s; requests get 503 until that works"]
 
 
 def test_files_that_never_answer_are_errors_however_often_the_sink_is_opened(
@@ -312,5 +319,19 @@ def test_opening_and_closing_repeatedly_leaves_no_thread() -> None:
             async with settings_on_free_port().open() as sink:
                 await sink.send(SNAPSHOT)
         await until(lambda: not [t for t in threading.enumerate() if t.name.startswith("http_json")])
+
+    run(test)
+
+
+def test_an_error_while_opening_says_why_without_numbers_and_functions(tmp_path: Path) -> None:
+    file = tmp_path / "no certificate"
+    file.write_text("text")
+    certificate = settings_on_free_port(tls_certificate=str(file), tls_key=str(file))
+
+    async def test() -> None:
+        with pytest.raises(SinkError, match=r"^cannot listen on 'no.such.invalid' port 9797: [^\[\]]+$"):
+            await HttpJsonSettings(host="no.such.invalid", insecure=True).open().__aenter__()
+        with pytest.raises(SinkError, match=r": it is not a PEM certificate, or the key does not belong to it$"):
+            await certificate.open().__aenter__()
 
     run(test)

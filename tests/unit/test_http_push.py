@@ -272,11 +272,18 @@ def test_a_receiver_that_does_not_answer_properly_is_an_error_within_the_time_li
     run(test)
 
 
-@pytest.mark.parametrize("url", ["http://127.0.0.1:1/x", "http://localhost:1/x", "http://no.such.host.invalid/x"])
-def test_an_unreachable_receiver_is_an_error_that_names_it(url: str) -> None:
+@pytest.mark.parametrize(
+    ("url", "reason"),
+    [
+        ("http://127.0.0.1:1/x", "Connection refused$"),
+        ("http://localhost:1/x", "Connection refused$"),
+        ("http://no.such.host.invalid/x", r"[^\[\]]+$"),
+    ],
+)
+def test_an_unreachable_receiver_is_an_error_that_names_it_and_the_reason(url: str, reason: str) -> None:
     async def test() -> None:
         async with open_sink(HttpPushSettings(url=url)) as sink:
-            with pytest.raises(SinkError, match=f"^cannot post to '{url}': Cannot connect to host"):
+            with pytest.raises(SinkError, match=f"^cannot post to '{url}': {reason}"):
                 await sink.send(SNAPSHOT)
 
     run(test)
@@ -479,13 +486,13 @@ def test_a_certificate_is_verified_against_the_system_or_ca_file(tmp_path: Path)
         url = str(server.make_url("/in"))
         try:
             async with open_sink(HttpPushSettings(url=url)) as sink:
-                with pytest.raises(SinkError, match="certificate verify failed"):
+                with pytest.raises(SinkError, match="cannot verify the certificate: "):
                     await sink.send(SNAPSHOT)
             async with open_sink(HttpPushSettings(url=url, ca_file=str(cert))) as sink:
                 await sink.send(SNAPSHOT)
             other = url.replace("127.0.0.1", "localhost")  # The certificate does not have this name.
             async with open_sink(HttpPushSettings(url=other, ca_file=str(cert))) as sink:
-                with pytest.raises(SinkError, match="certificate verify failed"):
+                with pytest.raises(SinkError, match="cannot verify the certificate: "):
                     await sink.send(SNAPSHOT)
             for wrong in ("/no/such.pem", str(key)):
                 with pytest.raises(SinkError, match=f"cannot use the certificates in '{wrong}'"):
