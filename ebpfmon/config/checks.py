@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from ebpfmon.config.settings import Settings
 from ebpfmon.errors import SettingsError, describe
 from ebpfmon.grouping.registry import groupings
-from ebpfmon.model import SinkSettings, tag_of
+from ebpfmon.model import ProbeSettings, SinkSettings, tag_of
 from ebpfmon.pipeline import self_metrics
 from ebpfmon.plugins import requirements
 from ebpfmon.plugins.registry import Registry
@@ -95,10 +95,21 @@ def _check_needs(sink: SinkSettings, name: str) -> list[str]:
         raise SettingsError(f"{name}: {describe(error)}") from None
 
 
+def _lines_of(settings: ProbeSettings) -> tuple[str, ...]:
+    """Return what a probe says about its settings, or why its code fails."""
+    try:
+        return tuple(settings.without_effect)
+    except BaseException as error:  # a plugin's own code
+        return (f"without_effect: {describe(error)}",)
+
+
 def _without_effect(settings: Settings, registry: Registry) -> Iterator[str]:
     """Yield a line about each setting that has no effect."""
     if not any(probe.enabled for probe in settings.plugins.values()):
         yield "plugins: no probe is enabled, so nothing is counted"
+    for name, probe_settings in settings.plugins.items():
+        if probe_settings.enabled:
+            yield from (f"plugins.{name}.{line}" for line in _lines_of(probe_settings))
     if not settings.sinks:
         yield "sinks: the list is empty, so the counts are sent nowhere"
     if registry.left_out:  # their charts are unknown

@@ -30,6 +30,11 @@ class ProbeSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     table_size: Annotated[int, msgspec.Meta(ge=1, le=1 << 20)] = 16384
     """How many processes, or other keys, can be active in one interval. Events of others are counted as overflow."""
 
+    @property
+    def without_effect(self) -> tuple[str, ...]:
+        """Lines that each begin with a setting and say why it has no effect. ebpfmon logs them as warnings."""
+        return ()
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Setup:

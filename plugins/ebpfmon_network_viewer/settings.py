@@ -52,6 +52,13 @@ class NetworkViewerSettings(ProbeSettings, frozen=True, kw_only=True):
             except ValueError as error:
                 raise ValueError(f"{key}: {error}") from None
 
+    @property
+    def without_effect(self) -> tuple[str, ...]:
+        """Say that host names select nothing if they are not looked up."""
+        if self.resolve_hostname_ips or Hostnames.parse(self.hostnames).all:
+            return ()
+        return ("hostnames: it has no effect while resolve_hostname_ips is false",)
+
     def services(self) -> Services:
         """Return the names of ports. Raises ValueError if a key of `service_name` is not a port."""
         for port in self.service_name:
@@ -113,8 +120,6 @@ def _ports(bitmap: bytes) -> Mapping[bytes, bytes]:
 
 def _resolver(settings: NetworkViewerSettings) -> Resolver | None:
     if not settings.resolve_hostname_ips:
-        if not Hostnames.parse(settings.hostnames).all:
-            _log.warning("plugins.network_viewer.hostnames has no effect while resolve_hostname_ips is false")
         return None
     try:
         return Resolver()

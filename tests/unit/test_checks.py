@@ -14,7 +14,7 @@ from typing import ClassVar
 
 import pytest
 
-from ebpfmon import SinkSettings, config
+from ebpfmon import ProbeSettings, SinkSettings, config
 from ebpfmon.cli import main as cli
 from ebpfmon.errors import PluginError, SettingsError
 from ebpfmon.grouping.registry import groupings
@@ -326,3 +326,14 @@ def test_what_python_imports_late_is_imported_if_the_daemon_becomes_another_user
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=True)
     assert done.stdout == "\n"
+
+
+def test_a_probe_that_cannot_say_which_settings_have_no_effect_is_named(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(_: ProbeSettings) -> tuple[str, ...]:
+        raise SystemExit(3)
+
+    monkeypatch.setattr(FOUND.probes["process"].settings, "without_effect", property(fail))
+    config.check(config.validate({}, "e.toml", FOUND), FOUND, "e.toml")
+    assert "e.toml: plugins.process.without_effect: SystemExit: 3" in caplog.messages

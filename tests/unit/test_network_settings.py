@@ -7,6 +7,7 @@ import logging
 import socket
 import struct
 import sys
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -150,12 +151,16 @@ def test_ports_have_names_unless_resolve_service_names_is_false(resolve: str, ex
     assert inbound.names(rows) == [(expected, "TCP")]
 
 
-def test_selecting_host_names_without_resolving_them_logs_a_warning(caplog: pytest.LogCaptureFixture) -> None:
+def test_selecting_host_names_without_resolving_them_is_a_warning_that_names_the_file(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    settings = tmp_path / "e.toml"
+    settings.write_text('[plugins.network_viewer]\nhostnames = "*.example"\n')
     with caplog.at_level(logging.WARNING):
-        setup(read(""))
-        assert not caplog.text
-        setup(read('hostnames = "*.example"'))
-    assert "plugins.network_viewer.hostnames has no effect while resolve_hostname_ips is false" in caplog.text
+        config.read(settings, FOUND)
+    expected = "plugins.network_viewer.hostnames: it has no effect while resolve_hostname_ips is false"
+    assert caplog.messages == [f"{settings}: {expected}"]
+    assert read("").without_effect == ()
 
 
 def test_resolving_host_names_without_aiodns_is_an_error_that_says_what_to_install(
