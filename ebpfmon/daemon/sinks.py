@@ -149,14 +149,22 @@ class SinkThread:
             self._is_late = False
             log.warning("sink '%s' delivers snapshots again", self.task.name)
 
-    def report_end(self) -> None:
-        """Log the snapshots that could not be delivered, and if the thread does not end."""
+    def report_end(self, *, is_former: bool) -> None:
+        """Log in one line what a sink that was told to end has lost, and why. Log nothing if it has lost nothing.
+
+        A former sink is one that a reload has removed or replaced.
+        """
+        sink = f"{'the former ' if is_former else ''}sink '{self.task.name}'"
         lost = self.task.undelivered
         snapshots = f"{lost} snapshot{'s' * (lost != 1)}"
         if self.has_started and not self.has_ended:
-            log.warning("sink '%s' does not end, and %s are lost%s", self.task.name, snapshots, self._position())
+            are = "is" if lost == 1 else "are"
+            log.warning("%s does not end, and %s %s lost%s", sink, snapshots, are, self._position())
         elif lost:
-            log.warning("sink '%s' has ended before it could deliver %s", self.task.name, snapshots)
+            reason = self.task.reason if self.task.is_failing else "it had no time left to deliver them"
+            log.warning("%s has lost its last %s: %s", sink, snapshots if lost > 1 else "snapshot", reason)
+        elif self.task.is_failing:
+            log.warning("%s has failed while it was stopping: %s", sink, self.task.reason)
 
     def _position(self) -> str:
         """Return where the thread blocks its event loop, or an empty string if the loop just waits."""
@@ -284,7 +292,7 @@ class Sinks:
             thread.report()
 
     async def close(self, limit_s: float) -> None:
-        """Let the sinks deliver their queued snapshots for this long, then leave them. Logs what is lost."""
+        """Let the sinks deliver their queued snapshots for this long, then leave them. Logs what each has lost."""
         self._publisher.close()
         threads = list(self._threads)
         waiting = [asyncio.create_task(thread.end(), name=f"end of {thread.task.name}") for thread in threads]
@@ -297,11 +305,17 @@ class Sinks:
         for task in waiting:
             task.cancel()
         for thread in threads:
-            thread.report_end()
+            if not thread.has_ended:
+                self._report_end(thread)
+
+    def _report_end(self, thread: SinkThread) -> None:
+        thread.report_end(is_former=thread.task not in self._publisher.sinks)
 
     def _ended(self, ended: SinkThread) -> None:
         """Forget a sink that has ended. Start those that waited for it."""
         self._threads.remove(ended)
+        if ended.task.mailbox.closed:
+            self._report_end(ended)
         for thread in self._threads:
             thread.start()
         if ended.task in self._publisher.sinks and not ended.task.mailbox.closed:

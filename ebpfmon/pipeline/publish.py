@@ -127,6 +127,8 @@ class SinkTask:
         self.settings = settings
         self.open_attempted = asyncio.Event()
         """Set once opening the sink has succeeded or failed."""
+        self.reason = ""
+        """Why the sink has failed most recently."""
         self._charts = ChartFilter(settings.charts)
         self._pending: Snapshot | None = None
         self._last_slot: int | None = None
@@ -252,16 +254,13 @@ class SinkTask:
             log.warning("sink '%s' works again", self.name)
 
     def failed(self, error: BaseException) -> None:
-        """Count an error of the sink, and log it if the sink has worked until now."""
+        """Count an error of the sink, and log it if the sink has worked until now and is not about to end."""
         self.statistics.errors += 1
         self.statistics.dropped += min(_dropped(error), self.statistics.sent)
-        if self.mailbox.closed:
-            log.warning("sink '%s' has failed while it was stopping: %s", self.name, describe(error))
-        elif not self._failing:
-            self._failing = True
-            log.warning(
-                "sink '%s' has failed and will be tried again: %s%s", self.name, describe(error), self._remedy(error)
-            )
+        self.reason = f"{describe(error)}{self._remedy(error)}"
+        if not (self._failing or self.mailbox.closed):  # at the end, the daemon says what is lost, and why
+            log.warning("sink '%s' has failed and will be tried again: %s", self.name, self.reason)
+        self._failing = True
 
 
 def _undelivered(error: BaseException) -> Snapshot | None:

@@ -5,15 +5,18 @@ from __future__ import annotations
 import asyncio
 import errno
 import os
+from contextlib import AbstractAsyncContextManager
 from functools import partial
 
 import pytest
 
-from ebpfmon import SinkError, SinkSettings
+from ebpfmon import Sink, SinkError, SinkSettings
 from ebpfmon.daemon import sinks
 from ebpfmon.daemon.sinks import SinkThread, missing_right, prepare
 from ebpfmon.kernel import capabilities
-from ebpfmon.pipeline.publish import SinkTask
+from ebpfmon.pipeline.publish import Publisher, SinkTask
+from tests.unit.http_support import until
+from tests.unit.support import snapshot
 
 
 def test_only_drops_without_an_error_are_logged_as_a_sink_that_delivers_nothing(
@@ -92,4 +95,37 @@ def test_a_sink_that_lacks_a_right_says_what_has_become_of_it(
     assert caplog.messages == [
         "sink 'late' has failed and will be tried again: cannot listen; ebpfmon gave up the right to do this right "
         "after its start: restart ebpfmon"
+    ]
+
+
+class Down(SinkSettings, frozen=True):
+    def open(self) -> AbstractAsyncContextManager[Sink]:
+        raise SinkError("nobody is there")
+
+
+def test_at_the_end_each_sink_says_in_one_line_what_is_lost_and_why(caplog: pytest.LogCaptureFixture) -> None:
+    """Also sinks that a reload has replaced."""
+
+    async def test() -> None:
+        publisher = Publisher([])
+        running = sinks.Sinks(publisher, lambda: None)
+        running.update(prepare([Down(name="one"), Down(name="two")]))
+        for _ in range(3):
+            publisher.publish(snapshot("x"))
+        former, other = list(running._threads)
+        async with asyncio.timeout(10):
+            await until(lambda: former.task.is_failing and other.task.is_failing)
+            running.update(prepare([Down(name="one", interval=1), Down(name="two")]))
+            await former.end()
+            publisher.publish(snapshot("x"))
+            await running.close(0.1)
+        assert not running._threads
+
+    asyncio.run(test())
+    assert "the former sink 'one' has lost its last 3 snapshots: nobody is there" in caplog.messages
+    ends = sorted(message for message in caplog.messages if "will be tried again" not in message)
+    assert ends == [
+        "sink 'one' has lost its last snapshot: nobody is there",
+        "sink 'two' has lost its last 4 snapshots: nobody is there",
+        "the former sink 'one' has lost its last 3 snapshots: nobody is there",
     ]
