@@ -23,6 +23,8 @@ VERIFIER = "ebpfmon.verifier"
 VERDICT = "the verifier rejects"
 """How the reason of a LoadError begins if the verifier rejects a program."""
 WHOLE_LOG = "; --verifier-log FILE writes the verifier's whole log"
+_NO_MODULES = "not found in kernel or module BTFs"
+"""How libbpf 1.1 ends a message if it may not search the BTF of modules for a weak function that the kernel lacks."""
 _LOG_BEGINS, _LOG_ENDS = "-- BEGIN PROG LOAD LOG --", "-- END PROG LOAD LOG --"
 _TRACE_KPROBE_MULTI = 42  # enum bpf_attach_type
 
@@ -278,6 +280,8 @@ def raise_load_error(path: Path, name: str | None, code: int, messages: str) -> 
         )  # fmt: skip
         raise LoadError(f"{what}: not permitted by the kernel{remedy}", program=name, errno=code)
     why = next(reversed(_useful_lines(messages)), "") or os.strerror(code)
+    if _NO_MODULES in why:
+        why += "; before Linux 6.2, this libbpf also needs CAP_SYS_ADMIN to search the BTF of modules"
     # libbpf may hide that memory is short: without room for the kernel's BTF it says "Error loading vmlinux BTF: -3".
     raise LoadError(f"{what}: {why}{shortage.address_space()}", program=name, errno=code, reason=why)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -10,9 +11,9 @@ from threading import Barrier
 
 import pytest
 
-from ebpfmon.errors import ObjectError
+from ebpfmon.errors import LoadError, ObjectError
 from ebpfmon.grouping import execs
-from ebpfmon.kernel.bpfobject import BpfObject
+from ebpfmon.kernel.bpfobject import BpfObject, raise_load_error
 from ebpfmon.kernel.libbpf import Libbpf
 from ebpfmon.kernel.objects import locate
 
@@ -94,3 +95,9 @@ def test_reading_a_closed_file_is_an_error() -> None:
             with pytest.raises(ObjectError, match=r"execs\.bpf\.o': the file was closed"):
                 read()
         assert not obj.maps
+
+
+def test_a_function_that_libbpf_may_not_search_for_in_modules_names_the_capability() -> None:
+    said = "libbpf: extern (func ksym) 'bpf_rdonly_cast': not found in kernel or module BTFs\n"
+    with pytest.raises(LoadError, match=r"BTFs; before Linux 6\.2, this libbpf also needs CAP_SYS_ADMIN to search"):
+        raise_load_error(Path("x.bpf.o"), None, errno.ESRCH, said)
