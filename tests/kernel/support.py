@@ -234,6 +234,14 @@ def arguments(plan: Mapping[str, int], **more: int) -> list[str]:
     return [f"{key}={count}" for key, count in {**plan, **more}.items()]
 
 
+def require_namespaces(*command: str) -> None:
+    """Skip the test if unshare(1) cannot make the namespaces of a command, such as a mount namespace in a chroot."""
+    command = command or ("unshare", "--mount")
+    done = subprocess.run([*command, "true"], stderr=subprocess.PIPE, text=True, check=False)
+    if done.returncode:
+        pytest.skip(f"cannot make a namespace here, as in a chroot ({done.stderr.strip()}); a whole machine can")
+
+
 def require_open_tree(user: str) -> None:
     """Skip the test if a user may not read this tree or its Python."""
     command = [

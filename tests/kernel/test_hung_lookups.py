@@ -14,7 +14,7 @@ import pytest
 
 from ebpfmon.threads import MAX_ABANDONED
 from tests.kernel.hung_files import HungFiles, HungProcess, hung_files
-from tests.kernel.support import DEFAULTS, EBPFMON, Monitor, until
+from tests.kernel.support import DEFAULTS, EBPFMON, Monitor, require_namespaces, until
 from tests.kernel.test_applications import charted, exits, monitor, rows_of, running
 
 WORK = "while read line && [ $line = wait ]; do :; done; for i in $(seq 101); do /bin/true; done; read stay"
@@ -121,6 +121,7 @@ def test_a_process_whose_command_line_cannot_be_read_keeps_the_daemon_from_nothi
 def test_a_user_database_that_does_not_answer_holds_up_nothing(tmp_path: Path) -> None:
     """The user database is a FIFO in a mount namespace: reading it waits for a writer."""
     os.mkfifo(tmp_path / "fifo")
+    require_namespaces()
     command = 'mount --bind "$0" /etc/passwd && exec "$@"'
     in_namespace = ["unshare", "--mount", "sh", "-c", command, str(tmp_path / "fifo")]
     (tmp_path / "settings").write_text('[groups]\nby = ["user", "application"]\n')
@@ -150,6 +151,7 @@ def test_a_file_of_the_name_service_that_does_not_answer_holds_up_nothing(tmp_pa
     if not Path(file).exists():
         pytest.skip(f"this system has no {file}")
     os.mkfifo(tmp_path / "fifo")
+    require_namespaces()
     mounting = 'mount --bind "$0" "$1" && shift && exec "$@"'
     command = ["unshare", "--mount", "sh", "-c", mounting, str(tmp_path / "fifo"), file, sys.executable, "-c", _RESOLVE]
     subprocess.run(command, check=True, timeout=30)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.kernel.support import DEFAULTS, EBPFMON
+from tests.kernel.support import DEFAULTS, EBPFMON, require_namespaces
 from tests.kernel.test_applications import running
 
 PID_NAMESPACE = ("unshare", "--pid", "--fork", "--mount-proc")
@@ -27,6 +27,8 @@ PID_NAMESPACE = ("unshare", "--pid", "--fork", "--mount-proc")
     ids=["host", "pid", "pid without proc", "time", "user", "no proc"],
 )
 def test_check_says_what_a_namespace_hides(before: tuple[str, ...], hidden: list[str]) -> None:
+    if before:
+        require_namespaces(*before)
     command = [*before, *EBPFMON, "check", *DEFAULTS, "--json"]
     done = subprocess.run(command, stdout=subprocess.PIPE, check=False)
     report = json.loads(done.stdout)
@@ -47,6 +49,7 @@ exec "$@"
 
 
 def test_in_a_pid_namespace_no_process_gets_the_facts_of_another_with_its_number(tmp_path: Path) -> None:
+    require_namespaces(*PID_NAMESPACE)
     (tmp_path / "groups.conf").write_text("wrong: *decoy*\nright: *started-before-ebpfmon*\n")
     (tmp_path / "settings").write_text('[groups]\nby = ["application"]\nfile = "groups.conf"\n')
     ebpfmon = [*EBPFMON, "run", "--config", str(tmp_path / "settings"), "--json", "--for", "5"]
