@@ -13,7 +13,7 @@ run: ready-run ## install what is missing and run ebpfmon in the terminal; ARGS=
 	@.venv/bin/ebpfmon run $(ARGS)
 
 test: lint ## run lint and all tests; ARGS='tests/unit -k word' passes arguments to pytest
-	@.venv/bin/pytest $(ARGS)
+	@tools/test $(ARGS)
 
 test-lowest: ready-test ## run tests with the lowest versions of all Python packages; ARGS='tests/unit' runs a part
 	@.venv/bin/python tools/lowest $(or $(ARGS),tests/unit tests/sinks)
