@@ -56,7 +56,10 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Print the usage and the error, which may contain an argument of any text, and exit."""
-        super().error(escaped(message))
+        with suppress(OSError):  # stderr may be full, which argparse does not expect before Python 3.12
+            self.print_usage(sys.stderr)
+            print(f"{self.prog}: error: {escaped(message)}", file=sys.stderr)
+        raise SystemExit(USAGE_ERROR)
 
     def parse_known_args(  # type: ignore[override]  # the overloads of argparse
         self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None

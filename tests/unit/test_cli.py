@@ -487,7 +487,7 @@ def shell(script: str, *arguments: str, **environment: str) -> tuple[int, str]:
 @pytest.mark.parametrize(
     "arguments",
     [["plugins", *DEFAULTS], ["plugins", "--json", *DEFAULTS], ["config", "show", *DEFAULTS], ["--version"],
-     ["config", "check", *DEFAULTS], ["install", "netdata", "--dry-run", "--directory", "/tmp"], ["run", "--help"]],
+     ["config", "check", *DEFAULTS], ["run", "--help"]],
     ids=" ".join,
 )  # fmt: skip
 def test_a_full_disk_as_stdout_is_an_error_of_one_line(arguments: list[str], unbuffered: str) -> None:
