@@ -52,7 +52,7 @@ def _releases_are_seen() -> bool:
     """
     try:
         Path("/proc/1/io").read_text()
-    except PermissionError:
+    except (PermissionError, FileNotFoundError):  # the latter if /proc hides processes of others
         return False
     return True
 
