@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import mmap
 import queue
+import sys
 import threading
 from collections.abc import Callable, Hashable
 from concurrent.futures import Executor, Future
@@ -20,6 +21,8 @@ from ebpfmon.shortage import CANNOT_START_THREAD
 P = ParamSpec("P")
 T = TypeVar("T")
 
+_IDLE = ("/selectors.py", "/ebpfmon/threads.py")
+"""The files whose functions wait for work."""
 MAX_ABANDONED = 4
 """How many threads of a worker may be stuck at a time. Each costs about 100 kB of memory."""
 _ROOM = 16 << 20
@@ -135,6 +138,14 @@ class Worker(Executor):
                 self._running = None
                 self._pending -= 1
             del call  # it refers to the result
+
+
+def position(thread: threading.Thread) -> str:
+    """Return where a thread is, as `function() (file:line)`, or nothing if it waits for work or has ended."""
+    frame = sys._current_frames().get(thread.ident or 0)
+    if frame is None or frame.f_code.co_filename.endswith(_IDLE):
+        return ""
+    return f"{frame.f_code.co_name}() ({frame.f_code.co_filename}:{frame.f_lineno})"
 
 
 class Pool(Executor):

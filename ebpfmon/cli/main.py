@@ -70,10 +70,10 @@ def _missing(error: BaseException) -> str:
 
 
 def _end_at_ctrl_c() -> None:
-    """Let SIGINT end the process at once, as it ends other programs, instead of raising KeyboardInterrupt anywhere.
+    """Give SIGINT its default action, which ends the process at once. Python's handler would raise KeyboardInterrupt.
 
-    This also ends imports and calls of C libraries. `run` and `top` handle the signal themselves while they count. If
-    the signal is ignored, as in `nohup ebpfmon run &`, it stays ignored.
+    The default action also ends imports and calls of C libraries. `run` and `top` handle the signal themselves while
+    they count. If the signal is ignored, as in `nohup ebpfmon run &`, it stays ignored.
     """
     if _signal.getsignal(_signal.SIGINT) is _signal.default_int_handler:
         _signal.signal(_signal.SIGINT, _signal.SIG_DFL)

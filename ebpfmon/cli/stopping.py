@@ -10,7 +10,6 @@ import logging
 import os
 import signal
 import socket
-import sys
 import threading
 import time
 from collections import deque
@@ -22,7 +21,7 @@ from typing import Any, ParamSpec, TypeVar
 
 from ebpfmon.cli.common import FAILURE
 from ebpfmon.errors import KernelError, describe
-from ebpfmon.threads import Worker, start_thread
+from ebpfmon.threads import Worker, position, start_thread
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -37,9 +36,6 @@ RETRY_S = 0.1
 """How long to wait for memory to handle signals."""
 _STOP = (signal.SIGINT, signal.SIGTERM)
 _WAKE = b"\0"  # not the number of a signal
-
-_IDLE = ("/selectors.py", "/ebpfmon/threads.py")
-"""The files whose functions wait for work."""
 
 log = logging.getLogger(__name__)
 
@@ -159,15 +155,8 @@ def _take_pending() -> None:
 
 def _blocking_threads() -> list[str]:
     """Return what each thread is doing, except those that wait for work."""
-    frames = sys._current_frames()
-    shown = []
-    for thread in threading.enumerate():
-        frame = frames.get(thread.ident or 0)
-        if frame and thread is not threading.current_thread():
-            code = frame.f_code
-            if not code.co_filename.endswith(_IDLE):
-                shown.append(f"thread '{thread.name}' is in {code.co_name}() ({code.co_filename}:{frame.f_lineno})")
-    return shown
+    others = [thread for thread in threading.enumerate() if thread is not threading.current_thread()]
+    return [f"thread '{thread.name}' is in {where}" for thread in others if (where := position(thread))]
 
 
 async def until_stopped(

@@ -143,7 +143,10 @@ def validate(
 def probe_settings(
     document: Document, registry: Registry
 ) -> tuple[list[tuple[Probe, ProbeSettings]], set[str], dict[str, str]]:
-    """Return the enabled probes with their settings, the names of those that are off, and wrong settings by name."""
+    """Return three things: the enabled probes with their settings, the names of the disabled probes, and errors.
+
+    The errors have the message about a probe's settings by the name of the probe.
+    """
     enabled, off, wrong = list[tuple[Probe, ProbeSettings]](), set[str](), dict[str, str]()
     sections = document.raw.get("plugins", {})
     for name, probe in registry.probes.items():

@@ -83,9 +83,9 @@ def reason_of(probe: Probe, error: EbpfmonError) -> str:
 
 
 def _require_new_tables(probe: Probe, tables: Iterable[str], taken: dict[str, str]) -> None:
-    """Add a probe's tables to those that are taken: name -> probe. Raises ObjectError if one is taken already.
+    """Record in `taken` that these tables belong to the probe. Raises ObjectError if another probe has one of them.
 
-    The pipeline identifies a table by its name alone.
+    `taken` has the name of the probe by the name of the table. The pipeline identifies a table by its name alone.
     """
     for name in tables:
         if name in taken:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterable
@@ -24,7 +23,7 @@ from ebpfmon.kernel import capabilities
 from ebpfmon.model import SinkSettings, tag_of
 from ebpfmon.pipeline.publish import Publisher, SinkTask
 from ebpfmon.resources import overlap
-from ebpfmon.threads import Pool, start_thread
+from ebpfmon.threads import Pool, position, start_thread
 
 log = logging.getLogger(__name__)
 
@@ -168,10 +167,8 @@ class SinkThread:
 
     def _position(self) -> str:
         """Return where the thread blocks its event loop, or an empty string if the loop just waits."""
-        frame = sys._current_frames().get(self._thread.ident or 0)
-        if frame is None or "selectors" in frame.f_code.co_filename:
-            return ""
-        return f"; it blocks in {frame.f_code.co_name}() ({frame.f_code.co_filename}:{frame.f_lineno})"
+        where = position(self._thread)
+        return f"; it blocks in {where}" if where else ""
 
     def _run(self) -> None:
         try:

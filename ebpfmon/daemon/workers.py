@@ -32,7 +32,7 @@ def needed_for_loading(held: frozenset[str]) -> frozenset[str]:
 
 
 class Workers:
-    """One thread for each kind of blocking work. All are started at once, so that later no thread can be missing.
+    """One thread for each kind of blocking work. All start at once, so that a lack of threads shows at the start.
 
     The threads have all capabilities of the thread that creates this, until they drop privileges.
     """

@@ -37,7 +37,7 @@ class _GivenUp(Generic[V]):
 
 
 class Questions(Generic[K, V]):
-    """Asks questions of one kind, and gives up those that are not answered in time.
+    """Asks questions of one kind. It stops waiting for an answer after a time limit.
 
     Questions are asked in a thread, which is left behind with a question that is given up; a new thread asks the next
     one. If too many threads are left behind, no further questions are asked until one of them is answered. Use this

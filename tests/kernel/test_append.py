@@ -29,7 +29,7 @@ def send(path: Path, *times: float) -> None:
 
 
 def times(text: bytes | bytearray) -> list[float]:
-    """Return the times of the snapshots in a log, all of whose lines are whole."""
+    """Return the times of the snapshots in a log. Fails if a line is not whole."""
     assert text.endswith(b"\n")
     return [json.loads(line)["time"] for line in text.splitlines()]
 

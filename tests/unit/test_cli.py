@@ -288,7 +288,7 @@ def test_config_show_prints_a_file_with_the_same_settings(run: Run, tmp_path: Pa
 
 @pytest.fixture
 def nothing_is_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let `ebpfmon plugins` only read the objects of probes, as it does without root."""
+    """Make `ebpfmon plugins` behave as without root: it reads the objects of probes, but loads none."""
     monkeypatch.setattr("ebpfmon.daemon.probes._may_load", lambda *_: False)
 
 

@@ -9,7 +9,7 @@ import resource
 import socket
 import ssl
 import weakref
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import ExitStack, asynccontextmanager, contextmanager, suppress
 from dataclasses import replace
 
@@ -77,18 +77,25 @@ def tls_objects() -> int:
     return sum(isinstance(each, asyncio.sslproto.SSLProtocol) for each in gc.get_objects())
 
 
+def without_garbage_collection(test: Callable[[], Awaitable[None]]) -> None:
+    """Run a test while the garbage collector is off. It comes too late for many failed connections in a second."""
+    gc.collect()
+    gc.disable()
+    try:
+        run(test)
+    finally:
+        gc.enable()
+
+
 @pytest.mark.parametrize("data", [HELLO, PART])
 @pytest.mark.parametrize("is_closed_by_client", [False, True])
 def test_a_failed_tls_handshake_leaves_nothing_in_memory(
     monkeypatch: pytest.MonkeyPatch, certificate: tuple[str, str], data: bytes, is_closed_by_client: bool
 ) -> None:
-    """The garbage collector is off: it comes too late for many failed handshakes in a second."""
     monkeypatch.setattr(connection, "FIRST_REQUEST_S", 60 if is_closed_by_client else 0.1)
 
     async def test() -> None:
         async with serving_tls(certificate) as (served, _):
-            gc.collect()
-            gc.disable()
             with clients(served.sink.port, 20, data) as made:
                 if is_closed_by_client:
                     await until(lambda: not served.sink._listener.connections or tls_objects() == 20)
@@ -99,10 +106,7 @@ def test_a_failed_tls_handshake_leaves_nothing_in_memory(
             await until(lambda: not served.sink._listener.connections)
             await until(lambda: not tls_objects(), 1)
 
-    try:
-        run(test)
-    finally:
-        gc.enable()
+    without_garbage_collection(test)
 
 
 @pytest.mark.parametrize(
@@ -115,18 +119,13 @@ def test_a_closed_tls_connection_leaves_no_buffer_in_memory(
 ) -> None:
     async def test() -> None:
         async with serving_tls(certificate) as (served, trust):
-            gc.collect()
-            gc.disable()
             lines = request_ + b"\r\nHost: x\r\n" + header + b"\r\n\r\n"
             for _ in range(3):
                 await asyncio.to_thread(ask, served.sink.port, trust, lines)
             await until(lambda: not served.sink._listener.connections)
             await until(lambda: not tls_objects(), 1)
 
-    try:
-        run(test)
-    finally:
-        gc.enable()
+    without_garbage_collection(test)
 
 
 def ask(port: int, trust: ssl.SSLContext, request_: bytes) -> None:

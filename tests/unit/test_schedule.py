@@ -166,7 +166,7 @@ def test_however_the_clock_is_set_ticks_are_never_more_than_an_interval_apart(
     clock = RestlessClock(random.uniform(1e6, 4e9), random, max_late_s)
     seen = collect(clock, 50, interval_s=interval_s, busy=lambda n: clock.set_time(step(random)))
     assert max(gaps(seen)) <= interval_s + TOLERANCE_S + max_late_s + 0.001
-    # A tick that comes late may be followed by the next one sooner, but then that one is on time.
+    # After a late tick the next one comes in less than an interval, at its own time.
     assert min(gaps(seen)) > TOLERANCE_S - max_late_s - 0.001
     assert not any(one.tick.skipped for one in seen), "the consumer was never busy"
     assert all(one.tick.late_s <= max_late_s + 0.001 for one in seen)
