@@ -25,7 +25,7 @@ SNAPSHOTS = 35
 GROWTH_MB = 8.0
 BAD = [kind for kind in KINDS if kind != "accepts"]
 # A snapshot then has some hundreds of kilobytes, more than the buffers of sockets.
-SETTINGS = '[plugins.network_viewer]\nips = "*"\nmaximum_dimensions = 4000\n'
+SETTINGS = '[plugins.network_viewer]\nips = "*"\nmaximum_dimensions = 1600\n'
 
 
 @contextmanager

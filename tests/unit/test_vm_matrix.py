@@ -293,7 +293,8 @@ def test_a_kernel_that_could_not_be_fetched_is_listed_and_is_no_failure() -> Non
 def test_every_configuration_has_a_unique_name_and_known_kernels() -> None:
     assert len({configuration.name for configuration in CONFIGURATIONS}) == len(CONFIGURATIONS)
     assert all(set(configuration.kernels) <= set(fetch.SERIES) for configuration in CONFIGURATIONS)
-    assert all(set(configuration.also_select) <= set(configuration.kernels) for configuration in CONFIGURATIONS)
+    for configuration in CONFIGURATIONS:
+        assert {*configuration.also_select, *configuration.leave_out} <= set(configuration.kernels)
 
 
 def test_every_configuration_runs_under_each_of_its_kernels_and_is_in_the_table(
@@ -318,15 +319,18 @@ def test_every_configuration_runs_under_each_of_its_kernels_and_is_in_the_table(
     assert f"kernel matrix: {len(done)} of {len(done)} machines passed" in capsys.readouterr().out
 
 
-def test_a_machine_runs_the_common_tests_and_those_added_for_its_kernel() -> None:
+def test_a_machine_runs_the_common_tests_with_those_added_and_without_those_left_out_for_its_kernel() -> None:
     configuration = Configuration("c", "a or b", also_select={"6.1": "c and d"})
     assert (configuration.selected("6.1"), configuration.selected("5.10")) == ("(a or b) or (c and d)", "(a or b)")
+    configuration = Configuration("c", "a or b", also_select={"6.1": "c and d"}, leave_out={"6.1": "e", "7.2": "f"})
+    assert configuration.selected("6.1") == "((a or b) or (c and d)) and not (e)"
+    assert configuration.selected("7.2") == "((a or b)) and not (f)"
 
 
 def test_every_word_of_a_selection_names_a_kernel_test() -> None:
     folder = Path(__file__).parent.parent / "kernel"
     names = " ".join(f"{path.name} {path.read_text()}" for path in folder.glob("*.py"))
-    selections = {s for c in CONFIGURATIONS for s in (c.select, *c.also_select.values())}
+    selections = {s for c in CONFIGURATIONS for s in (c.select, *c.also_select.values(), *c.leave_out.values())}
     words = {word for s in selections for word in re.findall(r"\w+", s)} - {"and", "or", "not"}
     assert [word for word in sorted(words) if word not in names] == []
 
