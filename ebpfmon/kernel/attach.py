@@ -163,7 +163,11 @@ def _load(
     plan.exclude_unavailable(facts.symbols, compiled)
     while True:
         kretprobes = None if kernel.unlimited_kretprobes else Kretprobes(libbpf, features.tracefs or "")
-        obj = BccObject(libbpf, path, kretprobes, compiled) if compiled else BpfObject(libbpf, path, kretprobes)
+        obj = (
+            BccObject(libbpf, path, kretprobes, compiled)
+            if compiled
+            else BpfObject(libbpf, path, kretprobes, rdonly_cast=kernel.rdonly_cast)
+        )
         try:
             if share_with:
                 obj.share(ACTIVE_BUFFER_MAP, share_with.object.map_fd(ACTIVE_BUFFER_MAP))

@@ -44,8 +44,8 @@ class Kernel:
     """Whether kretprobes can be attached without a limit on concurrent calls."""
     preempts_softirqs: bool = False
     """Whether this kernel can preempt softirqs. With PREEMPT_RT they run in threads."""
-    has_rdonly_cast: bool = False
-    """Whether programs can call bpf_rdonly_cast()."""
+    rdonly_cast: int = 0
+    """The BTF id of bpf_rdonly_cast(), 0 if programs cannot call it."""
     refused_kinds: dict[str, str] = field(default_factory=dict, compare=False)
     """The section kinds that the kernel does not permit, each with the reason.
 
@@ -67,7 +67,7 @@ class Kernel:
             # had a limited pool of instances.
             unlimited_kretprobes=symbols.has_struct("fprobe", "hlist_array"),
             preempts_softirqs=features.preemption == "rt",
-            has_rdonly_cast=symbols.has_function("bpf_rdonly_cast"),
+            rdonly_cast=symbols.function_id("bpf_rdonly_cast"),
         )
 
 

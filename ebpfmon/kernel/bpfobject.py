@@ -7,6 +7,7 @@ import errno
 import logging
 import os
 import re
+import struct
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import ExitStack
 from pathlib import Path
@@ -23,10 +24,11 @@ VERIFIER = "ebpfmon.verifier"
 VERDICT = "the verifier rejects"
 """How the reason of a LoadError begins if the verifier rejects a program."""
 WHOLE_LOG = "; --verifier-log FILE writes the verifier's whole log"
-_NO_MODULES = "not found in kernel or module BTFs"
-"""How libbpf 1.1 ends a message if it may not search the BTF of modules for a weak function that the kernel lacks."""
 _LOG_BEGINS, _LOG_ENDS = "-- BEGIN PROG LOAD LOG --", "-- END PROG LOAD LOG --"
 _TRACE_KPROBE_MULTI = 42  # enum bpf_attach_type
+_CALL_RDONLY_CAST = 0x7EB9F001  # in bpf/loaders.bpf.h
+_CALL, _MOVE_64 = 0x85, 0xBF  # opcodes
+_PSEUDO_KFUNC_CALL = 2  # the source register of a call of a kernel function
 
 
 class _MultiOptions(ctypes.Structure):
@@ -36,31 +38,61 @@ class _MultiOptions(ctypes.Structure):
                 ("cookies", ctypes.c_void_p), ("cnt", ctypes.c_size_t), ("retprobe", ctypes.c_bool))  # fmt: skip
 
 
+class _OpenOptions(ctypes.Structure):
+    """The beginning of struct bpf_object_open_opts."""
+
+    _fields_ = (("sz", ctypes.c_size_t), ("object_name", ctypes.c_char_p))
+
+
+def _instruction(opcode: int, source: int, immediate: int) -> bytes:
+    """Return an instruction that writes to r0 and has no offset."""
+    return struct.pack("<BBhi", opcode, source << 4, 0, immediate)
+
+
+def with_cast(data: bytes, rdonly_cast: int) -> bytes:
+    """Return the contents of an object that calls bpf_rdonly_cast() by its BTF id; 0 to move r1 to r0 instead."""
+    cast = _instruction(_CALL, _PSEUDO_KFUNC_CALL, rdonly_cast) if rdonly_cast else _instruction(_MOVE_64, 1, 0)
+    return data.replace(_instruction(_CALL, 0, _CALL_RDONLY_CAST), cast)
+
+
 class BpfObject:
     """An opened BPF object: set sizes and rodata, then load, attach, close the file, and finally close.
 
-    `kretprobes` attaches the programs of kretprobe sections; None to use kprobe.multi links. A context manager; closing
-    twice is harmless.
+    `kretprobes` attaches the programs of kretprobe sections; None to use kprobe.multi links. `rdonly_cast` is the BTF
+    id of bpf_rdonly_cast() in this kernel, 0 to do without. A context manager; closing twice is harmless.
     """
 
-    def __init__(self, libbpf: Libbpf, path: Path, kretprobes: Kretprobes | None = None) -> None:
+    def __init__(
+        self, libbpf: Libbpf, path: Path, kretprobes: Kretprobes | None = None, *, rdonly_cast: int = 0
+    ) -> None:
         self.libbpf, self._lib, self.path, self._kretprobes = libbpf, libbpf.lib, path, kretprobes
         self._map_fds: dict[str, int] = {}
         self._program_fds: dict[str, int] = {}
         self._counting_links: list[int] = []  # links that count the calls they missed
         self._file, self._closing = ExitStack(), ExitStack()
         self._closing.enter_context(self._file)
-        libbpf.take_messages()
-        self._object: int | None = self._lib.bpf_object__open_file(os.fsencode(path), None)
-        if not self._object:
-            code = ctypes.get_errno()
-            reason = _last_line(libbpf.take_messages()) or os.strerror(code)
-            raise ObjectError(f"cannot open '{path}': {reason}{shortage.remedy(code)}")
+        self._object: int | None = self._open(rdonly_cast)
         self._file.callback(self._lib.bpf_object__close, self._object)
         if kretprobes:
             self._closing.enter_context(kretprobes)
         self.programs = {self._text("bpf_program__name", p): p for p in self._each("program")}
         self.maps = {self._text("bpf_map__name", m): m for m in self._each("map")}
+
+    def _open(self, rdonly_cast: int) -> int:
+        """Open the file with libbpf. Raises ObjectError."""
+        self.libbpf.take_messages()
+        try:
+            data = with_cast(self.path.read_bytes(), rdonly_cast)
+        except OSError as error:
+            code = error.errno or 0
+            raise ObjectError(f"cannot open '{self.path}': {os.strerror(code)}{shortage.remedy(code)}") from error
+        options = _OpenOptions(ctypes.sizeof(_OpenOptions), os.fsencode(self.path.name.partition(".")[0]))
+        opened: int | None = self._lib.bpf_object__open_mem(data, len(data), ctypes.byref(options))
+        if opened:
+            return opened
+        code = ctypes.get_errno()
+        reason = _last_line(self.libbpf.take_messages()) or os.strerror(code)
+        raise ObjectError(f"cannot open '{self.path}': {reason}{shortage.remedy(code)}")
 
     def __enter__(self) -> Self:
         return self
@@ -280,8 +312,6 @@ def raise_load_error(path: Path, name: str | None, code: int, messages: str) -> 
         )  # fmt: skip
         raise LoadError(f"{what}: not permitted by the kernel{remedy}", program=name, errno=code)
     why = next(reversed(_useful_lines(messages)), "") or os.strerror(code)
-    if _NO_MODULES in why:
-        why += "; before Linux 6.2, this libbpf also needs CAP_SYS_ADMIN to search the BTF of modules"
     # libbpf may hide that memory is short: without room for the kernel's BTF it says "Error loading vmlinux BTF: -3".
     raise LoadError(f"{what}: {why}{shortage.address_space()}", program=name, errno=code, reason=why)
 

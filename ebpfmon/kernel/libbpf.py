@@ -24,7 +24,7 @@ _VA_LIST_BYTES = 32  # the size of a va_list on aarch64; on x86-64 it has 24
 _SIGNATURES: dict[str, tuple[Any, ...]] = {  # name: (result, *arguments)
     "libbpf_set_print": (_P, _PRINT),
     "libbpf_version_string": (_STR,),
-    "bpf_object__open_file": (_P, _STR, _P),
+    "bpf_object__open_mem": (_P, _STR, _SIZE, _P),
     "bpf_object__load": (_INT, _P),
     "bpf_object__close": (None, _P),
     "bpf_object__btf": (_P, _P),

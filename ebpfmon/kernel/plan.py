@@ -164,7 +164,7 @@ class Plan:
             "cfg_return": self._mode is LoadMode.RETURN,
             # If a program can be preempted, another one may change the owner of the per-CPU cache while it counts.
             "cfg_cache": rows and not any(c.kinds & self._kernel.preempted_kinds for c in chosen),
-            "cfg_may_cast": self._kernel.has_rdonly_cast,
+            "cfg_may_cast": self._kernel.rdonly_cast != 0,
             "cfg_may_read": self._kernel.lockdown != "confidentiality",
         }
         if not of_headers.keys() <= self._spec.settings.keys():

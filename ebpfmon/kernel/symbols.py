@@ -25,6 +25,9 @@ class Symbols(Protocol):
     def has_function(self, name: str) -> bool:
         """Return whether the kernel has a function of that name."""
 
+    def function_id(self, name: str) -> int:
+        """Return the BTF id of a function, 0 if it is unknown."""
+
     def arguments(self, function: str) -> int | None:
         """Return the number of arguments of a function, None if it is unknown."""
 
@@ -65,6 +68,9 @@ class BtfSymbols:
 
     def has_function(self, name: str) -> bool:
         return self._types.find(name, btf.FUNC) is not None
+
+    def function_id(self, name: str) -> int:
+        return self._types.find(name, btf.FUNC) or 0
 
     def arguments(self, function: str) -> int | None:
         type_id = self._types.find(function, btf.FUNC)
@@ -110,6 +116,9 @@ class Kallsyms:
 
     def has_function(self, name: str) -> bool:
         return name in self._functions
+
+    def function_id(self, name: str) -> int:
+        return 0
 
     def arguments(self, function: str) -> int | None:
         return None

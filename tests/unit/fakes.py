@@ -77,6 +77,9 @@ class FakeSymbols:
     def has_function(self, name: str) -> bool:
         return name in self.functions
 
+    def function_id(self, name: str) -> int:
+        return 0
+
     def arguments(self, function: str) -> int | None:
         return self.functions.get(function)
 

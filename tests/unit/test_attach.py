@@ -69,7 +69,9 @@ def load(monkeypatch: pytest.MonkeyPatch, symbols: list[FakeSymbols]) -> Load:
     opened: list[Object] = []
 
     def opener(kind: str) -> Callable[..., Object]:
-        def open_object(_: object, path: Path, kretprobes: object = None, compiled: object = None) -> Object:
+        def open_object(
+            _: object, path: Path, kretprobes: object = None, compiled: object = None, **_options: int
+        ) -> Object:
             opened[0].kind, opened[0].kretprobes = kind, kretprobes  # type: ignore[assignment]
             return opened.pop(0)
 

@@ -64,6 +64,7 @@ def test_a_tracepoint_is_found_by_its_function_or_its_variable(kallsyms: Kallsym
 def test_kallsyms_has_no_arguments_and_no_structs(kallsyms: Kallsyms) -> None:
     with kallsyms:
         assert kallsyms.arguments("vfs_read") is None
+        assert kallsyms.function_id("vfs_read") == 0
         assert not kallsyms.has_struct("tracepoint_ext")
         assert not kallsyms.has_struct("tracepoint_ext", "faultable")
 
@@ -80,6 +81,8 @@ def test_btf_has_functions_arguments_structs_and_members() -> None:
         symbols = BtfSymbols(Btf(obj.btf(), libbpf))
         program = "vfs_read_fexit"
         assert symbols.has_function(program)
+        assert symbols.function_id(program) > 0
+        assert symbols.function_id("process_cache") == 0
         assert not symbols.has_function("process_cache")
         assert (symbols.arguments(program), symbols.arguments("no_such")) == (1, None)
         assert not symbols.has_tracepoint("sys_exit")
