@@ -93,7 +93,8 @@ EVENTS = (
     Event(
         "tcp_retransmit",
         (
-            Candidate(programs=("tcp_retransmit_skb_tp_btf",), softirq=True),
+            Candidate(programs=("tcp_retransmit_skb_tp_btf",), arguments=3, softirq=True),
+            Candidate(programs=("tcp_retransmit_skb_old_tp_btf",), arguments=2, softirq=True),
             Candidate(programs=("tcp_retransmit_skb_tp",)),
             Candidate(programs=("__tcp_retransmit_skb_fexit",), arguments=3),
             Candidate(programs=("__tcp_retransmit_skb_kprobe", "__tcp_retransmit_skb_kretprobe")),

@@ -83,24 +83,28 @@ static __always_inline int on_synack_return(int result)
 /* Since Linux 6.15, the tracepoint also fires for retransmissions that failed, with their error in `err`. With BCC they
  * cannot be told apart. */
 #ifdef BCC
-#define REPORTS_FAILURES false
+#define IS_FAILURE(err) false
 #else
-#define REPORTS_FAILURES bpf_core_field_exists(struct trace_event_raw_tcp_retransmit_skb, err)
+#define IS_FAILURE(err) ((err) < 0)
 #endif
 
 SEC("tp_btf/tcp_retransmit_skb")
-int tcp_retransmit_skb_tp_btf(unsigned long long *ctx)
+int BPF_PROG(tcp_retransmit_skb_tp_btf, struct sock *sk, struct sk_buff *skb, int err)
 {
-	/* BPF_PROG() would load the third argument, which older kernels do not have. */
-	if (REPORTS_FAILURES && (int)ctx[2] < 0)
-		return 0;
-	return on_retransmit((void *)ctx[0], segments_of((void *)ctx[1]), true);
+	return IS_FAILURE(err) ? 0 : on_retransmit(sk, segments_of(skb), true);
+}
+
+/* Before Linux 6.15. */
+SEC("tp_btf/tcp_retransmit_skb")
+int BPF_PROG(tcp_retransmit_skb_old_tp_btf, struct sock *sk, struct sk_buff *skb)
+{
+	return on_retransmit(sk, segments_of(skb), true);
 }
 
 SEC("tp/tcp/tcp_retransmit_skb")
 int tcp_retransmit_skb_tp(struct trace_event_raw_tcp_retransmit_skb *ctx)
 {
-	if (REPORTS_FAILURES && ctx->err < 0)
+	if (bpf_core_field_exists(struct trace_event_raw_tcp_retransmit_skb, err) && ctx->err < 0)
 		return 0;
 	return on_retransmit(ctx->skaddr, segments_of(ctx->skbaddr), false);
 }
