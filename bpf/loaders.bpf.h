@@ -123,7 +123,7 @@ static __always_inline struct task_struct *this_task(void)
  *
  * The loader replaces the call by one of bpf_rdonly_cast(), or by `r0 = r1` if the kernel lacks it. libbpf could do so for
  * a weak extern function, but to see that the kernel lacks it, libbpf 1.1 needs CAP_SYS_ADMIN. */
-#define CALL_RDONLY_CAST 0x7eb9f001	/* the loader searches for this */
+#define RDONLY_CAST_ 0x7eb9f001	/* the loader searches for this */
 const volatile __u32 cfg_may_cast = 0;	/* the kernel has bpf_rdonly_cast() */
 #define UNTRUSTED(ptr) ((__typeof__(ptr))rdonly_cast(ptr, bpf_core_type_id_kernel(__typeof__(*(ptr)))))
 
@@ -133,7 +133,7 @@ static __always_inline void *rdonly_cast(const void *ptr, __u64 type)
 	register __u64 to asm("r2") = type;
 	register void *result asm("r0");
 
-	asm("call %[cast]" : "=r"(result), "+r"(from), "+r"(to) : [cast] "i"(CALL_RDONLY_CAST) : "r3", "r4", "r5");
+	asm("call %[cast]" : "=r"(result), "+r"(from), "+r"(to) : [cast] "i"(RDONLY_CAST_) : "r3", "r4", "r5");
 	return result;
 }
 

@@ -26,7 +26,7 @@ VERDICT = "the verifier rejects"
 WHOLE_LOG = "; --verifier-log FILE writes the verifier's whole log"
 _LOG_BEGINS, _LOG_ENDS = "-- BEGIN PROG LOAD LOG --", "-- END PROG LOAD LOG --"
 _TRACE_KPROBE_MULTI = 42  # enum bpf_attach_type
-_CALL_RDONLY_CAST = 0x7EB9F001  # in bpf/loaders.bpf.h
+_RDONLY_CAST = 0x7EB9F001  # in bpf/loaders.bpf.h
 _CALL, _MOVE_64 = 0x85, 0xBF  # opcodes
 _PSEUDO_KFUNC_CALL = 2  # the source register of a call of a kernel function
 
@@ -52,7 +52,7 @@ def _instruction(opcode: int, source: int, immediate: int) -> bytes:
 def with_cast(data: bytes, rdonly_cast: int) -> bytes:
     """Return the contents of an object that calls bpf_rdonly_cast() by its BTF id; 0 to move r1 to r0 instead."""
     cast = _instruction(_CALL, _PSEUDO_KFUNC_CALL, rdonly_cast) if rdonly_cast else _instruction(_MOVE_64, 1, 0)
-    return data.replace(_instruction(_CALL, 0, _CALL_RDONLY_CAST), cast)
+    return data.replace(_instruction(_CALL, 0, _RDONLY_CAST), cast)
 
 
 class BpfObject:
