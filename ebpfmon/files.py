@@ -1,8 +1,7 @@
 """Open files that people name: settings, groups and plugins to read, and a log to write.
 
 Such a path may lead to anything. Opening or reading a FIFO may never return, and a device or a huge file would fill the
-memory.
-All failures are OSErrors whose `strerror` says what is wrong, so callers need no other case.
+memory. All failures are OSErrors whose `strerror` says what is wrong, so callers need no other case.
 """
 
 from __future__ import annotations

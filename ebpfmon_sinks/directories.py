@@ -7,8 +7,9 @@ import stat
 from pathlib import Path
 
 from ebpfmon import SinkError
+from ebpfmon_sinks.unix_socket import OWN_FOLDER
 
-_OF_THE_UNIT = (Path("/run/ebpfmon"), Path("/var/log/ebpfmon"))
+_OF_THE_UNIT = (Path(OWN_FOLDER), Path("/var/log/ebpfmon"))
 """Directories that systemd creates when it starts ebpfmon."""
 
 

@@ -114,16 +114,15 @@ def _limits(kind: object, name: str) -> str:
     for field in msgspec.structs.fields(kind) if isinstance(kind, type) else ():
         if field.encode_name == name:
             schema = msgspec.json.schema(field.type)
-            least, greatest = schema.get("minimum"), schema.get("maximum")
-            if least is not None and greatest is not None:
-                return f"from {least} to {greatest}"
-            return (
-                f"of at least {least}"
-                if least is not None
-                else f"of at most {greatest}"
-                if greatest is not None
-                else ""
-            )
+            match schema.get("minimum"), schema.get("maximum"):
+                case None, None:
+                    return ""
+                case least, None:
+                    return f"of at least {least}"
+                case None, greatest:
+                    return f"of at most {greatest}"
+                case least, greatest:
+                    return f"from {least} to {greatest}"
     return ""
 
 

@@ -84,15 +84,15 @@ class BpfObject:
         try:
             data = with_cast(self.path.read_bytes(), rdonly_cast)
         except OSError as error:
-            code = error.errno or 0
-            raise ObjectError(f"cannot open '{self.path}': {os.strerror(code)}{shortage.remedy(code)}") from error
+            raise self._not_opened(error.errno or 0) from error
         options = _OpenOptions(ctypes.sizeof(_OpenOptions), os.fsencode(self.path.name.partition(".")[0]))
         opened: int | None = self._lib.bpf_object__open_mem(data, len(data), ctypes.byref(options))
         if opened:
             return opened
-        code = ctypes.get_errno()
-        reason = _last_line(self.libbpf.take_messages()) or os.strerror(code)
-        raise ObjectError(f"cannot open '{self.path}': {reason}{shortage.remedy(code)}")
+        raise self._not_opened(ctypes.get_errno(), _last_line(self.libbpf.take_messages()))
+
+    def _not_opened(self, code: int, reason: str = "") -> ObjectError:
+        return ObjectError(f"cannot open '{self.path}': {reason or os.strerror(code)}{shortage.remedy(code)}")
 
     def __enter__(self) -> Self:
         return self
